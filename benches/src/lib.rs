@@ -1,0 +1,1 @@
+//! Measures of cost: micro benches and the load bench against the peers.

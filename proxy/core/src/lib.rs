@@ -1,0 +1,1 @@
+//! Vocabulary and contracts of the proxy: no sockets, no runtime, no codecs.

@@ -1,0 +1,1 @@
+//! Mechanisms of the data plane: accept, codecs, streams, router, pools, snapshots.

@@ -1,0 +1,1 @@
+//! Policies of the data plane, one extension a file.

@@ -1,0 +1,1 @@
+//! Proof over real sockets: the proxy between real clients, servers and control planes.

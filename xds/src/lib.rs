@@ -1,0 +1,1 @@
+//! The xDS transport protocol: state-of-the-world and delta, ADS and single streams.
