@@ -1,1 +1,21 @@
-//! Vocabulary and contracts of the proxy: no sockets, no runtime, no codecs.
+//! The vocabulary of the proxy and the contracts between its parts.
+//!
+//! Everything that two crates must agree on lives here: addresses, message heads, stream information, response flags,
+//! errors, statistics, matchers, formats, host sets, and the extension contracts. It must never open a socket, own a
+//! runtime or know a codec.
+
+pub mod address;
+pub mod config;
+pub mod extension;
+pub mod filter_state;
+pub mod head;
+pub mod headers;
+pub mod local_reply;
+pub mod metadata;
+pub mod names;
+pub mod response_flag;
+pub mod runtime;
+pub mod stream_error;
+pub mod stream_info;
+pub mod text;
+pub mod upstream;

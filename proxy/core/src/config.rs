@@ -1,0 +1,190 @@
+//! From a configuration message to an immutable runtime object: the path, the errors, and what building may ask for.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::extension::Extensions;
+use crate::names::Names;
+use crate::runtime::Runtime;
+
+/// One thing wrong with a configuration: where and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    /// Path from the root of the resource, `filter_chains[0].filters[2].typed_config`; empty for the root.
+    pub path: String,
+    /// What is wrong and, where it helps, what to do.
+    pub reason: String,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.path.is_empty() {
+            return f.write_str(&self.reason);
+        }
+        write!(f, "{}: {}", self.path, self.reason)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// Says that something was refused; the reason is in the [`BuildCx`] it came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rejected;
+
+/// Who this proxy is, as it tells the control plane.
+#[derive(Clone, Debug, Default)]
+pub struct NodeInfo {
+    /// `node.id`, or `--service-node`.
+    pub id: String,
+    /// `node.cluster`, or `--service-cluster`.
+    pub cluster: String,
+    /// `node.locality.zone`, or `--service-zone`.
+    pub zone: String,
+}
+
+/// What building may ask of the process; one for its whole life.
+pub struct BuildEnv {
+    /// Every extension that can be named by a type URL.
+    pub extensions: Extensions,
+    /// Names of clusters and their slots in every snapshot.
+    pub clusters: Names,
+    /// Names of route configurations delivered by RDS and their slots in every snapshot.
+    pub routes: Names,
+    /// Runtime values and fractions.
+    pub runtime: Arc<Runtime>,
+    /// Who this proxy is.
+    pub node: NodeInfo,
+    /// Number of worker threads.
+    pub concurrency: usize,
+    /// Access log files by path, shared by all who write to one.
+    pub log_files: Arc<dyn crate::extension::access_log::LogFiles>,
+}
+
+#[derive(Clone, Debug)]
+enum Segment {
+    Field(&'static str),
+    Index(&'static str, usize),
+    Key(&'static str, String),
+}
+
+/// The place in the configuration that is being built, and what was found wrong so far.
+///
+/// A `build` function returns `Err(Rejected)` only after it has put the reason here, and goes on to the other fields
+/// where it can, so that all errors are reported at once.
+pub struct BuildCx<'a> {
+    /// What building may ask of the process.
+    pub env: &'a BuildEnv,
+    /// Prefix of the statistics of what is being built, with a trailing dot: `http.ingress.`; empty outside of filters.
+    pub stat_prefix: String,
+    path: Vec<Segment>,
+    errors: Vec<ConfigError>,
+}
+
+impl<'a> BuildCx<'a> {
+    /// Starts at the root of a resource.
+    pub fn new(env: &'a BuildEnv) -> Self {
+        Self { env, stat_prefix: String::new(), path: Vec::new(), errors: Vec::new() }
+    }
+
+    /// Runs `build` one field deeper.
+    pub fn at<T>(&mut self, field: &'static str, build: impl FnOnce(&mut Self) -> T) -> T {
+        self.within(Segment::Field(field), build)
+    }
+
+    /// Runs `build` inside element `index` of a repeated field.
+    pub fn at_index<T>(
+        &mut self,
+        field: &'static str,
+        index: usize,
+        build: impl FnOnce(&mut Self) -> T,
+    ) -> T {
+        self.within(Segment::Index(field, index), build)
+    }
+
+    /// Runs `build` inside the entry `key` of a map field.
+    pub fn at_key<T>(&mut self, field: &'static str, key: &str, build: impl FnOnce(&mut Self) -> T) -> T {
+        self.within(Segment::Key(field, key.to_owned()), build)
+    }
+
+    /// Builds every element of a repeated field, reporting all errors before it gives up.
+    pub fn each<P, T>(
+        &mut self,
+        field: &'static str,
+        protos: impl IntoIterator<Item = P>,
+        mut build: impl FnMut(P, &mut Self) -> Result<T, Rejected>,
+    ) -> Result<Vec<T>, Rejected> {
+        let mut built = Vec::new();
+        let mut rejected = false;
+        for (index, proto) in protos.into_iter().enumerate() {
+            match self.at_index(field, index, |cx| build(proto, cx)) {
+                Ok(one) => built.push(one),
+                Err(Rejected) => rejected = true,
+            }
+        }
+        if rejected { Err(Rejected) } else { Ok(built) }
+    }
+
+    fn within<T>(&mut self, segment: Segment, build: impl FnOnce(&mut Self) -> T) -> T {
+        self.path.push(segment);
+        let built = build(self);
+        self.path.pop();
+        built
+    }
+
+    /// Records what is wrong here.
+    pub fn reject(&mut self, reason: impl Into<String>) -> Rejected {
+        let error = ConfigError { path: self.path(), reason: reason.into() };
+        self.errors.push(error);
+        Rejected
+    }
+
+    /// Records that `field`, which is set, cannot be honoured; does nothing when it is not set.
+    pub fn reject_if(&mut self, is_set: bool, field: &'static str, reason: &str) -> Result<(), Rejected> {
+        if is_set { Err(self.at(field, |cx| cx.reject(reason))) } else { Ok(()) }
+    }
+
+    /// Whether anything was found wrong so far.
+    pub fn is_rejected(&self) -> bool {
+        !self.errors.is_empty()
+    }
+
+    /// Everything that was found wrong.
+    pub fn into_errors(self) -> Vec<ConfigError> {
+        self.errors
+    }
+
+    /// The path of the place being built.
+    pub fn path(&self) -> String {
+        use fmt::Write;
+        let mut path = String::new();
+        for segment in &self.path {
+            if !path.is_empty() {
+                path.push('.');
+            }
+            let _ = match segment {
+                Segment::Field(field) => write!(path, "{field}"),
+                Segment::Index(field, index) => write!(path, "{field}[{index}]"),
+                Segment::Key(field, key) => write!(path, "{field}[\"{key}\"]"),
+            };
+        }
+        path
+    }
+}
+
+/// A protobuf duration as a non-negative [`std::time::Duration`]; `None` if it is negative.
+pub fn duration(proto: &prost_types::Duration) -> Option<std::time::Duration> {
+    let seconds = u64::try_from(proto.seconds).ok()?;
+    let nanos = u32::try_from(proto.nanos).ok()?;
+    Some(std::time::Duration::new(seconds, nanos))
+}
+
+/// An optional duration where absence means `default` and an explicit zero means "off" (`None`), as Envoy's timeouts do.
+pub fn timeout_or(
+    proto: Option<&prost_types::Duration>,
+    default: Option<std::time::Duration>,
+) -> Option<std::time::Duration> {
+    match proto {
+        None => default,
+        Some(proto) => duration(proto).filter(|duration| !duration.is_zero()),
+    }
+}

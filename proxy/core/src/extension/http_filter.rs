@@ -1,0 +1,260 @@
+//! HTTP filters: policies that see the heads, bodies and trailers of a stream.
+//!
+//! A filter is created for each stream. Its hooks return a *step*: go on, hold, wait for a future, or reply. The driver
+//! resolves a step before it acts, so a hook can neither re-enter the chain nor reply and go on.
+//! Source: Envoy `envoy/http/filter.h`, `docs/root/configuration/http/http_filters`.
+
+use std::any::Any;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use prost::Message;
+
+use super::{Descriptor, decode};
+use crate::config::{BuildCx, Rejected};
+use crate::head::{RequestHead, ResponseHead};
+use crate::local_reply::LocalReply;
+use crate::runtime::Runtime;
+use crate::stream_info::StreamInfo;
+
+/// A future that stays on its worker.
+pub type LocalBoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
+
+/// What a hook on a head or on trailers wants next.
+pub enum HeadersStep<'a> {
+    /// Go on to the next filter.
+    Continue,
+    /// Keep the head until this filter lets data or trailers pass.
+    Hold,
+    /// Stop reading until the future says how to go on.
+    Wait(LocalBoxFuture<'a, Verdict>),
+    /// End the request here with this response.
+    Reply(Box<LocalReply>),
+}
+
+/// What a hook on body data wants next.
+pub enum DataStep<'a> {
+    /// Pass the data (and what was held) to the next filter.
+    Continue,
+    /// Add the data to what is held; over the stream's buffer limit the stream fails with 413 or 500.
+    Hold,
+    /// The filter took the data; nothing goes on.
+    Drop,
+    /// Stop reading until the future says how to go on.
+    Wait(LocalBoxFuture<'a, Verdict>),
+    /// End the request here with this response.
+    Reply(Box<LocalReply>),
+}
+
+/// How a wait ended.
+pub enum Verdict {
+    /// Go on to the next filter.
+    Continue,
+    /// End the request here with this response.
+    Reply(Box<LocalReply>),
+}
+
+/// Which hooks of a filter do anything; the others are never called.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Phases {
+    /// `on_request_data`, `on_request_trailers`
+    pub request_body: bool,
+    /// `on_response_headers`
+    pub response_headers: bool,
+    /// `on_response_data`, `on_response_trailers`
+    pub response_body: bool,
+}
+
+/// What a filter may ask of the engine.
+pub trait Engine {
+    /// Runtime values.
+    fn runtime(&self) -> &Runtime;
+    /// A random number, not for secrets.
+    fn random(&self) -> u64;
+    /// Whether `/healthcheck/fail` is in force.
+    fn health_check_failed(&self) -> bool;
+    /// Share of healthy hosts (healthy, total) of a cluster; `None` if there is no such cluster.
+    fn cluster_health(&self, cluster: &str) -> Option<(usize, usize)>;
+}
+
+/// The route a stream matched, as filters may see it.
+pub trait Route {
+    /// Name of the route.
+    fn name(&self) -> &str;
+    /// Name of the cluster, when the route names one.
+    fn cluster(&self) -> Option<&str>;
+    /// Metadata of the route.
+    fn metadata(&self) -> &crate::metadata::Metadata;
+}
+
+/// The stream as a filter sees it during one hook.
+pub struct StreamCx<'s> {
+    /// The request; changes are seen by later filters and the upstream.
+    pub request: &'s mut RequestHead,
+    /// The response, in the hooks of the response.
+    pub response: Option<&'s mut ResponseHead>,
+    /// What is known about the stream.
+    pub info: &'s mut StreamInfo,
+    /// The route that matched.
+    pub route: Option<&'s dyn Route>,
+    /// This filter's most specific `typed_per_filter_config`.
+    pub route_config: Option<&'s (dyn Any + Send + Sync)>,
+    /// Set to have the route matched anew before the next filter (`clearRouteCache`).
+    pub clear_route: &'s mut bool,
+    /// The engine.
+    pub engine: &'s dyn Engine,
+}
+
+impl StreamCx<'_> {
+    /// This filter's per-route configuration, if the route has one.
+    pub fn route_config<T: 'static>(&self) -> Option<&T> {
+        self.route_config?.downcast_ref()
+    }
+}
+
+/// One filter on one stream.
+#[allow(unused_variables)]
+pub trait HttpFilter {
+    /// The request head arrived; `end` if nothing follows.
+    fn on_request_headers<'a>(&'a mut self, cx: &'a mut StreamCx<'_>, end: bool) -> HeadersStep<'a> {
+        HeadersStep::Continue
+    }
+    /// A piece of the request body; the filter may change it.
+    fn on_request_data<'a>(
+        &'a mut self,
+        cx: &'a mut StreamCx<'_>,
+        data: &'a mut Bytes,
+        end: bool,
+    ) -> DataStep<'a> {
+        DataStep::Continue
+    }
+    /// The request's trailers.
+    fn on_request_trailers<'a>(
+        &'a mut self,
+        cx: &'a mut StreamCx<'_>,
+        trailers: &'a mut HeaderMap,
+    ) -> HeadersStep<'a> {
+        HeadersStep::Continue
+    }
+    /// The response head, from upstream or local; `end` if nothing follows.
+    fn on_response_headers<'a>(&'a mut self, cx: &'a mut StreamCx<'_>, end: bool) -> HeadersStep<'a> {
+        HeadersStep::Continue
+    }
+    /// A piece of the response body; the filter may change it.
+    fn on_response_data<'a>(
+        &'a mut self,
+        cx: &'a mut StreamCx<'_>,
+        data: &'a mut Bytes,
+        end: bool,
+    ) -> DataStep<'a> {
+        DataStep::Continue
+    }
+    /// The response's trailers.
+    fn on_response_trailers<'a>(
+        &'a mut self,
+        cx: &'a mut StreamCx<'_>,
+        trailers: &'a mut HeaderMap,
+    ) -> HeadersStep<'a> {
+        HeadersStep::Continue
+    }
+    /// The stream is over, however it ended. Called once.
+    fn on_complete(&mut self, request: &RequestHead, response: Option<&ResponseHead>, info: &mut StreamInfo) {
+    }
+}
+
+/// The configuration of a filter, built once and shared by all streams.
+pub trait HttpFilterConfig: Send + Sync {
+    /// The filter for a new stream.
+    fn create(&self) -> Box<dyn HttpFilter>;
+    /// Which hooks do anything.
+    fn phases(&self) -> Phases;
+}
+
+/// A kind of HTTP filter, erased.
+pub trait HttpFilterFactory: Sync {
+    /// What it says about itself.
+    fn descriptor(&self) -> Descriptor;
+    /// Full name of the message of `typed_per_filter_config`, if it has one.
+    fn route_message(&self) -> Option<&'static str>;
+    /// Builds the configuration from the payload of its `Any`.
+    fn build(&self, payload: &[u8], cx: &mut BuildCx<'_>) -> Result<Arc<dyn HttpFilterConfig>, Rejected>;
+    /// Builds a per-route configuration from the payload of its `Any`.
+    fn build_route(
+        &self,
+        payload: &[u8],
+        cx: &mut BuildCx<'_>,
+    ) -> Result<Arc<dyn Any + Send + Sync>, Rejected>;
+}
+
+/// A kind of HTTP filter, typed: what an extension's file implements.
+pub trait HttpFilterExtension: Sync + 'static {
+    /// What it says about itself.
+    const DESCRIPTOR: Descriptor;
+    /// Full name of the per-route message, if there is one.
+    const ROUTE_MESSAGE: Option<&'static str> = None;
+    /// Which hooks do anything.
+    const PHASES: Phases;
+    /// The configuration message.
+    type Proto: Message + Default;
+    /// The configuration built from it.
+    type Config: Send + Sync + 'static;
+    /// The per-route message; [`NoRouteConfig`] if there is none.
+    type RouteProto: Message + Default;
+    /// The per-route configuration built from it.
+    type RouteConfig: Send + Sync + 'static;
+    /// Builds the configuration.
+    fn build(proto: Self::Proto, cx: &mut BuildCx<'_>) -> Result<Self::Config, Rejected>;
+    /// Builds the per-route configuration.
+    fn build_route(proto: Self::RouteProto, cx: &mut BuildCx<'_>) -> Result<Self::RouteConfig, Rejected>;
+    /// The filter for a new stream.
+    fn create(config: &Arc<Self::Config>) -> Box<dyn HttpFilter>;
+}
+
+/// The per-route message of filters that have none.
+pub type NoRouteConfig = ();
+
+/// Erases an extension: `&Of::<Cors>::new()` is a line of the table.
+pub struct Of<T>(PhantomData<fn() -> T>);
+
+impl<T> Of<T> {
+    /// The erased extension.
+    #[allow(clippy::new_without_default)]
+    pub const fn new() -> Self {
+        Self(PhantomData)
+    }
+}
+
+struct Built<T: HttpFilterExtension>(Arc<T::Config>);
+
+impl<T: HttpFilterExtension> HttpFilterConfig for Built<T> {
+    fn create(&self) -> Box<dyn HttpFilter> {
+        T::create(&self.0)
+    }
+    fn phases(&self) -> Phases {
+        T::PHASES
+    }
+}
+
+impl<T: HttpFilterExtension> HttpFilterFactory for Of<T> {
+    fn descriptor(&self) -> Descriptor {
+        T::DESCRIPTOR
+    }
+    fn route_message(&self) -> Option<&'static str> {
+        T::ROUTE_MESSAGE
+    }
+    fn build(&self, payload: &[u8], cx: &mut BuildCx<'_>) -> Result<Arc<dyn HttpFilterConfig>, Rejected> {
+        let config = T::build(decode(payload, cx)?, cx)?;
+        Ok(Arc::new(Built::<T>(Arc::new(config))))
+    }
+    fn build_route(
+        &self,
+        payload: &[u8],
+        cx: &mut BuildCx<'_>,
+    ) -> Result<Arc<dyn Any + Send + Sync>, Rejected> {
+        Ok(Arc::new(T::build_route(decode(payload, cx)?, cx)?))
+    }
+}

@@ -1,0 +1,38 @@
+//! Typed values that filters leave for each other on a connection or a stream (`envoy::StreamInfo::FilterState`).
+
+use std::any::Any;
+use std::fmt;
+use std::rc::Rc;
+
+/// A value in the filter state.
+pub trait FilterStateValue: Any {
+    /// The value as text, what `%FILTER_STATE(key:PLAIN)%` prints; `None` if it has no text form.
+    fn to_text(&self) -> Option<String>;
+    /// For downcasting.
+    fn as_any(&self) -> &dyn Any;
+}
+
+/// Values by key. Few entries: a vector beats a map.
+#[derive(Clone, Default)]
+pub struct FilterState(Vec<(Rc<str>, Rc<dyn FilterStateValue>)>);
+
+impl FilterState {
+    /// Sets `key`, replacing an earlier value.
+    pub fn set(&mut self, key: &str, value: Rc<dyn FilterStateValue>) {
+        match self.0.iter_mut().find(|(name, _)| &**name == key) {
+            Some((_, old)) => *old = value,
+            None => self.0.push((key.into(), value)),
+        }
+    }
+
+    /// The value of `key`.
+    pub fn get(&self, key: &str) -> Option<&dyn FilterStateValue> {
+        self.0.iter().find(|(name, _)| &**name == key).map(|(_, value)| &**value)
+    }
+}
+
+impl fmt::Debug for FilterState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|(key, _)| key)).finish()
+    }
+}

@@ -1,0 +1,119 @@
+//! Runtime values: layered keys that change behaviour while the proxy runs (`layered_runtime`, `/runtime_modify`).
+//!
+//! Source: Envoy `docs/root/configuration/operations/runtime.rst`.
+
+use arc_swap::ArcSwap;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use xds_api::envoy::config::core::v3::RuntimeFractionalPercent;
+use xds_api::envoy::r#type::v3::{FractionalPercent, fractional_percent::DenominatorType};
+
+/// One layer: its name and its values as text.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RuntimeLayer {
+    /// Name of the layer, `static_layer_0` or what the bootstrap says.
+    pub name: String,
+    /// Values by key.
+    pub values: BTreeMap<String, String>,
+    /// Whether `/runtime_modify` writes here.
+    pub is_admin: bool,
+}
+
+/// All layers, later ones winning.
+#[derive(Debug, Default)]
+pub struct Runtime {
+    layers: ArcSwap<Vec<RuntimeLayer>>,
+}
+
+impl Runtime {
+    /// Starts with `layers`, the last one winning.
+    pub fn new(layers: Vec<RuntimeLayer>) -> Self {
+        Self { layers: ArcSwap::from_pointee(layers) }
+    }
+
+    /// The layers now in force.
+    pub fn layers(&self) -> Arc<Vec<RuntimeLayer>> {
+        self.layers.load_full()
+    }
+
+    /// Replaces all layers.
+    pub fn set_layers(&self, layers: Vec<RuntimeLayer>) {
+        self.layers.store(Arc::new(layers));
+    }
+
+    /// Sets or (with an empty value) removes keys in the admin layer; `false` if there is none.
+    pub fn modify(&self, changes: &[(String, String)]) -> bool {
+        let mut layers = Vec::clone(&self.layers.load());
+        let Some(admin) = layers.iter_mut().find(|layer| layer.is_admin) else { return false };
+        for (key, value) in changes {
+            if value.is_empty() {
+                admin.values.remove(key);
+            } else {
+                admin.values.insert(key.clone(), value.clone());
+            }
+        }
+        self.set_layers(layers);
+        true
+    }
+
+    /// The final value of `key`, if any layer has it.
+    pub fn value(&self, key: &str) -> Option<String> {
+        let layers = self.layers.load();
+        layers.iter().rev().find_map(|layer| layer.values.get(key).cloned())
+    }
+
+    /// The final value of `key` as an unsigned number.
+    pub fn number(&self, key: &str) -> Option<u64> {
+        self.value(key)?.parse().ok()
+    }
+
+    /// The final value of `key` as a feature flag (`true`/`false`, any case).
+    pub fn flag(&self, key: &str, default: bool) -> bool {
+        match self.value(key) {
+            Some(value) if value.eq_ignore_ascii_case("true") => true,
+            Some(value) if value.eq_ignore_ascii_case("false") => false,
+            Some(_) | None => default,
+        }
+    }
+}
+
+/// A share of events, adjustable by a runtime key.
+#[derive(Clone, Debug)]
+pub struct RuntimeFraction {
+    key: Option<Box<str>>,
+    numerator: u32,
+    denominator: u32,
+}
+
+impl RuntimeFraction {
+    /// Takes the fraction of `proto`; its default when absent is zero, as in Envoy.
+    pub fn new(proto: &RuntimeFractionalPercent) -> Self {
+        let default = proto.default_value.unwrap_or_default();
+        Self {
+            key: (!proto.runtime_key.is_empty()).then(|| proto.runtime_key.as_str().into()),
+            numerator: default.numerator,
+            denominator: denominator(&default),
+        }
+    }
+
+    /// Whether an event with random number `random` is in the fraction.
+    ///
+    /// A runtime value, if set, is a number of percent or a `FractionalPercent` numerator with the default's denominator.
+    pub fn holds(&self, runtime: &Runtime, random: u64) -> bool {
+        let (numerator, denominator) = match self.key.as_deref().and_then(|key| runtime.number(key)) {
+            Some(percent) => (percent, 100),
+            None => (u64::from(self.numerator), u64::from(self.denominator)),
+        };
+        random % denominator < numerator
+    }
+}
+
+/// The denominator of a fractional percentage.
+pub fn denominator(percent: &FractionalPercent) -> u32 {
+    match DenominatorType::try_from(percent.denominator) {
+        Ok(DenominatorType::TenThousand) => 10_000,
+        Ok(DenominatorType::Million) => 1_000_000,
+        Ok(DenominatorType::Hundred) | Err(_) => 100,
+    }
+}

@@ -1,0 +1,202 @@
+//! Everything known about a connection or stream, for access logs, formats, filters and balancing.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::address::Address;
+use crate::filter_state::FilterState;
+use crate::head::Protocol;
+use crate::metadata::{DynamicMetadata, Metadata};
+use crate::response_flag::ResponseFlags;
+use crate::stream_error::Details;
+use crate::text::Text;
+use crate::upstream::Host;
+
+/// What is known about the downstream connection; one for all of its streams.
+#[derive(Debug)]
+pub struct ConnectionInfo {
+    /// Number of the connection, unique in the process (`%CONNECTION_ID%`).
+    pub id: u64,
+    /// When it was accepted.
+    pub start: Instant,
+    /// Address of the peer on the wire.
+    pub direct_remote: Address,
+    /// Address of the client: the peer, or what the PROXY protocol says.
+    pub remote: Address,
+    /// Address the client connected to, restored if it was redirected.
+    pub local: Address,
+    /// Address of the accepting socket.
+    pub direct_local: Address,
+    /// Whether `local` is another address than the socket's (redirected, PROXY protocol).
+    pub local_restored: bool,
+    /// Server name of the TLS client hello.
+    pub server_name: Option<Text>,
+    /// Protocols the client offered (ALPN), first wins.
+    pub application_protocols: Vec<Text>,
+    /// Transport found by inspection: `raw_buffer` or `tls`.
+    pub transport_protocol: &'static str,
+    /// Name of the listener.
+    pub listener: Arc<str>,
+    /// Metadata of the listener.
+    pub listener_metadata: Metadata,
+    /// Name of the filter chain.
+    pub filter_chain: Arc<str>,
+    /// Metadata of the filter chain.
+    pub filter_chain_metadata: Metadata,
+    /// Values set by listener and network filters.
+    pub metadata: DynamicMetadata,
+    /// Values set by listener and network filters.
+    pub filter_state: FilterState,
+}
+
+/// What is known about the upstream side of a stream.
+#[derive(Debug, Default)]
+pub struct UpstreamInfo {
+    /// The cluster chosen by the route.
+    pub cluster: Option<Arc<str>>,
+    /// `alt_stat_name`, what `%UPSTREAM_CLUSTER%` prints when set.
+    pub cluster_observability_name: Option<Arc<str>>,
+    /// Metadata of the cluster.
+    pub cluster_metadata: Metadata,
+    /// The host of the last attempt.
+    pub host: Option<Arc<Host>>,
+    /// Hosts of all attempts, in order.
+    pub attempted: Vec<Arc<Host>>,
+    /// Number of the upstream connection.
+    pub connection_id: Option<u64>,
+    /// Local address of the upstream connection.
+    pub local: Option<Address>,
+    /// Protocol spoken upstream.
+    pub protocol: Option<Protocol>,
+    /// Number of attempts so far.
+    pub attempts: u32,
+    /// Why the transport failed, in words.
+    pub transport_failure: Option<String>,
+    /// Time a connection became available.
+    pub pool_ready: Option<Instant>,
+    /// First byte of the request sent.
+    pub first_tx: Option<Instant>,
+    /// Last byte of the request sent.
+    pub last_tx: Option<Instant>,
+    /// First byte of the response received.
+    pub first_rx: Option<Instant>,
+    /// Last byte of the response received.
+    pub last_rx: Option<Instant>,
+    /// Bytes on the wire.
+    pub wire: WireBytes,
+}
+
+/// Bytes of one side of a stream as the wire carried them, framing included.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct WireBytes {
+    /// Bytes sent to the peer.
+    pub sent: u64,
+    /// Bytes received from the peer.
+    pub received: u64,
+    /// Of `sent`, the bytes of heads.
+    pub header_sent: u64,
+    /// Of `received`, the bytes of heads.
+    pub header_received: u64,
+}
+
+/// What is known about one stream: an HTTP request and its response, or a TCP connection.
+#[derive(Debug)]
+pub struct StreamInfo {
+    /// The downstream connection.
+    pub connection: Rc<ConnectionInfo>,
+    /// Start on the monotonic clock.
+    pub start: Instant,
+    /// Start on the wall clock.
+    pub start_time: SystemTime,
+    /// Identity of the stream (`%STREAM_ID%`), drawn when first needed.
+    pub stream_id: u64,
+    /// Protocol spoken downstream; `None` for TCP.
+    pub protocol: Option<Protocol>,
+    /// Address of the client as the proxy trusts it (x-forwarded-for considered).
+    pub remote: Option<Address>,
+    /// Status sent, or to be sent, downstream; `None` if none was.
+    pub response_code: Option<u16>,
+    /// `%RESPONSE_CODE_DETAILS%`.
+    pub details: Option<Details>,
+    /// `%CONNECTION_TERMINATION_DETAILS%`.
+    pub termination_details: Option<Details>,
+    /// Response flags.
+    pub flags: ResponseFlags,
+    /// Body bytes received from downstream (for TCP: all bytes).
+    pub bytes_received: u64,
+    /// Body bytes sent downstream (for TCP: all bytes).
+    pub bytes_sent: u64,
+    /// Bytes on the downstream wire.
+    pub wire: WireBytes,
+    /// Last byte of the request received.
+    pub request_complete: Option<Instant>,
+    /// First byte of the response sent downstream.
+    pub first_downstream_tx: Option<Instant>,
+    /// Last byte of the response sent downstream.
+    pub last_downstream_tx: Option<Instant>,
+    /// End of the stream; set before access logs are written.
+    pub end: Option<Instant>,
+    /// Name of the route.
+    pub route_name: Option<Arc<str>>,
+    /// Metadata of the route.
+    pub route_metadata: Metadata,
+    /// Name of the virtual host.
+    pub virtual_host: Option<Arc<str>>,
+    /// Metadata of the virtual host.
+    pub virtual_host_metadata: Metadata,
+    /// Name of the virtual cluster.
+    pub virtual_cluster: Option<Arc<str>>,
+    /// The upstream side.
+    pub upstream: UpstreamInfo,
+    /// Whether this is a health check answered or marked by the health_check filter.
+    pub health_check: bool,
+    /// Values set by filters on this stream.
+    pub metadata: DynamicMetadata,
+    /// Values set by filters on this stream.
+    pub filter_state: FilterState,
+}
+
+impl StreamInfo {
+    /// A stream that starts now on `connection`.
+    pub fn new(connection: Rc<ConnectionInfo>, start: Instant, start_time: SystemTime) -> Self {
+        Self {
+            connection,
+            start,
+            start_time,
+            stream_id: 0,
+            protocol: None,
+            remote: None,
+            response_code: None,
+            details: None,
+            termination_details: None,
+            flags: ResponseFlags::default(),
+            bytes_received: 0,
+            bytes_sent: 0,
+            wire: WireBytes::default(),
+            request_complete: None,
+            first_downstream_tx: None,
+            last_downstream_tx: None,
+            end: None,
+            route_name: None,
+            route_metadata: Metadata::default(),
+            virtual_host: None,
+            virtual_host_metadata: Metadata::default(),
+            virtual_cluster: None,
+            upstream: UpstreamInfo::default(),
+            health_check: false,
+            metadata: DynamicMetadata::default(),
+            filter_state: FilterState::default(),
+        }
+    }
+
+    /// How long the stream lasted, or has lasted so far.
+    pub fn duration(&self, now: Instant) -> Duration {
+        self.end.unwrap_or(now).saturating_duration_since(self.start)
+    }
+
+    /// The client's address: as trusted, else that of the connection.
+    pub fn remote_address(&self) -> &Address {
+        self.remote.as_ref().unwrap_or(&self.connection.remote)
+    }
+}
