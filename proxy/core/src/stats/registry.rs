@@ -1,0 +1,291 @@
+//! The registry of scopes, and the scopes that own groups and one-off statistics.
+//!
+//! Two owners that ask for the same prefix share one scope, and within it one copy of each group: the counters of a
+//! cluster survive its update as long as the old or the new one lives, as in Envoy. When the last handle of a scope
+//! goes, its statistics go.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use super::shard::{AnyGroup, Shards};
+use super::{
+    Cells, ShardedGroup, Shared, SharedCounter, SharedGauge, SharedGroup, SharedHistogram, Text, Unit,
+};
+
+/// Every statistic of the process.
+pub struct Registry {
+    /// Copies that a sharded group has by number: the main thread and the workers.
+    width: u16,
+    scopes: Mutex<BTreeMap<Box<str>, Weak<ScopeInner>>>,
+    /// Owner of the one-off statistics without a scope of their own.
+    root: std::sync::OnceLock<Scope>,
+}
+
+impl std::fmt::Debug for Registry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Registry").field("width", &self.width).finish_non_exhaustive()
+    }
+}
+
+impl Registry {
+    /// A registry for a process with that many workers (shards 1 to `workers`; 0 is the main thread).
+    pub fn new(workers: u16) -> Arc<Self> {
+        Arc::new(Self {
+            width: workers.saturating_add(1),
+            scopes: Mutex::default(),
+            root: std::sync::OnceLock::new(),
+        })
+    }
+
+    /// The scope with that prefix (no dot at the end), shared with everyone who holds it already.
+    ///
+    /// As in Envoy, `:` becomes `_` (`://` and `:/` as a whole), and so does NUL.
+    pub fn scope(self: &Arc<Self>, prefix: &str) -> Scope {
+        let prefix = sanitize(prefix);
+        let mut scopes = self.lock_scopes();
+        if let Some(inner) = scopes.get(&*prefix).and_then(Weak::upgrade) {
+            return Scope(inner);
+        }
+        let inner = Arc::new(ScopeInner {
+            registry: Arc::downgrade(self),
+            width: self.width,
+            prefix: prefix.clone(),
+            members: Mutex::default(),
+        });
+        scopes.insert(prefix, Arc::downgrade(&inner));
+        Scope(inner)
+    }
+
+    /// A counter by its full name, which lives as long as the registry.
+    pub fn counter(self: &Arc<Self>, name: &str) -> OneOff<SharedCounter> {
+        self.root().counter(name)
+    }
+
+    /// A gauge by its full name, which lives as long as the registry.
+    pub fn gauge(self: &Arc<Self>, name: &str) -> OneOff<SharedGauge> {
+        self.root().gauge(name)
+    }
+
+    /// A histogram by its full name, which lives as long as the registry.
+    pub fn histogram(self: &Arc<Self>, name: &str, unit: Unit) -> OneOff<SharedHistogram> {
+        self.root().histogram(name, unit)
+    }
+
+    /// A text readout by its full name, which lives as long as the registry.
+    pub fn text(self: &Arc<Self>, name: &str) -> OneOff<Text> {
+        self.root().text(name)
+    }
+
+    /// Every scope that is alive, by rising prefix.
+    pub(super) fn live_scopes(&self) -> Vec<Scope> {
+        self.lock_scopes().values().filter_map(Weak::upgrade).map(Scope).collect()
+    }
+
+    fn root(self: &Arc<Self>) -> &Scope {
+        self.root.get_or_init(|| self.scope(""))
+    }
+
+    fn lock_scopes(&self) -> MutexGuard<'_, BTreeMap<Box<str>, Weak<ScopeInner>>> {
+        self.scopes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What Envoy does to a name that comes from configuration before it uses it in a statistic's name.
+fn sanitize(name: &str) -> Box<str> {
+    if name.contains([':', '\0']) {
+        name.replace("://", "_").replace(":/", "_").replace([':', '\0'], "_").into()
+    } else {
+        name.into()
+    }
+}
+
+/// A prefix and what is counted under it. Cheap to clone.
+#[derive(Clone)]
+pub struct Scope(pub(super) Arc<ScopeInner>);
+
+pub(super) struct ScopeInner {
+    registry: Weak<Registry>,
+    width: u16,
+    prefix: Box<str>,
+    members: Mutex<Members>,
+}
+
+#[derive(Default)]
+struct Members {
+    groups: Vec<Arc<dyn AnyGroup>>,
+    one_offs: BTreeMap<Box<str>, OneOffCell>,
+}
+
+/// A statistic that is named at run time.
+#[derive(Clone)]
+pub(super) enum OneOffCell {
+    Counter(Arc<SharedCounter>),
+    Gauge(Arc<SharedGauge>),
+    Histogram(Unit, Arc<SharedHistogram>),
+    Text(Arc<Text>),
+}
+
+impl std::fmt::Debug for Scope {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Scope").field(&self.0.prefix).finish()
+    }
+}
+
+impl Scope {
+    /// The prefix, without a dot at the end.
+    pub fn prefix(&self) -> &str {
+        &self.0.prefix
+    }
+
+    /// The scope `<prefix>.<name>`.
+    pub fn child(&self, name: &str) -> Self {
+        let prefix =
+            if self.prefix().is_empty() { name.to_owned() } else { format!("{}.{name}", self.prefix()) };
+        match self.0.registry.upgrade() {
+            Some(registry) => registry.scope(&prefix),
+            // The registry is gone, so nobody can read: a scope that is not listed anywhere.
+            None => Self(Arc::new(ScopeInner {
+                registry: Weak::new(),
+                width: self.0.width,
+                prefix: sanitize(&prefix),
+                members: Mutex::default(),
+            })),
+        }
+    }
+
+    /// The group `G` with one copy per thread.
+    pub fn cells<G: ShardedGroup>(&self) -> Cells<G> {
+        Cells { inner: self.group(), scope: self.0.clone() }
+    }
+
+    /// The group `G` with one copy for all threads.
+    pub fn shared<G: SharedGroup>(&self) -> Shared<G> {
+        Shared { inner: self.group(), scope: self.0.clone() }
+    }
+
+    /// A counter that is named at run time.
+    pub fn counter(&self, name: &str) -> OneOff<SharedCounter> {
+        self.one_off(
+            name,
+            |cell| if let OneOffCell::Counter(cell) = cell { Some(cell) } else { None },
+            OneOffCell::Counter,
+        )
+    }
+
+    /// A gauge that is named at run time.
+    pub fn gauge(&self, name: &str) -> OneOff<SharedGauge> {
+        self.one_off(
+            name,
+            |cell| if let OneOffCell::Gauge(cell) = cell { Some(cell) } else { None },
+            OneOffCell::Gauge,
+        )
+    }
+
+    /// A histogram that is named at run time.
+    pub fn histogram(&self, name: &str, unit: Unit) -> OneOff<SharedHistogram> {
+        self.one_off(
+            name,
+            |cell| if let OneOffCell::Histogram(_, cell) = cell { Some(cell) } else { None },
+            |cell| OneOffCell::Histogram(unit, cell),
+        )
+    }
+
+    /// A text readout that is named at run time.
+    pub fn text(&self, name: &str) -> OneOff<Text> {
+        self.one_off(
+            name,
+            |cell| if let OneOffCell::Text(cell) = cell { Some(cell) } else { None },
+            OneOffCell::Text,
+        )
+    }
+
+    fn group<G: super::Group>(&self) -> Arc<Shards<G>> {
+        let mut members = self.0.lock_members();
+        for group in &members.groups {
+            let group: Arc<dyn Any + Send + Sync> = group.clone();
+            if let Ok(group) = group.downcast::<Shards<G>>() {
+                return group;
+            }
+        }
+        let group = Arc::new(Shards::<G>::new(self.0.width));
+        members.groups.push(group.clone());
+        group
+    }
+
+    /// One name is one kind: the first to ask decides, later askers of another kind get a cell that nobody reads.
+    fn one_off<T: Default>(
+        &self,
+        name: &str,
+        select: impl FnOnce(OneOffCell) -> Option<Arc<T>>,
+        wrap: impl FnOnce(Arc<T>) -> OneOffCell,
+    ) -> OneOff<T> {
+        let name = sanitize(name);
+        let mut members = self.0.lock_members();
+        let cell = match members.one_offs.get(&*name) {
+            Some(known) => select(known.clone()).unwrap_or_default(),
+            None => {
+                let cell = Arc::new(T::default());
+                members.one_offs.insert(name, wrap(cell.clone()));
+                cell
+            }
+        };
+        OneOff { cell, scope: self.0.clone() }
+    }
+}
+
+impl ScopeInner {
+    pub(super) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    pub(super) fn groups(&self) -> Vec<Arc<dyn AnyGroup>> {
+        self.lock_members().groups.clone()
+    }
+
+    pub(super) fn one_offs(&self) -> Vec<(Box<str>, OneOffCell)> {
+        self.lock_members().one_offs.iter().map(|(name, cell)| (name.clone(), cell.clone())).collect()
+    }
+
+    fn lock_members(&self) -> MutexGuard<'_, Members> {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for ScopeInner {
+    fn drop(&mut self) {
+        let Some(registry) = self.registry.upgrade() else { return };
+        let mut scopes = registry.lock_scopes();
+        // Someone may have made a new scope of this name since the last handle went; that one stays.
+        if scopes.get(&self.prefix).is_some_and(|entry| entry.strong_count() == 0) {
+            scopes.remove(&self.prefix);
+        }
+    }
+}
+
+/// A handle on a statistic that is named at run time. Keeps its scope registered while it lives.
+pub struct OneOff<T> {
+    cell: Arc<T>,
+    scope: Arc<ScopeInner>,
+}
+
+impl<T> Deref for OneOff<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.cell
+    }
+}
+
+impl<T> Clone for OneOff<T> {
+    fn clone(&self) -> Self {
+        Self { cell: self.cell.clone(), scope: self.scope.clone() }
+    }
+}
+
+impl<T> std::fmt::Debug for OneOff<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("OneOff").field(&self.scope.prefix()).finish()
+    }
+}
