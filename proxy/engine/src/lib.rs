@@ -1,1 +1,6 @@
-//! Mechanisms of the data plane: accept, codecs, streams, router, pools, snapshots.
+//! The mechanisms of the data plane.
+//!
+//! Modules import only downward: `worker > state > listener > http | tcp > router > upstream > codec > tls > net > local`.
+
+pub mod local;
+pub mod net;

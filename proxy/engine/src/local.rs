@@ -1,0 +1,5 @@
+//! Primitives that belong to one worker thread and never leave it: clock, timers, buffers, tasks.
+
+pub mod buffers;
+pub mod clock;
+pub mod timers;

@@ -1,0 +1,5 @@
+//! Sockets: the only place that talks to the kernel about them.
+
+pub mod connection;
+pub mod socket;
+mod sys;

@@ -1,0 +1,160 @@
+//! An established byte stream to a peer, usable in both directions at once through a shared reference.
+
+use bytes::{Buf, BytesMut};
+use std::cell::RefCell;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+
+/// What carries the bytes.
+#[derive(Debug)]
+pub enum Socket {
+    /// TCP
+    Tcp(TcpStream),
+    /// A unix domain socket.
+    Unix(UnixStream),
+}
+
+/// A byte stream to a peer.
+///
+/// Reads and writes take `&self`, so one task can poll both directions; each direction has one waiter.
+#[derive(Debug)]
+pub struct Connection {
+    socket: Socket,
+    /// Bytes that were read while the connection was inspected, to be read again first.
+    replay: RefCell<BytesMut>,
+}
+
+macro_rules! each {
+    ($self:expr, $socket:ident => $body:expr) => {
+        match &$self.socket {
+            Socket::Tcp($socket) => $body,
+            Socket::Unix($socket) => $body,
+        }
+    };
+}
+
+impl Connection {
+    /// A connection on `socket`.
+    pub fn new(socket: Socket) -> Self {
+        Self { socket, replay: RefCell::default() }
+    }
+
+    /// Has `bytes` read before anything from the socket.
+    pub fn replay(&self, bytes: BytesMut) {
+        *self.replay.borrow_mut() = bytes;
+    }
+
+    /// The socket beneath.
+    pub fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
+    /// Whether `poll_read` might return at once, as far as is known without a system call.
+    ///
+    /// On a connection that should be silent this means the peer closed it or spoke out of turn.
+    pub fn is_readable(&self) -> bool {
+        let mut probe = [0_u8; 1];
+        // `try_read` makes no system call unless the socket was reported readable.
+        let peeked = match &self.socket {
+            Socket::Tcp(tcp) => tcp.try_io(Interest::READABLE, || super::socket::peek(tcp, &mut probe)),
+            Socket::Unix(unix) => unix.try_io(Interest::READABLE, || super::socket::peek(unix, &mut probe)),
+        };
+        !matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Reads into the free room of `buffer`; 0 means the peer will send no more.
+    pub fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut BytesMut) -> Poll<io::Result<usize>> {
+        {
+            let mut replay = self.replay.borrow_mut();
+            if !replay.is_empty() {
+                let take = replay.len();
+                buffer.extend_from_slice(&replay);
+                *replay = BytesMut::new();
+                return Poll::Ready(Ok(take));
+            }
+        }
+        let room = buffer.capacity() - buffer.len();
+        loop {
+            each!(self, socket => ready!(socket.poll_read_ready(cx))?);
+            match each!(self, socket => socket.try_read_buf(buffer)) {
+                Ok(count) => {
+                    if count > 0 && count < room {
+                        // The socket is drained: saying so now saves the read that would find out. An edge that
+                        // arrives later sets it readable again; a close that was seen is not forgotten.
+                        let _ = each!(self, socket => socket.try_io(Interest::READABLE, || {
+                            Err::<(), _>(io::ErrorKind::WouldBlock.into())
+                        }));
+                    }
+                    return Poll::Ready(Ok(count));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
+    /// Writes some of `slices`.
+    pub fn poll_write(&self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        loop {
+            each!(self, socket => ready!(socket.poll_write_ready(cx))?);
+            let written = match slices {
+                [one] => each!(self, socket => socket.try_write(one)),
+                many => each!(self, socket => socket.try_write_vectored(many)),
+            };
+            match written {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                other => return Poll::Ready(other),
+            }
+        }
+    }
+
+    /// Says that nothing more will be sent.
+    pub fn shutdown_write(&self) -> io::Result<()> {
+        each!(self, socket => super::socket::shutdown_write(socket))
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let replay = this.replay.get_mut();
+        if !replay.is_empty() {
+            let take = replay.len().min(buf.remaining());
+            buf.put_slice(&replay[..take]);
+            replay.advance(take);
+            if replay.is_empty() {
+                *replay = BytesMut::new();
+            }
+            return Poll::Ready(Ok(()));
+        }
+        match &mut this.socket {
+            Socket::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buf),
+            Socket::Unix(unix) => Pin::new(unix).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Connection::poll_write(&self, cx, &[IoSlice::new(buf)])
+    }
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Connection::poll_write(&self, cx, slices)
+    }
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(self.shutdown_write())
+    }
+}

@@ -1,0 +1,236 @@
+//! Making, binding, connecting and configuring sockets.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use proxy_core::address::Address;
+use rustix::net::{RecvFlags, Shutdown};
+use socket2::{Domain, SockAddr, Type};
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
+
+use super::connection::Socket;
+
+/// Looks at the next bytes of a socket without taking them.
+pub fn peek(socket: &impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
+    Ok(rustix::net::recv(socket, buffer, RecvFlags::PEEK | RecvFlags::DONTWAIT)?.0)
+}
+
+/// Says that nothing more will be sent.
+pub fn shutdown_write(socket: &impl AsFd) -> io::Result<()> {
+    Ok(rustix::net::shutdown(socket, Shutdown::Write)?)
+}
+
+/// How TCP probes a silent peer; `None` fields take the system's value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Keepalive {
+    /// Probes without an answer before the connection is given up.
+    pub probes: Option<u32>,
+    /// Silence before the first probe.
+    pub time: Option<Duration>,
+    /// Time between probes.
+    pub interval: Option<Duration>,
+}
+
+impl Keepalive {
+    /// Turns probing on.
+    pub fn apply(&self, socket: &impl AsFd) -> io::Result<()> {
+        let mut keepalive = socket2::TcpKeepalive::new();
+        if let Some(time) = self.time {
+            keepalive = keepalive.with_time(time);
+        }
+        if let Some(interval) = self.interval {
+            keepalive = keepalive.with_interval(interval);
+        }
+        if let Some(probes) = self.probes {
+            keepalive = keepalive.with_retries(probes);
+        }
+        socket2::SockRef::from(socket).set_tcp_keepalive(&keepalive)
+    }
+}
+
+/// How an upstream connection is made.
+#[derive(Clone, Debug, Default)]
+pub struct ConnectOptions {
+    /// Address to bind first.
+    pub source: Option<SocketAddr>,
+    /// Bind even if the address is not local.
+    pub freebind: bool,
+    /// Keepalive probes.
+    pub keepalive: Option<Keepalive>,
+    /// Raw socket options.
+    pub options: Vec<super::socket::RawOption>,
+}
+
+/// A socket option by number (`core.v3.SocketOption`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RawOption {
+    /// Level, `SOL_SOCKET` and so on.
+    pub level: i32,
+    /// Name within the level.
+    pub name: i32,
+    /// The value's bytes.
+    pub value: Vec<u8>,
+}
+
+/// Connects to `address`; no deadline of its own.
+pub async fn connect(address: &Address, options: &ConnectOptions) -> io::Result<Socket> {
+    let address = match address {
+        Address::Pipe(path) => return Ok(Socket::Unix(connect_unix(path).await?)),
+        Address::Ip(address) => *address,
+    };
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_nodelay(true)?;
+    for option in &options.options {
+        option.apply(&socket)?;
+    }
+    if let Some(keepalive) = &options.keepalive {
+        keepalive.apply(&socket)?;
+    }
+    if options.freebind {
+        socket2::SockRef::from(&socket).set_freebind_v4(true)?;
+    }
+    if let Some(source) = options.source {
+        socket.bind(source)?;
+    }
+    Ok(Socket::Tcp(socket.connect(address).await?))
+}
+
+async fn connect_unix(path: &str) -> io::Result<UnixStream> {
+    let Some(name) = path.strip_prefix('@') else { return UnixStream::connect(path).await };
+    use std::os::linux::net::SocketAddrExt;
+    let address = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
+    let stream = std::os::unix::net::UnixStream::connect_addr(&address)?;
+    stream.set_nonblocking(true)?;
+    UnixStream::from_std(stream)
+}
+
+/// How a listening socket is made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListenOptions {
+    /// One socket for each worker, balanced by the kernel.
+    pub reuse_port: bool,
+    /// Bind even if the address is not local.
+    pub freebind: bool,
+    /// Accept connections to any address (`IP_TRANSPARENT`).
+    pub transparent: bool,
+    /// An IPv6 wildcard accepts IPv4 as well.
+    pub ipv4_compat: bool,
+    /// Connections waiting to be accepted.
+    pub backlog: Option<u32>,
+    /// Length of the TCP Fast Open queue.
+    pub fast_open: Option<u32>,
+    /// Mode of a unix socket's file.
+    pub pipe_mode: u32,
+    /// Raw socket options.
+    pub options: Vec<RawOption>,
+}
+
+impl RawOption {
+    /// Sets the option.
+    pub fn apply(&self, socket: &impl AsFd) -> io::Result<()> {
+        super::sys::set_option(socket.as_fd(), self.level, self.name, &self.value)
+    }
+}
+
+/// A bound and listening socket.
+pub fn listen(address: &Address, options: &ListenOptions) -> io::Result<socket2::Socket> {
+    let (domain, sockaddr) = match address {
+        Address::Ip(ip) => (Domain::for_address(*ip), SockAddr::from(*ip)),
+        Address::Pipe(path) => (Domain::UNIX, unix_address(path)?),
+    };
+    let socket = socket2::Socket::new(domain, Type::STREAM.nonblocking().cloexec(), None)?;
+    if let Address::Ip(ip) = address {
+        socket.set_reuse_address(true)?;
+        if ip.is_ipv6() {
+            socket.set_only_v6(!options.ipv4_compat)?;
+        }
+        if options.reuse_port {
+            socket.set_reuse_port(true)?;
+        }
+        if options.freebind {
+            if ip.is_ipv6() { socket.set_freebind_v6(true)? } else { socket.set_freebind_v4(true)? }
+        }
+        if options.transparent {
+            if ip.is_ipv6() {
+                super::sys::set_transparent_v6(&socket)?
+            } else {
+                socket.set_ip_transparent_v4(true)?
+            }
+        }
+    } else if let Address::Pipe(path) = address
+        && !path.starts_with('@')
+    {
+        // A socket file left by an earlier run would make bind fail; Envoy removes it too.
+        let _ = std::fs::remove_file(&**path);
+    }
+    for option in &options.options {
+        option.apply(&socket)?;
+    }
+    socket.bind(&sockaddr)?;
+    if let Address::Pipe(path) = address
+        && options.pipe_mode != 0
+        && !path.starts_with('@')
+    {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(&**path, std::fs::Permissions::from_mode(options.pipe_mode))?;
+    }
+    if let Some(queue) = options.fast_open {
+        super::sys::set_fast_open(&socket, queue)?;
+    }
+    socket.listen(i32::try_from(options.backlog.unwrap_or(4096)).unwrap_or(i32::MAX))?;
+    Ok(socket)
+}
+
+fn unix_address(path: &str) -> io::Result<SockAddr> {
+    match path.strip_prefix('@') {
+        Some(name) => SockAddr::unix(format!("\0{name}")),
+        None => SockAddr::unix(path),
+    }
+}
+
+/// The address a connected or listening socket is bound to.
+pub fn local_address(socket: &impl AsFd) -> io::Result<Address> {
+    address_of(&socket2::SockRef::from(socket).local_addr()?)
+}
+
+/// The address of the peer.
+pub fn peer_address(socket: &impl AsFd) -> io::Result<Address> {
+    address_of(&socket2::SockRef::from(socket).peer_addr()?)
+}
+
+fn address_of(address: &SockAddr) -> io::Result<Address> {
+    if let Some(ip) = address.as_socket() {
+        return Ok(Address::Ip(unmap(ip)));
+    }
+    if let Some(path) = address.as_pathname() {
+        return Ok(Address::Pipe(path.to_string_lossy().as_ref().into()));
+    }
+    if let Some(name) = address.as_abstract_namespace() {
+        return Ok(Address::Pipe(format!("@{}", String::from_utf8_lossy(name)).into()));
+    }
+    Ok(Address::Pipe("".into()))
+}
+
+/// An IPv4 address that arrived over an IPv6 socket as plain IPv4.
+fn unmap(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V6(v6) => match v6.ip().to_ipv4_mapped() {
+            Some(v4) => SocketAddr::new(v4.into(), v6.port()),
+            None => address,
+        },
+        SocketAddr::V4(_) => address,
+    }
+}
+
+/// Where the client was going before the kernel redirected the connection (`SO_ORIGINAL_DST`).
+pub fn original_destination(tcp: &TcpStream) -> Option<Address> {
+    let socket = socket2::SockRef::from(tcp);
+    let local = socket.local_addr().ok()?.as_socket()?;
+    let original = match unmap(local) {
+        SocketAddr::V4(_) => socket.original_dst_v4(),
+        SocketAddr::V6(_) => socket.original_dst_v6(),
+    };
+    Some(Address::Ip(unmap(original.ok()?.as_socket()?)))
+}
