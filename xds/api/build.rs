@@ -1,6 +1,12 @@
-//! Turns the checked-in descriptor set into Rust types: no protoc, no network.
+//! Turns the checked-in descriptor set into Rust types and into the static tables that the reader, the checker and the
+//! writer work from: no protoc, no network.
 
-use prost::Message;
+#[path = "build/source.rs"]
+mod source;
+#[path = "build/tables.rs"]
+mod tables;
+
+use prost::Message as _;
 use prost_types::FileDescriptorSet;
 
 const DESCRIPTORS: &str = "descriptors/envoy-1.40.binpb";
@@ -8,7 +14,18 @@ const DESCRIPTORS: &str = "descriptors/envoy-1.40.binpb";
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed={DESCRIPTORS}");
     println!("cargo:rerun-if-changed=build.rs");
-    let mut set = FileDescriptorSet::decode(std::fs::read(DESCRIPTORS)?.as_slice())?;
+    println!("cargo:rerun-if-changed=build");
+    let bytes = std::fs::read(DESCRIPTORS)?;
+    let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?);
+    let packed = tables::pack(&source::read(&bytes)?)?;
+    std::fs::write(out.join("tables.bin"), packed.blob)?;
+    std::fs::write(out.join("tables.rs"), packed.layout)?;
+    types(&bytes)
+}
+
+/// The prost types.
+fn types(bytes: &[u8]) -> Result<(), Box<dyn std::error::Error>> {
+    let mut set = FileDescriptorSet::decode(bytes)?;
     // (google.protobuf is mapped to prost-types by prost-build itself.) The C++-only internals of the Envoy binary serve nobody here.
     set.file.retain(|file| {
         let package = file.package();

@@ -2,6 +2,8 @@
 //!
 //! The types are generated at build time from `descriptors/envoy-1.40.binpb`.
 
+pub mod schema;
+
 /// The generated messages, in modules that mirror their protobuf packages
 /// (`envoy::config::listener::v3::Listener` and so on).
 #[allow(clippy::all, clippy::pedantic, clippy::too_many_lines, unreachable_pub, rustdoc::all, missing_docs)]
