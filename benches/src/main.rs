@@ -1,0 +1,3 @@
+//! The load bench against the peers.
+
+fn main() {}

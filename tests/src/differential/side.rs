@@ -1,0 +1,362 @@
+//! One of the two proxies of a comparison, with its upstreams.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use super::{Case, Do, Facts, H2Request, Input, Setup};
+use crate::client::{Client, End, H2Client, Response};
+use crate::config::{fill, port};
+use crate::expect::{SOON, eventually};
+use crate::ports::{Blackhole, Refusing};
+use crate::process::{Binary, Proxy};
+use crate::upstream::h2::H2Upstream;
+use crate::upstream::{EchoServer, Received, Upstream};
+
+/// How long a connection that should stay open is watched.
+const WATCH: Duration = Duration::from_millis(20);
+
+/// Counters that are compared, without their prefix (`http.<listener>.`, `cluster.<name>.`, `tcp.<listener>.`).
+const COUNTERS: &[&str] = &[
+    "downstream_cx_upgrades_total",
+    "downstream_cx_protocol_error",
+    "downstream_cx_idle_timeout",
+    "downstream_cx_no_route",
+    "downstream_cx_total",
+    "downstream_rq_total",
+    "downstream_rq_1xx",
+    "downstream_rq_2xx",
+    "downstream_rq_3xx",
+    "downstream_rq_4xx",
+    "downstream_rq_5xx",
+    "downstream_rq_completed",
+    "downstream_rq_http1_total",
+    "downstream_rq_http2_total",
+    "downstream_rq_idle_timeout",
+    "downstream_rq_header_timeout",
+    "downstream_rq_timeout",
+    "downstream_rq_max_duration_reached",
+    "downstream_rq_non_relative_path",
+    "downstream_rq_redirected_with_normalized_path",
+    "downstream_rq_failed_path_normalization",
+    "downstream_rq_too_large",
+    "downstream_rq_ws_on_non_ws_route",
+    "no_route",
+    "no_cluster",
+    "rq_direct_response",
+    "rq_redirect",
+    "rq_total",
+    "rq_reset_after_downstream_response_started",
+    "upstream_cx_total",
+    "upstream_cx_connect_fail",
+    "upstream_cx_connect_timeout",
+    "upstream_cx_protocol_error",
+    "upstream_cx_http1_total",
+    "upstream_cx_http2_total",
+    "upstream_rq_total",
+    "upstream_rq_completed",
+    "upstream_rq_1xx",
+    "upstream_rq_2xx",
+    "upstream_rq_3xx",
+    "upstream_rq_4xx",
+    "upstream_rq_5xx",
+    "upstream_rq_200",
+    "upstream_rq_503",
+    "upstream_rq_504",
+    "upstream_rq_timeout",
+    "upstream_rq_per_try_timeout",
+    "upstream_rq_rx_reset",
+    "upstream_rq_tx_reset",
+    "upstream_rq_pending_failure_eject",
+    "upstream_rq_pending_overflow",
+    "upstream_rq_maintenance_mode",
+    "upstream_rq_max_duration_reached",
+];
+
+/// A proxy and everything it talks to.
+#[derive(Debug)]
+pub struct Side {
+    proxy: Proxy,
+    upstream: Upstream,
+    h2_upstream: H2Upstream,
+    echo: EchoServer,
+    refusing: Refusing,
+    blackhole: Blackhole,
+    /// How much of the access log belongs to earlier cases, in bytes.
+    logged: usize,
+    sentinels: usize,
+}
+
+/// What the client of a case saw, in order.
+enum Seen {
+    Response(Response),
+    Bytes(Vec<u8>),
+}
+
+impl Side {
+    /// Starts the upstreams and then the proxy.
+    pub async fn start(binary: &Binary, setup: &Setup) -> Result<Self> {
+        let upstream = Upstream::start().await?;
+        let h2_upstream = H2Upstream::start().await?;
+        let echo = EchoServer::start().await?;
+        let (refusing, blackhole) = (Refusing::new()?, Blackhole::new()?);
+        let bootstrap = fill(
+            &setup.bootstrap,
+            [
+                ("up", port(upstream.addr())),
+                ("h2up", port(h2_upstream.addr())),
+                ("echo", port(echo.server().addr())),
+                ("refused", port(refusing.addr())),
+                ("blackhole", port(blackhole.addr())),
+            ],
+        );
+        let proxy = Proxy::start(binary, &bootstrap).await?;
+        Ok(Self { proxy, upstream, h2_upstream, echo, refusing, blackhole, logged: 0, sentinels: 0 })
+    }
+
+    /// The proxy.
+    pub fn proxy(&mut self) -> &mut Proxy {
+        &mut self.proxy
+    }
+
+    /// Starts the proxy anew if it has died.
+    ///
+    /// # Errors
+    /// If it had died, with its last words; or if it does not start again.
+    pub async fn revive(&mut self, binary: &Binary, setup: &Setup) -> Result<()> {
+        if self.proxy.alive() {
+            return Ok(());
+        }
+        let words = self.proxy.log_tail();
+        *self = Self::start(binary, setup).await?;
+        anyhow::bail!("the proxy died:\n{words}")
+    }
+
+    /// Runs one case. What goes wrong on the way is a fact too (`error`).
+    pub async fn run(&mut self, case: &Case) -> Facts {
+        let mut facts = Facts::new(self.names());
+        if let Err(error) = self.observe(case, &mut facts).await {
+            facts.put("error", format!("{error:#}"));
+        }
+        self.upstream.forget();
+        self.h2_upstream.forget();
+        self.echo.server().forget();
+        if let Err(error) = self.pools_empty().await {
+            facts.put("error after the case", format!("{error:#}"));
+        }
+        facts
+    }
+
+    /// The words for addresses that differ between the sides.
+    fn names(&self) -> Vec<(String, String)> {
+        let mut addrs: Vec<_> =
+            self.proxy.listeners().iter().map(|(name, addr)| (*addr, format!("<listener {name}>"))).collect();
+        addrs.push((self.upstream.addr(), "<up>".to_owned()));
+        addrs.push((self.h2_upstream.addr(), "<h2up>".to_owned()));
+        addrs.push((self.echo.server().addr(), "<echo>".to_owned()));
+        addrs.push((self.refusing.addr(), "<refused>".to_owned()));
+        addrs.push((self.blackhole.addr(), "<blackhole>".to_owned()));
+        addrs.into_iter().map(|(addr, name)| (format!(":{}", addr.port()), format!(":{name}"))).collect()
+    }
+
+    async fn observe(&mut self, case: &Case, facts: &mut Facts) -> Result<()> {
+        self.upstream.script(case.upstream.iter().cloned());
+        self.h2_upstream.script(case.h2_upstream.iter().cloned());
+        let before = self.counters(case).await?;
+        let client = match &case.input {
+            Input::Bytes(steps) => self.take_steps(case, steps, facts).await,
+            Input::H2(requests) => self.send_requests(case, requests, facts).await,
+        };
+        self.put_upstream(facts);
+        let lines = self.log_lines(case).await?;
+        for (at, line) in lines.iter().enumerate() {
+            for field in line.split('|') {
+                let (name, value) = field.split_once('=').unwrap_or(("?", field));
+                facts.put(format!("log[{at}].{name}"), value);
+            }
+        }
+        for (name, value) in self.counters(case).await? {
+            let difference = value - before.get(&name).copied().unwrap_or(0);
+            if difference != 0 {
+                facts.put(format!("counter {name}"), difference.to_string());
+            }
+        }
+        client
+    }
+
+    async fn take_steps(&self, case: &Case, steps: &[Do], facts: &mut Facts) -> Result<()> {
+        let mut client = Client::connect(self.proxy.listener(case.listener)?).await?;
+        let mut seen = Vec::new();
+        let mut result = Ok(());
+        for step in steps {
+            result =
+                self.take_step(step, &mut client, &mut seen).await.with_context(|| format!("{step:.60?}"));
+            if result.is_err() {
+                break;
+            }
+        }
+        let says_close = seen.iter().rev().find_map(|seen| match seen {
+            Seen::Response(response) => Some(response.head.connection_says("close") || !response.complete),
+            Seen::Bytes(_) => None,
+        });
+        let end = client.end_within(if says_close == Some(true) { SOON } else { WATCH }).await;
+        // FIN or RST depends on what lay unread when the socket was closed: no difference to anyone
+        facts.put("connection", if end == End::Open { "open" } else { "ended" });
+        facts.put_body("unread", client.buffered());
+        for (at, seen) in seen.iter().enumerate() {
+            match seen {
+                Seen::Response(response) => put_response(facts, &format!("response[{at}]"), response),
+                Seen::Bytes(bytes) => facts.put_body(format!("bytes[{at}]"), bytes),
+            }
+        }
+        result
+    }
+
+    async fn take_step(&self, step: &Do, client: &mut Client, seen: &mut Vec<Seen>) -> Result<()> {
+        match step {
+            Do::Send(bytes) => client.send(bytes).await,
+            Do::Response(method) => loop {
+                let response = client.response(method, SOON).await?;
+                let status = response.head.status()?;
+                seen.push(Seen::Response(response));
+                if status >= 200 || status == 101 {
+                    return Ok(());
+                }
+            },
+            Do::Interim => {
+                seen.push(Seen::Response(client.response("GET", SOON).await?));
+                Ok(())
+            }
+            Do::Bytes(count) => {
+                seen.push(Seen::Bytes(client.at_least(*count, SOON).await?));
+                Ok(())
+            }
+            Do::HalfClose => client.half_close().await,
+            Do::AwaitEnd => {
+                ensure!(client.end_within(SOON).await != End::Open, "still open");
+                Ok(())
+            }
+            Do::AwaitUpstream(count) => {
+                eventually("requests at the upstream", SOON, async || {
+                    (self.upstream.received().len() >= *count).then_some(())
+                })
+                .await
+            }
+            Do::Pause(pause) => {
+                tokio::time::sleep(*pause).await;
+                Ok(())
+            }
+        }
+    }
+
+    async fn send_requests(&self, case: &Case, requests: &[H2Request], facts: &mut Facts) -> Result<()> {
+        let client = H2Client::connect(self.proxy.listener(case.listener)?).await?;
+        for (at, request) in requests.iter().enumerate() {
+            let (request, trailers) = request.build()?;
+            match client.request(request, trailers).await {
+                Ok(response) => {
+                    facts.put(format!("response[{at}].status"), response.status.to_string());
+                    facts.put_fields(&format!("response[{at}].header"), &response.fields);
+                    facts.put_body(format!("response[{at}].body"), &response.body);
+                    facts.put_fields(&format!("response[{at}].trailer"), &response.trailers);
+                    facts.put(format!("response[{at}].cut"), response.cut.unwrap_or_default());
+                }
+                Err(error) => facts.put(format!("response[{at}].error"), format!("{error:#}")),
+            }
+        }
+        Ok(())
+    }
+
+    fn put_upstream(&self, facts: &mut Facts) {
+        for (name, received, opened) in [
+            ("upstream", self.upstream.received(), self.upstream.opened()),
+            ("h2 upstream", self.h2_upstream.received(), self.h2_upstream.opened()),
+        ] {
+            facts.put(format!("{name}.connections"), opened.to_string());
+            for (at, request) in received.iter().enumerate() {
+                put_request(facts, &format!("{name}[{at}]"), request);
+            }
+        }
+        facts.put("upstream.malformed", self.upstream.malformed().join("; "));
+        facts.put_body("echo", &self.echo.server().bytes());
+        facts.put_body("tunnel", &self.upstream.bytes());
+    }
+
+    /// The lines that this case added to the access log. With HTTP, a request that carries a mark is sent after the case and
+    /// its line awaited: what was logged before lies before it.
+    async fn log_lines(&mut self, case: &Case) -> Result<Vec<String>> {
+        let path = self.proxy.dir().join("access.log");
+        let new_lines = |logged: usize| {
+            let text = std::fs::read(&path)
+                .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+                .unwrap_or_default();
+            let whole = text.rfind('\n').map_or(0, |at| at + 1);
+            let new = text.get(logged..whole).unwrap_or_default().to_owned();
+            (new.lines().map(str::to_owned).collect::<Vec<_>>(), whole)
+        };
+        let from = self.logged;
+        let (lines, whole) = match case.tcp_log_lines {
+            Some(count) => {
+                eventually("lines in the access log", SOON, async || {
+                    let (lines, whole) = new_lines(from);
+                    (lines.len() >= count).then_some((lines, whole))
+                })
+                .await?
+            }
+            None => {
+                self.sentinels += 1;
+                let mark = format!("s={}|", self.sentinels);
+                let request =
+                    format!("GET / HTTP/1.1\r\nhost: test\r\nx-sentinel: {}\r\n\r\n", self.sentinels);
+                let mut client = Client::connect(self.proxy.listener(case.listener)?).await?;
+                client.send(request.as_bytes()).await?;
+                client.response("GET", SOON).await.context("the request after the case")?;
+                eventually("the last line in the access log", SOON, async || {
+                    let (lines, whole) = new_lines(from);
+                    lines.iter().any(|line| line.starts_with(&mark)).then_some((lines, whole))
+                })
+                .await?
+            }
+        };
+        self.logged = whole;
+        Ok(lines.into_iter().filter(|line| !line.starts_with("s=") || line.starts_with("s=-|")).collect())
+    }
+
+    async fn counters(&self, case: &Case) -> Result<BTreeMap<String, i64>> {
+        let filter = format!("^(http\\.{0}|tcp\\.{0}|cluster\\.[a-z0-9_]+)\\.", case.listener);
+        let all = self.proxy.admin().stats(&filter).await?;
+        Ok(all
+            .into_iter()
+            .filter(|(name, _)| name.rsplit_once('.').is_some_and(|(_, last)| COUNTERS.contains(&last)))
+            .collect())
+    }
+
+    /// Waits until the proxy has noticed that all connections to the upstreams are closed, so that the next case starts
+    /// with new ones.
+    async fn pools_empty(&self) -> Result<()> {
+        let limit = Duration::from_secs(2);
+        eventually("no upstream connections left", limit, async || {
+            let stats = self.proxy.admin().stats("^cluster\\..*\\.upstream_cx_active$").await.ok()?;
+            stats.values().all(|count| *count == 0).then_some(())
+        })
+        .await
+    }
+}
+
+fn put_response(facts: &mut Facts, name: &str, response: &Response) {
+    facts.put(format!("{name}.line"), &response.head.line);
+    facts.put_fields(&format!("{name}.header"), &response.head.fields);
+    facts.put_body(format!("{name}.body"), &response.body);
+    facts.put_fields(&format!("{name}.trailer"), &response.trailers);
+    facts.put(format!("{name}.complete"), response.complete.to_string());
+}
+
+fn put_request(facts: &mut Facts, name: &str, request: &Received) {
+    facts.put(format!("{name}.line"), &request.line);
+    facts.put_fields(&format!("{name}.header"), &request.fields);
+    facts.put_body(format!("{name}.body"), &request.body);
+    facts.put_fields(&format!("{name}.trailer"), &request.trailers);
+    facts.put(format!("{name}.complete"), request.complete.to_string());
+    facts.put(format!("{name}.connection"), request.connection.to_string());
+}

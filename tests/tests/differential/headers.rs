@@ -1,0 +1,92 @@
+//! Headers that the proxy adds, removes and rewrites.
+
+use integration::config::HttpListener;
+use integration::differential::{Case, Setup};
+
+const MUTATIONS: &str = r#"
+- name: mutated
+  domains: ["*"]
+  request_headers_to_add:
+  - {header: {key: x-level, value: host}}
+  response_headers_to_remove: [x-remove]
+  response_headers_to_add:
+  - {header: {key: x-code, value: "%RESPONSE_CODE%"}}
+  routes:
+  - match: {prefix: /}
+    route: {cluster: up}
+    request_headers_to_add:
+    - {header: {key: x-level, value: route}}
+    - {header: {key: x-replaced, value: new}, append_action: OVERWRITE_IF_EXISTS_OR_ADD}
+    - {header: {key: x-kept, value: new}, append_action: ADD_IF_ABSENT}
+    - {header: {key: x-only-if, value: new}, append_action: OVERWRITE_IF_EXISTS}
+    - {header: {key: x-empty, value: ""}}
+    - {header: {key: x-kept-empty, value: ""}, keep_empty_value: true}
+    - {header: {key: x-format, value: "%PROTOCOL% %REQ(x-in)% %REQ(x-none?x-in):3% %%"}}
+    request_headers_to_remove: [x-remove]
+"#;
+
+pub(crate) fn setup() -> Setup {
+    let list = |name: &str, options: &str| HttpListener::to_up(name).options(options).yaml();
+    Setup::new(
+        "headers",
+        [
+            list("default", ""),
+            list("edge", "use_remote_address: true"),
+            list("hops", "use_remote_address: true\nxff_num_trusted_hops: 1"),
+            list("inner", "internal_address_config: {cidr_ranges: [{address_prefix: 10.0.0.0, prefix_len: 8}]}"),
+            list("skip", "use_remote_address: true\nskip_xff_append: true\nvia: test-via\nserver_name: mine"),
+            list("pass", "server_header_transformation: PASS_THROUGH\nalways_set_request_id_in_response: true"),
+            list("underscore", "common_http_protocol_options: {headers_with_underscores_action: REJECT_REQUEST}"),
+            list("dropping", "common_http_protocol_options: {headers_with_underscores_action: DROP_HEADER}"),
+            list("no_id", "generate_request_id: false"),
+            HttpListener::with_virtual_hosts("mutations", MUTATIONS)
+                .route_config("request_headers_to_add: [{header: {key: x-level, value: table}}]")
+                .yaml(),
+            HttpListener::with_virtual_hosts("specific", MUTATIONS)
+                .route_config("most_specific_header_mutations_wins: true\nrequest_headers_to_add: [{header: {key: x-level, value: table}}]")
+                .yaml(),
+        ],
+    )
+}
+
+fn get(name: &'static str, listener: &'static str, lines: &str) -> Case {
+    Case::get(name, listener, "/", lines)
+}
+
+const SANITISED: &str = "x-envoy-internal: true\r\nx-envoy-retry-on: 5xx\r\nx-envoy-max-retries: 3\r\n\
+x-envoy-upstream-rq-timeout-ms: 5\r\nx-envoy-expected-rq-timeout-ms: 5\r\nx-envoy-force-trace: 1\r\n\
+x-envoy-original-url: x\r\nx-envoy-decorator-operation: x\r\nx-envoy-foo: kept\r\n\
+x-envoy-downstream-service-cluster: x\r\nx-envoy-upstream-alt-stat-name: x\r\n";
+
+pub(crate) fn cases() -> Vec<Case> {
+    let upstream = "HTTP/1.1 200 OK\r\nserver: theirs\r\ndate: Sun, 06 Nov 1994 08:49:37 GMT\r\nx-remove: 1\r\nvia: 1.1 a\r\n\
+                    content-length: 0\r\n\r\n";
+    let mutated = "x-replaced: old\r\nx-kept: old\r\nx-only-if: old\r\nx-in: abcdef\r\nx-remove: 1\r\nx-level: client\r\n";
+    vec![
+        get("forwarded-for is left alone", "default", "x-forwarded-for: 1.2.3.4\r\n"),
+        get("forwarded-proto is kept without remote address", "default", "x-forwarded-proto: https\r\n"),
+        get("request id is kept inside", "default", "x-request-id: mine\r\n"),
+        get("external headers are removed", "default", SANITISED),
+        get("forwarded-for is appended at the edge", "edge", "x-forwarded-for: 1.2.3.4\r\n"),
+        get("forwarded-proto is overwritten at the edge", "edge", "x-forwarded-proto: https\r\n"),
+        get("request id is renewed at the edge", "edge", "x-request-id: mine\r\n"),
+        get("external headers are removed at the edge", "edge", SANITISED),
+        get("trusted hops", "hops", "x-forwarded-for: 1.2.3.4, 5.6.7.8\r\nx-forwarded-proto: https\r\n"),
+        get("internal by forwarded-for", "inner", "x-forwarded-for: 10.1.2.3\r\nx-envoy-max-retries: 3\r\n"),
+        get(
+            "not internal with two addresses",
+            "inner",
+            "x-forwarded-for: 10.1.2.3, 10.1.2.4\r\nx-envoy-internal: true\r\n",
+        ),
+        get("via, server name, no append", "skip", "x-forwarded-for: 1.2.3.4\r\n").raw(upstream),
+        get("server and date of the upstream", "default", "").raw(upstream),
+        get("server passes through", "pass", "x-request-id: mine\r\n").raw(upstream),
+        get("server of the upstream is absent", "pass", ""),
+        get("underscore is refused", "underscore", "x_a: 1\r\n"),
+        get("underscore is dropped", "dropping", "x_a: 1\r\nx-b: 2\r\n"),
+        get("no request id is generated", "no_id", ""),
+        get("mutations at all levels", "mutations", mutated).raw(upstream),
+        get("mutations, most specific wins", "specific", mutated).raw(upstream),
+        get("mutations without the headers", "mutations", ""),
+    ]
+}

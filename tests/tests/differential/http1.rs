@@ -1,0 +1,175 @@
+//! HTTP/1 heads, framing and connection rules; upstreams that break them.
+
+use integration::config::HttpListener;
+use integration::differential::{Case, Do, Setup};
+use integration::upstream::{Reply, Step};
+
+pub(crate) fn setup() -> Setup {
+    let old = "http_protocol_options: {accept_http_10: true, default_host_for_http_10: old.test}";
+    let trailers = "http_protocol_options: {enable_trailers: true}";
+    Setup::new(
+        "http1",
+        [
+            HttpListener::to_up("plain").yaml(),
+            HttpListener::to_up("old").options(old).yaml(),
+            HttpListener::to_up("trailers").options(trailers).yaml(),
+            HttpListener::to_up("expects").options("proxy_100_continue: true").yaml(),
+        ],
+    )
+}
+
+/// A POST with this body in chunks as they are.
+fn chunked(name: &'static str, listener: &'static str, chunks: &str) -> Case {
+    let head = "POST / HTTP/1.1\r\nhost: test\r\ntransfer-encoding: chunked\r\n\r\n";
+    Case::send(name, listener, format!("{head}{chunks}"))
+}
+
+/// A POST whose head ends with these lines, and a body of five bytes.
+fn post(name: &'static str, lines: &str) -> Case {
+    Case::send(name, "plain", format!("POST / HTTP/1.1\r\nhost: test\r\n{lines}\r\nhello"))
+}
+
+fn head(name: &'static str, text: &str) -> Case {
+    Case::send(name, "plain", text)
+}
+
+pub(crate) fn cases() -> Vec<Case> {
+    let mut cases = vec![
+        Case::get("plain GET", "plain", "/a?b=c", "x-one: 1\r\nX-Two: 2\r\n"),
+        head("HEAD keeps content-length", "HEAD / HTTP/1.1\r\nhost: test\r\n\r\n")
+            .raw("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n"),
+        post("POST with a length", "content-length: 5\r\n"),
+        post("length with leading zeros", "content-length: 0005\r\n"),
+        post("length and chunked", "content-length: 5\r\ntransfer-encoding: chunked\r\n"),
+        post("length twice", "content-length: 5\r\ncontent-length: 5\r\n"),
+        post("length with a plus", "content-length: +5\r\n"),
+        post("encoding gzip, chunked", "transfer-encoding: gzip, chunked\r\n"),
+        post("encoding identity", "transfer-encoding: identity\r\n"),
+        head("GET with a body", "GET / HTTP/1.1\r\nhost: test\r\ncontent-length: 5\r\n\r\nhello"),
+        head("no host", "GET / HTTP/1.1\r\n\r\n"),
+        head("absolute form", "GET http://other.test:81/p?q HTTP/1.1\r\nhost: test\r\n\r\n"),
+        head("OPTIONS star", "OPTIONS * HTTP/1.1\r\nhost: test\r\n\r\n"),
+        head("lower-case method", "get / HTTP/1.1\r\nhost: test\r\n\r\n"),
+        head("bare line feeds", "GET / HTTP/1.1\nhost: test\n\n"),
+        head("obsolete folding", "GET / HTTP/1.1\r\nhost: test\r\nx-a: one\r\n two\r\n\r\n"),
+        head("space before the colon", "GET / HTTP/1.1\r\nhost: test\r\nx-a : 1\r\n\r\n"),
+        head("NUL in a value", "GET / HTTP/1.1\r\nhost: test\r\nx-a: a\0b\r\n\r\n"),
+        head("HTTP/1.0 refused", "GET / HTTP/1.0\r\nhost: test\r\n\r\n"),
+        Case::send("HTTP/1.0 without host", "old", "GET / HTTP/1.0\r\n\r\n"),
+        Case::send(
+            "HTTP/1.0 keep-alive",
+            "old",
+            "GET / HTTP/1.0\r\nhost: test\r\nconnection: keep-alive\r\n\r\n",
+        ),
+        Case::send("HTTP/1.0 gets no chunks", "old", "GET / HTTP/1.0\r\nhost: test\r\n\r\n")
+            .raw("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"),
+        Case::get("connection close", "plain", "/", "connection: close\r\n"),
+        Case::get(
+            "hop-by-hop fields",
+            "plain",
+            "/",
+            "connection: x-gone, keep-alive\r\nx-gone: 1\r\nkeep-alive: 5\r\nproxy-connection: keep-alive\r\nte: gzip\r\n",
+        ),
+        Case::get("te trailers stays", "plain", "/", "te: trailers\r\n"),
+        Case::get(
+            "repeated fields",
+            "plain",
+            "/",
+            "x-a: 1\r\nx-a: 2\r\naccept: a\r\naccept: b\r\ncookie: c=1\r\ncookie: d=2\r\n",
+        ),
+        Case::get(
+            "too many fields",
+            "plain",
+            "/",
+            &(0..101).map(|n| format!("x-{n}: 1\r\n")).collect::<String>(),
+        ),
+        Case::get("too large a head", "plain", "/", &format!("x-a: {}\r\n", "a".repeat(61 * 1024))),
+        Case::send(
+            "pipelined",
+            "plain",
+            "GET /1 HTTP/1.1\r\nhost: test\r\n\r\nGET /2 HTTP/1.1\r\nhost: test\r\n\r\n",
+        )
+        .and_response("GET"),
+        Case::steps(
+            "two requests on one connection",
+            "plain",
+            [
+                Do::Send(b"GET /1 HTTP/1.1\r\nhost: test\r\n\r\n".to_vec()),
+                Do::Response("GET"),
+                Do::Send(b"GET /2 HTTP/1.1\r\nhost: test\r\n\r\n".to_vec()),
+                Do::Response("GET"),
+            ],
+        ),
+    ];
+    cases.extend(body_cases());
+    cases
+}
+
+fn body_cases() -> Vec<Case> {
+    let expect = "POST / HTTP/1.1\r\nhost: test\r\nexpect: 100-continue\r\ncontent-length: 5\r\n\r\n";
+    let ok = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".to_vec();
+    let continued = b"HTTP/1.1 100 Continue\r\n\r\n".to_vec();
+    let with_body = |name, listener| {
+        let steps = [Do::Send(expect.into()), Do::Interim, Do::Send(b"hello".to_vec()), Do::Response("POST")];
+        Case::steps(name, listener, steps)
+    };
+    vec![
+        chunked("chunks", "plain", "3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"),
+        chunked("chunk extensions are dropped", "plain", "3;x=\"y\"\r\nabc\r\n0\r\n\r\n"),
+        chunked("request trailers are dropped", "plain", "3\r\nabc\r\n0\r\nx-t: 1\r\n\r\n"),
+        chunked("request trailers pass if enabled", "trailers", "3\r\nabc\r\n0\r\nx-t: 1\r\n\r\n"),
+        Case::get("response trailers are dropped", "plain", "/", "")
+            .raw("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x-t\r\n\r\n3\r\nabc\r\n0\r\nx-t: 1\r\n\r\n"),
+        Case::get("response without a length", "plain", "/", "").reply(Reply::raw_then_close("HTTP/1.1 200 OK\r\n\r\nabc")),
+        Case::get("204", "plain", "/", "").raw("HTTP/1.1 204 No Content\r\n\r\n"),
+        Case::get("304 with a length", "plain", "/", "").raw("HTTP/1.1 304 Not Modified\r\ncontent-length: 7\r\n\r\n"),
+        Case::get("response hop-by-hop fields", "plain", "/", "").raw(
+            "HTTP/1.1 200 OK\r\nconnection: x-named\r\nx-named: 1\r\nkeep-alive: 5\r\nproxy-authenticate: Basic\r\n\
+             content-length: 0\r\n\r\n",
+        ),
+        Case::get("interim responses are swallowed", "plain", "/", "").raw(
+            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: a\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
+        ),
+        with_body("expect is answered by the proxy", "plain"),
+        with_body("expect is forwarded", "expects")
+            .reply(Reply::early([Step::Send(continued), Step::ReadBody, Step::Send(ok.clone())])),
+        Case::send("expect is refused by the upstream", "expects", expect)
+            .reply(Reply::early([Step::Send(b"HTTP/1.1 417 Expectation Failed\r\ncontent-length: 0\r\n\r\n".to_vec())])),
+        Case::send("answer before the body", "plain", "POST / HTTP/1.1\r\nhost: test\r\ncontent-length: 10\r\n\r\nhello")
+            .reply(Reply::early([Step::Send(ok)])),
+        Case::get("large body", "plain", "/", "")
+            .raw(format!("HTTP/1.1 200 OK\r\ncontent-length: 200000\r\n\r\n{}", "0123456789".repeat(20_000))),
+    ]
+}
+
+pub(crate) fn upstream_cases() -> Vec<Case> {
+    let get = |name| Case::get(name, "plain", "/", "");
+    let ok = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello";
+    vec![
+        get("upstream closes without an answer").reply(Reply::steps([Step::Close])),
+        get("upstream resets").reply(Reply::steps([Step::Reset])),
+        get("upstream closes inside the head").reply(Reply::raw_then_close("HTTP/1.1 200 OK\r\ncontent-")),
+        get("upstream closes inside the body")
+            .reply(Reply::raw_then_close("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc")),
+        get("upstream closes inside a chunk")
+            .reply(Reply::raw_then_close("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n9\r\nabc")),
+        get("upstream with length and chunked")
+            .raw("HTTP/1.1 200 OK\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"),
+        get("upstream with two lengths")
+            .raw("HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: 5\r\n\r\nhello"),
+        get("upstream speaks nonsense").raw("SSH-2.0-OpenSSH_9.2p1\r\n\r\n"),
+        get("upstream with too many fields").raw(format!(
+            "HTTP/1.1 200 OK\r\n{}\r\n",
+            (0..101).map(|n| format!("x-{n}: 1\r\n")).collect::<String>()
+        )),
+        get("upstream speaks HTTP/1.0")
+            .reply(Reply::raw_then_close("HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nok")),
+        get("upstream says close").raw("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok"),
+        get("upstream dribbles").reply(Reply::steps([Step::Dribble {
+            bytes: ok.into(),
+            size: 7,
+            pause: std::time::Duration::from_millis(1),
+        }])),
+        get("bytes after the response").raw(format!("{ok}HTTP/1.1 200 OK\r\n\r\n")),
+    ]
+}

@@ -1,0 +1,94 @@
+//! The real Envoy and Outrigger side by side: same configuration, same bytes, every observable difference.
+//!
+//! `CASE=word cargo test -p integration --test differential` runs the cases whose names contain the word; `SHOW=1` prints
+//! what Envoy does; `SUBJECT=envoy` compares Envoy with itself, which proves that the comparison ignores what varies.
+
+mod headers;
+mod http1;
+mod http2;
+mod paths;
+mod replies;
+mod routing;
+mod tcp;
+mod timeouts;
+mod tunnels;
+mod validate;
+
+use anyhow::Result;
+use integration::differential::{Case, Setup, compare};
+use integration::process::Binary;
+
+/// The program that is compared with Envoy.
+fn subject() -> Result<Binary> {
+    match std::env::var("SUBJECT").as_deref() {
+        Ok("outrigger") => Binary::outrigger(),
+        _ => Binary::envoy(),
+    }
+}
+
+/// Runs the cases; the failure lists every difference.
+async fn differential(setup: Setup, cases: Vec<Case>) {
+    let compared = async { compare(&setup, &cases, &Binary::envoy()?, &subject()?).await?.into_result() };
+    expect_ok(compared.await);
+}
+
+fn expect_ok(result: Result<()>) {
+    let message = result.err().map(|error| format!("{error:#}"));
+    assert!(message.is_none(), "{}", message.unwrap_or_default());
+}
+
+#[tokio::test]
+async fn http1_heads_and_bodies() {
+    differential(http1::setup(), http1::cases()).await;
+}
+
+#[tokio::test]
+async fn http1_misbehaving_upstreams() {
+    differential(http1::setup(), http1::upstream_cases()).await;
+}
+
+#[tokio::test]
+async fn routes() {
+    differential(routing::setup(), routing::cases()).await;
+}
+
+#[tokio::test]
+async fn header_rules() {
+    differential(headers::setup(), headers::cases()).await;
+}
+
+#[tokio::test]
+async fn path_rules() {
+    differential(paths::setup(), paths::cases()).await;
+}
+
+#[tokio::test]
+async fn local_replies() {
+    differential(replies::setup(), replies::cases()).await;
+}
+
+#[tokio::test]
+async fn time_limits() {
+    differential(timeouts::setup(), timeouts::cases()).await;
+}
+
+#[tokio::test]
+async fn upgrades_and_connect() {
+    differential(tunnels::setup(), tunnels::cases()).await;
+}
+
+#[tokio::test]
+async fn network_filters() {
+    differential(tcp::setup(), tcp::cases()).await;
+}
+
+#[tokio::test]
+async fn http2_pairs() {
+    differential(http2::setup(), http2::cases()).await;
+}
+
+#[test]
+fn verdicts_on_configuration() {
+    let compare = || validate::compare(&Binary::envoy()?, &subject()?);
+    expect_ok(compare());
+}

@@ -1,0 +1,37 @@
+//! Path normalisation.
+
+use integration::config::HttpListener;
+use integration::differential::{Case, Setup};
+
+pub(crate) fn setup() -> Setup {
+    let list = |name: &str, options: &str| HttpListener::to_up(name).options(options).yaml();
+    Setup::new(
+        "paths",
+        [
+            list("raw", ""),
+            list("normal", "normalize_path: true"),
+            list("merged", "normalize_path: true\nmerge_slashes: true"),
+            list("reject", "path_with_escaped_slashes_action: REJECT_REQUEST"),
+            list("redirect", "path_with_escaped_slashes_action: UNESCAPE_AND_REDIRECT"),
+            list("forward", "path_with_escaped_slashes_action: UNESCAPE_AND_FORWARD\nnormalize_path: true"),
+        ],
+    )
+}
+
+pub(crate) fn cases() -> Vec<Case> {
+    let get = |name, listener, target: &str| Case::get(name, listener, target, "");
+    vec![
+        get("nothing is normalised by default", "raw", "/a/../b//c%2f%2e/./d?e=../f"),
+        get("fragment is refused", "raw", "/a#b"),
+        get("dot segments", "normal", "/a/../b//c%2f%2e/./d?e=../f"),
+        get("above the root", "normal", "/../../etc/passwd"),
+        get("unreserved is decoded", "normal", "/%7Euser/%41%2d%zz"),
+        get("backslash", "normal", "/a\\..\\b"),
+        get("encoded NUL", "normal", "/a%00b"),
+        get("slashes are merged", "merged", "//a///b?c=//"),
+        get("escaped slash is refused", "reject", "/a%2Fb"),
+        get("escaped slash redirects", "redirect", "/a%2Fb%5cc?d=%2F"),
+        get("escaped slash is forwarded", "forward", "/a%2F..%5cb"),
+        Case::get("escaped slash redirects gRPC", "redirect", "/a%2Fb", "content-type: application/grpc\r\n"),
+    ]
+}
