@@ -236,7 +236,7 @@ fn field_of(raw: &RawField, scope: &Scope) -> Field {
     let real_oneof = raw.oneof.filter(|_| !raw.proto3_optional);
     Field {
         name: raw.name.clone(),
-        json_name: raw.json_name.clone(),
+        json_name: if raw.json_name.is_empty() { camel_case(&raw.name) } else { raw.json_name.clone() },
         number: raw.number.unsigned_abs(),
         kind: raw.kind as u8,
         type_name: raw.type_name.trim_start_matches('.').to_owned(),
@@ -251,6 +251,23 @@ fn field_of(raw: &RawField, scope: &Scope) -> Field {
         oneof: real_oneof.map(|index| index as u8),
         rules: bytes_of(&raw.options, option::FIELD_RULES).unwrap_or_default().to_vec(),
     }
+}
+
+/// The JSON name that protobuf derives: underscores go, the letter after one becomes upper case.
+fn camel_case(name: &str) -> String {
+    let mut out = String::new();
+    let mut upper = false;
+    for c in name.chars() {
+        match c {
+            '_' => upper = true,
+            c if upper => {
+                out.push(c.to_ascii_uppercase());
+                upper = false;
+            }
+            c => out.push(c),
+        }
+    }
+    out
 }
 
 fn join(prefix: &str, name: &str) -> String {
