@@ -1,1 +1,18 @@
-//! The xDS transport protocol: state-of-the-world and delta, ADS and single streams.
+//! The xDS transport protocol: state-of-the-world and delta, aggregated and single-type streams.
+//!
+//! The crate moves opaque resources between a management server and whoever keeps the configuration. It knows type URLs,
+//! names, versions and nonces; it never looks inside a resource beyond its name field.
+//!
+//! * [`protocol`] is the state machine, without sockets or clocks: responses, interest and verdicts in, requests and
+//!   updates out.
+//!
+//! References: Envoy's xDS protocol documentation ("xDS REST and gRPC protocol") and `envoy.service.discovery.v3`.
+
+pub mod protocol;
+pub mod resource;
+
+pub use protocol::{
+    Event, Limits, Observer, Protocol, RateLimit, Request, ResourceUpdate, Response, Settings, Update,
+    UpdateId, Variant, Verdict,
+};
+pub use resource::{TypeUrl, WILDCARD, name_of};
