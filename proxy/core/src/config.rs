@@ -52,6 +52,8 @@ pub struct BuildEnv {
     pub routes: Names,
     /// Runtime values and fractions.
     pub runtime: Arc<Runtime>,
+    /// Every statistic of the process.
+    pub stats: Arc<crate::stats::Registry>,
     /// Who this proxy is.
     pub node: NodeInfo,
     /// Number of worker threads.
@@ -170,6 +172,20 @@ impl<'a> BuildCx<'a> {
         path
     }
 }
+
+/// What is done with a field of a configuration message; every field of a message that is read has one of these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FieldUse {
+    /// Honoured.
+    Used,
+    /// Accepted without effect, for this reason.
+    Ignored(&'static str),
+    /// Refused when set, for this reason.
+    Rejected(&'static str),
+}
+
+/// For one message, by its full name, what is done with each of its fields.
+pub type MessageFields = (&'static str, &'static [(&'static str, FieldUse)]);
 
 /// A protobuf duration as a non-negative [`std::time::Duration`]; `None` if it is negative.
 pub fn duration(proto: &prost_types::Duration) -> Option<std::time::Duration> {

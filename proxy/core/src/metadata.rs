@@ -7,7 +7,7 @@ use prost_types::{Struct, Value};
 use xds_api::envoy::config::core::v3 as proto;
 
 /// Metadata of a configured object, immutable and shared.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Metadata(Arc<BTreeMap<String, Struct>>);
 
 impl Metadata {

@@ -1,5 +1,13 @@
 //! Hosts of clusters and the contract of load balancers: plain immutable data and a few atomics.
 
+mod assignment;
 mod host;
+mod host_set;
+mod lb;
+mod priority;
 
-pub use host::{Host, HostHealth, Locality};
+pub use assignment::{Assignment, AssignmentPolicy, DropOverload, Endpoint, LocalityEndpoints};
+pub use host::{Host, HostHealth, HostStats, Locality};
+pub use host_set::{Duplicates, HostList, HostLists, HostSet, HostSetOptions, HostsUpdate, LocalityHosts};
+pub use lb::{Balancer, LeastRequest, LoadBalancer, PickCx, Policy, RuntimeDouble, Selection};
+pub use priority::{Load, Priority};

@@ -1,9 +1,12 @@
 //! One endpoint of a cluster.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::{Arc, LazyLock};
 
+use arc_swap::ArcSwapOption;
+
+use super::Endpoint;
 use crate::address::Address;
 use crate::metadata::Metadata;
 
@@ -18,6 +21,15 @@ pub struct Locality {
     pub sub_zone: String,
 }
 
+static NOWHERE: LazyLock<Arc<Locality>> = LazyLock::new(Arc::default);
+
+impl Locality {
+    /// The locality of hosts that name none, shared by all of them.
+    pub fn nowhere() -> Arc<Self> {
+        NOWHERE.clone()
+    }
+}
+
 /// Whether a host may be chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -28,7 +40,7 @@ pub enum HostHealth {
     Degraded = 1,
     /// Chosen only in panic.
     Unhealthy = 2,
-    /// Not chosen for new connections; what it has goes on.
+    /// Chosen only in panic; what it has goes on.
     Draining = 3,
 }
 
@@ -37,19 +49,15 @@ pub struct Host {
     /// Where to connect.
     pub address: Address,
     /// Further addresses of the same host, tried in turn (`additional_addresses`).
-    pub additional_addresses: Vec<Address>,
+    pub additional_addresses: Box<[Address]>,
     /// Name of the host, from configuration or DNS; empty if none.
     pub hostname: Arc<str>,
     /// Where it is.
     pub locality: Arc<Locality>,
-    /// Priority, 0 first.
-    pub priority: u32,
-    /// `load_balancing_weight`, 1 if absent.
-    pub weight: AtomicU32,
-    /// Metadata of the endpoint.
-    pub metadata: Metadata,
-    /// Health as discovered (EDS `health_status`).
-    pub discovered_health: AtomicU8,
+    priority: AtomicU32,
+    weight: AtomicU32,
+    discovered_health: AtomicU8,
+    metadata: ArcSwapOption<Metadata>,
     /// Requests in flight, over all workers.
     pub active_requests: AtomicU32,
     /// Connections open, over all workers.
@@ -80,16 +88,25 @@ impl Host {
     pub fn new(address: Address) -> Self {
         Self {
             address,
-            additional_addresses: Vec::new(),
-            hostname: "".into(),
-            locality: Arc::default(),
-            priority: 0,
+            additional_addresses: Box::default(),
+            hostname: Arc::default(),
+            locality: Locality::nowhere(),
+            priority: AtomicU32::new(0),
             weight: AtomicU32::new(1),
-            metadata: Metadata::default(),
             discovered_health: AtomicU8::new(HostHealth::Healthy as u8),
+            metadata: ArcSwapOption::empty(),
             active_requests: AtomicU32::new(0),
             active_connections: AtomicU32::new(0),
             stats: HostStats::default(),
+        }
+    }
+
+    pub(super) fn from_endpoint(endpoint: &Endpoint, locality: &Arc<Locality>) -> Self {
+        Self {
+            additional_addresses: endpoint.additional_addresses.clone(),
+            hostname: endpoint.hostname.clone(),
+            locality: locality.clone(),
+            ..Self::new(endpoint.address.clone())
         }
     }
 
@@ -103,9 +120,38 @@ impl Host {
         }
     }
 
-    /// The weight, at least 1.
+    /// `load_balancing_weight`, at least 1.
     pub fn weight(&self) -> u32 {
         self.weight.load(Ordering::Relaxed).max(1)
+    }
+
+    /// Priority, 0 first.
+    pub fn priority(&self) -> u32 {
+        self.priority.load(Ordering::Relaxed)
+    }
+
+    /// Metadata of the endpoint.
+    pub fn metadata(&self) -> Metadata {
+        self.metadata.load().as_deref().cloned().unwrap_or_default()
+    }
+
+    /// Sets what discovery says of the host's health; seen by balancing with the next host set.
+    pub fn set_discovered_health(&self, health: HostHealth) {
+        self.discovered_health.store(health as u8, Ordering::Relaxed);
+    }
+
+    /// Sets the weight; seen by balancing with the next host set.
+    pub fn set_weight(&self, weight: u32) {
+        self.weight.store(weight, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_priority(&self, priority: u32) {
+        self.priority.store(priority, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_metadata(&self, metadata: &Metadata) {
+        let metadata = (!metadata.is_empty()).then(|| Arc::new(metadata.clone()));
+        self.metadata.store(metadata);
     }
 }
 

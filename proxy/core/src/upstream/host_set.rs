@@ -1,0 +1,370 @@
+//! The hosts of a cluster at one moment: immutable, with everything that picking needs worked out beforehand.
+//!
+//! A change of membership, weight or health makes a new set; hosts that stay are the same objects with their counters.
+
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use hashbrown::{HashMap, HashSet};
+
+use super::priority::{Load, Priority, loads};
+use super::{Assignment, AssignmentPolicy, Endpoint, Host, HostHealth, Locality, LocalityEndpoints};
+use crate::address::Address;
+
+/// Some hosts, with what picking among them needs to know.
+#[derive(Clone, Default)]
+pub struct HostList {
+    hosts: Arc<[Arc<Host>]>,
+    equal_weights: bool,
+}
+
+impl HostList {
+    fn new(hosts: Vec<Arc<Host>>) -> Self {
+        let equal_weights = hosts.windows(2).all(|pair| pair[0].weight() == pair[1].weight());
+        Self { hosts: hosts.into(), equal_weights }
+    }
+
+    /// Whether all weights are the same.
+    pub fn equal_weights(&self) -> bool {
+        self.equal_weights
+    }
+
+    /// Sum of the weights.
+    pub fn total_weight(&self) -> u64 {
+        self.iter().map(|host| u64::from(host.weight())).sum()
+    }
+}
+
+impl Deref for HostList {
+    type Target = [Arc<Host>];
+    fn deref(&self) -> &Self::Target {
+        &self.hosts
+    }
+}
+
+impl fmt::Debug for HostList {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.hosts.fmt(f)
+    }
+}
+
+/// Hosts by health.
+#[derive(Clone, Debug, Default)]
+pub struct HostLists {
+    /// All of them.
+    pub all: HostList,
+    /// Those to choose first.
+    pub healthy: HostList,
+    /// Those to choose when too few are healthy.
+    pub degraded: HostList,
+}
+
+impl HostLists {
+    fn new(hosts: Vec<Arc<Host>>) -> Self {
+        let with = |health: HostHealth| -> Vec<Arc<Host>> {
+            hosts.iter().filter(|host| host.health() == health).cloned().collect()
+        };
+        let degraded = HostList::new(with(HostHealth::Degraded));
+        let healthy = with(HostHealth::Healthy);
+        let healthy = (healthy.len() < hosts.len()).then(|| HostList::new(healthy));
+        let all = HostList::new(hosts);
+        Self { healthy: healthy.unwrap_or_else(|| all.clone()), degraded, all }
+    }
+}
+
+/// The hosts of one locality in one priority.
+#[derive(Clone, Debug)]
+pub struct LocalityHosts {
+    /// Where they are.
+    pub locality: Arc<Locality>,
+    /// Configured weight, 0 if none.
+    pub weight: u32,
+    /// The hosts by health.
+    pub hosts: HostLists,
+    /// Weight when picking a locality for a healthy host: the configured one, lessened as hosts fail.
+    pub healthy_weight: f64,
+    /// The same when picking for a degraded host.
+    pub degraded_weight: f64,
+}
+
+impl LocalityHosts {
+    fn new(locality: Arc<Locality>, weight: u32, hosts: HostLists, factor: u32) -> Self {
+        let total = hosts.all.len();
+        let effective = |available: usize| -> f64 {
+            if total == 0 {
+                return 0.0;
+            }
+            let ratio = f64::from(factor) / 100.0 * (available as f64 / total as f64);
+            f64::from(weight) * ratio.min(1.0)
+        };
+        let (healthy_weight, degraded_weight) =
+            (effective(hosts.healthy.len()), effective(hosts.degraded.len()));
+        Self { locality, weight, hosts, healthy_weight, degraded_weight }
+    }
+}
+
+/// What becomes of endpoints with an address that was there before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Duplicates {
+    /// Only the first counts (EDS, DNS).
+    #[default]
+    Drop,
+    /// Each is a host (STATIC).
+    Keep,
+}
+
+/// What the cluster's configuration says about its host sets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostSetOptions {
+    /// Percent of available hosts below which health is ignored; 0 never.
+    pub panic_threshold: u32,
+    /// Endpoints with the same address.
+    pub duplicates: Duplicates,
+}
+
+impl Default for HostSetOptions {
+    fn default() -> Self {
+        Self { panic_threshold: 50, duplicates: Duplicates::Drop }
+    }
+}
+
+/// The hosts of a cluster at one moment.
+#[derive(Debug)]
+pub struct HostSet {
+    generation: u64,
+    priorities: Box<[Priority]>,
+    policy: AssignmentPolicy,
+    slots: usize,
+}
+
+/// What a new assignment changed.
+#[derive(Debug)]
+pub struct HostsUpdate {
+    /// The hosts from now on.
+    pub hosts: Arc<HostSet>,
+    /// Hosts that were not there before.
+    pub added: Vec<Arc<Host>>,
+    /// Hosts that are there no more; their pools are to be drained.
+    pub removed: Vec<Arc<Host>>,
+    /// Whether anything differs from before: membership, weights, health, metadata, localities or policy.
+    pub changed: bool,
+}
+
+static GENERATION: AtomicU64 = AtomicU64::new(1);
+
+impl Default for HostSet {
+    fn default() -> Self {
+        Self::from_groups(vec![Vec::new()], AssignmentPolicy::default(), HostSetOptions::default())
+    }
+}
+
+/// Hosts of one priority and locality while a set is made.
+struct Group {
+    locality: Arc<Locality>,
+    weight: u32,
+    hosts: Vec<Arc<Host>>,
+}
+
+impl HostSet {
+    /// Makes the set for `assignment`, keeping from `previous` the hosts that stay.
+    ///
+    /// A host stays when an endpoint with its address, hostname, further addresses and locality is there; its weight,
+    /// health, metadata and priority are updated in place, and so are seen at once through `previous`, too.
+    pub fn update(previous: Option<&Self>, assignment: &Assignment, options: HostSetOptions) -> HostsUpdate {
+        let mut merge = Merge::new(previous, options);
+        let mut groups: Vec<Vec<Group>> = vec![Vec::new()];
+        for locality in &assignment.localities {
+            let priority = locality.priority as usize;
+            if groups.len() <= priority {
+                groups.resize_with(priority + 1, Vec::new);
+            }
+            merge.locality(locality, &mut groups[priority]);
+        }
+        let hosts = Arc::new(Self::from_groups(groups, assignment.policy.clone(), options));
+        let Merge { existing, added, mut changed, .. } = merge;
+        let removed: Vec<Arc<Host>> = existing.into_values().flatten().collect();
+        changed |= !added.is_empty() || !removed.is_empty();
+        changed |= previous.is_none_or(|previous| previous.shape_differs(&hosts));
+        HostsUpdate { hosts, added, removed, changed }
+    }
+
+    /// The same hosts sorted by their health and weight as they are now.
+    pub fn refreshed(&self, options: HostSetOptions) -> Self {
+        let groups = self.priorities.iter().map(|priority| {
+            let group = |one: &LocalityHosts| Group {
+                locality: one.locality.clone(),
+                weight: one.weight,
+                hosts: one.hosts.all.to_vec(),
+            };
+            priority.localities.iter().map(group).collect()
+        });
+        Self::from_groups(groups.collect(), self.policy.clone(), options)
+    }
+
+    fn from_groups(groups: Vec<Vec<Group>>, policy: AssignmentPolicy, options: HostSetOptions) -> Self {
+        let factor = policy.overprovisioning_factor;
+        let mut priorities: Vec<Priority> = Vec::with_capacity(groups.len());
+        let mut slots = 0;
+        for mut groups in groups {
+            groups.sort_by(|a, b| a.locality.cmp(&b.locality));
+            let hosts = HostLists::new(groups.iter().flat_map(|group| group.hosts.iter().cloned()).collect());
+            let is_only = groups.len() == 1;
+            let localities: Box<[LocalityHosts]> = groups
+                .into_iter()
+                .map(|Group { locality, weight, hosts: own }| {
+                    let lists = if is_only { hosts.clone() } else { HostLists::new(own) };
+                    LocalityHosts::new(locality, weight, lists, factor)
+                })
+                .collect();
+            let first_slot = slots;
+            slots += 3 + 2 * localities.len();
+            priorities.push(Priority { hosts, localities, load: Load::default(), first_slot });
+        }
+        let lists: Vec<&HostLists> = priorities.iter().map(|priority| &priority.hosts).collect();
+        let loads = loads(&lists, &policy, options.panic_threshold);
+        for (priority, load) in priorities.iter_mut().zip(loads) {
+            priority.load = load;
+        }
+        let generation = GENERATION.fetch_add(1, Ordering::Relaxed);
+        Self { generation, priorities: priorities.into(), policy, slots }
+    }
+
+    fn shape_differs(&self, other: &Self) -> bool {
+        let localities = |set: &Self| -> Vec<(Arc<Locality>, u32, usize)> {
+            let all = set.priorities.iter().flat_map(|priority| &priority.localities);
+            all.map(|one| (one.locality.clone(), one.weight, one.hosts.all.len())).collect()
+        };
+        self.policy != other.policy
+            || self.priorities.len() != other.priorities.len()
+            || localities(self) != localities(other)
+    }
+
+    /// A number that no other set has.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The priorities, 0 first; at least one.
+    pub fn priorities(&self) -> &[Priority] {
+        &self.priorities
+    }
+
+    /// What came with the assignment.
+    pub fn policy(&self) -> &AssignmentPolicy {
+        &self.policy
+    }
+
+    /// Every host.
+    pub fn hosts(&self) -> impl Iterator<Item = &Arc<Host>> {
+        self.priorities.iter().flat_map(|priority| priority.hosts.all.iter())
+    }
+
+    /// Number of hosts.
+    pub fn len(&self) -> usize {
+        self.priorities.iter().map(|priority| priority.hosts.all.len()).sum()
+    }
+
+    /// Whether there are no hosts.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Number of healthy hosts (`membership_healthy`).
+    pub fn healthy_len(&self) -> usize {
+        self.priorities.iter().map(|priority| priority.hosts.healthy.len()).sum()
+    }
+
+    /// Number of degraded hosts (`membership_degraded`).
+    pub fn degraded_len(&self) -> usize {
+        self.priorities.iter().map(|priority| priority.hosts.degraded.len()).sum()
+    }
+
+    /// The largest weight of a host (`max_host_weight`); 0 if there are none.
+    pub fn max_weight(&self) -> u32 {
+        self.hosts().map(|host| host.weight()).max().unwrap_or(0)
+    }
+
+    /// Whether `host`, which was picked from this set, was picked in panic (`lb_healthy_panic`).
+    pub fn picked_in_panic(&self, host: &Host) -> bool {
+        self.priorities.get(host.priority() as usize).is_some_and(|priority| priority.load.panic)
+    }
+
+    pub(super) fn slots(&self) -> usize {
+        self.slots
+    }
+}
+
+/// Matches endpoints with the hosts of the previous set.
+struct Merge<'a> {
+    existing: HashMap<&'a Address, Vec<Arc<Host>>>,
+    seen: HashSet<Address>,
+    duplicates: Duplicates,
+    added: Vec<Arc<Host>>,
+    changed: bool,
+}
+
+impl<'a> Merge<'a> {
+    fn new(previous: Option<&'a HostSet>, options: HostSetOptions) -> Self {
+        let mut existing: HashMap<&'a Address, Vec<Arc<Host>>> = HashMap::new();
+        for host in previous.into_iter().flat_map(HostSet::hosts) {
+            existing.entry(&host.address).or_default().push(host.clone());
+        }
+        Self {
+            existing,
+            seen: HashSet::new(),
+            duplicates: options.duplicates,
+            added: Vec::new(),
+            changed: false,
+        }
+    }
+
+    fn locality(&mut self, from: &LocalityEndpoints, groups: &mut Vec<Group>) {
+        let index = groups.iter().position(|group| group.locality == from.locality).unwrap_or_else(|| {
+            groups.push(Group { locality: from.locality.clone(), weight: 0, hosts: Vec::new() });
+            groups.len() - 1
+        });
+        let group = &mut groups[index];
+        group.weight = from.weight;
+        for endpoint in &from.endpoints {
+            if self.duplicates == Duplicates::Drop && !self.seen.insert(endpoint.address.clone()) {
+                continue;
+            }
+            let host = self.host(endpoint, &group.locality, from.priority);
+            group.hosts.push(host);
+        }
+    }
+
+    fn host(&mut self, endpoint: &Endpoint, locality: &Arc<Locality>, priority: u32) -> Arc<Host> {
+        let kept = self.existing.get_mut(&endpoint.address).and_then(|hosts| {
+            let same = |host: &Arc<Host>| {
+                host.locality == *locality
+                    && host.hostname == endpoint.hostname
+                    && host.additional_addresses == endpoint.additional_addresses
+            };
+            hosts.iter().position(same).map(|index| hosts.swap_remove(index))
+        });
+        let host = match kept {
+            Some(host) => {
+                self.changed |= host.weight() != endpoint.weight
+                    || host.health() != endpoint.health
+                    || host.priority() != priority
+                    || host.metadata() != endpoint.metadata;
+                host
+            }
+            None => {
+                let host = Arc::new(Host::from_endpoint(endpoint, locality));
+                self.added.push(host.clone());
+                host
+            }
+        };
+        host.set_weight(endpoint.weight);
+        host.set_discovered_health(endpoint.health);
+        host.set_priority(priority);
+        if host.metadata() != endpoint.metadata {
+            host.set_metadata(&endpoint.metadata);
+        }
+        host
+    }
+}

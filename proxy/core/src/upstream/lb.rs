@@ -1,0 +1,190 @@
+//! Picking a host: the contract, the choice of priority and locality in front of every policy, and the policies.
+//!
+//! A balancer belongs to one worker. What it remembers (cursors, schedules) is made when a host set is first picked from,
+//! so that a pick allocates nothing. Source: Envoy `docs/root/intro/arch_overview/upstream/load_balancing/`.
+
+mod edf;
+mod policy;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use self::edf::Edf;
+pub use self::policy::{LeastRequest, Policy, RuntimeDouble, Selection};
+use super::{Host, HostList, HostSet, Priority};
+
+/// What a pick may look at beside the hosts.
+pub struct PickCx<'a> {
+    /// The worker's random numbers.
+    pub random: &'a mut fastrand::Rng,
+}
+
+impl<'a> PickCx<'a> {
+    /// A pick that depends on nothing but chance.
+    pub fn new(random: &'a mut fastrand::Rng) -> Self {
+        Self { random }
+    }
+}
+
+/// Chooses hosts for one cluster on one worker.
+pub trait LoadBalancer {
+    /// The host for the next request; `None` if there is none to choose (`no_healthy_upstream`).
+    ///
+    /// Allocates only when `hosts` is another set than that of the last pick.
+    fn pick(&mut self, hosts: &HostSet, cx: &mut PickCx<'_>) -> Option<Arc<Host>>;
+}
+
+/// Balances by a policy among the hosts that priority, health and locality leave.
+#[derive(Debug)]
+pub struct Balancer {
+    policy: Policy,
+    locality_weighted: bool,
+    fail_on_panic: bool,
+    /// Generation of the set that the rest is about; 0 before the first.
+    generation: u64,
+    /// What the policy remembers of each list of hosts, by slot.
+    places: Vec<Place>,
+    /// Schedules of localities: two for each priority, for healthy and for degraded hosts.
+    localities: Vec<Option<Box<Edf>>>,
+}
+
+/// What a policy remembers of one list of hosts.
+#[derive(Debug, Default)]
+struct Place {
+    /// Where round robin stands; `None` before the first pick.
+    cursor: Option<usize>,
+    /// The schedule, where weights differ.
+    schedule: Option<Box<Edf>>,
+}
+
+/// Hosts to pick from, and where the policy's memory of them is.
+struct Source<'h> {
+    hosts: &'h HostList,
+    slot: usize,
+}
+
+#[derive(Clone, Copy)]
+enum Availability {
+    Healthy,
+    Degraded,
+}
+
+impl Balancer {
+    /// A balancer for `policy`.
+    ///
+    /// `locality_weighted` picks a locality by weight first; `fail_on_panic` picks nothing in panic instead of anything.
+    pub fn new(policy: Policy, locality_weighted: bool, fail_on_panic: bool) -> Self {
+        Self {
+            policy,
+            locality_weighted,
+            fail_on_panic,
+            generation: 0,
+            places: Vec::new(),
+            localities: Vec::new(),
+        }
+    }
+
+    /// Forgets what was about another set; round robin goes on where it stood.
+    #[cold]
+    fn adopt(&mut self, hosts: &HostSet, random: &mut fastrand::Rng) {
+        self.generation = hosts.generation();
+        self.policy.refresh();
+        self.places.resize_with(hosts.slots(), Place::default);
+        for place in &mut self.places {
+            place.schedule = None;
+        }
+        self.localities.clear();
+        if !self.locality_weighted {
+            return;
+        }
+        for priority in hosts.priorities() {
+            let weights = |degraded: bool| {
+                priority
+                    .localities
+                    .iter()
+                    .map(move |one| if degraded { one.degraded_weight } else { one.healthy_weight })
+            };
+            let schedule = |degraded: bool, seed: usize| Edf::new(weights(degraded), seed).map(Box::new);
+            self.localities.push(schedule(false, random.usize(..)));
+            self.localities.push(schedule(true, random.usize(..)));
+        }
+    }
+
+    fn source<'h>(&mut self, hosts: &'h HostSet, random: u64) -> Option<Source<'h>> {
+        let (index, availability) = choose_priority(hosts, random)?;
+        let priority = hosts.priorities().get(index)?;
+        let slot = priority.first_slot;
+        if priority.load.panic {
+            let source = Source { hosts: &priority.hosts.all, slot };
+            return (!self.fail_on_panic).then_some(source);
+        }
+        if let Some(source) = self.locality(index, priority, availability) {
+            return Some(source);
+        }
+        Some(match availability {
+            Availability::Healthy => Source { hosts: &priority.hosts.healthy, slot: slot + 1 },
+            Availability::Degraded => Source { hosts: &priority.hosts.degraded, slot: slot + 2 },
+        })
+    }
+
+    fn locality<'h>(
+        &mut self,
+        index: usize,
+        priority: &'h Priority,
+        availability: Availability,
+    ) -> Option<Source<'h>> {
+        let degraded = usize::from(matches!(availability, Availability::Degraded));
+        let schedule = self.localities.get_mut(2 * index + degraded)?.as_mut()?;
+        let weight = |index: usize| {
+            priority.localities.get(index).map_or(0.0, |locality| match availability {
+                Availability::Healthy => locality.healthy_weight,
+                Availability::Degraded => locality.degraded_weight,
+            })
+        };
+        let chosen = schedule.pick(weight)?;
+        let lists = &priority.localities.get(chosen)?.hosts;
+        let hosts = match availability {
+            Availability::Healthy => &lists.healthy,
+            Availability::Degraded => &lists.degraded,
+        };
+        Some(Source { hosts, slot: priority.first_slot + 3 + 2 * chosen + degraded })
+    }
+}
+
+impl LoadBalancer for Balancer {
+    fn pick(&mut self, hosts: &HostSet, cx: &mut PickCx<'_>) -> Option<Arc<Host>> {
+        if self.generation != hosts.generation() {
+            self.adopt(hosts, cx.random);
+        }
+        let source = self.source(hosts, cx.random.u64(..))?;
+        let place = self.places.get_mut(source.slot)?;
+        self.policy.pick(source.hosts, place, cx.random)
+    }
+}
+
+/// The priority for a request with random number `random`: healthy shares first, then degraded ones.
+fn choose_priority(hosts: &HostSet, random: u64) -> Option<(usize, Availability)> {
+    let priorities = hosts.priorities();
+    if let [only] = priorities
+        && only.load.healthy == 100
+    {
+        return Some((0, Availability::Healthy));
+    }
+    let point = random % 100;
+    let mut sum = 0;
+    for (index, priority) in priorities.iter().enumerate() {
+        sum += u64::from(priority.load.healthy);
+        if point < sum {
+            return Some((index, Availability::Healthy));
+        }
+    }
+    for (index, priority) in priorities.iter().enumerate() {
+        sum += u64::from(priority.load.degraded);
+        if point < sum {
+            return Some((index, Availability::Degraded));
+        }
+    }
+    None
+}
