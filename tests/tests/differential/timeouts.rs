@@ -30,7 +30,7 @@ pub(crate) fn setup() -> Setup {
             list("head", "request_headers_timeout: 0.15s"),
             list("request", "request_timeout: 0.15s"),
             list("stream_idle", "stream_idle_timeout: 0.15s"),
-            list("idle", "common_http_protocol_options: {idle_timeout: 0.15s}"),
+            list("idle", "common_http_protocol_options: {idle_timeout: 0.15s}\ndrain_timeout: 0.05s"),
             list(
                 "duration",
                 "common_http_protocol_options: {max_connection_duration: 0.15s}\ndrain_timeout: 0.05s",
