@@ -15,7 +15,6 @@ pub mod metadata;
 pub mod names;
 pub mod response_flag;
 pub mod runtime;
-#[allow(dead_code, reason = "read by the exposition, which lands next")]
 pub mod stats;
 pub mod stream_error;
 pub mod stream_info;

@@ -12,20 +12,35 @@
 //!
 //! Names, kinds and formats follow Envoy's "statistics overview" and the admin interface's `/stats`.
 
+mod bins;
 mod cell;
 mod codes;
 mod group;
 pub mod groups;
 mod histogram;
+pub mod json;
+mod matcher;
+mod number;
+pub mod prometheus;
+mod read;
 mod registry;
+mod select;
+mod settings;
 mod shard;
+mod tags;
+pub mod text;
 
+pub use bins::{Bins, DEFAULT_BUCKETS, QUANTILES, bin_bounds, bin_index};
 pub use cell::{Counter, Gauge, SharedCounter, SharedGauge, Text};
 pub use codes::Codes;
 pub use group::{Cell, Group, Kind, ShardedGroup, SharedGroup, StatDef, Unit, Visibility};
 pub use histogram::{Histogram, SharedHistogram};
-pub use registry::{Registry, Scope};
+pub use read::{HistogramView, Metric, Value};
+pub use registry::{OneOff, Registry, Scope};
+pub use select::{BucketMode, HiddenFilter, KindFilter, Selection};
+pub use settings::Settings;
 pub use shard::{Cells, ShardId, Shared, set_shard};
+pub use tags::{Tag, TagProducer};
 
 #[cfg(test)]
 mod tests;

@@ -7,6 +7,8 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use super::bins::BINS_PER_DECADE;
+
 /// Ten neighbouring bins, for instance 30, 31, .. 39.
 type Piece = [AtomicU64; 10];
 /// The bins of one power of ten from 10 on: pieces for leading digits 1 to 9.
@@ -34,7 +36,7 @@ impl Histogram {
         self.0.get().is_some()
     }
 
-    /// Shows the bins that hold anything: the bin's index (see [`bin_bounds`]) and its count, by rising index.
+    /// Shows the bins that hold anything: the bin's index (see [`bin_bounds`](super::bin_bounds)) and its count, by rising index.
     pub fn visit(&self, visitor: &mut dyn FnMut(u16, u64)) {
         if let Some(bins) = self.0.get() {
             bins.visit(visitor);
@@ -123,23 +125,4 @@ impl Bins {
 fn decade_slot(decade: &Decade, digits: u64) -> &AtomicU64 {
     let digits = usize::try_from(digits).unwrap_or(99).clamp(10, 99);
     &decade[digits / 10 - 1].get_or_init(Box::default)[digits % 10]
-}
-
-/// Bins per power of ten: two-digit numbers from 10 to 99.
-pub(super) const BINS_PER_DECADE: u16 = 90;
-
-/// The index of the bin that holds `value`: 0 for zero, else `1 + 90 * exponent + (digits - 10)`, where `digits` are
-/// the two leading decimal digits.
-pub(super) fn bin_index(value: u64) -> u16 {
-    let Some(exponent) = value.checked_ilog10() else { return 0 };
-    let digits = if exponent == 0 { value * 10 } else { value / 10u64.pow(exponent - 1) };
-    let offset = u16::try_from(digits.saturating_sub(10)).unwrap_or(0);
-    1 + u16::try_from(exponent).unwrap_or(0) * BINS_PER_DECADE + offset
-}
-
-/// The lower bound and the width of a bin.
-pub(super) fn bin_bounds(index: u16) -> (f64, f64) {
-    let Some(index) = index.checked_sub(1) else { return (0.0, 0.0) };
-    let width = 10f64.powi(i32::from(index / BINS_PER_DECADE) - 1);
-    (f64::from(index % BINS_PER_DECADE + 10) * width, width)
 }

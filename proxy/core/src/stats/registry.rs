@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use super::read::ReaderMemory;
+use super::settings::Settings;
 use super::shard::{AnyGroup, Shards};
 use super::{
     Cells, ShardedGroup, Shared, SharedCounter, SharedGauge, SharedGroup, SharedHistogram, Text, Unit,
@@ -18,6 +20,7 @@ use super::{
 pub struct Registry {
     /// Copies that a sharded group has by number: the main thread and the workers.
     width: u16,
+    settings: Settings,
     scopes: Mutex<BTreeMap<Box<str>, Weak<ScopeInner>>>,
     /// Owner of the one-off statistics without a scope of their own.
     root: std::sync::OnceLock<Scope>,
@@ -31,9 +34,16 @@ impl std::fmt::Debug for Registry {
 
 impl Registry {
     /// A registry for a process with that many workers (shards 1 to `workers`; 0 is the main thread).
+    /// With default tags, no matcher and the default histogram buckets.
     pub fn new(workers: u16) -> Arc<Self> {
+        Self::with_settings(workers, Settings::default())
+    }
+
+    /// A registry that shows its statistics as the bootstrap's `stats_config` says.
+    pub fn with_settings(workers: u16, settings: Settings) -> Arc<Self> {
         Arc::new(Self {
             width: workers.saturating_add(1),
+            settings,
             scopes: Mutex::default(),
             root: std::sync::OnceLock::new(),
         })
@@ -78,6 +88,11 @@ impl Registry {
         self.root().text(name)
     }
 
+    /// What the bootstrap's `stats_config` says.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
     /// Every scope that is alive, by rising prefix.
     pub(super) fn live_scopes(&self) -> Vec<Scope> {
         self.lock_scopes().values().filter_map(Weak::upgrade).map(Scope).collect()
@@ -113,9 +128,21 @@ pub(super) struct ScopeInner {
 }
 
 #[derive(Default)]
-struct Members {
-    groups: Vec<Arc<dyn AnyGroup>>,
-    one_offs: BTreeMap<Box<str>, OneOffCell>,
+pub(super) struct Members {
+    pub(super) groups: Vec<GroupMember>,
+    pub(super) one_offs: BTreeMap<Box<str>, OneOffMember>,
+}
+
+/// A group, and what its readers remember about it.
+pub(super) struct GroupMember {
+    pub(super) group: Arc<dyn AnyGroup>,
+    pub(super) memory: Option<Box<ReaderMemory>>,
+}
+
+/// A statistic that is named at run time, and what its readers remember about it.
+pub(super) struct OneOffMember {
+    pub(super) cell: OneOffCell,
+    pub(super) memory: Option<Box<ReaderMemory>>,
 }
 
 /// A statistic that is named at run time.
@@ -203,14 +230,14 @@ impl Scope {
 
     fn group<G: super::Group>(&self) -> Arc<Shards<G>> {
         let mut members = self.0.lock_members();
-        for group in &members.groups {
-            let group: Arc<dyn Any + Send + Sync> = group.clone();
+        for member in &members.groups {
+            let group: Arc<dyn Any + Send + Sync> = member.group.clone();
             if let Ok(group) = group.downcast::<Shards<G>>() {
                 return group;
             }
         }
         let group = Arc::new(Shards::<G>::new(self.0.width));
-        members.groups.push(group.clone());
+        members.groups.push(GroupMember { group: group.clone(), memory: None });
         group
     }
 
@@ -224,10 +251,10 @@ impl Scope {
         let name = sanitize(name);
         let mut members = self.0.lock_members();
         let cell = match members.one_offs.get(&*name) {
-            Some(known) => select(known.clone()).unwrap_or_default(),
+            Some(known) => select(known.cell.clone()).unwrap_or_default(),
             None => {
                 let cell = Arc::new(T::default());
-                members.one_offs.insert(name, wrap(cell.clone()));
+                members.one_offs.insert(name, OneOffMember { cell: wrap(cell.clone()), memory: None });
                 cell
             }
         };
@@ -240,15 +267,7 @@ impl ScopeInner {
         &self.prefix
     }
 
-    pub(super) fn groups(&self) -> Vec<Arc<dyn AnyGroup>> {
-        self.lock_members().groups.clone()
-    }
-
-    pub(super) fn one_offs(&self) -> Vec<(Box<str>, OneOffCell)> {
-        self.lock_members().one_offs.iter().map(|(name, cell)| (name.clone(), cell.clone())).collect()
-    }
-
-    fn lock_members(&self) -> MutexGuard<'_, Members> {
+    pub(super) fn lock_members(&self) -> MutexGuard<'_, Members> {
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -35,7 +35,8 @@ crate::stats! {
 fn sum_counter(registry: &Registry, prefix: &str, name: &str) -> u64 {
     let mut total = 0;
     for scope in registry.live_scopes().iter().filter(|scope| scope.prefix() == prefix) {
-        for group in scope.0.groups() {
+        for member in &scope.0.lock_members().groups {
+            let group = &member.group;
             group.visit(&mut |index, cell| {
                 if group.stats()[index].name == name
                     && let Cell::Counter(counter) = cell
@@ -199,9 +200,9 @@ fn an_untouched_group_costs_a_few_dozen_bytes() {
     let scope = registry.scope("cluster.a");
     let cells: Cells<Traffic> = scope.cells();
     let mut copies = 0;
-    scope.0.groups()[0].visit(&mut |_, _| copies += 1);
+    scope.0.lock_members().groups[0].group.visit(&mut |_, _| copies += 1);
     assert_eq!(copies, 0);
     cells.here().rq_total.inc();
-    scope.0.groups()[0].visit(&mut |_, _| copies += 1);
+    scope.0.lock_members().groups[0].group.visit(&mut |_, _| copies += 1);
     assert_eq!(copies, 5);
 }
