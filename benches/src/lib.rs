@@ -1,1 +1,0 @@
-//! Measures of cost: micro benches and the load bench against the peers.
