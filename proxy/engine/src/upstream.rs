@@ -1,0 +1,9 @@
+//! Clusters: hosts, load balancing, circuit breakers, discovery by DNS, and the options of connections.
+
+pub mod balancing;
+pub mod circuit_breaker;
+pub mod cluster;
+pub mod discovery;
+pub mod dns;
+pub mod http_options;
+pub mod socket_options;

@@ -1,0 +1,239 @@
+//! Which load balancer a cluster uses: `lb_policy`, `load_balancing_policy` and `common_lb_config`.
+//!
+//! Source: `envoy/config/cluster/v3/cluster.proto`, `envoy/extensions/load_balancing_policies/*/v3/`.
+
+use std::sync::Arc;
+
+use prost_types::Any;
+use proxy_core::config::{BuildCx, Rejected};
+use proxy_core::extension::{decode, message_name};
+use proxy_core::runtime::Runtime;
+use proxy_core::upstream::{Balancer, LeastRequest, LoadBalancer, Policy, RuntimeDouble, Selection};
+use xds_api::envoy::config::cluster::v3 as proto;
+use xds_api::envoy::config::cluster::v3::cluster::{LbConfig, LbPolicy, common_lb_config};
+use xds_api::envoy::config::core::v3 as core;
+use xds_api::envoy::extensions::load_balancing_policies as policies;
+use xds_api::envoy::extensions::load_balancing_policies::common::v3::{LocalityLbConfig, locality_lb_config};
+
+/// The load balancing of a cluster.
+#[derive(Clone, Debug)]
+pub struct Balancing {
+    policy: Policy,
+    locality_weighted: bool,
+    fail_on_panic: bool,
+    /// Percent of available hosts below which health is ignored, unless the runtime says otherwise.
+    panic_threshold: u32,
+    /// Whether every change of the hosts closes all connections (`close_connections_on_host_set_change`).
+    pub close_connections_on_host_set_change: bool,
+}
+
+const ROUND_ROBIN: &str = "envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin";
+const LEAST_REQUEST: &str = "envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest";
+const RANDOM: &str = "envoy.extensions.load_balancing_policies.random.v3.Random";
+const WRR_LOCALITY: &str = "envoy.extensions.load_balancing_policies.wrr_locality.v3.WrrLocality";
+const CLUSTER_PROVIDED: &str = "envoy.extensions.load_balancing_policies.cluster_provided.v3.ClusterProvided";
+
+impl Balancing {
+    /// A balancer for one worker.
+    pub fn balancer(&self) -> Box<dyn LoadBalancer> {
+        Box::new(Balancer::new(self.policy.clone(), self.locality_weighted, self.fail_on_panic))
+    }
+
+    /// The panic threshold in percent, as the runtime has it now (`upstream.healthy_panic_threshold`).
+    pub(super) fn panic_threshold(&self, runtime: &Runtime) -> u32 {
+        let percent = runtime.number("upstream.healthy_panic_threshold");
+        percent.map_or(self.panic_threshold, |percent| u32::try_from(percent.min(100)).unwrap_or(100))
+    }
+
+    pub(super) fn build(proto: &proto::Cluster, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
+        let mut built = Self {
+            policy: Policy::RoundRobin,
+            locality_weighted: false,
+            fail_on_panic: false,
+            panic_threshold: 50,
+            close_connections_on_host_set_change: false,
+        };
+        let common = proto.common_lb_config.as_ref();
+        let common =
+            common.map(|common| cx.at("common_lb_config", |cx| built.common(common, cx))).transpose();
+        if proto.lb_subset_config.as_ref().is_some_and(|subset| !subset.subset_selectors.is_empty()) {
+            return Err(cx.at("lb_subset_config", |cx| {
+                cx.at("subset_selectors", |cx| cx.reject("subsets of hosts are not available yet"))
+            }));
+        }
+        match &proto.load_balancing_policy {
+            // The typed policies bring their own locality settings; those of common_lb_config do not apply.
+            Some(list) => {
+                (built.locality_weighted, built.fail_on_panic) = (false, false);
+                cx.at("load_balancing_policy", |cx| built.first_supported(list, cx))?;
+            }
+            None => built.legacy(proto, cx)?,
+        }
+        common?;
+        Ok(built)
+    }
+
+    fn common(
+        &mut self,
+        proto: &proto::cluster::CommonLbConfig,
+        cx: &mut BuildCx<'_>,
+    ) -> Result<(), Rejected> {
+        use common_lb_config::LocalityConfigSpecifier as Kind;
+        if let Some(percent) = &proto.healthy_panic_threshold {
+            if !(0.0..=100.0).contains(&percent.value) {
+                return Err(cx.at("healthy_panic_threshold", |cx| cx.reject("must be between 0 and 100")));
+            }
+            self.panic_threshold = percent.value.round() as u32;
+        }
+        match &proto.locality_config_specifier {
+            Some(Kind::LocalityWeightedLbConfig(_)) => self.locality_weighted = true,
+            Some(Kind::ZoneAwareLbConfig(zone)) => self.fail_on_panic = zone.fail_traffic_on_panic,
+            None => {}
+        }
+        self.close_connections_on_host_set_change = proto.close_connections_on_host_set_change;
+        Ok(())
+    }
+
+    fn legacy(&mut self, proto: &proto::Cluster, cx: &mut BuildCx<'_>) -> Result<(), Rejected> {
+        let policy = LbPolicy::try_from(proto.lb_policy);
+        self.policy = match policy {
+            Ok(LbPolicy::RoundRobin) => Policy::RoundRobin,
+            Ok(LbPolicy::Random) => Policy::Random,
+            Ok(LbPolicy::LeastRequest) => {
+                let config = match &proto.lb_config {
+                    Some(LbConfig::LeastRequestLbConfig(config)) => config.clone(),
+                    Some(
+                        LbConfig::RoundRobinLbConfig(_)
+                        | LbConfig::RingHashLbConfig(_)
+                        | LbConfig::MaglevLbConfig(_)
+                        | LbConfig::OriginalDstLbConfig(_),
+                    )
+                    | None => Default::default(),
+                };
+                cx.at("least_request_lb_config", |cx| {
+                    least_request(config.choice_count, false, config.active_request_bias.as_ref(), cx)
+                })?
+            }
+            Ok(LbPolicy::RingHash | LbPolicy::Maglev) => {
+                return Err(cx.at("lb_policy", |cx| cx.reject("consistent hashing is not available yet")));
+            }
+            Ok(LbPolicy::ClusterProvided) => return Err(cx.at("lb_policy", not_provided)),
+            Ok(LbPolicy::LoadBalancingPolicyConfig) => {
+                return Err(cx.at("lb_policy", |cx| {
+                    cx.reject("LOAD_BALANCING_POLICY_CONFIG needs load_balancing_policy")
+                }));
+            }
+            Err(_) => return Err(cx.at("lb_policy", |cx| cx.reject("unknown policy"))),
+        };
+        Ok(())
+    }
+
+    /// Takes the first policy of the list that exists here.
+    fn first_supported(
+        &mut self,
+        list: &proto::LoadBalancingPolicy,
+        cx: &mut BuildCx<'_>,
+    ) -> Result<(), Rejected> {
+        let mut missing = Vec::new();
+        for (index, policy) in list.policies.iter().enumerate() {
+            let config = policy.typed_extension_config.as_ref();
+            let Some(any) = config.and_then(|config| config.typed_config.as_ref()) else { continue };
+            let known = cx.at_index("policies", index, |cx| self.typed(any, cx))?;
+            if known {
+                return Ok(());
+            }
+            missing.push(message_name(&any.type_url).to_owned());
+        }
+        Err(cx.reject(format!("none of the policies is available: {}", missing.join(", "))))
+    }
+
+    /// Takes the policy `any` and says whether it exists here.
+    fn typed(&mut self, any: &Any, cx: &mut BuildCx<'_>) -> Result<bool, Rejected> {
+        match message_name(&any.type_url) {
+            ROUND_ROBIN => {
+                let proto: policies::round_robin::v3::RoundRobin = decode(&any.value, cx)?;
+                cx.reject_if(proto.slow_start_config.is_some(), "slow_start_config", NO_SLOW_START)?;
+                self.policy = Policy::RoundRobin;
+                self.locality(proto.locality_lb_config.as_ref(), cx)?;
+            }
+            LEAST_REQUEST => {
+                let proto: policies::least_request::v3::LeastRequest = decode(&any.value, cx)?;
+                self.typed_least_request(&proto, cx)?;
+            }
+            RANDOM => {
+                let proto: policies::random::v3::Random = decode(&any.value, cx)?;
+                self.policy = Policy::Random;
+                self.locality(proto.locality_lb_config.as_ref(), cx)?;
+            }
+            WRR_LOCALITY => {
+                let proto: policies::wrr_locality::v3::WrrLocality = decode(&any.value, cx)?;
+                let inner = proto.endpoint_picking_policy.unwrap_or_default();
+                cx.at("endpoint_picking_policy", |cx| self.first_supported(&inner, cx))?;
+                self.locality_weighted = true;
+            }
+            CLUSTER_PROVIDED => return Err(not_provided(cx)),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    #[allow(deprecated)]
+    fn typed_least_request(
+        &mut self,
+        proto: &policies::least_request::v3::LeastRequest,
+        cx: &mut BuildCx<'_>,
+    ) -> Result<(), Rejected> {
+        use policies::least_request::v3::least_request::SelectionMethod;
+        cx.reject_if(proto.slow_start_config.is_some(), "slow_start_config", NO_SLOW_START)?;
+        let full_scan = proto.selection_method == SelectionMethod::FullScan as i32
+            || proto.enable_full_scan.unwrap_or(false);
+        self.policy = least_request(proto.choice_count, full_scan, proto.active_request_bias.as_ref(), cx)?;
+        self.locality(proto.locality_lb_config.as_ref(), cx)
+    }
+
+    fn locality(&mut self, proto: Option<&LocalityLbConfig>, cx: &mut BuildCx<'_>) -> Result<(), Rejected> {
+        use locality_lb_config::LocalityConfigSpecifier as Kind;
+        match proto.and_then(|proto| proto.locality_config_specifier.as_ref()) {
+            Some(Kind::LocalityWeightedLbConfig(_)) => self.locality_weighted = true,
+            Some(Kind::ZoneAwareLbConfig(zone)) => {
+                self.fail_on_panic = zone.fail_traffic_on_panic;
+                let reason = "zone aware routing is not available yet";
+                cx.at("locality_lb_config", |cx| {
+                    cx.reject_if(zone.force_local_zone.is_some(), "force_local_zone", reason)
+                })?;
+            }
+            None => {}
+        }
+        Ok(())
+    }
+}
+
+const NO_SLOW_START: &str = "slow start is not available yet";
+
+fn not_provided(cx: &mut BuildCx<'_>) -> Rejected {
+    cx.reject("this type of cluster provides no load balancer of its own")
+}
+
+fn least_request(
+    choice_count: Option<u32>,
+    full_scan: bool,
+    bias: Option<&core::RuntimeDouble>,
+    cx: &mut BuildCx<'_>,
+) -> Result<Policy, Rejected> {
+    let selection = match choice_count.unwrap_or(2) {
+        _ if full_scan => Selection::FullScan,
+        choices if choices < 2 => {
+            return Err(cx.at("choice_count", |cx| cx.reject("must be at least 2")));
+        }
+        choices => Selection::Choices(choices),
+    };
+    let bias = match bias {
+        None => RuntimeDouble { default: 1.0, runtime: None },
+        Some(proto) => RuntimeDouble {
+            default: proto.default_value,
+            runtime: Some((proto.runtime_key.as_str().into(), Arc::clone(&cx.env.runtime)))
+                .filter(|(key, _): &(Box<str>, _)| !key.is_empty()),
+        },
+    };
+    Ok(Policy::LeastRequest(LeastRequest::new(selection, bias)))
+}

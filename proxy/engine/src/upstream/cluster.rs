@@ -1,0 +1,296 @@
+//! A cluster: hosts behind one name, with everything that connecting to them and balancing among them needs.
+//!
+//! A `Cluster` is immutable but for its hosts, which are swapped as a whole, its breakers' counts and its statistics.
+//! Source: `envoy/config/cluster/v3/cluster.proto`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, Guard};
+use proxy_core::config::{BuildCx, Rejected, duration};
+use proxy_core::extension::message_name;
+use proxy_core::metadata::Metadata;
+use proxy_core::names::Name;
+use proxy_core::runtime::Runtime;
+use proxy_core::stats::groups::{
+    ClusterSizeStats, ClusterStateStats, ClusterTimeoutBudgetStats, ClusterTrafficStats,
+};
+use proxy_core::stats::{Cells, Scope, Shared};
+use proxy_core::upstream::{
+    Assignment, Duplicates, Host, HostSet, HostSetOptions, HostsUpdate, LoadBalancer,
+};
+use xds_api::envoy::config::cluster::v3 as proto;
+use xds_api::envoy::config::core::v3 as core;
+use xds_api::envoy::config::endpoint::v3::ClusterLoadAssignment;
+
+use super::balancing::Balancing;
+use super::circuit_breaker::{BreakerOwner, Breakers};
+use super::discovery::Discovery;
+use super::http_options::UpstreamHttp;
+use super::socket_options::SocketOptions;
+use crate::net::socket::ConnectOptions;
+
+/// The statistics of one cluster.
+#[derive(Clone, Debug)]
+pub struct ClusterStats {
+    /// `cluster.<name>`: connections and requests, one copy for each worker.
+    pub traffic: Cells<ClusterTrafficStats>,
+    /// `cluster.<name>`: membership, updates, breakers.
+    pub state: Shared<ClusterStateStats>,
+    /// If `track_cluster_stats` asks for it.
+    pub sizes: Option<Cells<ClusterSizeStats>>,
+    /// If `track_cluster_stats` asks for it.
+    pub timeout_budgets: Option<Cells<ClusterTimeoutBudgetStats>>,
+    /// The scope, for what is counted under other names.
+    pub scope: Scope,
+}
+
+/// Hosts behind one name.
+#[derive(Debug)]
+pub struct Cluster {
+    /// Its name and slot.
+    pub name: Name,
+    /// `alt_stat_name`, if set: what statistics and `%UPSTREAM_CLUSTER%` call it.
+    pub observability_name: Option<Arc<str>>,
+    /// Where its hosts come from.
+    pub discovery: Discovery,
+    /// How long connecting may take, a TLS handshake included.
+    pub connect_timeout: Duration,
+    /// Bytes that a connection may buffer each way (`per_connection_buffer_limit_bytes`).
+    pub buffer_limit: u32,
+    /// How HTTP is spoken.
+    pub http: Arc<UpstreamHttp>,
+    /// Limits shared by all workers.
+    pub breakers: Breakers,
+    /// Load balancing.
+    pub balancing: Balancing,
+    /// Metadata.
+    pub metadata: Metadata,
+    /// Statistics.
+    pub stats: ClusterStats,
+    socket: Arc<SocketOptions>,
+    hosts: ArcSwap<HostSet>,
+    runtime: Arc<Runtime>,
+}
+
+impl Cluster {
+    /// Builds the cluster; the hosts of a STATIC one are there at once, those of others come later.
+    pub fn build(proto: &proto::Cluster, cx: &mut BuildCx<'_>) -> Result<Arc<Self>, Rejected> {
+        if proto.name.is_empty() {
+            return Err(cx.at("name", |cx| cx.reject("must not be empty")));
+        }
+        let discovery = Discovery::build(proto, cx);
+        let balancing = Balancing::build(proto, cx);
+        let http = UpstreamHttp::build(proto, cx);
+        let socket = SocketOptions::build(proto, cx);
+        let transport = check_transport(proto, cx);
+        let factory = check_upstream_config(proto, cx);
+        let connect_timeout = connect_timeout(proto, cx);
+        let stats = ClusterStats::new(proto, cx);
+        let breakers = cx.at("circuit_breakers", |cx| {
+            Breakers::build(proto.circuit_breakers.as_ref(), &stats.scope, stats.state.clone(), cx)
+        });
+        transport?;
+        factory?;
+        let (discovery, assignment) = discovery?;
+        let observability_name =
+            (!proto.alt_stat_name.is_empty()).then(|| Arc::from(proto.alt_stat_name.as_str()));
+        let cluster = Self {
+            name: cx.env.clusters.intern(&proto.name),
+            observability_name,
+            discovery,
+            connect_timeout: connect_timeout?,
+            buffer_limit: proto.per_connection_buffer_limit_bytes.unwrap_or(1024 * 1024),
+            http: http?,
+            breakers: breakers?,
+            balancing: balancing?,
+            metadata: Metadata::new(proto.metadata.as_ref()),
+            stats,
+            socket: socket?,
+            hosts: ArcSwap::from_pointee(HostSet::default()),
+            runtime: cx.env.runtime.clone(),
+        };
+        if matches!(cluster.discovery, Discovery::Static) {
+            cluster.update_hosts(&assignment);
+        }
+        Ok(Arc::new(cluster))
+    }
+
+    /// The hosts now. Do not hold the guard across an await.
+    pub fn hosts(&self) -> Guard<Arc<HostSet>> {
+        self.hosts.load()
+    }
+
+    /// The hosts now, to keep.
+    pub fn hosts_full(&self) -> Arc<HostSet> {
+        self.hosts.load_full()
+    }
+
+    /// The cell that holds the hosts, for a cached read by each worker.
+    pub fn hosts_cell(&self) -> &ArcSwap<HostSet> {
+        &self.hosts
+    }
+
+    /// A balancer for one worker.
+    pub fn balancer(&self) -> Box<dyn LoadBalancer> {
+        self.balancing.balancer()
+    }
+
+    /// The options of sockets to the hosts at `address`.
+    pub fn connect_options(&self, address: &proxy_core::address::Address) -> &ConnectOptions {
+        self.socket.connect_options(address)
+    }
+
+    /// How sockets are made; `SocketOptions::addresses` gives the order of a host's addresses.
+    pub fn socket_options(&self) -> &SocketOptions {
+        &self.socket
+    }
+
+    /// Whether one more connection to `host` is within `per_host_thresholds`.
+    pub fn host_may_connect(&self, host: &Host) -> bool {
+        let open = host.active_connections.load(std::sync::atomic::Ordering::Relaxed);
+        open < self.breakers.max_connections_per_host()
+    }
+
+    /// Takes the endpoints that EDS delivered.
+    ///
+    /// What is wrong with them leaves the hosts as they were. Main thread only.
+    pub fn apply_assignment(
+        &self,
+        assignment: &ClusterLoadAssignment,
+        cx: &mut BuildCx<'_>,
+    ) -> Result<HostsUpdate, Rejected> {
+        let state = &self.stats.state;
+        state.update_attempt.inc();
+        let assignment = match Assignment::build(assignment, cx) {
+            Ok(assignment) => assignment,
+            Err(Rejected) => {
+                state.update_failure.inc();
+                return Err(Rejected);
+            }
+        };
+        let update = self.update_hosts(&assignment);
+        state.update_success.inc();
+        if update.hosts.is_empty() {
+            state.update_empty.inc();
+        }
+        Ok(update)
+    }
+
+    /// Replaces the hosts by those of `assignment`, keeping what stays. Main thread only.
+    pub fn update_hosts(&self, assignment: &Assignment) -> HostsUpdate {
+        let previous = self.hosts.load_full();
+        let update = HostSet::update(Some(&previous), assignment, self.host_set_options());
+        self.install(&update);
+        update
+    }
+
+    /// Takes the hosts of the cluster that this one replaces, so that their counts and connections go on.
+    ///
+    /// For a cluster whose configuration changed but whose endpoints are not delivered anew (EDS).
+    pub fn inherit_hosts(&self, from: &Self) {
+        let hosts = Arc::new(from.hosts.load().refreshed(self.host_set_options()));
+        self.publish_membership(&hosts);
+        self.hosts.store(hosts);
+    }
+
+    /// Sorts the hosts anew after their health or weight changed.
+    pub fn refresh_hosts(&self) {
+        let hosts = Arc::new(self.hosts.load().refreshed(self.host_set_options()));
+        self.publish_membership(&hosts);
+        self.hosts.store(hosts);
+    }
+
+    fn install(&self, update: &HostsUpdate) {
+        let state = &self.stats.state;
+        if !(update.added.is_empty() && update.removed.is_empty()) {
+            state.membership_change.inc();
+        }
+        if !update.changed {
+            state.update_no_rebuild.inc();
+        }
+        self.publish_membership(&update.hosts);
+        self.hosts.store(update.hosts.clone());
+    }
+
+    fn publish_membership(&self, hosts: &HostSet) {
+        let state = &self.stats.state;
+        state.membership_total.set(hosts.len() as u64);
+        state.membership_healthy.set(hosts.healthy_len() as u64);
+        state.membership_degraded.set(hosts.degraded_len() as u64);
+        state.max_host_weight.set(hosts.max_weight().into());
+    }
+
+    fn host_set_options(&self) -> HostSetOptions {
+        let duplicates = match self.discovery {
+            Discovery::Static => Duplicates::Keep,
+            Discovery::Dns(_) | Discovery::Eds(_) => Duplicates::Drop,
+        };
+        HostSetOptions { panic_threshold: self.balancing.panic_threshold(&self.runtime), duplicates }
+    }
+}
+
+impl BreakerOwner for Arc<Cluster> {
+    fn breakers(&self) -> &Breakers {
+        &self.breakers
+    }
+}
+
+impl ClusterStats {
+    #[allow(deprecated)]
+    fn new(proto: &proto::Cluster, cx: &BuildCx<'_>) -> Self {
+        let name = if proto.alt_stat_name.is_empty() { &proto.name } else { &proto.alt_stat_name };
+        // The name must not be split or completed by the registry: it goes in as it is.
+        let scope = cx.env.stats.scope(&format!("cluster.{name}"));
+        let track = proto.track_cluster_stats.unwrap_or_default();
+        Self {
+            traffic: scope.cells(),
+            state: scope.shared(),
+            sizes: track.request_response_sizes.then(|| scope.cells()),
+            timeout_budgets: (track.timeout_budgets || proto.track_timeout_budgets).then(|| scope.cells()),
+            scope,
+        }
+    }
+}
+
+fn connect_timeout(proto: &proto::Cluster, cx: &mut BuildCx<'_>) -> Result<Duration, Rejected> {
+    let Some(timeout) = &proto.connect_timeout else { return Ok(Duration::from_secs(5)) };
+    match duration(timeout).filter(|timeout| !timeout.is_zero()) {
+        Some(timeout) => Ok(timeout),
+        None => Err(cx.at("connect_timeout", |cx| cx.reject("must be greater than 0"))),
+    }
+}
+
+/// Only plain TCP so far.
+fn check_transport(proto: &proto::Cluster, cx: &mut BuildCx<'_>) -> Result<(), Rejected> {
+    use core::transport_socket::ConfigType;
+    const RAW_BUFFER: &str = "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer";
+    const TLS: &str = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
+    let Some(socket) = &proto.transport_socket else { return Ok(()) };
+    cx.at("transport_socket", |cx| match &socket.config_type {
+        Some(ConfigType::TypedConfig(any)) => match message_name(&any.type_url) {
+            RAW_BUFFER => Ok(()),
+            TLS => Err(cx.at("typed_config", |cx| cx.reject("TLS to upstream hosts is not available yet"))),
+            other => {
+                let reason = format!("transport socket '{other}' is not available");
+                Err(cx.at("typed_config", |cx| cx.reject(reason)))
+            }
+        },
+        None => Err(cx.at("typed_config", |cx| cx.reject("must be set"))),
+    })
+}
+
+/// `upstream_config` may name the pools that are there anyway.
+fn check_upstream_config(proto: &proto::Cluster, cx: &mut BuildCx<'_>) -> Result<(), Rejected> {
+    const GENERIC: [&str; 2] = [
+        "envoy.extensions.upstreams.http.generic.v3.GenericConnectionPoolProto",
+        "envoy.extensions.upstreams.tcp.generic.v3.GenericConnectionPoolProto",
+    ];
+    let Some(config) = &proto.upstream_config else { return Ok(()) };
+    let url = config.typed_config.as_ref().map_or("", |any| any.type_url.as_str());
+    if GENERIC.contains(&message_name(url)) {
+        return Ok(());
+    }
+    let reason = format!("connection pool '{}' is not available", message_name(url));
+    Err(cx.at("upstream_config", |cx| cx.reject(reason)))
+}

@@ -1,0 +1,395 @@
+//! The settings of DNS clusters.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use prost_types::Any;
+use proxy_core::address::Address;
+use proxy_core::config::{BuildCx, Rejected, duration};
+use proxy_core::extension::{decode, message_name};
+use proxy_core::upstream::Assignment;
+use xds_api::envoy::config::cluster::v3 as proto;
+use xds_api::envoy::config::core::v3 as core;
+use xds_api::envoy::extensions::clusters::dns::v3::DnsCluster;
+use xds_api::envoy::extensions::network::dns_resolver;
+
+/// The settings of a DNS cluster.
+#[derive(Clone, Debug)]
+pub struct DnsConfig {
+    /// What an answer with several addresses means.
+    pub kind: DnsKind,
+    /// The endpoints with names yet to be resolved.
+    pub targets: Assignment<DnsTarget>,
+    /// Time between resolutions.
+    pub refresh_rate: Duration,
+    /// Time until the next try after a failure.
+    pub failure_refresh: FailureRefresh,
+    /// Whether the time to live of an answer replaces `refresh_rate`.
+    pub respect_ttl: bool,
+    /// Least time between resolutions by time to live.
+    pub min_refresh_rate: Duration,
+    /// At most this much is added to each refresh, at random.
+    pub jitter: Duration,
+    /// Which addresses to ask for.
+    pub family: LookupFamily,
+    /// Whom to ask.
+    pub resolver: ResolverConfig,
+    /// Whether the cluster is ready only after the first resolution.
+    pub wait_for_warm_on_init: bool,
+}
+
+/// What an answer with several addresses means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DnsKind {
+    /// Every address is a host.
+    Strict,
+    /// The name is one host; new connections go to the first address, what is connected stays.
+    Logical,
+}
+
+/// The address of an endpoint of a DNS cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DnsTarget {
+    /// Nothing to resolve.
+    Numeric(SocketAddr),
+    /// A name to resolve.
+    Name {
+        /// The name.
+        name: Arc<str>,
+        /// The port of the hosts.
+        port: u16,
+    },
+}
+
+/// Time until the next try after a failure: from `base` doubling to `max`, each time a random part of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FailureRefresh {
+    /// First interval.
+    pub base: Duration,
+    /// Longest interval.
+    pub max: Duration,
+}
+
+/// Which addresses to ask for (`dns_lookup_family`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LookupFamily {
+    /// IPv6, and IPv4 if there are none.
+    Auto,
+    /// IPv4.
+    V4Only,
+    /// IPv6.
+    V6Only,
+    /// IPv4, and IPv6 if there are none.
+    V4Preferred,
+    /// Both.
+    All,
+}
+
+/// Whom to ask and how; resolvers are shared by clusters with equal settings.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ResolverConfig {
+    /// Which implementation.
+    pub kind: ResolverKind,
+    /// Servers to ask; those of the system if empty.
+    pub servers: Vec<SocketAddr>,
+    /// Ask `servers` only if the system has none.
+    pub servers_are_fallback: bool,
+    /// Ask over TCP only.
+    pub tcp_only: bool,
+    /// Take names as they are, without the system's search domains.
+    pub no_search_domain: bool,
+    /// Ask the servers in turn rather than in order.
+    pub rotate: bool,
+    /// How long to wait for an answer; the default of the implementation if `None`.
+    pub timeout: Option<Duration>,
+    /// How often to ask; the default of the implementation if `None`.
+    pub tries: Option<u32>,
+    /// Answers to remember; none if 0.
+    pub cache_size: u32,
+    /// Longest time to remember an answer.
+    pub cache_max_ttl: Option<Duration>,
+}
+
+/// Who looks names up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum ResolverKind {
+    /// Our own resolver, which asks servers by DNS.
+    #[default]
+    Dns,
+    /// The C library (`getaddrinfo`).
+    System,
+}
+
+const CARES: &str = "envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig";
+const GETADDRINFO: &str = "envoy.extensions.network.dns_resolver.getaddrinfo.v3.GetAddrInfoDnsResolverConfig";
+const HICKORY: &str = "envoy.extensions.network.dns_resolver.hickory.v3.HickoryDnsResolverConfig";
+
+impl DnsConfig {
+    /// Reads the fields of a cluster of type STRICT_DNS or LOGICAL_DNS.
+    #[allow(deprecated)]
+    pub(crate) fn from_cluster(
+        proto: &proto::Cluster,
+        logical: bool,
+        cx: &mut BuildCx<'_>,
+    ) -> Result<Self, Rejected> {
+        let kind = if logical { DnsKind::Logical } else { DnsKind::Strict };
+        let family = family(proto.dns_lookup_family);
+        let resolver = ResolverConfig::from_cluster(proto, cx);
+        let failure = proto.dns_failure_refresh_rate.as_ref();
+        let times = Times {
+            refresh: proto.dns_refresh_rate.as_ref(),
+            failure_base: failure.map(|rate| rate.base_interval.as_ref()),
+            failure_max: failure.and_then(|rate| rate.max_interval.as_ref()),
+            jitter: proto.dns_jitter.as_ref(),
+            min_refresh: None,
+        };
+        Self::build(proto, kind, times, proto.respect_dns_ttl, family, resolver?, cx)
+    }
+
+    /// Reads a `DnsCluster`.
+    pub(crate) fn from_typed(
+        proto: &proto::Cluster,
+        typed: &DnsCluster,
+        cx: &mut BuildCx<'_>,
+    ) -> Result<Self, Rejected> {
+        use xds_api::envoy::extensions::clusters::common::dns::v3::DnsLookupFamily as Family;
+        let kind = if typed.all_addresses_in_single_endpoint { DnsKind::Logical } else { DnsKind::Strict };
+        let family = match Family::try_from(typed.dns_lookup_family).unwrap_or(Family::Unspecified) {
+            Family::Unspecified | Family::Auto => LookupFamily::Auto,
+            Family::V4Only => LookupFamily::V4Only,
+            Family::V6Only => LookupFamily::V6Only,
+            Family::V4Preferred => LookupFamily::V4Preferred,
+            Family::All => LookupFamily::All,
+        };
+        let resolver = match &typed.typed_dns_resolver_config {
+            Some(config) => {
+                cx.at("typed_dns_resolver_config", |cx| ResolverConfig::from_typed(config, cx))?
+            }
+            None => ResolverConfig::default(),
+        };
+        let failure = typed.dns_failure_refresh_rate.as_ref();
+        let times = Times {
+            refresh: typed.dns_refresh_rate.as_ref(),
+            failure_base: failure.map(|rate| rate.base_interval.as_ref()),
+            failure_max: failure.and_then(|rate| rate.max_interval.as_ref()),
+            jitter: typed.dns_jitter.as_ref(),
+            min_refresh: typed.dns_min_refresh_rate.as_ref(),
+        };
+        Self::build(proto, kind, times, typed.respect_dns_ttl, family, resolver, cx)
+    }
+
+    fn build(
+        proto: &proto::Cluster,
+        kind: DnsKind,
+        times: Times<'_>,
+        respect_ttl: bool,
+        family: LookupFamily,
+        resolver: ResolverConfig,
+        cx: &mut BuildCx<'_>,
+    ) -> Result<Self, Rejected> {
+        let targets = match &proto.load_assignment {
+            None => Assignment::default(),
+            Some(assignment) => {
+                cx.at("load_assignment", |cx| Assignment::build_with(assignment, cx, DnsTarget::build))?
+            }
+        };
+        if kind == DnsKind::Logical {
+            check_logical(&targets, cx)?;
+        }
+        let refresh_rate = positive(times.refresh, "dns_refresh_rate", cx)?.unwrap_or(DEFAULT_REFRESH);
+        let base = match times.failure_base {
+            None => refresh_rate,
+            Some(base) => match positive(base, "dns_failure_refresh_rate", cx)? {
+                Some(base) => base,
+                None => {
+                    return Err(cx.at("dns_failure_refresh_rate", |cx| {
+                        cx.at("base_interval", |cx| cx.reject("must be set"))
+                    }));
+                }
+            },
+        };
+        let max = match times.failure_base {
+            None => refresh_rate,
+            Some(_) => positive(times.failure_max, "dns_failure_refresh_rate", cx)?.unwrap_or(base * 10),
+        };
+        if max < base {
+            return Err(cx.at("dns_failure_refresh_rate", |cx| {
+                cx.reject("max_interval must be greater than or equal to the base_interval")
+            }));
+        }
+        Ok(Self {
+            kind,
+            targets,
+            refresh_rate,
+            failure_refresh: FailureRefresh { base, max },
+            respect_ttl,
+            min_refresh_rate: positive(times.min_refresh, "dns_min_refresh_rate", cx)?
+                .unwrap_or(DEFAULT_REFRESH),
+            jitter: times.jitter.and_then(duration).unwrap_or_default(),
+            family,
+            resolver,
+            wait_for_warm_on_init: proto.wait_for_warm_on_init.unwrap_or(true),
+        })
+    }
+}
+
+const DEFAULT_REFRESH: Duration = Duration::from_secs(5);
+
+/// The durations of both forms of the configuration.
+struct Times<'a> {
+    refresh: Option<&'a prost_types::Duration>,
+    /// `None` without a failure rate, `Some(None)` for one without its base interval.
+    failure_base: Option<Option<&'a prost_types::Duration>>,
+    failure_max: Option<&'a prost_types::Duration>,
+    jitter: Option<&'a prost_types::Duration>,
+    min_refresh: Option<&'a prost_types::Duration>,
+}
+
+/// A duration of at least a millisecond.
+fn positive(
+    proto: Option<&prost_types::Duration>,
+    field: &'static str,
+    cx: &mut BuildCx<'_>,
+) -> Result<Option<Duration>, Rejected> {
+    let Some(proto) = proto else { return Ok(None) };
+    match duration(proto).filter(|duration| *duration >= Duration::from_millis(1)) {
+        Some(duration) => Ok(Some(duration)),
+        None => Err(cx.at(field, |cx| cx.reject("must be at least 1 ms"))),
+    }
+}
+
+fn check_logical(targets: &Assignment<DnsTarget>, cx: &mut BuildCx<'_>) -> Result<(), Rejected> {
+    match targets.localities.as_slice() {
+        [one] if one.endpoints.len() == 1 => Ok(()),
+        _ => Err(cx.at("load_assignment", |cx| {
+            cx.reject("LOGICAL_DNS clusters must have a single locality_lb_endpoint and a single lb_endpoint")
+        })),
+    }
+}
+
+fn family(family: i32) -> LookupFamily {
+    use proto::cluster::DnsLookupFamily as Family;
+    match Family::try_from(family).unwrap_or(Family::Auto) {
+        Family::Auto => LookupFamily::Auto,
+        Family::V4Only => LookupFamily::V4Only,
+        Family::V6Only => LookupFamily::V6Only,
+        Family::V4Preferred => LookupFamily::V4Preferred,
+        Family::All => LookupFamily::All,
+    }
+}
+
+impl DnsTarget {
+    fn build(proto: &core::Address, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
+        use core::socket_address::{PortSpecifier, Protocol};
+        let Some(core::address::Address::SocketAddress(socket)) = &proto.address else {
+            return Err(cx.reject("DNS clusters need a socket_address"));
+        };
+        cx.at("socket_address", |cx| {
+            if !socket.resolver_name.is_empty() {
+                return Err(cx.reject("DNS clusters must NOT have a custom resolver name set"));
+            }
+            if socket.protocol != Protocol::Tcp as i32 {
+                return Err(cx.at("protocol", |cx| cx.reject("only TCP is available")));
+            }
+            let port = match &socket.port_specifier {
+                Some(PortSpecifier::PortValue(port)) => u16::try_from(*port).ok(),
+                Some(PortSpecifier::NamedPort(_)) => None,
+                None => Some(0),
+            };
+            let Some(port) = port else { return Err(cx.reject("port_value must be a port (0-65535)")) };
+            Ok(match socket.address.parse::<IpAddr>() {
+                Ok(ip) => Self::Numeric(SocketAddr::new(ip, port)),
+                Err(_) if socket.address.is_empty() => {
+                    return Err(cx.at("address", |cx| cx.reject("must not be empty")));
+                }
+                Err(_) => Self::Name { name: socket.address.as_str().into(), port },
+            })
+        })
+    }
+}
+
+impl ResolverConfig {
+    /// The typed configuration, else the older fields.
+    #[allow(deprecated)]
+    fn from_cluster(proto: &proto::Cluster, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
+        if let Some(config) = &proto.typed_dns_resolver_config {
+            return cx.at("typed_dns_resolver_config", |cx| Self::from_typed(config, cx));
+        }
+        if let Some(config) = &proto.dns_resolution_config {
+            return cx.at("dns_resolution_config", |cx| {
+                let mut built = Self { servers: servers(&config.resolvers, cx)?, ..Self::default() };
+                built.options(config.dns_resolver_options.as_ref());
+                Ok(built)
+            });
+        }
+        let servers = cx.each("dns_resolvers", &proto.dns_resolvers, server)?;
+        Ok(Self { servers, tcp_only: proto.use_tcp_for_dns_lookups, ..Self::default() })
+    }
+
+    fn from_typed(config: &core::TypedExtensionConfig, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
+        let Some(any) = &config.typed_config else {
+            return Err(cx.at("typed_config", |cx| cx.reject("must be set")));
+        };
+        cx.at("typed_config", |cx| Self::from_any(any, cx))
+    }
+
+    /// Reads the configuration of any of the resolvers that Envoy has, the bootstrap's included.
+    pub fn from_any(any: &Any, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
+        match message_name(&any.type_url) {
+            CARES => {
+                let proto: dns_resolver::cares::v3::CaresDnsResolverConfig = decode(&any.value, cx)?;
+                let mut built = Self {
+                    servers: servers(&proto.resolvers, cx)?,
+                    servers_are_fallback: proto.use_resolvers_as_fallback,
+                    rotate: proto.rotate_nameservers,
+                    timeout: proto.query_timeout_seconds.map(Duration::from_secs),
+                    tries: proto.query_tries,
+                    ..Self::default()
+                };
+                if let Some(seconds) = proto.qcache_max_ttl.filter(|seconds| *seconds > 0) {
+                    built.cache_size = 1024;
+                    built.cache_max_ttl = Some(Duration::from_secs(seconds.into()));
+                }
+                built.options(proto.dns_resolver_options.as_ref());
+                Ok(built)
+            }
+            HICKORY => {
+                let proto: dns_resolver::hickory::v3::HickoryDnsResolverConfig = decode(&any.value, cx)?;
+                Ok(Self {
+                    servers: servers(&proto.resolvers, cx)?,
+                    servers_are_fallback: proto.use_system_config.unwrap_or(proto.resolvers.is_empty()),
+                    timeout: proto.query_timeout.as_ref().and_then(duration),
+                    tries: proto.query_tries,
+                    cache_size: proto.cache_size.unwrap_or(0),
+                    ..Self::default()
+                })
+            }
+            GETADDRINFO => Ok(Self { kind: ResolverKind::System, ..Self::default() }),
+            other => Err(cx.reject(format!("DNS resolver '{other}' is not available"))),
+        }
+    }
+
+    fn options(&mut self, options: Option<&core::DnsResolverOptions>) {
+        let options = options.copied().unwrap_or_default();
+        self.tcp_only = options.use_tcp_for_dns_lookups;
+        self.no_search_domain = options.no_default_search_domain;
+    }
+}
+
+fn servers(protos: &[core::Address], cx: &mut BuildCx<'_>) -> Result<Vec<SocketAddr>, Rejected> {
+    cx.each("resolvers", protos, server)
+}
+
+fn server(proto: &core::Address, cx: &mut BuildCx<'_>) -> Result<SocketAddr, Rejected> {
+    // The protocol says how the servers are reached; it is UDP where it says anything.
+    let mut proto = proto.clone();
+    if let Some(core::address::Address::SocketAddress(socket)) = &mut proto.address {
+        socket.protocol = core::socket_address::Protocol::Tcp as i32;
+    }
+    match Address::build(&proto, cx)? {
+        Address::Ip(server) if server.port() == 0 => Ok(SocketAddr::new(server.ip(), 53)),
+        Address::Ip(server) => Ok(server),
+        Address::Pipe(_) => Err(cx.reject("a DNS server needs an IP address")),
+    }
+}

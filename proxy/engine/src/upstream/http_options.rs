@@ -1,0 +1,406 @@
+//! What HTTP to speak to the hosts of a cluster, and within which limits.
+//!
+//! Source: `envoy/extensions/upstreams/http/v3/http_protocol_options.proto`, `envoy/config/core/v3/protocol.proto`, and
+//! the older fields of `Cluster` that say the same.
+
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use prost_types::Any;
+use proxy_core::config::{BuildCx, Rejected, duration, timeout_or};
+use proxy_core::extension::{decode, message_name};
+use xds_api::envoy::config::cluster::v3 as cluster;
+use xds_api::envoy::config::core::v3 as core;
+use xds_api::envoy::extensions::upstreams::http::v3 as proto;
+use xds_api::envoy::extensions::upstreams::http::v3::http_protocol_options as options_proto;
+
+/// Which HTTP the hosts speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpstreamProtocol {
+    /// HTTP/1.1
+    Http1,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+    /// Whatever the downstream request came in.
+    UseDownstream,
+}
+
+/// How HTTP is spoken with the hosts of a cluster.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UpstreamHttp {
+    /// Which HTTP.
+    pub protocol: UpstreamProtocol,
+    /// How long a connection may be idle; `None` for ever.
+    pub idle_timeout: Option<Duration>,
+    /// How long a connection may live before it takes no more requests.
+    pub max_connection_duration: Option<Duration>,
+    /// Percent by which that duration is lengthened at random.
+    pub max_connection_duration_jitter: f64,
+    /// How long one request and its response may take.
+    pub max_stream_duration: Option<Duration>,
+    /// Requests on one connection; `None` without limit.
+    pub max_requests_per_connection: Option<u32>,
+    /// Fields in a response head or trailers.
+    pub max_headers_count: u32,
+    /// Size of a response head in KiB.
+    pub max_response_headers_kb: u32,
+    /// HTTP/1.
+    pub http1: Http1Options,
+    /// HTTP/2.
+    pub http2: Http2Options,
+}
+
+/// How names of header fields are written to an HTTP/1 host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HeaderKeyFormat {
+    /// In lower case.
+    #[default]
+    Lower,
+    /// `Proper-Case-Words`.
+    ProperCase,
+    /// As the client wrote them (`envoy.http.stateful_header_formatters.preserve_case`).
+    PreserveCase,
+}
+
+/// HTTP/1 towards hosts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Http1Options {
+    /// How names of header fields are written.
+    pub header_key_format: HeaderKeyFormat,
+    /// Pass trailers on, both ways.
+    pub enable_trailers: bool,
+    /// Accept responses with both `content-length` and `transfer-encoding: chunked`, dropping the former.
+    pub allow_chunked_length: bool,
+    /// Send `GET http://host/path` instead of `GET /path`.
+    pub send_fully_qualified_url: bool,
+    /// After an invalid response fail the stream only; `false` closes the connection.
+    pub stream_error_on_invalid_message: bool,
+}
+
+/// HTTP/2 towards hosts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Http2Options {
+    /// Size of the table that hosts may use to compress response heads.
+    pub hpack_table_size: u32,
+    /// Streams on one connection, if the host allows as many.
+    pub max_concurrent_streams: u32,
+    /// Receive window of a stream, in bytes.
+    pub initial_stream_window: u32,
+    /// Receive window of a connection, in bytes.
+    pub initial_connection_window: u32,
+    /// Whether extended CONNECT (RFC 8441) may be sent.
+    pub allow_connect: bool,
+    /// Frames waiting to be sent.
+    pub max_outbound_frames: u32,
+    /// PING, SETTINGS and RST_STREAM frames waiting to be sent.
+    pub max_outbound_control_frames: u32,
+    /// Frames without payload and END_STREAM in a row.
+    pub max_consecutive_inbound_frames_with_empty_payload: u32,
+    /// PRIORITY frames for each stream.
+    pub max_inbound_priority_frames_per_stream: u32,
+    /// WINDOW_UPDATE frames for each DATA frame sent.
+    pub max_inbound_window_update_frames_per_data_frame_sent: u32,
+    /// After an invalid response reset the stream only; `false` closes the connection.
+    pub stream_error_on_invalid_message: bool,
+    /// PINGs that check the connection.
+    pub keepalive: Option<Box<Http2Keepalive>>,
+}
+
+/// PINGs that check a connection.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Http2Keepalive {
+    /// Time between PINGs; `None` sends none by time.
+    pub interval: Option<Duration>,
+    /// Longest wait for the answer before the connection is closed.
+    pub timeout: Duration,
+    /// Percent by which the interval is lengthened at random.
+    pub interval_jitter: f64,
+    /// A PING precedes a new stream on a connection that was idle so long; `None` never.
+    pub connection_idle_interval: Option<Duration>,
+}
+
+impl Default for Http2Options {
+    fn default() -> Self {
+        Self {
+            hpack_table_size: 4096,
+            max_concurrent_streams: 1024,
+            initial_stream_window: 16 * 1024 * 1024,
+            initial_connection_window: 24 * 1024 * 1024,
+            allow_connect: false,
+            max_outbound_frames: 10_000,
+            max_outbound_control_frames: 1_000,
+            max_consecutive_inbound_frames_with_empty_payload: 1,
+            max_inbound_priority_frames_per_stream: 100,
+            max_inbound_window_update_frames_per_data_frame_sent: 10,
+            stream_error_on_invalid_message: false,
+            keepalive: None,
+        }
+    }
+}
+
+impl Default for UpstreamHttp {
+    fn default() -> Self {
+        Self {
+            protocol: UpstreamProtocol::Http1,
+            idle_timeout: Some(Duration::from_secs(3600)),
+            max_connection_duration: None,
+            max_connection_duration_jitter: 0.0,
+            max_stream_duration: None,
+            max_requests_per_connection: None,
+            max_headers_count: 100,
+            max_response_headers_kb: 60,
+            http1: Http1Options::default(),
+            http2: Http2Options::default(),
+        }
+    }
+}
+
+/// Most clusters of a mesh say nothing, or only HTTP/2; they share one object each.
+static HTTP1: LazyLock<Arc<UpstreamHttp>> = LazyLock::new(Arc::default);
+static HTTP2: LazyLock<Arc<UpstreamHttp>> =
+    LazyLock::new(|| Arc::new(UpstreamHttp { protocol: UpstreamProtocol::Http2, ..UpstreamHttp::default() }));
+
+/// Full name of the message in `typed_extension_protocol_options`.
+const MESSAGE: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+const TCP_MESSAGE: &str = "envoy.extensions.upstreams.tcp.v3.TcpProtocolOptions";
+const UPSTREAM_CODEC: &str = "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec";
+const PRESERVE_CASE: &str =
+    "envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig";
+
+impl UpstreamHttp {
+    /// Reads the typed options of `proto`, or its older fields where there are none.
+    #[allow(deprecated)]
+    pub(super) fn build(proto: &cluster::Cluster, cx: &mut BuildCx<'_>) -> Result<Arc<Self>, Rejected> {
+        let typed = Self::typed(proto, cx)?;
+        let mut built = match typed {
+            Some(built) => built,
+            None => Self::legacy(proto, cx)?,
+        };
+        let requests = proto.max_requests_per_connection;
+        built.max_requests_per_connection =
+            built.max_requests_per_connection.or(requests).filter(|requests| *requests > 0);
+        for shared in [&HTTP1, &HTTP2] {
+            let shared: &Arc<Self> = shared;
+            if **shared == built {
+                return Ok(shared.clone());
+            }
+        }
+        Ok(Arc::new(built))
+    }
+
+    fn typed(proto: &cluster::Cluster, cx: &mut BuildCx<'_>) -> Result<Option<Self>, Rejected> {
+        let mut built = None;
+        for (name, any) in &proto.typed_extension_protocol_options {
+            cx.at_key("typed_extension_protocol_options", name, |cx| {
+                match message_name(&any.type_url) {
+                    MESSAGE => built = Some(Self::from_any(any, cx)?),
+                    TCP_MESSAGE => {}
+                    other => return Err(cx.reject(format!("unknown protocol options '{other}'"))),
+                }
+                Ok(())
+            })?;
+        }
+        Ok(built)
+    }
+
+    fn from_any(any: &Any, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
+        use options_proto::UpstreamProtocolOptions as Kind;
+        use options_proto::explicit_http_config::ProtocolConfig;
+        let proto: proto::HttpProtocolOptions = decode(&any.value, cx)?;
+        check_filters(&proto, cx)?;
+        let mut built = Self::default();
+        let common = cx.at("common_http_protocol_options", |cx| {
+            built.common(proto.common_http_protocol_options.as_ref(), cx)
+        });
+        let protocol = match &proto.upstream_protocol_options {
+            None => Err(cx.reject("one of explicit_http_config, use_downstream_protocol_config is required")),
+            Some(Kind::ExplicitHttpConfig(explicit)) => {
+                cx.at("explicit_http_config", |cx| match &explicit.protocol_config {
+                    Some(ProtocolConfig::HttpProtocolOptions(http1)) => built.http1(Some(http1), cx),
+                    Some(ProtocolConfig::Http2ProtocolOptions(http2)) => {
+                        built.protocol = UpstreamProtocol::Http2;
+                        built.http2(Some(http2), cx)
+                    }
+                    Some(ProtocolConfig::Http3ProtocolOptions(_)) => Err(no_http3(cx)),
+                    None => Err(cx.reject("a protocol must be chosen")),
+                })
+            }
+            Some(Kind::UseDownstreamProtocolConfig(both)) => cx.at("use_downstream_protocol_config", |cx| {
+                built.protocol = UpstreamProtocol::UseDownstream;
+                if both.http3_protocol_options.is_some() {
+                    return Err(no_http3(cx));
+                }
+                built.http1(both.http_protocol_options.as_ref(), cx)?;
+                built.http2(both.http2_protocol_options.as_ref(), cx)
+            }),
+            Some(Kind::AutoConfig(_)) => Err(cx.at("auto_config", |cx| {
+                cx.reject("needs a transport socket with ALPN, that is TLS, which is not available yet")
+            })),
+        };
+        common?;
+        protocol?;
+        Ok(built)
+    }
+
+    #[allow(deprecated)]
+    fn legacy(proto: &cluster::Cluster, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
+        use cluster::cluster::ClusterProtocolSelection::UseDownstreamProtocol;
+        let mut built = Self::default();
+        let use_downstream = proto.protocol_selection == UseDownstreamProtocol as i32;
+        let (http1, http2) = (proto.http_protocol_options.as_ref(), proto.http2_protocol_options.as_ref());
+        if use_downstream {
+            built.protocol = UpstreamProtocol::UseDownstream;
+        } else if http2.is_some() {
+            built.protocol = UpstreamProtocol::Http2;
+            if http1.is_some() {
+                return Err(cx.reject(
+                    "cluster: Both HTTP1 and HTTP2 options may only be configured with non-default \
+                     'protocol_selection' values",
+                ));
+            }
+        }
+        cx.at("common_http_protocol_options", |cx| {
+            built.common(proto.common_http_protocol_options.as_ref(), cx)
+        })?;
+        built.http1(http1, cx)?;
+        built.http2(http2, cx)?;
+        Ok(built)
+    }
+
+    fn common(
+        &mut self,
+        proto: Option<&core::HttpProtocolOptions>,
+        cx: &mut BuildCx<'_>,
+    ) -> Result<(), Rejected> {
+        let Some(proto) = proto else { return Ok(()) };
+        self.idle_timeout = timeout_or(proto.idle_timeout.as_ref(), self.idle_timeout);
+        self.max_connection_duration = timeout_or(proto.max_connection_duration.as_ref(), None);
+        self.max_connection_duration_jitter =
+            proto.max_connection_duration_jitter.map_or(0.0, |percent| percent.value);
+        self.max_stream_duration = timeout_or(proto.max_stream_duration.as_ref(), None);
+        self.max_requests_per_connection = proto.max_requests_per_connection;
+        self.max_headers_count = proto.max_headers_count.unwrap_or(self.max_headers_count);
+        self.max_response_headers_kb = proto.max_response_headers_kb.unwrap_or(self.max_response_headers_kb);
+        if self.max_headers_count == 0 {
+            return Err(cx.at("max_headers_count", |cx| cx.reject("must be at least 1")));
+        }
+        Ok(())
+    }
+
+    fn http1(
+        &mut self,
+        proto: Option<&core::Http1ProtocolOptions>,
+        cx: &mut BuildCx<'_>,
+    ) -> Result<(), Rejected> {
+        let Some(proto) = proto else { return Ok(()) };
+        self.http1 = cx.at("http_protocol_options", |cx| Http1Options::build(proto, cx))?;
+        Ok(())
+    }
+
+    fn http2(
+        &mut self,
+        proto: Option<&core::Http2ProtocolOptions>,
+        cx: &mut BuildCx<'_>,
+    ) -> Result<(), Rejected> {
+        let Some(proto) = proto else { return Ok(()) };
+        self.http2 = cx.at("http2_protocol_options", |cx| Http2Options::build(proto, cx))?;
+        Ok(())
+    }
+}
+
+fn no_http3(cx: &mut BuildCx<'_>) -> Rejected {
+    cx.at("http3_protocol_options", |cx| cx.reject("HTTP/3 is not available"))
+}
+
+/// Only the terminal filter, which is there anyway, may be named.
+fn check_filters(proto: &proto::HttpProtocolOptions, cx: &mut BuildCx<'_>) -> Result<(), Rejected> {
+    use xds_api::envoy::extensions::filters::network::http_connection_manager::v3::http_filter::ConfigType;
+    for (index, filter) in proto.http_filters.iter().enumerate() {
+        let is_codec = matches!(&filter.config_type, Some(ConfigType::TypedConfig(any))
+            if message_name(&any.type_url) == UPSTREAM_CODEC);
+        if !is_codec {
+            let reason = "upstream HTTP filters are not available yet";
+            return Err(cx.at_index("http_filters", index, |cx| cx.reject(reason)));
+        }
+    }
+    Ok(())
+}
+
+impl Http1Options {
+    fn build(proto: &core::Http1ProtocolOptions, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
+        use core::http1_protocol_options::header_key_format::HeaderFormat;
+        let format = proto.header_key_format.as_ref().and_then(|format| format.header_format.as_ref());
+        let header_key_format = match format {
+            None => HeaderKeyFormat::Lower,
+            Some(HeaderFormat::ProperCaseWords(_)) => HeaderKeyFormat::ProperCase,
+            Some(HeaderFormat::StatefulFormatter(formatter)) => {
+                let url = formatter.typed_config.as_ref().map_or("", |any| any.type_url.as_str());
+                if message_name(url) != PRESERVE_CASE {
+                    return Err(cx.at("header_key_format", |cx| {
+                        cx.reject(format!("unknown stateful_formatter '{}'", message_name(url)))
+                    }));
+                }
+                HeaderKeyFormat::PreserveCase
+            }
+        };
+        Ok(Self {
+            header_key_format,
+            enable_trailers: proto.enable_trailers,
+            allow_chunked_length: proto.allow_chunked_length,
+            send_fully_qualified_url: proto.send_fully_qualified_url,
+            stream_error_on_invalid_message: proto
+                .override_stream_error_on_invalid_http_message
+                .unwrap_or(false),
+        })
+    }
+}
+
+impl Http2Options {
+    #[allow(deprecated)]
+    fn build(proto: &core::Http2ProtocolOptions, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
+        let default = Self::default();
+        let keepalive = proto.connection_keepalive.as_ref();
+        let keepalive =
+            keepalive.map(|proto| cx.at("connection_keepalive", |cx| Http2Keepalive::build(proto, cx)));
+        let stream_error = proto.override_stream_error_on_invalid_http_message;
+        Ok(Self {
+            hpack_table_size: proto.hpack_table_size.unwrap_or(default.hpack_table_size),
+            max_concurrent_streams: proto.max_concurrent_streams.unwrap_or(default.max_concurrent_streams),
+            initial_stream_window: proto.initial_stream_window_size.unwrap_or(default.initial_stream_window),
+            initial_connection_window: proto
+                .initial_connection_window_size
+                .unwrap_or(default.initial_connection_window),
+            allow_connect: proto.allow_connect,
+            max_outbound_frames: proto.max_outbound_frames.unwrap_or(default.max_outbound_frames),
+            max_outbound_control_frames: proto
+                .max_outbound_control_frames
+                .unwrap_or(default.max_outbound_control_frames),
+            max_consecutive_inbound_frames_with_empty_payload: proto
+                .max_consecutive_inbound_frames_with_empty_payload
+                .unwrap_or(default.max_consecutive_inbound_frames_with_empty_payload),
+            max_inbound_priority_frames_per_stream: proto
+                .max_inbound_priority_frames_per_stream
+                .unwrap_or(default.max_inbound_priority_frames_per_stream),
+            max_inbound_window_update_frames_per_data_frame_sent: proto
+                .max_inbound_window_update_frames_per_data_frame_sent
+                .unwrap_or(default.max_inbound_window_update_frames_per_data_frame_sent),
+            stream_error_on_invalid_message: stream_error
+                .unwrap_or(proto.stream_error_on_invalid_http_messaging),
+            keepalive: keepalive.transpose()?.map(Box::new),
+        })
+    }
+}
+
+impl Http2Keepalive {
+    fn build(proto: &core::KeepaliveSettings, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
+        let Some(timeout) = proto.timeout.as_ref().and_then(duration) else {
+            return Err(cx.at("timeout", |cx| cx.reject("must be set")));
+        };
+        Ok(Self {
+            interval: timeout_or(proto.interval.as_ref(), None),
+            timeout,
+            interval_jitter: proto.interval_jitter.map_or(15.0, |percent| percent.value),
+            connection_idle_interval: timeout_or(proto.connection_idle_interval.as_ref(), None),
+        })
+    }
+}
