@@ -2,6 +2,7 @@
 //!
 //! Modules import only downward: `worker > state > listener > http | tcp > router > upstream > codec > tls > net > local`.
 
+pub mod codec;
 pub mod local;
 pub mod net;
 pub mod upstream;
