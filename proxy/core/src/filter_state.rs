@@ -8,6 +8,14 @@ use std::rc::Rc;
 pub trait FilterStateValue: Any {
     /// The value as text, what `%FILTER_STATE(key:PLAIN)%` prints; `None` if it has no text form.
     fn to_text(&self) -> Option<String>;
+    /// The value as JSON, what `%FILTER_STATE(key:TYPED)%` prints; `None` if it has no such form.
+    fn to_json(&self) -> Option<String> {
+        None
+    }
+    /// One field of the value as text, what `%FILTER_STATE(key:FIELD:name)%` prints; `None` if there is no such field.
+    fn field(&self, _name: &str) -> Option<String> {
+        None
+    }
     /// For downcasting.
     fn as_any(&self) -> &dyn Any;
 }

@@ -8,6 +8,8 @@ pub mod address;
 pub mod config;
 pub mod extension;
 pub mod filter_state;
+pub mod format;
+pub mod grpc;
 pub mod head;
 pub mod headers;
 pub mod local_reply;

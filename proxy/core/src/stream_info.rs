@@ -73,6 +73,10 @@ pub struct UpstreamInfo {
     pub attempts: u32,
     /// Why the transport failed, in words.
     pub transport_failure: Option<String>,
+    /// Start of the connect of the upstream connection; set only by the stream that caused it.
+    pub connect_start: Option<Instant>,
+    /// End of that connect.
+    pub connect_end: Option<Instant>,
     /// Time a connection became available.
     pub pool_ready: Option<Instant>,
     /// First byte of the request sent.
@@ -81,6 +85,8 @@ pub struct UpstreamInfo {
     pub last_tx: Option<Instant>,
     /// First byte of the response received.
     pub first_rx: Option<Instant>,
+    /// First byte of the response's body received.
+    pub first_rx_body: Option<Instant>,
     /// Last byte of the response received.
     pub last_rx: Option<Instant>,
     /// Bytes on the wire.

@@ -149,7 +149,7 @@ impl Host {
         self.priority.store(priority, Ordering::Relaxed);
     }
 
-    pub(super) fn set_metadata(&self, metadata: &Metadata) {
+    pub(crate) fn set_metadata(&self, metadata: &Metadata) {
         let metadata = (!metadata.is_empty()).then(|| Arc::new(metadata.clone()));
         self.metadata.store(metadata);
     }
