@@ -13,6 +13,7 @@ pub mod grpc;
 pub mod head;
 pub mod headers;
 pub mod local_reply;
+pub mod matcher;
 pub mod metadata;
 pub mod names;
 pub mod response_flag;

@@ -5,4 +5,5 @@
 pub mod codec;
 pub mod local;
 pub mod net;
+pub mod router;
 pub mod upstream;

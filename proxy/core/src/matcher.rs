@@ -1,0 +1,25 @@
+//! Matchers that routes, access log filters, RBAC and other extensions share (`envoy.type.matcher.v3`,
+//! `envoy.config.route.v3.HeaderMatcher` and friends).
+//!
+//! Each is built once from its message and then matches without allocation, except where a repeated header has to be
+//! joined. All that needs a lower-cased or compiled form has it after `build`.
+
+pub mod cidr;
+pub mod cookie;
+pub mod header;
+pub mod metadata;
+pub mod path;
+pub mod query;
+pub mod regex;
+pub mod string;
+pub mod uri_template;
+
+pub use cidr::CidrSet;
+pub use cookie::CookieMatcher;
+pub use header::{HeaderMatcher, RequestHeader};
+pub use metadata::{FilterStateMatcher, MetadataMatcher, ValueMatcher};
+pub use path::PathMatcher;
+pub use query::QueryParameterMatcher;
+pub use regex::{Regex, RegexRewrite};
+pub use string::StringMatcher;
+pub use uri_template::{UriTemplate, UriTemplateRewrite};

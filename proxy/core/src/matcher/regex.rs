@@ -1,0 +1,185 @@
+//! Regular expressions in RE2's dialect (`envoy.type.matcher.v3.RegexMatcher`), on the `regex` crate.
+//!
+//! Both are linear-time automata of one family; `translate` bridges the dialects: ASCII `\d \w \s \b`, `\Q..\E`, octal
+//! escapes, literal `{`, no set operations in classes. What RE2 has and we have not (`\C`) is rejected; what RE2 lacks
+//! (`(?x)`, `a**`) is rejected as RE2 does. Envoy's program size limit (`re2.max_program_size.error_level`, 100 by
+//! default) is enforced on an estimate of RE2's program.
+//! Source: RE2 `doc/syntax.txt`; Envoy `api/envoy/type/matcher/v3/regex.proto`.
+
+#![allow(deprecated, reason = "engine_type is still sent by control planes")]
+
+mod program_size;
+mod translate;
+
+use std::fmt;
+
+use bytes::Bytes;
+use regex::bytes as engine;
+use xds_api::envoy::r#type::matcher::v3 as proto;
+use xds_api::envoy::r#type::matcher::v3::regex_matcher::EngineType;
+
+use crate::config::{BuildCx, Rejected};
+
+/// Envoy's default of `re2.max_program_size.error_level`.
+const DEFAULT_MAX_PROGRAM_SIZE: u64 = 100;
+/// Bytes that one compiled expression may take.
+const COMPILED_SIZE_LIMIT: usize = 10 << 20;
+
+/// A compiled regular expression, shared by its clones.
+#[derive(Clone)]
+pub struct Regex {
+    full: engine::Regex,
+    source: Box<str>,
+}
+
+impl Regex {
+    /// Builds from the message, enforcing the program size limit of the runtime.
+    pub fn build(proto: &proto::RegexMatcher, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
+        check(proto, cx)?;
+        Self::new(&proto.regex).map_err(|reason| cx.reject(reason))
+    }
+
+    /// Compiles an expression in RE2's dialect, without the limit on its size.
+    pub fn new(re2: &str) -> Result<Self, String> {
+        let full = compile(&format!(r"\A(?:{})\z", translate::translate(re2)?))?;
+        Ok(Self { full, source: re2.into() })
+    }
+
+    /// Whether the whole of `value` matches.
+    pub fn is_full_match(&self, value: &[u8]) -> bool {
+        self.full.is_match(value)
+    }
+
+    /// The expression as it was written.
+    pub fn as_str(&self) -> &str {
+        &self.source
+    }
+}
+
+impl fmt::Debug for Regex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "/{}/", self.source)
+    }
+}
+
+/// `envoy.type.matcher.v3.RegexMatchAndSubstitute`: replaces every match, `\0` to `\9` naming groups.
+#[derive(Clone, Debug)]
+pub struct RegexRewrite {
+    pattern: engine::Regex,
+    substitution: Box<[Part]>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    Literal(Bytes),
+    Group(usize),
+}
+
+impl RegexRewrite {
+    /// Builds from the message.
+    pub fn build(proto: &proto::RegexMatchAndSubstitute, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
+        let proto::RegexMatchAndSubstitute { pattern, substitution } = proto;
+        let Some(pattern) = pattern else {
+            return Err(cx.at("pattern", |cx| cx.reject("value is required")));
+        };
+        let pattern = cx.at("pattern", |cx| {
+            check(pattern, cx)?;
+            let translated = translate::translate(&pattern.regex).map_err(|reason| cx.reject(reason))?;
+            compile(&translated).map_err(|reason| cx.reject(reason))
+        })?;
+        let substitution = cx.at("substitution", |cx| {
+            let groups = pattern.captures_len() - 1;
+            parse_substitution(substitution, groups).map_err(|reason| cx.reject(reason))
+        })?;
+        Ok(Self { pattern, substitution })
+    }
+
+    /// `value` with every match replaced; `None` if nothing matched.
+    pub fn replace_all(&self, value: &[u8]) -> Option<Vec<u8>> {
+        let mut matches = self.pattern.captures_iter(value).peekable();
+        matches.peek()?;
+        let mut replaced = Vec::with_capacity(value.len() + 32);
+        let mut end = 0;
+        for captures in matches {
+            let Some(whole) = captures.get(0) else { continue };
+            replaced.extend_from_slice(&value[end..whole.start()]);
+            end = whole.end();
+            for part in &self.substitution {
+                match part {
+                    Part::Literal(text) => replaced.extend_from_slice(text),
+                    Part::Group(group) => {
+                        replaced
+                            .extend_from_slice(captures.get(*group).map_or(b"", |group| group.as_bytes()));
+                    }
+                }
+            }
+        }
+        replaced.extend_from_slice(&value[end..]);
+        Some(replaced)
+    }
+}
+
+/// Reads `\0`..`\9` and `\\`; anything else after a backslash is wrong, as is a group that does not exist.
+fn parse_substitution(text: &str, groups: usize) -> Result<Box<[Part]>, String> {
+    let mut parts = Vec::new();
+    let mut literal = Vec::new();
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        if byte != b'\\' {
+            literal.push(byte);
+            continue;
+        }
+        match bytes.next() {
+            Some(b'\\') => literal.push(b'\\'),
+            Some(digit @ b'0'..=b'9') => {
+                let group = usize::from(digit - b'0');
+                if group > groups {
+                    return Err(format!("the pattern has {groups} groups, '\\{group}' is not one of them"));
+                }
+                if !literal.is_empty() {
+                    parts.push(Part::Literal(std::mem::take(&mut literal).into()));
+                }
+                parts.push(Part::Group(group));
+            }
+            _ => return Err(r"a backslash must be followed by a digit or a backslash".to_owned()),
+        }
+    }
+    if !literal.is_empty() {
+        parts.push(Part::Literal(literal.into()));
+    }
+    Ok(parts.into_boxed_slice())
+}
+
+fn compile(translated: &str) -> Result<engine::Regex, String> {
+    engine::RegexBuilder::new(translated)
+        .size_limit(COMPILED_SIZE_LIMIT)
+        .build()
+        .map_err(|error| format!("invalid regular expression: {error}"))
+}
+
+fn check(proto: &proto::RegexMatcher, cx: &mut BuildCx<'_>) -> Result<(), Rejected> {
+    let proto::RegexMatcher { regex, engine_type } = proto;
+    if regex.is_empty() {
+        return Err(cx.at("regex", |cx| cx.reject("value length must be at least 1 characters")));
+    }
+    let limit = match engine_type {
+        Some(EngineType::GoogleRe2(engine)) if engine.max_program_size.is_some() => {
+            engine.max_program_size.map_or(DEFAULT_MAX_PROGRAM_SIZE, u64::from)
+        }
+        Some(EngineType::GoogleRe2(_)) | None => {
+            cx.env.runtime.number("re2.max_program_size.error_level").unwrap_or(DEFAULT_MAX_PROGRAM_SIZE)
+        }
+    };
+    let translated = translate::translate(regex).map_err(|reason| cx.reject(reason))?;
+    let size = program_size::estimate(&translated);
+    if size > limit {
+        return Err(cx.reject(format!(
+            "regex '{regex}' RE2 program size of {size} > max program size of {limit} set for the error level \
+             threshold. Increase configured max program size if necessary."
+        )));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,23 @@
+//! Routing: which virtual host and route a request takes, and what the route does to it.
+//!
+//! A [`RouteTable`] is built once from `envoy.config.route.v3.RouteConfiguration` and never changes; a stream pins the
+//! `Arc<RouteTable>` it was matched in and keeps a [`RouteMatch`], which is two small numbers. Matching allocates only for
+//! host names with capital letters over 128 bytes, or to join repeated headers.
+//! Source: Envoy `docs/root/intro/arch_overview/http/http_routing.rst`, `docs/root/configuration/http/http_conn_man`.
+
+pub mod cluster;
+pub mod direct_response;
+mod domains;
+pub mod fields;
+pub mod filter_config;
+pub mod forward;
+pub mod header_mutation;
+pub mod path;
+pub mod redirect;
+pub mod rewrite;
+pub mod route;
+pub mod route_table;
+pub mod timeouts;
+pub mod virtual_host;
+
+pub use route_table::{RouteMatch, RouteTable, SelectedRoute};

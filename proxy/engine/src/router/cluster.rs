@@ -1,0 +1,320 @@
+//! Which cluster a route forwards to: a fixed one, one of several by weight, or the one a header names.
+
+use http::HeaderName;
+use proxy_core::config::{BuildCx, Rejected};
+use proxy_core::head::RequestHead;
+use proxy_core::matcher::header::RequestHeader;
+use proxy_core::names::Name;
+use proxy_core::runtime::Runtime;
+use proxy_core::text::Text;
+use smallvec::SmallVec;
+use xds_api::envoy::config::route::v3 as proto;
+use xds_api::envoy::config::route::v3::route_action::ClusterSpecifier as Proto;
+use xds_api::envoy::config::route::v3::weighted_cluster::RandomValueSpecifier;
+use xds_api::envoy::config::route::v3::weighted_cluster::cluster_weight::HostRewriteSpecifier;
+
+use super::filter_config::FilterConfigs;
+use super::forward::MetadataMatch;
+use super::header_mutation::HeaderMutations;
+use super::route_table::build_header_name;
+
+/// The cluster for one request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClusterChoice<'r> {
+    /// The route names it.
+    Named(&'r Name),
+    /// A request header names it; whether there is such a cluster is for the caller to find out.
+    FromHeader(&'r str),
+    /// There is none: the header is missing or empty, or the route does not forward.
+    None,
+}
+
+/// How a route chooses its cluster.
+#[derive(Debug)]
+pub enum ClusterSpecifier {
+    /// One cluster, or one that a header names.
+    One(ClusterTarget),
+    /// One of several.
+    Weighted(Box<WeightedClusters>),
+}
+
+/// One cluster, by name or by a header's value.
+#[derive(Debug)]
+pub enum ClusterTarget {
+    /// By name.
+    Name(Name),
+    /// By the first value of a request header.
+    Header(RequestHeader),
+}
+
+/// Clusters by weight.
+#[derive(Debug)]
+pub struct WeightedClusters {
+    /// The clusters, in the order of the configuration.
+    pub clusters: Box<[ClusterWeight]>,
+    total: u64,
+    has_runtime_keys: bool,
+    random_header: Option<HeaderName>,
+}
+
+/// One of several clusters.
+#[derive(Debug)]
+pub struct ClusterWeight {
+    /// The cluster.
+    pub target: ClusterTarget,
+    /// `metadata_match` merged over the route's.
+    pub metadata_match: Option<MetadataMatch>,
+    pub(super) request_headers: HeaderMutations,
+    pub(super) response_headers: HeaderMutations,
+    pub(super) filter_configs: FilterConfigs,
+    host_rewrite: Option<Text>,
+    weight: u32,
+    /// `<runtime_key_prefix>.<name>`, in percent or any other unit, with the configured weight as default.
+    runtime_key: Option<Box<str>>,
+}
+
+impl ClusterSpecifier {
+    pub(super) fn build(
+        proto: Option<&Proto>,
+        metadata_match: Option<&MetadataMatch>,
+        filter_configs: &FilterConfigs,
+        cx: &mut BuildCx<'_>,
+    ) -> Result<Self, Rejected> {
+        match proto {
+            None => Err(cx.reject("cluster_specifier: value is required")),
+            Some(Proto::Cluster(name)) => cx.at("cluster", |cx| match name.is_empty() {
+                true => Err(cx.reject("value length must be at least 1 characters")),
+                false => Ok(Self::One(ClusterTarget::Name(cx.env.clusters.intern(name)))),
+            }),
+            Some(Proto::ClusterHeader(name)) => cx.at("cluster_header", |cx| {
+                RequestHeader::build(name, cx).map(|header| Self::One(ClusterTarget::Header(header)))
+            }),
+            Some(Proto::WeightedClusters(weighted)) => cx.at("weighted_clusters", |cx| {
+                WeightedClusters::build(weighted, metadata_match, filter_configs, cx)
+                    .map(|weighted| Self::Weighted(Box::new(weighted)))
+            }),
+            Some(Proto::ClusterSpecifierPlugin(_)) => Err(cx.at("cluster_specifier_plugin", |cx| {
+                cx.reject("cluster specifier plugins are not available")
+            })),
+            Some(Proto::InlineClusterSpecifierPlugin(_)) => Err(cx
+                .at("inline_cluster_specifier_plugin", |cx| {
+                    cx.reject("cluster specifier plugins are not available")
+                })),
+        }
+    }
+
+    /// Index of the weighted cluster for `request`; 0 if there are no weights.
+    pub(super) fn pick(&self, request: &RequestHead, runtime: &Runtime, random: u64) -> u32 {
+        match self {
+            Self::One(_) => 0,
+            Self::Weighted(weighted) => weighted.pick(request, runtime, random),
+        }
+    }
+
+    pub(super) fn choice<'r>(&'r self, request: &'r RequestHead) -> ClusterChoice<'r> {
+        match self {
+            Self::One(target) => target.choice(request),
+            Self::Weighted(_) => ClusterChoice::None,
+        }
+    }
+
+    /// Weighted cluster number `index`.
+    pub(super) fn weight(&self, index: u32) -> Option<&ClusterWeight> {
+        match self {
+            Self::One(_) => None,
+            Self::Weighted(weighted) => weighted.clusters.get(index as usize),
+        }
+    }
+
+    /// The one cluster that is named, if there is only one.
+    pub(super) fn name(&self) -> Option<&Name> {
+        match self {
+            Self::One(target) => target.name(),
+            Self::Weighted(_) => None,
+        }
+    }
+
+    /// Every cluster that is named.
+    pub(super) fn names(&self) -> Vec<&Name> {
+        match self {
+            Self::One(target) => target.name().into_iter().collect(),
+            Self::Weighted(weighted) => {
+                weighted.clusters.iter().filter_map(|cluster| cluster.target.name()).collect()
+            }
+        }
+    }
+}
+
+impl ClusterTarget {
+    /// The name, if it is fixed.
+    pub fn name(&self) -> Option<&Name> {
+        match self {
+            Self::Name(name) => Some(name),
+            Self::Header(_) => None,
+        }
+    }
+
+    pub(super) fn choice<'r>(&'r self, request: &'r RequestHead) -> ClusterChoice<'r> {
+        let value = match self {
+            Self::Name(name) => return ClusterChoice::Named(name),
+            Self::Header(RequestHeader::Named(name)) => {
+                request.headers.get(name).and_then(|value| value.to_str().ok())
+            }
+            Self::Header(RequestHeader::Authority) => Some(request.authority.as_str()),
+            Self::Header(RequestHeader::Path) => Some(request.path.as_str()),
+            Self::Header(RequestHeader::Method) => Some(request.method.as_str()),
+            Self::Header(RequestHeader::Scheme) => Some(request.scheme.as_str()),
+            Self::Header(RequestHeader::Protocol) => request.upgrade.as_deref(),
+            Self::Header(RequestHeader::Status) => None,
+        };
+        value.filter(|value| !value.is_empty()).map_or(ClusterChoice::None, ClusterChoice::FromHeader)
+    }
+}
+
+impl WeightedClusters {
+    fn build(
+        proto: &proto::WeightedCluster,
+        metadata_match: Option<&MetadataMatch>,
+        filter_configs: &FilterConfigs,
+        cx: &mut BuildCx<'_>,
+    ) -> Result<Self, Rejected> {
+        #[allow(deprecated, reason = "still sent by control planes; Envoy ignores it")]
+        let proto::WeightedCluster { clusters, total_weight: _, runtime_key_prefix, random_value_specifier } =
+            proto;
+        let random_header = match random_value_specifier {
+            None | Some(RandomValueSpecifier::UseHashPolicy(false)) => None,
+            Some(RandomValueSpecifier::HeaderName(name)) if name.is_empty() => None,
+            Some(RandomValueSpecifier::HeaderName(name)) => {
+                Some(cx.at("header_name", |cx| build_header_name(name, cx))?)
+            }
+            Some(RandomValueSpecifier::UseHashPolicy(true)) => {
+                return Err(cx.at("use_hash_policy", |cx| cx.reject("hash policies are not available")));
+            }
+        };
+        if clusters.is_empty() {
+            return Err(cx.at("clusters", |cx| cx.reject("value must contain at least 1 item(s)")));
+        }
+        let clusters = cx.each("clusters", clusters, |cluster, cx| {
+            ClusterWeight::build(cluster, runtime_key_prefix, metadata_match, filter_configs, cx)
+        })?;
+        let total: u64 = clusters.iter().map(|cluster| u64::from(cluster.weight)).sum();
+        if total == 0 {
+            return Err(cx.reject("Sum of weights in the weighted_cluster must be greater than 0."));
+        }
+        if total > u64::from(u32::MAX) {
+            return Err(
+                cx.reject(format!("The sum of weights of all weighted clusters exceeds {}", u32::MAX))
+            );
+        }
+        Ok(Self {
+            clusters: clusters.into_boxed_slice(),
+            total,
+            has_runtime_keys: !runtime_key_prefix.is_empty(),
+            random_header,
+        })
+    }
+
+    fn pick(&self, request: &RequestHead, runtime: &Runtime, random: u64) -> u32 {
+        let random = self.random_header.as_ref().and_then(|name| number_of(request, name)).unwrap_or(random);
+        if !self.has_runtime_keys {
+            return pick(self.clusters.iter().map(|cluster| u64::from(cluster.weight)), random % self.total);
+        }
+        let weights: SmallVec<[u64; 8]> =
+            self.clusters.iter().map(|cluster| cluster.current_weight(runtime)).collect();
+        match weights.iter().sum::<u64>() {
+            0 => 0,
+            total => pick(weights.iter().copied(), random % total),
+        }
+    }
+}
+
+/// Index of the weight whose interval holds `at`.
+fn pick(weights: impl Iterator<Item = u64>, mut at: u64) -> u32 {
+    let mut last = 0;
+    for (index, weight) in (0u32..).zip(weights) {
+        if at < weight {
+            return index;
+        }
+        at -= weight;
+        last = index;
+    }
+    last
+}
+
+/// The number in the only value of a header.
+fn number_of(request: &RequestHead, name: &HeaderName) -> Option<u64> {
+    let mut values = request.headers.get_all(name).iter();
+    let value = values.next()?;
+    if values.next().is_some() {
+        return None;
+    }
+    value.to_str().ok()?.trim().parse().ok()
+}
+
+impl ClusterWeight {
+    fn build(
+        proto: &proto::weighted_cluster::ClusterWeight,
+        runtime_key_prefix: &str,
+        route_metadata_match: Option<&MetadataMatch>,
+        route_filter_configs: &FilterConfigs,
+        cx: &mut BuildCx<'_>,
+    ) -> Result<Self, Rejected> {
+        let proto::weighted_cluster::ClusterWeight {
+            name,
+            cluster_header,
+            weight,
+            metadata_match,
+            request_headers_to_add,
+            request_headers_to_remove,
+            response_headers_to_add,
+            response_headers_to_remove,
+            typed_per_filter_config,
+            host_rewrite_specifier,
+        } = proto;
+        let target = match (name.is_empty(), cluster_header.is_empty()) {
+            (false, true) => Ok(ClusterTarget::Name(cx.env.clusters.intern(name))),
+            (true, false) => cx
+                .at("cluster_header", |cx| RequestHeader::build(cluster_header, cx))
+                .map(ClusterTarget::Header),
+            (true, true) => Err(cx.reject("At least one of name or cluster_header need to be specified")),
+            (false, false) => Err(cx.reject("Only one of name or cluster_header can be specified")),
+        };
+        let Some(weight) = *weight else {
+            return Err(cx.at("weight", |cx| cx.reject("value is required")));
+        };
+        let request_headers =
+            HeaderMutations::build_request(request_headers_to_add, request_headers_to_remove, cx);
+        let response_headers =
+            HeaderMutations::build_response(response_headers_to_add, response_headers_to_remove, cx);
+        let filter_configs = FilterConfigs::build(typed_per_filter_config, Some(route_filter_configs), cx);
+        let host_rewrite = match host_rewrite_specifier {
+            Some(HostRewriteSpecifier::HostRewriteLiteral(host)) if !host.is_empty() => {
+                Some(Text::from(host.as_str()))
+            }
+            Some(HostRewriteSpecifier::HostRewriteLiteral(_)) | None => None,
+        };
+        Ok(Self {
+            target: target?,
+            metadata_match: MetadataMatch::build(metadata_match.as_ref(), route_metadata_match),
+            request_headers: request_headers?,
+            response_headers: response_headers?,
+            filter_configs: filter_configs?,
+            host_rewrite,
+            weight,
+            runtime_key: (!runtime_key_prefix.is_empty())
+                .then(|| format!("{runtime_key_prefix}.{name}").into_boxed_str()),
+        })
+    }
+
+    fn current_weight(&self, runtime: &Runtime) -> u64 {
+        let set = self.runtime_key.as_deref().and_then(|key| runtime.number(key));
+        set.map_or(u64::from(self.weight), |weight| weight.min(u64::from(u32::MAX)))
+    }
+
+    /// Applies `host_rewrite_literal`, which leaves no trace of the old host.
+    pub(super) fn rewrite_host(&self, request: &mut RequestHead) {
+        if let Some(host) = &self.host_rewrite {
+            request.authority = host.clone();
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! The action that sends a request to a cluster.
+
+use http::StatusCode;
+use prost_types::Value;
+use proxy_core::config::{BuildCx, Rejected};
+use proxy_core::head::RequestHead;
+use proxy_core::matcher::RegexRewrite;
+use proxy_core::text::Text;
+use xds_api::envoy::config::core::v3 as core_proto;
+use xds_api::envoy::config::core::v3::RoutingPriority;
+use xds_api::envoy::config::route::v3 as proto;
+use xds_api::envoy::config::route::v3::route_action::ClusterNotFoundResponseCode;
+
+use super::cluster::ClusterSpecifier;
+use super::filter_config::FilterConfigs;
+use super::path::PathRule;
+use super::rewrite::{self, EnvoyHeaders, ForwardedHost, HostRewrite, PathRewrite};
+use super::timeouts::RouteTimeouts;
+
+/// Sends requests to a cluster.
+#[derive(Debug)]
+pub struct ForwardAction {
+    /// Which cluster.
+    pub cluster: ClusterSpecifier,
+    /// What to answer when there is no such cluster.
+    pub cluster_not_found: StatusCode,
+    /// Which hosts of the cluster, for subset balancing.
+    pub metadata_match: Option<MetadataMatch>,
+    /// Which circuit breaker thresholds apply.
+    pub priority: Priority,
+    /// Upgrades that this route allows or forbids, over the connection manager's.
+    pub upgrades: Box<[Upgrade]>,
+    pub(super) timeouts: RouteTimeouts,
+    pub(super) path_rewrite: Option<PathRewrite>,
+    host_rewrite: Option<HostRewrite>,
+    forwarded_host: ForwardedHost,
+}
+
+/// Priority of requests in circuit breakers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Priority {
+    /// `DEFAULT`
+    #[default]
+    Default,
+    /// `HIGH`
+    High,
+}
+
+/// What hosts must have in their `envoy.lb` metadata.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct MetadataMatch {
+    /// Keys and values, sorted by key.
+    pub criteria: Box<[(String, Value)]>,
+}
+
+/// One kind of upgrade.
+#[derive(Clone, Debug)]
+pub struct Upgrade {
+    /// The protocol in lower case: `websocket`, `connect`.
+    pub protocol: Box<str>,
+    /// Whether it is allowed.
+    pub enabled: bool,
+    /// Present if CONNECT ends here and its payload goes upstream as plain TCP.
+    pub connect: Option<ConnectConfig>,
+}
+
+/// How CONNECT requests end here.
+#[derive(Clone, Copy, Debug)]
+pub struct ConnectConfig {
+    /// Whether POST requests are taken like CONNECT.
+    pub allow_post: bool,
+}
+
+impl ForwardAction {
+    pub(super) fn build(
+        proto: &proto::RouteAction,
+        rule: Option<&PathRule>,
+        filter_configs: &FilterConfigs,
+        cx: &mut BuildCx<'_>,
+    ) -> Result<Self, Rejected> {
+        let unsupported = reject_unsupported(proto, cx);
+        let metadata_match = MetadataMatch::build(proto.metadata_match.as_ref(), None);
+        let cluster = ClusterSpecifier::build(
+            proto.cluster_specifier.as_ref(),
+            metadata_match.as_ref(),
+            filter_configs,
+            cx,
+        );
+        let cluster_not_found = cx.at("cluster_not_found_response_code", |cx| {
+            match ClusterNotFoundResponseCode::try_from(proto.cluster_not_found_response_code) {
+                Ok(ClusterNotFoundResponseCode::ServiceUnavailable) => Ok(StatusCode::SERVICE_UNAVAILABLE),
+                Ok(ClusterNotFoundResponseCode::NotFound) => Ok(StatusCode::NOT_FOUND),
+                Ok(ClusterNotFoundResponseCode::InternalServerError) => Ok(StatusCode::INTERNAL_SERVER_ERROR),
+                Err(_) => Err(cx.reject("value must be one of the defined enum values")),
+            }
+        });
+        let priority = cx.at("priority", |cx| match RoutingPriority::try_from(proto.priority) {
+            Ok(RoutingPriority::Default) => Ok(Priority::Default),
+            Ok(RoutingPriority::High) => Ok(Priority::High),
+            Err(_) => Err(cx.reject("value must be one of the defined enum values")),
+        });
+        let upgrades = build_upgrades(&proto.upgrade_configs, cx);
+        let timeouts = RouteTimeouts::build(proto, cx);
+        let path_rewrite = build_path_rewrite(proto, rule, cx);
+        let host_rewrite = HostRewrite::build(proto.host_rewrite_specifier.as_ref(), cx);
+        unsupported?;
+        Ok(Self {
+            cluster: cluster?,
+            cluster_not_found: cluster_not_found?,
+            metadata_match,
+            priority: priority?,
+            upgrades: upgrades?,
+            timeouts: timeouts?,
+            path_rewrite: path_rewrite?,
+            host_rewrite: host_rewrite?,
+            forwarded_host: match proto.append_x_forwarded_host {
+                true => ForwardedHost::Appended,
+                false => ForwardedHost::Untouched,
+            },
+        })
+    }
+
+    /// Whether the route allows the upgrade `protocol` (lower case); `None` leaves it to the connection manager.
+    pub fn allows_upgrade(&self, protocol: &str) -> Option<bool> {
+        self.upgrade(protocol).map(|upgrade| upgrade.enabled)
+    }
+
+    /// What the route says about the upgrade `protocol` (lower case).
+    pub fn upgrade(&self, protocol: &str) -> Option<&Upgrade> {
+        self.upgrades.iter().find(|upgrade| &*upgrade.protocol == protocol)
+    }
+
+    pub(super) fn rewrite_host(&self, request: &mut RequestHead, envoy_headers: EnvoyHeaders) {
+        let new = self.host_rewrite.as_ref().and_then(|rewrite| rewrite.new_host(request));
+        if let Some(host) = new {
+            rewrite::update_authority(request, host, self.forwarded_host, envoy_headers);
+        }
+    }
+
+    pub(super) fn rewrite_host_to_upstream(
+        &self,
+        request: &mut RequestHead,
+        hostname: &str,
+        envoy_headers: EnvoyHeaders,
+    ) {
+        if matches!(self.host_rewrite, Some(HostRewrite::Upstream)) && !hostname.is_empty() {
+            rewrite::update_authority(request, Text::from(hostname), self.forwarded_host, envoy_headers);
+        }
+    }
+}
+
+/// Rejects what is set and cannot be honoured; names every field of the message that nothing else reads.
+fn reject_unsupported(proto: &proto::RouteAction, cx: &mut BuildCx<'_>) -> Result<(), Rejected> {
+    #[allow(deprecated, reason = "still sent by control planes")]
+    let proto::RouteAction {
+        cluster_not_found_response_code: _,
+        metadata_match: _,
+        prefix_rewrite: _,
+        regex_rewrite: _,
+        path_rewrite_policy: _,
+        path_rewrite,
+        append_x_forwarded_host: _,
+        timeout: _,
+        idle_timeout: _,
+        flush_timeout: _,
+        early_data_policy,
+        retry_policy,
+        retry_policy_typed_config,
+        request_mirror_policies,
+        priority: _,
+        rate_limits,
+        include_vh_rate_limits: _,
+        hash_policy,
+        cors,
+        max_grpc_timeout: _,
+        grpc_timeout_offset: _,
+        upgrade_configs: _,
+        internal_redirect_policy,
+        internal_redirect_action,
+        max_internal_redirects: _,
+        hedge_policy,
+        max_stream_duration: _,
+        cluster_specifier: _,
+        host_rewrite_specifier: _,
+    } = proto;
+    let all = [
+        cx.reject_if(!path_rewrite.is_empty(), "path_rewrite", "formatted path rewrites are not available"),
+        cx.reject_if(early_data_policy.is_some(), "early_data_policy", "early data is not available"),
+        cx.reject_if(retry_policy.is_some(), "retry_policy", "retries are not available"),
+        cx.reject_if(
+            retry_policy_typed_config.is_some(),
+            "retry_policy_typed_config",
+            "retries are not available",
+        ),
+        cx.reject_if(
+            !request_mirror_policies.is_empty(),
+            "request_mirror_policies",
+            "request mirroring is not available",
+        ),
+        cx.reject_if(!rate_limits.is_empty(), "rate_limits", "rate limits are not available"),
+        cx.reject_if(!hash_policy.is_empty(), "hash_policy", "hash policies are not available"),
+        cx.reject_if(cors.is_some(), "cors", "use typed_per_filter_config with envoy.filters.http.cors"),
+        cx.reject_if(
+            internal_redirect_policy.is_some(),
+            "internal_redirect_policy",
+            "internal redirects are not available",
+        ),
+        cx.reject_if(
+            *internal_redirect_action != 0,
+            "internal_redirect_action",
+            "internal redirects are not available",
+        ),
+        cx.reject_if(hedge_policy.is_some(), "hedge_policy", "hedging is not available"),
+    ];
+    all.into_iter().collect()
+}
+
+fn build_path_rewrite(
+    proto: &proto::RouteAction,
+    rule: Option<&PathRule>,
+    cx: &mut BuildCx<'_>,
+) -> Result<Option<PathRewrite>, Rejected> {
+    let proto::RouteAction { prefix_rewrite, regex_rewrite, path_rewrite_policy, .. } = proto;
+    match (prefix_rewrite.as_str(), regex_rewrite, path_rewrite_policy) {
+        ("", None, None) => Ok(None),
+        ("", Some(regex), None) => cx
+            .at("regex_rewrite", |cx| RegexRewrite::build(regex, cx))
+            .map(|regex| Some(PathRewrite::Regex(regex))),
+        ("", None, Some(policy)) => {
+            cx.at("path_rewrite_policy", |cx| PathRewrite::build_policy(policy, rule, cx)).map(Some)
+        }
+        (_, None, None) if rule.is_some_and(|rule| rule.template().is_some()) => {
+            Err(cx.reject("Cannot use prefix_rewrite with matcher extension"))
+        }
+        (prefix, None, None) => Ok(Some(PathRewrite::Prefix(prefix.into()))),
+        _ => Err(cx.reject("Specify only one of prefix_rewrite, regex_rewrite or path_rewrite_policy")),
+    }
+}
+
+fn build_upgrades(
+    protos: &[proto::route_action::UpgradeConfig],
+    cx: &mut BuildCx<'_>,
+) -> Result<Box<[Upgrade]>, Rejected> {
+    let mut seen: Vec<String> = Vec::new();
+    let upgrades = cx.each("upgrade_configs", protos, |proto, cx| {
+        let proto::route_action::UpgradeConfig { upgrade_type, enabled, connect_config } = proto;
+        let protocol = upgrade_type.to_ascii_lowercase();
+        if seen.contains(&protocol) {
+            return Err(cx.reject(format!("Duplicate upgrade {upgrade_type}")));
+        }
+        seen.push(protocol.clone());
+        let connect = match connect_config {
+            None => None,
+            Some(_) if protocol != "connect" => {
+                return Err(cx.reject(format!("Non-CONNECT upgrade type {upgrade_type} has ConnectConfig")));
+            }
+            Some(connect) => Some(cx.at("connect_config", |cx| {
+                cx.reject_if(
+                    connect.proxy_protocol_config.is_some(),
+                    "proxy_protocol_config",
+                    "the PROXY protocol for CONNECT payloads is not available",
+                )?;
+                Ok(ConnectConfig { allow_post: connect.allow_post })
+            })?),
+        };
+        Ok(Upgrade { protocol: protocol.into(), enabled: enabled.unwrap_or(true), connect })
+    })?;
+    Ok(upgrades.into_boxed_slice())
+}
+
+impl MetadataMatch {
+    /// Takes the `envoy.lb` part of `proto` over `outer`; `None` if there is neither.
+    pub(super) fn build(proto: Option<&core_proto::Metadata>, outer: Option<&Self>) -> Option<Self> {
+        let own = proto.and_then(|proto| proto.filter_metadata.get("envoy.lb"));
+        let Some(own) = own else { return outer.cloned() };
+        let mut criteria: Vec<(String, Value)> =
+            outer.map(|outer| outer.criteria.to_vec()).unwrap_or_default();
+        criteria.retain(|(key, _)| !own.fields.contains_key(key));
+        criteria.extend(own.fields.iter().map(|(key, value)| (key.clone(), value.clone())));
+        criteria.sort_by(|a, b| a.0.cmp(&b.0));
+        Some(Self { criteria: criteria.into_boxed_slice() })
+    }
+}

@@ -1,0 +1,219 @@
+//! Compiled `*_headers_to_add` and `*_headers_to_remove`.
+//!
+//! Removals come first; then all values are computed from the headers as they stand, overwriting ones are applied, then
+//! the appending ones. Pseudo-headers and `host` cannot be changed this way: rewrites do that.
+//! Source: Envoy `docs/root/configuration/http/http_conn_man/headers.rst`, "Custom request/response headers".
+
+use bytes::{Bytes, BytesMut};
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use proxy_core::config::{BuildCx, Rejected};
+use proxy_core::head::{RequestHead, ResponseHead};
+use proxy_core::stream_info::StreamInfo;
+use smallvec::SmallVec;
+use xds_api::envoy::config::core::v3 as proto;
+use xds_api::envoy::config::core::v3::header_value_option::HeaderAppendAction;
+
+/// What values may refer to.
+#[derive(Clone, Copy)]
+pub struct MutationContext<'a> {
+    /// The request, as far as it is at hand.
+    pub request: Option<&'a RequestHead>,
+    /// What is known about the stream.
+    pub info: &'a StreamInfo,
+}
+
+/// The header mutations of one level; costs nothing when there are none.
+#[derive(Debug, Default)]
+pub struct HeaderMutations(Option<Box<Mutations>>);
+
+#[derive(Debug)]
+struct Mutations {
+    remove: Box<[HeaderName]>,
+    add: Box<[Addition]>,
+}
+
+#[derive(Debug)]
+struct Addition {
+    name: HeaderName,
+    value: Value,
+    action: HeaderAppendAction,
+    keep_empty: bool,
+}
+
+#[derive(Debug)]
+enum Value {
+    Constant(HeaderValue),
+}
+
+/// A value computed and waiting to be written.
+struct Pending<'m> {
+    name: &'m HeaderName,
+    value: HeaderValue,
+    overwrite: bool,
+}
+
+impl HeaderMutations {
+    /// Builds from `request_headers_to_add` and `request_headers_to_remove`.
+    pub fn build_request(
+        add: &[proto::HeaderValueOption],
+        remove: &[String],
+        cx: &mut BuildCx<'_>,
+    ) -> Result<Self, Rejected> {
+        Self::build("request_headers_to_add", add, "request_headers_to_remove", remove, cx)
+    }
+
+    /// Builds from `response_headers_to_add` and `response_headers_to_remove`.
+    pub fn build_response(
+        add: &[proto::HeaderValueOption],
+        remove: &[String],
+        cx: &mut BuildCx<'_>,
+    ) -> Result<Self, Rejected> {
+        Self::build("response_headers_to_add", add, "response_headers_to_remove", remove, cx)
+    }
+
+    fn build(
+        add_field: &'static str,
+        add: &[proto::HeaderValueOption],
+        remove_field: &'static str,
+        remove: &[String],
+        cx: &mut BuildCx<'_>,
+    ) -> Result<Self, Rejected> {
+        if add.is_empty() && remove.is_empty() {
+            return Ok(Self(None));
+        }
+        let add = cx.each(add_field, add, Addition::build);
+        let remove = cx.each(remove_field, remove, |name, cx| {
+            if name.starts_with(':') || name.eq_ignore_ascii_case("host") {
+                return Err(cx.reject(":-prefixed or host headers may not be removed"));
+            }
+            HeaderName::from_bytes(name.as_bytes())
+                .map_err(|_| cx.reject(format!("'{name}' is not a header name")))
+        });
+        Ok(Self(Some(Box::new(Mutations { add: add?.into(), remove: remove?.into() }))))
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Changes the headers of `request`.
+    pub fn apply_to_request(&self, request: &mut RequestHead, info: &StreamInfo) {
+        let Some(mutations) = &self.0 else { return };
+        mutations.remove_from(&mut request.headers);
+        let pending = mutations.compute(&request.headers, MutationContext { request: Some(request), info });
+        write(pending, &mut request.headers);
+    }
+
+    /// Changes the headers of `response`.
+    pub fn apply_to_response(&self, response: &mut ResponseHead, context: MutationContext<'_>) {
+        let Some(mutations) = &self.0 else { return };
+        mutations.remove_from(&mut response.headers);
+        let pending = mutations.compute(&response.headers, context);
+        write(pending, &mut response.headers);
+    }
+}
+
+impl Mutations {
+    fn remove_from(&self, headers: &mut HeaderMap) {
+        for name in &self.remove {
+            headers.remove(name);
+        }
+    }
+
+    fn compute(&self, headers: &HeaderMap, context: MutationContext<'_>) -> SmallVec<[Pending<'_>; 4]> {
+        let mut pending = SmallVec::new();
+        for addition in &self.add {
+            let exists = headers.contains_key(&addition.name);
+            let overwrite = match addition.action {
+                HeaderAppendAction::AppendIfExistsOrAdd => false,
+                HeaderAppendAction::AddIfAbsent if exists => continue,
+                HeaderAppendAction::AddIfAbsent => false,
+                HeaderAppendAction::OverwriteIfExists if !exists => continue,
+                HeaderAppendAction::OverwriteIfExists | HeaderAppendAction::OverwriteIfExistsOrAdd => true,
+            };
+            let Some(value) = addition.value.render(context) else { continue };
+            if value.is_empty() && !addition.keep_empty {
+                continue;
+            }
+            pending.push(Pending { name: &addition.name, value, overwrite });
+        }
+        pending
+    }
+}
+
+fn write(pending: SmallVec<[Pending<'_>; 4]>, headers: &mut HeaderMap) {
+    for Pending { name, value, .. } in pending.iter().filter(|pending| pending.overwrite) {
+        headers.insert(*name, value.clone());
+    }
+    for Pending { name, value, overwrite } in pending {
+        if !overwrite {
+            headers.append(name, value);
+        }
+    }
+}
+
+impl Addition {
+    fn build(proto: &proto::HeaderValueOption, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
+        #[allow(deprecated, reason = "still sent by control planes")]
+        let proto::HeaderValueOption { header, append, append_action, keep_empty_value } = proto;
+        let Some(proto::HeaderValue { key, value, raw_value }) = header else {
+            return Err(cx.at("header", |cx| cx.reject("value is required")));
+        };
+        if key.starts_with(':') || key.eq_ignore_ascii_case("host") {
+            return Err(cx.reject(":-prefixed or host headers may not be modified"));
+        }
+        let name = HeaderName::from_bytes(key.as_bytes())
+            .map_err(|_| cx.at("header", |cx| cx.reject(format!("key: '{key}' is not a header name"))))?;
+        let action = HeaderAppendAction::try_from(*append_action).map_err(|_| {
+            cx.at("append_action", |cx| cx.reject("value must be one of the defined enum values"))
+        })?;
+        let action = match append {
+            None => action,
+            Some(_) if action != HeaderAppendAction::AppendIfExistsOrAdd => {
+                return Err(cx.reject("Both append and append_action are set and it's not allowed"));
+            }
+            Some(true) => HeaderAppendAction::AppendIfExistsOrAdd,
+            Some(false) => HeaderAppendAction::OverwriteIfExistsOrAdd,
+        };
+        let value = cx.at("header", |cx| match raw_value.is_empty() {
+            true => Value::build(value, cx),
+            false => Value::build_raw(raw_value, cx),
+        })?;
+        Ok(Self { name, value, action, keep_empty: *keep_empty_value })
+    }
+}
+
+impl Value {
+    fn build(text: &str, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
+        let mut literal = BytesMut::with_capacity(text.len());
+        let mut rest = text;
+        while let Some((before, after)) = rest.split_once('%') {
+            literal.extend_from_slice(before.as_bytes());
+            let Some(after) = after.strip_prefix('%') else {
+                return Err(cx.reject(format!("value: commands are not available yet in '{text}'")));
+            };
+            literal.extend_from_slice(b"%");
+            rest = after;
+        }
+        literal.extend_from_slice(rest.as_bytes());
+        Self::constant(literal.freeze(), cx)
+    }
+
+    fn build_raw(raw: &[u8], cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
+        Self::constant(Bytes::copy_from_slice(raw), cx)
+    }
+
+    fn constant(value: Bytes, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
+        HeaderValue::from_maybe_shared(value)
+            .map(Self::Constant)
+            .map_err(|_| cx.reject("value has characters that a header cannot have"))
+    }
+
+    /// The value; `None` if it cannot stand in a header.
+    fn render(&self, _context: MutationContext<'_>) -> Option<HeaderValue> {
+        match self {
+            Self::Constant(value) => Some(value.clone()),
+        }
+    }
+}

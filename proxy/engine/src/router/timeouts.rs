@@ -1,0 +1,290 @@
+//! Timeouts of forwarded requests: the route's, the `x-envoy-*` headers', and gRPC's.
+//!
+//! `x-envoy-upstream-rq-timeout-ms` is honoured wherever it stands: the connection manager removes it from requests that
+//! are not internal, and a filter that adds it means it.
+//! Source: Envoy `docs/root/faq/configuration/timeouts.rst`, `docs/root/configuration/http/http_filters/router_filter.rst`.
+
+use std::time::Duration;
+
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use proxy_core::config::{BuildCx, Rejected, duration};
+use proxy_core::head::RequestHead;
+use proxy_core::headers::{
+    GRPC_TIMEOUT, X_ENVOY_EXPECTED_RQ_TIMEOUT_MS, X_ENVOY_UPSTREAM_RQ_PER_TRY_TIMEOUT_MS,
+    X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS,
+};
+use xds_api::envoy::config::route::v3 as proto;
+
+use super::rewrite::EnvoyHeaders;
+
+/// Envoy's default of `RouteAction.timeout`.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
+/// gRPC's limit on the number in `grpc-timeout`: eight digits.
+const MAX_GRPC_TIMEOUT_VALUE: u64 = 99_999_999;
+
+/// A timeout that a route may set, turn off, or leave to the connection manager.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Override {
+    /// The connection manager's setting holds.
+    #[default]
+    Inherit,
+    /// Off.
+    Off,
+    /// This long.
+    After(Duration),
+}
+
+impl Override {
+    fn new(proto: Option<Duration>) -> Self {
+        match proto {
+            None => Self::Inherit,
+            Some(Duration::ZERO) => Self::Off,
+            Some(duration) => Self::After(duration),
+        }
+    }
+
+    /// The timeout in force when the connection manager has `inherited`.
+    pub fn or(self, inherited: Option<Duration>) -> Option<Duration> {
+        match self {
+            Self::Inherit => inherited,
+            Self::Off => None,
+            Self::After(duration) => Some(duration),
+        }
+    }
+}
+
+/// Whether `x-envoy-expected-rq-timeout-ms` of the request is believed (`Router.respect_expected_rq_timeout`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExpectedTimeout {
+    /// It is, before `x-envoy-upstream-rq-timeout-ms`.
+    Respected,
+    /// It is overwritten.
+    Overwritten,
+}
+
+/// The timeouts of one request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timeouts {
+    /// From the end of the request to the end of the response, all tries included (504 `upstream request timeout`).
+    pub global: Option<Duration>,
+    /// Of each try; never as long as `global`.
+    pub per_try: Option<Duration>,
+    /// Without any event on the stream.
+    pub idle: Override,
+    /// Without progress in writing to the client what is already received.
+    pub flush: Override,
+    /// From the start of the stream to its end, whatever happens.
+    pub max_stream: Override,
+    /// What `grpc-timeout` says upstream; `None` leaves the header as it is.
+    pub grpc_timeout: Option<Duration>,
+    /// Whether `grpc-timeout` follows the time that is left (deprecated `max_grpc_timeout`).
+    grpc_follows_expected: bool,
+    /// Whether `x-envoy-expected-rq-timeout-ms` of the request stays.
+    keeps_expected: bool,
+}
+
+/// The timeouts of one route.
+#[derive(Clone, Copy, Debug)]
+pub struct RouteTimeouts {
+    timeout: Option<Duration>,
+    idle: Override,
+    flush: Override,
+    max_grpc_timeout: Option<Duration>,
+    grpc_timeout_offset: Option<Duration>,
+    max_stream: Option<MaxStreamDuration>,
+}
+
+/// `max_stream_duration`; its presence makes the route's `timeout` and `max_grpc_timeout` count no more.
+#[derive(Clone, Copy, Debug)]
+struct MaxStreamDuration {
+    max: Override,
+    grpc_max: Option<Duration>,
+    grpc_offset: Option<Duration>,
+}
+
+impl RouteTimeouts {
+    pub(super) fn build(proto: &proto::RouteAction, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
+        let mut read = |field: &'static str, value: Option<&prost_types::Duration>| match value.map(duration)
+        {
+            None => Ok(None),
+            Some(Some(duration)) => Ok(Some(duration)),
+            Some(None) => Err(cx.at(field, |cx| cx.reject("a timeout must not be negative"))),
+        };
+        let timeout = read("timeout", proto.timeout.as_ref());
+        let idle = read("idle_timeout", proto.idle_timeout.as_ref());
+        let flush = read("flush_timeout", proto.flush_timeout.as_ref());
+        #[allow(deprecated, reason = "still sent by control planes")]
+        let (max_grpc_timeout, grpc_timeout_offset) = (
+            read("max_grpc_timeout", proto.max_grpc_timeout.as_ref()),
+            read("grpc_timeout_offset", proto.grpc_timeout_offset.as_ref()),
+        );
+        let max_stream = match &proto.max_stream_duration {
+            None => None,
+            Some(proto) => {
+                let proto::route_action::MaxStreamDuration {
+                    max_stream_duration,
+                    grpc_timeout_header_max,
+                    grpc_timeout_header_offset,
+                } = proto;
+                let max = read("max_stream_duration", max_stream_duration.as_ref());
+                let grpc_max = read("max_stream_duration", grpc_timeout_header_max.as_ref());
+                let grpc_offset = read("max_stream_duration", grpc_timeout_header_offset.as_ref());
+                Some(MaxStreamDuration {
+                    max: Override::new(max?),
+                    grpc_max: grpc_max?,
+                    grpc_offset: grpc_offset?,
+                })
+            }
+        };
+        Ok(Self {
+            timeout: match timeout? {
+                None => Some(DEFAULT_TIMEOUT),
+                Some(timeout) => not_zero(timeout),
+            },
+            idle: Override::new(idle?),
+            flush: Override::new(flush?),
+            max_grpc_timeout: max_grpc_timeout?,
+            grpc_timeout_offset: grpc_timeout_offset?,
+            max_stream,
+        })
+    }
+
+    /// The timeouts for `request`.
+    pub(super) fn for_request(&self, request: &RequestHead, expected: ExpectedTimeout) -> Timeouts {
+        let headers = &request.headers;
+        let grpc_header = grpc_timeout(headers);
+        let mut timeouts = Timeouts { idle: self.idle, flush: self.flush, ..Timeouts::default() };
+        match (&self.max_stream, self.max_grpc_timeout) {
+            (Some(max_stream), _) => max_stream.apply(grpc_header, &mut timeouts),
+            (None, Some(max)) if request.is_grpc() => {
+                timeouts.global = self.capped_grpc(grpc_header, max);
+                timeouts.grpc_follows_expected = true;
+            }
+            (None, _) => timeouts.global = self.timeout,
+        }
+        let from_peer = (expected == ExpectedTimeout::Respected)
+            .then(|| headers.get(&X_ENVOY_EXPECTED_RQ_TIMEOUT_MS))
+            .flatten();
+        timeouts.keeps_expected = from_peer.is_some();
+        let asked = match from_peer {
+            Some(_) => milliseconds(headers, &X_ENVOY_EXPECTED_RQ_TIMEOUT_MS),
+            None => milliseconds(headers, &X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS),
+        };
+        if let Some(asked) = asked {
+            timeouts.global = not_zero(asked);
+        }
+        timeouts.per_try = milliseconds(headers, &X_ENVOY_UPSTREAM_RQ_PER_TRY_TIMEOUT_MS)
+            .and_then(not_zero)
+            .filter(|per_try| timeouts.global.is_none_or(|global| *per_try < global));
+        timeouts
+    }
+
+    /// The client's gRPC timeout, shortened by the offset, within `max`; no timeout and zero mean "for ever".
+    fn capped_grpc(&self, header: Option<Duration>, max: Duration) -> Option<Duration> {
+        let mut asked = header.unwrap_or(Duration::ZERO);
+        if let Some(offset) = self.grpc_timeout_offset
+            && offset < asked
+        {
+            asked -= offset;
+        }
+        if !max.is_zero() && (asked.is_zero() || asked > max) {
+            asked = max;
+        }
+        not_zero(asked)
+    }
+}
+
+impl MaxStreamDuration {
+    fn apply(&self, grpc_header: Option<Duration>, timeouts: &mut Timeouts) {
+        let (Some(asked), Some(max)) = (grpc_header, self.grpc_max) else {
+            timeouts.max_stream = self.max;
+            if let Override::After(max) = self.max {
+                timeouts.grpc_timeout = grpc_header.map(|_| max);
+            }
+            return;
+        };
+        let mut limit = if max.is_zero() { asked } else { asked.min(max) };
+        limit = limit.saturating_sub(self.grpc_offset.unwrap_or_default());
+        timeouts.max_stream = Override::After(limit);
+        timeouts.grpc_timeout = Some(limit);
+    }
+}
+
+impl Timeouts {
+    /// Tells the upstream: sets `x-envoy-expected-rq-timeout-ms` and `grpc-timeout`, removes the headers that asked for
+    /// timeouts. `elapsed` is the time since the first try began.
+    pub fn write_headers(&self, request: &mut RequestHead, elapsed: Duration, envoy_headers: EnvoyHeaders) {
+        let headers = &mut request.headers;
+        if !self.keeps_expected {
+            headers.remove(&X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS);
+        }
+        headers.remove(&X_ENVOY_UPSTREAM_RQ_PER_TRY_TIMEOUT_MS);
+        if let Some(grpc_timeout) = self.grpc_timeout {
+            set_grpc_timeout(headers, grpc_timeout);
+        }
+        let Some(mut expected) = self.per_try.or(self.global) else { return };
+        if let Some(global) = self.global {
+            // Out of time: zero would mean "for ever".
+            let left = global.checked_sub(elapsed).filter(|left| !left.is_zero());
+            expected = expected.min(left.unwrap_or(Duration::from_millis(1)));
+        }
+        if envoy_headers == EnvoyHeaders::Added {
+            let value = number_value(whole_milliseconds(expected));
+            headers.insert(&X_ENVOY_EXPECTED_RQ_TIMEOUT_MS, value);
+        }
+        if self.grpc_follows_expected {
+            set_grpc_timeout(headers, expected);
+        }
+    }
+}
+
+fn not_zero(duration: Duration) -> Option<Duration> {
+    (!duration.is_zero()).then_some(duration)
+}
+
+fn milliseconds(headers: &HeaderMap, name: &'static HeaderName) -> Option<Duration> {
+    let text = headers.get(name)?.to_str().ok()?;
+    text.trim().parse().ok().map(Duration::from_millis)
+}
+
+fn whole_milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn number_value(number: u64) -> HeaderValue {
+    HeaderValue::from(number)
+}
+
+/// Reads `grpc-timeout`: up to eight digits and a unit (gRPC over HTTP2, "Timeout").
+fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(&GRPC_TIMEOUT)?.as_bytes();
+    let (unit, digits) = text.split_last()?;
+    if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let number: u64 = std::str::from_utf8(digits).ok()?.parse().ok()?;
+    Some(match unit {
+        b'H' => Duration::from_secs(number * 3600),
+        b'M' => Duration::from_secs(number * 60),
+        b'S' => Duration::from_secs(number),
+        b'm' => Duration::from_millis(number),
+        b'u' => Duration::from_millis(number.div_ceil(1000)),
+        b'n' => Duration::from_millis(number.div_ceil(1_000_000)),
+        _ => return None,
+    })
+}
+
+fn set_grpc_timeout(headers: &mut HeaderMap, timeout: Duration) {
+    let mut number = whole_milliseconds(timeout);
+    let mut unit = 'm';
+    for (next, factor) in [('S', 1000), ('M', 60), ('H', 60)] {
+        if number <= MAX_GRPC_TIMEOUT_VALUE {
+            break;
+        }
+        number /= factor;
+        unit = next;
+    }
+    if let Ok(value) = HeaderValue::try_from(format!("{}{unit}", number.min(MAX_GRPC_TIMEOUT_VALUE))) {
+        headers.insert(&GRPC_TIMEOUT, value);
+    }
+}

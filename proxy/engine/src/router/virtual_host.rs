@@ -1,0 +1,220 @@
+//! A virtual host: its routes in order, and what it says about all of them.
+
+use std::sync::Arc;
+
+use proxy_core::config::{BuildCx, Rejected};
+use proxy_core::head::RequestHead;
+use proxy_core::matcher::HeaderMatcher;
+use proxy_core::metadata::Metadata;
+use xds_api::envoy::config::route::v3 as proto;
+use xds_api::envoy::config::route::v3::virtual_host::TlsRequirementType;
+
+use super::filter_config::FilterConfigs;
+use super::header_mutation::HeaderMutations;
+use super::path::PathIndex;
+use super::route::{RouteBuilder, RouteEntry};
+use super::route_table::PathParameters;
+
+/// A virtual host.
+#[derive(Debug)]
+pub struct VirtualHost {
+    /// Name, for logs and statistics.
+    pub name: Arc<str>,
+    /// Metadata of the virtual host.
+    pub metadata: Metadata,
+    /// Whether `x-envoy-attempt-count` goes upstream.
+    pub include_request_attempt_count: bool,
+    /// Whether `x-envoy-attempt-count` goes downstream.
+    pub include_attempt_count_in_response: bool,
+    /// Bytes of a request body that may be buffered for this virtual host's routes, if it says so.
+    pub body_buffer_limit: Option<u64>,
+    pub(super) request_headers: HeaderMutations,
+    pub(super) response_headers: HeaderMutations,
+    virtual_clusters: Box<[VirtualCluster]>,
+    require_tls: TlsRequirement,
+    /// The route that redirects to https, if TLS may be required.
+    tls_redirect: Option<u32>,
+    /// Number of the first route in the table, and how many follow it.
+    first: u32,
+    count: u32,
+    index: PathIndex,
+}
+
+/// Which requests have to come over TLS; the others are redirected to `https`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsRequirement {
+    /// None.
+    None,
+    /// Those that are not internal.
+    ExternalOnly,
+    /// All.
+    All,
+}
+
+#[derive(Debug)]
+struct VirtualCluster {
+    name: Arc<str>,
+    headers: Box<[HeaderMatcher]>,
+}
+
+impl VirtualHost {
+    pub(super) fn build(
+        proto: &proto::VirtualHost,
+        routes: &mut RouteBuilder,
+        cx: &mut BuildCx<'_>,
+    ) -> Result<Self, Rejected> {
+        #[allow(deprecated, reason = "still sent by control planes")]
+        let proto::VirtualHost {
+            name,
+            domains: _,
+            routes: route_protos,
+            matcher,
+            require_tls,
+            virtual_clusters,
+            rate_limits,
+            request_headers_to_add,
+            request_headers_to_remove,
+            response_headers_to_add,
+            response_headers_to_remove,
+            cors,
+            typed_per_filter_config,
+            include_request_attempt_count,
+            include_attempt_count_in_response,
+            retry_policy,
+            retry_policy_typed_config,
+            hedge_policy,
+            include_is_timeout_retry_header: _,
+            per_request_buffer_limit_bytes,
+            request_body_buffer_limit,
+            request_mirror_policies,
+            metadata,
+            route_specifiers,
+        } = proto;
+        let unsupported = [
+            cx.reject_if(matcher.is_some(), "matcher", "matcher trees are not available"),
+            cx.reject_if(!rate_limits.is_empty(), "rate_limits", "rate limits are not available"),
+            cx.reject_if(cors.is_some(), "cors", "use typed_per_filter_config with envoy.filters.http.cors"),
+            cx.reject_if(retry_policy.is_some(), "retry_policy", "retries are not available"),
+            cx.reject_if(
+                retry_policy_typed_config.is_some(),
+                "retry_policy_typed_config",
+                "retries are not available",
+            ),
+            cx.reject_if(hedge_policy.is_some(), "hedge_policy", "hedging is not available"),
+            cx.reject_if(
+                !request_mirror_policies.is_empty(),
+                "request_mirror_policies",
+                "request mirroring is not available",
+            ),
+            cx.reject_if(
+                !route_specifiers.is_empty(),
+                "route_specifiers",
+                "route specifiers are not available",
+            ),
+        ];
+        let request_headers =
+            HeaderMutations::build_request(request_headers_to_add, request_headers_to_remove, cx);
+        let response_headers =
+            HeaderMutations::build_response(response_headers_to_add, response_headers_to_remove, cx);
+        let virtual_clusters = cx.each("virtual_clusters", virtual_clusters, VirtualCluster::build);
+        let require_tls = cx.at("require_tls", |cx| TlsRequirement::build(*require_tls, cx));
+        let filter_configs = FilterConfigs::build(typed_per_filter_config, Some(&routes.filter_configs), cx);
+        let body_buffer_limit = request_body_buffer_limit.or(per_request_buffer_limit_bytes.map(u64::from));
+
+        let first = routes.next();
+        let outer = std::mem::replace(&mut routes.filter_configs, filter_configs.clone().unwrap_or_default());
+        let built = cx.each("routes", route_protos, |route, cx| routes.add(route, cx));
+        routes.filter_configs = outer;
+        let count = routes.next() - first;
+        let require_tls = require_tls?;
+        let tls_redirect = (require_tls != TlsRequirement::None).then(|| routes.add_tls_redirect());
+        let own = routes.entries.get(first as usize..(first + count) as usize).unwrap_or_default();
+        let index = PathIndex::new(own.iter().map(|route| &route.path));
+        for result in unsupported {
+            result?;
+        }
+        built?;
+        filter_configs?;
+        Ok(Self {
+            name: name.as_str().into(),
+            metadata: Metadata::new(metadata.as_ref()),
+            include_request_attempt_count: *include_request_attempt_count,
+            include_attempt_count_in_response: *include_attempt_count_in_response,
+            body_buffer_limit,
+            request_headers: request_headers?,
+            response_headers: response_headers?,
+            virtual_clusters: virtual_clusters?.into_boxed_slice(),
+            require_tls,
+            tls_redirect,
+            first,
+            count,
+            index,
+        })
+    }
+
+    /// Which requests have to come over TLS.
+    pub fn require_tls(&self) -> TlsRequirement {
+        self.require_tls
+    }
+
+    /// Name of the virtual cluster that `request` belongs to: `other` if none matches, `None` if there are none.
+    pub fn virtual_cluster(&self, request: &RequestHead) -> Option<Arc<str>> {
+        if self.virtual_clusters.is_empty() {
+            return None;
+        }
+        let found = self
+            .virtual_clusters
+            .iter()
+            .find(|cluster| cluster.headers.iter().all(|header| header.matches_request(request)));
+        Some(found.map_or_else(|| "other".into(), |cluster| cluster.name.clone()))
+    }
+
+    pub(super) fn tls_redirect(&self) -> Option<u32> {
+        self.tls_redirect
+    }
+
+    pub(super) fn is_tls_redirect(&self, entry: &RouteEntry) -> bool {
+        entry.is_tls_redirect
+    }
+
+    /// Number in `routes` of the first route of this virtual host that takes `request`.
+    pub(super) fn find_route(
+        &self,
+        routes: &[RouteEntry],
+        parameters: PathParameters,
+        request: &RequestHead,
+        conditions: impl Fn(&RouteEntry) -> bool,
+    ) -> Option<u32> {
+        let own = routes.get(self.first as usize..(self.first + self.count) as usize)?;
+        let entry = |number: u32| own.get(number as usize);
+        let found = self.index.first(
+            own.len(),
+            request,
+            parameters,
+            |number| entry(number).map(|entry| &entry.path),
+            |number| entry(number).is_some_and(&conditions),
+        )?;
+        Some(self.first + found)
+    }
+}
+
+impl TlsRequirement {
+    fn build(proto: i32, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
+        match TlsRequirementType::try_from(proto) {
+            Ok(TlsRequirementType::None) => Ok(Self::None),
+            Ok(TlsRequirementType::ExternalOnly) => Ok(Self::ExternalOnly),
+            Ok(TlsRequirementType::All) => Ok(Self::All),
+            Err(_) => Err(cx.reject("value must be one of the defined enum values")),
+        }
+    }
+}
+
+impl VirtualCluster {
+    fn build(proto: &proto::VirtualCluster, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
+        let proto::VirtualCluster { headers, name } = proto;
+        if headers.is_empty() {
+            return Err(cx.reject("virtual clusters must define 'headers'"));
+        }
+        Ok(Self { name: name.as_str().into(), headers: HeaderMatcher::build_all("headers", headers, cx)? })
+    }
+}
