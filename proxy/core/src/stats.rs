@@ -43,4 +43,6 @@ pub use shard::{Cells, ShardId, Shared, set_shard};
 pub use tags::{Tag, TagProducer};
 
 #[cfg(test)]
+mod exposition_tests;
+#[cfg(test)]
 mod tests;

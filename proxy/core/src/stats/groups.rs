@@ -7,7 +7,7 @@ mod server;
 
 pub use cluster::{
     CircuitBreakerRemainingStats, ClusterSizeStats, ClusterStateStats, ClusterTimeoutBudgetStats,
-    ClusterTrafficStats, RouteStats,
+    ClusterTrafficStats, ClusterUpdateStats, RouteStats,
 };
 pub use http::{Http1Stats, Http2Stats, HttpStats, ListenerHttpStats, RouterStats, TracingStats};
 pub use listener::{
@@ -17,6 +17,9 @@ pub use listener::{
 };
 pub use server::{
     CaresStats, ClusterManagerStats, ConfigReloadStats, ControlPlaneStats, FilesystemStats,
-    HighMemoryStreamStats, OverloadStats, RuntimeStats, ServerStats, ThreadLocalClusterManagerStats,
-    WatchdogStats, XdsStats,
+    HighMemoryStreamStats, OverloadStats, RdsStats, RuntimeStats, ServerStats,
+    ThreadLocalClusterManagerStats, WatchdogStats, XdsStats,
 };
+
+#[cfg(test)]
+mod tests;

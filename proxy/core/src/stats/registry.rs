@@ -21,7 +21,7 @@ pub struct Registry {
     /// Copies that a sharded group has by number: the main thread and the workers.
     width: u16,
     settings: Settings,
-    scopes: Mutex<BTreeMap<Box<str>, Weak<ScopeInner>>>,
+    scopes: Mutex<BTreeMap<Arc<str>, Weak<ScopeInner>>>,
     /// Owner of the one-off statistics without a scope of their own.
     root: std::sync::OnceLock<Scope>,
 }
@@ -53,7 +53,7 @@ impl Registry {
     ///
     /// As in Envoy, `:` becomes `_` (`://` and `:/` as a whole), and so does NUL.
     pub fn scope(self: &Arc<Self>, prefix: &str) -> Scope {
-        let prefix = sanitize(prefix);
+        let prefix: Arc<str> = sanitize(prefix).into();
         let mut scopes = self.lock_scopes();
         if let Some(inner) = scopes.get(&*prefix).and_then(Weak::upgrade) {
             return Scope(inner);
@@ -102,7 +102,7 @@ impl Registry {
         self.root.get_or_init(|| self.scope(""))
     }
 
-    fn lock_scopes(&self) -> MutexGuard<'_, BTreeMap<Box<str>, Weak<ScopeInner>>> {
+    fn lock_scopes(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Weak<ScopeInner>>> {
         self.scopes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -123,7 +123,7 @@ pub struct Scope(pub(super) Arc<ScopeInner>);
 pub(super) struct ScopeInner {
     registry: Weak<Registry>,
     width: u16,
-    prefix: Box<str>,
+    prefix: Arc<str>,
     members: Mutex<Members>,
 }
 
@@ -176,7 +176,7 @@ impl Scope {
             None => Self(Arc::new(ScopeInner {
                 registry: Weak::new(),
                 width: self.0.width,
-                prefix: sanitize(&prefix),
+                prefix: sanitize(&prefix).into(),
                 members: Mutex::default(),
             })),
         }

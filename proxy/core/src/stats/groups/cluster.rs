@@ -1,7 +1,7 @@
 //! `cluster.<name>`: what Envoy's "cluster manager statistics" document lists.
 
 crate::stats! {
-    /// Connections, requests and load balancing of one cluster, counted by the workers.
+    /// `cluster.<name>`: connections, requests and load balancing.
     pub sharded struct ClusterTrafficStats {
         /// Upstream sockets that could not be bound to their source address.
         counter bind_errors,
@@ -111,8 +111,8 @@ crate::stats! {
         counter upstream_internal_redirect_failed_total,
         /// Redirects followed internally.
         counter upstream_internal_redirect_succeeded_total,
-        /// Pending requests refused by the load shed point.
-        counter upstream_queue_overloaded,
+        /// 1 while the load shed point refuses pending requests.
+        gauge upstream_queue_overloaded,
         /// Requests sent as early data.
         counter upstream_rq_0rtt,
         /// Requests in flight.
@@ -179,7 +179,7 @@ crate::stats! {
         histogram canary_upstream_rq_time = "canary.upstream_rq_time" (Milliseconds) [on_demand],
     }
 
-    /// Membership, updates and circuit breakers of one cluster.
+    /// `cluster.<name>`: membership and circuit breakers.
     pub shared struct ClusterStateStats {
         /// Endpoint assignments that outlived their TTL.
         counter assignment_stale,
@@ -221,20 +221,24 @@ crate::stats! {
         gauge membership_healthy,
         /// Hosts.
         gauge membership_total,
-        /// Attempts to update the membership.
-        counter update_attempt,
         /// Updates without hosts.
         counter update_empty,
-        /// Updates that failed.
-        counter update_failure,
         /// Updates that changed nothing.
         counter update_no_rebuild,
-        /// Updates that succeeded.
-        counter update_success,
-        /// Hash of the version of the last endpoint update.
-        gauge version,
         /// 1 while the cluster warms.
         gauge warming_state,
+    }
+
+    /// `cluster.<name>`: updates of a cluster that is no EDS cluster; those register [`XdsStats`](super::XdsStats).
+    pub shared struct ClusterUpdateStats {
+        /// Attempts to update the membership.
+        counter update_attempt,
+        /// Updates that failed.
+        counter update_failure,
+        /// Updates that succeeded.
+        counter update_success,
+        /// Stays 0: these updates have no version.
+        gauge version,
     }
 
     /// `cluster.<name>.circuit_breakers.<priority>`: what is left, if `track_remaining` asks for it.

@@ -23,8 +23,8 @@ crate::stats! {
         counter downstream_cx_drain_close,
         /// HTTP/1 connections open.
         gauge downstream_cx_http1_active,
-        /// HTTP/1 connections that were asked to go by `connection: close`.
-        counter downstream_cx_http1_soft_drain,
+        /// HTTP/1 connections that are open but were told `connection: close`.
+        gauge downstream_cx_http1_soft_drain,
         /// HTTP/1 connections.
         counter downstream_cx_http1_total,
         /// HTTP/2 connections open.
@@ -201,8 +201,8 @@ crate::stats! {
     pub sharded struct Http2Stats {
         /// Requests refused for the size of their cookies.
         counter cookies_total_bytes_too_large,
-        /// Streams whose close waited for buffered data.
-        counter deferred_stream_close,
+        /// Streams whose close waits for buffered data.
+        gauge deferred_stream_close,
         /// Headers dropped because of an underscore.
         counter dropped_headers_with_underscores,
         /// GOAWAY frames sent.

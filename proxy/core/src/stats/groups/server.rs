@@ -109,7 +109,7 @@ crate::stats! {
         counter override_dir_not_exists,
     }
 
-    /// One subscription: `cluster_manager.cds`, `listener_manager.lds`, `http.<p>.rds.<route>`, `sds.<secret>`, ...
+    /// One subscription: `cluster_manager.cds`, `listener_manager.lds`, `http.<p>.rds.<route>`, an EDS `cluster.<name>`, ...
     pub shared struct XdsStats {
         /// Hash of the last accepted version.
         gauge version,
@@ -131,12 +131,18 @@ crate::stats! {
         gauge update_time,
     }
 
-    /// What `http.<p>.rds.<route>` and `sds.<secret>` count besides [`XdsStats`].
+    /// What `cluster_manager.cds` and `http.<p>.rds.<route>` count besides [`XdsStats`].
     pub shared struct ConfigReloadStats {
         /// Configurations that replaced another.
         counter config_reload,
         /// When the last one did: milliseconds since 1970.
         gauge config_reload_time_ms,
+    }
+
+    /// What `http.<p>.rds.<route>` counts besides [`XdsStats`] and [`ConfigReloadStats`].
+    pub shared struct RdsStats {
+        /// Updates without the route configuration.
+        counter update_empty,
     }
 
     /// `control_plane`.
