@@ -7,7 +7,7 @@ mod server;
 
 pub use cluster::{
     CircuitBreakerRemainingStats, ClusterSizeStats, ClusterStateStats, ClusterTimeoutBudgetStats,
-    ClusterTrafficStats, ClusterUpdateStats, RouteStats,
+    ClusterTrafficStats, EdsStats, RouteStats,
 };
 pub use http::{Http1Stats, Http2Stats, HttpStats, ListenerHttpStats, RouterStats, TracingStats};
 pub use listener::{

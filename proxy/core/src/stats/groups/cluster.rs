@@ -221,24 +221,35 @@ crate::stats! {
         gauge membership_healthy,
         /// Hosts.
         gauge membership_total,
+        /// Attempts to update the membership.
+        counter update_attempt,
         /// Updates without hosts.
         counter update_empty,
+        /// Updates that failed.
+        counter update_failure,
         /// Updates that changed nothing.
         counter update_no_rebuild,
+        /// Updates that succeeded.
+        counter update_success,
+        /// Hash of the version of the last EDS update.
+        gauge version,
         /// 1 while the cluster warms.
         gauge warming_state,
     }
 
-    /// `cluster.<name>`: updates of a cluster that is no EDS cluster; those register [`XdsStats`](super::XdsStats).
-    pub shared struct ClusterUpdateStats {
-        /// Attempts to update the membership.
-        counter update_attempt,
-        /// Updates that failed.
-        counter update_failure,
-        /// Updates that succeeded.
-        counter update_success,
-        /// Stays 0: these updates have no version.
-        gauge version,
+    /// `cluster.<name>` of an EDS cluster: what its subscription counts besides the `update_*` and `version` of
+    /// [`ClusterStateStats`].
+    pub shared struct EdsStats {
+        /// Times the initial fetch timed out.
+        counter init_fetch_timeout,
+        /// Time to apply an update.
+        histogram update_duration (Milliseconds),
+        /// Updates that were rejected.
+        counter update_rejected,
+        /// When the last update was applied: milliseconds since 1970.
+        gauge update_time,
+        /// The last accepted version.
+        text version_text,
     }
 
     /// `cluster.<name>.circuit_breakers.<priority>`: what is left, if `track_remaining` asks for it.

@@ -109,7 +109,7 @@ crate::stats! {
         counter override_dir_not_exists,
     }
 
-    /// One subscription: `cluster_manager.cds`, `listener_manager.lds`, `http.<p>.rds.<route>`, an EDS `cluster.<name>`, ...
+    /// One subscription: `cluster_manager.cds`, `listener_manager.lds`, `http.<p>.rds.<route>`, ...; for EDS see [`EdsStats`](super::EdsStats).
     pub shared struct XdsStats {
         /// Hash of the last accepted version.
         gauge version,

@@ -35,7 +35,6 @@ fn cluster(owners: &mut Owners, name: &str) -> Scope {
     let scope = owners.scope(&format!("cluster.{name}"));
     scope.cells::<ClusterTrafficStats>();
     scope.shared::<ClusterStateStats>();
-    scope.shared::<ClusterUpdateStats>();
     scope
 }
 
@@ -151,7 +150,7 @@ fn subscriptions_have_the_names_of_envoy() {
     let mut owners = Owners { registry: Registry::new(1), scopes: Vec::new() };
     let eds = owners.scope("cluster.dyn");
     eds.shared::<ClusterStateStats>();
-    eds.shared::<XdsStats>();
+    eds.shared::<EdsStats>();
     let rds = owners.scope("http.ing.rds.r.x");
     rds.shared::<XdsStats>();
     rds.shared::<ConfigReloadStats>();
