@@ -53,7 +53,7 @@ pub struct Limits {
     pub max_resources: usize,
     /// Bytes of a resource name.
     pub max_name_bytes: usize,
-    /// Responses of one type that wait for a verdict; one more ends the stream.
+    /// Responses of one type that wait for a verdict, or for their answer to be sent; one more ends the stream.
     pub max_unanswered: usize,
 }
 
@@ -423,7 +423,7 @@ impl Protocol {
     /// One for a type that was never subscribed is ignored, as Envoy does: an answer would subscribe to it.
     ///
     /// # Errors
-    /// More responses of the type wait for a verdict than [`Limits`] allow: the stream has to be closed, for this reason.
+    /// More responses of the type are unanswered than [`Limits`] allow: the stream has to be closed, for this reason.
     pub fn response(&mut self, now: Instant, response: Response) -> Result<(), String> {
         if self.stream != Stream::Open {
             return Ok(());
@@ -438,8 +438,8 @@ impl Protocol {
             return Ok(());
         };
         let Some(subscription) = self.subscriptions.get_mut(index) else { return Ok(()) };
-        if subscription.unjudged() >= self.settings.limits.max_unanswered {
-            return Err(format!("{} unanswered responses of type {type_url}", subscription.unjudged()));
+        if subscription.unanswered() >= self.settings.limits.max_unanswered {
+            return Err(format!("{} unanswered responses of type {type_url}", subscription.unanswered()));
         }
         self.next_id += 1;
         let id = UpdateId(self.next_id);

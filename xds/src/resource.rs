@@ -4,7 +4,6 @@
 //! top-level fields and never decodes the message. [`decode_state_of_world`] and [`decode_delta`] turn the resources of a
 //! response into [`Decoded`] ones, unwrapping `envoy.service.discovery.v3.Resource` (name, version, TTL, heartbeat).
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -16,10 +15,13 @@ use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_f
 use prost_types::Any;
 use xds_api::envoy::service::discovery::v3::{DeltaDiscoveryResponse, DiscoveryResponse, Resource};
 
-use crate::protocol::Limits;
+use crate::protocol::{Limits, Variant};
 
 /// The name that asks for every resource of a type.
 pub const WILDCARD: &str = "*";
+
+/// Characters of a foreign type URL that are shown in a message.
+const MAX_SHOWN: usize = 256;
 
 const WRAPPER: &str = "type.googleapis.com/envoy.service.discovery.v3.Resource";
 
@@ -97,19 +99,23 @@ impl TypeUrl {
             "Error adding/updating cluster(s) "
         } else if *self == Self::LISTENER {
             "Error adding/updating listener(s) "
+        } else if *self == Self::SCOPED_ROUTE_CONFIGURATION {
+            "Error adding/updating scoped route(s): "
         } else {
             ""
         }
     }
 
-    /// What Envoy calls a resource of this type in the message about duplicates.
-    fn noun(&self) -> &'static str {
+    /// What Envoy says about the second resource of a name.
+    fn duplicate(&self, name: &str) -> String {
         if *self == Self::CLUSTER {
-            "cluster"
+            format!("duplicate cluster {name} found")
         } else if *self == Self::LISTENER {
-            "listener"
+            format!("duplicate listener {name} found")
+        } else if *self == Self::SCOPED_ROUTE_CONFIGURATION {
+            format!("duplicate scoped route configuration '{name}' found")
         } else {
-            "resource"
+            format!("duplicate resource {name} found")
         }
     }
 }
@@ -234,9 +240,9 @@ pub(crate) fn decode_state_of_world(
         let decoded = if any.type_url == WRAPPER {
             let wrapper =
                 Resource::decode(any.value.as_slice()).map_err(|e| format!("malformed {WRAPPER}: {e}"))?;
-            unwrap(&type_url, wrapper, &response.version_info)?
+            unwrap(&type_url, Variant::StateOfTheWorld, wrapper, &response.version_info)?
         } else {
-            check_type(&type_url, &any, "DiscoveryResponse")?;
+            check_type(&type_url, &any, Variant::StateOfTheWorld)?;
             let name = name_of(&type_url, &any)?;
             Decoded { name, version: response.version_info.clone(), any: Some(any), ttl: None }
         };
@@ -247,7 +253,7 @@ pub(crate) fn decode_state_of_world(
                 out.resources.push(decoded);
             }
             Some(_) if type_url.lists_everything() => {
-                let reason = format!("duplicate {} {} found", type_url.noun(), decoded.name);
+                let reason = type_url.duplicate(&decoded.name);
                 out.duplicates.push((decoded.name, reason));
             }
             Some(earlier) => *earlier = decoded,
@@ -269,7 +275,7 @@ pub(crate) fn decode_delta(
     let mut names = BTreeSet::new();
     let mut resources = Vec::with_capacity(response.resources.len());
     for wrapper in response.resources {
-        let decoded = unwrap(&type_url, wrapper, "")?;
+        let decoded = unwrap(&type_url, Variant::Delta, wrapper, "")?;
         limits.check_name(&decoded.name)?;
         if !names.insert(decoded.name.clone()) {
             return Err(format!("duplicate name {} found among added/updated resources", decoded.name));
@@ -285,10 +291,15 @@ pub(crate) fn decode_delta(
     Ok((resources, response.removed_resources))
 }
 
-fn unwrap(type_url: &TypeUrl, wrapper: Resource, default_version: &str) -> Result<Decoded, String> {
+fn unwrap(
+    type_url: &TypeUrl,
+    variant: Variant,
+    wrapper: Resource,
+    default_version: &str,
+) -> Result<Decoded, String> {
     let name = match (&wrapper.resource, wrapper.name) {
         (Some(any), name) => {
-            check_type(type_url, any, "response")?;
+            check_type(type_url, any, variant)?;
             if name.is_empty() { name_of(type_url, any)? } else { name }
         }
         (None, name) => name,
@@ -301,15 +312,22 @@ fn unwrap(type_url: &TypeUrl, wrapper: Resource, default_version: &str) -> Resul
     Ok(Decoded { name, version, any: wrapper.resource, ttl })
 }
 
-fn check_type(type_url: &TypeUrl, any: &Any, message: &str) -> Result<(), String> {
+/// The type URL of a resource has to be that of its response; the wording is Envoy's, without its dump of the message.
+fn check_type(type_url: &TypeUrl, any: &Any, variant: Variant) -> Result<(), String> {
     if *type_url == *any.type_url.as_str() {
         return Ok(());
     }
-    let found: Cow<'_, str> =
-        if any.type_url.is_empty() { "(empty)".into() } else { any.type_url.as_str().into() };
-    Err(format!(
-        "type URL {found} embedded in an individual Any does not match the message-wide type URL {type_url} in {message}"
-    ))
+    let found = if any.type_url.is_empty() { "(none)" } else { any.type_url.as_str() };
+    let found: String = found.chars().take(MAX_SHOWN).collect();
+    Err(match variant {
+        Variant::StateOfTheWorld => {
+            format!("{found} does not match the message-wide type URL {type_url} in DiscoveryResponse")
+        }
+        Variant::Delta => format!(
+            "type URL {found} embedded in an individual Any does not match the message-wide type URL {type_url} in \
+             DeltaDiscoveryResponse"
+        ),
+    })
 }
 
 #[cfg(test)]

@@ -126,9 +126,9 @@ impl Subscription {
         !self.interest.is_empty()
     }
 
-    /// How many responses wait for a verdict.
-    pub(super) fn unjudged(&self) -> usize {
-        self.unjudged.len()
+    /// How many responses wait for a verdict, or for their answer to be sent.
+    pub(super) fn unanswered(&self) -> usize {
+        self.unjudged.len() + self.answers.len()
     }
 
     /// True if a name is new.

@@ -435,6 +435,18 @@ fn a_server_that_never_gets_a_verdict_is_cut_off() {
 }
 
 #[test]
+fn a_server_that_reads_no_answers_is_cut_off() {
+    let limits = Limits { max_unanswered: 2, ..Limits::default() };
+    let mut rig = Rig::with(Settings { limits, ..Settings::new(Variant::StateOfTheWorld, node()) });
+    rig.subscribe(&EDS, &["a"]);
+    rig.open();
+    rig.names(&EDS, "1", "a", &[]);
+    rig.names(&EDS, "1", "a", &[]);
+    let response = DiscoveryResponse { type_url: EDS.as_str().into(), ..DiscoveryResponse::default() };
+    assert!(rig.protocol.response(rig.now, Response::StateOfTheWorld(Box::new(response))).is_err());
+}
+
+#[test]
 fn the_server_is_named_when_its_name_changes() {
     let mut rig = rig();
     rig.open();
