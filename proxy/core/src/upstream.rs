@@ -6,6 +6,9 @@ mod host_set;
 mod lb;
 mod priority;
 
+#[cfg(test)]
+mod tests;
+
 pub use assignment::{Assignment, AssignmentPolicy, DropOverload, Endpoint, LocalityEndpoints};
 pub use host::{Host, HostHealth, HostStats, Locality};
 pub use host_set::{Duplicates, HostList, HostLists, HostSet, HostSetOptions, HostsUpdate, LocalityHosts};

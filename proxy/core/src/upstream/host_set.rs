@@ -59,6 +59,8 @@ pub struct HostLists {
     pub healthy: HostList,
     /// Those to choose when too few are healthy.
     pub degraded: HostList,
+    /// How many are draining: these do not count when health is reckoned, as if they had left already.
+    pub excluded: usize,
 }
 
 impl HostLists {
@@ -67,10 +69,11 @@ impl HostLists {
             hosts.iter().filter(|host| host.health() == health).cloned().collect()
         };
         let degraded = HostList::new(with(HostHealth::Degraded));
+        let excluded = with(HostHealth::Draining).len();
         let healthy = with(HostHealth::Healthy);
         let healthy = (healthy.len() < hosts.len()).then(|| HostList::new(healthy));
         let all = HostList::new(hosts);
-        Self { healthy: healthy.unwrap_or_else(|| all.clone()), degraded, all }
+        Self { healthy: healthy.unwrap_or_else(|| all.clone()), degraded, all, excluded }
     }
 }
 
@@ -91,7 +94,7 @@ pub struct LocalityHosts {
 
 impl LocalityHosts {
     fn new(locality: Arc<Locality>, weight: u32, hosts: HostLists, factor: u32) -> Self {
-        let total = hosts.all.len();
+        let total = hosts.all.len() - hosts.excluded;
         let effective = |available: usize| -> f64 {
             if total == 0 {
                 return 0.0;
@@ -279,6 +282,11 @@ impl HostSet {
     /// Number of degraded hosts (`membership_degraded`).
     pub fn degraded_len(&self) -> usize {
         self.priorities.iter().map(|priority| priority.hosts.degraded.len()).sum()
+    }
+
+    /// Number of draining hosts (`membership_excluded`).
+    pub fn excluded_len(&self) -> usize {
+        self.priorities.iter().map(|priority| priority.hosts.excluded).sum()
     }
 
     /// The largest weight of a host (`max_host_weight`); 0 if there are none.

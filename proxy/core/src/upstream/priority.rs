@@ -4,7 +4,7 @@
 //! overprovisioning}.rst`. All of it is whole percents, rounded down, as in Envoy.
 
 use super::host_set::{HostLists, LocalityHosts};
-use super::{AssignmentPolicy, Host};
+use super::{AssignmentPolicy, Host, HostHealth};
 use std::sync::Arc;
 
 /// The hosts of one priority and its share of the load.
@@ -34,7 +34,10 @@ pub struct Load {
 /// What one priority can carry, counted in hosts or in weights.
 #[derive(Clone, Copy, Debug, Default)]
 struct Capacity {
+    /// All hosts.
     hosts: u64,
+    /// Those that count: not the draining ones.
+    counted: u64,
     available_hosts: u64,
     healthy: u32,
     degraded: u32,
@@ -48,13 +51,16 @@ impl Capacity {
                 false => hosts.len() as u64,
             }
         };
-        let total = sum(&hosts.all);
+        let counted: Vec<Arc<Host>> =
+            hosts.all.iter().filter(|host| host.health() != HostHealth::Draining).cloned().collect();
+        let total = sum(&counted);
         let percent = |part: u64| -> u32 {
             let percent = (u64::from(policy.overprovisioning_factor) * part).checked_div(total).unwrap_or(0);
             u32::try_from(percent.min(100)).unwrap_or(100)
         };
         Self {
             hosts: hosts.all.len() as u64,
+            counted: counted.len() as u64,
             available_hosts: (hosts.healthy.len() + hosts.degraded.len()) as u64,
             healthy: percent(sum(&hosts.healthy)),
             degraded: percent(sum(&hosts.degraded)),
@@ -62,9 +68,9 @@ impl Capacity {
     }
 
     fn in_panic(self, threshold: u32) -> bool {
-        match self.hosts {
+        match self.counted {
             0 => threshold > 0,
-            hosts => self.available_hosts * 100 < u64::from(threshold) * hosts,
+            counted => self.available_hosts * 100 < u64::from(threshold) * counted,
         }
     }
 }

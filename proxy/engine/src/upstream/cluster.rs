@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
+use proxy_core::address::Address;
 use proxy_core::config::{BuildCx, Rejected, duration};
 use proxy_core::extension::message_name;
 use proxy_core::metadata::Metadata;
@@ -26,6 +27,7 @@ use xds_api::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use super::balancing::Balancing;
 use super::circuit_breaker::{BreakerOwner, Breakers};
 use super::discovery::Discovery;
+use super::dns::DnsKind;
 use super::http_options::UpstreamHttp;
 use super::socket_options::SocketOptions;
 use crate::net::socket::ConnectOptions;
@@ -137,7 +139,7 @@ impl Cluster {
     }
 
     /// The options of sockets to the hosts at `address`.
-    pub fn connect_options(&self, address: &proxy_core::address::Address) -> &ConnectOptions {
+    pub fn connect_options(&self, address: &Address) -> &ConnectOptions {
         self.socket.connect_options(address)
     }
 
@@ -154,25 +156,16 @@ impl Cluster {
 
     /// Takes the endpoints that EDS delivered.
     ///
-    /// What is wrong with them leaves the hosts as they were. Main thread only.
+    /// What is wrong with them leaves the hosts as they were. The subscriber counts `update_attempt`, `update_success`,
+    /// `update_failure` and `update_empty`. Main thread only.
     pub fn apply_assignment(
         &self,
         assignment: &ClusterLoadAssignment,
         cx: &mut BuildCx<'_>,
     ) -> Result<HostsUpdate, Rejected> {
-        let state = &self.stats.state;
-        state.update_attempt.inc();
-        let assignment = match Assignment::build(assignment, cx) {
-            Ok(assignment) => assignment,
-            Err(Rejected) => {
-                state.update_failure.inc();
-                return Err(Rejected);
-            }
-        };
-        let update = self.update_hosts(&assignment);
-        state.update_success.inc();
-        if update.hosts.is_empty() {
-            state.update_empty.inc();
+        let update = self.update_hosts(&Assignment::build(assignment, cx)?);
+        if !update.changed {
+            self.stats.state.update_no_rebuild.inc();
         }
         Ok(update)
     }
@@ -183,6 +176,17 @@ impl Cluster {
         let update = HostSet::update(Some(&previous), assignment, self.host_set_options());
         self.install(&update);
         update
+    }
+
+    /// Moves the only host of a LOGICAL_DNS cluster to the addresses of `assignment`; `false` if there is none yet.
+    pub(super) fn move_logical_host(&self, assignment: &Assignment) -> bool {
+        let hosts = self.hosts.load();
+        let endpoint = assignment.localities.iter().flat_map(|locality| &locality.endpoints).next();
+        let (Some(host), Some(endpoint)) = (hosts.hosts().next(), endpoint) else { return false };
+        let addresses: Vec<Address> =
+            std::iter::once(&endpoint.address).chain(&*endpoint.additional_addresses).cloned().collect();
+        host.move_to(&addresses);
+        true
     }
 
     /// Takes the hosts of the cluster that this one replaces, so that their counts and connections go on.
@@ -202,13 +206,11 @@ impl Cluster {
     }
 
     fn install(&self, update: &HostsUpdate) {
-        let state = &self.stats.state;
-        if !(update.added.is_empty() && update.removed.is_empty()) {
-            state.membership_change.inc();
-        }
-        if !update.changed {
-            state.update_no_rebuild.inc();
-        }
+        let hosts = update.added.iter().chain(&update.removed);
+        let mut priorities: Vec<u32> = hosts.map(|host| host.priority()).collect();
+        priorities.sort_unstable();
+        priorities.dedup();
+        self.stats.state.membership_change.add(priorities.len() as u64);
         self.publish_membership(&update.hosts);
         self.hosts.store(update.hosts.clone());
     }
@@ -218,7 +220,16 @@ impl Cluster {
         state.membership_total.set(hosts.len() as u64);
         state.membership_healthy.set(hosts.healthy_len() as u64);
         state.membership_degraded.set(hosts.degraded_len() as u64);
-        state.max_host_weight.set(hosts.max_weight().into());
+        state.membership_excluded.set(hosts.excluded_len() as u64);
+        // Envoy keeps this one only where it merges hosts into a list, and there never below 1.
+        let merges = match &self.discovery {
+            Discovery::Static => false,
+            Discovery::Dns(dns) => dns.kind == DnsKind::Strict,
+            Discovery::Eds(_) => true,
+        };
+        if merges {
+            state.max_host_weight.set(hosts.max_weight().max(1).into());
+        }
     }
 
     fn host_set_options(&self) -> HostSetOptions {

@@ -1,9 +1,18 @@
 //! STRICT_DNS and LOGICAL_DNS: hosts that come from names.
 //!
 //! `config` reads the settings, `schedule` decides what to resolve when and what the answers mean (without sockets or
-//! clocks), `resolver` asks. Source: Envoy `docs/root/intro/arch_overview/upstream/service_discovery.rst`,
-//! `docs/root/intro/arch_overview/upstream/dns_resolution.rst`.
+//! clocks), `resolver` asks, `task` drives the three. Source: Envoy
+//! `docs/root/intro/arch_overview/upstream/{service_discovery,dns_resolution}.rst`.
 
 mod config;
+mod resolver;
+mod schedule;
+mod task;
+
+#[cfg(test)]
+mod tests;
 
 pub use config::{DnsConfig, DnsKind, DnsTarget, FailureRefresh, LookupFamily, ResolverConfig, ResolverKind};
+pub use resolver::{Resolver, Resolvers};
+pub use schedule::{Answer, Outcome, ResolveError, Schedule};
+pub use task::{DnsUpdate, run};

@@ -60,14 +60,12 @@ impl SocketOptions {
     }
 
     /// The addresses of `host` in the order in which to try them (RFC 8305 section 4: families alternate).
-    pub fn addresses<'h>(&self, host: &'h Host) -> SmallVec<[&'h Address; 2]> {
-        let mut left: SmallVec<[&Address; 2]> = SmallVec::new();
-        left.push(&host.address);
-        left.extend(host.additional_addresses.iter());
+    pub fn addresses(&self, host: &Host) -> SmallVec<[Address; 2]> {
+        let mut left = host.addresses();
         if left.len() < 2 {
             return left;
         }
-        let wanted = self.first_family.unwrap_or_else(|| Family::of(&host.address));
+        let wanted = self.first_family.unwrap_or_else(|| Family::of(&left[0]));
         let (mut first, mut other): (Vec<_>, Vec<_>) =
             left.drain(..).partition(|address| Family::of(address) == wanted);
         first.reverse();

@@ -1,6 +1,6 @@
 //! The settings of DNS clusters.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,25 +50,22 @@ pub enum DnsKind {
 
 /// The address of an endpoint of a DNS cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DnsTarget {
-    /// Nothing to resolve.
-    Numeric(SocketAddr),
-    /// A name to resolve.
-    Name {
-        /// The name.
-        name: Arc<str>,
-        /// The port of the hosts.
-        port: u16,
-    },
+pub struct DnsTarget {
+    /// A name, or an IP address, which is its own answer.
+    pub name: Arc<str>,
+    /// The port of the hosts.
+    pub port: u16,
 }
 
-/// Time until the next try after a failure: from `base` doubling to `max`, each time a random part of it.
+/// Time until the next try after a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FailureRefresh {
     /// First interval.
     pub base: Duration,
     /// Longest interval.
     pub max: Duration,
+    /// Whether the interval doubles from `base` to `max` and a random part of it is taken; else it is always `base`.
+    pub jittered: bool,
 }
 
 /// Which addresses to ask for (`dns_lookup_family`).
@@ -222,7 +219,7 @@ impl DnsConfig {
             kind,
             targets,
             refresh_rate,
-            failure_refresh: FailureRefresh { base, max },
+            failure_refresh: FailureRefresh { base, max, jittered: times.failure_base.is_some() },
             respect_ttl,
             min_refresh_rate: positive(times.min_refresh, "dns_min_refresh_rate", cx)?
                 .unwrap_or(DEFAULT_REFRESH),
@@ -298,13 +295,10 @@ impl DnsTarget {
                 None => Some(0),
             };
             let Some(port) = port else { return Err(cx.reject("port_value must be a port (0-65535)")) };
-            Ok(match socket.address.parse::<IpAddr>() {
-                Ok(ip) => Self::Numeric(SocketAddr::new(ip, port)),
-                Err(_) if socket.address.is_empty() => {
-                    return Err(cx.at("address", |cx| cx.reject("must not be empty")));
-                }
-                Err(_) => Self::Name { name: socket.address.as_str().into(), port },
-            })
+            if socket.address.is_empty() {
+                return Err(cx.at("address", |cx| cx.reject("must not be empty")));
+            }
+            Ok(Self { name: socket.address.as_str().into(), port })
         })
     }
 }
