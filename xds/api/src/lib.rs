@@ -1,8 +1,20 @@
 //! Envoy's v3 API (1.40) as Rust types.
 //!
-//! The types are generated at build time from `descriptors/envoy-1.40.binpb`.
+//! The types are generated at build time from `descriptors/envoy-1.40.binpb`, and so are the tables ([`schema`]) that the
+//! rest works from: [`read`](mod@read) turns YAML and JSON into messages by Envoy's rules, [`check`](mod@check) holds a
+//! message to the constraints of its type and shows what is set in it, [`any`] looks into `google.protobuf.Any`.
 
+pub mod any;
+pub mod check;
+mod error;
+mod json;
+pub mod read;
 pub mod schema;
+mod tree;
+mod wire;
+mod yaml;
+
+pub use error::{Error, Errors, Path};
 
 /// The generated messages, in modules that mirror their protobuf packages
 /// (`envoy::config::listener::v3::Listener` and so on).
