@@ -5,9 +5,14 @@
 //!
 //! * [`protocol`] is the state machine, without sockets or clocks: responses, interest and verdicts in, requests and
 //!   updates out.
+//! * [`client`] drives it with tokio over gRPC and watches configuration files.
+//! * `fake` (feature `testing`) is a scripted management server.
 //!
 //! References: Envoy's xDS protocol documentation ("xDS REST and gRPC protocol") and `envoy.service.discovery.v3`.
 
+pub mod client;
+#[cfg(any(test, feature = "testing"))]
+pub mod fake;
 pub mod protocol;
 pub mod resource;
 

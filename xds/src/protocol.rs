@@ -182,7 +182,7 @@ pub enum Event {
     },
     /// Changes to apply; a [`Verdict`] is owed.
     Update(Update),
-    /// A response was rejected before any of its resources could be read. It is answered already; who waits for a first
+    /// A response (or file) was rejected before any of its resources could be read. It is answered already; who waits for a first
     /// answer of this type need not wait longer.
     Rejected {
         /// The type.
@@ -454,6 +454,17 @@ impl Protocol {
             }
         }
         Ok(())
+    }
+
+    /// Something came in place of a response of this type and could not be read. What was delivered stays.
+    pub fn unreadable(&mut self, type_url: &TypeUrl, reason: String) {
+        let Some(index) = self.find(type_url) else { return };
+        if let Some(subscription) = self.subscriptions.get_mut(index) {
+            subscription.give_up_waiting();
+        }
+        self.observer.update_failure(type_url);
+        self.observer.update_attempt(type_url);
+        self.events.push_back(Event::Rejected { type_url: type_url.clone(), reason });
     }
 
     /// When to call [`Protocol::timeout`], and to look at [`Protocol::wants_stream`] and [`Protocol::poll_request`] again.

@@ -1,8 +1,8 @@
 //! What a resource is to the transport: a type URL, a name, a version and bytes.
 //!
 //! State-of-the-world responses carry bare resources, so their names are read from the wire bytes: [`name_of`] walks the
-//! top-level fields and never decodes the message. [`decode_state_of_world`] and [`decode_delta`] turn the resources of a
-//! response into [`Decoded`] ones, unwrapping `envoy.service.discovery.v3.Resource` (name, version, TTL, heartbeat).
+//! top-level fields and never decodes the message. `decode_state_of_world` and `decode_delta` turn the resources of a
+//! response into decoded ones, unwrapping `envoy.service.discovery.v3.Resource` (name, version, TTL, heartbeat).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

@@ -364,6 +364,11 @@ impl Subscription {
         }
     }
 
+    /// Nobody need wait for a first answer any longer.
+    pub(super) fn give_up_waiting(&mut self) {
+        self.interest.all_answered();
+    }
+
     /// When [`Subscription::fetch_timeouts`] or [`Subscription::expired`] have something to say.
     pub(super) fn deadline(&self) -> Option<Instant> {
         [self.interest.deadline(), self.earliest_expiry].into_iter().flatten().min()
