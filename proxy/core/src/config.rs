@@ -145,6 +145,11 @@ impl<'a> BuildCx<'a> {
         if is_set { Err(self.at(field, |cx| cx.reject(reason))) } else { Ok(()) }
     }
 
+    /// The full name and the payload of what `any` holds, a `TypedStruct` unwrapped.
+    pub fn unpack(&mut self, any: &prost_types::Any) -> Result<(String, Vec<u8>), Rejected> {
+        Ok((crate::extension::message_name(&any.type_url).to_owned(), any.value.clone()))
+    }
+
     /// Whether anything was found wrong so far.
     pub fn is_rejected(&self) -> bool {
         !self.errors.is_empty()

@@ -4,6 +4,7 @@
 //! errors, statistics, matchers, formats, host sets, and the extension contracts. It must never open a socket, own a
 //! runtime or know a codec.
 
+pub mod access_log;
 pub mod address;
 pub mod config;
 pub mod extension;

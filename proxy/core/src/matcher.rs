@@ -14,7 +14,7 @@ pub mod regex;
 pub mod string;
 pub mod uri_template;
 
-pub use cidr::CidrSet;
+pub use cidr::{Cidr, CidrSet};
 pub use cookie::CookieMatcher;
 pub use header::{HeaderMatcher, RequestHeader};
 pub use metadata::{FilterStateMatcher, MetadataMatcher, ValueMatcher};

@@ -30,6 +30,8 @@ pub struct ConnectionInfo {
     pub direct_local: Address,
     /// Whether `local` is another address than the socket's (redirected, PROXY protocol).
     pub local_restored: bool,
+    /// TLS ends here.
+    pub secure: bool,
     /// Server name of the TLS client hello.
     pub server_name: Option<Text>,
     /// Protocols the client offered (ALPN), first wins.

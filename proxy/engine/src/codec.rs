@@ -1,3 +1,13 @@
-//! Wire protocols: bytes to messages and back. No sockets, no clocks: the connection code feeds and drains buffers.
+//! Wire protocols: bytes to messages and back.
+//!
+//! [`h1`] is sans-io; the `*_server` and `*_client` modules drive a codec over a connection, and [`downstream`] and
+//! [`upstream`] are what the connection manager and the router see of any of them.
 
+pub(crate) mod downstream;
 pub mod h1;
+pub(crate) mod h1_client;
+pub(crate) mod h1_server;
+pub(crate) mod h2_client;
+pub(crate) mod h2_server;
+mod output;
+pub(crate) mod upstream;

@@ -3,7 +3,11 @@
 //! Modules import only downward: `worker > state > listener > http | tcp > router > upstream > codec > tls > net > local`.
 
 pub mod codec;
+pub mod http;
+pub mod listener;
 pub mod local;
 pub mod net;
 pub mod router;
+pub mod tcp;
 pub mod upstream;
+pub mod worker;

@@ -2,4 +2,5 @@
 
 pub mod buffers;
 pub mod clock;
+pub mod drain;
 pub mod timers;

@@ -17,7 +17,9 @@ pub mod redirect;
 pub mod rewrite;
 pub mod route;
 pub mod route_table;
+pub mod tables;
 pub mod timeouts;
 pub mod virtual_host;
 
 pub use route_table::{RouteMatch, RouteTable, SelectedRoute};
+pub use tables::Routes;

@@ -6,4 +6,5 @@ pub mod cluster;
 pub mod discovery;
 pub mod dns;
 pub mod http_options;
+pub mod pool;
 pub mod socket_options;

@@ -25,6 +25,11 @@ pub struct Cidr {
 }
 
 impl Cidr {
+    /// Number of leading bits that count.
+    pub fn prefix(&self) -> u8 {
+        self.prefix
+    }
+
     /// The range of all addresses that share `prefix` leading bits with `ip`; `None` if the address has fewer.
     pub fn new(ip: IpAddr, prefix: u8) -> Option<Self> {
         let bits = if ip.is_ipv4() { 32 } else { 128 };

@@ -1,12 +1,20 @@
 //! An established byte stream to a peer, usable in both directions at once through a shared reference.
 
 use bytes::{Buf, BytesMut};
+use proxy_core::address::Address;
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+
+/// A number for a new connection, downstream or upstream, unique in the process.
+pub fn next_id() -> u64 {
+    static IDS: AtomicU64 = AtomicU64::new(0);
+    IDS.fetch_add(1, Ordering::Relaxed)
+}
 
 /// What carries the bytes.
 #[derive(Debug)]
@@ -47,6 +55,11 @@ impl Connection {
         *self.replay.borrow_mut() = bytes;
     }
 
+    /// Address of this end.
+    pub fn local_address(&self) -> io::Result<Address> {
+        each!(self, socket => super::socket::local_address(socket))
+    }
+
     /// The socket beneath.
     pub fn socket(&self) -> &Socket {
         &self.socket
@@ -63,6 +76,14 @@ impl Connection {
             Socket::Unix(unix) => unix.try_io(Interest::READABLE, || super::socket::peek(unix, &mut probe)),
         };
         !matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Ready when `poll_read` would return something.
+    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.replay.borrow().is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        each!(self, socket => socket.poll_read_ready(cx))
     }
 
     /// Reads into the free room of `buffer`; 0 means the peer will send no more.

@@ -1,8 +1,9 @@
 //! Making, binding, connecting and configuring sockets.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use proxy_core::address::Address;
@@ -233,4 +234,23 @@ pub fn original_destination(tcp: &TcpStream) -> Option<Address> {
         SocketAddr::V6(_) => socket.original_dst_v6(),
     };
     Some(Address::Ip(unmap(original.ok()?.as_socket()?)))
+}
+
+/// An address of this host that others can reach: that of the first interface which is up and not loopback.
+pub fn host_address(v4: bool) -> Option<IpAddr> {
+    static ADDRESSES: OnceLock<[Option<IpAddr>; 2]> = OnceLock::new();
+    let addresses = ADDRESSES.get_or_init(|| [find_host_address(true), find_host_address(false)]);
+    addresses[usize::from(!v4)]
+}
+
+/// Asks the routing table which source address a packet to the outside would have; nothing is sent.
+fn find_host_address(v4: bool) -> Option<IpAddr> {
+    // TEST-NET-1 and the documentation prefix (RFC 5737, RFC 3849): never reached, only routed.
+    let (any, outside) = match v4 {
+        true => ("0.0.0.0:0", "192.0.2.1:9"),
+        false => ("[::]:0", "[2001:db8::1]:9"),
+    };
+    let socket = std::net::UdpSocket::bind(any).ok()?;
+    socket.connect(outside).ok()?;
+    Some(socket.local_addr().ok()?.ip()).filter(|ip| !ip.is_unspecified())
 }

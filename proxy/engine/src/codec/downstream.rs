@@ -1,0 +1,53 @@
+//! One downstream stream as the connection manager drives it, whatever the protocol.
+
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use proxy_core::head::{BodyEvent, Protocol, ResponseHead};
+use proxy_core::stream_info::WireBytes;
+
+/// Why nothing more comes from, or goes to, downstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DownstreamError {
+    /// The client closed the connection or the connection failed.
+    Disconnected,
+    /// The client reset this stream.
+    Reset,
+    /// The client broke the protocol; the text is the response code details.
+    Protocol(&'static str),
+}
+
+/// One request and its response on a downstream connection.
+///
+/// Everything is queued by the plain methods and moved by the `poll_*` ones, so that one task drives both directions and
+/// whatever is ready together leaves in one write. All polls may be called again after they returned `Pending`; none may
+/// lose bytes when the caller stops polling.
+pub(crate) trait Downstream {
+    /// Protocol of the connection.
+    fn protocol(&self) -> Protocol;
+    /// The next piece of the request after its head. Not called again after `End` or `Trailers`.
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<BodyEvent, DownstreamError>>;
+    /// Ready when the client went away; polled while there is no request body to wait for.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<DownstreamError>;
+    /// Queues an informational (1xx) head.
+    fn inform(&mut self, head: &ResponseHead);
+    /// Queues the response head; `end` if nothing follows. `is_upgrade` turns the stream into a tunnel.
+    fn respond(&mut self, head: &ResponseHead, end: bool, is_upgrade: bool);
+    /// Queues a piece of the response body.
+    fn data(&mut self, data: Bytes, end: bool);
+    /// Queues the trailers, which end the response.
+    fn trailers(&mut self, trailers: HeaderMap);
+    /// Ends the response without trailers.
+    fn finish(&mut self);
+    /// Ready when another piece may be queued.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), DownstreamError>>;
+    /// Ready when everything queued has been handed to the kernel (HTTP/1) or to flow control (HTTP/2).
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), DownstreamError>>;
+    /// Ends the stream abruptly: the response cannot be completed.
+    fn reset(&mut self);
+    /// Asks that the connection end after this response (`connection: close`, GOAWAY).
+    fn close_after(&mut self);
+    /// Bytes on the wire for this stream so far.
+    fn wire(&self) -> WireBytes;
+}

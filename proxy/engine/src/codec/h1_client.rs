@@ -1,0 +1,314 @@
+//! An upstream HTTP/1 connection: the codec, the socket, and the exchange that is on it now.
+
+use std::task::{Context, Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use proxy_core::head::{BodyEvent, RequestHead};
+use proxy_core::stream_error::UpstreamReset;
+use proxy_core::stream_info::WireBytes;
+
+use super::h1::{
+    BodyDecoder, BodyEncoder, BodyFraming, HeadLimits, KeyFormat, RequestMessage, ResponseContext,
+    ResponseKind, ResponseOptions, ResponseParser, TrailerOptions, Trailers,
+};
+use super::h1_server::framing_of;
+use super::output::Output;
+use super::upstream::UpstreamEvent;
+use crate::local::buffers;
+use crate::net::connection::Connection;
+
+/// How a connection reads and writes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ClientOptions {
+    /// Limits of heads.
+    pub(crate) limits: HeadLimits,
+    /// How responses are read.
+    pub(crate) response: ResponseOptions,
+    /// Trailers pass in both directions.
+    pub(crate) trailers: bool,
+    /// Names are written in `Proper-Case`.
+    pub(crate) proper_case: bool,
+}
+
+/// An upstream HTTP/1 connection, idle or with one exchange on it.
+pub(crate) struct ClientConnection {
+    connection: Connection,
+    options: ClientOptions,
+    parser: ResponseParser,
+    input: BytesMut,
+    output: Output,
+    received: u64,
+    exchanges: u32,
+    exchange: Exchange,
+}
+
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+enum Phase {
+    Head,
+    Body,
+    Done,
+}
+
+struct Exchange {
+    context: ResponseContext,
+    encoder: Option<BodyEncoder>,
+    decoder: BodyDecoder,
+    phase: Phase,
+    until_close: bool,
+    request_done: bool,
+    keep_alive: bool,
+    sent_before: u64,
+    received_before: u64,
+    head_sent: u64,
+    head_received: u64,
+}
+
+impl ClientConnection {
+    /// A fresh connection.
+    pub(crate) fn new(connection: Connection, options: ClientOptions) -> Self {
+        Self {
+            connection,
+            options,
+            parser: ResponseParser::new(options.limits, options.response),
+            input: BytesMut::new(),
+            output: Output::default(),
+            received: 0,
+            exchanges: 0,
+            exchange: Exchange {
+                context: ResponseContext::default(),
+                encoder: None,
+                decoder: BodyDecoder::new(BodyFraming::None, TrailerOptions::default()),
+                phase: Phase::Done,
+                until_close: false,
+                request_done: true,
+                keep_alive: true,
+                sent_before: 0,
+                received_before: 0,
+                head_sent: 0,
+                head_received: 0,
+            },
+        }
+    }
+
+    /// Requests sent on it so far.
+    pub(crate) fn exchanges(&self) -> u32 {
+        self.exchanges
+    }
+
+    /// Whether an idle connection can still carry a request, as far as is known without a system call.
+    pub(crate) fn is_alive(&self) -> bool {
+        !self.connection.is_readable()
+    }
+
+    /// Whether the exchange is complete in both directions and the connection may carry another.
+    pub(crate) fn is_reusable(&self) -> bool {
+        let exchange = &self.exchange;
+        exchange.phase == Phase::Done
+            && exchange.request_done
+            && exchange.keep_alive
+            && self.input.is_empty()
+            && self.output.is_empty()
+    }
+
+    /// Whether the exchange is complete, even if the connection cannot carry another.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.exchange.phase == Phase::Done && self.exchange.request_done
+    }
+
+    /// Gives the read buffer back; called when the connection becomes idle.
+    pub(crate) fn rest(&mut self) {
+        if self.input.capacity() > 0 {
+            buffers::give(std::mem::take(&mut self.input));
+        }
+    }
+
+    fn trailer_options(&self) -> TrailerOptions {
+        TrailerOptions {
+            trailers: if self.options.trailers { Trailers::Keep } else { Trailers::Drop },
+            limits: self.options.limits,
+            underscores: self.options.response.underscores,
+        }
+    }
+
+    fn keys(&self) -> KeyFormat<'static> {
+        if self.options.proper_case { KeyFormat::ProperCase } else { KeyFormat::Lower }
+    }
+
+    /// Queues the request head.
+    pub(crate) fn request(&mut self, head: &RequestHead, end: bool) -> Result<(), UpstreamReset> {
+        self.exchanges += 1;
+        self.exchange = Exchange {
+            context: ResponseContext::of(head),
+            encoder: None,
+            decoder: BodyDecoder::new(BodyFraming::None, TrailerOptions::default()),
+            phase: Phase::Head,
+            until_close: false,
+            request_done: end,
+            keep_alive: true,
+            sent_before: self.output.written(),
+            received_before: self.received,
+            head_sent: 0,
+            head_received: 0,
+        };
+        let is_tunnel = head.upgrade.is_some() || self.exchange.context.connect;
+        let framing = match framing_of(&head.headers, end) {
+            // An upgrade has no body; what follows it is the tunnel.
+            BodyFraming::Chunked if is_tunnel => BodyFraming::UntilClose,
+            other => other,
+        };
+        let keys = self.keys();
+        let out = self.output.small();
+        let before = out.len();
+        let encoder = RequestMessage { head, framing, keys }.encode(out).map_err(|error| {
+            tracing::debug!(%error, "a request could not be written");
+            UpstreamReset::LocalReset
+        })?;
+        self.exchange.head_sent = (out.len() - before) as u64;
+        self.exchange.encoder = Some(encoder);
+        Ok(())
+    }
+
+    /// Queues a piece of the request body.
+    pub(crate) fn data(&mut self, data: Bytes) {
+        let Some(encoder) = &mut self.exchange.encoder else { return };
+        if data.is_empty() || !encoder.sends_body() {
+            return;
+        }
+        if encoder.before(data.len(), self.output.small()).is_err() {
+            self.exchange.keep_alive = false;
+            return;
+        }
+        let after = encoder.after();
+        self.output.data(data);
+        self.output.small().extend_from_slice(after);
+    }
+
+    /// Ends the request.
+    pub(crate) fn finish(&mut self, trailers: Option<HeaderMap>) {
+        let keys = self.keys();
+        let trailers = trailers.as_ref().filter(|_| self.options.trailers);
+        if let Some(encoder) = &mut self.exchange.encoder {
+            let finished = encoder.finish(trailers, keys, self.output.small());
+            self.exchange.keep_alive &= finished.is_ok();
+        }
+        self.exchange.request_done = true;
+        if self.exchange.until_close {
+            // The client ended its half of a tunnel.
+            self.exchange.keep_alive = false;
+            if self.output.is_empty() {
+                let _ = self.connection.shutdown_write();
+            }
+        }
+    }
+
+    /// Ready when another piece may be queued.
+    pub(crate) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), UpstreamReset>> {
+        if self.output.has_room() {
+            return Poll::Ready(Ok(()));
+        }
+        self.poll_flush(cx)
+    }
+
+    /// Ready when everything queued has left.
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), UpstreamReset>> {
+        if self.output.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        match ready!(self.output.poll_flush(&self.connection, cx)) {
+            Ok(()) => {
+                if self.exchange.until_close && self.exchange.request_done {
+                    let _ = self.connection.shutdown_write();
+                }
+                Poll::Ready(Ok(()))
+            }
+            // The upstream may have answered before it closed: its answer is read first.
+            Err(_) if self.exchange.phase == Phase::Head => {
+                self.output = Output::default();
+                self.exchange.keep_alive = false;
+                Poll::Ready(Ok(()))
+            }
+            Err(_) => Poll::Ready(Err(UpstreamReset::ConnectionTermination)),
+        }
+    }
+
+    /// The next thing the upstream sends.
+    pub(crate) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<UpstreamEvent, UpstreamReset>> {
+        loop {
+            match self.exchange.phase {
+                Phase::Head if !self.input.is_empty() => {
+                    if let Some(event) = self.parse_head()? {
+                        return Poll::Ready(Ok(event));
+                    }
+                }
+                Phase::Body => match self.exchange.decoder.decode(&mut self.input) {
+                    Ok(Some(event)) => {
+                        if matches!(event, BodyEvent::End | BodyEvent::Trailers(_)) {
+                            self.exchange.phase = Phase::Done;
+                        }
+                        return Poll::Ready(Ok(UpstreamEvent::Body(event)));
+                    }
+                    Ok(None) => {}
+                    Err(_) => return Poll::Ready(Err(UpstreamReset::ProtocolError)),
+                },
+                Phase::Head => {}
+                Phase::Done => return Poll::Pending,
+            }
+            if ready!(self.poll_fill(cx)) == 0 {
+                self.exchange.keep_alive = false;
+                if self.exchange.phase == Phase::Body && self.exchange.until_close {
+                    self.exchange.phase = Phase::Done;
+                    return Poll::Ready(Ok(UpstreamEvent::Body(BodyEvent::End)));
+                }
+                return Poll::Ready(Err(UpstreamReset::ConnectionTermination));
+            }
+        }
+    }
+
+    fn parse_head(&mut self) -> Result<Option<UpstreamEvent>, UpstreamReset> {
+        let parsed = self.parser.parse(&mut self.input, self.exchange.context).map_err(|error| {
+            tracing::debug!(%error, "a response could not be read");
+            UpstreamReset::ProtocolError
+        })?;
+        let Some(parsed) = parsed else { return Ok(None) };
+        self.exchange.head_received += parsed.size as u64;
+        if parsed.kind == ResponseKind::Informational {
+            return Ok(Some(UpstreamEvent::Informational(parsed.head)));
+        }
+        let is_upgrade = parsed.kind == ResponseKind::SwitchingProtocols
+            || (self.exchange.context.connect && parsed.head.status.is_success());
+        self.exchange.keep_alive &= parsed.keep_alive && !is_upgrade;
+        self.exchange.until_close = parsed.framing == BodyFraming::UntilClose || is_upgrade;
+        let end = matches!(parsed.framing, BodyFraming::None | BodyFraming::Length(0)) && !is_upgrade;
+        self.exchange.phase = if end { Phase::Done } else { Phase::Body };
+        self.exchange.decoder = BodyDecoder::new(parsed.framing, self.trailer_options());
+        Ok(Some(UpstreamEvent::Head { head: parsed.head, end, is_upgrade }))
+    }
+
+    /// Reads more; 0 means the end, orderly or not.
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<usize> {
+        if self.input.capacity() == self.input.len() {
+            if self.input.is_empty() {
+                if ready!(self.connection.poll_readable(cx)).is_err() {
+                    return Poll::Ready(0);
+                }
+                self.input = buffers::take();
+            } else {
+                self.input.reserve(buffers::BUFFER_SIZE);
+            }
+        }
+        let count = ready!(self.connection.poll_read(cx, &mut self.input)).unwrap_or(0);
+        self.received += count as u64;
+        Poll::Ready(count)
+    }
+
+    /// Bytes on the wire for this exchange so far.
+    pub(crate) fn wire(&self) -> WireBytes {
+        WireBytes {
+            sent: self.output.written() - self.exchange.sent_before,
+            received: self.received - self.input.len() as u64 - self.exchange.received_before,
+            header_sent: self.exchange.head_sent,
+            header_received: self.exchange.head_received,
+        }
+    }
+}

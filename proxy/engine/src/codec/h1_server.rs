@@ -1,0 +1,405 @@
+//! A downstream HTTP/1 connection: the codec, the socket, and the stream that is on it now.
+
+use std::task::{Context, Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, Method, StatusCode};
+use proxy_core::head::{BodyEvent, Protocol, RequestHead, ResponseHead};
+use proxy_core::stream_info::WireBytes;
+
+use super::downstream::{Downstream, DownstreamError};
+use super::h1::{
+    BodyDecoder, BodyEncoder, BodyFraming, ConnectionOption, HeadLimits, KeyFormat, RequestError,
+    RequestOptions, RequestParser, ResponseMessage, TrailerOptions, Trailers,
+};
+use super::output::Output;
+use crate::local::buffers;
+use crate::net::connection::Connection;
+
+/// Most bytes that a client may send ahead of the response it waits for.
+const READ_AHEAD: usize = 16 * 1024;
+
+/// How a connection reads and writes.
+#[derive(Clone, Debug)]
+pub(crate) struct ServerOptions {
+    /// Limits of heads.
+    pub(crate) limits: HeadLimits,
+    /// How requests are read.
+    pub(crate) request: RequestOptions,
+    /// Trailers pass in both directions.
+    pub(crate) trailers: bool,
+    /// Names are written in `Proper-Case`.
+    pub(crate) proper_case: bool,
+    /// `expect: 100-continue` is the upstream's to answer.
+    pub(crate) proxy_100_continue: bool,
+}
+
+/// What waiting for a request brought.
+pub(crate) enum NextRequest {
+    /// A request; `end` if nothing follows its head.
+    Request(RequestHead, bool),
+    /// The client closed the connection, or it failed.
+    Closed,
+    /// The client broke the rules.
+    Invalid(RequestError),
+}
+
+/// A downstream HTTP/1 connection.
+pub(crate) struct ServerConnection {
+    connection: Connection,
+    options: ServerOptions,
+    parser: RequestParser,
+    input: BytesMut,
+    output: Output,
+    eof: bool,
+    /// Bytes read since the connection began.
+    received: u64,
+    stream: StreamState,
+}
+
+/// The stream that is on the connection.
+struct StreamState {
+    decoder: BodyDecoder,
+    encoder: Option<BodyEncoder>,
+    method: Method,
+    upgrade: Option<proxy_core::text::Text>,
+    protocol: Protocol,
+    expect_continue: bool,
+    body_started: bool,
+    keep_alive: bool,
+    close_after: bool,
+    broken: bool,
+    /// Marks of `received` and `output.written()` when the stream began, and the sizes of heads.
+    received_before: u64,
+    sent_before: u64,
+    head_received: u64,
+    head_sent: u64,
+}
+
+impl StreamState {
+    fn idle() -> Self {
+        Self {
+            decoder: BodyDecoder::new(BodyFraming::None, TrailerOptions::default()),
+            encoder: None,
+            method: Method::GET,
+            upgrade: None,
+            protocol: Protocol::Http11,
+            expect_continue: false,
+            body_started: false,
+            keep_alive: true,
+            close_after: false,
+            broken: false,
+            received_before: 0,
+            sent_before: 0,
+            head_received: 0,
+            head_sent: 0,
+        }
+    }
+}
+
+impl ServerConnection {
+    /// A connection on which nothing was read.
+    pub(crate) fn new(connection: Connection, options: ServerOptions) -> Self {
+        let parser = RequestParser::new(options.limits, options.request.clone());
+        Self {
+            connection,
+            options,
+            parser,
+            input: BytesMut::new(),
+            output: Output::default(),
+            eof: false,
+            received: 0,
+            stream: StreamState::idle(),
+        }
+    }
+
+    /// The connection beneath.
+    pub(crate) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// Bytes read and written since the connection began.
+    pub(crate) fn totals(&self) -> (u64, u64) {
+        (self.received, self.output.written())
+    }
+
+    /// Whether a part of a request was read that is not complete.
+    pub(crate) fn has_partial_request(&self) -> bool {
+        !self.input.is_empty()
+    }
+
+    /// Waits for the next request. Losing the wait loses nothing.
+    pub(crate) fn poll_request(&mut self, cx: &mut Context<'_>) -> Poll<NextRequest> {
+        loop {
+            if !self.input.is_empty() {
+                match self.parser.parse(&mut self.input) {
+                    Ok(Some(parsed)) => {
+                        self.stream = StreamState {
+                            decoder: BodyDecoder::new(parsed.framing, self.trailer_options()),
+                            encoder: None,
+                            method: parsed.head.method.clone(),
+                            upgrade: parsed.head.upgrade.clone(),
+                            protocol: parsed.protocol,
+                            expect_continue: parsed.expect_continue,
+                            keep_alive: parsed.keep_alive,
+                            body_started: false,
+                            close_after: false,
+                            broken: false,
+                            received_before: self.received - self.input.len() as u64 - parsed.size as u64,
+                            sent_before: self.output.written(),
+                            head_received: parsed.size as u64,
+                            head_sent: 0,
+                        };
+                        let end = matches!(parsed.framing, BodyFraming::None | BodyFraming::Length(0));
+                        return Poll::Ready(NextRequest::Request(parsed.head, end));
+                    }
+                    Ok(None) => {}
+                    Err(error) => return Poll::Ready(NextRequest::Invalid(error)),
+                }
+            }
+            if self.eof || ready!(self.poll_fill(cx)).is_err() || self.eof {
+                return Poll::Ready(NextRequest::Closed);
+            }
+        }
+    }
+
+    /// Prepares an answer to a request that could not be read.
+    pub(crate) fn begin_invalid(&mut self) {
+        self.stream = StreamState::idle();
+        self.stream.keep_alive = false;
+    }
+
+    /// Gives the read buffer back if it holds nothing.
+    pub(crate) fn rest(&mut self) {
+        if self.input.is_empty() && self.input.capacity() > 0 {
+            buffers::give(std::mem::take(&mut self.input));
+        }
+    }
+
+    /// Whether the response allows another request on this connection.
+    pub(crate) fn can_continue(&self) -> bool {
+        self.stream.keep_alive && !self.stream.close_after && !self.stream.broken && !self.eof
+    }
+
+    /// Whether the response could not be completed, so that the connection must not look as if it was.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.stream.broken
+    }
+
+    /// Reads whatever arrives and drops it, until the client closes: the tail of a connection that ends.
+    pub(crate) fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            self.input.clear();
+            if self.eof || ready!(self.poll_fill(cx)).is_err() {
+                return Poll::Ready(());
+            }
+        }
+    }
+
+    fn trailer_options(&self) -> TrailerOptions {
+        TrailerOptions {
+            trailers: if self.options.trailers { Trailers::Keep } else { Trailers::Drop },
+            limits: self.options.limits,
+            underscores: self.options.request.underscores,
+        }
+    }
+
+    /// Reads more into `input`; sets `eof` at the end.
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        if self.input.capacity() == self.input.len() {
+            if self.input.is_empty() {
+                ready!(self.connection.poll_readable(cx))?;
+                self.input = buffers::take();
+            } else {
+                self.input.reserve(buffers::BUFFER_SIZE);
+            }
+        }
+        match ready!(self.connection.poll_read(cx, &mut self.input)) {
+            Ok(0) => self.eof = true,
+            Ok(count) => self.received += count as u64,
+            Err(error) => {
+                self.eof = true;
+                return Poll::Ready(Err(error));
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn keys(&self) -> KeyFormat<'static> {
+        if self.options.proper_case { KeyFormat::ProperCase } else { KeyFormat::Lower }
+    }
+
+    fn encode(&mut self, head: &ResponseHead, framing: BodyFraming) -> Option<BodyEncoder> {
+        let connection = if self.stream.close_after || !self.stream.keep_alive {
+            ConnectionOption::Close
+        } else if self.stream.protocol == Protocol::Http10 {
+            ConnectionOption::KeepAlive
+        } else {
+            ConnectionOption::Default
+        };
+        let keys = self.keys();
+        let out = self.output.small();
+        let before = out.len();
+        let encoded = ResponseMessage {
+            head,
+            framing,
+            method: &self.stream.method,
+            protocol: self.stream.protocol,
+            connection,
+            upgrade: self.stream.upgrade.as_deref(),
+            keys,
+        }
+        .encode(out);
+        self.stream.head_sent += (out.len() - before) as u64;
+        match encoded {
+            Ok(encoder) => Some(encoder),
+            Err(error) => {
+                tracing::debug!(%error, "a response could not be written");
+                self.stream.broken = true;
+                None
+            }
+        }
+    }
+}
+
+/// How a response with `head` is delimited when a body follows.
+pub(super) fn framing_of(headers: &HeaderMap, end: bool) -> BodyFraming {
+    if end {
+        return BodyFraming::None;
+    }
+    let length = headers
+        .get(http::header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.parse().ok());
+    length.map_or(BodyFraming::Chunked, BodyFraming::Length)
+}
+
+impl Downstream for ServerConnection {
+    fn protocol(&self) -> Protocol {
+        self.stream.protocol
+    }
+
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<BodyEvent, DownstreamError>> {
+        loop {
+            match self.stream.decoder.decode(&mut self.input) {
+                Ok(Some(event)) => {
+                    self.stream.body_started = true;
+                    return Poll::Ready(Ok(event));
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    self.stream.keep_alive = false;
+                    let details = error.as_request_error().details();
+                    return Poll::Ready(Err(DownstreamError::Protocol(details)));
+                }
+            }
+            if self.eof {
+                let is_tunnel = self.stream.encoder.is_some() && self.stream.upgrade.is_some()
+                    || self.stream.method == Method::CONNECT;
+                return Poll::Ready(match is_tunnel {
+                    true => Ok(BodyEvent::End),
+                    false => Err(DownstreamError::Disconnected),
+                });
+            }
+            if self.stream.expect_continue && !self.stream.body_started && !self.options.proxy_100_continue {
+                self.stream.expect_continue = false;
+                self.inform(&ResponseHead::new(StatusCode::CONTINUE));
+            }
+            if !self.output.is_empty() && self.stream.encoder.is_none() {
+                // A queued 100 must leave before its effect can arrive.
+                let _ = self.output.poll_flush(&self.connection, cx);
+            }
+            if ready!(self.poll_fill(cx)).is_err() {
+                return Poll::Ready(Err(DownstreamError::Disconnected));
+            }
+        }
+    }
+
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<DownstreamError> {
+        loop {
+            if self.eof {
+                return Poll::Ready(DownstreamError::Disconnected);
+            }
+            if self.input.len() >= READ_AHEAD {
+                // The next requests wait in the kernel; so does the news of a close behind them.
+                return Poll::Pending;
+            }
+            if ready!(self.poll_fill(cx)).is_err() {
+                return Poll::Ready(DownstreamError::Disconnected);
+            }
+        }
+    }
+
+    fn inform(&mut self, head: &ResponseHead) {
+        if self.stream.protocol == Protocol::Http11 {
+            self.encode(head, BodyFraming::None);
+        }
+    }
+
+    fn respond(&mut self, head: &ResponseHead, end: bool, is_upgrade: bool) {
+        if is_upgrade {
+            self.stream.decoder = BodyDecoder::new(BodyFraming::UntilClose, TrailerOptions::default());
+        }
+        self.stream.encoder = self.encode(head, framing_of(&head.headers, end));
+    }
+
+    fn data(&mut self, data: Bytes, end: bool) {
+        let Some(encoder) = &mut self.stream.encoder else { return };
+        if encoder.sends_body() && !data.is_empty() {
+            if encoder.before(data.len(), self.output.small()).is_err() {
+                self.stream.broken = true;
+                return;
+            }
+            let after = encoder.after();
+            self.output.data(data);
+            self.output.small().extend_from_slice(after);
+        }
+        if end {
+            self.finish();
+        }
+    }
+
+    fn trailers(&mut self, trailers: HeaderMap) {
+        let keys = self.keys();
+        let trailers = self.options.trailers.then_some(&trailers);
+        if let Some(encoder) = &mut self.stream.encoder {
+            self.stream.broken |= encoder.finish(trailers, keys, self.output.small()).is_err();
+        }
+    }
+
+    fn finish(&mut self) {
+        let keys = self.keys();
+        if let Some(encoder) = &mut self.stream.encoder {
+            self.stream.broken |= encoder.finish(None, keys, self.output.small()).is_err();
+        }
+    }
+
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), DownstreamError>> {
+        if self.output.has_room() {
+            return Poll::Ready(Ok(()));
+        }
+        self.poll_flush(cx)
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), DownstreamError>> {
+        self.output.poll_flush(&self.connection, cx).map_err(|_| DownstreamError::Disconnected)
+    }
+
+    fn reset(&mut self) {
+        self.stream.broken = true;
+    }
+
+    fn close_after(&mut self) {
+        self.stream.close_after = true;
+    }
+
+    fn wire(&self) -> WireBytes {
+        let unread = self.input.len() as u64;
+        WireBytes {
+            sent: self.output.written() - self.stream.sent_before,
+            received: (self.received - unread).saturating_sub(self.stream.received_before),
+            header_sent: self.stream.head_sent,
+            header_received: self.stream.head_received,
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! One downstream HTTP/2 stream, on the `h2` crate.
+
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream, SendStream};
+use http::{HeaderMap, Method, Request, Response, Version, header};
+use proxy_core::head::{BodyEvent, Protocol, RequestHead, ResponseHead, Scheme};
+use proxy_core::stream_info::WireBytes;
+use proxy_core::text::Text;
+
+use super::downstream::{Downstream, DownstreamError};
+use super::h1::{is_valid_authority, is_valid_path};
+
+/// Octets of a frame header (RFC 9113, 4.1).
+const FRAME_HEADER: u64 = 9;
+
+/// A request on an HTTP/2 connection and the response to it.
+pub(crate) struct ServerStream {
+    receive: RecvStream,
+    response: SendResponse<Bytes>,
+    send: Option<SendStream<Bytes>>,
+    is_head: bool,
+    data_done: bool,
+    /// The piece in hand, waiting for the client's window.
+    pending: Bytes,
+    /// What follows the piece in hand.
+    tail: Tail,
+    failed: Option<DownstreamError>,
+    close_after: bool,
+    wire: WireBytes,
+}
+
+enum Tail {
+    None,
+    End,
+    Trailers(HeaderMap),
+}
+
+/// Why a request cannot be taken.
+pub(crate) struct Malformed;
+
+/// Takes the parts of `request` apart; refuses what would be ambiguous elsewhere.
+pub(crate) fn request_head(request: Request<()>, secure: bool) -> Result<RequestHead, Malformed> {
+    let (mut parts, ()) = request.into_parts();
+    let protocol = parts.extensions.remove::<h2::ext::Protocol>();
+    let path = parts.uri.path_and_query().map_or("", |path| path.as_str());
+    if !is_valid_path(path.as_bytes()) && parts.method != Method::CONNECT {
+        return Err(Malformed);
+    }
+    let authority = match parts.uri.authority() {
+        Some(authority) => {
+            parts.headers.remove(header::HOST);
+            Text::from(authority.as_str())
+        }
+        None => match parts.headers.remove(header::HOST) {
+            Some(host) => Text::from(host.to_str().map_err(|_| Malformed)?),
+            None => Text::default(),
+        },
+    };
+    if !authority.is_empty() && !is_valid_authority(authority.as_str().as_bytes()) {
+        return Err(Malformed);
+    }
+    let scheme = match parts.uri.scheme_str() {
+        Some("https") => Scheme::Https,
+        Some(_) => Scheme::Http,
+        None if secure => Scheme::Https,
+        None => Scheme::Http,
+    };
+    join_cookies(&mut parts.headers);
+    let is_plain_connect = parts.method == Method::CONNECT && protocol.is_none();
+    let path = if is_plain_connect { Text::default() } else { Text::from(path) };
+    // An extended CONNECT (RFC 8441) is an upgrade, and looks like one from here on.
+    let method = if protocol.is_some() { Method::GET } else { parts.method };
+    let upgrade = protocol.map(|protocol| Text::from(protocol.as_str().to_ascii_lowercase()));
+    Ok(RequestHead { method, scheme, authority, path, upgrade, headers: parts.headers })
+}
+
+/// Cookie crumbs become one header (RFC 9113, 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(header::COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let joined = headers.get_all(header::COOKIE).iter().fold(Vec::new(), |mut joined, crumb| {
+        if !joined.is_empty() {
+            joined.extend_from_slice(b"; ");
+        }
+        joined.extend_from_slice(crumb.as_bytes());
+        joined
+    });
+    if let Ok(value) = http::HeaderValue::from_maybe_shared(Bytes::from(joined)) {
+        headers.insert(header::COOKIE, value);
+    }
+}
+
+impl ServerStream {
+    /// The stream of a request that was just accepted.
+    pub(crate) fn new(receive: RecvStream, response: SendResponse<Bytes>, is_head: bool) -> Self {
+        Self {
+            receive,
+            response,
+            send: None,
+            is_head,
+            data_done: false,
+            pending: Bytes::new(),
+            tail: Tail::None,
+            failed: None,
+            close_after: false,
+            wire: WireBytes::default(),
+        }
+    }
+
+    /// Whether the connection should end after this stream.
+    pub(crate) fn asks_to_close(&self) -> bool {
+        self.close_after
+    }
+
+    /// Whether the request was received to its end.
+    pub(crate) fn is_request_complete(&self) -> bool {
+        self.receive.is_end_stream()
+    }
+
+    /// Resets the stream before any answer.
+    pub(crate) fn refuse(&mut self, reason: Reason) {
+        self.response.send_reset(reason);
+    }
+
+    /// Tells the client that the rest of the request is not wanted, without failing the response.
+    pub(crate) fn refuse_rest(&mut self) {
+        if let Some(send) = &mut self.send {
+            send.send_reset(Reason::NO_ERROR);
+        }
+    }
+
+    fn fail(&mut self, error: &h2::Error) -> DownstreamError {
+        let failure = match error.is_remote() && error.is_reset() {
+            true => DownstreamError::Reset,
+            false if error.is_io() || error.is_go_away() => DownstreamError::Disconnected,
+            false if error.is_reset() => DownstreamError::Reset,
+            false => DownstreamError::Disconnected,
+        };
+        self.failed = Some(failure);
+        failure
+    }
+}
+
+impl Downstream for ServerStream {
+    fn protocol(&self) -> Protocol {
+        Protocol::Http2
+    }
+
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<BodyEvent, DownstreamError>> {
+        while !self.data_done {
+            match ready!(self.receive.poll_data(cx)) {
+                Some(Ok(data)) => {
+                    self.wire.received += data.len() as u64 + FRAME_HEADER;
+                    // The caller asks for a piece only when the next hop has room for it.
+                    let _ = self.receive.flow_control().release_capacity(data.len());
+                    if !data.is_empty() {
+                        return Poll::Ready(Ok(BodyEvent::Data(data)));
+                    }
+                }
+                Some(Err(error)) => return Poll::Ready(Err(self.fail(&error))),
+                None => self.data_done = true,
+            }
+        }
+        match ready!(self.receive.poll_trailers(cx)) {
+            Ok(Some(trailers)) => Poll::Ready(Ok(BodyEvent::Trailers(trailers))),
+            Ok(None) => Poll::Ready(Ok(BodyEvent::End)),
+            Err(error) => Poll::Ready(Err(self.fail(&error))),
+        }
+    }
+
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<DownstreamError> {
+        if let Some(failed) = self.failed {
+            return Poll::Ready(failed);
+        }
+        let reset = match &mut self.send {
+            Some(send) => send.poll_reset(cx),
+            None => self.response.poll_reset(cx),
+        };
+        match ready!(reset) {
+            Ok(_) => Poll::Ready(DownstreamError::Reset),
+            Err(error) => Poll::Ready(self.fail(&error)),
+        }
+    }
+
+    fn inform(&mut self, head: &ResponseHead) {
+        let mut response = Response::new(());
+        *response.status_mut() = head.status;
+        *response.headers_mut() = head.headers.clone();
+        let _ = self.response.send_informational(response);
+    }
+
+    fn respond(&mut self, head: &ResponseHead, end: bool, is_upgrade: bool) {
+        let mut response = Response::new(());
+        *response.version_mut() = Version::HTTP_2;
+        // The answer to an extended CONNECT is 200 where HTTP/1 says 101.
+        *response.status_mut() = if is_upgrade { http::StatusCode::OK } else { head.status };
+        *response.headers_mut() = head.headers.clone();
+        let end = end || self.is_head;
+        match self.response.send_response(response, end) {
+            Ok(send) => self.send = Some(send),
+            Err(error) => {
+                self.fail(&error);
+            }
+        }
+    }
+
+    fn data(&mut self, data: Bytes, end: bool) {
+        if self.is_head {
+            return;
+        }
+        if let Some(send) = &mut self.send {
+            send.reserve_capacity(data.len());
+        }
+        self.pending = data;
+        if end {
+            self.tail = Tail::End;
+        }
+    }
+
+    fn trailers(&mut self, trailers: HeaderMap) {
+        self.tail = Tail::Trailers(trailers);
+    }
+
+    fn finish(&mut self) {
+        self.tail = Tail::End;
+    }
+
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), DownstreamError>> {
+        if self.pending.is_empty() {
+            return Poll::Ready(self.failed.map_or(Ok(()), Err));
+        }
+        self.poll_flush(cx)
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), DownstreamError>> {
+        if let Some(failed) = self.failed {
+            return Poll::Ready(Err(failed));
+        }
+        let Some(send) = &mut self.send else { return Poll::Ready(Ok(())) };
+        if self.is_head {
+            return Poll::Ready(Ok(()));
+        }
+        let sent = loop {
+            if self.pending.is_empty() {
+                break match std::mem::replace(&mut self.tail, Tail::None) {
+                    Tail::None => Ok(()),
+                    Tail::End => send.send_data(Bytes::new(), true),
+                    Tail::Trailers(trailers) => send.send_trailers(trailers),
+                };
+            }
+            match ready!(send.poll_capacity(cx)) {
+                Some(Ok(capacity)) => {
+                    let piece = self.pending.split_to(capacity.min(self.pending.len()));
+                    self.wire.sent += piece.len() as u64 + FRAME_HEADER;
+                    let end = self.pending.is_empty() && matches!(self.tail, Tail::End);
+                    if end {
+                        self.tail = Tail::None;
+                    }
+                    if let Err(error) = send.send_data(piece, end) {
+                        break Err(error);
+                    }
+                }
+                Some(Err(error)) => break Err(error),
+                None => break Err(Reason::CANCEL.into()),
+            }
+        };
+        match sent {
+            Ok(()) => Poll::Ready(Ok(())),
+            Err(error) => Poll::Ready(Err(self.fail(&error))),
+        }
+    }
+
+    fn reset(&mut self) {
+        match &mut self.send {
+            Some(send) => send.send_reset(Reason::INTERNAL_ERROR),
+            None => self.response.send_reset(Reason::INTERNAL_ERROR),
+        }
+    }
+
+    fn close_after(&mut self) {
+        self.close_after = true;
+    }
+
+    fn wire(&self) -> WireBytes {
+        self.wire
+    }
+}

@@ -1,0 +1,128 @@
+//! One upstream stream as the router drives it, whatever the protocol.
+
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use proxy_core::address::Address;
+use proxy_core::head::{BodyEvent, Protocol, RequestHead, ResponseHead};
+use proxy_core::stream_error::UpstreamReset;
+use proxy_core::stream_info::WireBytes;
+
+use crate::upstream::pool::{Http1Lease as Http1, Http2Lease as Http2};
+
+/// What an upstream sends.
+#[derive(Debug)]
+pub(crate) enum UpstreamEvent {
+    /// A 1xx head, 101 excepted.
+    Informational(ResponseHead),
+    /// The response head; `end` if nothing follows; `is_upgrade` if the stream is now a tunnel.
+    Head {
+        /// The head.
+        head: ResponseHead,
+        /// Nothing follows.
+        end: bool,
+        /// The stream is now a tunnel.
+        is_upgrade: bool,
+    },
+    /// A piece of the body, trailers, or the end.
+    Body(BodyEvent),
+}
+
+/// A request to an upstream and its response.
+pub(crate) enum Upstream {
+    /// Over HTTP/1.
+    Http1(Http1),
+    /// Over HTTP/2.
+    Http2(Http2),
+}
+
+impl Upstream {
+    /// Protocol of the connection.
+    pub(crate) fn protocol(&self) -> Protocol {
+        match self {
+            Self::Http1(_) => Protocol::Http11,
+            Self::Http2(_) => Protocol::Http2,
+        }
+    }
+
+    /// Queues the request head; `end` if nothing follows.
+    pub(crate) fn request(&mut self, head: &RequestHead, end: bool) -> Result<(), UpstreamReset> {
+        match self {
+            Self::Http1(stream) => stream.request(head, end),
+            Self::Http2(stream) => stream.request(head, end),
+        }
+    }
+
+    /// Queues a piece of the request body.
+    pub(crate) fn data(&mut self, data: Bytes) {
+        match self {
+            Self::Http1(stream) => stream.data(data),
+            Self::Http2(stream) => stream.data(data),
+        }
+    }
+
+    /// Ends the request, with trailers if there are any.
+    pub(crate) fn finish(&mut self, trailers: Option<HeaderMap>) {
+        match self {
+            Self::Http1(stream) => stream.finish(trailers),
+            Self::Http2(stream) => stream.finish(trailers),
+        }
+    }
+
+    /// Ready when another piece may be queued.
+    pub(crate) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), UpstreamReset>> {
+        match self {
+            Self::Http1(stream) => stream.poll_room(cx),
+            Self::Http2(stream) => stream.poll_room(cx),
+        }
+    }
+
+    /// Ready when everything queued has left.
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), UpstreamReset>> {
+        match self {
+            Self::Http1(stream) => stream.poll_flush(cx),
+            Self::Http2(stream) => stream.poll_flush(cx),
+        }
+    }
+
+    /// The next thing the upstream sends. Not called again after the end.
+    pub(crate) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<UpstreamEvent, UpstreamReset>> {
+        match self {
+            Self::Http1(stream) => stream.poll_event(cx),
+            Self::Http2(stream) => stream.poll_event(cx),
+        }
+    }
+
+    /// Bytes on the wire for this stream so far.
+    pub(crate) fn wire(&self) -> WireBytes {
+        match self {
+            Self::Http1(stream) => stream.wire(),
+            Self::Http2(stream) => stream.wire(),
+        }
+    }
+
+    /// Whether the connection served a request before this one, so that the upstream may just have closed it.
+    pub(crate) fn is_reused(&self) -> bool {
+        match self {
+            Self::Http1(stream) => stream.is_reused(),
+            Self::Http2(stream) => stream.is_reused(),
+        }
+    }
+
+    /// Address of this end.
+    pub(crate) fn local(&self) -> Option<&Address> {
+        match self {
+            Self::Http1(stream) => stream.local(),
+            Self::Http2(stream) => stream.local(),
+        }
+    }
+
+    /// Number of the connection.
+    pub(crate) fn id(&self) -> Option<u64> {
+        match self {
+            Self::Http1(stream) => stream.id(),
+            Self::Http2(stream) => stream.id(),
+        }
+    }
+}

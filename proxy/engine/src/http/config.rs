@@ -1,0 +1,572 @@
+//! Configuration of the connection manager, built once and shared by all workers.
+//!
+//! Source: Envoy `http_connection_manager.proto`; defaults as documented there.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderValue;
+use prost::Message;
+use proto::http_connection_manager::{
+    CodecType, PathWithEscapedSlashesAction, RouteSpecifier, ServerHeaderTransformation, StripPortMode,
+};
+use proto::http_filter::ConfigType;
+use proxy_core::config::{BuildCx, Rejected, duration, timeout_or};
+use proxy_core::extension::access_log::AccessLog;
+use proxy_core::extension::http_filter::HttpFilterConfig;
+use proxy_core::extension::message_name;
+use proxy_core::names::Name;
+use proxy_core::stats::Cells;
+use proxy_core::stats::groups::{Http1Stats, Http2Stats, HttpStats};
+use xds_api::envoy::config::core::v3 as core;
+use xds_api::envoy::config::core::v3::http_protocol_options::HeadersWithUnderscoresAction;
+use xds_api::envoy::extensions::filters::http::router::v3::Router;
+use xds_api::envoy::extensions::filters::network::http_connection_manager::v3 as proto;
+
+use super::reply::LocalReplies;
+use crate::router::RouteTable;
+
+const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
+
+/// The connection manager's configuration.
+pub struct ConnectionManager {
+    /// What downstream speaks.
+    pub codec: Codec,
+    /// Prefix of the statistics.
+    pub stat_prefix: String,
+    /// Where routes come from.
+    pub routes: RouteSource,
+    /// Filters before the router, in order.
+    pub filters: Vec<HttpFilter>,
+    /// The router's options.
+    pub router: RouterOptions,
+    /// HTTP/1 options.
+    pub http1: Http1Options,
+    /// HTTP/2 options.
+    pub http2: Http2Options,
+    /// Idle connections are closed after this long.
+    pub idle_timeout: Option<Duration>,
+    /// Connections drain after this long.
+    pub max_connection_duration: Option<Duration>,
+    /// Connections drain after this many requests; 0 means no limit.
+    pub max_requests_per_connection: u32,
+    /// Streams end after this long.
+    pub max_stream_duration: Option<Duration>,
+    /// Streams end after this long without a byte in either direction.
+    pub stream_idle_timeout: Option<Duration>,
+    /// The request must be complete after this long.
+    pub request_timeout: Option<Duration>,
+    /// The request's head must be complete after this long.
+    pub request_headers_timeout: Option<Duration>,
+    /// Time between the two GOAWAY frames of a drain.
+    pub drain_timeout: Duration,
+    /// Longest wait for the peer to close after a response that ends the connection.
+    pub delayed_close_timeout: Option<Duration>,
+    /// Most bytes of a request head.
+    pub max_request_headers_bytes: usize,
+    /// Most headers of a request.
+    pub max_headers_count: usize,
+    /// What happens to names with underscores.
+    pub underscores: HeadersWithUnderscoresAction,
+    /// Access logs.
+    pub access_logs: Vec<Arc<dyn AccessLog>>,
+    /// Take the peer's address for the client's and append it to `x-forwarded-for`.
+    pub use_remote_address: bool,
+    /// Trusted proxies in front.
+    pub xff_num_trusted_hops: usize,
+    /// Leave `x-forwarded-for` alone.
+    pub skip_xff_append: bool,
+    /// Addresses that count as internal.
+    pub internal_addresses: Vec<proxy_core::matcher::Cidr>,
+    /// Unix sockets count as internal.
+    pub internal_unix_sockets: bool,
+    /// `via` to append.
+    pub via: Option<HeaderValue>,
+    /// `server` of responses.
+    pub server_name: HeaderValue,
+    /// What happens to the upstream's `server`.
+    pub server_header: ServerHeaderTransformation,
+    /// Scheme to overwrite the client's with.
+    pub scheme_overwrite: Option<proxy_core::head::Scheme>,
+    /// Make an `x-request-id` where there is none.
+    pub generate_request_id: bool,
+    /// Keep `x-request-id` of external requests.
+    pub preserve_external_request_id: bool,
+    /// Send `x-request-id` in responses.
+    pub always_set_request_id_in_response: bool,
+    /// Append `x-forwarded-port`.
+    pub append_x_forwarded_port: bool,
+    /// Set `user-agent` and `x-envoy-downstream-service-*`.
+    pub add_user_agent: bool,
+    /// Forward `expect` and relay 1xx heads.
+    pub proxy_100_continue: bool,
+    /// Normalise paths (RFC 3986).
+    pub normalize_path: bool,
+    /// Merge adjacent slashes.
+    pub merge_slashes: bool,
+    /// What happens to `%2f` and `%5c`.
+    pub escaped_slashes: PathWithEscapedSlashesAction,
+    /// Which ports are stripped from the authority.
+    pub strip_port: StripPort,
+    /// Strip a trailing dot from the authority.
+    pub strip_trailing_host_dot: bool,
+    /// Upgrades that are enabled, lower case.
+    pub upgrades: Vec<Upgrade>,
+    /// Changes to local replies.
+    pub local_replies: LocalReplies,
+    /// Keep HTTP/1 connections open after a request that breaks the rules.
+    pub stream_error_on_invalid_http_message: bool,
+    /// `http.<stat_prefix>`
+    pub stats: Cells<HttpStats>,
+    /// `http1`
+    pub http1_stats: Cells<Http1Stats>,
+    /// `http2`
+    pub http2_stats: Cells<Http2Stats>,
+}
+
+/// What downstream speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Codec {
+    /// Found by ALPN or the connection preface.
+    Auto,
+    /// HTTP/1
+    Http1,
+    /// HTTP/2
+    Http2,
+}
+
+/// Where routes come from.
+pub enum RouteSource {
+    /// Part of this configuration.
+    Inline(Arc<RouteTable>),
+    /// Delivered under a name.
+    Rds {
+        /// Name of the route configuration.
+        name: Name,
+        /// Where to subscribe.
+        source: Box<core::ConfigSource>,
+    },
+}
+
+/// Which ports are stripped from the authority.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StripPort {
+    /// None.
+    No,
+    /// The listener's own.
+    Matching,
+    /// Any.
+    Any,
+}
+
+/// One filter of the chain.
+pub struct HttpFilter {
+    /// Name in the configuration, which `typed_per_filter_config` refers to.
+    pub name: Arc<str>,
+    /// The built configuration.
+    pub config: Arc<dyn HttpFilterConfig>,
+    /// Off unless a route turns it on.
+    pub disabled: bool,
+}
+
+/// An upgrade that is enabled or disabled.
+pub struct Upgrade {
+    /// `websocket`, `CONNECT` and so on, in lower case.
+    pub kind: String,
+    /// Whether it is enabled where the route does not say.
+    pub enabled: bool,
+    /// Filters in place of the connection manager's.
+    pub filters: Option<Vec<HttpFilter>>,
+}
+
+/// Options of the router filter.
+#[derive(Clone, Debug, Default)]
+pub struct RouterOptions {
+    /// Add no `x-envoy-*` headers.
+    pub suppress_envoy_headers: bool,
+    /// Take the request's own `x-envoy-expected-rq-timeout-ms` for the timeout.
+    pub respect_expected_rq_timeout: bool,
+}
+
+/// HTTP/1 options of one side.
+#[derive(Clone, Debug, Default)]
+pub struct Http1Options {
+    /// Accept HTTP/1.0.
+    pub accept_http_10: bool,
+    /// `Host` of HTTP/1.0 requests without one.
+    pub default_host_for_http_10: String,
+    /// Write header names in `Proper-Case`.
+    pub proper_case: bool,
+    /// Pass trailers on.
+    pub enable_trailers: bool,
+    /// Let `transfer-encoding: chunked` win over `content-length`.
+    pub allow_chunked_length: bool,
+    /// Accept methods that HTTP does not define.
+    pub allow_custom_methods: bool,
+}
+
+/// HTTP/2 options of one side.
+#[derive(Clone, Debug)]
+pub struct Http2Options {
+    /// `SETTINGS_HEADER_TABLE_SIZE`
+    pub hpack_table_size: u32,
+    /// `SETTINGS_MAX_CONCURRENT_STREAMS`
+    pub max_concurrent_streams: u32,
+    /// `SETTINGS_INITIAL_WINDOW_SIZE`
+    pub initial_stream_window: u32,
+    /// Window of the connection.
+    pub initial_connection_window: u32,
+    /// Accept extended CONNECT (RFC 8441).
+    pub allow_connect: bool,
+    /// DATA frames without payload in a row before the connection is closed.
+    pub max_empty_frames: u32,
+    /// PRIORITY frames per stream before the connection is closed.
+    pub max_priority_frames_per_stream: u32,
+    /// WINDOW_UPDATE frames per DATA frame sent before the connection is closed.
+    pub max_window_updates_per_data: u32,
+    /// PING, SETTINGS and RST_STREAM answers waiting to be sent before the connection is closed.
+    pub max_outbound_control_frames: u32,
+    /// PING every so often.
+    pub keepalive_interval: Option<Duration>,
+    /// Longest wait for the answer.
+    pub keepalive_timeout: Duration,
+}
+
+impl Default for Http2Options {
+    fn default() -> Self {
+        Self {
+            hpack_table_size: 4096,
+            max_concurrent_streams: 1024,
+            initial_stream_window: 16 * 1024 * 1024,
+            initial_connection_window: 24 * 1024 * 1024,
+            allow_connect: false,
+            max_empty_frames: 1,
+            max_priority_frames_per_stream: 100,
+            max_window_updates_per_data: 10,
+            max_outbound_control_frames: 1000,
+            keepalive_interval: None,
+            keepalive_timeout: Duration::from_secs(20),
+        }
+    }
+}
+
+impl Http1Options {
+    /// Takes the options of `proto`.
+    pub fn build(proto: Option<&core::Http1ProtocolOptions>, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
+        use core::http1_protocol_options::header_key_format::HeaderFormat;
+        let Some(proto) = proto else { return Ok(Self::default()) };
+        let format = proto.header_key_format.as_ref().and_then(|format| format.header_format.as_ref());
+        let proper_case = match format {
+            None => false,
+            Some(HeaderFormat::ProperCaseWords(_)) => true,
+            Some(HeaderFormat::StatefulFormatter(_)) => {
+                return Err(cx.at("header_key_format", |cx| {
+                    cx.reject("stateful_formatter: header case is not preserved by this version; use proper_case_words")
+                }));
+            }
+        };
+        Ok(Self {
+            accept_http_10: proto.accept_http_10,
+            default_host_for_http_10: proto.default_host_for_http_10.clone(),
+            proper_case,
+            enable_trailers: proto.enable_trailers,
+            allow_chunked_length: proto.allow_chunked_length,
+            allow_custom_methods: proto.allow_custom_methods,
+        })
+    }
+}
+
+impl Http2Options {
+    /// Takes the options of `proto`.
+    pub fn build(proto: Option<&core::Http2ProtocolOptions>) -> Self {
+        let default = Self::default();
+        let Some(proto) = proto else { return default };
+        let keepalive = proto.connection_keepalive.as_ref();
+        Self {
+            hpack_table_size: proto.hpack_table_size.unwrap_or(default.hpack_table_size),
+            max_concurrent_streams: proto.max_concurrent_streams.unwrap_or(default.max_concurrent_streams),
+            initial_stream_window: proto.initial_stream_window_size.unwrap_or(default.initial_stream_window),
+            initial_connection_window: proto
+                .initial_connection_window_size
+                .unwrap_or(default.initial_connection_window),
+            allow_connect: proto.allow_connect,
+            max_empty_frames: proto
+                .max_consecutive_inbound_frames_with_empty_payload
+                .unwrap_or(default.max_empty_frames),
+            max_priority_frames_per_stream: proto
+                .max_inbound_priority_frames_per_stream
+                .unwrap_or(default.max_priority_frames_per_stream),
+            max_window_updates_per_data: proto
+                .max_inbound_window_update_frames_per_data_frame_sent
+                .unwrap_or(default.max_window_updates_per_data),
+            max_outbound_control_frames: proto
+                .max_outbound_control_frames
+                .unwrap_or(default.max_outbound_control_frames),
+            keepalive_interval: keepalive
+                .and_then(|keepalive| keepalive.interval.as_ref())
+                .and_then(duration),
+            keepalive_timeout: keepalive
+                .and_then(|keepalive| keepalive.timeout.as_ref())
+                .and_then(duration)
+                .unwrap_or(default.keepalive_timeout),
+        }
+    }
+}
+
+impl ConnectionManager {
+    /// Builds the configuration; what follows from the listener is added per connection.
+    pub fn build(proto: &proto::HttpConnectionManager, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
+        let outer = std::mem::replace(&mut cx.stat_prefix, format!("http.{}.", proto.stat_prefix));
+        let built = Self::build_here(proto, cx);
+        cx.stat_prefix = outer;
+        built
+    }
+
+    fn build_here(proto: &proto::HttpConnectionManager, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
+        let common = proto.common_http_protocol_options.clone().unwrap_or_default();
+        let codec = match CodecType::try_from(proto.codec_type) {
+            Ok(CodecType::Auto) => Ok(Codec::Auto),
+            Ok(CodecType::Http1) => Ok(Codec::Http1),
+            Ok(CodecType::Http2) => Ok(Codec::Http2),
+            Ok(CodecType::Http3) | Err(_) => {
+                Err(cx.at("codec_type", |cx| cx.reject("HTTP/3 is not available")))
+            }
+        };
+        let routes = Self::build_routes(proto, cx);
+        let chain = build_chain("http_filters", &proto.http_filters, cx);
+        let http1 = cx
+            .at("http_protocol_options", |cx| Http1Options::build(proto.http_protocol_options.as_ref(), cx));
+        let upgrades = cx.each("upgrade_configs", &proto.upgrade_configs, |upgrade, cx| {
+            let filters = match upgrade.filters.is_empty() {
+                true => None,
+                false => Some(build_chain("filters", &upgrade.filters, cx)?.0),
+            };
+            Ok(Upgrade {
+                kind: upgrade.upgrade_type.to_ascii_lowercase(),
+                enabled: upgrade.enabled.unwrap_or(true),
+                filters,
+            })
+        });
+        let access_logs =
+            cx.at("access_log", |cx| proxy_core::access_log::build_access_logs(&proto.access_log, cx));
+        let local_replies =
+            cx.at("local_reply_config", |cx| LocalReplies::build(proto.local_reply_config.as_ref(), cx));
+        let server_name = match proto.server_name.as_str() {
+            "" => Ok(HeaderValue::from_static("envoy")),
+            name => HeaderValue::from_str(name)
+                .map_err(|_| cx.at("server_name", |cx| cx.reject("is not a valid header value"))),
+        };
+        let via = match proto.via.as_str() {
+            "" => Ok(None),
+            via => HeaderValue::from_str(via)
+                .map(Some)
+                .map_err(|_| cx.at("via", |cx| cx.reject("is not a valid header value"))),
+        };
+        let scheme_overwrite = build_scheme(proto.scheme_header_transformation.as_ref(), cx);
+        let internal = proto.internal_address_config.as_ref();
+        let internal_addresses = cx.at("internal_address_config", |cx| {
+            cx.each("cidr_ranges", internal.map_or(&[][..], |internal| &internal.cidr_ranges), |range, cx| {
+                proxy_core::matcher::Cidr::build(range, cx)
+            })
+        });
+        let scope = cx.env.stats.scope(&format!("http.{}", proto.stat_prefix));
+        let (filters, router) = chain?;
+        Ok(Self {
+            codec: codec?,
+            stat_prefix: proto.stat_prefix.clone(),
+            routes: routes?,
+            filters,
+            router,
+            http1: http1?,
+            http2: Http2Options::build(proto.http2_protocol_options.as_ref()),
+            idle_timeout: timeout_or(common.idle_timeout.as_ref(), Some(Duration::from_secs(3600))),
+            max_connection_duration: timeout_or(common.max_connection_duration.as_ref(), None),
+            max_requests_per_connection: common.max_requests_per_connection.unwrap_or(0),
+            max_stream_duration: timeout_or(common.max_stream_duration.as_ref(), None),
+            stream_idle_timeout: timeout_or(
+                proto.stream_idle_timeout.as_ref(),
+                Some(Duration::from_secs(300)),
+            ),
+            request_timeout: timeout_or(proto.request_timeout.as_ref(), None),
+            request_headers_timeout: timeout_or(proto.request_headers_timeout.as_ref(), None),
+            drain_timeout: proto.drain_timeout.as_ref().and_then(duration).unwrap_or(Duration::from_secs(5)),
+            delayed_close_timeout: timeout_or(
+                proto.delayed_close_timeout.as_ref(),
+                Some(Duration::from_secs(1)),
+            ),
+            max_request_headers_bytes: proto.max_request_headers_kb.unwrap_or(60) as usize * 1024,
+            max_headers_count: common.max_headers_count.unwrap_or(100) as usize,
+            underscores: HeadersWithUnderscoresAction::try_from(common.headers_with_underscores_action)
+                .unwrap_or(HeadersWithUnderscoresAction::Allow),
+            access_logs: access_logs?,
+            use_remote_address: proto.use_remote_address.unwrap_or(false),
+            xff_num_trusted_hops: proto.xff_num_trusted_hops as usize,
+            skip_xff_append: proto.skip_xff_append,
+            internal_addresses: internal_addresses?,
+            internal_unix_sockets: internal.is_some_and(|internal| internal.unix_sockets),
+            via: via?,
+            server_name: server_name?,
+            server_header: ServerHeaderTransformation::try_from(proto.server_header_transformation)
+                .unwrap_or(ServerHeaderTransformation::Overwrite),
+            scheme_overwrite: scheme_overwrite?,
+            generate_request_id: proto.generate_request_id.unwrap_or(true),
+            preserve_external_request_id: proto.preserve_external_request_id,
+            always_set_request_id_in_response: proto.always_set_request_id_in_response,
+            append_x_forwarded_port: proto.append_x_forwarded_port,
+            add_user_agent: proto.add_user_agent.unwrap_or(false),
+            proxy_100_continue: proto.proxy_100_continue,
+            normalize_path: proto
+                .normalize_path
+                .unwrap_or_else(|| cx.env.runtime.flag("http_connection_manager.normalize_path", false)),
+            merge_slashes: proto.merge_slashes,
+            escaped_slashes: PathWithEscapedSlashesAction::try_from(proto.path_with_escaped_slashes_action)
+                .unwrap_or(PathWithEscapedSlashesAction::ImplementationSpecificDefault),
+            strip_port: match (&proto.strip_port_mode, proto.strip_matching_host_port) {
+                (Some(StripPortMode::StripAnyHostPort(true)), _) => StripPort::Any,
+                (_, true) => StripPort::Matching,
+                _ => StripPort::No,
+            },
+            strip_trailing_host_dot: proto.strip_trailing_host_dot,
+            upgrades: upgrades?,
+            local_replies: local_replies?,
+            stream_error_on_invalid_http_message: proto.stream_error_on_invalid_http_message.unwrap_or(false),
+            stats: scope.cells(),
+            http1_stats: cx.env.stats.scope("http1").cells(),
+            http2_stats: cx.env.stats.scope("http2").cells(),
+        })
+    }
+
+    fn build_routes(
+        proto: &proto::HttpConnectionManager,
+        cx: &mut BuildCx<'_>,
+    ) -> Result<RouteSource, Rejected> {
+        match &proto.route_specifier {
+            Some(RouteSpecifier::RouteConfig(config)) => {
+                cx.at("route_config", |cx| RouteTable::build(config, cx).map(RouteSource::Inline))
+            }
+            Some(RouteSpecifier::Rds(rds)) => cx.at("rds", |cx| {
+                let Some(source) = &rds.config_source else {
+                    return Err(cx.reject("config_source: value is required"));
+                };
+                if rds.route_config_name.is_empty() {
+                    return Err(cx.reject("route_config_name: an RDS name is required"));
+                }
+                let name = cx.env.routes.intern(&rds.route_config_name);
+                Ok(RouteSource::Rds { name, source: Box::new(source.clone()) })
+            }),
+            Some(RouteSpecifier::ScopedRoutes(_)) => {
+                Err(cx.at("scoped_routes", |cx| cx.reject("scoped routes are not available")))
+            }
+            None => Err(cx.reject("one of route_config, rds, scoped_routes is required")),
+        }
+    }
+}
+
+/// Builds a chain of HTTP filters whose last one is the router.
+fn build_chain(
+    field: &'static str,
+    protos: &[proto::HttpFilter],
+    cx: &mut BuildCx<'_>,
+) -> Result<(Vec<HttpFilter>, RouterOptions), Rejected> {
+    let Some(last) = protos.len().checked_sub(1) else {
+        return Err(cx.reject(format!("{field}: the chain needs the router filter at its end")));
+    };
+    let mut router = None;
+    let mut filters = Vec::with_capacity(last);
+    let mut rejected = false;
+    for (index, proto) in protos.iter().enumerate() {
+        let built = cx.at_index(field, index, |cx| build_filter(proto, index == last, cx));
+        match built {
+            Ok(Some(Link::Filter(filter))) => filters.push(filter),
+            Ok(Some(Link::Router(options))) => router = Some(options),
+            Ok(None) => {}
+            Err(Rejected) => rejected = true,
+        }
+    }
+    match router {
+        Some(router) if !rejected => Ok((filters, router)),
+        Some(_) => Err(Rejected),
+        None if rejected => Err(Rejected),
+        None => Err(cx.reject(format!("{field}: the chain needs the router filter at its end"))),
+    }
+}
+
+enum Link {
+    Filter(HttpFilter),
+    Router(RouterOptions),
+}
+
+fn build_filter(
+    proto: &proto::HttpFilter,
+    is_last: bool,
+    cx: &mut BuildCx<'_>,
+) -> Result<Option<Link>, Rejected> {
+    let any = match &proto.config_type {
+        Some(ConfigType::TypedConfig(any)) => any,
+        Some(ConfigType::ConfigDiscovery(_)) => {
+            return Err(cx.at("config_discovery", |cx| cx.reject("extension discovery is not available")));
+        }
+        None => return Err(cx.reject(format!("filter '{}' has no typed_config", proto.name))),
+    };
+    let (message, payload) = cx.unpack(any)?;
+    if message == ROUTER {
+        if !is_last {
+            return Err(cx.reject(format!(
+                "Error: terminal filter named {} of type envoy.filters.http.router must be the last filter in a \
+                 http filter chain.",
+                proto.name
+            )));
+        }
+        return cx
+            .at("typed_config", |cx| build_router(&payload, cx))
+            .map(|options| Some(Link::Router(options)));
+    }
+    let factory =
+        cx.env.extensions.http_filters.iter().find(|factory| factory.descriptor().message == message);
+    let Some(factory) = factory else {
+        if proto.is_optional {
+            return Ok(None);
+        }
+        return Err(cx.at("typed_config", |cx| {
+            cx.reject(format!(
+                "Didn't find a registered implementation for '{}' with type URL: '{}'",
+                proto.name,
+                message_name(&any.type_url)
+            ))
+        }));
+    };
+    if is_last {
+        return Err(cx.reject(format!(
+            "Error: non-terminal filter named {} of type {} is the last filter in a http filter chain.",
+            proto.name,
+            factory.descriptor().name
+        )));
+    }
+    let config = cx.at("typed_config", |cx| factory.build(&payload, cx))?;
+    Ok(Some(Link::Filter(HttpFilter { name: proto.name.as_str().into(), config, disabled: proto.disabled })))
+}
+
+fn build_router(payload: &[u8], cx: &mut BuildCx<'_>) -> Result<RouterOptions, Rejected> {
+    let proto = Router::decode(payload).map_err(|error| cx.reject(format!("cannot be decoded: {error}")))?;
+    Ok(RouterOptions {
+        suppress_envoy_headers: proto.suppress_envoy_headers,
+        respect_expected_rq_timeout: proto.respect_expected_rq_timeout,
+    })
+}
+
+fn build_scheme(
+    proto: Option<&core::SchemeHeaderTransformation>,
+    cx: &mut BuildCx<'_>,
+) -> Result<Option<proxy_core::head::Scheme>, Rejected> {
+    use core::scheme_header_transformation::Transformation;
+    match proto.and_then(|proto| proto.transformation.as_ref()) {
+        None => Ok(None),
+        Some(Transformation::SchemeToOverwrite(scheme)) => match scheme.as_str() {
+            "http" => Ok(Some(proxy_core::head::Scheme::Http)),
+            "https" => Ok(Some(proxy_core::head::Scheme::Https)),
+            other => Err(cx.reject(format!(
+                "scheme_header_transformation.scheme_to_overwrite: '{other}' is not http or https"
+            ))),
+        },
+    }
+}

@@ -1,0 +1,292 @@
+//! A downstream HTTP connection: which codec it speaks, one request after the other, and how it ends.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use http::StatusCode;
+use proxy_core::head::Scheme;
+use proxy_core::local_reply::LocalReply;
+use proxy_core::response_flag::ResponseFlag;
+
+use super::config::Codec;
+use super::stream;
+pub use super::stream::ConnectionCx;
+use crate::codec::downstream::Downstream;
+use crate::codec::h1::{FragmentPolicy, HeadLimits, RequestError, RequestOptions, Underscores};
+use crate::codec::h1_server::{NextRequest, ServerConnection, ServerOptions};
+use crate::local::timers::Timer;
+use crate::net::connection::Connection;
+use xds_api::envoy::config::core::v3::http_protocol_options::HeadersWithUnderscoresAction;
+
+/// How an HTTP/2 connection with prior knowledge begins (RFC 9113, 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Serves `connection` until it ends.
+pub async fn serve(cx: Rc<ConnectionCx>, connection: Connection) {
+    let counted = cx.clone();
+    let _counted = Counted::new(&counted);
+    let codec = match cx.manager.codec {
+        Codec::Auto => match sniff(&cx, &connection).await {
+            Some(codec) => codec,
+            None => return,
+        },
+        codec => codec,
+    };
+    match codec {
+        Codec::Http2 => super::connection_h2::serve(cx, connection).await,
+        Codec::Http1 | Codec::Auto => serve_http1(&cx, connection).await,
+    }
+}
+
+/// Tells HTTP/2 from HTTP/1 by the first bytes; `None` if the client left before it said enough.
+async fn sniff(cx: &ConnectionCx, connection: &Connection) -> Option<Codec> {
+    if cx.info.application_protocols.iter().any(|protocol| *protocol == "h2") && cx.info.secure {
+        return Some(Codec::Http2);
+    }
+    let mut timer = Timer::default();
+    let deadline = cx.manager.idle_timeout.map(|idle| Instant::now() + idle);
+    let mut buffer = BytesMut::new();
+    let codec = poll_fn(|task| {
+        loop {
+            if buffer.capacity() == buffer.len() {
+                if connection.poll_readable(task).is_pending() {
+                    break;
+                }
+                buffer = crate::local::buffers::take();
+            }
+            match connection.poll_read(task, &mut buffer) {
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(None),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Pending => break,
+            }
+            let compared = buffer.len().min(PREFACE.len());
+            if buffer.get(..compared) != PREFACE.get(..compared) {
+                return Poll::Ready(Some(Codec::Http1));
+            }
+            if compared == PREFACE.len() {
+                return Poll::Ready(Some(Codec::Http2));
+            }
+        }
+        match deadline {
+            Some(deadline) => timer.poll(task, deadline).map(|()| None),
+            None => Poll::Pending,
+        }
+    })
+    .await;
+    connection.replay(buffer);
+    codec
+}
+
+/// What waiting for a request ended with.
+enum Waited {
+    Next(NextRequest),
+    Idle,
+    HeadTimeout,
+    Duration,
+    Drained,
+}
+
+async fn serve_http1(cx: &Rc<ConnectionCx>, connection: Connection) {
+    let manager = cx.manager.clone();
+    let stats = manager.stats.here();
+    stats.downstream_cx_http1_total.inc();
+    stats.downstream_cx_http1_active.inc();
+    let mut server = ServerConnection::new(connection, server_options(cx));
+    let mut timer = Timer::default();
+    let mut requests = 0_u32;
+    let mut counted = (0, 0);
+    loop {
+        let waited = wait(cx, &mut server, &mut timer).await;
+        match waited {
+            Waited::Next(NextRequest::Request(request, end)) => {
+                requests += 1;
+                if manager.max_requests_per_connection == requests {
+                    stats.downstream_cx_max_requests_reached.inc();
+                    server.close_after();
+                }
+                let is_old =
+                    manager.max_connection_duration.is_some_and(|max| cx.info.start.elapsed() >= max);
+                if is_old {
+                    server.close_after();
+                }
+                let complete = stream::serve(cx, &mut server, &mut timer, request, end).await;
+                count_bytes(cx, &server, &mut counted);
+                if complete && server.can_continue() {
+                    server.rest();
+                    continue;
+                }
+                if server.is_broken() {
+                    break;
+                }
+            }
+            Waited::Next(NextRequest::Invalid(error)) => {
+                reply_invalid(cx, &mut server, &mut timer, error).await;
+            }
+            Waited::HeadTimeout => {
+                stats.downstream_rq_header_timeout.inc();
+                let reply = LocalReply::new(
+                    StatusCode::REQUEST_TIMEOUT,
+                    Bytes::from_static(b"request header timeout"),
+                    "request_header_timeout",
+                );
+                server.begin_invalid();
+                stream::reply_without_request(cx, &mut server, &mut timer, reply).await;
+            }
+            Waited::Next(NextRequest::Closed) => {
+                if server.has_partial_request() {
+                    stats.downstream_cx_destroy_active_rq.inc();
+                    stats.downstream_cx_destroy_remote_active_rq.inc();
+                }
+                stats.downstream_cx_destroy_remote.inc();
+                count_bytes(cx, &server, &mut counted);
+                stats.downstream_cx_http1_active.dec();
+                return;
+            }
+            Waited::Idle => {
+                stats.downstream_cx_idle_timeout.inc();
+                break;
+            }
+            Waited::Duration => {
+                stats.downstream_cx_max_duration_reached.inc();
+                break;
+            }
+            Waited::Drained => break,
+        }
+        linger(cx, &mut server, &mut timer).await;
+        break;
+    }
+    count_bytes(cx, &server, &mut counted);
+    stats.downstream_cx_destroy_local.inc();
+    stats.downstream_cx_http1_active.dec();
+}
+
+fn count_bytes(cx: &ConnectionCx, server: &ServerConnection, counted: &mut (u64, u64)) {
+    let (received, sent) = server.totals();
+    let stats = cx.manager.stats.here();
+    stats.downstream_cx_rx_bytes_total.add(received - counted.0);
+    stats.downstream_cx_tx_bytes_total.add(sent - counted.1);
+    *counted = (received, sent);
+}
+
+/// Waits for the next request, within the timeouts that run while there is none.
+async fn wait(cx: &ConnectionCx, server: &mut ServerConnection, timer: &mut Timer) -> Waited {
+    let manager = &*cx.manager;
+    let idle_since = Instant::now();
+    let idle = manager.idle_timeout.map(|idle| idle_since + idle);
+    let duration = manager.max_connection_duration.map(|max| cx.info.start + max);
+    let mut head_since = None;
+    let mut drained = std::pin::pin!(cx.drain.closed());
+    poll_fn(|task| {
+        if let Poll::Ready(next) = server.poll_request(task) {
+            return Poll::Ready(Waited::Next(next));
+        }
+        let is_partial = server.has_partial_request();
+        if !is_partial {
+            if cx.drain.is_draining() && drained.as_mut().poll(task).is_ready() {
+                return Poll::Ready(Waited::Drained);
+            }
+            server.rest();
+        }
+        let head = match (is_partial, manager.request_headers_timeout) {
+            (true, Some(timeout)) => Some(*head_since.get_or_insert_with(Instant::now) + timeout),
+            _ => None,
+        };
+        let deadlines = [(idle, Waited::Idle), (head, Waited::HeadTimeout), (duration, Waited::Duration)];
+        let mut deadlines = deadlines.into_iter().filter_map(|(at, what)| Some((at?, what)));
+        let Some(first) = deadlines.next() else { return Poll::Pending };
+        let (at, what) = deadlines.fold(first, |first, next| if next.0 < first.0 { next } else { first });
+        timer.poll(task, at).map(|()| what)
+    })
+    .await
+}
+
+/// Answers bytes that are no request.
+async fn reply_invalid(
+    cx: &Rc<ConnectionCx>,
+    server: &mut ServerConnection,
+    timer: &mut Timer,
+    error: RequestError,
+) {
+    let stats = cx.manager.stats.here();
+    let mut reply =
+        LocalReply::new(error.status(), Bytes::from_static(error.body().as_bytes()), error.details());
+    if error.is_protocol_error() {
+        stats.downstream_cx_protocol_error.inc();
+        reply = reply.with_flag(ResponseFlag::DownstreamProtocolError);
+    }
+    server.begin_invalid();
+    stream::reply_without_request(cx, server, timer, reply).await;
+}
+
+/// Ends the connection so that the client surely reads the last response: says that nothing follows, and waits for the
+/// client to close, for a while (`delayed_close_timeout`).
+async fn linger(cx: &ConnectionCx, server: &mut ServerConnection, timer: &mut Timer) {
+    let _ = server.connection().shutdown_write();
+    let Some(timeout) = cx.manager.delayed_close_timeout else { return };
+    let deadline = Instant::now() + timeout;
+    poll_fn(|task| {
+        if server.poll_drain(task).is_ready() {
+            return Poll::Ready(());
+        }
+        timer.poll(task, deadline).map(|()| cx.manager.stats.here().downstream_cx_delayed_close_timeout.inc())
+    })
+    .await;
+}
+
+fn server_options(cx: &ConnectionCx) -> ServerOptions {
+    let manager = &*cx.manager;
+    let http1 = &manager.http1;
+    ServerOptions {
+        limits: HeadLimits {
+            max_bytes: manager.max_request_headers_bytes,
+            max_headers: manager.max_headers_count,
+        },
+        request: RequestOptions {
+            scheme: if cx.info.secure { Scheme::Https } else { Scheme::Http },
+            allow_http_10: http1.accept_http_10,
+            default_host_for_http_10: (!http1.default_host_for_http_10.is_empty())
+                .then(|| http1.default_host_for_http_10.as_str().into()),
+            allow_absolute_url: true,
+            allow_chunked_length: http1.allow_chunked_length,
+            allow_custom_methods: http1.allow_custom_methods,
+            underscores: match manager.underscores {
+                HeadersWithUnderscoresAction::Allow => Underscores::Allow,
+                HeadersWithUnderscoresAction::RejectRequest => Underscores::Reject,
+                HeadersWithUnderscoresAction::DropHeader => Underscores::Drop,
+            },
+            fragments: FragmentPolicy::Reject,
+            keep_case: false,
+            proxy_100_continue: manager.proxy_100_continue,
+        },
+        trailers: http1.enable_trailers,
+        proper_case: http1.proper_case,
+        proxy_100_continue: manager.proxy_100_continue,
+    }
+}
+
+/// Counts a connection until it is dropped.
+struct Counted<'c> {
+    cx: &'c ConnectionCx,
+}
+
+impl<'c> Counted<'c> {
+    fn new(cx: &'c ConnectionCx) -> Self {
+        let stats = cx.manager.stats.here();
+        stats.downstream_cx_total.inc();
+        stats.downstream_cx_active.inc();
+        Self { cx }
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        let stats = self.cx.manager.stats.here();
+        stats.downstream_cx_active.dec();
+        stats.downstream_cx_destroy.inc();
+        let length = self.cx.info.start.elapsed().as_millis();
+        stats.downstream_cx_length_ms.record(u64::try_from(length).unwrap_or(u64::MAX));
+    }
+}

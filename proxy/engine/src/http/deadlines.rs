@@ -1,0 +1,86 @@
+//! The deadlines of one stream, on one timer armed to the earliest.
+
+use std::time::{Duration, Instant};
+
+/// Which deadline passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Timeout {
+    /// Nothing moved for `stream_idle_timeout`.
+    Idle,
+    /// The request was not complete within `request_timeout`.
+    Request,
+    /// The route's `timeout` passed after the request was complete.
+    Route,
+    /// The stream lasted longer than `max_stream_duration`.
+    MaxDuration,
+}
+
+/// The deadlines of one stream.
+#[derive(Debug)]
+pub(crate) struct Deadlines {
+    idle: Option<Duration>,
+    activity: Instant,
+    request: Option<Instant>,
+    route: Option<Instant>,
+    max_duration: Option<Instant>,
+}
+
+impl Deadlines {
+    /// Deadlines of a stream that started at `start`.
+    pub(crate) fn new(start: Instant, idle: Option<Duration>, request: Option<Duration>) -> Self {
+        Self {
+            idle,
+            activity: start,
+            request: request.map(|request| start + request),
+            route: None,
+            max_duration: None,
+        }
+    }
+
+    /// Something moved.
+    pub(crate) fn touch(&mut self, now: Instant) {
+        self.activity = now;
+    }
+
+    /// The request is complete.
+    pub(crate) fn request_complete(&mut self) {
+        self.request = None;
+    }
+
+    /// Replaces the idle timeout by the route's.
+    pub(crate) fn set_idle(&mut self, idle: Option<Duration>) {
+        self.idle = idle;
+    }
+
+    /// Starts the route's timeout.
+    pub(crate) fn set_route(&mut self, at: Option<Instant>) {
+        self.route = at;
+    }
+
+    /// Sets the end of the longest life.
+    pub(crate) fn set_max_duration(&mut self, at: Option<Instant>) {
+        self.max_duration = at;
+    }
+
+    /// The earliest deadline.
+    pub(crate) fn earliest(&self) -> Option<Instant> {
+        let idle = self.idle.map(|idle| self.activity + idle);
+        [idle, self.request, self.route, self.max_duration].into_iter().flatten().min()
+    }
+
+    /// What has passed at `now`; the most specific first.
+    pub(crate) fn passed(&self, now: Instant) -> Option<Timeout> {
+        let passed = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        if passed(self.max_duration) {
+            Some(Timeout::MaxDuration)
+        } else if passed(self.route) {
+            Some(Timeout::Route)
+        } else if passed(self.request) {
+            Some(Timeout::Request)
+        } else if passed(self.idle.map(|idle| self.activity + idle)) {
+            Some(Timeout::Idle)
+        } else {
+            None
+        }
+    }
+}

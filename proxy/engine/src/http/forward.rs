@@ -1,0 +1,407 @@
+//! What the router does with a matched request: answer it, or forward it to a host of a cluster.
+//!
+//! Source: Envoy `docs/root/configuration/http/http_filters/router_filter.rst`.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode, header};
+use proxy_core::head::{Protocol, ResponseHead};
+use proxy_core::headers::{X_ENVOY_ATTEMPT_COUNT, X_ENVOY_OVERLOADED, X_ENVOY_UPSTREAM_SERVICE_TIME};
+use proxy_core::local_reply::LocalReply;
+use proxy_core::response_flag::ResponseFlag;
+use proxy_core::stream_error::UpstreamReset;
+
+use super::exchange::Failure;
+use super::stream::{Stream, StreamEnd, refuse};
+use crate::codec::downstream::Downstream;
+use crate::codec::upstream::Upstream;
+use crate::local::timers::Timer;
+use crate::router::cluster::ClusterChoice;
+use crate::router::forward::Priority;
+use crate::router::rewrite::EnvoyHeaders;
+use crate::router::route::Action;
+use crate::router::timeouts::ExpectedTimeout;
+use crate::upstream::circuit_breaker::BreakerPriority;
+use crate::upstream::http_options::UpstreamProtocol;
+use crate::upstream::pool::{HostPool, RequestGuard, WorkerCluster};
+
+/// Why there is no upstream stream.
+enum Unavailable {
+    Reset(UpstreamReset, String),
+    End(StreamEnd),
+}
+
+impl Stream<'_> {
+    /// Does what the route says.
+    pub(crate) async fn act<D: Downstream>(
+        &mut self,
+        down: &mut D,
+        timer: &mut Timer,
+    ) -> Result<(), StreamEnd> {
+        let stats = self.cx.router_stats.here();
+        stats.rq_total.inc();
+        let table = self.table.clone();
+        let selected = table.as_ref().zip(self.matched).and_then(|(table, matched)| table.selected(matched));
+        let Some(route) = selected else {
+            stats.no_route.inc();
+            self.info.flags.set(ResponseFlag::NoRouteFound);
+            return Err(refuse(StatusCode::NOT_FOUND, "route_not_found"));
+        };
+        match route.action() {
+            Action::Forward(_) => self.forward(down, timer).await,
+            Action::Redirect(redirect) => {
+                stats.rq_redirect.inc();
+                let mut reply = LocalReply::new(redirect.status, Bytes::new(), "direct_response");
+                let headers = self.envoy_headers();
+                if let Some(location) = route.redirect(&mut self.request, headers) {
+                    reply.headers.insert(header::LOCATION, location);
+                }
+                Err(self.route_reply(reply))
+            }
+            Action::DirectResponse(direct) => {
+                stats.rq_direct_response.inc();
+                let reply = LocalReply::new(direct.status, direct.body.clone(), "direct_response");
+                Err(self.route_reply(reply))
+            }
+            Action::NonForwarding => Err(refuse(StatusCode::NOT_FOUND, "route_not_found")),
+        }
+    }
+
+    fn envoy_headers(&self) -> EnvoyHeaders {
+        match self.cx.manager.router.suppress_envoy_headers {
+            true => EnvoyHeaders::Suppressed,
+            false => EnvoyHeaders::Added,
+        }
+    }
+
+    /// A reply of the route's own, with the header mutations of its levels.
+    fn route_reply(&self, mut reply: LocalReply) -> StreamEnd {
+        let mut head = ResponseHead { status: reply.status, headers: std::mem::take(&mut reply.headers) };
+        if !reply.body.is_empty() && !head.headers.contains_key(header::CONTENT_TYPE) {
+            head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        }
+        if let Some(route) = self.route() {
+            route.finalize_response(&self.request, &mut head, &self.info);
+        }
+        reply.headers = head.headers;
+        StreamEnd::Reply(Box::new(reply))
+    }
+
+    async fn forward<D: Downstream>(&mut self, down: &mut D, timer: &mut Timer) -> Result<(), StreamEnd> {
+        let cluster = self.choose_cluster()?;
+        let priority = self.prepare(&cluster);
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let mut up = match self.open(down, timer, &cluster, priority, attempt > 1).await {
+                Ok(up) => up,
+                Err(Unavailable::End(end)) => return Err(end),
+                Err(Unavailable::Reset(reset, reason)) => return Err(self.upstream_failed(reset, reason)),
+            };
+            let end = self.request_done;
+            if let Err(reset) = up.request(&self.request, end) {
+                return Err(self.upstream_failed(reset, String::new()));
+            }
+            self.info.upstream.first_tx = Some(Instant::now());
+            match self.exchange(down, &mut up, timer).await {
+                Ok(()) => return Ok(()),
+                Err(Failure::End(end)) => {
+                    if matches!(end, StreamEnd::Gone) && !self.committed {
+                        cluster.cluster.stats.traffic.here().upstream_rq_cancelled.inc();
+                    }
+                    return Err(end);
+                }
+                Err(Failure::Upstream(reset)) => {
+                    // A host may close an idle connection at the moment it is used again: nothing was lost if the
+                    // request can be sent once more.
+                    let is_stale = attempt == 1
+                        && up.is_reused()
+                        && matches!(reset, UpstreamReset::ConnectionTermination)
+                        && self.info.upstream.first_rx.is_none();
+                    if is_stale && end && self.request.method.is_idempotent() {
+                        continue;
+                    }
+                    return Err(self.upstream_failed(reset, String::new()));
+                }
+            }
+        }
+    }
+
+    /// The cluster that the route chooses.
+    fn choose_cluster(&mut self) -> Result<Rc<WorkerCluster>, StreamEnd> {
+        let clusters = &self.cx.shared.clusters;
+        let Some(route) = self.route() else { return Err(refuse(StatusCode::NOT_FOUND, "route_not_found")) };
+        let found = match route.cluster(&self.request) {
+            ClusterChoice::Named(name) => clusters.get(name),
+            ClusterChoice::FromHeader(name) => clusters.by_name(name),
+            ClusterChoice::None => None,
+        };
+        if let Some(cluster) = found {
+            return Ok(cluster);
+        }
+        let status = match route.action() {
+            Action::Forward(forward) => forward.cluster_not_found,
+            Action::Redirect(_) | Action::DirectResponse(_) | Action::NonForwarding => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+        };
+        self.cx.router_stats.here().no_cluster.inc();
+        self.info.flags.set(ResponseFlag::NoClusterFound);
+        Err(refuse(status, "cluster_not_found"))
+    }
+
+    /// Makes the request ready to leave: timeouts, header mutations, rewrites.
+    fn prepare(&mut self, cluster: &Rc<WorkerCluster>) -> BreakerPriority {
+        let headers = self.envoy_headers();
+        let info = &mut self.info.upstream;
+        info.cluster = Some(cluster.cluster.name.shared());
+        info.cluster_observability_name = cluster.cluster.observability_name.clone();
+        info.cluster_metadata = cluster.cluster.metadata.clone();
+        let manager = &*self.cx.manager;
+        let table = self.table.clone();
+        let Some(route) =
+            table.as_ref().zip(self.matched).and_then(|(table, matched)| table.selected(matched))
+        else {
+            return BreakerPriority::Default;
+        };
+        let expected = match manager.router.respect_expected_rq_timeout {
+            true => ExpectedTimeout::Respected,
+            false => ExpectedTimeout::Overwritten,
+        };
+        let timeouts = route.timeouts(&self.request, expected);
+        let now = Instant::now();
+        self.deadlines.set_idle(timeouts.idle.or(manager.stream_idle_timeout));
+        let max_stream = timeouts.max_stream.or(manager.max_stream_duration);
+        self.deadlines.set_max_duration(max_stream.map(|max| self.info.start + max));
+        self.route_timeout = timeouts.global;
+        if self.request_done {
+            self.deadlines.set_route(timeouts.global.map(|timeout| now + timeout));
+        }
+        timeouts.write_headers(&mut self.request, now - self.info.start, headers);
+        if route.virtual_host().include_request_attempt_count {
+            self.request.headers.insert(&X_ENVOY_ATTEMPT_COUNT, HeaderValue::from_static("1"));
+        }
+        route.finalize_request(&mut self.request, &self.info, headers);
+        match route.action() {
+            Action::Forward(forward) if forward.priority == Priority::High => BreakerPriority::High,
+            _ => BreakerPriority::Default,
+        }
+    }
+
+    /// Picks a host and gets a stream to it.
+    async fn open<D: Downstream>(
+        &mut self,
+        down: &mut D,
+        timer: &mut Timer,
+        cluster: &Rc<WorkerCluster>,
+        priority: BreakerPriority,
+        fresh: bool,
+    ) -> Result<Upstream, Unavailable> {
+        let host = cluster.pick(&mut self.cx.shared.random.borrow_mut());
+        let Some(host) = host else {
+            cluster.cluster.stats.traffic.here().upstream_cx_none_healthy.inc();
+            self.info.flags.set(ResponseFlag::NoHealthyUpstream);
+            self.charge(StatusCode::SERVICE_UNAVAILABLE);
+            let reply = LocalReply::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                Bytes::from_static(b"no healthy upstream"),
+                "no_healthy_upstream",
+            );
+            return Err(Unavailable::End(self.route_reply(reply)));
+        };
+        self.info.upstream.attempts += 1;
+        self.info.upstream.host = Some(host.clone());
+        self.info.upstream.attempted.push(host.clone());
+        self.rewrite_host(&host.hostname);
+        self.in_flight = None;
+        let Some(guard) = RequestGuard::new(&cluster.cluster, &host, priority) else {
+            return Err(Unavailable::Reset(UpstreamReset::Overflow, String::new()));
+        };
+        self.in_flight = Some(guard);
+        let pool = cluster.pool(&host);
+        let up = self.checkout(down, timer, &pool, priority, fresh).await?;
+        let info = &mut self.info.upstream;
+        info.pool_ready = Some(Instant::now());
+        info.connection_id = up.id();
+        info.local = up.local().cloned();
+        Ok(up)
+    }
+
+    fn rewrite_host(&mut self, hostname: &str) {
+        if hostname.is_empty() {
+            return;
+        }
+        let table = self.table.clone();
+        let route = table.as_ref().zip(self.matched).and_then(|(table, matched)| table.selected(matched));
+        if let Some(route) = route {
+            let headers = self.envoy_headers();
+            route.rewrite_host_to_upstream(&mut self.request, hostname, headers);
+        }
+    }
+
+    async fn checkout<D: Downstream>(
+        &mut self,
+        down: &mut D,
+        timer: &mut Timer,
+        pool: &Rc<HostPool>,
+        priority: BreakerPriority,
+        fresh: bool,
+    ) -> Result<Upstream, Unavailable> {
+        let is_http2 = match pool.cluster.http.protocol {
+            UpstreamProtocol::Http1 => false,
+            UpstreamProtocol::Http2 => true,
+            UpstreamProtocol::UseDownstream => down.protocol() == Protocol::Http2,
+        };
+        if !is_http2
+            && !fresh
+            && let Some(lease) = pool.idle_http1()
+        {
+            return Ok(Upstream::Http1(lease));
+        }
+        let opening = async {
+            if is_http2 {
+                pool.open_http2(priority).await.map(Upstream::Http2)
+            } else {
+                pool.open_http1(priority).await.map(Upstream::Http1)
+            }
+        };
+        let mut opening = pin!(opening);
+        poll_fn(|cx| {
+            if let Poll::Ready(opened) = opening.as_mut().poll(cx) {
+                return Poll::Ready(opened.map_err(|(reset, reason)| Unavailable::Reset(reset, reason)));
+            }
+            if let Poll::Ready(error) = down.poll_gone(cx) {
+                pool.cluster.stats.traffic.here().upstream_rq_cancelled.inc();
+                return Poll::Ready(Err(Unavailable::End(self.downstream_failed(error))));
+            }
+            self.poll_deadline(timer, cx).map(|timeout| Err(Unavailable::End(self.timed_out(timeout))))
+        })
+        .await
+    }
+
+    /// What a failed upstream means for the stream.
+    pub(crate) fn upstream_failed(&mut self, reset: UpstreamReset, reason: String) -> StreamEnd {
+        self.info.flags.set(reset.flag());
+        let stats = self.in_flight.as_ref().map(|guard| guard.cluster().stats.traffic.here());
+        if let Some(stats) = stats {
+            match reset {
+                UpstreamReset::RemoteReset | UpstreamReset::RemoteRefused => stats.upstream_rq_rx_reset.inc(),
+                UpstreamReset::ProtocolError => stats.upstream_cx_protocol_error.inc(),
+                UpstreamReset::ConnectFailure
+                | UpstreamReset::ConnectTimeout
+                | UpstreamReset::ConnectionTermination
+                | UpstreamReset::LocalReset
+                | UpstreamReset::Overflow => {}
+            }
+        }
+        if let Some(host) = &self.info.upstream.host {
+            host.stats.rq_error.fetch_add(1, Ordering::Relaxed);
+        }
+        let suffix = match reason.is_empty() {
+            true => String::new(),
+            false => format!("|{}", reason.replace(' ', "_")),
+        };
+        if self.committed {
+            self.cx.router_stats.here().rq_reset_after_downstream_response_started.inc();
+            self.info.details =
+                Some(format!("upstream_reset_after_response_started{{{}{suffix}}}", reset.details()).into());
+            return StreamEnd::Reset;
+        }
+        let mut body = format!(
+            "upstream connect error or disconnect/reset before headers. reset reason: {}",
+            reset.reason()
+        );
+        if !reason.is_empty() {
+            body.push_str(", transport failure reason: ");
+            body.push_str(&reason);
+            self.info.upstream.transport_failure = Some(reason);
+        }
+        self.charge(reset.status());
+        let details = match reset {
+            UpstreamReset::Overflow => "upstream_reset_before_response_started{overflow}".to_owned(),
+            _ => format!("upstream_reset_before_response_started{{{}{suffix}}}", reset.details()),
+        };
+        let mut reply = LocalReply::new(reset.status(), body, details);
+        if reset == UpstreamReset::Overflow && !self.cx.manager.router.suppress_envoy_headers {
+            reply.headers.insert(&X_ENVOY_OVERLOADED, HeaderValue::from_static("true"));
+        }
+        self.route_reply(reply)
+    }
+
+    /// The route's timeout passed.
+    pub(crate) fn upstream_timed_out(&mut self) {
+        if let Some(guard) = &self.in_flight {
+            guard.cluster().stats.traffic.here().upstream_rq_timeout.inc();
+        }
+        if let Some(host) = &self.info.upstream.host {
+            host.stats.rq_timeout.fetch_add(1, Ordering::Relaxed);
+        }
+        if !self.committed {
+            self.charge(StatusCode::GATEWAY_TIMEOUT);
+        }
+    }
+
+    /// The upstream's response head is in `self.response`.
+    pub(crate) fn upstream_head(&mut self, head: ResponseHead, now: Instant) {
+        let status = head.status;
+        self.response = Some(head);
+        self.charge(status);
+        if let Some(host) = &self.info.upstream.host {
+            let counter =
+                if status.is_server_error() { &host.stats.rq_error } else { &host.stats.rq_success };
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+        self.info.details = Some("via_upstream".into());
+        let suppress = self.cx.manager.router.suppress_envoy_headers;
+        let since = self.info.request_complete.unwrap_or(self.info.start);
+        if let Some(response) = &mut self.response {
+            if !suppress {
+                let elapsed =
+                    u64::try_from(now.saturating_duration_since(since).as_millis()).unwrap_or(u64::MAX);
+                response.headers.insert(&X_ENVOY_UPSTREAM_SERVICE_TIME, HeaderValue::from(elapsed));
+            }
+            let route =
+                self.table.as_ref().zip(self.matched).and_then(|(table, matched)| table.selected(matched));
+            if let Some(route) = route {
+                if route.virtual_host().include_attempt_count_in_response {
+                    response
+                        .headers
+                        .insert(&X_ENVOY_ATTEMPT_COUNT, HeaderValue::from(self.info.upstream.attempts));
+                }
+                route.finalize_response(&self.request, response, &self.info);
+            }
+        }
+    }
+
+    /// The upstream's response is complete.
+    pub(crate) fn upstream_complete(&mut self, now: Instant) {
+        self.info.upstream.last_rx = Some(now);
+        if let Some(guard) = &self.in_flight {
+            let since = self.info.request_complete.unwrap_or(self.info.start);
+            let elapsed = u64::try_from(now.saturating_duration_since(since).as_millis()).unwrap_or(u64::MAX);
+            let stats = guard.cluster().stats.traffic.here();
+            stats.upstream_rq_time.record(elapsed);
+            match self.is_internal {
+                true => stats.internal_upstream_rq_time.record(elapsed),
+                false => stats.external_upstream_rq_time.record(elapsed),
+            }
+        }
+    }
+
+    /// Counts a response of the cluster, or one made in its place.
+    fn charge(&self, status: StatusCode) {
+        let Some(guard) = &self.in_flight else { return };
+        let stats = guard.cluster().stats.traffic.here();
+        stats.upstream_rq.inc(status.as_u16());
+        match self.is_internal {
+            true => stats.internal_upstream_rq.inc(status.as_u16()),
+            false => stats.external_upstream_rq.inc(status.as_u16()),
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! Who the client is, and what the request may say about it: `x-forwarded-*`, `x-envoy-*`, `x-request-id`, `via`.
+//!
+//! Source: Envoy `docs/root/configuration/http/http_conn_man/headers.rst`, `header_sanitizing.rst`.
+
+use std::net::IpAddr;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use proxy_core::address::Address;
+use proxy_core::head::{RequestHead, Scheme};
+use proxy_core::headers::{
+    X_ENVOY_DECORATOR_OPERATION, X_ENVOY_DOWNSTREAM_SERVICE_CLUSTER, X_ENVOY_DOWNSTREAM_SERVICE_NODE,
+    X_ENVOY_EXPECTED_RQ_TIMEOUT_MS, X_ENVOY_EXTERNAL_ADDRESS, X_ENVOY_FORCE_TRACE,
+    X_ENVOY_HEDGE_ON_PER_TRY_TIMEOUT, X_ENVOY_INTERNAL, X_ENVOY_IP_TAGS, X_ENVOY_MAX_RETRIES,
+    X_ENVOY_ORIGINAL_URL, X_ENVOY_RETRIABLE_HEADER_NAMES, X_ENVOY_RETRIABLE_STATUS_CODES,
+    X_ENVOY_RETRY_GRPC_ON, X_ENVOY_RETRY_ON, X_ENVOY_UPSTREAM_ALT_STAT_NAME,
+    X_ENVOY_UPSTREAM_RQ_PER_TRY_TIMEOUT_MS, X_ENVOY_UPSTREAM_RQ_TIMEOUT_ALT_RESPONSE,
+    X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS, X_ENVOY_UPSTREAM_STREAM_DURATION_MS, X_FORWARDED_FOR, X_FORWARDED_PORT,
+    X_FORWARDED_PROTO,
+};
+use proxy_core::stream_info::ConnectionInfo;
+
+use super::config::ConnectionManager;
+use super::request_id;
+
+/// Headers that only internal requests may carry.
+static INTERNAL_ONLY: [&HeaderName; 16] = [
+    &X_ENVOY_DECORATOR_OPERATION,
+    &X_ENVOY_EXPECTED_RQ_TIMEOUT_MS,
+    &X_ENVOY_FORCE_TRACE,
+    &X_ENVOY_HEDGE_ON_PER_TRY_TIMEOUT,
+    &X_ENVOY_INTERNAL,
+    &X_ENVOY_IP_TAGS,
+    &X_ENVOY_MAX_RETRIES,
+    &X_ENVOY_ORIGINAL_URL,
+    &X_ENVOY_RETRIABLE_HEADER_NAMES,
+    &X_ENVOY_RETRIABLE_STATUS_CODES,
+    &X_ENVOY_RETRY_GRPC_ON,
+    &X_ENVOY_RETRY_ON,
+    &X_ENVOY_UPSTREAM_ALT_STAT_NAME,
+    &X_ENVOY_UPSTREAM_RQ_PER_TRY_TIMEOUT_MS,
+    &X_ENVOY_UPSTREAM_RQ_TIMEOUT_ALT_RESPONSE,
+    &X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS,
+];
+
+/// What was found out about the client.
+#[derive(Debug)]
+pub(crate) struct Origin {
+    /// The client's address as far as it can be trusted.
+    pub(crate) address: Address,
+    /// The request comes from inside (`internal_address_config`).
+    pub(crate) is_internal: bool,
+}
+
+/// Reads and rewrites the headers that say where a request comes from.
+pub(crate) fn apply(
+    manager: &ConnectionManager,
+    connection: &ConnectionInfo,
+    request: &mut RequestHead,
+) -> Origin {
+    let (address, is_single) = if manager.use_remote_address {
+        let is_single = !request.headers.contains_key(&X_FORWARDED_FOR);
+        let address = match manager.xff_num_trusted_hops {
+            0 => None,
+            hops => forwarded_for(&request.headers, hops - 1).map(|(address, _)| address),
+        };
+        if !manager.skip_xff_append {
+            append_forwarded_for(request, connection);
+        }
+        (address, is_single)
+    } else {
+        match forwarded_for(&request.headers, manager.xff_num_trusted_hops) {
+            Some((address, is_single)) => (Some(address), is_single),
+            None => (None, false),
+        }
+    };
+    let is_trusting_nobody = manager.use_remote_address && manager.xff_num_trusted_hops == 0;
+    if is_trusting_nobody || !request.headers.contains_key(&X_FORWARDED_PROTO) {
+        let proto = HeaderValue::from_static(if connection.secure { "https" } else { "http" });
+        request.headers.insert(&X_FORWARDED_PROTO, proto);
+    }
+    if manager.append_x_forwarded_port
+        && (is_trusting_nobody || !request.headers.contains_key(&X_FORWARDED_PORT))
+        && let Some(port) = connection.local.port()
+    {
+        request.headers.insert(&X_FORWARDED_PORT, HeaderValue::from(port));
+    }
+    set_scheme(manager, request);
+
+    let address = address.map_or_else(|| connection.remote.clone(), |ip| Address::Ip((ip, 0).into()));
+    let is_internal = is_single && is_internal_address(manager, &address);
+    let is_edge = !is_internal && manager.use_remote_address;
+    if is_internal {
+        request.headers.insert(&X_ENVOY_INTERNAL, HeaderValue::from_static("true"));
+    } else {
+        sanitize(request, is_edge);
+    }
+    if is_edge
+        && let Some(ip) = address.ip()
+        && let Ok(value) = HeaderValue::from_str(&ip.to_string())
+    {
+        request.headers.insert(&X_ENVOY_EXTERNAL_ADDRESS, value);
+    }
+    if manager.generate_request_id {
+        request_id::set(request, is_edge && !manager.preserve_external_request_id);
+    }
+    if let Some(via) = &manager.via {
+        append(&mut request.headers, &http::header::VIA, via);
+    }
+    Origin { address, is_internal }
+}
+
+fn sanitize(request: &mut RequestHead, is_edge: bool) {
+    if is_edge {
+        request.headers.remove(&X_ENVOY_DOWNSTREAM_SERVICE_CLUSTER);
+        request.headers.remove(&X_ENVOY_DOWNSTREAM_SERVICE_NODE);
+    }
+    // Sixteen look-ups are saved for the nearly all requests that have no such header.
+    if !request.headers.keys().any(|name| name.as_str().starts_with("x-envoy-")) {
+        return;
+    }
+    for name in INTERNAL_ONLY {
+        request.headers.remove(name);
+    }
+    request.headers.remove(&X_ENVOY_UPSTREAM_STREAM_DURATION_MS);
+}
+
+/// `:scheme` follows `x-forwarded-proto` unless it is to be overwritten.
+fn set_scheme(manager: &ConnectionManager, request: &mut RequestHead) {
+    if let Some(scheme) = manager.scheme_overwrite {
+        request.scheme = scheme;
+        return;
+    }
+    request.scheme = match request.headers.get(&X_FORWARDED_PROTO).map(HeaderValue::as_bytes) {
+        Some(b"https") => Scheme::Https,
+        Some(b"http") => Scheme::Http,
+        _ => request.scheme,
+    };
+}
+
+fn is_internal_address(manager: &ConnectionManager, address: &Address) -> bool {
+    match address.ip() {
+        Some(ip) => manager.internal_addresses.iter().any(|range| range.contains(ip)),
+        None => manager.internal_unix_sockets,
+    }
+}
+
+/// The address `skip` entries from the right of `x-forwarded-for`, and whether it is the only one there.
+fn forwarded_for(headers: &HeaderMap, skip: usize) -> Option<(IpAddr, bool)> {
+    let value = headers.get(&X_FORWARDED_FOR)?.to_str().ok()?;
+    let mut entries = value.rsplit(',');
+    let entry = entries.nth(skip)?;
+    let is_single = skip == 0 && entries.next().is_none();
+    let entry = entry.trim();
+    let address = entry.parse().ok().or_else(|| {
+        // An entry may carry a port.
+        entry.parse::<std::net::SocketAddr>().ok().map(|address| address.ip())
+    })?;
+    Some((address, is_single))
+}
+
+fn append_forwarded_for(request: &mut RequestHead, connection: &ConnectionInfo) {
+    let Some(ip) = connection.remote.ip() else { return };
+    // A loopback peer says nothing to the upstream; Envoy names this host instead.
+    let ip = if ip.is_loopback() { crate::net::socket::host_address(ip.is_ipv4()).unwrap_or(ip) } else { ip };
+    let mut buffer = [0_u8; 45];
+    let text = {
+        use std::io::Write;
+        let mut cursor = std::io::Cursor::new(&mut buffer[..]);
+        let _ = write!(cursor, "{ip}");
+        usize::try_from(cursor.position()).unwrap_or(0)
+    };
+    if let Ok(value) = HeaderValue::from_bytes(buffer.get(..text).unwrap_or_default()) {
+        append(&mut request.headers, &X_FORWARDED_FOR, &value);
+    }
+}
+
+/// Appends `value` to the comma-separated list `name`, without a space, as Envoy does.
+pub(crate) fn append(headers: &mut HeaderMap, name: &HeaderName, value: &HeaderValue) {
+    let joined = headers.get(name).filter(|old| !old.is_empty()).map(|old| {
+        let mut joined = Vec::with_capacity(old.len() + 1 + value.len());
+        joined.extend_from_slice(old.as_bytes());
+        joined.push(b',');
+        joined.extend_from_slice(value.as_bytes());
+        joined
+    });
+    let value = match joined {
+        Some(joined) => HeaderValue::from_maybe_shared(bytes::Bytes::from(joined)).ok(),
+        None => Some(value.clone()),
+    };
+    if let Some(value) = value {
+        headers.insert(name, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_are_counted_from_the_right() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(forwarded_for(&headers, 0), None);
+        headers.insert(&X_FORWARDED_FOR, HeaderValue::from_static("192.0.2.1, 192.0.2.2,192.0.2.3"));
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        assert_eq!(forwarded_for(&headers, 0), Some((ip("192.0.2.3"), false)));
+        assert_eq!(forwarded_for(&headers, 2), Some((ip("192.0.2.1"), false)));
+        assert_eq!(forwarded_for(&headers, 3), None);
+        headers.insert(&X_FORWARDED_FOR, HeaderValue::from_static("192.0.2.1"));
+        assert_eq!(forwarded_for(&headers, 0), Some((ip("192.0.2.1"), true)));
+    }
+
+    #[test]
+    fn appending_adds_a_comma_without_a_space() {
+        let mut headers = HeaderMap::new();
+        append(&mut headers, &X_FORWARDED_FOR, &HeaderValue::from_static("1.2.3.4"));
+        append(&mut headers, &X_FORWARDED_FOR, &HeaderValue::from_static("192.0.2.2"));
+        assert_eq!(headers.get(&X_FORWARDED_FOR).unwrap(), "1.2.3.4,192.0.2.2");
+    }
+}

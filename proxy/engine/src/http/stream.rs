@@ -1,0 +1,398 @@
+//! One request and its response, from the head to the access log.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode};
+use proxy_core::extension::access_log::{LogEntry, LogType};
+use proxy_core::head::{Protocol, RequestHead, ResponseHead, Scheme};
+use proxy_core::local_reply::LocalReply;
+use proxy_core::response_flag::ResponseFlag;
+use proxy_core::stats::Cells;
+use proxy_core::stats::groups::{ListenerHttpStats, RouterStats};
+use proxy_core::stream_info::{ConnectionInfo, StreamInfo};
+use proxy_core::text::Text;
+
+use super::config::{ConnectionManager, HttpFilter, RouteSource};
+use super::deadlines::Deadlines;
+use super::filter_chain::{FilterChain, Passed, View};
+use super::normalize::PathOutcome;
+use super::{Context, forwarded, normalize};
+use crate::codec::downstream::Downstream;
+use crate::local::clock;
+use crate::local::drain::DrainHandle;
+use crate::local::timers::Timer;
+use crate::router::route::Action;
+use crate::router::{RouteMatch, RouteTable, SelectedRoute};
+use crate::upstream::pool::RequestGuard;
+
+/// What all streams of one downstream connection share.
+pub struct ConnectionCx {
+    /// The worker.
+    pub shared: Rc<Context>,
+    /// The connection manager.
+    pub manager: Arc<ConnectionManager>,
+    /// The connection.
+    pub info: Rc<ConnectionInfo>,
+    /// `listener.<address>.http.<stat_prefix>`
+    pub listener_stats: Cells<ListenerHttpStats>,
+    /// The router's part of `http.<stat_prefix>`.
+    pub router_stats: Cells<RouterStats>,
+    /// Drain state of the filter chain.
+    pub drain: Rc<DrainHandle>,
+    /// The listener takes inbound traffic.
+    pub is_inbound: bool,
+    /// The listener drains when it is modified only.
+    pub modify_only: bool,
+    /// Most bytes that filters may hold back.
+    pub buffer_limit: usize,
+}
+
+/// Why a stream ends before its response did.
+pub(crate) enum StreamEnd {
+    /// Answer this.
+    Reply(Box<LocalReply>),
+    /// The client is gone: there is nobody to answer.
+    Gone,
+    /// An answer was begun and cannot be completed.
+    Reset,
+}
+
+/// One stream. Dropping it, however that comes, finishes statistics and access logs.
+pub(crate) struct Stream<'c> {
+    pub(crate) cx: &'c ConnectionCx,
+    pub(crate) request: RequestHead,
+    pub(crate) response: Option<ResponseHead>,
+    pub(crate) response_trailers: Option<HeaderMap>,
+    pub(crate) info: StreamInfo,
+    pub(crate) table: Option<Arc<RouteTable>>,
+    pub(crate) matched: Option<RouteMatch>,
+    pub(crate) random: u64,
+    /// A head was received; not so if the bytes were no request.
+    has_request: bool,
+    pub(crate) filters: FilterChain,
+    pub(crate) deadlines: Deadlines,
+    pub(crate) is_internal: bool,
+    pub(crate) local_reply_body: Bytes,
+    /// The request is complete.
+    pub(crate) request_done: bool,
+    /// The response head was sent.
+    pub(crate) committed: bool,
+    /// A filter holds the response head.
+    pub(crate) response_held: bool,
+    /// The stream became a tunnel.
+    pub(crate) upgraded: bool,
+    /// The request in flight at the cluster.
+    pub(crate) in_flight: Option<RequestGuard>,
+    /// The route's timeout, once there is one.
+    pub(crate) route_timeout: Option<Duration>,
+    clear_route: bool,
+}
+
+/// Serves one request; `end` if nothing follows its head. Says whether the request was read to its end and the response
+/// completed, so that the connection can go on.
+pub(crate) async fn serve<D: Downstream>(
+    cx: &ConnectionCx,
+    down: &mut D,
+    timer: &mut Timer,
+    request: RequestHead,
+    end: bool,
+) -> bool {
+    let mut stream = Stream::new(cx, down.protocol(), request, end);
+    let mut ended = stream.run(down, timer, end).await;
+    if let Err(StreamEnd::Reply(reply)) = ended {
+        ended = stream.local_reply(down, timer, *reply).await;
+    }
+    stream.info.wire = down.wire();
+    match ended {
+        Ok(()) => {
+            stream.info.last_downstream_tx = Some(Instant::now());
+            stream.request_done && !stream.upgraded
+        }
+        Err(StreamEnd::Gone) => false,
+        Err(StreamEnd::Reset | StreamEnd::Reply(_)) => {
+            cx.manager.stats.here().downstream_rq_tx_reset.inc();
+            down.reset();
+            false
+        }
+    }
+}
+
+/// Answers where there is no request to answer: the bytes were none, or it did not come in time.
+pub(crate) async fn reply_without_request<D: Downstream>(
+    cx: &ConnectionCx,
+    down: &mut D,
+    timer: &mut Timer,
+    reply: LocalReply,
+) {
+    let request = RequestHead {
+        method: Method::GET,
+        scheme: Scheme::Http,
+        authority: Text::default(),
+        path: Text::default(),
+        upgrade: None,
+        headers: HeaderMap::new(),
+    };
+    let mut stream = Stream::new(cx, down.protocol(), request, true);
+    stream.has_request = false;
+    // Nobody is there to be told if this fails too.
+    let _ = stream.local_reply(down, timer, reply).await;
+    stream.info.wire = down.wire();
+}
+
+impl<'c> Stream<'c> {
+    fn new(cx: &'c ConnectionCx, protocol: Protocol, request: RequestHead, end: bool) -> Self {
+        let now = Instant::now();
+        let manager = &cx.manager;
+        let stats = manager.stats.here();
+        stats.downstream_rq_total.inc();
+        stats.downstream_rq_active.inc();
+        match protocol {
+            Protocol::Http10 | Protocol::Http11 => stats.downstream_rq_http1_total.inc(),
+            Protocol::Http2 => stats.downstream_rq_http2_total.inc(),
+        }
+        let mut info = StreamInfo::new(cx.info.clone(), now, clock::wall(now));
+        info.protocol = Some(protocol);
+        let mut deadlines = Deadlines::new(now, manager.stream_idle_timeout, manager.request_timeout);
+        deadlines.set_max_duration(manager.max_stream_duration.map(|duration| now + duration));
+        let mut stream = Self {
+            cx,
+            request,
+            response: None,
+            response_trailers: None,
+            info,
+            table: None,
+            matched: None,
+            random: 0,
+            has_request: true,
+            filters: FilterChain::new(&[], None),
+            deadlines,
+            is_internal: false,
+            local_reply_body: Bytes::new(),
+            request_done: false,
+            committed: false,
+            response_held: false,
+            upgraded: false,
+            in_flight: None,
+            route_timeout: None,
+            clear_route: false,
+        };
+        stream.random = cx.shared.random.borrow_mut().u64(..);
+        if end {
+            stream.on_request_complete();
+        }
+        stream
+    }
+
+    /// The request is complete.
+    pub(crate) fn on_request_complete(&mut self) {
+        self.request_done = true;
+        self.deadlines.request_complete();
+        let now = Instant::now();
+        self.info.request_complete = Some(now);
+        if self.in_flight.is_some() {
+            self.deadlines.set_route(self.route_timeout.map(|timeout| now + timeout));
+        }
+    }
+
+    async fn run<D: Downstream>(
+        &mut self,
+        down: &mut D,
+        timer: &mut Timer,
+        end: bool,
+    ) -> Result<(), StreamEnd> {
+        self.admit()?;
+        self.match_route();
+        self.check_upgrade()?;
+        self.filters = FilterChain::new(self.configured_filters(), self.route().as_ref());
+        self.pass_request_head(end).await?;
+        self.act(down, timer).await
+    }
+
+    /// Checks the head, and makes it say what the connection manager wants it to say.
+    fn admit(&mut self) -> Result<(), StreamEnd> {
+        let manager = &*self.cx.manager;
+        let stats = manager.stats.here();
+        let is_connect = self.request.method == Method::CONNECT;
+        if self.request.authority.is_empty() {
+            return Err(refuse(StatusCode::BAD_REQUEST, "missing_host_header"));
+        }
+        if self.request.path.is_empty() && !is_connect {
+            return Err(refuse(StatusCode::NOT_FOUND, "missing_path_rejected"));
+        }
+        let is_relative = self.request.path.starts_with('/')
+            || (self.request.method == Method::OPTIONS && self.request.path == "*");
+        if !is_relative && !self.request.path.is_empty() {
+            stats.downstream_rq_non_relative_path.inc();
+            return Err(refuse(StatusCode::NOT_FOUND, "absolute_path_rejected"));
+        }
+        match normalize::path(manager, &mut self.request) {
+            PathOutcome::Ok => {}
+            PathOutcome::Reject => {
+                stats.downstream_rq_failed_path_normalization.inc();
+                return Err(refuse(StatusCode::BAD_REQUEST, "path_normalization_failed"));
+            }
+            PathOutcome::Redirect(path) => {
+                stats.downstream_rq_redirected_with_normalized_path.inc();
+                let mut reply = LocalReply::new(
+                    StatusCode::TEMPORARY_REDIRECT,
+                    Bytes::new(),
+                    "path_normalization_failed",
+                );
+                if let Ok(location) = http::HeaderValue::from_maybe_shared(path.as_bytes().clone()) {
+                    reply.headers.insert(http::header::LOCATION, location);
+                }
+                if self.request.is_grpc() {
+                    reply.grpc_status = Some(13);
+                }
+                return Err(StreamEnd::Reply(Box::new(reply)));
+            }
+        }
+        normalize::authority(manager, &mut self.request, self.cx.info.local.port());
+        let origin = forwarded::apply(manager, &self.cx.info, &mut self.request);
+        self.is_internal = origin.is_internal;
+        self.info.remote = Some(origin.address);
+        Ok(())
+    }
+
+    /// The route that matched.
+    pub(crate) fn route(&self) -> Option<SelectedRoute<'_>> {
+        self.table.as_ref()?.selected(self.matched?)
+    }
+
+    /// Matches the request against the route table now in force.
+    fn match_route(&mut self) {
+        if self.table.is_none() {
+            self.table = match &self.cx.manager.routes {
+                RouteSource::Inline(table) => Some(table.clone()),
+                RouteSource::Rds { name, .. } => self.cx.shared.routes.table(name),
+            };
+        }
+        let runtime = &self.cx.shared.env.runtime;
+        self.matched = self
+            .table
+            .as_ref()
+            .and_then(|table| table.route(&self.request, &self.info, runtime, self.random));
+        let Some((route, info)) = self.route_and_info() else { return };
+        info.route_name = Some(route.entry().name.clone());
+        info.route_metadata = route.entry().metadata.clone();
+        info.virtual_host = Some(route.virtual_host().name.clone());
+    }
+
+    fn route_and_info(&mut self) -> Option<(SelectedRoute<'_>, &mut StreamInfo)> {
+        Some((self.table.as_ref()?.selected(self.matched?)?, &mut self.info))
+    }
+
+    fn configured_filters(&self) -> &'c [HttpFilter] {
+        let manager = &*self.cx.manager;
+        let upgrade = self
+            .upgrade_kind()
+            .and_then(|kind| manager.upgrades.iter().find(|upgrade| upgrade.kind.eq_ignore_ascii_case(kind)));
+        match upgrade.and_then(|upgrade| upgrade.filters.as_deref()) {
+            Some(filters) => filters,
+            None => &manager.filters,
+        }
+    }
+
+    fn upgrade_kind(&self) -> Option<&str> {
+        match &self.request.upgrade {
+            Some(kind) => Some(kind),
+            None if self.request.method == Method::CONNECT => Some("connect"),
+            None => None,
+        }
+    }
+
+    /// An upgrade must be enabled on the route or here.
+    fn check_upgrade(&mut self) -> Result<(), StreamEnd> {
+        let Some(kind) = self.upgrade_kind() else { return Ok(()) };
+        let manager = &*self.cx.manager;
+        let here = manager.upgrades.iter().find(|upgrade| upgrade.kind.eq_ignore_ascii_case(kind));
+        let Some(route) = self.route() else { return Ok(()) };
+        let on_route = match route.action() {
+            Action::Forward(forward) => forward.allows_upgrade(&kind.to_ascii_lowercase()),
+            Action::Redirect(_) | Action::DirectResponse(_) | Action::NonForwarding => None,
+        };
+        if on_route.or(here.map(|upgrade| upgrade.enabled)).unwrap_or(false) {
+            return Ok(());
+        }
+        manager.stats.here().downstream_rq_ws_on_non_ws_route.inc();
+        Err(refuse(StatusCode::FORBIDDEN, "upgrade_failed"))
+    }
+
+    /// Passes the request head through the filters.
+    async fn pass_request_head(&mut self, end: bool) -> Result<(), StreamEnd> {
+        let (filters, configured, mut view) = self.filter_view();
+        match filters.request_headers(configured, &mut view, 0, end).await {
+            Passed::On | Passed::Dropped => {}
+            Passed::Held(index) => {
+                // No filter of this version holds a request head.
+                tracing::error!(filter = index, "a filter held a request head");
+                return Err(refuse(StatusCode::INTERNAL_SERVER_ERROR, "filter_held_head"));
+            }
+            Passed::Reply(reply) => return Err(StreamEnd::Reply(reply)),
+        }
+        if std::mem::take(&mut self.clear_route) {
+            self.match_route();
+        }
+        Ok(())
+    }
+
+    /// The filters, their configuration, and what they may see, borrowed side by side.
+    pub(crate) fn filter_view(&mut self) -> (&mut FilterChain, &'c [HttpFilter], View<'_>) {
+        let configured = self.configured_filters();
+        let view = View {
+            request: &mut self.request,
+            response: self.response.as_mut(),
+            info: &mut self.info,
+            route: self.table.as_ref().zip(self.matched).and_then(|(table, matched)| table.selected(matched)),
+            clear_route: &mut self.clear_route,
+            engine: &*self.cx.shared,
+        };
+        (&mut self.filters, configured, view)
+    }
+
+    /// What formats may print of the stream now.
+    pub(crate) fn entry(&self, log_type: LogType) -> LogEntry<'_> {
+        LogEntry {
+            request: self.has_request.then_some(&self.request),
+            response: self.response.as_ref(),
+            response_trailers: self.response_trailers.as_ref(),
+            info: &self.info,
+            local_reply_body: std::str::from_utf8(&self.local_reply_body).unwrap_or_default(),
+            log_type,
+        }
+    }
+}
+
+impl Drop for Stream<'_> {
+    fn drop(&mut self) {
+        let now = Instant::now();
+        self.info.end = Some(now);
+        let stats = self.cx.manager.stats.here();
+        stats.downstream_rq_active.dec();
+        if self.upgraded {
+            stats.downstream_cx_upgrades_active.dec();
+        }
+        if !self.committed && self.info.details.is_none() {
+            // The task was dropped: the client reset the stream or its connection ended.
+            self.info.flags.set(ResponseFlag::DownstreamConnectionTermination);
+            self.info.details = Some("downstream_remote_disconnect".into());
+        }
+        stats
+            .downstream_rq_time
+            .record(u64::try_from(self.info.duration(now).as_millis()).unwrap_or(u64::MAX));
+        self.in_flight = None;
+        self.filters.complete(&self.request, self.response.as_ref(), &mut self.info);
+        let entry = self.entry(LogType::DownstreamEnd);
+        for log in &self.cx.manager.access_logs {
+            log.log(&entry);
+        }
+    }
+}
+
+/// A reply without a body.
+pub(crate) fn refuse(status: StatusCode, details: &'static str) -> StreamEnd {
+    StreamEnd::Reply(Box::new(LocalReply::new(status, Bytes::new(), details)))
+}

@@ -1,0 +1,6 @@
+//! Listeners: what is bound, which filter chain serves a connection, and how connections are accepted.
+
+pub mod accept;
+pub mod chain_match;
+pub mod config;
+mod connection;

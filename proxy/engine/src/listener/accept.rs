@@ -1,0 +1,369 @@
+//! The listeners of one worker: sockets, accepting, balancing, draining.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use hashbrown::HashMap;
+use proxy_core::address::Address;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::task::AbortHandle;
+
+use super::config::{FilterChain, Listener};
+use super::connection;
+use crate::http::Context;
+use crate::local::drain::{DrainHandle, DrainStrategy};
+use crate::net::connection::Socket;
+
+/// How long accepting rests when the process is out of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Identity of a listener over its versions.
+pub type ListenerTag = u64;
+
+/// What the workers share about one listener.
+#[derive(Debug)]
+pub struct SharedListener {
+    /// Connections on each worker, for `exact_balance`.
+    pub connections: Box<[AtomicUsize]>,
+    /// Most connections over all workers.
+    pub limit: Option<usize>,
+}
+
+impl SharedListener {
+    /// For `workers` workers.
+    pub fn new(workers: usize, limit: Option<usize>) -> Arc<Self> {
+        Arc::new(Self { connections: (0..workers).map(|_| AtomicUsize::new(0)).collect(), limit })
+    }
+
+    fn total(&self) -> usize {
+        self.connections.iter().map(|count| count.load(Ordering::Relaxed)).sum()
+    }
+
+    fn least_loaded(&self) -> usize {
+        let counts = self.connections.iter().map(|count| count.load(Ordering::Relaxed));
+        counts.enumerate().min_by_key(|(_, count)| *count).map_or(0, |(worker, _)| worker)
+    }
+}
+
+/// Connections of the process, and how many it may have (`global_downstream_max_connections`).
+#[derive(Debug, Default)]
+pub struct GlobalConnections {
+    count: AtomicUsize,
+    limit: Option<usize>,
+}
+
+impl GlobalConnections {
+    /// At most `limit` connections.
+    pub fn new(limit: Option<usize>) -> Arc<Self> {
+        Arc::new(Self { count: AtomicUsize::new(0), limit })
+    }
+}
+
+/// A bound and listening socket.
+pub enum Bound {
+    /// TCP
+    Tcp(std::net::TcpListener),
+    /// A unix domain socket.
+    Unix(std::os::unix::net::UnixListener),
+}
+
+/// Hands an accepted socket to another worker.
+pub type HandOver = Box<dyn Fn(usize, ListenerTag, Accepted)>;
+
+/// An accepted socket that can change threads.
+pub enum Accepted {
+    /// TCP
+    Tcp(std::net::TcpStream),
+    /// A unix domain socket.
+    Unix(std::os::unix::net::UnixStream),
+}
+
+/// The listeners of one worker.
+pub struct Listeners {
+    /// What HTTP connections share.
+    pub http: Rc<Context>,
+    worker: usize,
+    global: Arc<GlobalConnections>,
+    hand_over: HandOver,
+    active: RefCell<HashMap<ListenerTag, Rc<ActiveListener>>>,
+    /// Listeners by bound address, for `use_original_dst`.
+    bound: RefCell<HashMap<Address, Rc<ActiveListener>>>,
+}
+
+/// One listener on one worker.
+pub struct ActiveListener {
+    tag: ListenerTag,
+    config: RefCell<Arc<Listener>>,
+    /// The chains of `config`, each with its drain state.
+    chains: RefCell<Vec<(Arc<FilterChain>, Rc<DrainHandle>)>>,
+    shared: Arc<SharedListener>,
+    tasks: RefCell<Vec<AbortHandle>>,
+    connections: Cell<usize>,
+    worker: usize,
+}
+
+impl Listeners {
+    /// No listeners yet.
+    pub fn new(
+        http: Rc<Context>,
+        worker: usize,
+        global: Arc<GlobalConnections>,
+        hand_over: HandOver,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            http,
+            worker,
+            global,
+            hand_over,
+            active: RefCell::default(),
+            bound: RefCell::default(),
+        })
+    }
+
+    /// Starts to accept on `sockets`.
+    pub fn add(
+        self: &Rc<Self>,
+        tag: ListenerTag,
+        config: Arc<Listener>,
+        shared: Arc<SharedListener>,
+        sockets: Vec<Bound>,
+    ) {
+        let chains = config.chains.iter().map(|chain| (chain.clone(), DrainHandle::new())).collect();
+        let listener = Rc::new(ActiveListener {
+            tag,
+            config: RefCell::new(config.clone()),
+            chains: RefCell::new(chains),
+            shared,
+            tasks: RefCell::default(),
+            connections: Cell::new(0),
+            worker: self.worker,
+        });
+        for (address, _) in &config.addresses {
+            self.bound.borrow_mut().insert(address.clone(), listener.clone());
+        }
+        self.active.borrow_mut().insert(tag, listener.clone());
+        for socket in sockets {
+            let task = tokio::task::spawn_local(accept(self.clone(), listener.clone(), socket));
+            listener.tasks.borrow_mut().push(task.abort_handle());
+        }
+    }
+
+    /// Gives a listener new chains: unchanged ones keep their connections, removed ones drain.
+    pub fn update_chains(
+        &self,
+        tag: ListenerTag,
+        config: &Arc<Listener>,
+        drain_time: Duration,
+        strategy: DrainStrategy,
+    ) {
+        let Some(listener) = self.active.borrow().get(&tag).cloned() else { return };
+        let mut chains = listener.chains.borrow_mut();
+        let mut old = std::mem::take(&mut *chains);
+        for chain in &config.chains {
+            let kept = old.iter().position(|(one, _)| one.fingerprint == chain.fingerprint);
+            chains.push(match kept {
+                Some(index) => old.swap_remove(index),
+                None => (chain.clone(), DrainHandle::new()),
+            });
+        }
+        *listener.config.borrow_mut() = config.clone();
+        for (_, drain) in old {
+            end_after(drain, drain_time, strategy);
+        }
+    }
+
+    /// Stops to accept; what is connected stays.
+    pub fn stop(&self, tag: ListenerTag) {
+        let Some(listener) = self.active.borrow_mut().remove(&tag) else { return };
+        self.bound.borrow_mut().retain(|_, one| !Rc::ptr_eq(one, &listener));
+        for task in listener.tasks.borrow_mut().drain(..) {
+            task.abort();
+        }
+    }
+
+    /// Stops to accept, and asks what is connected to end within `drain_time`.
+    pub fn remove(&self, tag: ListenerTag, drain_time: Duration, strategy: DrainStrategy) {
+        let listener = self.active.borrow().get(&tag).cloned();
+        self.stop(tag);
+        if let Some(listener) = listener {
+            for (_, drain) in listener.chains.borrow().iter() {
+                end_after(drain.clone(), drain_time, strategy);
+            }
+        }
+    }
+
+    /// Takes a connection that another worker accepted.
+    pub fn take_over(self: &Rc<Self>, tag: ListenerTag, accepted: Accepted) {
+        let Some(listener) = self.active.borrow().get(&tag).cloned() else { return };
+        let socket = match accepted {
+            Accepted::Tcp(tcp) => tokio::net::TcpStream::from_std(tcp).map(Socket::Tcp),
+            Accepted::Unix(unix) => tokio::net::UnixStream::from_std(unix).map(Socket::Unix),
+        };
+        if let Ok(socket) = socket {
+            tokio::task::spawn_local(connection::serve(self.clone(), listener, socket));
+        }
+    }
+
+    /// The listener bound to `address`, or to the wildcard address with its port.
+    pub(super) fn bound_to(&self, address: &Address) -> Option<Rc<ActiveListener>> {
+        let bound = self.bound.borrow();
+        if let Some(exact) = bound.get(address) {
+            return Some(exact.clone());
+        }
+        let wildcard = match address.socket_addr()? {
+            std::net::SocketAddr::V4(v4) => (std::net::Ipv4Addr::UNSPECIFIED, v4.port()).into(),
+            std::net::SocketAddr::V6(v6) => (std::net::Ipv6Addr::UNSPECIFIED, v6.port()).into(),
+        };
+        bound.get(&Address::Ip(wildcard)).cloned()
+    }
+
+    /// Connections on this worker, over all listeners.
+    pub fn connections(&self) -> usize {
+        self.active.borrow().values().map(|listener| listener.connections.get()).sum()
+    }
+}
+
+/// Drains now, closes what is left after `time`.
+fn end_after(drain: Rc<DrainHandle>, time: Duration, strategy: DrainStrategy) {
+    drain.start(time, strategy);
+    tokio::task::spawn_local(async move {
+        tokio::time::sleep(time).await;
+        drain.close();
+    });
+}
+
+impl ActiveListener {
+    /// The configuration now.
+    pub(super) fn config(&self) -> Arc<Listener> {
+        self.config.borrow().clone()
+    }
+
+    /// The chain at `index` of the configuration now, and its drain state.
+    pub(super) fn chain(&self, index: usize) -> Option<(Arc<FilterChain>, Rc<DrainHandle>)> {
+        self.chains.borrow().get(index).cloned()
+    }
+
+    /// Counts a connection; `None` if a limit does not allow it.
+    pub(super) fn count(self: &Rc<Self>, listeners: &Rc<Listeners>) -> Option<Counted> {
+        let config = self.config();
+        let stats = config.stats.here();
+        if self.shared.limit.is_some_and(|limit| self.shared.total() >= limit) {
+            stats.downstream_cx_overflow.inc();
+            return None;
+        }
+        let counts_globally = !config.ignore_global_limit;
+        let global = &listeners.global;
+        if counts_globally {
+            let before = global.count.fetch_add(1, Ordering::Relaxed);
+            if global.limit.is_some_and(|limit| before >= limit) {
+                global.count.fetch_sub(1, Ordering::Relaxed);
+                stats.downstream_global_cx_overflow.inc();
+                return None;
+            }
+        }
+        stats.downstream_cx_total.inc();
+        stats.downstream_cx_active.inc();
+        self.connections.set(self.connections.get() + 1);
+        if let Some(count) = self.shared.connections.get(self.worker) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        Some(Counted {
+            listener: self.clone(),
+            config,
+            global: counts_globally.then(|| global.clone()),
+            start: Instant::now(),
+        })
+    }
+}
+
+/// Counts a connection of a listener until it is dropped.
+pub(super) struct Counted {
+    listener: Rc<ActiveListener>,
+    config: Arc<Listener>,
+    global: Option<Arc<GlobalConnections>>,
+    start: Instant,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let stats = self.config.stats.here();
+        stats.downstream_cx_active.dec();
+        stats.downstream_cx_destroy.inc();
+        stats
+            .downstream_cx_length_ms
+            .record(u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX));
+        let listener = &self.listener;
+        listener.connections.set(listener.connections.get() - 1);
+        if let Some(count) = listener.shared.connections.get(listener.worker) {
+            count.fetch_sub(1, Ordering::Relaxed);
+        }
+        if let Some(global) = &self.global {
+            global.count.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Accepts until the task is aborted.
+async fn accept(listeners: Rc<Listeners>, listener: Rc<ActiveListener>, socket: Bound) {
+    enum Source {
+        Tcp(TcpListener),
+        Unix(UnixListener),
+    }
+    let source = match socket {
+        Bound::Tcp(tcp) => TcpListener::from_std(tcp).map(Source::Tcp),
+        Bound::Unix(unix) => UnixListener::from_std(unix).map(Source::Unix),
+    };
+    let source = match source {
+        Ok(source) => source,
+        Err(error) => {
+            tracing::error!(%error, "a listening socket cannot be used");
+            return;
+        }
+    };
+    loop {
+        let accepted = match &source {
+            Source::Tcp(tcp) => tcp.accept().await.map(|(stream, _)| {
+                let _ = stream.set_nodelay(true);
+                Socket::Tcp(stream)
+            }),
+            Source::Unix(unix) => unix.accept().await.map(|(stream, _)| Socket::Unix(stream)),
+        };
+        match accepted {
+            Ok(socket) => dispatch(&listeners, &listener, socket),
+            Err(error) if is_transient(&error) => {}
+            Err(error) => {
+                tracing::warn!(%error, listener = %listener.config().name, "accepting rests: out of resources");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Errors of one connection, not of the listening socket (`accept(2)`).
+fn is_transient(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
+    )
+}
+
+fn dispatch(listeners: &Rc<Listeners>, listener: &Rc<ActiveListener>, socket: Socket) {
+    if listener.config().exact_balance {
+        let target = listener.shared.least_loaded();
+        if target != listeners.worker {
+            let accepted = match socket {
+                Socket::Tcp(tcp) => tcp.into_std().map(Accepted::Tcp),
+                Socket::Unix(unix) => unix.into_std().map(Accepted::Unix),
+            };
+            if let Ok(accepted) = accepted {
+                (listeners.hand_over)(target, listener.tag, accepted);
+            }
+            return;
+        }
+    }
+    tokio::task::spawn_local(connection::serve(listeners.clone(), listener.clone(), socket));
+}

@@ -1,0 +1,236 @@
+//! An accepted connection on its way: listener filters, the choice of a filter chain, its policies, its terminal filter.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Instant;
+
+use bytes::{Buf, BytesMut};
+use proxy_core::address::Address;
+use proxy_core::extension::access_log::{LogEntry, LogType};
+use proxy_core::extension::listener_filter::{ListenerStep, Socket as ListenerSocket};
+use proxy_core::extension::network_filter::{ConnectionStep, ConnectionVerdict, NetworkFilter};
+use proxy_core::filter_state::FilterState;
+use proxy_core::metadata::{DynamicMetadata, Metadata};
+use proxy_core::response_flag::ResponseFlag;
+use proxy_core::stream_error::Details;
+use proxy_core::stream_info::{ConnectionInfo, StreamInfo};
+
+use super::accept::{ActiveListener, Listeners};
+use super::config::{Listener, Terminal};
+use crate::http::connection::ConnectionCx;
+use crate::local::clock;
+use crate::local::timers::Timer;
+use crate::net::connection::{Connection, Socket, next_id};
+use crate::net::socket;
+
+/// Most bytes that listener filters may look at.
+const MAX_PEEK: usize = 64 * 1024;
+
+struct View<'c>(&'c Connection);
+
+impl ListenerSocket for View<'_> {
+    fn original_destination(&self) -> Option<Address> {
+        match self.0.socket() {
+            Socket::Tcp(tcp) => socket::original_destination(tcp),
+            Socket::Unix(_) => None,
+        }
+    }
+}
+
+/// Serves a connection that `listener` accepted, until it ends.
+pub(super) async fn serve(listeners: Rc<Listeners>, listener: Rc<ActiveListener>, socket: Socket) {
+    let connection = Connection::new(socket);
+    let Some(mut info) = describe(&connection, &listener.config()) else { return };
+    let config = listener.config();
+    if !config.filters.is_empty() {
+        let stats = config.stats.here();
+        stats.downstream_pre_cx_active.inc();
+        let passed = inspect(&config, &connection, &mut info).await;
+        stats.downstream_pre_cx_active.dec();
+        if !passed {
+            return;
+        }
+    }
+    let target = match config.use_original_dst && info.local_restored {
+        true => listeners.bound_to(&info.local).unwrap_or(listener),
+        false => listener,
+    };
+    serve_on(&listeners, &target, connection, info).await;
+}
+
+fn describe(connection: &Connection, config: &Listener) -> Option<ConnectionInfo> {
+    let (local, remote) = match connection.socket() {
+        Socket::Tcp(tcp) => (socket::local_address(tcp).ok()?, socket::peer_address(tcp).ok()?),
+        Socket::Unix(unix) => (socket::local_address(unix).ok()?, socket::peer_address(unix).ok()?),
+    };
+    Some(ConnectionInfo {
+        id: next_id(),
+        start: Instant::now(),
+        direct_remote: remote.clone(),
+        remote,
+        direct_local: local.clone(),
+        local,
+        local_restored: false,
+        secure: false,
+        server_name: None,
+        application_protocols: Vec::new(),
+        transport_protocol: "raw_buffer",
+        listener: config.name.clone(),
+        listener_metadata: config.metadata.clone(),
+        filter_chain: "".into(),
+        filter_chain_metadata: Metadata::default(),
+        metadata: DynamicMetadata::default(),
+        filter_state: FilterState::default(),
+    })
+}
+
+/// Runs the listener filters; `false` if the connection is to be closed.
+async fn inspect(config: &Listener, connection: &Connection, info: &mut ConnectionInfo) -> bool {
+    let mut timer = Timer::default();
+    let deadline = config.filters_timeout.map(|timeout| Instant::now() + timeout);
+    let mut buffer = BytesMut::new();
+    let mut passed = true;
+    'filters: for entry in &config.filters {
+        if entry.disabled.as_ref().is_some_and(|predicate| predicate.holds(&info.local)) {
+            continue;
+        }
+        let mut filter = entry.config.create();
+        loop {
+            match filter.on_data(&buffer, &View(connection), info) {
+                ListenerStep::Continue { consume } => {
+                    buffer.advance(consume.min(buffer.len()));
+                    break;
+                }
+                ListenerStep::Close => {
+                    config.stats.here().downstream_listener_filter_error.inc();
+                    return false;
+                }
+                ListenerStep::NeedData => {}
+            }
+            let room = filter.max_read_bytes().min(MAX_PEEK).max(buffer.len() + 1);
+            buffer.reserve(room - buffer.len());
+            let read = poll_fn(|task| {
+                if let Poll::Ready(read) = connection.poll_read(task, &mut buffer) {
+                    return Poll::Ready(Some(read.unwrap_or(0)));
+                }
+                match deadline {
+                    Some(deadline) => timer.poll(task, deadline).map(|()| None),
+                    None => Poll::Pending,
+                }
+            })
+            .await;
+            match read {
+                Some(0) => {
+                    filter.on_close();
+                    config.stats.here().downstream_listener_filter_remote_close.inc();
+                    return false;
+                }
+                Some(_) => {}
+                None => {
+                    config.stats.here().downstream_pre_cx_timeout.inc();
+                    passed = config.continue_on_timeout;
+                    break 'filters;
+                }
+            }
+        }
+    }
+    connection.replay(buffer);
+    passed
+}
+
+/// Serves the connection on `listener`: the one that accepted it, or the one it was handed over to.
+async fn serve_on(
+    listeners: &Rc<Listeners>,
+    listener: &Rc<ActiveListener>,
+    connection: Connection,
+    mut info: ConnectionInfo,
+) {
+    let config = listener.config();
+    let stats = config.stats.here();
+    let Some(_counted) = listener.count(listeners) else { return };
+    if let (Some(keepalive), Socket::Tcp(tcp)) = (&config.keepalive, connection.socket()) {
+        let _ = keepalive.apply(tcp);
+    }
+    let found = config.matcher.find(&info).and_then(|index| listener.chain(index));
+    let Some((chain, drain)) = found else {
+        stats.no_filter_chain_match.inc();
+        let mut stream = StreamInfo::new(Rc::new(info), Instant::now(), clock::wall(Instant::now()));
+        stream.flags.set(ResponseFlag::NoRouteFound);
+        stream.details = Some("filter_chain_not_found".into());
+        log(&config, &mut stream);
+        return;
+    };
+    info.filter_chain = chain.name.clone();
+    info.filter_chain_metadata = chain.metadata.clone();
+    info.listener = config.name.clone();
+    info.listener_metadata = config.metadata.clone();
+    let info = Rc::new(info);
+    let mut stream = StreamInfo::new(info.clone(), info.start, clock::wall(info.start));
+    let mut policies: Vec<Box<dyn NetworkFilter>> = chain.policies.iter().map(|policy| policy()).collect();
+    if let Err(details) = pass(&mut policies, &mut stream).await {
+        stream.termination_details = Some(details);
+        log(&config, &mut stream);
+        return;
+    }
+    let serving = async {
+        match &chain.terminal {
+            Terminal::Http(http) => {
+                let cx = ConnectionCx {
+                    shared: listeners.http.clone(),
+                    manager: http.manager.clone(),
+                    info: info.clone(),
+                    listener_stats: http.listener_stats.clone(),
+                    router_stats: http.router_stats.clone(),
+                    drain: drain.clone(),
+                    is_inbound: config.is_inbound(),
+                    modify_only: config.modify_only,
+                    buffer_limit: config.buffer_limit,
+                };
+                crate::http::connection::serve(Rc::new(cx), connection).await;
+            }
+            Terminal::Tcp(tcp) => {
+                tcp.serve(&listeners.http, connection, &mut stream, config.buffer_limit).await
+            }
+            Terminal::Extension(terminal) => terminal.serve(Box::new(connection), &mut stream).await,
+            Terminal::None => {}
+        }
+    };
+    tokio::select! {
+        () = serving => {}
+        () = drain.closed() => {}
+    }
+    log(&config, &mut stream);
+}
+
+async fn pass(policies: &mut [Box<dyn NetworkFilter>], stream: &mut StreamInfo) -> Result<(), Details> {
+    for policy in policies {
+        match policy.on_connection(stream) {
+            ConnectionStep::Continue => {}
+            ConnectionStep::Close(details) => return Err(details),
+            ConnectionStep::Wait(future) => match future.await {
+                ConnectionVerdict::Continue => {}
+                ConnectionVerdict::Close(details) => return Err(details),
+            },
+        }
+    }
+    Ok(())
+}
+
+fn log(config: &Listener, stream: &mut StreamInfo) {
+    if config.access_logs.is_empty() {
+        return;
+    }
+    stream.end = Some(Instant::now());
+    let entry = LogEntry {
+        request: None,
+        response: None,
+        response_trailers: None,
+        info: stream,
+        local_reply_body: "",
+        log_type: LogType::NotSet,
+    };
+    for log in &config.access_logs {
+        log.log(&entry);
+    }
+}

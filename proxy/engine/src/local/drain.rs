@@ -1,0 +1,165 @@
+//! Draining: who asks connections to end, and how soon they should.
+//!
+//! Source: Envoy `docs/root/intro/arch_overview/operations/draining.rst`.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+/// How the share of connections that are asked to close grows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DrainStrategy {
+    /// From none to all over the drain time.
+    Gradual,
+    /// All at once.
+    Immediate,
+}
+
+/// Drain state of the process; workers read it for each response.
+#[derive(Debug)]
+pub struct ProcessDrain {
+    time: Duration,
+    strategy: DrainStrategy,
+    health_check_failed: AtomicBool,
+    draining: AtomicBool,
+    inbound_only: AtomicBool,
+    since: Mutex<Option<Instant>>,
+}
+
+impl ProcessDrain {
+    /// Not draining; a drain takes `time`.
+    pub fn new(time: Duration, strategy: DrainStrategy) -> Self {
+        Self {
+            time,
+            strategy,
+            health_check_failed: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            inbound_only: AtomicBool::new(false),
+            since: Mutex::new(None),
+        }
+    }
+
+    /// How long a drain takes.
+    pub fn time(&self) -> Duration {
+        self.time
+    }
+
+    /// Starts to drain (`/drain_listeners?graceful`).
+    pub fn start(&self, inbound_only: bool) {
+        let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
+        since.get_or_insert_with(Instant::now);
+        self.inbound_only.store(inbound_only, Ordering::Relaxed);
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// Whether a drain was started.
+    pub fn is_started(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// `/healthcheck/fail` and `/healthcheck/ok`.
+    pub fn set_health_check_failed(&self, failed: bool) {
+        self.health_check_failed.store(failed, Ordering::Relaxed);
+    }
+
+    /// Whether `/healthcheck/fail` is in force.
+    pub fn health_check_failed(&self) -> bool {
+        self.health_check_failed.load(Ordering::Relaxed)
+    }
+
+    /// Whether a connection that could be closed now should be.
+    ///
+    /// `ignores_health_check`: the listener drains when it is modified only (`drain_type: MODIFY_ONLY`).
+    pub fn should_close(&self, is_inbound: bool, ignores_health_check: bool) -> bool {
+        if self.health_check_failed() && !ignores_health_check {
+            return true;
+        }
+        if !self.draining.load(Ordering::Acquire)
+            || (self.inbound_only.load(Ordering::Relaxed) && !is_inbound)
+        {
+            return false;
+        }
+        let since = *self.since.lock().unwrap_or_else(PoisonError::into_inner);
+        since.is_some_and(|since| chance(self.strategy, since, self.time))
+    }
+
+    /// How draining goes.
+    pub fn strategy(&self) -> DrainStrategy {
+        self.strategy
+    }
+}
+
+fn chance(strategy: DrainStrategy, since: Instant, time: Duration) -> bool {
+    match strategy {
+        DrainStrategy::Immediate => true,
+        DrainStrategy::Gradual => {
+            let elapsed = since.elapsed();
+            elapsed >= time || elapsed.as_secs_f64() > fastrand::f64() * time.as_secs_f64()
+        }
+    }
+}
+
+/// Drain state of one filter chain or listener on one worker, shared with its connections.
+#[derive(Debug, Default)]
+pub struct DrainHandle {
+    since: Cell<Option<Instant>>,
+    settings: Cell<Option<(Duration, DrainStrategy)>>,
+    closed: Cell<bool>,
+    notify: Notify,
+}
+
+impl DrainHandle {
+    /// A handle that does not drain.
+    pub fn new() -> Rc<Self> {
+        Rc::default()
+    }
+
+    /// Asks connections to end over `time`.
+    pub fn start(&self, time: Duration, strategy: DrainStrategy) {
+        if self.since.get().is_none() {
+            self.since.set(Some(Instant::now()));
+            self.settings.set(Some((time, strategy)));
+            self.notify.notify_waiters();
+        }
+    }
+
+    /// Closes what is left.
+    pub fn close(&self) {
+        self.closed.set(true);
+        self.notify.notify_waiters();
+    }
+
+    /// Whether what is left must close now.
+    pub fn is_closed(&self) -> bool {
+        self.closed.get()
+    }
+
+    /// Whether the drain was started.
+    pub fn is_draining(&self) -> bool {
+        self.since.get().is_some()
+    }
+
+    /// Whether a connection that could be closed now should be.
+    pub fn should_close(&self) -> bool {
+        match (self.since.get(), self.settings.get()) {
+            (Some(since), Some((time, strategy))) => self.closed.get() || chance(strategy, since, time),
+            _ => self.closed.get(),
+        }
+    }
+
+    /// Waits until [`DrainHandle::close`].
+    pub async fn closed(&self) {
+        loop {
+            let notified = self.notify.notified();
+            if self.closed.get() {
+                return;
+            }
+            notified.await;
+        }
+    }
+}

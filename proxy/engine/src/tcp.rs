@@ -1,0 +1,5 @@
+//! TCP: connections carried to an upstream byte for byte.
+
+pub mod proxy;
+
+pub use proxy::TcpProxy;

@@ -1,0 +1,294 @@
+//! HTTP/1 connections to one host: one request on each at a time, the one used last taken first.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use proxy_core::address::Address;
+use proxy_core::head::RequestHead;
+use proxy_core::stream_error::UpstreamReset;
+use proxy_core::stream_info::WireBytes;
+use tokio::sync::oneshot;
+
+use super::HostPool;
+use super::connect::{ConnectionGuard, connect};
+use crate::codec::h1::{HeadLimits, ResponseOptions};
+use crate::codec::h1_client::{ClientConnection, ClientOptions};
+use crate::codec::upstream::UpstreamEvent;
+use crate::upstream::circuit_breaker::{BreakerPriority, Permit, Resource};
+use crate::upstream::http_options::HeaderKeyFormat;
+
+/// A connection and what it counts as.
+struct Pooled {
+    connection: ClientConnection,
+    local: Option<Address>,
+    id: u64,
+    opened: Instant,
+    idle_since: Instant,
+    guard: ConnectionGuard,
+}
+
+/// The idle connections, and who waits for one.
+#[derive(Default)]
+pub(crate) struct Http1Pool {
+    idle: RefCell<Vec<Box<Pooled>>>,
+    waiters: RefCell<VecDeque<oneshot::Sender<Option<Box<Pooled>>>>>,
+}
+
+impl Http1Pool {
+    /// A connection closed: whoever waits may make another.
+    pub(super) fn connection_gone(&self) {
+        while let Some(waiter) = self.waiters.borrow_mut().pop_front() {
+            if waiter.send(None).is_ok() {
+                break;
+            }
+        }
+    }
+
+    /// Closes all idle connections.
+    pub(super) fn close_idle(&self) {
+        // Dropping a connection looks at the pool again.
+        let idle = std::mem::take(&mut *self.idle.borrow_mut());
+        for pooled in &idle {
+            pooled.guard.stats().upstream_cx_destroy_local.inc();
+        }
+        drop(idle);
+    }
+
+    /// Closes idle connections that the host closed, and those that were idle or open for too long.
+    pub(super) fn sweep(&self, pool: &HostPool, now: Instant) {
+        let http = &pool.cluster.http;
+        let stats = pool.cluster.stats.traffic.here();
+        let mut closing: Vec<Box<Pooled>> = Vec::new();
+        let idle = std::mem::take(&mut *self.idle.borrow_mut());
+        for pooled in idle {
+            let is_idle = http.idle_timeout.is_some_and(|limit| now - pooled.idle_since >= limit);
+            let is_old = http.max_connection_duration.is_some_and(|limit| now - pooled.opened >= limit);
+            if !pooled.connection.is_alive() {
+                stats.upstream_cx_destroy_remote.inc();
+            } else if is_idle {
+                stats.upstream_cx_idle_timeout.inc();
+                stats.upstream_cx_destroy_local.inc();
+            } else if is_old {
+                stats.upstream_cx_max_duration_reached.inc();
+                stats.upstream_cx_destroy_local.inc();
+            } else {
+                self.idle.borrow_mut().push(pooled);
+                continue;
+            }
+            closing.push(pooled);
+        }
+        // Dropping a connection looks at the pool again, which must not be borrowed then.
+        drop(closing);
+    }
+
+    fn take_idle(&self) -> Option<Box<Pooled>> {
+        loop {
+            let pooled = self.idle.borrow_mut().pop()?;
+            if pooled.connection.is_alive() {
+                return Some(pooled);
+            }
+            pooled.guard.stats().upstream_cx_destroy_remote.inc();
+        }
+    }
+
+    /// Gives a connection back after its request.
+    fn put(&self, mut pooled: Box<Pooled>) {
+        pooled.connection.rest();
+        pooled.idle_since = Instant::now();
+        loop {
+            let Some(waiter) = self.waiters.borrow_mut().pop_front() else { break };
+            match waiter.send(Some(pooled)) {
+                Ok(()) => return,
+                Err(Some(back)) => pooled = back,
+                Err(None) => return,
+            }
+        }
+        self.idle.borrow_mut().push(pooled);
+    }
+}
+
+/// An HTTP/1 connection lent to one request. Goes back to its pool when the exchange is complete, else closes.
+pub(crate) struct Http1Lease {
+    pooled: Option<Box<Pooled>>,
+    pool: Rc<HostPool>,
+    reused: bool,
+}
+
+impl HostPool {
+    /// An idle HTTP/1 connection, if there is one.
+    pub(crate) fn idle_http1(self: &Rc<Self>) -> Option<Http1Lease> {
+        let pooled = self.http1.take_idle()?;
+        Some(Http1Lease { pooled: Some(pooled), pool: self.clone(), reused: true })
+    }
+
+    /// A new HTTP/1 connection, or one that becomes free while the breaker does not allow a new one.
+    ///
+    /// Cancel-safe: a connection handed over to a wait that is gone goes to the next.
+    pub(crate) async fn open_http1(
+        self: &Rc<Self>,
+        priority: BreakerPriority,
+    ) -> Result<Http1Lease, (UpstreamReset, String)> {
+        let stats = &self.cluster.stats;
+        let Ok(_pending) = Permit::acquire(self.cluster.clone(), priority, Resource::Pending) else {
+            stats.traffic.here().upstream_rq_pending_overflow.inc();
+            return Err((UpstreamReset::Overflow, String::new()));
+        };
+        let _waiting = Waiting::new(self);
+        loop {
+            if let Some(guard) = ConnectionGuard::new(self, priority) {
+                return self.connect_http1(guard).await;
+            }
+            let (sender, receiver) = oneshot::channel();
+            self.http1.waiters.borrow_mut().push_back(sender);
+            if let Ok(Some(pooled)) = receiver.await
+                && pooled.connection.is_alive()
+            {
+                return Ok(Http1Lease { pooled: Some(pooled), pool: self.clone(), reused: true });
+            }
+        }
+    }
+
+    async fn connect_http1(
+        self: &Rc<Self>,
+        guard: ConnectionGuard,
+    ) -> Result<Http1Lease, (UpstreamReset, String)> {
+        let connected = connect(guard).await.inspect_err(|_| {
+            self.cluster.stats.traffic.here().upstream_rq_pending_failure_eject.inc();
+        })?;
+        self.cluster.stats.traffic.here().upstream_cx_http1_total.inc();
+        let http = &self.cluster.http;
+        let options = ClientOptions {
+            limits: HeadLimits {
+                max_bytes: http.max_response_headers_kb as usize * 1024,
+                max_headers: http.max_headers_count as usize,
+            },
+            response: ResponseOptions {
+                allow_chunked_length: http.http1.allow_chunked_length,
+                ..ResponseOptions::default()
+            },
+            trailers: http.http1.enable_trailers,
+            proper_case: http.http1.header_key_format == HeaderKeyFormat::ProperCase,
+        };
+        let now = Instant::now();
+        let pooled = Pooled {
+            connection: ClientConnection::new(connected.connection, options),
+            local: connected.local,
+            id: connected.id,
+            opened: now,
+            idle_since: now,
+            guard: connected.guard,
+        };
+        Ok(Http1Lease { pooled: Some(Box::new(pooled)), pool: self.clone(), reused: false })
+    }
+}
+
+/// Counts a request that waits for a connection.
+pub(super) struct Waiting<'p>(&'p HostPool);
+
+impl<'p> Waiting<'p> {
+    pub(super) fn new(pool: &'p HostPool) -> Self {
+        let stats = pool.cluster.stats.traffic.here();
+        stats.upstream_rq_pending_total.inc();
+        stats.upstream_rq_pending_active.inc();
+        Self(pool)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.cluster.stats.traffic.here().upstream_rq_pending_active.dec();
+    }
+}
+
+impl Http1Lease {
+    fn connection(&mut self) -> Result<&mut ClientConnection, UpstreamReset> {
+        self.pooled.as_mut().map(|pooled| &mut pooled.connection).ok_or(UpstreamReset::LocalReset)
+    }
+
+    /// Address of this end.
+    pub(crate) fn local(&self) -> Option<&Address> {
+        self.pooled.as_ref()?.local.as_ref()
+    }
+
+    /// Number of the connection.
+    pub(crate) fn id(&self) -> Option<u64> {
+        Some(self.pooled.as_ref()?.id)
+    }
+
+    /// Whether it served a request before.
+    pub(crate) fn is_reused(&self) -> bool {
+        self.reused
+    }
+
+    pub(crate) fn request(&mut self, head: &RequestHead, end: bool) -> Result<(), UpstreamReset> {
+        self.connection()?.request(head, end)
+    }
+
+    pub(crate) fn data(&mut self, data: Bytes) {
+        if let Ok(connection) = self.connection() {
+            connection.data(data);
+        }
+    }
+
+    pub(crate) fn finish(&mut self, trailers: Option<HeaderMap>) {
+        if let Ok(connection) = self.connection() {
+            connection.finish(trailers);
+        }
+    }
+
+    pub(crate) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), UpstreamReset>> {
+        match self.connection() {
+            Ok(connection) => connection.poll_room(cx),
+            Err(reset) => Poll::Ready(Err(reset)),
+        }
+    }
+
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), UpstreamReset>> {
+        match self.connection() {
+            Ok(connection) => connection.poll_flush(cx),
+            Err(reset) => Poll::Ready(Err(reset)),
+        }
+    }
+
+    pub(crate) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<UpstreamEvent, UpstreamReset>> {
+        match self.connection() {
+            Ok(connection) => connection.poll_event(cx),
+            Err(reset) => Poll::Ready(Err(reset)),
+        }
+    }
+
+    pub(crate) fn wire(&self) -> WireBytes {
+        self.pooled.as_ref().map(|pooled| pooled.connection.wire()).unwrap_or_default()
+    }
+}
+
+impl Drop for Http1Lease {
+    fn drop(&mut self) {
+        let Some(pooled) = self.pooled.take() else { return };
+        let http = &self.pool.cluster.http;
+        let stats = self.pool.cluster.stats.traffic.here();
+        let wire = pooled.connection.wire();
+        stats.upstream_cx_rx_bytes_total.add(wire.received);
+        stats.upstream_cx_tx_bytes_total.add(wire.sent);
+        let is_worn =
+            http.max_requests_per_connection.is_some_and(|limit| pooled.connection.exchanges() >= limit);
+        if !pooled.connection.is_reusable() {
+            if pooled.connection.is_finished() {
+                stats.upstream_cx_close_notify.inc();
+            }
+            stats.upstream_cx_destroy_local.inc();
+        } else if is_worn {
+            stats.upstream_cx_max_requests.inc();
+            stats.upstream_cx_destroy_local.inc();
+        } else if self.pool.draining.get() {
+            stats.upstream_cx_destroy_local.inc();
+        } else {
+            self.pool.http1.put(pooled);
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! Workers: one thread and one runtime each, nothing shared on the way of a request.
+//!
+//! A worker owns its listeners' connections, its pools and its balancers. The main thread talks to it through a mailbox;
+//! a snapshot is installed as a whole between two turns of the loop, so a request never sees half an update.
+
+use std::cell::RefCell;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use proxy_core::config::BuildEnv;
+use proxy_core::stats::{ShardId, set_shard};
+use tokio::sync::mpsc;
+
+use crate::http::Context;
+use crate::listener::accept::{Accepted, Bound, GlobalConnections, ListenerTag, Listeners, SharedListener};
+use crate::listener::config::Listener;
+use crate::local::drain::{DrainStrategy, ProcessDrain};
+use crate::local::timers;
+use crate::router::{RouteTable, Routes};
+use crate::upstream::cluster::Cluster;
+use crate::upstream::pool::Clusters;
+
+/// What the data plane does, immutable; indexed by the slots of [`proxy_core::names::Names`].
+#[derive(Clone, Default)]
+pub struct Snapshot {
+    /// Clusters by slot.
+    pub clusters: Vec<Option<Arc<Cluster>>>,
+    /// Route tables of RDS by slot.
+    pub routes: Vec<Option<Arc<RouteTable>>>,
+}
+
+/// A message from the main thread, or from another worker.
+enum Message {
+    Snapshot(Arc<Snapshot>),
+    HostsChanged(usize),
+    AddListener { tag: ListenerTag, config: Arc<Listener>, shared: Arc<SharedListener>, sockets: Vec<Bound> },
+    UpdateChains { tag: ListenerTag, config: Arc<Listener> },
+    StopListener(ListenerTag),
+    RemoveListener(ListenerTag),
+    Accepted(ListenerTag, Accepted),
+    Shutdown,
+}
+
+/// The workers of the process, as the main thread sees them.
+pub struct Workers {
+    mailboxes: Arc<[mpsc::UnboundedSender<Message>]>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// What every worker starts with.
+pub struct WorkerSetup {
+    /// The process.
+    pub env: Arc<BuildEnv>,
+    /// Drain state of the process.
+    pub drain: Arc<ProcessDrain>,
+    /// Limit of connections of the process.
+    pub connections: Arc<GlobalConnections>,
+}
+
+impl Workers {
+    /// Starts `count` workers.
+    ///
+    /// # Errors
+    /// A thread or its runtime could not be made.
+    pub fn start(count: usize, setup: &Arc<WorkerSetup>) -> io::Result<Self> {
+        let (senders, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::unbounded_channel()).unzip();
+        let mailboxes: Arc<[_]> = senders.into();
+        let mut threads = Vec::with_capacity(count);
+        for (index, receiver) in receivers.into_iter().enumerate() {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().event_interval(61).build()?;
+            let setup = setup.clone();
+            let mailboxes = mailboxes.clone();
+            let thread = std::thread::Builder::new().name(format!("wrk:{index}")).spawn(move || {
+                set_shard(ShardId(u16::try_from(index + 1).unwrap_or(u16::MAX)));
+                let local = tokio::task::LocalSet::new();
+                local.block_on(&runtime, run(index, &setup, mailboxes, receiver));
+            })?;
+            threads.push(thread);
+        }
+        Ok(Self { mailboxes, threads })
+    }
+
+    /// Number of workers.
+    pub fn count(&self) -> usize {
+        self.mailboxes.len()
+    }
+
+    /// Has every worker install `snapshot`.
+    pub fn publish(&self, snapshot: &Arc<Snapshot>) {
+        self.tell(|| Message::Snapshot(snapshot.clone()));
+    }
+
+    /// Tells every worker that the hosts of the cluster in `slot` changed.
+    pub fn hosts_changed(&self, slot: usize) {
+        self.tell(|| Message::HostsChanged(slot));
+    }
+
+    /// Adds a listener; `sockets` has the sockets of each worker.
+    pub fn add_listener(
+        &self,
+        tag: ListenerTag,
+        config: &Arc<Listener>,
+        shared: &Arc<SharedListener>,
+        sockets: Vec<Vec<Bound>>,
+    ) {
+        for (mailbox, sockets) in self.mailboxes.iter().zip(sockets) {
+            let _ = mailbox.send(Message::AddListener {
+                tag,
+                config: config.clone(),
+                shared: shared.clone(),
+                sockets,
+            });
+        }
+    }
+
+    /// Gives a listener new filter chains, in place.
+    pub fn update_chains(&self, tag: ListenerTag, config: &Arc<Listener>) {
+        self.tell(|| Message::UpdateChains { tag, config: config.clone() });
+    }
+
+    /// Stops a listener from accepting; what is connected stays.
+    pub fn stop_listener(&self, tag: ListenerTag) {
+        self.tell(|| Message::StopListener(tag));
+    }
+
+    /// Removes a listener and drains what is connected.
+    pub fn remove_listener(&self, tag: ListenerTag) {
+        self.tell(|| Message::RemoveListener(tag));
+    }
+
+    /// Ends all workers and what is on them, at once.
+    pub fn shutdown(self) {
+        self.tell(|| Message::Shutdown);
+        for thread in self.threads {
+            let _ = thread.join();
+        }
+    }
+
+    fn tell(&self, message: impl Fn() -> Message) {
+        for mailbox in self.mailboxes.iter() {
+            let _ = mailbox.send(message());
+        }
+    }
+}
+
+async fn run(
+    index: usize,
+    setup: &Arc<WorkerSetup>,
+    mailboxes: Arc<[mpsc::UnboundedSender<Message>]>,
+    mut mailbox: mpsc::UnboundedReceiver<Message>,
+) {
+    let clusters = Rc::new(Clusters::default());
+    let routes = Rc::new(Routes::default());
+    let context = Rc::new(Context {
+        env: setup.env.clone(),
+        clusters: clusters.clone(),
+        routes: routes.clone(),
+        drain: setup.drain.clone(),
+        random: RefCell::new(fastrand::Rng::new()),
+    });
+    let hand_over = move |worker: usize, tag, accepted| {
+        if let Some(mailbox) = mailboxes.get(worker) {
+            let _ = mailbox.send(Message::Accepted(tag, accepted));
+        }
+    };
+    let listeners = Listeners::new(context, index, setup.connections.clone(), Box::new(hand_over));
+    tokio::task::spawn_local(timers::drive());
+    let sweeping = clusters.clone();
+    tokio::task::spawn_local(async move { sweeping.sweep().await });
+    let (drain_time, strategy): (Duration, DrainStrategy) = (setup.drain.time(), setup.drain.strategy());
+    while let Some(message) = mailbox.recv().await {
+        match message {
+            Message::Snapshot(snapshot) => {
+                clusters.install(&snapshot.clusters);
+                routes.install(&snapshot.routes);
+            }
+            Message::HostsChanged(slot) => clusters.hosts_changed(slot),
+            Message::AddListener { tag, config, shared, sockets } => {
+                listeners.add(tag, config, shared, sockets)
+            }
+            Message::UpdateChains { tag, config } => {
+                listeners.update_chains(tag, &config, drain_time, strategy);
+            }
+            Message::StopListener(tag) => listeners.stop(tag),
+            Message::RemoveListener(tag) => listeners.remove(tag, drain_time, strategy),
+            Message::Accepted(tag, accepted) => listeners.take_over(tag, accepted),
+            Message::Shutdown => break,
+        }
+    }
+}
