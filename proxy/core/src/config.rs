@@ -147,7 +147,15 @@ impl<'a> BuildCx<'a> {
 
     /// The full name and the payload of what `any` holds, a `TypedStruct` unwrapped.
     pub fn unpack(&mut self, any: &prost_types::Any) -> Result<(String, Vec<u8>), Rejected> {
-        Ok((crate::extension::message_name(&any.type_url).to_owned(), any.value.clone()))
+        match xds_api::any::resolve(any) {
+            Ok((url, payload)) => Ok((crate::extension::message_name(&url).to_owned(), payload.into_owned())),
+            Err(errors) => {
+                for error in errors.0 {
+                    self.reject(error.to_string());
+                }
+                Err(Rejected)
+            }
+        }
     }
 
     /// Whether anything was found wrong so far.

@@ -41,6 +41,7 @@ fn metadata(name: &str) -> Metadata {
 
 fn connection() -> ConnectionInfo {
     ConnectionInfo {
+        secure: false,
         id: 198,
         start: Instant::now(),
         direct_remote: address("127.0.0.1:48522"),

@@ -48,6 +48,7 @@ fn info() -> StreamInfo {
     let now = Instant::now();
     let address = Address::from(std::net::SocketAddr::from(([127, 0, 0, 1], 1)));
     let connection = ConnectionInfo {
+        secure: false,
         id: 0,
         start: now,
         direct_remote: address.clone(),

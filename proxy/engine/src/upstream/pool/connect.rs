@@ -92,7 +92,8 @@ pub(crate) async fn connect(mut guard: ConnectionGuard) -> Result<ConnectedSocke
     let attempt = async {
         let mut last = None;
         for address in cluster.socket_options().addresses(&pool.host) {
-            match socket::connect(address, cluster.socket_options().connect_options(address)).await {
+            let options = cluster.socket_options().connect_options(&address);
+            match socket::connect(&address, options).await {
                 Ok(socket) => return Ok(socket),
                 Err(error) => last = Some(error),
             }
