@@ -69,22 +69,23 @@ impl RequestMessage<'_> {
     pub fn encode(&self, out: &mut BytesMut) -> Result<BodyEncoder, EncodeError> {
         let head = self.head;
         let connect = head.method == Method::CONNECT;
-        let target = if connect { head.authority.as_str() } else { head.path.as_str() };
-        if target.is_empty() || !is_valid_path(target.as_bytes()) {
+        let authority = head.authority.as_bytes();
+        let target = if connect { authority } else { head.path.as_bytes() };
+        if target.is_empty() || !is_valid_path(target) {
             return Err(EncodeError::InvalidPath);
         }
-        if !is_valid_authority(head.authority.as_str().as_bytes()) {
+        if !is_valid_authority(authority) {
             return Err(EncodeError::InvalidAuthority);
         }
         let upgrade = head.upgrade.as_ref().map(|protocol| protocol.as_str());
         check_upgrade(upgrade)?;
-        out.reserve(estimate(&head.headers) + target.len() + head.authority.len());
+        out.reserve(estimate(&head.headers) + target.len() + authority.len());
         out.put_slice(head.method.as_str().as_bytes());
         out.put_u8(b' ');
-        out.put_slice(target.as_bytes());
+        out.put_slice(target);
         out.put_slice(b" HTTP/1.1\r\n");
         let mut fields = FieldWriter { keys: self.keys, out };
-        fields.put("host", head.authority.as_bytes());
+        fields.put("host", authority);
         let framing = match self.framing {
             _ if connect => BodyFraming::UntilClose,
             BodyFraming::None if !no_length_expected(&head.method) && upgrade.is_none() => {
