@@ -5,6 +5,10 @@ pub mod circuit_breaker;
 pub mod cluster;
 pub mod discovery;
 pub mod dns;
+pub mod fields;
 pub mod http_options;
 pub mod pool;
 pub mod socket_options;
+
+#[cfg(test)]
+mod tests;

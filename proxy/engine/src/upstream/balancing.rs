@@ -154,7 +154,7 @@ impl Balancing {
                 let proto: policies::round_robin::v3::RoundRobin = decode(&any.value, cx)?;
                 cx.reject_if(proto.slow_start_config.is_some(), "slow_start_config", NO_SLOW_START)?;
                 self.policy = Policy::RoundRobin;
-                self.locality(proto.locality_lb_config.as_ref(), cx)?;
+                self.locality(proto.locality_lb_config.as_ref());
             }
             LEAST_REQUEST => {
                 let proto: policies::least_request::v3::LeastRequest = decode(&any.value, cx)?;
@@ -163,7 +163,7 @@ impl Balancing {
             RANDOM => {
                 let proto: policies::random::v3::Random = decode(&any.value, cx)?;
                 self.policy = Policy::Random;
-                self.locality(proto.locality_lb_config.as_ref(), cx)?;
+                self.locality(proto.locality_lb_config.as_ref());
             }
             WRR_LOCALITY => {
                 let proto: policies::wrr_locality::v3::WrrLocality = decode(&any.value, cx)?;
@@ -188,23 +188,17 @@ impl Balancing {
         let full_scan = proto.selection_method == SelectionMethod::FullScan as i32
             || proto.enable_full_scan.unwrap_or(false);
         self.policy = least_request(proto.choice_count, full_scan, proto.active_request_bias.as_ref(), cx)?;
-        self.locality(proto.locality_lb_config.as_ref(), cx)
+        self.locality(proto.locality_lb_config.as_ref());
+        Ok(())
     }
 
-    fn locality(&mut self, proto: Option<&LocalityLbConfig>, cx: &mut BuildCx<'_>) -> Result<(), Rejected> {
+    fn locality(&mut self, proto: Option<&LocalityLbConfig>) {
         use locality_lb_config::LocalityConfigSpecifier as Kind;
         match proto.and_then(|proto| proto.locality_config_specifier.as_ref()) {
             Some(Kind::LocalityWeightedLbConfig(_)) => self.locality_weighted = true,
-            Some(Kind::ZoneAwareLbConfig(zone)) => {
-                self.fail_on_panic = zone.fail_traffic_on_panic;
-                let reason = "zone aware routing is not available yet";
-                cx.at("locality_lb_config", |cx| {
-                    cx.reject_if(zone.force_local_zone.is_some(), "force_local_zone", reason)
-                })?;
-            }
+            Some(Kind::ZoneAwareLbConfig(zone)) => self.fail_on_panic = zone.fail_traffic_on_panic,
             None => {}
         }
-        Ok(())
     }
 }
 

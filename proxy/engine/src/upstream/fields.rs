@@ -1,0 +1,514 @@
+//! What is done with each field of the messages that make a cluster.
+
+use proxy_core::config::{FieldUse, MessageFields};
+
+use FieldUse::{Ignored, Rejected, Used};
+
+const LATER_TLS: FieldUse = Rejected("TLS to upstream hosts is not available yet");
+const LATER_HASHING: &str = "consistent hashing is not available yet, and its policies are refused";
+const LATER_HEALTH: FieldUse = Rejected("active health checks are not available yet");
+const WITH_HEALTH_CHECKS: FieldUse =
+    Ignored("takes effect with active health checks only, which are refused");
+const NO_SLOW_START: FieldUse = Rejected("slow start is not available yet");
+const NO_REPORTS: FieldUse = Ignored("load reports are sent with load_stats_config only, which is refused");
+const NO_LOCAL_CLUSTER: FieldUse = Ignored("without a local cluster, Envoy does not route by zone either");
+const WITH_TLS: FieldUse = Ignored("takes effect with TLS only, which is refused");
+const SERVER_SIDE: FieldUse = Ignored("concerns requests from clients, not responses of hosts");
+const NO_HTTP3: FieldUse = Rejected("HTTP/3 is not available");
+
+/// Every field of the messages that this module reads.
+pub const FIELDS: &[MessageFields] = &[
+    (
+        "envoy.config.cluster.v3.Cluster",
+        &[
+            ("transport_socket_matches", LATER_TLS),
+            ("transport_socket_matcher", LATER_TLS),
+            ("name", Used),
+            ("alt_stat_name", Used),
+            ("stats_matcher", Rejected("statistics are filtered by the bootstrap's stats_config only")),
+            ("type", Used),
+            ("cluster_type", Used),
+            ("eds_cluster_config", Used),
+            ("connect_timeout", Used),
+            ("per_connection_buffer_limit_bytes", Used),
+            ("per_connection_buffer_high_watermark_timeout", Rejected("not available yet")),
+            ("lb_policy", Used),
+            ("load_assignment", Used),
+            ("health_checks", LATER_HEALTH),
+            ("max_requests_per_connection", Used),
+            ("circuit_breakers", Used),
+            ("upstream_http_protocol_options", WITH_TLS),
+            ("common_http_protocol_options", Used),
+            ("http_protocol_options", Used),
+            ("http2_protocol_options", Used),
+            ("typed_extension_protocol_options", Used),
+            ("dns_refresh_rate", Used),
+            ("dns_jitter", Used),
+            ("dns_failure_refresh_rate", Used),
+            ("respect_dns_ttl", Used),
+            ("dns_lookup_family", Used),
+            ("dns_resolvers", Used),
+            ("use_tcp_for_dns_lookups", Used),
+            ("dns_resolution_config", Used),
+            ("typed_dns_resolver_config", Used),
+            ("wait_for_warm_on_init", Used),
+            ("outlier_detection", Rejected("outlier detection is not available yet")),
+            ("cleanup_interval", Ignored("concerns ORIGINAL_DST clusters only, which are refused")),
+            ("upstream_bind_config", Used),
+            ("lb_subset_config", Used),
+            ("ring_hash_lb_config", Ignored(LATER_HASHING)),
+            ("maglev_lb_config", Ignored(LATER_HASHING)),
+            ("original_dst_lb_config", Ignored("concerns ORIGINAL_DST clusters only, which are refused")),
+            ("least_request_lb_config", Used),
+            ("round_robin_lb_config", Used),
+            ("common_lb_config", Used),
+            ("transport_socket", Used),
+            ("metadata", Used),
+            ("protocol_selection", Used),
+            ("upstream_connection_options", Used),
+            ("close_connections_on_host_health_failure", WITH_HEALTH_CHECKS),
+            ("ignore_health_on_host_removal", WITH_HEALTH_CHECKS),
+            ("filters", Rejected("upstream network filters are not available yet")),
+            ("load_balancing_policy", Used),
+            ("lrs_server", NO_REPORTS),
+            ("lrs_report_endpoint_metrics", NO_REPORTS),
+            ("track_timeout_budgets", Used),
+            ("upstream_config", Used),
+            ("track_cluster_stats", Used),
+            ("preconnect_policy", Rejected("connections are not made ahead of time yet")),
+            ("connection_pool_per_downstream_connection", Rejected("not available yet")),
+            ("queuing_policies", Rejected("not available yet")),
+        ],
+    ),
+    ("envoy.config.cluster.v3.Cluster.CustomClusterType", &[("name", NAMES), ("typed_config", Used)]),
+    ("envoy.config.cluster.v3.Cluster.EdsClusterConfig", &[("eds_config", Used), ("service_name", Used)]),
+    (
+        "envoy.config.cluster.v3.Cluster.LbSubsetConfig",
+        &[
+            ("fallback_policy", WITHOUT_SELECTORS),
+            ("default_subset", WITHOUT_SELECTORS),
+            ("subset_selectors", Rejected("subsets of hosts are not available yet")),
+            ("locality_weight_aware", WITHOUT_SELECTORS),
+            ("scale_locality_weight", WITHOUT_SELECTORS),
+            ("panic_mode_any", WITHOUT_SELECTORS),
+            ("list_as_any", WITHOUT_SELECTORS),
+            ("metadata_fallback_policy", WITHOUT_SELECTORS),
+        ],
+    ),
+    ("envoy.config.cluster.v3.Cluster.RoundRobinLbConfig", &[("slow_start_config", NO_SLOW_START)]),
+    (
+        "envoy.config.cluster.v3.Cluster.LeastRequestLbConfig",
+        &[("choice_count", Used), ("active_request_bias", Used), ("slow_start_config", NO_SLOW_START)],
+    ),
+    ("envoy.config.cluster.v3.Cluster.RefreshRate", &[("base_interval", Used), ("max_interval", Used)]),
+    (
+        "envoy.config.cluster.v3.Cluster.CommonLbConfig",
+        &[
+            ("healthy_panic_threshold", Used),
+            ("zone_aware_lb_config", Used),
+            ("locality_weighted_lb_config", Used),
+            ("update_merge_window", Ignored("updates take effect at once")),
+            ("ignore_new_hosts_until_first_hc", WITH_HEALTH_CHECKS),
+            ("close_connections_on_host_set_change", Used),
+            ("consistent_hashing_lb_config", Ignored(LATER_HASHING)),
+            ("override_host_status", Ignored("takes effect with host overrides only, which are refused")),
+        ],
+    ),
+    (
+        "envoy.config.cluster.v3.Cluster.CommonLbConfig.ZoneAwareLbConfig",
+        &[
+            ("routing_enabled", NO_LOCAL_CLUSTER),
+            ("min_cluster_size", NO_LOCAL_CLUSTER),
+            ("fail_traffic_on_panic", Used),
+        ],
+    ),
+    ("envoy.config.cluster.v3.Cluster.CommonLbConfig.LocalityWeightedLbConfig", &[]),
+    ("envoy.config.cluster.v3.CircuitBreakers", &[("thresholds", Used), ("per_host_thresholds", Used)]),
+    (
+        "envoy.config.cluster.v3.CircuitBreakers.Thresholds",
+        &[
+            ("priority", Used),
+            ("max_connections", Used),
+            ("max_pending_requests", Used),
+            ("max_requests", Used),
+            ("max_retries", Used),
+            ("retry_budget", Rejected("retries are not available yet")),
+            ("track_remaining", Used),
+            ("max_connection_pools", Used),
+        ],
+    ),
+    ("envoy.config.cluster.v3.LoadBalancingPolicy", &[("policies", Used)]),
+    ("envoy.config.cluster.v3.LoadBalancingPolicy.Policy", &[("typed_extension_config", Used)]),
+    (
+        "envoy.config.cluster.v3.TrackClusterStats",
+        &[
+            ("timeout_budgets", Used),
+            ("request_response_sizes", Used),
+            ("per_endpoint_stats", Rejected("statistics of single hosts are in /clusters only")),
+        ],
+    ),
+    (
+        "envoy.config.cluster.v3.UpstreamConnectionOptions",
+        &[
+            ("tcp_keepalive", Used),
+            ("set_local_interface_name_on_upstream_connections", Rejected("not available yet")),
+            ("happy_eyeballs_config", Used),
+        ],
+    ),
+    (
+        "envoy.config.cluster.v3.UpstreamConnectionOptions.HappyEyeballsConfig",
+        &[("first_address_family_version", Used), ("first_address_family_count", Used)],
+    ),
+    (
+        "envoy.config.endpoint.v3.ClusterLoadAssignment",
+        &[
+            ("cluster_name", Used),
+            ("endpoints", Used),
+            ("named_endpoints", Rejected("named endpoints are not available")),
+            ("policy", Used),
+        ],
+    ),
+    (
+        "envoy.config.endpoint.v3.ClusterLoadAssignment.Policy",
+        &[
+            ("drop_overloads", Used),
+            ("overprovisioning_factor", Used),
+            ("endpoint_stale_after", Used),
+            ("weighted_priority_health", Used),
+        ],
+    ),
+    (
+        "envoy.config.endpoint.v3.ClusterLoadAssignment.Policy.DropOverload",
+        &[("category", Used), ("drop_percentage", Used)],
+    ),
+    (
+        "envoy.config.endpoint.v3.LocalityLbEndpoints",
+        &[
+            ("locality", Used),
+            ("metadata", Ignored("nothing that is available reads the metadata of a locality")),
+            ("lb_endpoints", Used),
+            ("load_balancer_endpoints", Rejected("lists of endpoints are not available")),
+            ("leds_cluster_locality_config", Rejected("LEDS is not available")),
+            ("load_balancing_weight", Used),
+            ("priority", Used),
+            ("proximity", Ignored("Envoy does not read it either")),
+        ],
+    ),
+    (
+        "envoy.config.endpoint.v3.LbEndpoint",
+        &[
+            ("endpoint", Used),
+            ("endpoint_name", Rejected("named endpoints are not available")),
+            ("health_status", Used),
+            ("metadata", Used),
+            ("load_balancing_weight", Used),
+        ],
+    ),
+    (
+        "envoy.config.endpoint.v3.Endpoint",
+        &[
+            ("address", Used),
+            ("health_check_config", WITH_HEALTH_CHECKS),
+            ("hostname", Used),
+            ("additional_addresses", Used),
+            ("observability_name", Ignored("names statistics of single hosts, which are refused")),
+        ],
+    ),
+    ("envoy.config.endpoint.v3.Endpoint.AdditionalAddress", &[("address", Used)]),
+    ("envoy.config.core.v3.Locality", &[("region", Used), ("zone", Used), ("sub_zone", Used)]),
+    ("envoy.config.core.v3.TransportSocket", &[("name", NAMES), ("typed_config", Used)]),
+    ("envoy.config.core.v3.RuntimeDouble", &[("default_value", Used), ("runtime_key", Used)]),
+    (
+        "envoy.config.core.v3.BindConfig",
+        &[
+            ("source_address", Used),
+            ("freebind", Used),
+            ("socket_options", Used),
+            ("extra_source_addresses", Used),
+            ("additional_source_addresses", Used),
+            ("local_address_selector", Used),
+            ("validate_network_namespaces", Rejected("network namespaces are not available")),
+        ],
+    ),
+    ("envoy.config.core.v3.ExtraSourceAddress", &[("address", Used), ("socket_options", Used)]),
+    ("envoy.config.core.v3.SocketOptionsOverride", &[("socket_options", Used)]),
+    (
+        "envoy.config.core.v3.SocketOption",
+        &[
+            ("description", Ignored("is a comment")),
+            ("level", Used),
+            ("name", Used),
+            ("int_value", Used),
+            ("buf_value", Used),
+            ("state", Used),
+            ("type", Used),
+            ("ip_version", Used),
+        ],
+    ),
+    ("envoy.config.core.v3.SocketOption.SocketType", &[("stream", Used), ("datagram", Used)]),
+    ("envoy.config.core.v3.SocketOption.SocketType.Stream", &[]),
+    ("envoy.config.core.v3.SocketOption.SocketType.Datagram", &[]),
+    (
+        "envoy.config.core.v3.TcpKeepalive",
+        &[("keepalive_probes", Used), ("keepalive_time", Used), ("keepalive_interval", Used)],
+    ),
+    (
+        "envoy.extensions.clusters.dns.v3.DnsCluster",
+        &[
+            ("dns_refresh_rate", Used),
+            ("dns_failure_refresh_rate", Used),
+            ("respect_dns_ttl", Used),
+            ("dns_jitter", Used),
+            ("typed_dns_resolver_config", Used),
+            ("dns_lookup_family", Used),
+            ("all_addresses_in_single_endpoint", Used),
+            ("dns_min_refresh_rate", Used),
+        ],
+    ),
+    (
+        "envoy.extensions.clusters.dns.v3.DnsCluster.RefreshRate",
+        &[("base_interval", Used), ("max_interval", Used)],
+    ),
+    ("envoy.config.core.v3.DnsResolutionConfig", &[("resolvers", Used), ("dns_resolver_options", Used)]),
+    (
+        "envoy.config.core.v3.DnsResolverOptions",
+        &[("use_tcp_for_dns_lookups", Used), ("no_default_search_domain", Used)],
+    ),
+    (
+        "envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig",
+        &[
+            ("resolvers", Used),
+            ("use_resolvers_as_fallback", Used),
+            ("filter_unroutable_families", Rejected("not available")),
+            ("dns_resolver_options", Used),
+            ("udp_max_queries", OWN_SOCKET),
+            ("query_timeout_seconds", Used),
+            ("query_tries", Used),
+            ("rotate_nameservers", Used),
+            ("edns0_max_payload_size", Ignored("the resolver chooses a size that is not fragmented")),
+            ("max_udp_channel_duration", OWN_SOCKET),
+            ("reinit_channel_on_timeout", OWN_SOCKET),
+            ("qcache_max_ttl", Used),
+        ],
+    ),
+    (
+        "envoy.extensions.network.dns_resolver.getaddrinfo.v3.GetAddrInfoDnsResolverConfig",
+        &[
+            ("num_retries", Ignored("a failed lookup is repeated at the failure refresh rate")),
+            ("num_resolver_threads", OWN_THREADS),
+        ],
+    ),
+    (
+        "envoy.extensions.network.dns_resolver.hickory.v3.HickoryDnsResolverConfig",
+        &[
+            ("resolvers", Used),
+            ("dns_over_tls", Rejected("DNS over TLS is not available")),
+            ("dns_over_https", Rejected("DNS over HTTPS is not available")),
+            ("enable_dnssec", Rejected("DNSSEC is not available")),
+            ("cache_size", Used),
+            ("num_resolver_threads", OWN_THREADS),
+            ("use_system_config", Used),
+            ("query_timeout", Used),
+            ("query_tries", Used),
+        ],
+    ),
+    (
+        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+        &[
+            ("common_http_protocol_options", Used),
+            ("upstream_http_protocol_options", WITH_TLS),
+            ("explicit_http_config", Used),
+            ("use_downstream_protocol_config", Used),
+            ("auto_config", Rejected("needs TLS with ALPN, which is not available yet")),
+            ("http_filters", Used),
+            ("header_validation_config", Rejected("header validators are not available")),
+            ("outlier_detection", Rejected("outlier detection is not available yet")),
+            ("request_mirror_policies", Rejected("mirroring is not available yet")),
+            ("hash_policy", Rejected("consistent hashing is not available yet")),
+            ("retry_policy", Rejected("retries are not available yet")),
+        ],
+    ),
+    (
+        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions.ExplicitHttpConfig",
+        &[
+            ("http_protocol_options", Used),
+            ("http2_protocol_options", Used),
+            ("http3_protocol_options", NO_HTTP3),
+        ],
+    ),
+    (
+        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions.UseDownstreamHttpConfig",
+        &[
+            ("http_protocol_options", Used),
+            ("http2_protocol_options", Used),
+            ("http3_protocol_options", NO_HTTP3),
+        ],
+    ),
+    (
+        "envoy.extensions.upstreams.tcp.v3.TcpProtocolOptions",
+        &[("idle_timeout", Ignored("connections for TCP are made when needed, none is idle in a pool"))],
+    ),
+    (
+        "envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin",
+        &[("slow_start_config", NO_SLOW_START), ("locality_lb_config", Used)],
+    ),
+    (
+        "envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest",
+        &[
+            ("choice_count", Used),
+            ("active_request_bias", Used),
+            ("slow_start_config", NO_SLOW_START),
+            ("locality_lb_config", Used),
+            ("enable_full_scan", Used),
+            ("selection_method", Used),
+        ],
+    ),
+    ("envoy.extensions.load_balancing_policies.random.v3.Random", &[("locality_lb_config", Used)]),
+    (
+        "envoy.extensions.load_balancing_policies.wrr_locality.v3.WrrLocality",
+        &[("endpoint_picking_policy", Used)],
+    ),
+    (
+        "envoy.extensions.load_balancing_policies.common.v3.LocalityLbConfig",
+        &[("zone_aware_lb_config", Used), ("locality_weighted_lb_config", Used)],
+    ),
+    (
+        "envoy.extensions.load_balancing_policies.common.v3.LocalityLbConfig.ZoneAwareLbConfig",
+        &[
+            ("routing_enabled", NO_LOCAL_CLUSTER),
+            ("min_cluster_size", NO_LOCAL_CLUSTER),
+            ("fail_traffic_on_panic", Used),
+            ("force_locality_direct_routing", NO_LOCAL_CLUSTER),
+            ("force_local_zone", NO_LOCAL_CLUSTER),
+            ("locality_basis", NO_LOCAL_CLUSTER),
+        ],
+    ),
+    ("envoy.extensions.load_balancing_policies.common.v3.LocalityLbConfig.LocalityWeightedLbConfig", &[]),
+];
+
+const NAMES: FieldUse = Ignored("extensions are found by type, not by name");
+const WITHOUT_SELECTORS: FieldUse = Ignored("takes effect with subset_selectors only, which are refused");
+const OWN_SOCKET: FieldUse = Ignored("every query has a socket of its own");
+const OWN_THREADS: FieldUse = Ignored("lookups run on the process's own threads");
+
+/// The same for the HTTP options that clusters share with the connection manager, as far as clusters go.
+///
+/// A field that either side honours is honoured.
+pub const SHARED_FIELDS: &[MessageFields] = &[
+    (
+        "envoy.config.core.v3.UpstreamHttpProtocolOptions",
+        &[("auto_sni", WITH_TLS), ("auto_san_validation", WITH_TLS), ("override_auto_sni_header", WITH_TLS)],
+    ),
+    (
+        "envoy.config.core.v3.HttpProtocolOptions",
+        &[
+            ("idle_timeout", Used),
+            ("max_connection_duration", Used),
+            ("max_connection_duration_jitter", Used),
+            ("max_headers_count", Used),
+            ("max_response_headers_kb", Used),
+            ("max_stream_duration", Used),
+            ("headers_with_underscores_action", SERVER_SIDE),
+            ("max_requests_per_connection", Used),
+        ],
+    ),
+    (
+        "envoy.config.core.v3.Http1ProtocolOptions",
+        &[
+            ("allow_absolute_url", SERVER_SIDE),
+            ("accept_http_10", SERVER_SIDE),
+            ("default_host_for_http_10", SERVER_SIDE),
+            ("header_key_format", Used),
+            ("enable_trailers", Used),
+            ("allow_chunked_length", Used),
+            ("override_stream_error_on_invalid_http_message", Used),
+            ("send_fully_qualified_url", Used),
+            ("use_balsa_parser", Ignored("there is one parser")),
+            ("allow_custom_methods", SERVER_SIDE),
+            ("ignore_http_11_upgrade", SERVER_SIDE),
+        ],
+    ),
+    (
+        "envoy.config.core.v3.Http1ProtocolOptions.HeaderKeyFormat",
+        &[("proper_case_words", Used), ("stateful_formatter", Used)],
+    ),
+    ("envoy.config.core.v3.Http1ProtocolOptions.HeaderKeyFormat.ProperCaseWords", &[]),
+    (
+        "envoy.config.core.v3.Http2ProtocolOptions",
+        &[
+            ("hpack_table_size", Used),
+            ("max_concurrent_streams", Used),
+            ("initial_stream_window_size", Used),
+            ("initial_connection_window_size", Used),
+            ("allow_connect", Used),
+            ("allow_metadata", Rejected("METADATA frames are not available")),
+            ("max_outbound_frames", Used),
+            ("max_outbound_control_frames", Used),
+            ("max_consecutive_inbound_frames_with_empty_payload", Used),
+            ("max_inbound_priority_frames_per_stream", Used),
+            ("max_inbound_window_update_frames_per_data_frame_sent", Used),
+            ("stream_error_on_invalid_http_messaging", Used),
+            ("override_stream_error_on_invalid_http_message", Used),
+            ("custom_settings_parameters", Rejected("custom SETTINGS are not available")),
+            ("connection_keepalive", Used),
+            ("use_oghttp2_codec", Ignored("there is one codec")),
+            ("max_metadata_size", Ignored("concerns METADATA frames only, which are refused")),
+            ("enable_huffman_encoding", Rejected("Huffman coding is always on")),
+            (
+                "max_header_field_size_kb",
+                Rejected("the size of a whole head is limited, not that of a field"),
+            ),
+            ("disallow_obs_text", Rejected("not available yet")),
+            ("stream_reset_burst", Rejected("the limit on resets is built in")),
+            ("stream_reset_rate", Rejected("the limit on resets is built in")),
+        ],
+    ),
+    (
+        "envoy.config.core.v3.KeepaliveSettings",
+        &[
+            ("interval", Used),
+            ("timeout", Used),
+            ("interval_jitter", Used),
+            ("connection_idle_interval", Used),
+        ],
+    ),
+];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use prost::Message;
+    use prost_types::{DescriptorProto, FileDescriptorSet};
+
+    use super::*;
+
+    fn collect(prefix: &str, message: &DescriptorProto, all: &mut BTreeMap<String, Vec<String>>) {
+        let name = format!("{prefix}.{}", message.name());
+        for nested in &message.nested_type {
+            collect(&name, nested, all);
+        }
+        all.insert(name, message.field.iter().map(|field| field.name().to_owned()).collect());
+    }
+
+    #[test]
+    fn every_field_of_a_listed_message_is_classified_once() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../xds/api/descriptors/envoy-1.40.binpb");
+        let set = FileDescriptorSet::decode(std::fs::read(path).unwrap().as_slice()).unwrap();
+        let mut all = BTreeMap::new();
+        for file in &set.file {
+            for message in &file.message_type {
+                collect(file.package(), message, &mut all);
+            }
+        }
+        let mut seen = std::collections::BTreeSet::new();
+        for (message, fields) in FIELDS.iter().chain(SHARED_FIELDS) {
+            assert!(seen.insert(message), "{message} is listed twice");
+            let mut listed: Vec<&str> = fields.iter().map(|(field, _)| *field).collect();
+            let mut wanted: Vec<&str> = all[*message].iter().map(String::as_str).collect();
+            listed.sort_unstable();
+            wanted.sort_unstable();
+            assert_eq!(listed, wanted, "{message}");
+        }
+    }
+}
