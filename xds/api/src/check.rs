@@ -124,8 +124,7 @@ impl<V: Visitor> Walker<'_, V> {
             return self.unknown(number, format!("no such field: number {number} of {message:?}"));
         };
         let packed = field.is_repeated() && is_packable(field.kind());
-        let expected = wire_type(field.kind());
-        if !(is_a(value, expected) || packed && is_a(value, wire::BYTES)) {
+        if !fits(field, value) {
             return self.unknown(number, format!("no such field: {field:?} has another wire type"));
         }
         self.path.push(Segment::Field(field));
@@ -349,6 +348,12 @@ fn is_a(value: Value<'_>, wire_type: u32) -> bool {
         Value::Fixed32(_) => wire_type == wire::FIXED32,
         Value::Group => false,
     }
+}
+
+/// Whether a value on the wire can belong to a field; if not, decoders treat it as unknown.
+pub(crate) fn fits(field: Field, value: Value<'_>) -> bool {
+    let packed = field.is_repeated() && is_packable(field.kind());
+    is_a(value, wire_type(field.kind())) || packed && is_a(value, wire::BYTES)
 }
 
 pub(crate) fn is_packable(kind: Kind) -> bool {

@@ -2,7 +2,7 @@
 //!
 //! The types are generated at build time from `descriptors/envoy-1.40.binpb`, and so are the tables ([`schema`]) that the
 //! rest works from: [`read`](mod@read) turns YAML and JSON into messages by Envoy's rules, [`check`](mod@check) holds a
-//! message to the constraints of its type and shows what is set in it, [`any`] looks into `google.protobuf.Any`.
+//! message to the constraints of its type and shows what is set in it, [`write`](mod@write) makes JSON of it, [`any`] looks into `google.protobuf.Any`.
 
 pub mod any;
 pub mod check;
@@ -12,6 +12,7 @@ pub mod read;
 pub mod schema;
 mod tree;
 mod wire;
+pub mod write;
 mod yaml;
 
 pub use error::{Error, Errors, Path};

@@ -1,11 +1,14 @@
 //! Configurations of real control planes: read here and by `prost-reflect`, they must give the same message, and the
 //! checker must say what Envoy says.
 
-use prost_reflect::{DescriptorPool, DynamicMessage};
+#![allow(clippy::unwrap_used, reason = "this is a test, helpers included")]
+
+use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
 use xds_api::{
     check::check,
     read::{Options, Source, to_wire},
     schema::Message,
+    write::{JsonOptions, Secrets, to_json},
 };
 
 struct Golden {
@@ -93,5 +96,37 @@ fn the_checker_agrees_with_envoy() {
             }
         };
         assert_eq!(accepted, golden.accepted, "{}", golden.from);
+    }
+}
+
+#[test]
+fn the_writer_agrees_with_prost_reflect() {
+    let pool = pool();
+    for golden in goldens() {
+        let message = Message::find(&golden.type_name).unwrap();
+        let Ok(wire) = to_wire(message, &Source::yaml("", golden.resource.as_bytes()), &Options::default())
+        else {
+            continue;
+        };
+        let mut ours = String::new();
+        let options = JsonOptions { secrets: Secrets::Show, ..JsonOptions::default() };
+        to_json(&golden.type_name, &wire.bytes, &options, &mut ours).unwrap();
+        let descriptor = pool.get_message_by_name(&golden.type_name).unwrap();
+        let theirs = DynamicMessage::decode(descriptor, &wire.bytes[..]).unwrap();
+        let options = SerializeOptions::new().use_proto_field_name(true);
+        let theirs = theirs.serialize_with_options(serde_json::value::Serializer, &options).unwrap();
+        let ours: serde_json::Value = serde_json::from_str(&ours).unwrap();
+        assert!(as_doubles(ours) == as_doubles(theirs), "{}", golden.from);
+    }
+}
+
+/// A `Struct` has no integers, which the two print differently.
+fn as_doubles(value: serde_json::Value) -> serde_json::Value {
+    use serde_json::Value;
+    match value {
+        Value::Number(number) => number.as_f64().into(),
+        Value::Array(values) => values.into_iter().map(as_doubles).collect(),
+        Value::Object(fields) => fields.into_iter().map(|(key, value)| (key, as_doubles(value))).collect(),
+        other => other,
     }
 }
