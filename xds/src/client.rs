@@ -6,6 +6,7 @@
 
 pub mod filesystem;
 pub mod grpc;
+pub mod rest;
 pub mod service;
 
 use std::future::pending;
@@ -151,6 +152,10 @@ enum Incoming {
         type_url: TypeUrl,
         reason: String,
     },
+    /// An attempt to get a response failed; the stream lives on.
+    Failed {
+        type_url: TypeUrl,
+    },
     /// The stream ended.
     Closed(String),
 }
@@ -294,6 +299,7 @@ impl Driver {
             Progress::Incoming(Incoming::Unreadable { type_url, reason }) => {
                 self.protocol.unreadable(&type_url, reason);
             }
+            Progress::Incoming(Incoming::Failed { type_url }) => self.protocol.failed(&type_url),
             Progress::Incoming(Incoming::Response(response)) => {
                 if let Err(reason) = self.protocol.response(now, response) {
                     self.close(now, &reason);

@@ -5,7 +5,7 @@
 //!
 //! * [`protocol`] is the state machine, without sockets or clocks: responses, interest and verdicts in, requests and
 //!   updates out.
-//! * [`client`] drives it with tokio over gRPC and watches configuration files.
+//! * [`client`] drives it with tokio over gRPC or REST and watches configuration files.
 //! * `fake` (feature `testing`) is a scripted management server.
 //!
 //! References: Envoy's xDS protocol documentation ("xDS REST and gRPC protocol") and `envoy.service.discovery.v3`.

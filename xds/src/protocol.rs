@@ -456,6 +456,12 @@ impl Protocol {
         Ok(())
     }
 
+    /// An attempt to get a response of this type failed, while the stream (of polls) goes on.
+    pub fn failed(&mut self, type_url: &TypeUrl) {
+        self.observer.update_failure(type_url);
+        self.observer.update_attempt(type_url);
+    }
+
     /// Something came in place of a response of this type and could not be read. What was delivered stays.
     pub fn unreadable(&mut self, type_url: &TypeUrl, reason: String) {
         let Some(index) = self.find(type_url) else { return };
