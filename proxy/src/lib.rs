@@ -1,1 +1,4 @@
-//! The process: command line, bootstrap, wiring, admin.
+//! The process around the data plane: configuration in, workers out, admin beside.
+
+pub mod bootstrap;
+pub mod server;
