@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use proxy_core::config::{BuildCx, BuildEnv, ConfigError, NodeInfo};
-use proxy_core::extension::access_log::{LogFile, LogFiles};
 use proxy_core::names::Names;
 use proxy_core::runtime::Runtime;
 use proxy_core::stats::{Registry, ShardId, set_shard};
 use proxy_engine::listener::accept::{Bound, GlobalConnections, SharedListener};
 use proxy_engine::listener::config::Listener;
 use proxy_engine::local::drain::{DrainStrategy, ProcessDrain};
+use proxy_engine::log_file::FileLogs;
 use proxy_engine::net::socket;
 use proxy_engine::upstream::cluster::Cluster;
 use proxy_engine::worker::{Snapshot, WorkerSetup, Workers};
@@ -29,13 +29,8 @@ pub struct Settings {
     pub drain_strategy: DrainStrategy,
 }
 
-struct NoLogFiles;
-
-impl LogFiles for NoLogFiles {
-    fn open(&self, _: &str) -> std::io::Result<Arc<dyn LogFile>> {
-        Err(std::io::ErrorKind::Unsupported.into())
-    }
-}
+/// How long a log line may wait for company (Envoy's default of `--file-flush-interval-msec`).
+const LOG_FLUSH_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What the bootstrap's static resources become.
 pub struct Built {
@@ -50,15 +45,16 @@ pub struct Built {
 /// Everything that is wrong, one line each.
 pub fn build(bootstrap: &Bootstrap, settings: &Settings) -> anyhow::Result<Built> {
     let workers = u16::try_from(settings.concurrency).context("too many workers")?;
+    let stats = Registry::new(workers);
     let env = Arc::new(BuildEnv {
         extensions: proxy_extensions::extensions(),
         clusters: Names::default(),
         routes: Names::default(),
         runtime: Arc::new(Runtime::default()),
-        stats: Registry::new(workers),
+        log_files: Arc::new(FileLogs::new(LOG_FLUSH_INTERVAL, &stats)),
+        stats,
         node: NodeInfo::default(),
         concurrency: settings.concurrency,
-        log_files: Arc::new(NoLogFiles),
     });
     let mut cx = BuildCx::new(&env);
     let resources = bootstrap.static_resources.clone().unwrap_or_default();
