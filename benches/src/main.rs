@@ -17,7 +17,6 @@ mod proc;
 mod report;
 
 use std::io::Write;
-use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 
@@ -31,17 +30,7 @@ pub(crate) fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
-fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            say(&format!("error: {error:#}"));
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn run() -> Result<()> {
+fn main() -> Result<()> {
     let options = Options::from_args(std::env::args().skip(1))?;
     proc::raise_file_limit()?;
     let mut report = Report::new(&options)?;

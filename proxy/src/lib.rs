@@ -1,4 +1,3 @@
-//! The process around the data plane: configuration in, workers out, admin beside.
+//! The process: command line, bootstrap, wiring, admin.
 
-pub mod bootstrap;
-pub mod server;
+pub mod admin;

@@ -14,7 +14,6 @@ pub mod grpc;
 pub mod head;
 pub mod headers;
 pub mod local_reply;
-pub mod log_filter;
 pub mod matcher;
 pub mod metadata;
 pub mod names;

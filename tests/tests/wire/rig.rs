@@ -40,7 +40,10 @@ pub(crate) struct Rig {
 
 impl Rig {
     pub(crate) async fn start() -> Result<Self> {
-        let binary = Binary::subject()?;
+        let binary = match std::env::var("SUBJECT").as_deref() {
+            Ok("outrigger") => Binary::outrigger()?,
+            _ => Binary::envoy()?,
+        };
         let upstream = Upstream::start().await?;
         let listeners = [
             HttpListener::new("plain", ROUTES).yaml(),

@@ -62,6 +62,22 @@ impl fmt::Debug for Regex {
     }
 }
 
+/// A regular expression in RE2's dialect that may match any part of a text, as filters of the admin interface do.
+#[derive(Clone, Debug)]
+pub struct Search(engine::Regex);
+
+impl Search {
+    /// Compiles an expression.
+    pub fn new(re2: &str) -> Result<Self, String> {
+        compile(&translate::translate(re2)?).map(Self)
+    }
+
+    /// Whether some part of `value` matches.
+    pub fn is_match(&self, value: &[u8]) -> bool {
+        self.0.is_match(value)
+    }
+}
+
 /// `envoy.type.matcher.v3.RegexMatchAndSubstitute`: replaces every match, `\0` to `\9` naming groups.
 #[derive(Clone, Debug)]
 pub struct RegexRewrite {

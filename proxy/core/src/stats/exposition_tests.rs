@@ -1,6 +1,5 @@
 //! The three formats against what Envoy 1.40 answered for the same values; selection, resets and flushes.
 
-use regex::Regex;
 use xds_api::envoy::config::metrics::v3::{
     HistogramBucketSettings, StatsConfig, StatsMatcher, stats_matcher::StatsMatcher as Kind,
 };
@@ -12,7 +11,11 @@ use super::groups::{ClusterTrafficStats, HttpStats, XdsStats};
 use super::*;
 
 fn filtered(filter: &str, buckets: BucketMode) -> Selection {
-    Selection { filter: Some(Regex::new(filter).unwrap()), buckets, ..Selection::default() }
+    Selection {
+        filter: Some(crate::matcher::regex::Search::new(filter).unwrap()),
+        buckets,
+        ..Selection::default()
+    }
 }
 
 /// `http.ing` after four requests of 0, 0, 1 and 2 ms, flushed.

@@ -1,10 +1,10 @@
 //! Which statistics exist at all (`stats_matcher`), by patterns on their full names.
 
-use regex::Regex;
 use xds_api::envoy::config::metrics::v3::{StatsMatcher as Proto, stats_matcher::StatsMatcher as Kind};
 use xds_api::envoy::r#type::matcher::v3::{ListStringMatcher, StringMatcher, string_matcher::MatchPattern};
 
 use crate::config::ConfigError;
+use crate::matcher::regex::Regex;
 
 /// One pattern on a name: `envoy.type.matcher.v3.StringMatcher`.
 #[derive(Debug)]
@@ -29,8 +29,7 @@ impl NamePattern {
             Some(MatchPattern::Contains(text)) => Self::Contains(fold(text)),
             Some(MatchPattern::SafeRegex(regex)) => {
                 // Envoy matches the whole name and ignores `ignore_case` here.
-                let whole = format!(r"\A(?:{})\z", regex.regex);
-                return Regex::new(&whole)
+                return Regex::new(&regex.regex)
                     .map(Self::Regex)
                     .map_err(|error| refuse(format!("Invalid regex '{}': {error}", regex.regex)));
             }
@@ -48,7 +47,7 @@ impl NamePattern {
             Self::Prefix(text) => name.starts_with(text.as_str()),
             Self::Suffix(text) => name.ends_with(text.as_str()),
             Self::Contains(text) => name.contains(text.as_str()),
-            Self::Regex(regex) => regex.is_match(name),
+            Self::Regex(regex) => regex.is_full_match(name.as_bytes()),
             Self::IgnoringCase(pattern) => pattern.matches(&name.to_lowercase()),
         }
     }

@@ -1,8 +1,7 @@
 //! What a reader wants to see: the query parameters of `/stats`.
 
-use regex::Regex;
-
 use super::read::{Metric, Value};
+use crate::matcher::regex::Search;
 
 /// Which kinds of statistics (`type=`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,7 +53,7 @@ pub struct Selection {
     /// Only those that were written (`usedonly`).
     pub used_only: bool,
     /// Only those whose full name holds a match (`filter`).
-    pub filter: Option<Regex>,
+    pub filter: Option<Search>,
     /// Only those whose name holds none (`invert_filter`).
     pub invert_filter: bool,
     /// Only of that kind.
@@ -81,8 +80,10 @@ impl Selection {
             KindFilter::Histograms => matches!(metric.value, Value::Histogram(_)),
             KindFilter::TextReadouts => matches!(metric.value, Value::Text(_)),
         };
-        let named =
-            self.filter.as_ref().is_none_or(|filter| filter.is_match(metric.name) != self.invert_filter);
+        let named = self
+            .filter
+            .as_ref()
+            .is_none_or(|filter| filter.is_match(metric.name.as_bytes()) != self.invert_filter);
         hidden && kind && (metric.used || !self.used_only) && named
     }
 }

@@ -118,7 +118,8 @@ fn process(owners: &mut Owners) {
 
 /// The filter with which the dump was taken: of the other clusters only one gauge, to keep it small.
 fn selection() -> Selection {
-    let filter = regex::Regex::new(r"^[^c]|^cluster_|^cluster\.c\.|membership_total$").unwrap();
+    let filter =
+        crate::matcher::regex::Search::new(r"^[^c]|^cluster_|^cluster\.c\.|membership_total$").unwrap();
     Selection { filter: Some(filter), ..Selection::default() }
 }
 

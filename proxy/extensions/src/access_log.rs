@@ -1,4 +1,0 @@
-//! Access logs.
-
-pub mod file;
-pub mod stream;

@@ -1,4 +1,0 @@
-//! What several extensions use.
-
-pub mod runtime_flag;
-pub mod token_bucket;

@@ -1,0 +1,314 @@
+//! The HTTP server of the admin interface: HTTP/1.1 and h2c on one listener, with limits and timeouts.
+
+use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, DATE, SERVER, X_CONTENT_TYPE_OPTIONS};
+use http::{HeaderValue, StatusCode, Version};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use proxy_core::matcher::string::StringMatcher;
+use proxy_core::stats::groups::{HttpStats, ListenerHttpStats, ListenerStats, PerHandlerStats};
+use proxy_core::stats::{Cells, Registry};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+use super::request::Request;
+use super::response::{Afterwards, Chunked, Response};
+use super::routes;
+use super::state::AdminState;
+
+/// Connections beyond this are closed at once.
+const MAX_CONNECTIONS: usize = 1024;
+/// A connection that sends no request for so long is closed.
+const IDLE: Duration = Duration::from_secs(300);
+/// A form takes no more than this.
+const MAX_FORM: usize = 64 * 1024;
+/// Bytes of a request head; Envoy's default.
+const MAX_HEAD: usize = 60 * 1024;
+/// How long the answer to `/quitquitquit` may take to leave.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// How long to wait when accepting failed, as when descriptors ran out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How the admin interface is configured.
+#[derive(Clone, Debug, Default)]
+pub struct AdminOptions {
+    /// Which request targets are allowed (path and query); empty for all (`admin.allow_paths`).
+    pub allow_paths: Vec<StringMatcher>,
+}
+
+/// The admin interface. Runs on the main thread; needs a runtime with local tasks.
+pub struct AdminServer {
+    shared: Rc<Shared>,
+}
+
+struct Shared {
+    state: Rc<dyn AdminState>,
+    options: AdminOptions,
+    stats: AdminStats,
+    /// Tasks that HTTP/2 connections start; they end with the server.
+    streams: RefCell<JoinSet<()>>,
+}
+
+struct AdminStats {
+    http: Cells<HttpStats>,
+    listener: Cells<ListenerStats>,
+    handler: Cells<PerHandlerStats>,
+    listener_http: Cells<ListenerHttpStats>,
+}
+
+impl AdminStats {
+    fn new(registry: &std::sync::Arc<Registry>) -> Self {
+        Self {
+            http: registry.scope("http.admin").cells(),
+            listener: registry.scope("listener.admin").cells(),
+            handler: registry.scope("listener.admin.main_thread").cells(),
+            listener_http: registry.scope("listener.admin.http.admin").cells(),
+        }
+    }
+}
+
+impl AdminServer {
+    /// A server for that process.
+    pub fn new(state: Rc<dyn AdminState>, options: AdminOptions) -> Self {
+        let stats = AdminStats::new(state.stats());
+        Self { shared: Rc::new(Shared { state, options, stats, streams: RefCell::default() }) }
+    }
+
+    /// Serves a TCP listener until it is dropped, which also ends its connections.
+    ///
+    /// Cancel-safe: it owns no bytes but those of its connections, which end with it.
+    pub async fn serve_tcp(&self, listener: TcpListener) {
+        let mut connections = JoinSet::new();
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    // An answer in one piece should leave at once; a socket that refuses works all the same.
+                    let _ = stream.set_nodelay(true);
+                    self.start(&mut connections, stream);
+                }
+                Err(error) => accept_failed(&error).await,
+            }
+        }
+    }
+
+    /// Serves a unix domain socket; otherwise like [`Self::serve_tcp`].
+    pub async fn serve_unix(&self, listener: UnixListener) {
+        let mut connections = JoinSet::new();
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => self.start(&mut connections, stream),
+                Err(error) => accept_failed(&error).await,
+            }
+        }
+    }
+
+    fn start<S>(&self, connections: &mut JoinSet<()>, stream: S)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
+        while connections.try_join_next().is_some() {}
+        if connections.len() >= MAX_CONNECTIONS {
+            self.shared.stats.listener.here().downstream_cx_overflow.inc();
+            return;
+        }
+        connections.spawn_local(serve_connection(self.shared.clone(), stream));
+    }
+}
+
+async fn accept_failed(error: &std::io::Error) {
+    tracing::warn!(%error, "the admin interface could not accept a connection");
+    tokio::time::sleep(ACCEPT_PAUSE).await;
+}
+
+async fn serve_connection<S>(shared: Rc<Shared>, stream: S)
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let _open = OpenConnection::new(shared.clone());
+    let wants_quit = Rc::new(Quit::default());
+    let service = hyper::service::service_fn({
+        let (shared, wants_quit) = (shared.clone(), wants_quit.clone());
+        move |request| answer(shared.clone(), wants_quit.clone(), request)
+    });
+    let mut builder = auto::Builder::new(LocalTasks(shared.clone()));
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(IDLE).max_buf_size(MAX_HEAD);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(IDLE)
+        .max_header_list_size(MAX_HEAD as u32)
+        .max_concurrent_streams(100);
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    let served = tokio::select! {
+        served = connection.as_mut() => served,
+        () = wants_quit.notify.notified() => {
+            connection.as_mut().graceful_shutdown();
+            tokio::time::timeout(FAREWELL, connection).await.unwrap_or(Ok(()))
+        }
+    };
+    if let Err(error) = served {
+        tracing::debug!(%error, "an admin connection ended with an error");
+    }
+    if wants_quit.asked.get() {
+        shared.state.quit();
+    }
+}
+
+/// Set when a request on the connection asked for the end of the process.
+#[derive(Default)]
+struct Quit {
+    asked: Cell<bool>,
+    notify: Notify,
+}
+
+/// Counts a connection while it is open.
+struct OpenConnection {
+    shared: Rc<Shared>,
+    since: Instant,
+}
+
+impl OpenConnection {
+    fn new(shared: Rc<Shared>) -> Self {
+        let AdminStats { http, listener, handler, .. } = &shared.stats;
+        http.here().downstream_cx_total.inc();
+        http.here().downstream_cx_active.inc();
+        listener.here().downstream_cx_total.inc();
+        listener.here().downstream_cx_active.inc();
+        handler.here().downstream_cx_total.inc();
+        handler.here().downstream_cx_active.inc();
+        Self { shared, since: Instant::now() }
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        let AdminStats { http, listener, handler, .. } = &self.shared.stats;
+        let length = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        http.here().downstream_cx_active.dec();
+        http.here().downstream_cx_destroy.inc();
+        http.here().downstream_cx_length_ms.record(length);
+        listener.here().downstream_cx_active.dec();
+        listener.here().downstream_cx_destroy.inc();
+        listener.here().downstream_cx_length_ms.record(length);
+        handler.here().downstream_cx_active.dec();
+    }
+}
+
+/// Counts a request while it is answered, even if its client goes away.
+struct ActiveRequest {
+    shared: Rc<Shared>,
+    since: Instant,
+}
+
+impl ActiveRequest {
+    fn new(shared: Rc<Shared>, version: Version) -> Self {
+        let http = shared.stats.http.here();
+        http.downstream_rq_total.inc();
+        http.downstream_rq_active.inc();
+        if version == Version::HTTP_2 {
+            http.downstream_rq_http2_total.inc();
+        } else {
+            http.downstream_rq_http1_total.inc();
+        }
+        Self { shared, since: Instant::now() }
+    }
+
+    fn complete(&self, status: StatusCode) {
+        let http = self.shared.stats.http.here();
+        let listener = self.shared.stats.listener_http.here();
+        http.downstream_rq_completed.inc();
+        listener.downstream_rq_completed.inc();
+        let (in_http, in_listener) = match status.as_u16() / 100 {
+            2 => (&http.downstream_rq_2xx, &listener.downstream_rq_2xx),
+            3 => (&http.downstream_rq_3xx, &listener.downstream_rq_3xx),
+            4 => (&http.downstream_rq_4xx, &listener.downstream_rq_4xx),
+            _ => (&http.downstream_rq_5xx, &listener.downstream_rq_5xx),
+        };
+        in_http.inc();
+        in_listener.inc();
+    }
+}
+
+impl Drop for ActiveRequest {
+    fn drop(&mut self) {
+        let http = self.shared.stats.http.here();
+        http.downstream_rq_active.dec();
+        http.downstream_rq_time.record(u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX));
+    }
+}
+
+async fn answer(
+    shared: Rc<Shared>,
+    wants_quit: Rc<Quit>,
+    request: hyper::Request<Incoming>,
+) -> Result<http::Response<Chunked>, Infallible> {
+    let active = ActiveRequest::new(shared.clone(), request.version());
+    let response = respond(&shared, request).await;
+    active.complete(response.status);
+    if response.afterwards == Afterwards::Quit {
+        wants_quit.asked.set(true);
+        wants_quit.notify.notify_one();
+    }
+    Ok(into_http(response))
+}
+
+async fn respond(shared: &Shared, request: hyper::Request<Incoming>) -> Response {
+    let (head, body) = request.into_parts();
+    let target = head.uri.path_and_query().map_or("/", |target| target.as_str()).to_owned();
+    let allowed = &shared.options.allow_paths;
+    if !allowed.is_empty() && !allowed.iter().any(|path| path.matches(target.as_bytes())) {
+        return Response::error(StatusCode::FORBIDDEN, format!("request to path {target} not allowed\n"));
+    }
+    let is_form =
+        head.headers.get(CONTENT_TYPE).is_some_and(|kind| kind == "application/x-www-form-urlencoded");
+    let form = if is_form {
+        match Limited::new(body, MAX_FORM).collect().await {
+            Ok(form) => form.to_bytes(),
+            Err(_) => return Response::error(StatusCode::PAYLOAD_TOO_LARGE, "the form is too large\n"),
+        }
+    } else {
+        Bytes::new()
+    };
+    let request = Request::new(&target, &String::from_utf8_lossy(&form));
+    routes::answer(&*shared.state, &head.method, &request)
+}
+
+/// With Envoy's headers, in its order.
+fn into_http(response: Response) -> http::Response<Chunked> {
+    let mut out = http::Response::new(Chunked(Some(response.body)));
+    *out.status_mut() = response.status;
+    let headers = out.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(response.content_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, max-age=0"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if let Ok(date) = HeaderValue::try_from(httpdate::fmt_http_date(SystemTime::now())) {
+        headers.insert(DATE, date);
+    }
+    headers.insert(SERVER, HeaderValue::from_static("envoy"));
+    out
+}
+
+/// Runs the tasks of HTTP/2 connections on the main thread.
+#[derive(Clone)]
+struct LocalTasks(Rc<Shared>);
+
+impl<F> hyper::rt::Executor<F> for LocalTasks
+where
+    F: Future<Output = ()> + 'static,
+{
+    fn execute(&self, task: F) {
+        let mut streams = self.0.streams.borrow_mut();
+        while streams.try_join_next().is_some() {}
+        streams.spawn_local(task);
+    }
+}
