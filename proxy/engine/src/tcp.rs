@@ -1,5 +1,6 @@
 //! TCP: connections carried to an upstream byte for byte.
 
+mod copy;
 pub mod proxy;
 
 pub use proxy::TcpProxy;

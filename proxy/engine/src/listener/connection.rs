@@ -189,9 +189,7 @@ async fn serve_on(
                 };
                 crate::http::connection::serve(Rc::new(cx), connection).await;
             }
-            Terminal::Tcp(tcp) => {
-                tcp.serve(&listeners.http, connection, &mut stream, config.buffer_limit).await
-            }
+            Terminal::Tcp(tcp) => tcp.serve(&listeners.http, connection, &mut stream).await,
             Terminal::Extension(terminal) => terminal.serve(Box::new(connection), &mut stream).await,
             Terminal::None => {}
         }

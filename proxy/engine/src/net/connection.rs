@@ -2,8 +2,10 @@
 
 use bytes::{Buf, BytesMut};
 use proxy_core::address::Address;
+use rustix::pipe::{SpliceFlags, splice};
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
@@ -126,6 +128,49 @@ impl Connection {
                 many => each!(self, socket => socket.try_write_vectored(many)),
             };
             match written {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                other => return Poll::Ready(other),
+            }
+        }
+    }
+
+    /// Whether nothing waits to be read again.
+    pub fn replay_is_empty(&self) -> bool {
+        self.replay.borrow().is_empty()
+    }
+
+    /// Moves up to `length` bytes from the socket into a pipe; 0 means the peer will send no more.
+    pub fn poll_splice_to(
+        &self,
+        cx: &mut Context<'_>,
+        pipe: &OwnedFd,
+        length: usize,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            each!(self, socket => ready!(socket.poll_read_ready(cx))?);
+            let moved = each!(self, socket => socket.try_io(Interest::READABLE, || {
+                Ok(splice(socket, None, pipe, None, length, SpliceFlags::NONBLOCK | SpliceFlags::MOVE)?)
+            }));
+            match moved {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                other => return Poll::Ready(other),
+            }
+        }
+    }
+
+    /// Moves up to `length` bytes from a pipe that holds as many into the socket.
+    pub fn poll_splice_from(
+        &self,
+        cx: &mut Context<'_>,
+        pipe: &OwnedFd,
+        length: usize,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            each!(self, socket => ready!(socket.poll_write_ready(cx))?);
+            let moved = each!(self, socket => socket.try_io(Interest::WRITABLE, || {
+                Ok(splice(pipe, None, socket, None, length, SpliceFlags::NONBLOCK | SpliceFlags::MOVE)?)
+            }));
+            match moved {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 other => return Poll::Ready(other),
             }

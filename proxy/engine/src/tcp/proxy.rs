@@ -1,11 +1,16 @@
-//! The TCP proxy filter.
+//! The TCP proxy filter: chooses a cluster, connects, carries bytes until both ends are through.
 //!
 //! Source: Envoy `tcp_proxy.proto`, `docs/root/configuration/listeners/network_filters/tcp_proxy_filter.rst`.
 
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
 
-use proxy_core::config::{BuildCx, Rejected};
+use proxy_core::access_log::build_access_logs;
+use proxy_core::config::{BuildCx, Rejected, duration, timeout_or};
+use proxy_core::extension::access_log::{AccessLog, LogEntry, LogType};
 use proxy_core::names::Name;
 use proxy_core::response_flag::ResponseFlag;
 use proxy_core::stats::Cells;
@@ -14,57 +19,298 @@ use proxy_core::stream_info::StreamInfo;
 use xds_api::envoy::extensions::filters::network::tcp_proxy::v3 as proto;
 use xds_api::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::ClusterSpecifier;
 
+use super::copy::Direction;
 use crate::http::Context;
+use crate::local::timers::Timer;
 use crate::net::connection::Connection;
 use crate::upstream::circuit_breaker::BreakerPriority;
+use crate::upstream::pool::{ConnectedSocket, WorkerCluster};
 
 /// Configuration of the TCP proxy.
 pub struct TcpProxy {
-    cluster: Name,
+    clusters: Clusters,
+    idle_timeout: Option<Duration>,
+    max_duration: Option<Duration>,
+    max_duration_jitter: f64,
+    max_connect_attempts: u32,
+    access_logs: Vec<Arc<dyn AccessLog>>,
+    log_on_start: bool,
+    log_on_connected: bool,
+    log_interval: Option<Duration>,
     stats: Cells<TcpProxyStats>,
+}
+
+/// Where connections go.
+enum Clusters {
+    One(Name),
+    /// Each with its weight; the sum of weights.
+    Weighted(Vec<(Name, u64)>, u64),
+}
+
+impl Clusters {
+    fn build(proto: &proto::TcpProxy, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
+        match &proto.cluster_specifier {
+            Some(ClusterSpecifier::Cluster(cluster)) => Ok(Self::One(cx.env.clusters.intern(cluster))),
+            Some(ClusterSpecifier::WeightedClusters(weighted)) => cx.at("weighted_clusters", |cx| {
+                let clusters = cx.each("clusters", &weighted.clusters, |one, cx| {
+                    cx.reject_if(
+                        one.metadata_match.is_some(),
+                        "metadata_match",
+                        "subsets are not available",
+                    )?;
+                    Ok((cx.env.clusters.intern(&one.name), u64::from(one.weight)))
+                })?;
+                let total = clusters.iter().map(|(_, weight)| weight).sum();
+                if total == 0 {
+                    return Err(cx.reject("clusters: the sum of weights must be greater than 0"));
+                }
+                Ok(Self::Weighted(clusters, total))
+            }),
+            None => Err(cx.reject("one of cluster, weighted_clusters is required")),
+        }
+    }
+
+    fn choose(&self, random: u64) -> Option<&Name> {
+        match self {
+            Self::One(name) => Some(name),
+            Self::Weighted(clusters, total) => {
+                let mut at = random % total;
+                clusters.iter().find_map(|(name, weight)| {
+                    if at < *weight {
+                        return Some(name);
+                    }
+                    at -= weight;
+                    None
+                })
+            }
+        }
+    }
 }
 
 impl TcpProxy {
     /// Builds the configuration.
     pub fn build(proto: &proto::TcpProxy, cx: &mut BuildCx<'_>) -> Result<Arc<Self>, Rejected> {
-        let Some(ClusterSpecifier::Cluster(cluster)) = &proto.cluster_specifier else {
-            return Err(cx.reject("weighted_clusters: only `cluster` is available"));
-        };
+        let clusters = Clusters::build(proto, cx);
+        let rejected = [
+            cx.reject_if(proto.metadata_match.is_some(), "metadata_match", "subsets are not available"),
+            cx.reject_if(!proto.hash_policy.is_empty(), "hash_policy", "hashing is not available"),
+            cx.reject_if(proto.tunneling_config.is_some(), "tunneling_config", "tunnelling is not available"),
+            cx.reject_if(proto.on_demand.is_some(), "on_demand", "on-demand clusters are not available"),
+            cx.reject_if(
+                !proto.proxy_protocol_tlvs.is_empty(),
+                "proxy_protocol_tlvs",
+                "the PROXY protocol towards upstreams is not available",
+            ),
+            cx.reject_if(proto.backoff_options.is_some(), "backoff_options", "is not available"),
+            cx.reject_if(
+                proto.upstream_connect_mode != 0,
+                "upstream_connect_mode",
+                "only IMMEDIATE is available",
+            ),
+            cx.reject_if(proto.max_early_data_bytes.is_some(), "max_early_data_bytes", "is not available"),
+            cx.reject_if(
+                proto.downstream_idle_timeout.is_some(),
+                "downstream_idle_timeout",
+                "is not available",
+            ),
+            cx.reject_if(proto.upstream_idle_timeout.is_some(), "upstream_idle_timeout", "is not available"),
+        ];
+        let access_logs = cx.at("access_log", |cx| build_access_logs(&proto.access_log, cx));
+        for one in rejected {
+            one?;
+        }
+        let options = proto.access_log_options.unwrap_or_default();
+        #[allow(deprecated)]
+        let (old_interval, old_connected) =
+            (proto.access_log_flush_interval.as_ref(), proto.flush_access_log_on_connected);
         let scope = cx.env.stats.scope(&format!("tcp.{}", proto.stat_prefix));
-        Ok(Arc::new(Self { cluster: cx.env.clusters.intern(cluster), stats: scope.cells() }))
+        Ok(Arc::new(Self {
+            clusters: clusters?,
+            idle_timeout: timeout_or(proto.idle_timeout.as_ref(), Some(Duration::from_secs(3600))),
+            max_duration: timeout_or(proto.max_downstream_connection_duration.as_ref(), None),
+            max_duration_jitter: proto
+                .max_downstream_connection_duration_jitter_percentage
+                .map_or(0.0, |percent| percent.value / 100.0),
+            max_connect_attempts: proto.max_connect_attempts.unwrap_or(1).max(1),
+            access_logs: access_logs?,
+            log_on_start: options.flush_access_log_on_start,
+            log_on_connected: options.flush_access_log_on_connected || old_connected,
+            log_interval: options.access_log_flush_interval.as_ref().or(old_interval).and_then(duration),
+            stats: scope.cells(),
+        }))
     }
 
-    /// Carries `down` to a host of the cluster until both directions ended.
-    pub async fn serve(
-        &self,
-        context: &Rc<Context>,
-        mut down: Connection,
-        info: &mut StreamInfo,
-        _buffer_limit: usize,
-    ) {
-        self.stats.here().downstream_cx_total.inc();
-        let Some(cluster) = context.clusters.get(&self.cluster) else {
-            self.stats.here().downstream_cx_no_route.inc();
-            info.flags.set(ResponseFlag::NoClusterFound);
-            return;
-        };
-        let host = cluster.pick(&mut context.random.borrow_mut());
-        let Some(host) = host else {
-            info.flags.set(ResponseFlag::NoHealthyUpstream);
-            return;
-        };
-        info.upstream.host = Some(host.clone());
-        let pool = cluster.pool(&host);
-        let mut up = match pool.open_tcp(BreakerPriority::Default).await {
-            Ok(up) => up,
-            Err((reset, _)) => {
-                info.flags.set(reset.flag());
-                return;
-            }
-        };
-        if let Ok((received, sent)) = tokio::io::copy_bidirectional(&mut down, &mut up.connection).await {
-            info.bytes_received = received;
-            info.bytes_sent = sent;
+    /// The clusters it names.
+    pub fn clusters(&self) -> Vec<&Name> {
+        match &self.clusters {
+            Clusters::One(name) => vec![name],
+            Clusters::Weighted(clusters, _) => clusters.iter().map(|(name, _)| name).collect(),
         }
     }
+
+    /// Carries `down` to a host of a cluster until both directions ended.
+    pub async fn serve(&self, context: &Rc<Context>, down: Connection, info: &mut StreamInfo) {
+        let stats = self.stats.here();
+        stats.downstream_cx_total.inc();
+        if self.log_on_start {
+            self.log(info, LogType::DownstreamStart);
+        }
+        if let Some(up) = self.connect(context, info).await {
+            if self.log_on_connected {
+                self.log(info, LogType::TcpUpstreamConnected);
+            }
+            self.carry(&down, &up, info).await;
+            let upstream = up.guard.stats();
+            upstream.upstream_cx_tx_bytes_total.add(info.bytes_received);
+            upstream.upstream_cx_rx_bytes_total.add(info.bytes_sent);
+        }
+        stats.downstream_cx_rx_bytes_total.add(info.bytes_received);
+        stats.downstream_cx_tx_bytes_total.add(info.bytes_sent);
+        info.end = Some(Instant::now());
+        self.log(info, LogType::TcpConnectionEnd);
+    }
+
+    fn log(&self, info: &StreamInfo, log_type: LogType) {
+        let entry = LogEntry {
+            request: None,
+            response: None,
+            response_trailers: None,
+            info,
+            local_reply_body: "",
+            log_type,
+        };
+        for log in &self.access_logs {
+            log.log(&entry);
+        }
+    }
+
+    /// A connection to a host, after as many attempts as allowed.
+    async fn connect(&self, context: &Rc<Context>, info: &mut StreamInfo) -> Option<ConnectedSocket> {
+        let random = context.random.borrow_mut().u64(..);
+        let cluster = self.clusters.choose(random).and_then(|name| context.clusters.get(name));
+        let Some(cluster) = cluster else {
+            self.stats.here().downstream_cx_no_route.inc();
+            info.flags.set(ResponseFlag::NoClusterFound);
+            return None;
+        };
+        info.upstream.cluster = Some(cluster.cluster.name.shared());
+        info.upstream.cluster_observability_name = cluster.cluster.observability_name.clone();
+        info.upstream.cluster_metadata = cluster.cluster.metadata.clone();
+        for _ in 0..self.max_connect_attempts {
+            match self.attempt(context, &cluster, info).await {
+                Ok(connected) => return Some(connected),
+                Err(Retry::No) => return None,
+                Err(Retry::Yes) => {}
+            }
+        }
+        cluster.cluster.stats.traffic.here().upstream_cx_connect_attempts_exceeded.inc();
+        None
+    }
+
+    async fn attempt(
+        &self,
+        context: &Rc<Context>,
+        cluster: &Rc<WorkerCluster>,
+        info: &mut StreamInfo,
+    ) -> Result<ConnectedSocket, Retry> {
+        let host = cluster.pick(&mut context.random.borrow_mut());
+        let Some(host) = host else {
+            cluster.cluster.stats.traffic.here().upstream_cx_none_healthy.inc();
+            info.flags.set(ResponseFlag::NoHealthyUpstream);
+            return Err(Retry::No);
+        };
+        info.upstream.attempts += 1;
+        info.upstream.host = Some(host.clone());
+        info.upstream.attempted.push(host.clone());
+        match cluster.pool(&host).open_tcp(BreakerPriority::Default).await {
+            Ok(connected) => {
+                info.upstream.local = connected.local.clone();
+                info.upstream.connection_id = Some(connected.id);
+                info.upstream.pool_ready = Some(Instant::now());
+                Ok(connected)
+            }
+            Err((reset, reason)) => {
+                info.flags.set(reset.flag());
+                if !reason.is_empty() {
+                    info.upstream.transport_failure = Some(reason);
+                }
+                Err(Retry::Yes)
+            }
+        }
+    }
+
+    async fn carry(&self, down: &Connection, up: &ConnectedSocket, info: &mut StreamInfo) {
+        let mut timer = Timer::default();
+        let mut to_upstream = Direction::default();
+        let mut to_downstream = Direction::default();
+        let jitter = 1.0 + self.max_duration_jitter * fastrand::f64();
+        let end = self.max_duration.map(|max| info.start + max.mul_f64(jitter));
+        let mut activity = Instant::now();
+        let mut moved = 0;
+        let mut next_log = self.log_interval.map(|interval| Instant::now() + interval);
+        let ended = poll_fn(|cx| {
+            let sent = to_upstream.poll(down, &up.connection, cx);
+            let received = to_downstream.poll(&up.connection, down, cx);
+            info.bytes_received = to_upstream.moved();
+            info.bytes_sent = to_downstream.moved();
+            if let Poll::Ready(Err(_)) = sent {
+                return Poll::Ready(Ended::Failed);
+            }
+            if let Poll::Ready(Err(_)) = received {
+                return Poll::Ready(Ended::Failed);
+            }
+            if to_upstream.is_done() && to_downstream.is_done() {
+                return Poll::Ready(Ended::Both);
+            }
+            let total = to_upstream.moved() + to_downstream.moved();
+            if total != moved {
+                moved = total;
+                activity = Instant::now();
+            }
+            loop {
+                let idle = self.idle_timeout.map(|idle| activity + idle);
+                let Some(at) = [idle, end, next_log].into_iter().flatten().min() else {
+                    return Poll::Pending;
+                };
+                if timer.poll(cx, at).is_pending() {
+                    return Poll::Pending;
+                }
+                let now = Instant::now();
+                if end.is_some_and(|end| end <= now) {
+                    return Poll::Ready(Ended::MaxDuration);
+                }
+                if idle.is_some_and(|idle| idle <= now) {
+                    return Poll::Ready(Ended::Idle);
+                }
+                if let (Some(interval), Some(at)) = (self.log_interval, next_log)
+                    && at <= now
+                {
+                    self.log(info, LogType::TcpPeriodic);
+                    next_log = Some(now + interval);
+                }
+            }
+        })
+        .await;
+        match ended {
+            Ended::Both | Ended::Failed => {}
+            Ended::Idle => self.stats.here().idle_timeout.inc(),
+            Ended::MaxDuration => {
+                self.stats.here().max_downstream_connection_duration.inc();
+                info.flags.set(ResponseFlag::DurationTimeout);
+            }
+        }
+    }
+}
+
+enum Retry {
+    Yes,
+    No,
+}
+
+/// Why a connection ended.
+enum Ended {
+    Both,
+    Failed,
+    Idle,
+    MaxDuration,
 }

@@ -17,6 +17,7 @@ use hashbrown::HashMap;
 use proxy_core::names::Name;
 use proxy_core::upstream::{Host, HostSet, LoadBalancer, PickCx};
 
+pub(crate) use self::connect::ConnectedSocket;
 pub(crate) use self::h1::Http1Lease;
 use self::h1::Http1Pool;
 pub(crate) use self::h2::Http2Lease;

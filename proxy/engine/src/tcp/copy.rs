@@ -1,0 +1,199 @@
+//! Moving bytes between two connections, in both directions in one task.
+//!
+//! A direction starts with a buffer. Once it has moved enough for the two system calls per piece and the pipe to pay, it goes
+//! on in the kernel (`splice(2)`): the bytes no longer pass through this process.
+
+use std::io::{self, IoSlice};
+use std::os::fd::OwnedFd;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BytesMut};
+
+use crate::local::buffers;
+use crate::net::connection::Connection;
+
+/// Bytes after which a direction moves on in the kernel: below this a pipe costs more than it saves.
+const SPLICE_AFTER: u64 = 256 * 1024;
+/// Bytes asked of the kernel at once; the default capacity of a pipe.
+const PIPE_SIZE: usize = 64 * 1024;
+
+/// A pipe, and how much is in it.
+struct Pipe {
+    read: OwnedFd,
+    write: OwnedFd,
+    filled: usize,
+}
+
+impl Pipe {
+    fn new() -> Option<Self> {
+        use rustix::pipe::PipeFlags;
+        let (read, write) = rustix::pipe::pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC).ok()?;
+        Some(Self { read, write, filled: 0 })
+    }
+}
+
+/// One direction of a connection.
+#[derive(Default)]
+pub(super) struct Direction {
+    buffer: BytesMut,
+    pipe: Option<Pipe>,
+    no_pipe: bool,
+    moved: u64,
+    eof: bool,
+    done: bool,
+}
+
+impl Direction {
+    /// Bytes handed over so far.
+    pub(super) fn moved(&self) -> u64 {
+        self.moved
+    }
+
+    /// Whether the end was passed on.
+    pub(super) fn is_done(&self) -> bool {
+        self.done
+    }
+
+    /// Moves what can be moved. Ready when the end of `from` was passed on to `to`.
+    pub(super) fn poll(
+        &mut self,
+        from: &Connection,
+        to: &Connection,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        while !self.done {
+            if self.pipe.is_some() {
+                ready!(self.poll_pipe(from, to, cx))?;
+            } else {
+                ready!(self.poll_buffer(from, to, cx))?;
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn finish(&mut self, to: &Connection) -> io::Result<()> {
+        self.done = true;
+        self.pipe = None;
+        match to.shutdown_write() {
+            // The peer has gone already: there is nobody to tell.
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
+            other => other,
+        }
+    }
+
+    fn poll_buffer(
+        &mut self,
+        from: &Connection,
+        to: &Connection,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        while !self.buffer.is_empty() {
+            let count = ready!(to.poll_write(cx, &[IoSlice::new(&self.buffer)]))?;
+            self.buffer.advance(count);
+            self.moved += count as u64;
+        }
+        if self.eof {
+            self.rest();
+            return Poll::Ready(self.finish(to));
+        }
+        if self.moved >= SPLICE_AFTER && !self.no_pipe && from.replay_is_empty() {
+            self.rest();
+            self.pipe = Pipe::new();
+            self.no_pipe = self.pipe.is_none();
+            return Poll::Ready(Ok(()));
+        }
+        if from.poll_readable(cx)?.is_pending() {
+            // An idle connection holds no buffer.
+            self.rest();
+            return Poll::Pending;
+        }
+        if self.buffer.capacity() == 0 {
+            self.buffer = buffers::take();
+        }
+        self.eof = ready!(from.poll_read(cx, &mut self.buffer))? == 0;
+        Poll::Ready(Ok(()))
+    }
+
+    fn rest(&mut self) {
+        if self.buffer.capacity() > 0 {
+            buffers::give(std::mem::take(&mut self.buffer));
+        }
+    }
+
+    fn poll_pipe(
+        &mut self,
+        from: &Connection,
+        to: &Connection,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        let Some(pipe) = &mut self.pipe else { return Poll::Ready(Ok(())) };
+        while pipe.filled > 0 {
+            let count = ready!(to.poll_splice_from(cx, &pipe.read, pipe.filled))?;
+            pipe.filled -= count;
+            self.moved += count as u64;
+        }
+        if self.eof {
+            return Poll::Ready(self.finish(to));
+        }
+        match ready!(from.poll_splice_to(cx, &pipe.write, PIPE_SIZE))? {
+            0 => self.eof = true,
+            count => pipe.filled += count,
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::connection::Socket;
+    use std::future::poll_fn;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    async fn pair() -> (Connection, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (near, far) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        (Connection::new(Socket::Tcp(near.unwrap())), far.unwrap().0)
+    }
+
+    /// Bytes arrive whole and in order, whether they went through the buffer, the pipe, or first one and then the other.
+    #[tokio::test]
+    async fn everything_arrives_and_the_end_is_passed_on() {
+        for size in [0, 1, 100_000, 3_000_000] {
+            let (from, mut client) = pair().await;
+            let (to, mut server) = pair().await;
+            let sent: Vec<u8> = (0..size).map(|index: usize| (index % 251) as u8).collect();
+            let mut direction = Direction::default();
+            let mut received = Vec::new();
+            let moving = poll_fn(|cx| direction.poll(&from, &to, cx));
+            let writing = async {
+                client.write_all(&sent).await.unwrap();
+                client.shutdown().await.unwrap();
+            };
+            let (moved, (), read) = tokio::join!(moving, writing, server.read_to_end(&mut received));
+            moved.unwrap();
+            read.unwrap();
+            assert!(received == sent, "{size} bytes");
+            assert_eq!(direction.moved(), size as u64);
+            assert!(!direction.no_pipe);
+            assert!(direction.is_done());
+        }
+    }
+
+    #[tokio::test]
+    async fn bytes_to_be_read_again_come_first() {
+        let (from, mut client) = pair().await;
+        let (to, mut server) = pair().await;
+        from.replay(BytesMut::from(&b"seen "[..]));
+        client.write_all(b"and unseen").await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut direction = Direction::default();
+        let mut received = Vec::new();
+        let moving = poll_fn(|cx| direction.poll(&from, &to, cx));
+        let (moved, read) = tokio::join!(moving, server.read_to_end(&mut received));
+        moved.unwrap();
+        read.unwrap();
+        assert_eq!(received, b"seen and unseen");
+    }
+}
