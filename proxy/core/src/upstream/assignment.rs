@@ -121,28 +121,23 @@ impl<A> Assignment<A> {
             LocalityEndpoints::build(locality, cx, &mut address)
         });
         let policy = cx.at("policy", |cx| AssignmentPolicy::build(proto.policy.as_ref(), cx));
-        let (localities, policy) = (localities?, policy?);
-        check_locality_weights(&localities, cx)?;
-        Ok(Self { localities, policy })
+        Ok(Self { localities: localities?, policy: policy? })
     }
-}
 
-/// The weights of the localities of one priority must not overflow 32 bits, as in Envoy.
-fn check_locality_weights<A>(
-    localities: &[LocalityEndpoints<A>],
-    cx: &mut BuildCx<'_>,
-) -> Result<(), Rejected> {
-    let highest = localities.iter().map(|locality| locality.priority).max().unwrap_or(0);
-    for priority in 0..=highest {
-        let of_priority = localities.iter().filter(|locality| locality.priority == priority);
-        let sum: u64 = of_priority.map(|locality| u64::from(locality.weight)).sum();
-        if sum > u64::from(u32::MAX) {
-            return Err(cx.reject(format!(
-                "The sum of weights of all localities at the same priority {priority} exceeds 4294967295"
-            )));
+    /// Refuses weights of the localities of one priority that overflow 32 bits together, as Envoy does for EDS.
+    pub fn check_locality_weights(&self, cx: &mut BuildCx<'_>) -> Result<(), Rejected> {
+        let highest = self.localities.iter().map(|locality| locality.priority).max().unwrap_or(0);
+        for priority in 0..=highest {
+            let of_priority = self.localities.iter().filter(|locality| locality.priority == priority);
+            let sum: u64 = of_priority.map(|locality| u64::from(locality.weight)).sum();
+            if sum > u64::from(u32::MAX) {
+                return Err(cx.reject(format!(
+                    "The sum of weights of all localities at the same priority {priority} exceeds 4294967295"
+                )));
+            }
         }
+        Ok(())
     }
-    Ok(())
 }
 
 impl<A> LocalityEndpoints<A> {
@@ -156,10 +151,6 @@ impl<A> LocalityEndpoints<A> {
         }
         let endpoints =
             cx.each("lb_endpoints", &proto.lb_endpoints, |one, cx| Endpoint::build(one, cx, address))?;
-        let sum: u64 = endpoints.iter().map(|endpoint| u64::from(endpoint.weight)).sum();
-        if sum > u64::from(u32::MAX) {
-            return Err(cx.reject("The sum of weights of all endpoints in the locality exceeds 4294967295"));
-        }
         Ok(Self {
             locality: locality(proto.locality.as_ref()),
             priority: proto.priority,
@@ -234,7 +225,10 @@ impl AssignmentPolicy {
             [one] => Some(Box::new(cx.at_index("drop_overloads", 0, |cx| DropOverload::build(one, cx))?)),
             more => {
                 return Err(cx.at("drop_overloads", |cx| {
-                    cx.reject(format!("has {} categories; only one is supported", more.len()))
+                    cx.reject(format!(
+                        "Cluster drop_overloads config has {} categories. Envoy only support one.",
+                        more.len()
+                    ))
                 }));
             }
         };
@@ -260,8 +254,13 @@ impl DropOverload {
         let percentage = proto.drop_percentage.unwrap_or_default();
         let denominator = denominator(&percentage);
         if percentage.numerator > denominator {
+            let numerator = percentage.numerator;
             return Err(cx.at("drop_percentage", |cx| {
-                cx.reject(format!("{}/{denominator} is more than everything", percentage.numerator))
+                cx.reject(format!(
+                    "Cluster drop_overloads config is invalid. drop_ratio={}(Numerator {numerator} / \
+                     Denominator {denominator}). The valid range is 0~1.",
+                    f64::from(numerator) / f64::from(denominator)
+                ))
             }));
         }
         Ok(Self { category: proto.category.as_str().into(), numerator: percentage.numerator, denominator })

@@ -146,20 +146,18 @@ fn model(counts: &[[u64; 4]], panic_threshold: u64) -> Vec<(u64, u64, bool)> {
         shares[0].0 = 100;
         return shares;
     }
-    if total > 0 {
-        let mut left = 100;
-        for step in 0..2 * counts.len() {
-            let priority = step % counts.len();
-            let of = if step < counts.len() { healthy[priority] } else { degraded[priority] };
-            let share = (of * 100 / total).min(left);
-            left -= share;
-            if step < counts.len() { shares[priority].0 = share } else { shares[priority].1 = share }
-        }
-        match (healthy.iter().position(|one| *one > 0), degraded.iter().position(|one| *one > 0)) {
-            (Some(first), _) => shares[first].0 += left,
-            (None, Some(first)) => shares[first].1 += left,
-            (None, None) => {}
-        }
+    let mut left = 100;
+    for step in 0..2 * counts.len() {
+        let priority = step % counts.len();
+        let of = if step < counts.len() { healthy[priority] } else { degraded[priority] };
+        let share = (of * 100).checked_div(total).unwrap_or(0).min(left);
+        left -= share;
+        if step < counts.len() { shares[priority].0 = share } else { shares[priority].1 = share }
+    }
+    match (healthy.iter().position(|one| *one > 0), degraded.iter().position(|one| *one > 0)) {
+        (Some(first), _) => shares[first].0 += left,
+        (None, Some(first)) => shares[first].1 += left,
+        (None, None) => {}
     }
     for (share, row) in shares.iter_mut().zip(counts) {
         let available = match row[0] + row[1] + row[2] {

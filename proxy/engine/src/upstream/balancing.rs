@@ -119,9 +119,9 @@ impl Balancing {
             }
             Ok(LbPolicy::ClusterProvided) => return Err(cx.at("lb_policy", not_provided)),
             Ok(LbPolicy::LoadBalancingPolicyConfig) => {
-                return Err(cx.at("lb_policy", |cx| {
-                    cx.reject("LOAD_BALANCING_POLICY_CONFIG needs load_balancing_policy")
-                }));
+                return Err(
+                    cx.at("lb_policy", |cx| cx.reject("cluster: field load_balancing_policy need to be set"))
+                );
             }
             Err(_) => return Err(cx.at("lb_policy", |cx| cx.reject("unknown policy"))),
         };
@@ -205,7 +205,7 @@ impl Balancing {
 const NO_SLOW_START: &str = "slow start is not available yet";
 
 fn not_provided(cx: &mut BuildCx<'_>) -> Rejected {
-    cx.reject("this type of cluster provides no load balancer of its own")
+    cx.reject("cluster provided LB specified but the cluster did not provide one")
 }
 
 fn least_request(

@@ -235,7 +235,7 @@ impl Breakers {
 }
 
 fn check_per_host(proto: &proto::circuit_breakers::Thresholds, cx: &mut BuildCx<'_>) -> Result<(), Rejected> {
-    let only = "per-host thresholds can only limit max_connections";
+    let only = "Unsupported field in per_host_thresholds";
     cx.reject_if(proto.max_pending_requests.is_some(), "max_pending_requests", only)?;
     cx.reject_if(proto.max_requests.is_some(), "max_requests", only)?;
     cx.reject_if(proto.max_retries.is_some(), "max_retries", only)?;

@@ -163,7 +163,9 @@ impl Cluster {
         assignment: &ClusterLoadAssignment,
         cx: &mut BuildCx<'_>,
     ) -> Result<HostsUpdate, Rejected> {
-        let update = self.update_hosts(&Assignment::build(assignment, cx)?);
+        let assignment = Assignment::build(assignment, cx)?;
+        assignment.check_locality_weights(cx)?;
+        let update = self.update_hosts(&assignment);
         if !update.changed {
             self.stats.state.update_no_rebuild.inc();
         }

@@ -123,6 +123,7 @@ impl SocketOptions {
                 cx.at_index("additional_source_addresses", index, |cx| source_address(address, cx))?;
             sources.push((Some(address), base.clone()));
         }
+        check_sources(&sources, cx)?;
         for (family, target) in [(Family::V4, &mut self.v4), (Family::V6, &mut self.v6)] {
             // As Envoy's default selector: the first of the same family, else the very first.
             let same = |source: &&(Option<SocketAddr>, _)| {
@@ -160,6 +161,25 @@ impl SocketOptions {
             };
             self.first_count = eyeballs.first_address_family_count.unwrap_or(1).max(1) as usize;
         }
+    }
+}
+
+/// At most one source for each family, and the main one first, as in Envoy.
+fn check_sources(
+    sources: &[(Option<SocketAddr>, Vec<FamilyOption>)],
+    cx: &mut BuildCx<'_>,
+) -> Result<(), Rejected> {
+    let mut families = sources.iter().map(|(address, _)| address.map(|address| address.is_ipv4()));
+    match (families.next().flatten(), families.next().flatten(), families.next()) {
+        (None, Some(_), _) => Err(cx.reject(
+            "Extra/additional addresses cannot be specified if source_address is not set.",
+        )),
+        (_, None, _) => Ok(()),
+        (Some(first), Some(second), None) if first != second => Ok(()),
+        (Some(_), Some(_), _) => Err(cx.reject(
+            "Only two different IP version source addresses can be supported in BindConfig's source_address and \
+             extra_source_addresses/additional_source_addresses fields",
+        )),
     }
 }
 

@@ -306,3 +306,18 @@ fn families_alternate() {
         built.socket_options().addresses(&host).iter().map(ToString::to_string).collect();
     assert_eq!(order, ["1.0.0.1:1", "[::1]:1", "1.0.0.2:1", "1.0.0.3:1"]);
 }
+
+#[test]
+fn sources_are_one_for_each_family() {
+    let source = |address: &str| core::SocketAddress { address: address.into(), ..Default::default() };
+    let extra =
+        |address: &str| core::ExtraSourceAddress { address: Some(source(address)), socket_options: None };
+    let mut proto = cluster(DiscoveryType::Static, Vec::new());
+    let bind = core::BindConfig { extra_source_addresses: vec![extra("127.0.0.2")], ..Default::default() };
+    proto.upstream_bind_config = Some(bind.clone());
+    let without = errors(&proto);
+    assert!(without[0].ends_with("if source_address is not set."), "{without:?}");
+    proto.upstream_bind_config = Some(core::BindConfig { source_address: Some(source("127.0.0.1")), ..bind });
+    let twice = errors(&proto);
+    assert!(twice[0].contains("Only two different IP version source addresses"), "{twice:?}");
+}

@@ -33,8 +33,8 @@ pub struct DnsConfig {
     pub jitter: Duration,
     /// Which addresses to ask for.
     pub family: LookupFamily,
-    /// Whom to ask.
-    pub resolver: ResolverConfig,
+    /// Whom to ask; the resolver of the process if `None`.
+    pub resolver: Option<ResolverConfig>,
     /// Whether the cluster is ready only after the first resolution.
     pub wait_for_warm_on_init: bool,
 }
@@ -159,12 +159,9 @@ impl DnsConfig {
             Family::V4Preferred => LookupFamily::V4Preferred,
             Family::All => LookupFamily::All,
         };
-        let resolver = match &typed.typed_dns_resolver_config {
-            Some(config) => {
-                cx.at("typed_dns_resolver_config", |cx| ResolverConfig::from_typed(config, cx))?
-            }
-            None => ResolverConfig::default(),
-        };
+        let resolver = typed.typed_dns_resolver_config.as_ref();
+        let resolver = resolver
+            .map(|config| cx.at("typed_dns_resolver_config", |cx| ResolverConfig::from_typed(config, cx)));
         let failure = typed.dns_failure_refresh_rate.as_ref();
         let times = Times {
             refresh: typed.dns_refresh_rate.as_ref(),
@@ -173,7 +170,7 @@ impl DnsConfig {
             jitter: typed.dns_jitter.as_ref(),
             min_refresh: typed.dns_min_refresh_rate.as_ref(),
         };
-        Self::build(proto, kind, times, typed.respect_dns_ttl, family, resolver, cx)
+        Self::build(proto, kind, times, typed.respect_dns_ttl, family, resolver.transpose()?, cx)
     }
 
     fn build(
@@ -182,7 +179,7 @@ impl DnsConfig {
         times: Times<'_>,
         respect_ttl: bool,
         family: LookupFamily,
-        resolver: ResolverConfig,
+        resolver: Option<ResolverConfig>,
         cx: &mut BuildCx<'_>,
     ) -> Result<Self, Rejected> {
         let targets = match &proto.load_assignment {
@@ -191,6 +188,7 @@ impl DnsConfig {
                 cx.at("load_assignment", |cx| Assignment::build_with(assignment, cx, DnsTarget::build))?
             }
         };
+        check_addresses(&targets, cx)?;
         if kind == DnsKind::Logical {
             check_logical(&targets, cx)?;
         }
@@ -212,7 +210,9 @@ impl DnsConfig {
         };
         if max < base {
             return Err(cx.at("dns_failure_refresh_rate", |cx| {
-                cx.reject("max_interval must be greater than or equal to the base_interval")
+                cx.reject(
+                    "dns_failure_refresh_rate must have max_interval greater than or equal to the base_interval",
+                )
             }));
         }
         Ok(Self {
@@ -254,6 +254,15 @@ fn positive(
         Some(duration) => Ok(Some(duration)),
         None => Err(cx.at(field, |cx| cx.reject("must be at least 1 ms"))),
     }
+}
+
+/// An endpoint found by DNS has the addresses of the answer and no others.
+fn check_addresses(targets: &Assignment<DnsTarget>, cx: &mut BuildCx<'_>) -> Result<(), Rejected> {
+    let mut endpoints = targets.localities.iter().flat_map(|locality| &locality.endpoints);
+    if endpoints.all(|endpoint| endpoint.additional_addresses.is_empty()) {
+        return Ok(());
+    }
+    Err(cx.at("load_assignment", |cx| cx.reject("additional_addresses are not available in DNS clusters")))
 }
 
 fn check_logical(targets: &Assignment<DnsTarget>, cx: &mut BuildCx<'_>) -> Result<(), Rejected> {
@@ -304,21 +313,22 @@ impl DnsTarget {
 }
 
 impl ResolverConfig {
-    /// The typed configuration, else the older fields.
+    /// The typed configuration, else the older fields; `None` if the cluster says nothing.
     #[allow(deprecated)]
-    fn from_cluster(proto: &proto::Cluster, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
+    fn from_cluster(proto: &proto::Cluster, cx: &mut BuildCx<'_>) -> Result<Option<Self>, Rejected> {
         if let Some(config) = &proto.typed_dns_resolver_config {
-            return cx.at("typed_dns_resolver_config", |cx| Self::from_typed(config, cx));
+            return cx.at("typed_dns_resolver_config", |cx| Self::from_typed(config, cx)).map(Some);
         }
         if let Some(config) = &proto.dns_resolution_config {
             return cx.at("dns_resolution_config", |cx| {
                 let mut built = Self { servers: servers(&config.resolvers, cx)?, ..Self::default() };
                 built.options(config.dns_resolver_options.as_ref());
-                Ok(built)
+                Ok(Some(built))
             });
         }
         let servers = cx.each("dns_resolvers", &proto.dns_resolvers, server)?;
-        Ok(Self { servers, tcp_only: proto.use_tcp_for_dns_lookups, ..Self::default() })
+        let tcp_only = proto.use_tcp_for_dns_lookups;
+        Ok((tcp_only || !servers.is_empty()).then(|| Self { servers, tcp_only, ..Self::default() }))
     }
 
     fn from_typed(config: &core::TypedExtensionConfig, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {

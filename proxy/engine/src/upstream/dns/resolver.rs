@@ -17,7 +17,7 @@ use hickory_resolver::proto::op::Query;
 use hickory_resolver::proto::rr::{Name, RecordType};
 use hickory_resolver::{Hosts, TokioResolver};
 
-use super::config::{LookupFamily, ResolverConfig, ResolverKind};
+use super::config::{DnsConfig, LookupFamily, ResolverConfig, ResolverKind};
 use super::schedule::{Answer, ResolveError};
 
 /// Finds the addresses of names.
@@ -32,12 +32,25 @@ pub trait Resolver: Send + Sync {
 
 /// The resolvers of the process: clusters with equal settings share one.
 #[derive(Default)]
-pub struct Resolvers(Mutex<HashMap<ResolverConfig, Weak<dyn Resolver>>>);
+pub struct Resolvers {
+    default: ResolverConfig,
+    known: Mutex<HashMap<ResolverConfig, Weak<dyn Resolver>>>,
+}
 
 impl Resolvers {
+    /// Clusters that name no resolver use one with the settings `default`, those of the bootstrap.
+    pub fn new(default: ResolverConfig) -> Self {
+        Self { default, known: Mutex::default() }
+    }
+
+    /// The resolver for the names of a cluster.
+    pub fn of_cluster(&self, config: &DnsConfig) -> Arc<dyn Resolver> {
+        self.resolver(config.resolver.as_ref().unwrap_or(&self.default))
+    }
+
     /// The resolver for `config`, made if there is none.
     pub fn resolver(&self, config: &ResolverConfig) -> Arc<dyn Resolver> {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(resolver) = known.get(config).and_then(Weak::upgrade) {
             return resolver;
         }
@@ -134,7 +147,7 @@ impl DnsResolver {
         Self { config, clients: Mutex::default(), hosts: Mutex::default() }
     }
 
-    fn from_hosts(&self, name: &str, family: LookupFamily) -> Option<Answer> {
+    fn in_hosts_file(&self, name: &str, family: LookupFamily) -> Option<Answer> {
         let mut file = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
         let modified = std::fs::metadata(HOSTS).and_then(|file| file.modified()).ok();
         if modified != file.modified {
@@ -174,7 +187,7 @@ impl Resolver for DnsResolver {
         name: Arc<str>,
         family: LookupFamily,
     ) -> BoxFuture<'static, Result<Answer, ResolveError>> {
-        if let Some(answer) = self.from_hosts(&name, family) {
+        if let Some(answer) = self.in_hosts_file(&name, family) {
             return Box::pin(std::future::ready(Ok(answer)));
         }
         let client = self.client(family);
@@ -186,7 +199,8 @@ impl Client {
     fn new(config: &ResolverConfig, family: LookupFamily) -> Result<Self, NetError> {
         let (system, mut options) = system_config();
         let (_, search, mut servers) = system.into_parts();
-        if !config.servers.is_empty() && !(config.servers_are_fallback && !servers.is_empty()) {
+        let system_first = config.servers_are_fallback && !servers.is_empty();
+        if !config.servers.is_empty() && !system_first {
             servers = config.servers.iter().map(|server| name_server(*server)).collect();
         }
         if servers.is_empty() {
