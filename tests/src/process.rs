@@ -43,6 +43,14 @@ impl Binary {
         Ok(Self { kind: Kind::Envoy, path })
     }
 
+    /// The one under test: Outrigger, or with `SUBJECT=envoy` the real Envoy, which proves the test itself.
+    pub fn subject() -> Result<Self> {
+        match std::env::var("SUBJECT").as_deref() {
+            Ok("outrigger") => Self::outrigger(),
+            _ => Self::envoy(),
+        }
+    }
+
     /// Our own: `$OUTRIGGER`, or the binary of the profile that this test was built with, built now if it is stale.
     pub fn outrigger() -> Result<Self> {
         static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
@@ -60,11 +68,12 @@ impl Binary {
         self.validate_file(&config)
     }
 
-    /// Like [`Binary::validate`], for a file as it is.
+    /// Like [`Binary::validate`], for a file as it is, with the root of the repository as working directory.
     pub fn validate_file(&self, config: &Path) -> Result<Verdict> {
         let output = Command::new(&self.path)
             .args(["--mode", "validate", "--concurrency", "1", "--disable-hot-restart", "-c"])
             .arg(config)
+            .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
             .stdin(Stdio::null())
             .output()
             .with_context(|| format!("cannot run {}", self.path.display()))?;

@@ -1,7 +1,8 @@
 //! Upstreams that do what they are told, well-behaved or not, and record what they received byte by byte.
 //!
 //! [`Upstream`] speaks HTTP/1 from raw bytes, [`h2::H2Upstream`] HTTP/2, [`EchoServer`] plain TCP. Each request takes the
-//! next [`Reply`] of the script; when the script is empty, the autonomous one ([`Reply::ok`]) is given.
+//! next [`Reply`] of the script; when the script is empty, the autonomous one is given ([`Reply::ok`], or what
+//! [`Upstream::answer`] set).
 
 pub mod h2;
 
@@ -94,6 +95,8 @@ pub struct Received {
 #[derive(Debug, Default)]
 struct State {
     script: VecDeque<Reply>,
+    /// Set in an autonomous upstream, which records nothing.
+    autonomous: Option<Reply>,
     received: Vec<Received>,
     malformed: Vec<String>,
     opened: usize,
@@ -169,6 +172,11 @@ impl Upstream {
     /// Replaces the script.
     pub fn script(&self, replies: impl IntoIterator<Item = Reply>) {
         self.shared.lock().script = replies.into_iter().collect();
+    }
+
+    /// From now on answers every request with this and records none.
+    pub fn answer(&self, reply: Reply) {
+        self.shared.lock().autonomous = Some(reply);
     }
 
     /// What was received since the last [`Upstream::forget`].
@@ -251,6 +259,25 @@ struct Connection {
     closed: bool,
 }
 
+/// Notes a request; its place in the records, and the reply to it.
+fn record(shared: &Shared, head: Head, raw_head: Vec<u8>, connection: usize) -> (usize, Reply) {
+    let mut state = shared.lock();
+    if let Some(reply) = &state.autonomous {
+        return (usize::MAX, reply.clone());
+    }
+    state.received.push(Received {
+        line: head.line,
+        fields: head.fields,
+        body: Vec::new(),
+        trailers: Vec::new(),
+        raw_head,
+        complete: false,
+        connection,
+    });
+    let at = state.received.len() - 1;
+    (at, state.script.pop_front().unwrap_or_else(Reply::ok))
+}
+
 /// Whether the connection goes on after a reply.
 enum After {
     KeepAlive,
@@ -277,20 +304,7 @@ impl Connection {
             let head = Head::parse(&raw_head)?;
             let framing =
                 if head.method() == "CONNECT" { Framing::None } else { Framing::of_request(&head)? };
-            let at = {
-                let mut state = shared.lock();
-                state.received.push(Received {
-                    line: head.line.clone(),
-                    fields: head.fields.clone(),
-                    body: Vec::new(),
-                    trailers: Vec::new(),
-                    raw_head,
-                    complete: false,
-                    connection: index,
-                });
-                state.received.len() - 1
-            };
-            let reply = shared.lock().script.pop_front().unwrap_or_else(Reply::ok);
+            let (at, reply) = record(shared, head, raw_head, index);
             let mut unread = Some(framing);
             if !reply.early {
                 self.read_body(&mut unread, shared, at).await?;

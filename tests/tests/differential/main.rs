@@ -18,17 +18,10 @@ use anyhow::Result;
 use integration::differential::{Case, Setup, compare};
 use integration::process::Binary;
 
-/// The program that is compared with Envoy.
-fn subject() -> Result<Binary> {
-    match std::env::var("SUBJECT").as_deref() {
-        Ok("outrigger") => Binary::outrigger(),
-        _ => Binary::envoy(),
-    }
-}
-
 /// Runs the cases; the failure lists every difference.
 async fn differential(setup: Setup, cases: Vec<Case>) {
-    let compared = async { compare(&setup, &cases, &Binary::envoy()?, &subject()?).await?.into_result() };
+    let compared =
+        async { compare(&setup, &cases, &Binary::envoy()?, &Binary::subject()?).await?.into_result() };
     expect_ok(compared.await);
 }
 
@@ -89,6 +82,6 @@ async fn http2_pairs() {
 
 #[test]
 fn verdicts_on_configuration() {
-    let compare = || validate::compare(&Binary::envoy()?, &subject()?);
+    let compare = || validate::compare(&Binary::envoy()?, &Binary::subject()?);
     expect_ok(compare());
 }

@@ -40,10 +40,7 @@ pub(crate) struct Rig {
 
 impl Rig {
     pub(crate) async fn start() -> Result<Self> {
-        let binary = match std::env::var("SUBJECT").as_deref() {
-            Ok("outrigger") => Binary::outrigger()?,
-            _ => Binary::envoy()?,
-        };
+        let binary = Binary::subject()?;
         let upstream = Upstream::start().await?;
         let listeners = [
             HttpListener::new("plain", ROUTES).yaml(),

@@ -1,0 +1,63 @@
+# Outrigger: what one does with it. `make` lists the targets.
+SHELL := /bin/bash
+CARGO ?= cargo
+# further words for the command of a target, as in: make test ARGS='-p proxy-core'
+ARGS ?=
+
+.PHONY: help
+help: ## this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | column -t -s "$$(printf '\t')"
+
+.PHONY: build
+build: ## the proxy, unoptimised (target/debug/outrigger)
+	$(CARGO) build -p proxy $(ARGS)
+
+.PHONY: release
+release: ## the proxy as it is measured and shipped (target/release/outrigger)
+	$(CARGO) build --profile bench -p proxy --bin outrigger $(ARGS)
+
+.PHONY: test
+test: ## every test; installs the real Envoy to compare with
+	@peers=$$(scripts/peers.sh envoy) && eval "$$peers" && $(CARGO) test --workspace $(ARGS)
+
+.PHONY: differential
+differential: ## only the comparison with the real Envoy (CASE=word, SHOW=1)
+	@peers=$$(scripts/peers.sh envoy) && eval "$$peers" && $(CARGO) test -p integration --test differential $(ARGS)
+
+.PHONY: bench
+bench: release ## CPU, latency and memory beside Envoy, HAProxy and nginx (ARGS='--quick --only h1,h2')
+	@peers=$$(scripts/peers.sh all) && eval "$$peers" && $(CARGO) run --release -p benches --bin load -- $(ARGS)
+
+.PHONY: demo
+demo: ## real traffic while the routes change underneath
+	$(CARGO) build --release -p proxy --bin outrigger
+	$(CARGO) run --release -p integration --bin demo -- $(ARGS)
+
+.PHONY: fmt
+fmt: ## formats the code
+	$(CARGO) fmt --all
+
+.PHONY: lint
+lint: ## format and lints, as CI wants them
+	$(CARGO) fmt --all -- --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+.PHONY: doc
+doc: ## the documentation of the code
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps $(ARGS)
+
+.PHONY: deny
+deny: ## crate layers, licences, sources (needs nothing but cargo)
+	$(CARGO) test -p integration --test layers
+
+.PHONY: fuzz
+fuzz: ## every fuzz target for a while (SECONDS_EACH=10)
+	scripts/fuzz.sh $(ARGS)
+
+.PHONY: peers
+peers: ## installs Envoy, HAProxy, nginx, wrk, h2load, and prints where they are
+	@scripts/peers.sh all
+
+.PHONY: ci
+ci: ## all that CI does
+	.ci/run
