@@ -1,3 +1,5 @@
-//! The process: command line, bootstrap, wiring, admin.
+//! The process around the data plane: configuration in, workers out, admin beside.
 
 pub mod admin;
+pub mod bootstrap;
+pub mod server;

@@ -15,7 +15,7 @@ mod render;
 mod time;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use operator::{Op, Operator};
 use render::{Shape, Target};
@@ -23,6 +23,7 @@ use render::{Shape, Target};
 use crate::extension::access_log::LogEntry;
 
 pub use config::{FIELDS, LineFormat};
+pub(crate) use render::grpc_status_of_response;
 
 /// The format of access logs that configure none.
 pub const DEFAULT_FORMAT: &str = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" \

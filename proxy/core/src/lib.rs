@@ -4,7 +4,6 @@
 //! errors, statistics, matchers, formats, host sets, and the extension contracts. It must never open a socket, own a
 //! runtime or know a codec.
 
-pub mod access_log;
 pub mod address;
 pub mod config;
 pub mod extension;
@@ -14,6 +13,7 @@ pub mod grpc;
 pub mod head;
 pub mod headers;
 pub mod local_reply;
+pub mod log_filter;
 pub mod matcher;
 pub mod metadata;
 pub mod names;

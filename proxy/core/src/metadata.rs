@@ -37,6 +37,7 @@ impl Metadata {
 
 /// Metadata that filters set on a stream or connection (`dynamic_metadata`); empty costs nothing.
 #[derive(Clone, Debug, Default)]
+#[allow(clippy::box_collection, reason = "most streams have none: it is to cost one word")]
 pub struct DynamicMetadata(Option<Box<BTreeMap<String, Struct>>>);
 
 impl DynamicMetadata {

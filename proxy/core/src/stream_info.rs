@@ -129,6 +129,8 @@ pub struct StreamInfo {
     pub details: Option<Details>,
     /// `%CONNECTION_TERMINATION_DETAILS%`.
     pub termination_details: Option<Details>,
+    /// Why this side closed the downstream connection (`%DOWNSTREAM_LOCAL_CLOSE_REASON%`).
+    pub local_close_reason: Option<Details>,
     /// Response flags.
     pub flags: ResponseFlags,
     /// Body bytes received from downstream (for TCP: all bytes).
@@ -178,6 +180,7 @@ impl StreamInfo {
             response_code: None,
             details: None,
             termination_details: None,
+            local_close_reason: None,
             flags: ResponseFlags::default(),
             bytes_received: 0,
             bytes_sent: 0,

@@ -6,6 +6,7 @@ pub mod codec;
 pub mod http;
 pub mod listener;
 pub mod local;
+pub mod log_file;
 pub mod net;
 pub mod router;
 pub mod tcp;

@@ -1,1 +1,52 @@
-//! Policies of the data plane, one extension a file.
+//! The policies of the data plane: one extension a file, one line a table.
+//!
+//! An extension knows the contracts of `proxy-core` and nothing of the engine. Its file holds, in this order: what it
+//! does and where Envoy documents it, how each field of its configuration is used, the extension, its configuration,
+//! its statistics, the filter, and tests. See `docs/extensions.md` for adding one.
+
+pub mod access_log;
+pub mod network;
+pub mod shared;
+
+#[cfg(test)]
+mod testing;
+
+use proxy_core::config::MessageFields;
+use proxy_core::extension::Extensions;
+use proxy_core::extension::access_log::AccessLogFactory;
+use proxy_core::extension::network_filter::NetworkFilterFactory;
+
+/// Access logs, sorted by name.
+pub const ACCESS_LOGS: &[&dyn AccessLogFactory] = &[
+    &access_log::file::FileAccessLog,
+    &access_log::stream::StderrAccessLog,
+    &access_log::stream::StdoutAccessLog,
+];
+
+/// Network filters, sorted by name.
+pub const NETWORK_FILTERS: &[&dyn NetworkFilterFactory] = &[
+    &network::connection_limit::ConnectionLimit,
+    &network::direct_response::DirectResponse,
+    &network::echo::Echo,
+    &network::local_ratelimit::LocalRateLimit,
+];
+
+/// How every extension uses the fields of its messages.
+pub const FIELDS: &[&[MessageFields]] = &[
+    access_log::file::FIELDS,
+    access_log::stream::FIELDS,
+    network::connection_limit::FIELDS,
+    network::direct_response::FIELDS,
+    network::echo::FIELDS,
+    network::local_ratelimit::FIELDS,
+];
+
+/// Every extension of this crate.
+pub fn extensions() -> Extensions {
+    Extensions {
+        http_filters: &[],
+        network_filters: NETWORK_FILTERS,
+        listener_filters: &[],
+        access_logs: ACCESS_LOGS,
+    }
+}

@@ -101,18 +101,23 @@ pub struct StreamCx<'s> {
     pub info: &'s mut StreamInfo,
     /// The route that matched.
     pub route: Option<&'s dyn Route>,
-    /// This filter's most specific `typed_per_filter_config`.
-    pub route_config: Option<&'s (dyn Any + Send + Sync)>,
+    /// This filter's `typed_per_filter_config` at every level that has one, the most specific level first.
+    pub route_configs: &'s [Arc<dyn Any + Send + Sync>],
     /// Set to have the route matched anew before the next filter (`clearRouteCache`).
     pub clear_route: &'s mut bool,
     /// The engine.
     pub engine: &'s dyn Engine,
 }
 
-impl StreamCx<'_> {
-    /// This filter's per-route configuration, if the route has one.
-    pub fn route_config<T: 'static>(&self) -> Option<&T> {
-        self.route_config?.downcast_ref()
+impl<'s> StreamCx<'s> {
+    /// This filter's most specific per-route configuration, if any level has one.
+    pub fn route_config<T: 'static>(&self) -> Option<&'s T> {
+        self.route_configs.first()?.downcast_ref()
+    }
+
+    /// This filter's per-route configurations, from the route to the route configuration.
+    pub fn route_configs<T: 'static>(&self) -> impl DoubleEndedIterator<Item = &'s T> + use<'s, T> {
+        self.route_configs.iter().filter_map(|config| config.downcast_ref())
     }
 }
 

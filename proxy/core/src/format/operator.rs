@@ -75,6 +75,7 @@ pub(super) enum Field {
     BytesSent,
     ConnectionId,
     ConnectionTerminationDetails,
+    LocalCloseReason,
     /// Text that is empty because nothing can set it.
     Empty,
     DownstreamHeaderBytesReceived,
@@ -674,6 +675,7 @@ fn field(name: &str) -> Option<Field> {
         "DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_SENT" | "DOWNSTREAM_HEADER_BYTES_SENT" => {
             Field::DownstreamHeaderBytesSent
         }
+        "DOWNSTREAM_LOCAL_CLOSE_REASON" => Field::LocalCloseReason,
         "DOWNSTREAM_DETECTED_CLOSE_TYPE" => Field::Normal,
         "DOWNSTREAM_WIRE_BYTES_RECEIVED" => Field::DownstreamWireBytesReceived,
         "DOWNSTREAM_WIRE_BYTES_SENT" => Field::DownstreamWireBytesSent,
@@ -726,7 +728,6 @@ fn field(name: &str) -> Option<Field> {
 /// Commands about TLS peers, QUIC, traces and close reasons: valid, and always missing here.
 const ABSENT: &[&str] = &[
     "DOWNSTREAM_HANDSHAKE_DURATION",
-    "DOWNSTREAM_LOCAL_CLOSE_REASON",
     "DOWNSTREAM_LOCAL_DNS_SAN",
     "DOWNSTREAM_LOCAL_EMAIL_SAN",
     "DOWNSTREAM_LOCAL_IP_SAN",

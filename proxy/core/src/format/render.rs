@@ -165,6 +165,7 @@ fn render_field(field: Field, entry: &LogEntry<'_>, out: &mut Vec<u8>) -> Shape 
         Field::BytesSent => put_number(out, info.bytes_sent),
         Field::ConnectionId => put_number(out, info.connection.id),
         Field::ConnectionTerminationDetails => put_some(out, info.termination_details.as_deref()),
+        Field::LocalCloseReason => put_some(out, info.local_close_reason.as_deref()),
         Field::Empty => Shape::Text,
         Field::DownstreamHeaderBytesReceived => put_number(out, info.wire.header_received),
         Field::DownstreamHeaderBytesSent => put_number(out, info.wire.header_sent),

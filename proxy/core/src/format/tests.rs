@@ -61,7 +61,7 @@ fn connection() -> ConnectionInfo {
     }
 }
 
-fn headers(list: &[(&'static str, &[u8])]) -> HeaderMap {
+pub(crate) fn headers(list: &[(&'static str, &[u8])]) -> HeaderMap {
     list.iter()
         .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_bytes(value).unwrap()))
         .collect()
@@ -143,19 +143,20 @@ fn stream() -> StreamInfo {
     info
 }
 
-struct Fixture {
-    request: Option<RequestHead>,
-    response: Option<ResponseHead>,
-    trailers: Option<HeaderMap>,
-    info: StreamInfo,
+/// A stream with all that an entry of it shows.
+pub(crate) struct Fixture {
+    pub(crate) request: Option<RequestHead>,
+    pub(crate) response: Option<ResponseHead>,
+    pub(crate) trailers: Option<HeaderMap>,
+    pub(crate) info: StreamInfo,
 }
 
 impl Fixture {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { request: Some(request()), response: Some(response()), trailers: None, info: stream() }
     }
 
-    fn entry(&self) -> LogEntry<'_> {
+    pub(crate) fn entry(&self) -> LogEntry<'_> {
         LogEntry {
             request: self.request.as_ref(),
             response: self.response.as_ref(),

@@ -15,6 +15,7 @@ use proxy_core::config::{BuildCx, Rejected, duration, timeout_or};
 use proxy_core::extension::access_log::AccessLog;
 use proxy_core::extension::http_filter::HttpFilterConfig;
 use proxy_core::extension::message_name;
+use proxy_core::log_filter::build_access_logs;
 use proxy_core::names::Name;
 use proxy_core::stats::Cells;
 use proxy_core::stats::groups::{Http1Stats, Http2Stats, HttpStats};
@@ -347,8 +348,7 @@ impl ConnectionManager {
                 filters,
             })
         });
-        let access_logs =
-            cx.at("access_log", |cx| proxy_core::access_log::build_access_logs(&proto.access_log, cx));
+        let access_logs = build_access_logs(&proto.access_log, cx);
         let local_replies =
             cx.at("local_reply_config", |cx| LocalReplies::build(proto.local_reply_config.as_ref(), cx));
         let server_name = match proto.server_name.as_str() {

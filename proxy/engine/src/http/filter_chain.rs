@@ -275,16 +275,16 @@ impl FilterChain {
 impl View<'_> {
     fn cx(&mut self, configured: &[HttpFilter], index: usize) -> StreamCx<'_> {
         let name = configured.get(index).map(|filter| &*filter.name);
-        let route_config = match (&self.route, name) {
-            (Some(route), Some(name)) => route.filter_config(name).and_then(|config| config.most_specific()),
-            _ => None,
+        let route_configs: &[_] = match (&self.route, name) {
+            (Some(route), Some(name)) => route.filter_config(name).map_or(&[], |config| &config.configs),
+            _ => &[],
         };
         StreamCx {
             request: self.request,
             response: self.response.as_deref_mut(),
             info: self.info,
             route: self.route.as_ref().map(|route| route as &dyn Route),
-            route_config,
+            route_configs,
             clear_route: self.clear_route,
             engine: self.engine,
         }

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message;
-use proxy_core::access_log::build_access_logs;
 use proxy_core::address::Address;
 use proxy_core::config::{BuildCx, Rejected, timeout_or};
 use proxy_core::extension::access_log::AccessLog;
 use proxy_core::extension::listener_filter::ListenerFilterConfig;
 use proxy_core::extension::network_filter::{NetworkFilter, NetworkFilterConfig, TerminalFilter};
+use proxy_core::log_filter::build_access_logs;
 use proxy_core::metadata::Metadata;
 use proxy_core::stats::Cells;
 use proxy_core::stats::groups::{ListenerHttpStats, ListenerStats, RouterStats};
@@ -185,7 +185,7 @@ impl Listener {
             .as_ref()
             .map(|chain| cx.at("default_filter_chain", |cx| build_chain(chain, &stat_prefix, cx)))
             .transpose();
-        let access_logs = cx.at("access_log", |cx| build_access_logs(&proto.access_log, cx));
+        let access_logs = build_access_logs(&proto.access_log, cx);
         let (mut built, criteria): (Vec<_>, Vec<_>) = chains?.into_iter().unzip();
         let has_default = default_chain.as_ref().is_ok_and(Option::is_some);
         let matcher = ChainMatcher::new(&built, criteria, has_default.then_some(built.len()), cx);

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use proxy_core::access_log::build_access_logs;
 use proxy_core::config::{BuildCx, Rejected, duration, timeout_or};
 use proxy_core::extension::access_log::{AccessLog, LogEntry, LogType};
+use proxy_core::log_filter::build_access_logs;
 use proxy_core::names::Name;
 use proxy_core::response_flag::ResponseFlag;
 use proxy_core::stats::Cells;
@@ -115,7 +115,7 @@ impl TcpProxy {
             ),
             cx.reject_if(proto.upstream_idle_timeout.is_some(), "upstream_idle_timeout", "is not available"),
         ];
-        let access_logs = cx.at("access_log", |cx| build_access_logs(&proto.access_log, cx));
+        let access_logs = build_access_logs(&proto.access_log, cx);
         for one in rejected {
             one?;
         }

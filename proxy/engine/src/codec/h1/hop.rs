@@ -1,6 +1,6 @@
 //! Hop-by-hop fields: what ends at this connection (RFC 9110 section 7.6.1, Envoy 1.40 behaviour).
 //!
-//! The parsers apply these rules while they build the header map; [`remove_nominated`] is for the rare request that nominates
+//! The parsers apply these rules while they build the header map; `remove_nominated` is for the rare request that nominates
 //! fields of its own.
 
 use bytes::Bytes;

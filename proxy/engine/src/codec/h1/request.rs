@@ -137,11 +137,6 @@ impl RequestParser {
         self.parse_head(&head, span).map(Some)
     }
 
-    /// Whether bytes of a head have been seen that is not complete yet (`request_headers_timeout` runs).
-    pub fn in_progress(&self, buf: &[u8]) -> bool {
-        !buf.is_empty()
-    }
-
     fn skip_empty_lines(&mut self, buf: &mut BytesMut) -> Result<(), RequestError> {
         loop {
             let skip = match &buf[..] {

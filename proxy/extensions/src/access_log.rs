@@ -1,0 +1,4 @@
+//! Access logs.
+
+pub mod file;
+pub mod stream;

@@ -1,0 +1,6 @@
+//! Network filters.
+
+pub mod connection_limit;
+pub mod direct_response;
+pub mod echo;
+pub mod local_ratelimit;

@@ -1,0 +1,4 @@
+//! What several extensions use.
+
+pub mod runtime_flag;
+pub mod token_bucket;

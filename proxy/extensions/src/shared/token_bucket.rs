@@ -1,0 +1,109 @@
+//! A token bucket that all workers share without a lock.
+//!
+//! Its whole state is one number: the moment at which it was, or would have been, empty. Tokens grow evenly with time,
+//! as in Envoy since 1.31, not in steps of the fill interval.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use proxy_core::config::{BuildCx, Rejected, duration};
+use xds_api::envoy::r#type::v3 as proto;
+
+/// Tokens that grow with time up to a limit.
+#[derive(Debug)]
+pub struct TokenBucket {
+    start: Instant,
+    max_tokens: f64,
+    per_second: f64,
+    /// Seconds from `start` to the moment of emptiness, as the bits of an `f64`.
+    empty_at: AtomicU64,
+}
+
+impl TokenBucket {
+    /// A full bucket of `max_tokens` that gains `tokens_per_fill` every `fill_interval`, from `now` on.
+    pub fn new(max_tokens: u32, tokens_per_fill: u32, fill_interval: Duration, now: Instant) -> Self {
+        let max_tokens = f64::from(max_tokens);
+        let per_second = f64::from(tokens_per_fill) / fill_interval.as_secs_f64();
+        let full = -max_tokens / per_second;
+        Self { start: now, max_tokens, per_second, empty_at: AtomicU64::new(full.to_bits()) }
+    }
+
+    /// Builds from its message. Envoy refuses intervals under 50 ms.
+    pub fn build(proto: &proto::TokenBucket, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
+        let proto::TokenBucket { max_tokens, tokens_per_fill, fill_interval } = proto;
+        if *max_tokens == 0 {
+            return Err(cx.at("max_tokens", |cx| cx.reject("value must be greater than 0")));
+        }
+        let per_fill = tokens_per_fill.unwrap_or(1);
+        if per_fill == 0 {
+            return Err(cx.at("tokens_per_fill", |cx| cx.reject("value must be greater than 0")));
+        }
+        let interval = fill_interval.as_ref().and_then(duration).unwrap_or_default();
+        if interval < Duration::from_millis(50) {
+            return Err(cx.at("fill_interval", |cx| {
+                cx.reject("local rate limit token bucket fill timer must be >= 50ms")
+            }));
+        }
+        Ok(Self::new(*max_tokens, per_fill, interval, Instant::now()))
+    }
+
+    /// Takes a token, if there is one at `now`.
+    pub fn take(&self, now: Instant) -> bool {
+        let now = now.saturating_duration_since(self.start).as_secs_f64();
+        let mut bits = self.empty_at.load(Ordering::Relaxed);
+        loop {
+            let empty_at = f64::from_bits(bits);
+            let tokens = ((now - empty_at) * self.per_second).min(self.max_tokens);
+            if tokens < 1.0 {
+                return false;
+            }
+            let after = now - (tokens - 1.0) / self.per_second;
+            match self.empty_at.compare_exchange_weak(
+                bits,
+                after.to_bits(),
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return true,
+                Err(actual) => bits = actual,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_starts_full_and_refills_up_to_its_limit() {
+        let start = Instant::now();
+        let bucket = TokenBucket::new(3, 1, Duration::from_secs(1), start);
+        assert_eq!((0..5).filter(|_| bucket.take(start)).count(), 3);
+        assert!(!bucket.take(start + Duration::from_millis(900)));
+        assert!(bucket.take(start + Duration::from_millis(1001)));
+        let later = start + Duration::from_secs(100);
+        assert_eq!((0..5).filter(|_| bucket.take(later)).count(), 3);
+    }
+
+    #[test]
+    fn a_clock_that_stands_still_or_steps_back_gives_nothing() {
+        let start = Instant::now();
+        let bucket = TokenBucket::new(1, 1, Duration::from_secs(1), start);
+        assert!(bucket.take(start + Duration::from_secs(5)));
+        assert!(!bucket.take(start));
+        assert!(!bucket.take(start + Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn threads_never_take_more_than_there_is() {
+        let start = Instant::now();
+        let bucket = TokenBucket::new(1000, 1, Duration::from_secs(3600), start);
+        let taken: usize = std::thread::scope(|scope| {
+            let threads: Vec<_> =
+                (0..4).map(|_| scope.spawn(|| (0..1000).filter(|_| bucket.take(start)).count())).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+        });
+        assert_eq!(taken, 1000);
+    }
+}
