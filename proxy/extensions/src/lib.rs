@@ -5,6 +5,7 @@
 //! its statistics, the filter, and tests. See `docs/extensions.md` for adding one.
 
 pub mod access_log;
+pub mod listener;
 pub mod network;
 pub mod shared;
 
@@ -14,6 +15,7 @@ mod testing;
 use proxy_core::config::MessageFields;
 use proxy_core::extension::Extensions;
 use proxy_core::extension::access_log::AccessLogFactory;
+use proxy_core::extension::listener_filter::ListenerFilterFactory;
 use proxy_core::extension::network_filter::NetworkFilterFactory;
 
 /// Access logs, sorted by name.
@@ -21,6 +23,14 @@ pub const ACCESS_LOGS: &[&dyn AccessLogFactory] = &[
     &access_log::file::FileAccessLog,
     &access_log::stream::StderrAccessLog,
     &access_log::stream::StdoutAccessLog,
+];
+
+/// Listener filters, sorted by name.
+pub const LISTENER_FILTERS: &[&dyn ListenerFilterFactory] = &[
+    &listener::http_inspector::HttpInspector,
+    &listener::original_dst::OriginalDst,
+    &listener::proxy_protocol::ProxyProtocol,
+    &listener::tls_inspector::TlsInspector,
 ];
 
 /// Network filters, sorted by name.
@@ -35,6 +45,10 @@ pub const NETWORK_FILTERS: &[&dyn NetworkFilterFactory] = &[
 pub const FIELDS: &[&[MessageFields]] = &[
     access_log::file::FIELDS,
     access_log::stream::FIELDS,
+    listener::http_inspector::FIELDS,
+    listener::original_dst::FIELDS,
+    listener::proxy_protocol::FIELDS,
+    listener::tls_inspector::FIELDS,
     network::connection_limit::FIELDS,
     network::direct_response::FIELDS,
     network::echo::FIELDS,
@@ -46,7 +60,7 @@ pub fn extensions() -> Extensions {
     Extensions {
         http_filters: &[],
         network_filters: NETWORK_FILTERS,
-        listener_filters: &[],
+        listener_filters: LISTENER_FILTERS,
         access_logs: ACCESS_LOGS,
     }
 }

@@ -97,3 +97,12 @@ pub(crate) fn block_on_paused<T>(future: impl Future<Output = T>) -> T {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     builder.enable_time().start_paused(true).build().unwrap().block_on(future)
 }
+
+/// A socket that was redirected from this address, or not at all.
+pub(crate) struct FakeSocket(pub(crate) Option<Address>);
+
+impl proxy_core::extension::listener_filter::Socket for FakeSocket {
+    fn original_destination(&self) -> Option<Address> {
+        self.0.clone()
+    }
+}

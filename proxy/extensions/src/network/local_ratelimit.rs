@@ -88,13 +88,17 @@ impl Config {
 }
 
 /// Buckets by process and share key, while somebody holds them.
-struct SharedBuckets(Mutex<Option<HashMap<(usize, String), Weak<TokenBucket>>>>);
+struct SharedBuckets(Mutex<Option<Buckets>>);
+
+/// The process as its statistics, and the share key.
+type BucketKey = (usize, String);
+type Buckets = HashMap<BucketKey, Weak<TokenBucket>>;
 
 static SHARED: SharedBuckets = SharedBuckets(Mutex::new(None));
 
 impl SharedBuckets {
     /// The bucket of `key`, `new` if there is none yet.
-    fn bucket(&self, key: (usize, String), new: Arc<TokenBucket>) -> Arc<TokenBucket> {
+    fn bucket(&self, key: BucketKey, new: Arc<TokenBucket>) -> Arc<TokenBucket> {
         let mut buckets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let buckets = buckets.get_or_insert_default();
         buckets.retain(|_, bucket| bucket.strong_count() > 0);
