@@ -2,4 +2,5 @@
 
 pub mod admin;
 pub mod bootstrap;
+pub mod cli;
 pub mod server;
