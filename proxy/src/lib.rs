@@ -3,4 +3,6 @@
 pub mod admin;
 pub mod bootstrap;
 pub mod cli;
+pub mod logging;
+pub mod process;
 pub mod server;

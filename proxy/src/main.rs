@@ -1,41 +1,56 @@
 //! The `outrigger` binary.
 
+use std::io::Write;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use proxy::bootstrap::{Sources, load};
-use proxy::server::{Settings, build, run};
-use proxy_engine::local::drain::DrainStrategy;
+use proxy::cli::{self, Command, Mode, Options};
+use proxy::{logging, server};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let mut sources = Sources::default();
-    let mut settings = Settings {
-        concurrency: std::thread::available_parallelism().map_or(1, usize::from),
-        drain_time: Duration::from_secs(600),
-        drain_strategy: DrainStrategy::Gradual,
-    };
-    let mut args = std::env::args().skip(1);
-    while let Some(arg) = args.next() {
-        match arg.as_str() {
-            "-c" | "--config-path" => sources.path = args.next(),
-            "--concurrency" => settings.concurrency = args.next().and_then(|n| n.parse().ok()).unwrap_or(1),
-            _ => {}
+    let options = match cli::parse(std::env::args()) {
+        Ok(Command::Run(options)) => *options,
+        Ok(Command::Print(text)) => {
+            let _ = writeln!(std::io::stdout(), "{text}");
+            return ExitCode::SUCCESS;
         }
+        Err(error) => return fail(&error),
+    };
+    if let Err(error) = logging::start(&options) {
+        return fail(&error);
     }
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
-    let result = load(&sources).and_then(|loaded| {
-        let built = build(&loaded.message, &settings)?;
-        drop(loaded);
-        run(built, &settings)
-    });
-    match result {
+    match run(options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("{error:#}");
-            ExitCode::FAILURE
+            tracing::error!("error initializing configuration: {error:#}");
+            fail(&format_args!("{error:#}"))
         }
     }
+}
+
+fn fail(error: &dyn std::fmt::Display) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "{error}");
+    ExitCode::FAILURE
+}
+
+fn run(options: Options) -> anyhow::Result<()> {
+    let sources = Sources {
+        path: options.config_path.clone(),
+        yaml: options.config_yaml.clone(),
+        allow_unknown_fields: options.allow_unknown_static_fields,
+    };
+    let loaded = load(&sources)?;
+    for field in &loaded.unknown_fields {
+        tracing::warn!("unknown field: {field}");
+    }
+    let built = server::build(loaded, &options)?;
+    if options.mode == Mode::Validate {
+        let path = options.config_path.as_deref().unwrap_or_default();
+        let _ = writeln!(std::io::stdout(), "configuration '{path}' OK");
+        return Ok(());
+    }
+    server::run(built, options)
 }

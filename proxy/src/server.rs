@@ -1,12 +1,16 @@
 //! The running process: builds what the bootstrap says, starts the workers, and ends them.
 
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::Instant;
 
 use anyhow::{Context, bail};
+use prost::Message;
+use proxy_core::address::Address;
 use proxy_core::config::{BuildCx, BuildEnv, ConfigError, NodeInfo};
 use proxy_core::names::Names;
-use proxy_core::runtime::Runtime;
+use proxy_core::runtime::{Runtime, RuntimeLayer};
 use proxy_core::stats::{Registry, ShardId, set_shard};
 use proxy_engine::listener::accept::{Bound, GlobalConnections, SharedListener};
 use proxy_engine::listener::config::Listener;
@@ -16,124 +20,318 @@ use proxy_engine::net::socket;
 use proxy_engine::upstream::cluster::Cluster;
 use proxy_engine::worker::{Snapshot, WorkerSetup, Workers};
 use tokio::signal::unix::{SignalKind, signal};
-use xds_api::envoy::config::bootstrap::v3::Bootstrap;
+use xds_api::envoy::config::bootstrap::v3::{Admin as AdminProto, Bootstrap, runtime_layer::LayerSpecifier};
+use xds_api::read::Loaded;
 
-/// What the command line says about the process.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Number of workers.
-    pub concurrency: usize,
-    /// Drain time.
-    pub drain_time: Duration,
-    /// Drain strategy.
-    pub drain_strategy: DrainStrategy,
-}
+use crate::admin::ConfigDump;
+use crate::admin::ServerState;
+use crate::admin::{AdminOptions, AdminServer};
+use crate::cli;
+use crate::process::{ActiveListener, Admin, Process, dumped};
 
-/// How long a log line may wait for company (Envoy's default of `--file-flush-interval-msec`).
-const LOG_FLUSH_INTERVAL: Duration = Duration::from_secs(10);
-
-/// What the bootstrap's static resources become.
+/// What the bootstrap's resources become.
 pub struct Built {
+    bootstrap: Bootstrap,
     env: Arc<BuildEnv>,
+    logs: Arc<FileLogs>,
     clusters: Vec<Arc<Cluster>>,
     listeners: Vec<Arc<Listener>>,
+    admin: Option<Address>,
 }
 
 /// Builds everything without binding anything.
 ///
 /// # Errors
 /// Everything that is wrong, one line each.
-pub fn build(bootstrap: &Bootstrap, settings: &Settings) -> anyhow::Result<Built> {
-    let workers = u16::try_from(settings.concurrency).context("too many workers")?;
+pub fn build(loaded: Loaded<Bootstrap>, options: &cli::Options) -> anyhow::Result<Built> {
+    let bootstrap = loaded.message;
+    let workers = u16::try_from(options.workers()).context("too many workers")?;
     let stats = Registry::new(workers);
+    let logs = Arc::new(FileLogs::new(options.file_flush_interval, &stats));
     let env = Arc::new(BuildEnv {
         extensions: proxy_extensions::extensions(),
         clusters: Names::default(),
         routes: Names::default(),
-        runtime: Arc::new(Runtime::default()),
-        log_files: Arc::new(FileLogs::new(LOG_FLUSH_INTERVAL, &stats)),
+        runtime: Arc::new(Runtime::new(runtime_layers(&bootstrap)?)),
+        log_files: logs.clone(),
         stats,
-        node: NodeInfo::default(),
-        concurrency: settings.concurrency,
+        node: node_info(&bootstrap, options),
+        concurrency: options.workers(),
     });
     let mut cx = BuildCx::new(&env);
+    refuse_unavailable(&bootstrap, &mut cx);
     let resources = bootstrap.static_resources.clone().unwrap_or_default();
     let (clusters, listeners) = cx.at("static_resources", |cx| {
         let clusters = cx.each("clusters", &resources.clusters, Cluster::build);
         let listeners = cx.each("listeners", &resources.listeners, Listener::build);
         (clusters, listeners)
     });
+    let address = bootstrap.admin.as_ref().and_then(|admin: &AdminProto| admin.address.as_ref());
+    let admin = cx.at("admin", |cx| {
+        cx.at("address", |cx| address.map(|address| Address::build(address, cx)).transpose())
+    });
     let errors = cx.into_errors();
-    let (Ok(clusters), Ok(listeners)) = (clusters, listeners) else {
+    let (Ok(clusters), Ok(listeners), Ok(admin), true) = (clusters, listeners, admin, errors.is_empty())
+    else {
         bail!("{}", join(&errors));
     };
-    Ok(Built { env, clusters, listeners })
+    Ok(Built { bootstrap, env, logs, clusters, listeners, admin })
+}
+
+/// Parts of a bootstrap that this version cannot honour.
+fn refuse_unavailable(bootstrap: &Bootstrap, cx: &mut BuildCx<'_>) {
+    #[allow(deprecated)] // Envoy still takes it.
+    let is_tracing = bootstrap.tracing.is_some();
+    let refused = [
+        (bootstrap.hds_config.is_some(), "hds_config"),
+        (!bootstrap.stats_sinks.is_empty(), "stats_sinks"),
+        (is_tracing, "tracing"),
+        (!bootstrap.config_sources.is_empty(), "config_sources"),
+        (bootstrap.default_config_source.is_some(), "default_config_source"),
+        (!bootstrap.fatal_actions.is_empty(), "fatal_actions"),
+        (!bootstrap.header_prefix.is_empty(), "header_prefix"),
+    ];
+    for (is_set, field) in refused {
+        // The reason is in `cx`; the rest is looked at all the same.
+        let _ = cx.reject_if(is_set, field, "is not available");
+    }
+}
+
+fn node_info(bootstrap: &Bootstrap, options: &cli::Options) -> NodeInfo {
+    let node = bootstrap.node.clone().unwrap_or_default();
+    let or =
+        |configured: String, option: &str| if configured.is_empty() { option.to_owned() } else { configured };
+    NodeInfo {
+        id: or(node.id, &options.service_node),
+        cluster: or(node.cluster, &options.service_cluster),
+        zone: or(node.locality.map(|locality| locality.zone).unwrap_or_default(), &options.service_zone),
+    }
+}
+
+fn runtime_layers(bootstrap: &Bootstrap) -> anyhow::Result<Vec<RuntimeLayer>> {
+    let mut layers = Vec::new();
+    for layer in bootstrap.layered_runtime.iter().flat_map(|runtime| &runtime.layers) {
+        let mut built = RuntimeLayer { name: layer.name.clone(), ..RuntimeLayer::default() };
+        match &layer.layer_specifier {
+            Some(LayerSpecifier::StaticLayer(values)) => flatten("", values, &mut built),
+            Some(LayerSpecifier::AdminLayer(_)) => built.is_admin = true,
+            Some(LayerSpecifier::DiskLayer(_) | LayerSpecifier::RtdsLayer(_)) => {
+                bail!(
+                    "layered_runtime.layers: layer '{}': only static and admin layers are available",
+                    layer.name
+                );
+            }
+            None => {}
+        }
+        layers.push(built);
+    }
+    Ok(layers)
+}
+
+/// Nested values become dotted keys; a fractional percentage stays one value.
+fn flatten(prefix: &str, values: &prost_types::Struct, layer: &mut RuntimeLayer) {
+    use prost_types::value::Kind;
+    for (key, value) in &values.fields {
+        let key = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+        let text = match &value.kind {
+            Some(Kind::StructValue(inner)) => {
+                if let Some(Kind::NumberValue(numerator)) =
+                    inner.fields.get("numerator").and_then(|one| one.kind.as_ref())
+                {
+                    numerator.to_string()
+                } else {
+                    flatten(&key, inner, layer);
+                    continue;
+                }
+            }
+            Some(Kind::NumberValue(number)) => number.to_string(),
+            Some(Kind::StringValue(text)) => text.clone(),
+            Some(Kind::BoolValue(flag)) => flag.to_string(),
+            Some(Kind::NullValue(_) | Kind::ListValue(_)) | None => continue,
+        };
+        layer.values.insert(key, text);
+    }
 }
 
 fn join(errors: &[ConfigError]) -> String {
     errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
-/// Runs until a signal ends it.
+/// Runs until a signal or the admin interface ends it.
 ///
 /// # Errors
 /// A socket could not be bound or a thread not be made.
-pub fn run(built: Built, settings: &Settings) -> anyhow::Result<()> {
+pub fn run(built: Built, options: cli::Options) -> anyhow::Result<()> {
     set_shard(ShardId(0));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(serve(built, settings))
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime, serve(built, options))
 }
 
-async fn serve(built: Built, settings: &Settings) -> anyhow::Result<()> {
+async fn serve(built: Built, options: cli::Options) -> anyhow::Result<()> {
+    let strategy = match options.drain_strategy {
+        cli::DrainStrategy::Gradual => DrainStrategy::Gradual,
+        cli::DrainStrategy::Immediate => DrainStrategy::Immediate,
+    };
+    let workers = options.workers();
+    let drain = Arc::new(ProcessDrain::new(options.drain_time, strategy));
+    let limit = built
+        .env
+        .runtime
+        .number("overload.global_downstream_max_connections")
+        .and_then(|limit| usize::try_from(limit).ok());
     let setup = Arc::new(WorkerSetup {
         env: built.env.clone(),
-        drain: Arc::new(ProcessDrain::new(settings.drain_time, settings.drain_strategy)),
-        connections: GlobalConnections::new(None),
+        drain: drain.clone(),
+        connections: GlobalConnections::new(limit),
     });
-    let mut sockets = Vec::new();
-    for listener in &built.listeners {
-        sockets.push(bind(listener, settings.concurrency)?);
+    let process = Rc::new(Process {
+        env: built.env.clone(),
+        drain,
+        logs: built.logs,
+        clusters: RefCell::new(built.clusters),
+        listeners: RefCell::default(),
+        dump: RefCell::new(config_dump(&built.bootstrap)),
+        node: node_json(&built.bootstrap),
+        phase: Cell::new(ServerState::PreInitializing),
+        workers: RefCell::new(None),
+        started: Instant::now(),
+        quit: tokio::sync::Notify::new(),
+        options,
+    });
+    if let Some(address) = &built.admin {
+        start_admin(&process, address, built.bootstrap.admin.as_ref())?;
     }
-    let workers = Workers::start(settings.concurrency, &setup)?;
+    let mut bound = Vec::new();
+    for listener in &built.listeners {
+        bound.push(bind(listener, workers)?);
+    }
+    process.phase.set(ServerState::Initializing);
+    *process.workers.borrow_mut() = Some(Workers::start(workers, &setup)?);
+    start_listeners(&process, &built.listeners, bound);
+    process.phase.set(ServerState::Live);
+    tracing::info!("starting main dispatch loop");
+    wait_for_the_end(&process).await?;
+    let workers = process.workers.borrow_mut().take();
+    if let Some(workers) = workers {
+        workers.shutdown();
+    }
+    process.logs.flush();
+    tracing::info!("exiting");
+    Ok(())
+}
+
+/// Publishes the clusters and adds the listeners.
+fn start_listeners(
+    process: &Process,
+    listeners: &[Arc<Listener>],
+    bound: Vec<(Vec<Address>, Vec<Vec<Bound>>)>,
+) {
+    let workers = process.workers.borrow();
+    let Some(workers) = workers.as_ref() else { return };
     let mut snapshot = Snapshot::default();
-    snapshot.clusters.resize_with(built.env.clusters.slots(), || None);
-    for cluster in &built.clusters {
+    snapshot.clusters.resize_with(process.env.clusters.slots(), || None);
+    for cluster in process.clusters.borrow().iter() {
         if let Some(slot) = snapshot.clusters.get_mut(cluster.name.slot()) {
             *slot = Some(cluster.clone());
         }
     }
     workers.publish(&Arc::new(snapshot));
-    for (tag, (listener, sockets)) in built.listeners.iter().zip(sockets).enumerate() {
-        let shared = SharedListener::new(settings.concurrency, None);
+    for (tag, (listener, (addresses, sockets))) in listeners.iter().zip(bound).enumerate() {
+        let key = format!("envoy.resource_limits.listener.{}.connection_limit", listener.name);
+        let limit = process.env.runtime.number(&key).and_then(|limit| usize::try_from(limit).ok());
+        let shared = SharedListener::new(workers.count(), limit);
         workers.add_listener(tag as u64, listener, &shared, sockets);
+        let active = ActiveListener { tag: tag as u64, config: listener.clone(), bound: addresses };
+        process.listeners.borrow_mut().push(active);
     }
-    tracing::info!("starting main dispatch loop");
+}
+
+async fn wait_for_the_end(process: &Process) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => tracing::warn!("caught SIGTERM"),
-        _ = interrupt.recv() => tracing::warn!("caught SIGINT"),
+    let mut reopen = signal(SignalKind::user_defined1())?;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => tracing::warn!("caught ENVOY_SIGTERM"),
+            _ = interrupt.recv() => tracing::warn!("caught SIGINT"),
+            () = process.quit.notified() => {}
+            _ = reopen.recv() => {
+                tracing::info!("caught SIGUSR1. Reopening access logs.");
+                process.logs.reopen();
+                continue;
+            }
+        }
+        return Ok(());
     }
-    workers.shutdown();
+}
+
+fn start_admin(process: &Rc<Process>, address: &Address, proto: Option<&AdminProto>) -> anyhow::Result<()> {
+    let mut cx = BuildCx::new(&process.env);
+    let allowed = proto.map_or(&[][..], |admin| &admin.allow_paths);
+    let allow_paths = cx.each("allow_paths", allowed, proxy_core::matcher::StringMatcher::build);
+    let Ok(allow_paths) = allow_paths else { bail!("admin: {}", join(&cx.into_errors())) };
+    let socket = socket::listen(address, &socket::ListenOptions::default())
+        .with_context(|| format!("cannot bind '{address}' for the admin interface"))?;
+    let bound = socket::local_address(&socket)?;
+    if let Some(path) = &process.options.admin_address_path {
+        std::fs::write(path, bound.to_string())
+            .with_context(|| format!("cannot write the admin address to '{path}'"))?;
+    }
+    tracing::info!("admin address: {bound}");
+    let server = AdminServer::new(Rc::new(Admin(process.clone())), AdminOptions { allow_paths });
+    if bound.ip().is_some() {
+        let listener = tokio::net::TcpListener::from_std(socket.into())?;
+        tokio::task::spawn_local(async move { server.serve_tcp(listener).await });
+    } else {
+        let listener = tokio::net::UnixListener::from_std(std::os::fd::OwnedFd::from(socket).into())?;
+        tokio::task::spawn_local(async move { server.serve_unix(listener).await });
+    }
     Ok(())
 }
 
-/// Sockets for every worker.
-fn bind(listener: &Listener, workers: usize) -> anyhow::Result<Vec<Vec<Bound>>> {
+fn config_dump(bootstrap: &Bootstrap) -> ConfigDump {
+    let resources = bootstrap.static_resources.clone().unwrap_or_default();
+    let clusters = resources.clusters.iter();
+    let listeners = resources.listeners.iter();
+    ConfigDump {
+        bootstrap: Some(dumped("", "envoy.config.bootstrap.v3.Bootstrap", bootstrap.encode_to_vec())),
+        static_clusters: clusters
+            .map(|one| dumped(&one.name, "envoy.config.cluster.v3.Cluster", one.encode_to_vec()))
+            .collect(),
+        static_listeners: listeners
+            .map(|one| dumped(&one.name, "envoy.config.listener.v3.Listener", one.encode_to_vec()))
+            .collect(),
+        ..ConfigDump::default()
+    }
+}
+
+fn node_json(bootstrap: &Bootstrap) -> serde_json::Value {
+    let node = bootstrap.node.clone().unwrap_or_default();
+    serde_json::json!({ "id": node.id, "cluster": node.cluster })
+}
+
+/// Sockets for every worker, and the addresses they are bound to.
+fn bind(listener: &Listener, workers: usize) -> anyhow::Result<(Vec<Address>, Vec<Vec<Bound>>)> {
     let mut all: Vec<Vec<Bound>> = (0..workers).map(|_| Vec::new()).collect();
+    let mut addresses = Vec::new();
     if !listener.bind_to_port {
-        return Ok(all);
+        addresses.extend(listener.addresses.iter().map(|(address, _)| address.clone()));
+        return Ok((addresses, all));
     }
     for (address, options) in &listener.addresses {
-        let first = socket::listen(address, options)
-            .with_context(|| format!("cannot bind '{address}' for listener '{}'", listener.name))?;
+        let context = || format!("error adding listener '{}': cannot bind '{address}'", listener.name);
+        let first = socket::listen(address, options).with_context(context)?;
         // The kernel may have chosen the port.
         let bound = socket::local_address(&first)?;
+        addresses.push(bound.clone());
         let mut first = Some(first);
         for sockets in &mut all {
             let socket = match first.take() {
                 Some(first) => first,
-                None if options.reuse_port && bound.ip().is_some() => socket::listen(&bound, options)?,
+                None if options.reuse_port && bound.ip().is_some() => {
+                    socket::listen(&bound, options).with_context(context)?
+                }
                 None => continue,
             };
             sockets.push(match bound.ip() {
@@ -142,5 +340,5 @@ fn bind(listener: &Listener, workers: usize) -> anyhow::Result<Vec<Vec<Bound>>> 
             });
         }
     }
-    Ok(all)
+    Ok((addresses, all))
 }

@@ -1,0 +1,303 @@
+//! What the running process is and does, as the admin interface asks for it.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Instant, SystemTime};
+
+use prost_types::Any;
+use proxy_core::address::Address;
+use proxy_core::config::BuildEnv;
+use proxy_core::runtime::Runtime;
+use proxy_core::stats::Registry;
+use proxy_core::upstream::{Host, HostHealth};
+use proxy_engine::listener::accept::ListenerTag;
+use proxy_engine::listener::config::Listener;
+use proxy_engine::local::drain::ProcessDrain;
+use proxy_engine::log_file::FileLogs;
+use proxy_engine::upstream::circuit_breaker::{BreakerPriority, Resource as Limit};
+use proxy_engine::upstream::cluster::Cluster;
+use proxy_engine::upstream::discovery::Discovery;
+use proxy_engine::worker::Workers;
+use serde_json::Value;
+use tokio::sync::Notify;
+
+use crate::admin::CertificateEntry;
+use crate::admin::DrainRequest;
+use crate::admin::ListenerStatus;
+use crate::admin::LogLevel;
+use crate::admin::MemoryUse;
+use crate::admin::UnreadyTargets;
+use crate::admin::{AdminState, ServerState};
+use crate::admin::{BreakerThresholds, ClusterStatus, HealthFlag, HostCounters, HostStatus, SuccessRates};
+use crate::admin::{CommandLineOptions, DrainStrategy, Mode, ServerInfo};
+use crate::admin::{ConfigDump, Endpoints, Resource};
+use crate::{cli, logging};
+
+/// A listener that is bound.
+pub struct ActiveListener {
+    /// Its identity at the workers.
+    pub tag: ListenerTag,
+    /// Its configuration.
+    pub config: Arc<Listener>,
+    /// Addresses as bound, the ports chosen by the kernel filled in.
+    pub bound: Vec<Address>,
+}
+
+/// The running process.
+pub struct Process {
+    /// What everything was built with.
+    pub env: Arc<BuildEnv>,
+    /// Drain state.
+    pub drain: Arc<ProcessDrain>,
+    /// The command line.
+    pub options: cli::Options,
+    /// Access log files.
+    pub logs: Arc<FileLogs>,
+    /// The clusters now.
+    pub clusters: RefCell<Vec<Arc<Cluster>>>,
+    /// The listeners now.
+    pub listeners: RefCell<Vec<ActiveListener>>,
+    /// What `/config_dump` shows.
+    pub dump: RefCell<ConfigDump>,
+    /// The node, every field printed.
+    pub node: Value,
+    /// What the process is doing, drains aside.
+    pub phase: Cell<ServerState>,
+    /// The workers; none before they start and after they ended.
+    pub workers: RefCell<Option<Workers>>,
+    /// When it started.
+    pub started: Instant,
+    /// Wakes whoever ends the process.
+    pub quit: Notify,
+}
+
+impl Process {
+    /// Stops the listeners that a drain is for.
+    fn stop_listeners(&self, inbound_only: bool) {
+        let workers = self.workers.borrow();
+        let Some(workers) = workers.as_ref() else { return };
+        self.listeners.borrow_mut().retain(|listener| {
+            let stops = !inbound_only || listener.config.is_inbound();
+            if stops {
+                workers.stop_listener(listener.tag);
+            }
+            !stops
+        });
+    }
+}
+
+/// A resource for `/config_dump`.
+pub fn dumped(name: &str, type_name: &str, bytes: Vec<u8>) -> Resource {
+    Resource {
+        name: name.to_owned(),
+        version_info: String::new(),
+        config: Arc::new(Any { type_url: format!("type.googleapis.com/{type_name}"), value: bytes }),
+        last_updated: Some(SystemTime::now()),
+        error: None,
+    }
+}
+
+/// The admin interface's view of the process; holds it weakly through `Rc`.
+pub struct Admin(pub Rc<Process>);
+
+impl AdminState for Admin {
+    fn state(&self) -> ServerState {
+        match self.0.phase.get() {
+            ServerState::Live if self.0.drain.health_check_failed() => ServerState::Draining,
+            phase => phase,
+        }
+    }
+
+    fn server_info(&self) -> ServerInfo {
+        let uptime = self.0.started.elapsed();
+        ServerInfo {
+            version: cli::version("")
+                .rsplit_once(": ")
+                .map_or_else(String::new, |(_, version)| version.to_owned()),
+            uptime,
+            uptime_all_epochs: uptime,
+            options: command_line(&self.0.options),
+            node: self.0.node.clone(),
+        }
+    }
+
+    fn hot_restart_version(&self) -> String {
+        if self.0.options.disable_hot_restart { "disabled".to_owned() } else { "11.104".to_owned() }
+    }
+
+    fn stats(&self) -> &Arc<Registry> {
+        &self.0.env.stats
+    }
+
+    fn runtime(&self) -> &Arc<Runtime> {
+        &self.0.env.runtime
+    }
+
+    fn memory(&self) -> MemoryUse {
+        MemoryUse::of_process()
+    }
+
+    fn clusters(&self) -> Vec<ClusterStatus> {
+        self.0.clusters.borrow().iter().map(|cluster| cluster_status(cluster)).collect()
+    }
+
+    fn listeners(&self) -> Vec<ListenerStatus> {
+        let listeners = self.0.listeners.borrow();
+        let status = |listener: &ActiveListener| {
+            let (first, others) = listener.bound.split_first()?;
+            Some(ListenerStatus {
+                name: listener.config.name.to_string(),
+                local_address: first.clone(),
+                additional_local_addresses: others.to_vec(),
+            })
+        };
+        listeners.iter().filter_map(status).collect()
+    }
+
+    fn config_dump(&self, _: Endpoints) -> ConfigDump {
+        self.0.dump.borrow().clone()
+    }
+
+    fn certificates(&self) -> Vec<CertificateEntry> {
+        Vec::new()
+    }
+
+    fn unready_targets(&self) -> Vec<UnreadyTargets> {
+        Vec::new()
+    }
+
+    fn loggers(&self) -> Vec<(String, LogLevel)> {
+        logging::levels()
+    }
+
+    fn set_logger(&self, name: &str, level: LogLevel) -> bool {
+        logging::set_level(name, level)
+    }
+
+    fn set_all_loggers(&self, level: LogLevel) {
+        logging::set_all(level);
+    }
+
+    fn set_health_check_failing(&self, failing: bool) {
+        self.0.drain.set_health_check_failed(failing);
+    }
+
+    fn drain_listeners(&self, request: DrainRequest) {
+        let process = &self.0;
+        if !request.graceful {
+            process.stop_listeners(request.inbound_only);
+            return;
+        }
+        process.drain.start(request.inbound_only);
+        if request.skip_exit {
+            return;
+        }
+        let process = process.clone();
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(process.drain.time()).await;
+            process.stop_listeners(request.inbound_only);
+        });
+    }
+
+    fn reopen_logs(&self) {
+        self.0.logs.reopen();
+    }
+
+    fn quit(&self) {
+        self.0.quit.notify_one();
+    }
+}
+
+fn cluster_status(cluster: &Cluster) -> ClusterStatus {
+    let limits = |priority| BreakerThresholds {
+        max_connections: cluster.breakers.max(priority, Limit::Connections),
+        max_pending_requests: cluster.breakers.max(priority, Limit::Pending),
+        max_requests: cluster.breakers.max(priority, Limit::Requests),
+        max_retries: cluster.breakers.max(priority, Limit::Retries),
+    };
+    let name = cluster.name.as_str();
+    ClusterStatus {
+        name: name.to_owned(),
+        observability_name: cluster.observability_name.as_deref().unwrap_or(name).to_owned(),
+        eds_service_name: match &cluster.discovery {
+            Discovery::Eds(eds) => eds.service_name.to_string(),
+            Discovery::Static | Discovery::Dns(_) => String::new(),
+        },
+        added_via_api: false,
+        default_breakers: limits(BreakerPriority::Default),
+        high_breakers: limits(BreakerPriority::High),
+        outlier: None,
+        hosts: cluster.hosts().hosts().map(|host| host_status(host)).collect(),
+    }
+}
+
+fn host_status(host: &Host) -> HostStatus {
+    let count = |counter: &std::sync::atomic::AtomicU32| u64::from(counter.load(Ordering::Relaxed));
+    HostStatus {
+        address: host.address.clone(),
+        hostname: host.hostname.to_string(),
+        counters: HostCounters {
+            cx_active: count(&host.active_connections),
+            cx_connect_fail: count(&host.stats.cx_connect_fail),
+            cx_total: count(&host.stats.cx_total),
+            rq_active: count(&host.active_requests),
+            rq_error: count(&host.stats.rq_error),
+            rq_pending_active: 0,
+            rq_success: count(&host.stats.rq_success),
+            rq_timeout: count(&host.stats.rq_timeout),
+            rq_total: count(&host.stats.rq_total),
+        },
+        health_flags: match host.health() {
+            HostHealth::Healthy => Vec::new(),
+            HostHealth::Degraded => vec![HealthFlag::DegradedEdsHealth],
+            HostHealth::Unhealthy | HostHealth::Draining => vec![HealthFlag::FailedEdsHealth],
+        },
+        weight: host.weight(),
+        locality: (*host.locality).clone(),
+        canary: false,
+        priority: host.priority(),
+        success_rates: SuccessRates::default(),
+    }
+}
+
+fn command_line(options: &cli::Options) -> CommandLineOptions {
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    CommandLineOptions {
+        base_id: options.base_id.into(),
+        use_dynamic_base_id: options.use_dynamic_base_id,
+        base_id_path: text(&options.base_id_path),
+        concurrency: u32::try_from(options.workers()).unwrap_or(u32::MAX),
+        config_path: text(&options.config_path),
+        config_yaml: text(&options.config_yaml),
+        allow_unknown_static_fields: options.allow_unknown_static_fields,
+        reject_unknown_dynamic_fields: options.reject_unknown_dynamic_fields,
+        ignore_unknown_dynamic_fields: options.ignore_unknown_dynamic_fields,
+        skip_deprecated_logs: options.skip_deprecated_logs,
+        admin_address_path: text(&options.admin_address_path),
+        local_address_ip_version: match options.local_address_ip_version {
+            cli::IpVersion::V4 => "v4",
+            cli::IpVersion::V6 => "v6",
+        },
+        log_format: options.log_format.clone(),
+        log_path: text(&options.log_path),
+        service_cluster: options.service_cluster.clone(),
+        service_node: options.service_node.clone(),
+        service_zone: options.service_zone.clone(),
+        file_flush_interval: options.file_flush_interval,
+        drain_time: options.drain_time,
+        drain_strategy: match options.drain_strategy {
+            cli::DrainStrategy::Gradual => DrainStrategy::Gradual,
+            cli::DrainStrategy::Immediate => DrainStrategy::Immediate,
+        },
+        parent_shutdown_time: options.parent_shutdown_time,
+        mode: match options.mode {
+            cli::Mode::Serve => Mode::Serve,
+            cli::Mode::Validate => Mode::Validate,
+            cli::Mode::InitOnly => Mode::InitOnly,
+        },
+        disable_hot_restart: options.disable_hot_restart,
+        ..CommandLineOptions::default()
+    }
+}
