@@ -35,6 +35,7 @@ pub(crate) struct ServerOptions {
 }
 
 /// What waiting for a request brought.
+#[expect(clippy::large_enum_variant, reason = "taken apart at once, once a request")]
 pub(crate) enum NextRequest {
     /// A request; `end` if nothing follows its head.
     Request(RequestHead, bool),
@@ -157,7 +158,11 @@ impl ServerConnection {
                     Err(error) => return Poll::Ready(NextRequest::Invalid(error)),
                 }
             }
-            if self.eof || ready!(self.poll_fill(cx)).is_err() || self.eof {
+            if self.eof {
+                return Poll::Ready(NextRequest::Closed);
+            }
+            let filled = ready!(self.poll_fill(cx));
+            if filled.is_err() || self.eof {
                 return Poll::Ready(NextRequest::Closed);
             }
         }

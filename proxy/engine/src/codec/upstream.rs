@@ -34,7 +34,7 @@ pub(crate) enum Upstream {
     /// Over HTTP/1.
     Http1(Http1),
     /// Over HTTP/2.
-    Http2(Http2),
+    Http2(Box<Http2>),
 }
 
 impl Upstream {

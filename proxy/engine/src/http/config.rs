@@ -314,6 +314,16 @@ impl Http2Options {
     }
 }
 
+impl StripPort {
+    fn from_proto(proto: &proto::HttpConnectionManager) -> Self {
+        match (&proto.strip_port_mode, proto.strip_matching_host_port) {
+            (Some(StripPortMode::StripAnyHostPort(true)), _) => Self::Any,
+            (_, true) => Self::Matching,
+            _ => Self::No,
+        }
+    }
+}
+
 impl ConnectionManager {
     /// Builds the configuration; what follows from the listener is added per connection.
     pub fn build(proto: &proto::HttpConnectionManager, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
@@ -324,7 +334,7 @@ impl ConnectionManager {
     }
 
     fn build_here(proto: &proto::HttpConnectionManager, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
-        let common = proto.common_http_protocol_options.clone().unwrap_or_default();
+        let common = proto.common_http_protocol_options.unwrap_or_default();
         let codec = match CodecType::try_from(proto.codec_type) {
             Ok(CodecType::Auto) => Ok(Codec::Auto),
             Ok(CodecType::Http1) => Ok(Codec::Http1),
@@ -337,17 +347,7 @@ impl ConnectionManager {
         let chain = build_chain("http_filters", &proto.http_filters, cx);
         let http1 = cx
             .at("http_protocol_options", |cx| Http1Options::build(proto.http_protocol_options.as_ref(), cx));
-        let upgrades = cx.each("upgrade_configs", &proto.upgrade_configs, |upgrade, cx| {
-            let filters = match upgrade.filters.is_empty() {
-                true => None,
-                false => Some(build_chain("filters", &upgrade.filters, cx)?.0),
-            };
-            Ok(Upgrade {
-                kind: upgrade.upgrade_type.to_ascii_lowercase(),
-                enabled: upgrade.enabled.unwrap_or(true),
-                filters,
-            })
-        });
+        let upgrades = Self::build_upgrades(proto, cx);
         let access_logs = build_access_logs(&proto.access_log, cx);
         let local_replies =
             cx.at("local_reply_config", |cx| LocalReplies::build(proto.local_reply_config.as_ref(), cx));
@@ -421,11 +421,7 @@ impl ConnectionManager {
             merge_slashes: proto.merge_slashes,
             escaped_slashes: PathWithEscapedSlashesAction::try_from(proto.path_with_escaped_slashes_action)
                 .unwrap_or(PathWithEscapedSlashesAction::ImplementationSpecificDefault),
-            strip_port: match (&proto.strip_port_mode, proto.strip_matching_host_port) {
-                (Some(StripPortMode::StripAnyHostPort(true)), _) => StripPort::Any,
-                (_, true) => StripPort::Matching,
-                _ => StripPort::No,
-            },
+            strip_port: StripPort::from_proto(proto),
             strip_trailing_host_dot: proto.strip_trailing_host_dot,
             upgrades: upgrades?,
             local_replies: local_replies?,
@@ -433,6 +429,23 @@ impl ConnectionManager {
             stats: scope.cells(),
             http1_stats: cx.env.stats.scope("http1").cells(),
             http2_stats: cx.env.stats.scope("http2").cells(),
+        })
+    }
+
+    fn build_upgrades(
+        proto: &proto::HttpConnectionManager,
+        cx: &mut BuildCx<'_>,
+    ) -> Result<Vec<Upgrade>, Rejected> {
+        cx.each("upgrade_configs", &proto.upgrade_configs, |upgrade, cx| {
+            let filters = match upgrade.filters.is_empty() {
+                true => None,
+                false => Some(build_chain("filters", &upgrade.filters, cx)?.0),
+            };
+            Ok(Upgrade {
+                kind: upgrade.upgrade_type.to_ascii_lowercase(),
+                enabled: upgrade.enabled.unwrap_or(true),
+                filters,
+            })
         })
     }
 

@@ -81,6 +81,7 @@ async fn sniff(cx: &ConnectionCx, connection: &Connection) -> Option<Codec> {
 }
 
 /// What waiting for a request ended with.
+#[expect(clippy::large_enum_variant, reason = "taken apart at once, once a request")]
 enum Waited {
     Next(NextRequest),
     Idle,

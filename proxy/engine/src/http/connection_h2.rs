@@ -62,6 +62,7 @@ pub(super) async fn serve(cx: Rc<ConnectionCx>, connection: Connection) {
 }
 
 /// What the connection does next.
+#[expect(clippy::large_enum_variant, reason = "taken apart at once, once a stream")]
 enum Next {
     Stream(Request<RecvStream>, SendResponse<Bytes>),
     Closed,

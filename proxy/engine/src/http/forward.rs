@@ -266,7 +266,7 @@ impl Stream<'_> {
         }
         let opening = async {
             if is_http2 {
-                pool.open_http2(priority).await.map(Upstream::Http2)
+                pool.open_http2(priority).await.map(|lease| Upstream::Http2(Box::new(lease)))
             } else {
                 pool.open_http1(priority).await.map(Upstream::Http1)
             }

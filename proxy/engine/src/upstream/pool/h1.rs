@@ -35,6 +35,7 @@ struct Pooled {
 /// The idle connections, and who waits for one.
 #[derive(Default)]
 pub(crate) struct Http1Pool {
+    #[expect(clippy::vec_box, reason = "a connection goes to its lease and comes back without being copied")]
     idle: RefCell<Vec<Box<Pooled>>>,
     waiters: RefCell<VecDeque<oneshot::Sender<Option<Box<Pooled>>>>>,
 }

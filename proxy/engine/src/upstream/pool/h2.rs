@@ -26,8 +26,11 @@ use crate::upstream::circuit_breaker::{BreakerPriority, Permit, Resource};
 pub(crate) struct Http2Pool {
     ready: RefCell<Vec<Rc<Shared>>>,
     /// A connection being made, and how it ended; every request that waits looks at it.
-    connecting: RefCell<Option<watch::Receiver<Option<Result<(), (UpstreamReset, String)>>>>>,
+    connecting: RefCell<Option<Progress>>,
 }
+
+/// How an attempt to connect goes: nothing yet, or how it ended.
+type Progress = watch::Receiver<Option<Result<(), (UpstreamReset, String)>>>;
 
 /// One connection.
 struct Shared {
@@ -125,10 +128,7 @@ impl HostPool {
     }
 
     /// Starts to connect in a task of its own, so that a request that gives up does not take the connection with it.
-    fn start_http2(
-        self: &Rc<Self>,
-        priority: BreakerPriority,
-    ) -> Result<watch::Receiver<Option<Result<(), (UpstreamReset, String)>>>, (UpstreamReset, String)> {
+    fn start_http2(self: &Rc<Self>, priority: BreakerPriority) -> Result<Progress, (UpstreamReset, String)> {
         let Some(guard) = ConnectionGuard::new(self, priority) else {
             return Err((UpstreamReset::Overflow, String::new()));
         };
