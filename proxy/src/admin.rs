@@ -10,6 +10,7 @@ mod certs;
 mod clusters;
 mod config_dump;
 mod home;
+mod hosts;
 mod init_dump;
 mod json;
 mod lifecycle;
@@ -31,6 +32,7 @@ pub use clusters::{
     BreakerThresholds, ClusterStatus, HealthFlag, HostCounters, HostStatus, OutlierStatus, SuccessRates,
 };
 pub use config_dump::{ConfigDump, DynamicListener, Endpoints, Resource, UpdateFailure};
+pub use hosts::load_assignment;
 pub use init_dump::UnreadyTargets;
 pub use lifecycle::DrainRequest;
 pub use listeners::ListenerStatus;

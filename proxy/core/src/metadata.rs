@@ -29,6 +29,13 @@ impl Metadata {
         self.0.get(namespace)
     }
 
+    /// As the message that configuration has it in, without typed metadata.
+    pub fn to_proto(&self) -> proto::Metadata {
+        let filter_metadata =
+            self.0.iter().map(|(namespace, values)| (namespace.clone(), values.clone())).collect();
+        proto::Metadata { filter_metadata, ..proto::Metadata::default() }
+    }
+
     /// The value at `path` inside `namespace`.
     pub fn value(&self, namespace: &str, path: &[String]) -> Option<&Value> {
         value_at(self.0.get(namespace)?, path)

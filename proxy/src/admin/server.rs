@@ -267,7 +267,7 @@ async fn respond(shared: &Shared, request: hyper::Request<Incoming>) -> Response
     let target = head.uri.path_and_query().map_or("/", |target| target.as_str()).to_owned();
     let allowed = &shared.options.allow_paths;
     if !allowed.is_empty() && !allowed.iter().any(|path| path.matches(target.as_bytes())) {
-        return Response::error(StatusCode::FORBIDDEN, format!("request to path {target} not allowed\n"));
+        return Response::error(StatusCode::FORBIDDEN, format!("request to path {target} not allowed"));
     }
     let is_form =
         head.headers.get(CONTENT_TYPE).is_some_and(|kind| kind == "application/x-www-form-urlencoded");

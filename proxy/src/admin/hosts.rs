@@ -1,0 +1,220 @@
+//! From the hosts that the data plane balances over to what `/clusters` and `/config_dump?include_eds` show.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use prost::{Message as _, Name as _};
+use prost_types::Any;
+use proxy_core::address::Address;
+use proxy_core::upstream::{Host, HostHealth, HostSet, Locality};
+use xds_api::envoy::config::core::v3 as core;
+use xds_api::envoy::config::endpoint::v3 as proto;
+use xds_api::envoy::config::endpoint::v3::endpoint::HealthCheckConfig;
+
+use super::clusters::{HealthFlag, HostCounters, HostStatus, SuccessRates};
+use super::config_dump::Resource;
+
+impl From<&Host> for HostStatus {
+    /// Outlier rates and active health checks are no part of a [`Host`]; who has them adds them.
+    fn from(host: &Host) -> Self {
+        let count = |counter: &AtomicU32| u64::from(counter.load(Relaxed));
+        Self {
+            address: host.address.clone(),
+            hostname: host.hostname.to_string(),
+            counters: HostCounters {
+                cx_active: count(&host.active_connections),
+                cx_connect_fail: count(&host.stats.cx_connect_fail),
+                cx_total: count(&host.stats.cx_total),
+                rq_active: count(&host.active_requests),
+                rq_error: count(&host.stats.rq_error),
+                // Requests wait for a connection of the cluster here, never for one of a host.
+                rq_pending_active: 0,
+                rq_success: count(&host.stats.rq_success),
+                rq_timeout: count(&host.stats.rq_timeout),
+                rq_total: count(&host.stats.rq_total),
+            },
+            health_flags: match host.health() {
+                HostHealth::Healthy => Vec::new(),
+                HostHealth::Degraded => vec![HealthFlag::DegradedEdsHealth],
+                HostHealth::Unhealthy => vec![HealthFlag::FailedEdsHealth],
+                HostHealth::Draining => vec![HealthFlag::EdsStatusDraining],
+            },
+            weight: host.weight(),
+            locality: Locality::clone(&host.locality),
+            canary: is_canary(host),
+            priority: host.priority(),
+            success_rates: SuccessRates::default(),
+        }
+    }
+}
+
+fn is_canary(host: &Host) -> bool {
+    let metadata = host.metadata();
+    let value = metadata.value("envoy.lb", &["canary".to_owned()]);
+    matches!(value.and_then(|value| value.kind.as_ref()), Some(prost_types::value::Kind::BoolValue(true)))
+}
+
+/// The endpoints of a cluster as Envoy writes them into its dump: one entry per priority and locality.
+pub fn load_assignment(cluster: &str, hosts: &HostSet) -> Resource {
+    let mut endpoints: Vec<(u32, Arc<Locality>, Vec<proto::LbEndpoint>)> = Vec::new();
+    for host in hosts.hosts() {
+        let known = endpoints
+            .iter_mut()
+            .find(|(priority, locality, _)| *priority == host.priority() && *locality == host.locality);
+        match known {
+            Some((_, _, list)) => list.push(endpoint(host)),
+            None => endpoints.push((host.priority(), host.locality.clone(), vec![endpoint(host)])),
+        }
+    }
+    endpoints.sort_by_key(|(priority, _, _)| *priority);
+    let message = proto::ClusterLoadAssignment {
+        cluster_name: cluster.to_owned(),
+        endpoints: endpoints.into_iter().map(locality_endpoints).collect(),
+        policy: Some(proto::cluster_load_assignment::Policy {
+            overprovisioning_factor: Some(hosts.policy().overprovisioning_factor),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let type_url = format!("type.googleapis.com/{}", proto::ClusterLoadAssignment::full_name());
+    Resource {
+        name: cluster.to_owned(),
+        config: Arc::new(Any { type_url, value: message.encode_to_vec() }),
+        ..Resource::default()
+    }
+}
+
+fn locality_endpoints(
+    (priority, locality, lb_endpoints): (u32, Arc<Locality>, Vec<proto::LbEndpoint>),
+) -> proto::LocalityLbEndpoints {
+    proto::LocalityLbEndpoints {
+        locality: Some(core::Locality {
+            region: locality.region.clone(),
+            zone: locality.zone.clone(),
+            sub_zone: locality.sub_zone.clone(),
+        }),
+        lb_endpoints,
+        load_balancing_weight: Some(0),
+        priority,
+        ..Default::default()
+    }
+}
+
+fn endpoint(host: &Arc<Host>) -> proto::LbEndpoint {
+    let health = match host.health() {
+        HostHealth::Healthy => core::HealthStatus::Healthy,
+        HostHealth::Degraded => core::HealthStatus::Degraded,
+        // Envoy shows what a host may be used for, so a draining one is unhealthy here.
+        HostHealth::Unhealthy | HostHealth::Draining => core::HealthStatus::Unhealthy,
+    };
+    let metadata = host.metadata();
+    proto::LbEndpoint {
+        health_status: health.into(),
+        metadata: (!metadata.is_empty()).then(|| metadata.to_proto()),
+        load_balancing_weight: Some(host.weight()),
+        host_identifier: Some(proto::lb_endpoint::HostIdentifier::Endpoint(proto::Endpoint {
+            address: Some(address(&host.address)),
+            health_check_config: Some(HealthCheckConfig::default()),
+            hostname: host.hostname.to_string(),
+            additional_addresses: host
+                .additional_addresses
+                .iter()
+                .map(|other| proto::endpoint::AdditionalAddress { address: Some(address(other)) })
+                .collect(),
+            ..Default::default()
+        })),
+    }
+}
+
+fn address(address: &Address) -> core::Address {
+    use core::address::Address as Kind;
+    let kind = match address {
+        Address::Ip(socket) => Kind::SocketAddress(core::SocketAddress {
+            address: socket.ip().to_string(),
+            port_specifier: Some(core::socket_address::PortSpecifier::PortValue(socket.port().into())),
+            ..Default::default()
+        }),
+        Address::Pipe(path) => Kind::Pipe(core::Pipe { path: path.to_string(), mode: 0 }),
+    };
+    core::Address { address: Some(kind) }
+}
+
+#[cfg(test)]
+mod tests {
+    use proxy_core::upstream::{Assignment, AssignmentPolicy, Endpoint, HostSetOptions, LocalityEndpoints};
+    use serde_json::json;
+
+    use super::super::json::message;
+    use super::*;
+
+    fn host_set() -> Arc<HostSet> {
+        let endpoint = |address: &str, health| Endpoint {
+            address: Address::Ip(address.parse().unwrap()),
+            additional_addresses: Box::default(),
+            hostname: "hh".into(),
+            weight: 3,
+            health,
+            metadata: Default::default(),
+        };
+        let locality = Locality { region: "r".to_owned(), ..Locality::default() };
+        let assignment = Assignment {
+            localities: vec![
+                LocalityEndpoints {
+                    locality: Locality::nowhere(),
+                    priority: 1,
+                    weight: 0,
+                    endpoints: vec![endpoint("[::1]:2", HostHealth::Degraded)],
+                },
+                LocalityEndpoints {
+                    locality: Arc::new(locality),
+                    priority: 0,
+                    weight: 0,
+                    endpoints: vec![
+                        endpoint("127.0.0.1:1", HostHealth::Healthy),
+                        endpoint("127.0.0.1:2", HostHealth::Draining),
+                    ],
+                },
+            ],
+            policy: AssignmentPolicy::default(),
+        };
+        HostSet::update(None, &assignment, HostSetOptions::default()).hosts
+    }
+
+    #[test]
+    fn endpoints_are_dumped_by_priority_and_locality() {
+        let resource = load_assignment("c", &host_set());
+        let shown = message(&resource.config);
+        let endpoints = shown["endpoints"].as_array().unwrap();
+        assert_eq!(endpoints.len(), 2);
+        assert_eq!(
+            endpoints[0]["lb_endpoints"][1],
+            json!({
+                "endpoint": {
+                    "address": {"socket_address": {"address": "127.0.0.1", "port_value": 2}},
+                    "health_check_config": {},
+                    "hostname": "hh",
+                },
+                "health_status": "UNHEALTHY",
+                "load_balancing_weight": 3,
+            })
+        );
+        assert_eq!(endpoints[0]["locality"], json!({"region": "r"}));
+        assert_eq!(endpoints[1]["locality"], json!({}));
+        assert_eq!(endpoints[1]["priority"], 1);
+        assert_eq!(endpoints[1]["load_balancing_weight"], 0);
+        assert_eq!(shown["policy"], json!({"overprovisioning_factor": 140}));
+    }
+
+    #[test]
+    fn a_host_shows_its_counters_and_health() {
+        let hosts = host_set();
+        let draining =
+            hosts.hosts().find(|host| host.address.port() == Some(2) && host.priority() == 0).unwrap();
+        draining.stats.rq_total.store(7, Relaxed);
+        let status = HostStatus::from(&**draining);
+        assert_eq!(status.health_flags, [HealthFlag::EdsStatusDraining]);
+        assert_eq!(status.counters.rq_total, 7);
+        assert_eq!(status.weight, 3);
+        assert!(!status.canary);
+    }
+}
