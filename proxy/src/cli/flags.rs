@@ -48,7 +48,11 @@ const fn takes(name: &'static str, value: &'static str, help: &'static str) -> F
 pub(super) const FLAGS: &[Flag] = &[
     Flag {
         short: Some("-c"),
-        ..takes("config-path", "FILE", "The bootstrap: .yaml, .json or .pb; any other file is read as YAML")
+        ..takes(
+            "config-path",
+            "FILE",
+            "The bootstrap: .yaml, .json, .pb or .pb_text; any other file is read as YAML",
+        )
     },
     takes("config-yaml", "YAML", "Configuration merged over that of --config-path"),
     takes("mode", "MODE", "serve (default), validate (check the configuration and exit) or init_only"),

@@ -14,12 +14,16 @@ use crate::{
     error::{Error, Errors, Path, Segment},
     json,
     schema::{Enum, Field, Kind, Message, WellKnown},
+    text_format,
     tree::{Entry, Node, Position, Value},
     wire, yaml,
 };
 
+mod locate;
 mod scalar;
 mod well_known;
+
+pub use locate::locate;
 
 /// How a configuration text is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +32,8 @@ pub enum Format {
     Yaml,
     /// JSON with the liberties that protobuf allows.
     Json,
+    /// Protobuf's text format.
+    Text,
     /// Protobuf's binary form.
     Binary,
 }
@@ -44,11 +50,12 @@ pub struct Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    /// The content of a file; its extension tells the format (`.json`, `.pb`; all else is YAML).
+    /// The content of a file; its extension tells the format (`.json`, `.pb`, `.pb_text`; all else is YAML).
     pub fn file(name: &'a str, text: &'a [u8]) -> Source<'a> {
         let format = match std::path::Path::new(name).extension().and_then(|extension| extension.to_str()) {
             Some("json") => Format::Json,
             Some("pb") => Format::Binary,
+            Some("pb_text") => Format::Text,
             _ => Format::Yaml,
         };
         Source { name, text, format }
@@ -173,10 +180,11 @@ pub fn to_wire(message: Message, source: &Source<'_>, options: &Options) -> Resu
     let text;
     let tree = match source.format {
         Format::Binary => return binary(message, source, options),
-        Format::Json => {
+        Format::Json | Format::Text => {
             let text = std::str::from_utf8(source.text)
                 .map_err(|error| in_file(Error::new("", format!("not UTF-8: {error}"))))?;
-            json::parse(text).map_err(in_file)?
+            let parse = if source.format == Format::Json { json::parse } else { text_format::parse };
+            parse(text).map_err(in_file)?
         }
         Format::Yaml => {
             // (Envoy's YAML parser replaces what is not UTF-8.)
@@ -189,6 +197,9 @@ pub fn to_wire(message: Message, source: &Source<'_>, options: &Options) -> Resu
         return Err(in_file(tree.at.error(reason)));
     }
     let mut reader = Reader::new(file);
+    if source.format == Format::Text {
+        reader.style = Style::Text;
+    }
     reader.message(message, &tree);
     reader.finish(options)
 }
@@ -207,8 +218,18 @@ fn binary(message: Message, source: &Source<'_>, options: &Options) -> Result<Wi
     Err(Errors(report.errors.into_iter().map(|error| Error { file: Some(file.clone()), ..error }).collect()))
 }
 
+/// What a tree means.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Style {
+    /// Well-known types have forms of their own, maps are objects.
+    Json,
+    /// All messages are written by their fields, maps as lists of entries.
+    Text,
+}
+
 /// Reads a tree into the bytes of a message.
 pub(crate) struct Reader {
+    style: Style,
     out: Vec<u8>,
     path: Path,
     file: Option<Arc<str>>,
@@ -220,6 +241,7 @@ pub(crate) struct Reader {
 impl Reader {
     pub(crate) fn new(file: Option<Arc<str>>) -> Reader {
         Reader {
+            style: Style::Json,
             out: Vec::new(),
             path: Path::default(),
             file,
@@ -320,7 +342,7 @@ impl Reader {
 
     /// A field that is set; `repeats` if it was before, so that even a default value must replace what was written.
     fn field(&mut self, field: Field, node: &Node<'_>, repeats: bool) {
-        if let Some((key, value)) = field.map_entry() {
+        if let (Style::Json, Some((key, value))) = (self.style, field.map_entry()) {
             self.map(field, key, value, node);
         } else if !field.is_repeated() {
             self.value(field, node, field.has_presence() || repeats);
@@ -378,6 +400,11 @@ impl Reader {
     /// One value of a field; `explicit` if the default is written too.
     fn value(&mut self, field: Field, node: &Node<'_>, explicit: bool) {
         let number = field.number();
+        if let (Style::Text, Kind::Bool, Value::Number(digit)) = (self.style, field.kind(), &node.value) {
+            // (Text format takes 0 and 1 for booleans; JSON takes them in quotes only.)
+            let quoted = Node { value: Value::String((**digit).into()), at: node.at };
+            return self.value(field, &quoted, explicit);
+        }
         match field.kind() {
             Kind::Message(message) => {
                 let nested = wire::begin(&mut self.out, number);

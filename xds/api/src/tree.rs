@@ -43,7 +43,6 @@ pub(crate) enum Value<'a> {
     Number(Cow<'a, str>),
     String(Cow<'a, str>),
     /// Text format only: JSON writes bytes in base64.
-    #[allow(dead_code, reason = "the reader of text format is the next commit")]
     Bytes(Vec<u8>),
     List(Vec<Node<'a>>),
     Map(Vec<Entry<'a>>),

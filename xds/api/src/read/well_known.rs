@@ -1,6 +1,6 @@
 //! The messages that JSON writes in a form of their own, and the conversion of both `TypedStruct`s.
 
-use super::{Reader, scalar};
+use super::{Reader, Style, scalar};
 use crate::{
     schema::{Kind, Message, WellKnown},
     tree::{Entry, Node, Value},
@@ -20,9 +20,12 @@ mod value_field {
 impl Reader {
     /// Reads a well-known type; false if it is written as an ordinary message here.
     pub(super) fn well_known(&mut self, message: Message, node: &Node<'_>) -> bool {
+        if self.style == Style::Text {
+            return message.well_known() == WellKnown::Any && self.expanded_any(node);
+        }
         match (message.well_known(), &node.value) {
             (WellKnown::Any, Value::Map(entries)) => self.any(entries, node),
-            (WellKnown::Struct, Value::Map(entries)) => self.structure(entries, node),
+            (WellKnown::Struct, Value::Map(entries)) => self.structure(entries),
             (WellKnown::Value, _) => self.json_value(node),
             (WellKnown::ListValue, Value::List(nodes)) => self.json_list(nodes),
             (WellKnown::Timestamp, Value::String(text)) => self.moment(scalar::timestamp(text), node),
@@ -63,8 +66,7 @@ impl Reader {
         }
     }
 
-    fn structure(&mut self, entries: &[Entry<'_>], node: &Node<'_>) {
-        let _ = node;
+    fn structure(&mut self, entries: &[Entry<'_>]) {
         for entry in entries {
             let nested = wire::begin(&mut self.out, 1);
             wire::put_bytes(&mut self.out, 1, entry.key.as_bytes());
@@ -107,7 +109,7 @@ impl Reader {
             }
             Value::Map(entries) => {
                 let nested = wire::begin(&mut self.out, value_field::STRUCT);
-                self.structure(entries, node);
+                self.structure(entries);
                 wire::end(&mut self.out, nested);
             }
             Value::List(nodes) => {
@@ -148,6 +150,23 @@ impl Reader {
             _ => self.wrapped(message, entries),
         }
         wire::end(&mut self.out, nested);
+    }
+
+    /// Text format's `[type/url] { fields }` inside an `Any`; false if it is written by its own fields.
+    fn expanded_any(&mut self, node: &Node<'_>) -> bool {
+        let Value::Map(entries) = &node.value else { return false };
+        let [Entry { key, at, node }] = entries.as_slice() else { return false };
+        let Some(url) = key.strip_prefix('[').and_then(|key| key.strip_suffix(']')) else { return false };
+        match Message::of_url(url) {
+            None => self.error(*at, format!("could not find @type '{url}'")),
+            Some(message) => {
+                wire::put_bytes(&mut self.out, 1, url.as_bytes());
+                let nested = wire::begin(&mut self.out, 2);
+                self.message(message, node);
+                wire::end(&mut self.out, nested);
+            }
+        }
+        true
     }
 
     /// A well-known type inside an `Any`: its own form stands under `value`.
