@@ -1,6 +1,6 @@
 //! Statistics with Envoy's names, types and tags, at nearly no cost.
 //!
-//! A *group* is a struct of cells declared by [`stats!`](crate::stats). Groups are registered in a [`Scope`], which owns
+//! A *group* is a struct of cells declared by [`stats!`](macro@crate::stats). Groups are registered in a [`Scope`], which owns
 //! a name prefix such as `cluster.foo`; the [`Registry`] holds every scope of the process.
 //!
 //! * A `sharded` group has one copy per thread ([`Cells`]), created when that thread first touches it and written only

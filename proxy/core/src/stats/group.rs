@@ -90,7 +90,7 @@ impl<'a> From<&'a SharedHistogram> for Cell<'a> {
     }
 }
 
-/// A struct of cells. Implemented by [`stats!`](crate::stats) only.
+/// A struct of cells. Implemented by [`stats!`](macro@crate::stats) only.
 pub trait Group: Default + Send + Sync + 'static {
     /// The statistics, in the order of the fields.
     const STATS: &'static [StatDef];
