@@ -6,6 +6,7 @@
 
 pub mod cidr;
 pub mod cookie;
+pub mod fields;
 pub mod header;
 pub mod metadata;
 pub mod path;
@@ -23,3 +24,6 @@ pub use query::QueryParameterMatcher;
 pub use regex::{Regex, RegexRewrite};
 pub use string::StringMatcher;
 pub use uri_template::{UriTemplate, UriTemplateRewrite};
+
+#[cfg(test)]
+mod tests;

@@ -23,3 +23,6 @@ pub mod virtual_host;
 
 pub use route_table::{RouteMatch, RouteTable, SelectedRoute};
 pub use tables::Routes;
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,7 @@
 //! `envoy.config.route.v3.HeaderMatcher`: every form of it, over requests, responses and trailers.
 //!
-//! A header that occurs more than once is seen as one value joined with `,`.
+//! A header that occurs more than once matches if one of its values does, as in Envoy 1.40, where only those headers that
+//! the codecs join into one line are ever seen joined.
 
 #![allow(deprecated, reason = "the deprecated forms are still sent by control planes")]
 
@@ -77,6 +78,20 @@ impl RequestHeader {
         Self::parse(name).ok_or_else(|| cx.reject(format!("'{name}' is not a header name")))
     }
 
+    /// The first value in a request, if it is there, not empty and text.
+    pub fn first_in_request<'h>(&self, request: &'h RequestHead) -> Option<&'h str> {
+        let value = match self {
+            Self::Method => request.method.as_str(),
+            Self::Path => request.path.as_str(),
+            Self::Authority => request.authority.as_str(),
+            Self::Scheme => request.scheme.as_str(),
+            Self::Protocol => request.upgrade.as_deref()?,
+            Self::Status => return None,
+            Self::Named(name) => request.headers.get(name)?.to_str().ok()?,
+        };
+        (!value.is_empty()).then_some(value)
+    }
+
     /// The value in a request, repeated headers joined with `,`.
     pub fn in_request<'h>(&self, request: &'h RequestHead) -> Option<Cow<'h, [u8]>> {
         let text = match self {
@@ -142,28 +157,52 @@ impl HeaderMatcher {
 
     /// Whether the header of `request` matches.
     pub fn matches_request(&self, request: &RequestHead) -> bool {
-        self.matches_value(self.name.in_request(request).as_deref())
+        match &self.name {
+            RequestHeader::Named(name) if *name != http::header::UPGRADE => {
+                self.matches_named(&request.headers, name)
+            }
+            pseudo => self.matches_value(pseudo.in_request(request).as_deref()),
+        }
     }
 
     /// Whether the header of `response` matches.
     pub fn matches_response(&self, response: &ResponseHead) -> bool {
-        self.matches_value(self.name.in_response(response).as_deref())
+        match &self.name {
+            RequestHeader::Status => self.matches_value(Some(response.status.as_str().as_bytes())),
+            _ => self.matches_headers(&response.headers),
+        }
     }
 
     /// Whether the header among `headers` (trailers) matches.
     pub fn matches_headers(&self, headers: &HeaderMap) -> bool {
-        self.matches_value(self.name.in_headers(headers).as_deref())
+        match &self.name {
+            RequestHeader::Named(name) => self.matches_named(headers, name),
+            RequestHeader::Authority => self.matches_named(headers, &http::header::HOST),
+            RequestHeader::Method
+            | RequestHeader::Path
+            | RequestHeader::Scheme
+            | RequestHeader::Protocol
+            | RequestHeader::Status => self.matches_value(None),
+        }
+    }
+
+    fn matches_named(&self, headers: &HeaderMap, name: &HeaderName) -> bool {
+        let mut values = headers.get_all(name).iter();
+        let Some(first) = values.next() else { return self.matches_value(None) };
+        let holds = self.specifier.holds(first.as_bytes())
+            || values.any(|value| self.specifier.holds(value.as_bytes()));
+        holds != self.invert
     }
 
     fn matches_value(&self, value: Option<&[u8]>) -> bool {
-        if let Specifier::Present(present) = self.specifier {
-            return (value.is_some() == present) != self.invert;
-        }
         let value = match value {
             Some(value) => value,
             None if self.missing_is_empty => b"",
-            // A value matcher never holds for a missing header, inverted or not.
-            None => return false,
+            None => {
+                // Apart from presence, nothing holds for a missing header, inverted or not.
+                let Specifier::Present(present) = self.specifier else { return false };
+                return present == self.invert;
+            }
         };
         self.specifier.holds(value) != self.invert
     }

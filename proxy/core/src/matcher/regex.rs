@@ -3,7 +3,8 @@
 //! Both are linear-time automata of one family; `translate` bridges the dialects: ASCII `\d \w \s \b`, `\Q..\E`, octal
 //! escapes, literal `{`, no set operations in classes. What RE2 has and we have not (`\C`) is rejected; what RE2 lacks
 //! (`(?x)`, `a**`) is rejected as RE2 does. Envoy's program size limit (`re2.max_program_size.error_level`, 100 by
-//! default) is enforced on an estimate of RE2's program.
+//! default) is enforced on an estimate of RE2's program that is exact for common expressions and too low, never too high,
+//! for others.
 //! Source: RE2 `doc/syntax.txt`; Envoy `api/envoy/type/matcher/v3/regex.proto`.
 
 #![allow(deprecated, reason = "engine_type is still sent by control planes")]
@@ -79,10 +80,14 @@ impl Search {
 }
 
 /// `envoy.type.matcher.v3.RegexMatchAndSubstitute`: replaces every match, `\0` to `\9` naming groups.
+///
+/// Substitutions that make no sense are accepted, as Envoy accepts them, and do what they do there: one that names a group
+/// that the pattern lacks replaces nothing, and one is cut off at a backslash that nothing valid follows.
 #[derive(Clone, Debug)]
 pub struct RegexRewrite {
     pattern: engine::Regex,
-    substitution: Box<[Part]>,
+    /// `None` replaces nothing.
+    substitution: Option<Box<[Part]>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,15 +108,13 @@ impl RegexRewrite {
             let translated = translate::translate(&pattern.regex).map_err(|reason| cx.reject(reason))?;
             compile(&translated).map_err(|reason| cx.reject(reason))
         })?;
-        let substitution = cx.at("substitution", |cx| {
-            let groups = pattern.captures_len() - 1;
-            parse_substitution(substitution, groups).map_err(|reason| cx.reject(reason))
-        })?;
+        let substitution = parse_substitution(substitution, pattern.captures_len() - 1);
         Ok(Self { pattern, substitution })
     }
 
-    /// `value` with every match replaced; `None` if nothing matched.
+    /// `value` with every match replaced; `None` if nothing was.
     pub fn replace_all(&self, value: &[u8]) -> Option<Vec<u8>> {
+        let substitution = self.substitution.as_deref()?;
         let mut matches = self.pattern.captures_iter(value).peekable();
         matches.peek()?;
         let mut replaced = Vec::with_capacity(value.len() + 32);
@@ -120,7 +123,7 @@ impl RegexRewrite {
             let Some(whole) = captures.get(0) else { continue };
             replaced.extend_from_slice(&value[end..whole.start()]);
             end = whole.end();
-            for part in &self.substitution {
+            for part in substitution {
                 match part {
                     Part::Literal(text) => replaced.extend_from_slice(text),
                     Part::Group(group) => {
@@ -135,8 +138,8 @@ impl RegexRewrite {
     }
 }
 
-/// Reads `\0`..`\9` and `\\`; anything else after a backslash is wrong, as is a group that does not exist.
-fn parse_substitution(text: &str, groups: usize) -> Result<Box<[Part]>, String> {
+/// Reads `\0`..`\9` and `\\` up to a backslash followed by anything else; `None` if a group does not exist.
+fn parse_substitution(text: &str, groups: usize) -> Option<Box<[Part]>> {
     let mut parts = Vec::new();
     let mut literal = Vec::new();
     let mut bytes = text.bytes();
@@ -150,20 +153,20 @@ fn parse_substitution(text: &str, groups: usize) -> Result<Box<[Part]>, String> 
             Some(digit @ b'0'..=b'9') => {
                 let group = usize::from(digit - b'0');
                 if group > groups {
-                    return Err(format!("the pattern has {groups} groups, '\\{group}' is not one of them"));
+                    return None;
                 }
                 if !literal.is_empty() {
                     parts.push(Part::Literal(std::mem::take(&mut literal).into()));
                 }
                 parts.push(Part::Group(group));
             }
-            _ => return Err(r"a backslash must be followed by a digit or a backslash".to_owned()),
+            _ => break,
         }
     }
     if !literal.is_empty() {
         parts.push(Part::Literal(literal.into()));
     }
-    Ok(parts.into_boxed_slice())
+    Some(parts.into_boxed_slice())
 }
 
 fn compile(translated: &str) -> Result<engine::Regex, String> {

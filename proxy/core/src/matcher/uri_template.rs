@@ -1,6 +1,8 @@
 //! URI templates: `/videos/{id}/*/{file=**}.mp4` as a path match, and rewrites that name its variables.
 //!
-//! `*` is one path segment, `**` the rest of the path and the last operator, `{name}` or `{name=pattern}` captures.
+//! `*` is one path segment, `**` the rest of the path and the last operator, `{name}` or `{name=pattern}` captures; a
+//! variable may have literals before and after it in its segment, an operator only at the end of the template. Envoy takes
+//! a `*` inside a literal for a quantifier (`/a*b` matches `/aab`); here it is refused.
 //! Source: Envoy `api/envoy/extensions/path/{match,rewrite}/uri_template/v3`.
 
 use regex::Regex;
@@ -138,15 +140,13 @@ impl<'t> Template<'t> {
         let mut reader = Self { rest, regex: "/".to_owned(), names: Vec::new(), seen_text_glob: false };
         while !reader.rest.is_empty() {
             reader.segment()?;
-            if let Some(after) = reader.rest.strip_prefix('/') {
-                reader.regex.push('/');
-                reader.rest = after;
-            } else if !reader.rest.is_empty() {
-                let suffix = std::mem::take(&mut reader.rest);
-                if suffix.contains('/') {
-                    return Err("text after an operator must end the template".to_owned());
+            match reader.rest.strip_prefix('/') {
+                Some(after) => {
+                    reader.regex.push('/');
+                    reader.rest = after;
                 }
-                reader.literal(suffix)?;
+                None if reader.rest.is_empty() => break,
+                None => return Err(format!("'{}' cannot follow an operator or a variable", reader.rest)),
             }
         }
         Ok(reader.regex)
@@ -154,19 +154,31 @@ impl<'t> Template<'t> {
 
     fn segment(&mut self) -> Result<(), String> {
         if self.rest.starts_with('*') {
-            return self.operator();
-        }
-        if let Some(variable) = self.rest.strip_prefix('{') {
-            let (inside, after) =
-                variable.split_once('}').ok_or_else(|| "unmatched variable bracket".to_owned())?;
-            self.variable(inside)?;
-            self.rest = after;
+            self.operator()?;
+            if !self.rest.is_empty() && !self.rest.starts_with('/') {
+                let suffix = std::mem::take(&mut self.rest);
+                self.literal(suffix)?;
+            }
             return Ok(());
         }
-        let end = self.rest.find('/').unwrap_or(self.rest.len());
-        let (literal, after) = self.rest.split_at(end);
+        let literal = self.until(['/', '{']);
+        let Some(variable) = self.rest.strip_prefix('{') else { return self.literal(literal) };
+        if !literal.is_empty() {
+            self.literal(literal)?;
+        }
+        let (inside, after) =
+            variable.split_once('}').ok_or_else(|| "unmatched variable bracket".to_owned())?;
+        self.variable(inside)?;
         self.rest = after;
-        self.literal(literal)
+        let suffix = self.until(['/', '{']);
+        if suffix.is_empty() { Ok(()) } else { self.literal(suffix) }
+    }
+
+    /// Takes the text up to one of `ends`.
+    fn until(&mut self, ends: [char; 2]) -> &'t str {
+        let (text, after) = self.rest.split_at(self.rest.find(ends).unwrap_or(self.rest.len()));
+        self.rest = after;
+        text
     }
 
     fn operator(&mut self) -> Result<(), String> {
@@ -209,9 +221,7 @@ impl<'t> Template<'t> {
             if self.rest.starts_with('*') {
                 self.operator()?;
             } else {
-                let end = self.rest.find('/').unwrap_or(self.rest.len());
-                let (literal, rest) = self.rest.split_at(end);
-                self.rest = rest;
+                let literal = self.until(['/', '/']);
                 self.literal(literal)?;
             }
             match self.rest.strip_prefix('/') {
@@ -263,12 +273,15 @@ mod tests {
         assert!(!matches("/a.b", "/axb"));
         assert!(matches("/a/", "/a/"));
         assert!(matches("/", "/"));
+        assert!(matches("/x{v}y/z", "/xQy/z"));
+        assert!(!matches("/x{v}y/z", "/xy/z"));
+        assert!(matches("/{a}-x/{b}", "/1-x/2"));
+        assert!(matches("/**/a", "/x/y/a"));
     }
 
     #[test]
     fn malformed_templates_are_refused() {
         for template in [
-            "a",
             "/a b",
             "/{",
             "/{a",
@@ -279,6 +292,11 @@ mod tests {
             "/**/*",
             "/**/{a}",
             "/*.m/x",
+            "/a*b",
+            "/{b=a*}",
+            "/{a}{b}",
+            "/{a}.{b}",
+            "/*{a}",
             "//",
             "/{a}/{b}/{c}/{d}/{e}/{f}",
             "/{abcdefghijklmnopq}",

@@ -66,7 +66,11 @@ impl Stream<'_> {
             }
             Action::DirectResponse(direct) => {
                 stats.rq_direct_response.inc();
-                let reply = LocalReply::new(direct.status, direct.body.clone(), "direct_response");
+                let body = direct.render(&self.request, &self.info);
+                let mut reply = LocalReply::new(direct.status, body.bytes, "direct_response");
+                if let Some(content_type) = body.content_type {
+                    reply.headers.insert(header::CONTENT_TYPE, content_type);
+                }
                 Err(self.route_reply(reply))
             }
             Action::NonForwarding => Err(refuse(StatusCode::NOT_FOUND, "route_not_found")),

@@ -155,19 +155,12 @@ impl ClusterTarget {
     }
 
     pub(super) fn choice<'r>(&'r self, request: &'r RequestHead) -> ClusterChoice<'r> {
-        let value = match self {
-            Self::Name(name) => return ClusterChoice::Named(name),
-            Self::Header(RequestHeader::Named(name)) => {
-                request.headers.get(name).and_then(|value| value.to_str().ok())
+        match self {
+            Self::Name(name) => ClusterChoice::Named(name),
+            Self::Header(header) => {
+                header.first_in_request(request).map_or(ClusterChoice::None, ClusterChoice::FromHeader)
             }
-            Self::Header(RequestHeader::Authority) => Some(request.authority.as_str()),
-            Self::Header(RequestHeader::Path) => Some(request.path.as_str()),
-            Self::Header(RequestHeader::Method) => Some(request.method.as_str()),
-            Self::Header(RequestHeader::Scheme) => Some(request.scheme.as_str()),
-            Self::Header(RequestHeader::Protocol) => request.upgrade.as_deref(),
-            Self::Header(RequestHeader::Status) => None,
-        };
-        value.filter(|value| !value.is_empty()).map_or(ClusterChoice::None, ClusterChoice::FromHeader)
+        }
     }
 }
 
@@ -182,13 +175,11 @@ impl WeightedClusters {
         let proto::WeightedCluster { clusters, total_weight: _, runtime_key_prefix, random_value_specifier } =
             proto;
         let random_header = match random_value_specifier {
-            None | Some(RandomValueSpecifier::UseHashPolicy(false)) => None,
+            // Without hash policies, which are rejected where they stand, the random number decides.
+            None | Some(RandomValueSpecifier::UseHashPolicy(_)) => None,
             Some(RandomValueSpecifier::HeaderName(name)) if name.is_empty() => None,
             Some(RandomValueSpecifier::HeaderName(name)) => {
                 Some(cx.at("header_name", |cx| build_header_name(name, cx))?)
-            }
-            Some(RandomValueSpecifier::UseHashPolicy(true)) => {
-                return Err(cx.at("use_hash_policy", |cx| cx.reject("hash policies are not available")));
             }
         };
         if clusters.is_empty() {

@@ -1,10 +1,14 @@
 //! The action that answers with a fixed response.
 
-use std::fs;
+use std::{fs, io};
 
 use bytes::Bytes;
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
 use proxy_core::config::{BuildCx, Rejected};
+use proxy_core::extension::access_log::{LogEntry, LogType};
+use proxy_core::format::LineFormat;
+use proxy_core::head::{RequestHead, ResponseHead};
+use proxy_core::stream_info::StreamInfo;
 use xds_api::envoy::config::core::v3 as core_proto;
 use xds_api::envoy::config::core::v3::data_source::Specifier;
 use xds_api::envoy::config::route::v3 as proto;
@@ -14,8 +18,17 @@ use xds_api::envoy::config::route::v3 as proto;
 pub struct DirectResponse {
     /// Status of the response.
     pub status: StatusCode,
-    /// Its body, `text/plain` unless empty.
-    pub body: Bytes,
+    body: Bytes,
+    format: Option<LineFormat>,
+}
+
+/// The body of one response.
+#[derive(Clone, Debug)]
+pub struct DirectBody {
+    /// The bytes.
+    pub bytes: Bytes,
+    /// `content-type`, if the body has a format; `text/plain` otherwise.
+    pub content_type: Option<HeaderValue>,
 }
 
 impl DirectResponse {
@@ -25,7 +38,10 @@ impl DirectResponse {
         cx: &mut BuildCx<'_>,
     ) -> Result<Self, Rejected> {
         let proto::DirectResponseAction { status, body, body_format } = proto;
-        let format = cx.reject_if(body_format.is_some(), "body_format", "formatted bodies are not available");
+        let format = match body_format {
+            Some(format) => cx.at("body_format", |cx| LineFormat::build(format, cx)).map(Some),
+            None => Ok(None),
+        };
         let status = cx.at("status", |cx| {
             u16::try_from(*status)
                 .ok()
@@ -37,8 +53,27 @@ impl DirectResponse {
             Some(source) => read(source, max_body as usize, cx),
             None => Ok(Bytes::new()),
         });
-        format?;
-        Ok(Self { status: status?, body: body? })
+        Ok(Self { status: status?, body: body?, format: format? })
+    }
+
+    /// The body for `request`; a format has the configured body as `%LOCAL_REPLY_BODY%`.
+    pub fn render(&self, request: &RequestHead, info: &StreamInfo) -> DirectBody {
+        let Some(format) = &self.format else {
+            return DirectBody { bytes: self.body.clone(), content_type: None };
+        };
+        let response = ResponseHead::new(self.status);
+        let entry = LogEntry {
+            request: Some(request),
+            response: Some(&response),
+            response_trailers: None,
+            info,
+            local_reply_body: &String::from_utf8_lossy(&self.body),
+            log_type: LogType::NotSet,
+        };
+        let mut bytes = Vec::new();
+        format.render_body(&entry, &mut bytes);
+        let content_type = HeaderValue::try_from(format.content_type()).ok();
+        DirectBody { bytes: bytes.into(), content_type }
     }
 }
 
@@ -58,9 +93,12 @@ fn read(source: &core_proto::DataSource, max: usize, cx: &mut BuildCx<'_>) -> Re
         Some(Specifier::InlineBytes(bytes)) => limited(bytes.len()).map(|()| Bytes::copy_from_slice(bytes)),
         Some(Specifier::EnvironmentVariable(name)) => match std::env::var(name) {
             Ok(value) => limited(value.len()).map(|()| Bytes::from(value)),
-            Err(_) => Err(format!("environment variable doesn't exist: {name}")),
+            Err(_) => Err(format!("Environment variable doesn't exist: {name}")),
         },
         Some(Specifier::Filename(path)) => match fs::metadata(path).map(|file| file.len()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(format!("file {path} does not exist"))
+            }
             Err(error) => Err(format!("file {path} cannot be read: {error}")),
             Ok(length) if length > max as u64 => {
                 Err(format!("file {path} size is {length} bytes; maximum is {max}"))

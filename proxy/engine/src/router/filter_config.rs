@@ -61,7 +61,7 @@ impl FilterConfigs {
         let mut rejected = false;
         for name in names {
             let Some(any) = protos.get(name) else { continue };
-            match cx.at_key("typed_per_filter_config", name, |cx| build_own(any, cx)) {
+            match cx.at_key("typed_per_filter_config", name, |cx| build_own(name, any, cx)) {
                 Ok(Some(own)) => merge(&mut merged, name, own),
                 Ok(None) => {}
                 Err(Rejected) => rejected = true,
@@ -98,29 +98,31 @@ fn merge(merged: &mut Vec<FilterConfig>, name: &str, own: Own) {
 }
 
 /// Reads one entry; `None` if its filter is unknown and the entry is optional.
-fn build_own(any: &prost_types::Any, cx: &mut BuildCx<'_>) -> Result<Option<Own>, Rejected> {
+fn build_own(name: &str, any: &prost_types::Any, cx: &mut BuildCx<'_>) -> Result<Option<Own>, Rejected> {
     if message_name(&any.type_url) != FILTER_CONFIG {
         let config = build_config(any, cx)?;
         return match config {
             Some(config) => Ok(Some(Own { disabled: Some(false), config: Some(config) })),
-            None => Err(unknown(any, cx)),
+            None => Err(unknown(name, any, cx)),
         };
     }
     let proto::FilterConfig { config, is_optional, disabled } = decode(&any.value, cx)?;
     if disabled {
         return Ok(Some(Own { disabled: Some(true), config: None }));
     }
-    let Some(any) = config else { return Ok(Some(Own { disabled: Some(false), config: None })) };
+    let Some(any) = config else {
+        return Err(cx.reject(format!("Empty route/virtual host per filter configuration for {name} filter")));
+    };
     cx.at("config", |cx| match build_config(&any, cx)? {
         Some(config) => Ok(Some(Own { disabled: Some(false), config: Some(config) })),
         None if is_optional => Ok(None),
-        None => Err(unknown(&any, cx)),
+        None => Err(unknown(name, &any, cx)),
     })
 }
 
-fn unknown(any: &prost_types::Any, cx: &mut BuildCx<'_>) -> Rejected {
+fn unknown(name: &str, any: &prost_types::Any, cx: &mut BuildCx<'_>) -> Rejected {
     let message = message_name(&any.type_url);
-    cx.reject(format!("Didn't find a registered implementation for type: '{message}'"))
+    cx.reject(format!("Didn't find a registered implementation for '{name}' with type URL: '{message}'"))
 }
 
 fn build_config(

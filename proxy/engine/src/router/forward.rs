@@ -249,6 +249,9 @@ fn build_upgrades(
             return Err(cx.reject(format!("Duplicate upgrade {upgrade_type}")));
         }
         seen.push(protocol.clone());
+        if protocol == "connect-udp" {
+            return Err(cx.at("upgrade_type", |cx| cx.reject("CONNECT-UDP is not available")));
+        }
         let connect = match connect_config {
             None => None,
             Some(_) if protocol != "connect" => {

@@ -1,17 +1,27 @@
 //! Compiled `*_headers_to_add` and `*_headers_to_remove`.
 //!
 //! Removals come first; then all values are computed from the headers as they stand, overwriting ones are applied, then
-//! the appending ones. Pseudo-headers and `host` cannot be changed this way: rewrites do that.
+//! the appending ones. Values are format strings; one that is empty adds nothing unless `keep_empty_value` is set.
+//! Pseudo-headers and `host` cannot be changed this way: rewrites do that. Framing and hop-by-hop headers cannot either:
+//! the codecs write them.
 //! Source: Envoy `docs/root/configuration/http/http_conn_man/headers.rst`, "Custom request/response headers".
 
-use bytes::{Bytes, BytesMut};
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use proxy_core::config::{BuildCx, Rejected};
+use proxy_core::extension::access_log::{LogEntry, LogType};
+use proxy_core::format::{Empty, Format};
 use proxy_core::head::{RequestHead, ResponseHead};
+use proxy_core::headers::{KEEP_ALIVE, PROXY_CONNECTION};
+use proxy_core::matcher::header::joined;
 use proxy_core::stream_info::StreamInfo;
 use smallvec::SmallVec;
 use xds_api::envoy::config::core::v3 as proto;
 use xds_api::envoy::config::core::v3::header_value_option::HeaderAppendAction;
+
+use crate::codec::h1::{joins_in_request, joins_in_response};
 
 /// What values may refer to.
 #[derive(Clone, Copy)]
@@ -43,6 +53,7 @@ struct Addition {
 #[derive(Debug)]
 enum Value {
     Constant(HeaderValue),
+    Format(Format),
 }
 
 /// A value computed and waiting to be written.
@@ -101,16 +112,33 @@ impl HeaderMutations {
     pub fn apply_to_request(&self, request: &mut RequestHead, info: &StreamInfo) {
         let Some(mutations) = &self.0 else { return };
         mutations.remove_from(&mut request.headers);
-        let pending = mutations.compute(&request.headers, MutationContext { request: Some(request), info });
-        write(pending, &mut request.headers);
+        let entry = entry(Some(request), None, info);
+        let pending = mutations.compute(&request.headers, &entry);
+        write(pending, &mut request.headers, joins_in_request);
     }
 
     /// Changes the headers of `response`.
     pub fn apply_to_response(&self, response: &mut ResponseHead, context: MutationContext<'_>) {
         let Some(mutations) = &self.0 else { return };
         mutations.remove_from(&mut response.headers);
-        let pending = mutations.compute(&response.headers, context);
-        write(pending, &mut response.headers);
+        let entry = entry(context.request, Some(response), context.info);
+        let pending = mutations.compute(&response.headers, &entry);
+        write(pending, &mut response.headers, joins_in_response);
+    }
+}
+
+fn entry<'a>(
+    request: Option<&'a RequestHead>,
+    response: Option<&'a ResponseHead>,
+    info: &'a StreamInfo,
+) -> LogEntry<'a> {
+    LogEntry {
+        request,
+        response,
+        response_trailers: None,
+        info,
+        local_reply_body: "",
+        log_type: LogType::NotSet,
     }
 }
 
@@ -121,7 +149,7 @@ impl Mutations {
         }
     }
 
-    fn compute(&self, headers: &HeaderMap, context: MutationContext<'_>) -> SmallVec<[Pending<'_>; 4]> {
+    fn compute(&self, headers: &HeaderMap, entry: &LogEntry<'_>) -> SmallVec<[Pending<'_>; 4]> {
         let mut pending = SmallVec::new();
         for addition in &self.add {
             let exists = headers.contains_key(&addition.name);
@@ -132,7 +160,7 @@ impl Mutations {
                 HeaderAppendAction::OverwriteIfExists if !exists => continue,
                 HeaderAppendAction::OverwriteIfExists | HeaderAppendAction::OverwriteIfExistsOrAdd => true,
             };
-            let Some(value) = addition.value.render(context) else { continue };
+            let Some(value) = addition.value.render(entry) else { continue };
             if value.is_empty() && !addition.keep_empty {
                 continue;
             }
@@ -142,13 +170,23 @@ impl Mutations {
     }
 }
 
-fn write(pending: SmallVec<[Pending<'_>; 4]>, headers: &mut HeaderMap) {
+fn write(pending: SmallVec<[Pending<'_>; 4]>, headers: &mut HeaderMap, joins: fn(&HeaderName) -> bool) {
     for Pending { name, value, .. } in pending.iter().filter(|pending| pending.overwrite) {
         headers.insert(*name, value.clone());
     }
     for Pending { name, value, overwrite } in pending {
-        if !overwrite {
-            headers.append(name, value);
+        if overwrite {
+            continue;
+        }
+        match joined(headers, name).filter(|_| joins(name)) {
+            None => {
+                headers.append(name, value);
+            }
+            Some(old) => {
+                let all = [&*old, b",", value.as_bytes()].concat();
+                // Two valid values and a comma always make a valid one.
+                headers.insert(name, HeaderValue::from_maybe_shared(Bytes::from(all)).unwrap_or(value));
+            }
         }
     }
 }
@@ -165,6 +203,11 @@ impl Addition {
         }
         let name = HeaderName::from_bytes(key.as_bytes())
             .map_err(|_| cx.at("header", |cx| cx.reject(format!("key: '{key}' is not a header name"))))?;
+        if is_framing(&name) {
+            return Err(cx.at("header", |cx| {
+                cx.reject(format!("key: '{name}' belongs to the connection and is written by the codec"))
+            }));
+        }
         let action = HeaderAppendAction::try_from(*append_action).map_err(|_| {
             cx.at("append_action", |cx| cx.reject("value must be one of the defined enum values"))
         })?;
@@ -184,24 +227,31 @@ impl Addition {
     }
 }
 
+/// Headers of one connection, or that say where a message ends.
+fn is_framing(name: &HeaderName) -> bool {
+    *name == header::CONNECTION
+        || *name == header::CONTENT_LENGTH
+        || *name == header::TRANSFER_ENCODING
+        || *name == header::UPGRADE
+        || *name == KEEP_ALIVE
+        || *name == PROXY_CONNECTION
+}
+
 impl Value {
     fn build(text: &str, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
-        let mut literal = BytesMut::with_capacity(text.len());
-        let mut rest = text;
-        while let Some((before, after)) = rest.split_once('%') {
-            literal.extend_from_slice(before.as_bytes());
-            let Some(after) = after.strip_prefix('%') else {
-                return Err(cx.reject(format!("value: commands are not available yet in '{text}'")));
-            };
-            literal.extend_from_slice(b"%");
-            rest = after;
+        let format = Format::parse_with(&modern(text), Empty::Omit)
+            .map_err(|reason| cx.reject(format!("value: {reason}")))?;
+        match format.constant() {
+            Some(constant) => Self::constant(Bytes::copy_from_slice(constant.as_bytes()), cx),
+            None => Ok(Self::Format(format)),
         }
-        literal.extend_from_slice(rest.as_bytes());
-        Self::constant(literal.freeze(), cx)
     }
 
     fn build_raw(raw: &[u8], cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
-        Self::constant(Bytes::copy_from_slice(raw), cx)
+        match std::str::from_utf8(raw) {
+            Ok(text) => Self::build(text, cx),
+            Err(_) => Self::constant(Bytes::copy_from_slice(raw), cx),
+        }
     }
 
     fn constant(value: Bytes, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
@@ -211,9 +261,48 @@ impl Value {
     }
 
     /// The value; `None` if it cannot stand in a header.
-    fn render(&self, _context: MutationContext<'_>) -> Option<HeaderValue> {
+    fn render(&self, entry: &LogEntry<'_>) -> Option<HeaderValue> {
         match self {
             Self::Constant(value) => Some(value.clone()),
+            Self::Format(format) => {
+                let mut value = Vec::new();
+                format.render(entry, &mut value);
+                HeaderValue::from_maybe_shared(Bytes::from(value)).ok()
+            }
         }
     }
 }
+
+/// Rewrites what only header formats know: `DYNAMIC_METADATA(["a","b"])` means `DYNAMIC_METADATA(a:b)`, and
+/// `PER_REQUEST_STATE(key)` means `FILTER_STATE(key:PLAIN)`.
+fn modern(text: &str) -> Cow<'_, str> {
+    if !text.contains("_METADATA([") && !text.contains("PER_REQUEST_STATE(") {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = ["_METADATA([", "PER_REQUEST_STATE("].iter().filter_map(|word| rest.find(word)).min()
+    {
+        let (before, found) = rest.split_at(at);
+        out.push_str(before);
+        let (word, close) =
+            if found.starts_with('_') { ("_METADATA([", "])") } else { ("PER_REQUEST_STATE(", ")") };
+        let inside = found.get(word.len()..).unwrap_or_default();
+        let Some((arguments, after)) = inside.split_once(close) else {
+            out.push_str(found);
+            return Cow::Owned(out);
+        };
+        if word.starts_with('_') {
+            let keys: Vec<&str> = arguments.split(',').map(|key| key.trim().trim_matches('"')).collect();
+            out.push_str(&format!("_METADATA({})", keys.join(":")));
+        } else {
+            out.push_str(&format!("FILTER_STATE({arguments}:PLAIN)"));
+        }
+        rest = after;
+    }
+    out.push_str(rest);
+    Cow::Owned(out)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,6 @@
 //! Path rules of routes, and the index that finds the first route for a path without trying them all.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
@@ -189,9 +190,10 @@ impl PathIndex {
     ) -> Option<u32> {
         let whole_path = request.path_only();
         let path = match parameters {
-            PathParameters::Matched => whole_path,
-            PathParameters::Ignored => whole_path.split(';').next().unwrap_or(whole_path),
+            PathParameters::Ignored if whole_path.contains(';') => Cow::Owned(without_parameters(whole_path)),
+            PathParameters::Ignored | PathParameters::Matched => Cow::Borrowed(whole_path),
         };
+        let path = &*path;
         let fits = |number: u32| {
             rule(number).is_some_and(|rule| rule.holds(request, path, whole_path)) && accepts(number)
         };
@@ -213,6 +215,18 @@ impl PathIndex {
             }
         }
     }
+}
+
+/// `path` with everything from a `;` to the end of its segment cut out.
+fn without_parameters(path: &str) -> String {
+    let mut kept = String::with_capacity(path.len());
+    for (number, segment) in path.split('/').enumerate() {
+        if number > 0 {
+            kept.push('/');
+        }
+        kept.push_str(segment.split(';').next().unwrap_or(segment));
+    }
+    kept
 }
 
 /// Values by prefix: finds all stored prefixes of a string with one binary search and a walk up.

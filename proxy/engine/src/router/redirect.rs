@@ -22,7 +22,8 @@ pub struct Redirect {
     pub status: StatusCode,
     scheme: Option<Box<str>>,
     host: Option<Box<str>>,
-    port: Option<u16>,
+    /// Any number, as in Envoy.
+    port: Option<u32>,
     path: Option<PathRedirect>,
     query: Query,
     default_port: DefaultPort,
@@ -85,17 +86,12 @@ impl Redirect {
             Some(SchemeRewriteSpecifier::HttpsRedirect(true)) => Some("https".into()),
             Some(SchemeRewriteSpecifier::SchemeRedirect(scheme)) => not_empty(scheme),
         };
-        let port = cx.at("port_redirect", |cx| {
-            u16::try_from(*port_redirect).map_err(|_| {
-                cx.reject(format!("value must be less than or equal to 65535, is {port_redirect}"))
-            })
-        });
         let path = build_path(path_rewrite_specifier.as_ref(), cx);
         Ok(Self {
             status: status?,
             scheme,
             host: not_empty(host_redirect),
-            port: Some(port?).filter(|port| *port != 0),
+            port: Some(*port_redirect).filter(|port| *port != 0),
             path: path?,
             query: if *strip_query { Query::Stripped } else { Query::Kept },
             default_port: DefaultPort::Dropped,
@@ -189,3 +185,6 @@ fn build_path(
 fn not_empty(text: &str) -> Option<Box<str>> {
     (!text.is_empty()).then(|| text.into())
 }
+
+#[cfg(test)]
+mod tests;

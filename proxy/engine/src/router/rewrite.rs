@@ -107,7 +107,10 @@ impl PathRewrite {
                 let rest = path.get(rule.matched_len(path)..).unwrap_or_default();
                 joined(prefix.as_bytes(), rest)
             }
-            Self::Regex(regex) => joined(&regex.replace_all(path.as_bytes())?, ""),
+            Self::Regex(regex) => {
+                let new = regex.replace_all(path.as_bytes())?;
+                joined(&new, "")
+            }
             Self::Template { template, rewrite } => joined(rewrite.rewrite(template, path)?.as_bytes(), ""),
         }
     }
@@ -122,6 +125,10 @@ pub(super) fn rewrite_path(
 ) {
     let Some(rewrite) = rewrite else { return };
     let new = rewrite.new_path(rule, request);
+    if new.as_deref().is_some_and(|new| new.is_empty() || new.starts_with('?')) {
+        // A path cannot vanish; Envoy leaves it as it was.
+        return;
+    }
     if envoy_headers == EnvoyHeaders::Added {
         set(&mut request.headers, &X_ENVOY_ORIGINAL_PATH, &request.path);
     }
@@ -199,7 +206,7 @@ fn append_forwarded_host(headers: &mut HeaderMap, host: &Text) {
         set(headers, &X_FORWARDED_HOST, host);
         return;
     };
-    let last = old.rsplit(|byte| *byte == b',').next().unwrap_or_default().trim_ascii();
+    let last = old.rsplit(|byte| *byte == b',').next().unwrap_or_default();
     if last == host.as_bytes() {
         return;
     }

@@ -7,6 +7,7 @@ use proxy_core::config::{BuildCx, Rejected};
 use proxy_core::extension::http_filter;
 use proxy_core::head::{RequestHead, ResponseHead, Scheme};
 use proxy_core::headers::{X_ENVOY_INTERNAL, X_FORWARDED_PROTO};
+use proxy_core::matcher::RequestHeader;
 use proxy_core::metadata::Metadata;
 use proxy_core::names::Name;
 use proxy_core::runtime::Runtime;
@@ -48,7 +49,7 @@ pub struct RouteTable {
 #[derive(Debug)]
 struct HostSource {
     /// `vhost_header`, in place of `:authority`.
-    header: Option<HeaderName>,
+    header: Option<RequestHeader>,
     port: HostPort,
 }
 
@@ -132,7 +133,7 @@ impl RouteTable {
             HeaderMutations::build_response(response_headers_to_add, response_headers_to_remove, cx);
         let header = match vhost_header.is_empty() {
             true => Ok(None),
-            false => cx.at("vhost_header", |cx| build_header_name(vhost_header, cx)).map(Some),
+            false => cx.at("vhost_header", |cx| RequestHeader::build(vhost_header, cx)).map(Some),
         };
         let filter_configs = FilterConfigs::build(typed_per_filter_config, None, cx);
         let path_parameters = match ignore_path_parameters_in_path_matching {
@@ -226,9 +227,7 @@ impl RouteTable {
     fn find_virtual_host(&self, request: &RequestHead) -> Option<usize> {
         let host = match &self.host.header {
             None => request.authority.as_str(),
-            Some(header) => {
-                request.headers.get(header).and_then(|value| value.to_str().ok()).unwrap_or_default()
-            }
+            Some(header) => header.first_in_request(request)?,
         };
         let host = match self.host.port {
             HostPort::Compared => host,

@@ -64,6 +64,7 @@ pub enum ExpectedTimeout {
 
 /// The timeouts of one request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "independent facts")]
 pub struct Timeouts {
     /// From the end of the request to the end of the response, all tries included (504 `upstream request timeout`).
     pub global: Option<Duration>,
@@ -77,6 +78,8 @@ pub struct Timeouts {
     pub max_stream: Override,
     /// What `grpc-timeout` says upstream; `None` leaves the header as it is.
     pub grpc_timeout: Option<Duration>,
+    /// Whether `grpc-timeout` says how long the stream may last.
+    grpc_follows_max_stream: bool,
     /// Whether `grpc-timeout` follows the time that is left (deprecated `max_grpc_timeout`).
     grpc_follows_expected: bool,
     /// Whether `x-envoy-expected-rq-timeout-ms` of the request stays.
@@ -104,37 +107,17 @@ struct MaxStreamDuration {
 
 impl RouteTimeouts {
     pub(super) fn build(proto: &proto::RouteAction, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
-        let mut read = |field: &'static str, value: Option<&prost_types::Duration>| match value.map(duration)
-        {
-            None => Ok(None),
-            Some(Some(duration)) => Ok(Some(duration)),
-            Some(None) => Err(cx.at(field, |cx| cx.reject("a timeout must not be negative"))),
-        };
-        let timeout = read("timeout", proto.timeout.as_ref());
-        let idle = read("idle_timeout", proto.idle_timeout.as_ref());
-        let flush = read("flush_timeout", proto.flush_timeout.as_ref());
+        let timeout = read("timeout", proto.timeout.as_ref(), cx);
+        let idle = read("idle_timeout", proto.idle_timeout.as_ref(), cx);
+        let flush = read("flush_timeout", proto.flush_timeout.as_ref(), cx);
         #[allow(deprecated, reason = "still sent by control planes")]
         let (max_grpc_timeout, grpc_timeout_offset) = (
-            read("max_grpc_timeout", proto.max_grpc_timeout.as_ref()),
-            read("grpc_timeout_offset", proto.grpc_timeout_offset.as_ref()),
+            read("max_grpc_timeout", proto.max_grpc_timeout.as_ref(), cx),
+            read("grpc_timeout_offset", proto.grpc_timeout_offset.as_ref(), cx),
         );
         let max_stream = match &proto.max_stream_duration {
             None => None,
-            Some(proto) => {
-                let proto::route_action::MaxStreamDuration {
-                    max_stream_duration,
-                    grpc_timeout_header_max,
-                    grpc_timeout_header_offset,
-                } = proto;
-                let max = read("max_stream_duration", max_stream_duration.as_ref());
-                let grpc_max = read("max_stream_duration", grpc_timeout_header_max.as_ref());
-                let grpc_offset = read("max_stream_duration", grpc_timeout_header_offset.as_ref());
-                Some(MaxStreamDuration {
-                    max: Override::new(max?),
-                    grpc_max: grpc_max?,
-                    grpc_offset: grpc_offset?,
-                })
-            }
+            Some(proto) => Some(cx.at("max_stream_duration", |cx| MaxStreamDuration::build(proto, cx))?),
         };
         Ok(Self {
             timeout: match timeout? {
@@ -155,13 +138,15 @@ impl RouteTimeouts {
         let grpc_header = grpc_timeout(headers);
         let mut timeouts = Timeouts { idle: self.idle, flush: self.flush, ..Timeouts::default() };
         match (&self.max_stream, self.max_grpc_timeout) {
-            (Some(max_stream), _) => max_stream.apply(grpc_header, &mut timeouts),
+            (Some(max_stream), _) => timeouts.max_stream = max_stream.for_grpc_timeout(grpc_header),
             (None, Some(max)) if request.is_grpc() => {
                 timeouts.global = self.capped_grpc(grpc_header, max);
                 timeouts.grpc_follows_expected = true;
             }
             (None, _) => timeouts.global = self.timeout,
         }
+        timeouts.grpc_follows_max_stream = request.is_grpc();
+        timeouts.resolve_max_stream(None);
         let from_peer = (expected == ExpectedTimeout::Respected)
             .then(|| headers.get(&X_ENVOY_EXPECTED_RQ_TIMEOUT_MS))
             .flatten();
@@ -194,23 +179,48 @@ impl RouteTimeouts {
     }
 }
 
+fn read(
+    field: &'static str,
+    value: Option<&prost_types::Duration>,
+    cx: &mut BuildCx<'_>,
+) -> Result<Option<Duration>, Rejected> {
+    let Some(value) = value else { return Ok(None) };
+    match duration(value) {
+        Some(duration) => Ok(Some(duration)),
+        None => Err(cx.at(field, |cx| cx.reject("a timeout must not be negative"))),
+    }
+}
+
 impl MaxStreamDuration {
-    fn apply(&self, grpc_header: Option<Duration>, timeouts: &mut Timeouts) {
-        let (Some(asked), Some(max)) = (grpc_header, self.grpc_max) else {
-            timeouts.max_stream = self.max;
-            if let Override::After(max) = self.max {
-                timeouts.grpc_timeout = grpc_header.map(|_| max);
-            }
-            return;
-        };
-        let mut limit = if max.is_zero() { asked } else { asked.min(max) };
-        limit = limit.saturating_sub(self.grpc_offset.unwrap_or_default());
-        timeouts.max_stream = Override::After(limit);
-        timeouts.grpc_timeout = Some(limit);
+    fn build(proto: &proto::route_action::MaxStreamDuration, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
+        let proto::route_action::MaxStreamDuration {
+            max_stream_duration,
+            grpc_timeout_header_max,
+            grpc_timeout_header_offset,
+        } = proto;
+        let max = read("max_stream_duration", max_stream_duration.as_ref(), cx);
+        let grpc_max = read("grpc_timeout_header_max", grpc_timeout_header_max.as_ref(), cx);
+        let grpc_offset = read("grpc_timeout_header_offset", grpc_timeout_header_offset.as_ref(), cx);
+        Ok(Self { max: Override::new(max?), grpc_max: grpc_max?, grpc_offset: grpc_offset? })
+    }
+
+    /// A `grpc-timeout` counts, of any request, if the route says how long it may be at most; zero means no limit.
+    fn for_grpc_timeout(&self, grpc_header: Option<Duration>) -> Override {
+        let (Some(asked), Some(max)) = (grpc_header, self.grpc_max) else { return self.max };
+        let limit = if max.is_zero() { asked } else { asked.min(max) };
+        // A request that says zero, or less than the offset, is out of time at once.
+        Override::After(limit.saturating_sub(self.grpc_offset.unwrap_or_default()))
     }
 }
 
 impl Timeouts {
+    /// How long the stream may last when the connection manager has `inherited`; upstream gRPC servers are told.
+    pub fn resolve_max_stream(&mut self, inherited: Option<Duration>) -> Option<Duration> {
+        let max_stream = self.max_stream.or(inherited);
+        self.grpc_timeout = max_stream.filter(|_| self.grpc_follows_max_stream);
+        max_stream
+    }
+
     /// Tells the upstream: sets `x-envoy-expected-rq-timeout-ms` and `grpc-timeout`, removes the headers that asked for
     /// timeouts. `elapsed` is the time since the first try began.
     pub fn write_headers(&self, request: &mut RequestHead, elapsed: Duration, envoy_headers: EnvoyHeaders) {
@@ -225,6 +235,7 @@ impl Timeouts {
         let Some(mut expected) = self.per_try.or(self.global) else { return };
         if let Some(global) = self.global {
             // Out of time: zero would mean "for ever".
+            let elapsed = Duration::from_millis(whole_milliseconds(elapsed));
             let left = global.checked_sub(elapsed).filter(|left| !left.is_zero());
             expected = expected.min(left.unwrap_or(Duration::from_millis(1)));
         }
@@ -288,3 +299,6 @@ fn set_grpc_timeout(headers: &mut HeaderMap, timeout: Duration) {
         headers.insert(&GRPC_TIMEOUT, value);
     }
 }
+
+#[cfg(test)]
+mod tests;

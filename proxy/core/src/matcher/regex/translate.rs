@@ -1,4 +1,7 @@
 //! From RE2's syntax to that of the `regex` crate.
+//!
+//! Envoy runs RE2 on bytes (Latin-1): `.` is one byte, and a character outside ASCII in an expression is the two or more
+//! bytes of its UTF-8 form, even inside a class. So is it here.
 
 use std::fmt::Write;
 use std::iter::Peekable;
@@ -9,8 +12,11 @@ const MAX_REPEAT: u32 = 1000;
 
 /// Rewrites `re2` so that the `regex` crate reads it as RE2 would, or says what RE2 would not accept.
 pub(super) fn translate(re2: &str) -> Result<String, String> {
-    let mut parser = Parser { rest: re2.chars().peekable(), out: String::with_capacity(re2.len() + 16) };
+    let bytes: String = re2.bytes().map(char::from).collect();
+    let mut parser = Parser { rest: bytes.chars().peekable(), out: String::with_capacity(re2.len() + 16) };
+    parser.out.push_str("(?-u:");
     parser.run()?;
+    parser.out.push(')');
     Ok(parser.out)
 }
 
@@ -36,7 +42,8 @@ impl Parser<'_> {
                 },
                 '}' => self.out.push_str(r"\}"),
                 ']' => self.out.push_str(r"\]"),
-                other => self.out.push(other),
+                '^' | '$' | '.' | '|' | ')' => self.out.push(char),
+                other => push_literal(&mut self.out, other),
             }
         }
         Ok(())
@@ -81,7 +88,7 @@ impl Parser<'_> {
         self.rest.next();
         self.out.push('?');
         if matches!(self.rest.peek(), Some('P' | '<')) {
-            return Ok(());
+            return self.group_name();
         }
         for char in self.rest.by_ref() {
             match char {
@@ -96,6 +103,29 @@ impl Parser<'_> {
         Err("missing ): the expression ends inside a group".to_owned())
     }
 
+    /// `P<name>` or `<name>`.
+    fn group_name(&mut self) -> Result<(), String> {
+        let invalid = || "invalid named capture group".to_owned();
+        if self.rest.peek() == Some(&'P') {
+            self.rest.next();
+        }
+        if self.rest.next() != Some('<') {
+            return Err(invalid());
+        }
+        self.out.push_str("P<");
+        for char in self.rest.by_ref() {
+            match char {
+                '>' => {
+                    self.out.push('>');
+                    return Ok(());
+                }
+                _ if char.is_ascii_alphanumeric() || char == '_' => self.out.push(char),
+                _ => return Err(invalid()),
+            }
+        }
+        Err(invalid())
+    }
+
     fn escape(&mut self) -> Result<(), String> {
         let Some(char) = self.rest.next() else { return Err(r"trailing \".to_owned()) };
         match char {
@@ -105,8 +135,8 @@ impl Parser<'_> {
             'S' => self.out.push_str(r"[^\t\n\f\r ]"),
             'w' => self.out.push_str("[0-9A-Za-z_]"),
             'W' => self.out.push_str("[^0-9A-Za-z_]"),
-            'b' => self.out.push_str(r"(?-u:\b)"),
-            'B' => self.out.push_str(r"(?-u:\B)"),
+            'b' => self.out.push_str(r"\b"),
+            'B' => self.out.push_str(r"\B"),
             'A' | 'z' => {
                 self.out.push('\\');
                 self.out.push(char);
@@ -115,7 +145,7 @@ impl Parser<'_> {
             'Q' => self.quoted(),
             'p' | 'P' => {
                 let property = self.property(char)?;
-                self.out.push_str(&property);
+                let _ = write!(self.out, "(?u:{property})");
             }
             other => {
                 let literal = self.escaped_char(other)?;
@@ -156,9 +186,6 @@ impl Parser<'_> {
             Some(char) if char.is_ascii_alphabetic() => name.push(char),
             _ => return Err("invalid character class range: malformed property".to_owned()),
         }
-        if name == "Any" {
-            return Ok(if letter == 'p' { r"[\x{0}-\x{10FFFF}]" } else { r"[^\x{0}-\x{10FFFF}]" }.to_owned());
-        }
         Ok(format!(r"\{letter}{{{name}}}"))
     }
 
@@ -189,7 +216,7 @@ impl Parser<'_> {
             self.rest.next();
             value = value * 8 + digit;
         }
-        char::from_u32(value).ok_or_else(|| "invalid escape sequence: octal".to_owned())
+        u8::try_from(value).map(char::from).map_err(|_| "invalid escape sequence: octal".to_owned())
     }
 
     fn hex(&mut self) -> Result<char, String> {
@@ -214,7 +241,7 @@ impl Parser<'_> {
                 value = value * 16 + digit;
             }
         }
-        char::from_u32(value).ok_or_else(invalid)
+        u8::try_from(value).map(char::from).map_err(|_| invalid())
     }
 
     fn class(&mut self) -> Result<(), String> {
@@ -278,11 +305,8 @@ impl Parser<'_> {
             Some('S') => r"[^\t\n\f\r\x20]",
             Some('w') => "0-9A-Za-z_",
             Some('W') => "[^0-9A-Za-z_]",
-            Some(&letter @ ('p' | 'P')) => {
-                self.rest.next();
-                let property = self.property(letter)?;
-                self.out.push_str(&property);
-                return Ok(true);
+            Some('p' | 'P') => {
+                return Err("Unicode properties inside a class are not available".to_owned());
             }
             _ => return Ok(false),
         };
@@ -335,9 +359,9 @@ fn parse_count(rest: impl Iterator<Item = char>) -> Result<Option<(String, usize
 }
 
 fn push_literal(out: &mut String, char: char) {
-    if char.is_ascii() && !char.is_ascii_alphanumeric() {
-        let _ = write!(out, r"\x{:02X}", u32::from(char));
-    } else {
+    if char.is_ascii_alphanumeric() {
         out.push(char);
+    } else {
+        let _ = write!(out, r"\x{:02X}", u32::from(char));
     }
 }

@@ -148,6 +148,16 @@ pub(super) fn lookup(name: &[u8]) -> Option<&'static Known> {
     }
 }
 
+/// Whether values of this field in a request become one, joined with `,`.
+pub fn joins_in_request(name: &HeaderName) -> bool {
+    lookup(name.as_str().as_bytes()).is_some_and(|known| matches!(known.join, Join::Request | Join::Both))
+}
+
+/// Whether values of this field in a response become one, joined with `,`.
+pub fn joins_in_response(name: &HeaderName) -> bool {
+    lookup(name.as_str().as_bytes()).is_some_and(|known| matches!(known.join, Join::Response | Join::Both))
+}
+
 /// Which kind of message a field belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Side {
