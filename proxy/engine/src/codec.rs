@@ -10,4 +10,5 @@ pub(crate) mod h1_server;
 pub(crate) mod h2_client;
 pub(crate) mod h2_server;
 mod output;
+pub(crate) mod tunnel;
 pub(crate) mod upstream;

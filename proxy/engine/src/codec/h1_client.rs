@@ -3,7 +3,7 @@
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
+use http::{HeaderMap, Method};
 use proxy_core::head::{BodyEvent, RequestHead};
 use proxy_core::stream_error::UpstreamReset;
 use proxy_core::stream_info::WireBytes;
@@ -111,6 +111,11 @@ impl ClientConnection {
             && self.output.is_empty()
     }
 
+    /// Whether the upstream sent more than its response.
+    pub(crate) fn has_excess(&self) -> bool {
+        self.exchange.phase == Phase::Done && !self.input.is_empty()
+    }
+
     /// Whether the exchange is complete, even if the connection cannot carry another.
     pub(crate) fn is_finished(&self) -> bool {
         self.exchange.phase == Phase::Done && self.exchange.request_done
@@ -138,23 +143,24 @@ impl ClientConnection {
     /// Queues the request head.
     pub(crate) fn request(&mut self, head: &RequestHead, end: bool) -> Result<(), UpstreamReset> {
         self.exchanges += 1;
+        let is_tunnel = head.upgrade.is_some() || head.method == Method::CONNECT;
         self.exchange = Exchange {
             context: ResponseContext::of(head),
             encoder: None,
             decoder: BodyDecoder::new(BodyFraming::None, TrailerOptions::default()),
             phase: Phase::Head,
             until_close: false,
-            request_done: end,
+            // A tunnel's request goes on after the head: the connection is not for another.
+            request_done: end && !is_tunnel,
             keep_alive: true,
             sent_before: self.output.written(),
             received_before: self.received,
             head_sent: 0,
             head_received: 0,
         };
-        let is_tunnel = head.upgrade.is_some() || self.exchange.context.connect;
         let framing = match framing_of(&head.headers, end) {
             // An upgrade has no body; what follows it is the tunnel.
-            BodyFraming::Chunked if is_tunnel => BodyFraming::UntilClose,
+            BodyFraming::Chunked | BodyFraming::None if is_tunnel => BodyFraming::UntilClose,
             other => other,
         };
         let keys = self.keys();
@@ -260,7 +266,12 @@ impl ClientConnection {
                     self.exchange.phase = Phase::Done;
                     return Poll::Ready(Ok(UpstreamEvent::Body(BodyEvent::End)));
                 }
-                return Poll::Ready(Err(UpstreamReset::ConnectionTermination));
+                // Half a message is worse than none.
+                let has_begun = self.exchange.phase == Phase::Body || !self.input.is_empty();
+                return Poll::Ready(Err(match has_begun {
+                    true => UpstreamReset::ProtocolError,
+                    false => UpstreamReset::ConnectionTermination,
+                }));
             }
         }
     }
@@ -277,6 +288,9 @@ impl ClientConnection {
         }
         let is_upgrade = parsed.kind == ResponseKind::SwitchingProtocols
             || (self.exchange.context.connect && parsed.head.status.is_success());
+        if is_upgrade {
+            self.exchange.encoder = Some(BodyEncoder::tunnel());
+        }
         self.exchange.keep_alive &= parsed.keep_alive && !is_upgrade;
         self.exchange.until_close = parsed.framing == BodyFraming::UntilClose || is_upgrade;
         let end = matches!(parsed.framing, BodyFraming::None | BodyFraming::Length(0)) && !is_upgrade;

@@ -55,6 +55,8 @@ pub(crate) struct ServerConnection {
     eof: bool,
     /// Bytes read since the connection began.
     received: u64,
+    /// `100 Continue` heads sent on the connection's own account.
+    continues: u64,
     stream: StreamState,
 }
 
@@ -110,6 +112,7 @@ impl ServerConnection {
             output: Output::default(),
             eof: false,
             received: 0,
+            continues: 0,
             stream: StreamState::idle(),
         }
     }
@@ -122,6 +125,11 @@ impl ServerConnection {
     /// Bytes read and written since the connection began.
     pub(crate) fn totals(&self) -> (u64, u64) {
         (self.received, self.output.written())
+    }
+
+    /// Takes the number of `100 Continue` heads sent on the connection's own account.
+    pub(crate) fn take_continues(&mut self) -> u64 {
+        std::mem::take(&mut self.continues)
     }
 
     /// Whether a part of a request was read that is not complete.
@@ -308,6 +316,7 @@ impl Downstream for ServerConnection {
             }
             if self.stream.expect_continue && !self.stream.body_started && !self.options.proxy_100_continue {
                 self.stream.expect_continue = false;
+                self.continues += 1;
                 self.inform(&ResponseHead::new(StatusCode::CONTINUE));
             }
             if !self.output.is_empty() && self.stream.encoder.is_none() {

@@ -9,6 +9,7 @@ use proxy_core::head::{BodyEvent, Protocol, RequestHead, ResponseHead};
 use proxy_core::stream_error::UpstreamReset;
 use proxy_core::stream_info::WireBytes;
 
+use super::tunnel::Tunnel;
 use crate::upstream::pool::{Http1Lease as Http1, Http2Lease as Http2};
 
 /// What an upstream sends.
@@ -35,13 +36,15 @@ pub(crate) enum Upstream {
     Http1(Http1),
     /// Over HTTP/2.
     Http2(Box<Http2>),
+    /// CONNECT that ends here.
+    Tunnel(Box<Tunnel>),
 }
 
 impl Upstream {
     /// Protocol of the connection.
     pub(crate) fn protocol(&self) -> Protocol {
         match self {
-            Self::Http1(_) => Protocol::Http11,
+            Self::Http1(_) | Self::Tunnel(_) => Protocol::Http11,
             Self::Http2(_) => Protocol::Http2,
         }
     }
@@ -51,6 +54,7 @@ impl Upstream {
         match self {
             Self::Http1(stream) => stream.request(head, end),
             Self::Http2(stream) => stream.request(head, end),
+            Self::Tunnel(_) => Ok(()),
         }
     }
 
@@ -59,6 +63,7 @@ impl Upstream {
         match self {
             Self::Http1(stream) => stream.data(data),
             Self::Http2(stream) => stream.data(data),
+            Self::Tunnel(stream) => stream.data(data),
         }
     }
 
@@ -67,6 +72,7 @@ impl Upstream {
         match self {
             Self::Http1(stream) => stream.finish(trailers),
             Self::Http2(stream) => stream.finish(trailers),
+            Self::Tunnel(stream) => stream.finish(),
         }
     }
 
@@ -75,6 +81,7 @@ impl Upstream {
         match self {
             Self::Http1(stream) => stream.poll_room(cx),
             Self::Http2(stream) => stream.poll_room(cx),
+            Self::Tunnel(stream) => stream.poll_room(cx),
         }
     }
 
@@ -83,6 +90,7 @@ impl Upstream {
         match self {
             Self::Http1(stream) => stream.poll_flush(cx),
             Self::Http2(stream) => stream.poll_flush(cx),
+            Self::Tunnel(stream) => stream.poll_flush(cx),
         }
     }
 
@@ -91,6 +99,7 @@ impl Upstream {
         match self {
             Self::Http1(stream) => stream.poll_event(cx),
             Self::Http2(stream) => stream.poll_event(cx),
+            Self::Tunnel(stream) => stream.poll_event(cx),
         }
     }
 
@@ -99,6 +108,7 @@ impl Upstream {
         match self {
             Self::Http1(stream) => stream.wire(),
             Self::Http2(stream) => stream.wire(),
+            Self::Tunnel(stream) => stream.wire(),
         }
     }
 
@@ -107,6 +117,7 @@ impl Upstream {
         match self {
             Self::Http1(stream) => stream.is_reused(),
             Self::Http2(stream) => stream.is_reused(),
+            Self::Tunnel(_) => false,
         }
     }
 
@@ -115,6 +126,7 @@ impl Upstream {
         match self {
             Self::Http1(stream) => stream.local(),
             Self::Http2(stream) => stream.local(),
+            Self::Tunnel(stream) => stream.socket().local.as_ref(),
         }
     }
 
@@ -123,6 +135,7 @@ impl Upstream {
         match self {
             Self::Http1(stream) => stream.id(),
             Self::Http2(stream) => stream.id(),
+            Self::Tunnel(stream) => Some(stream.socket().id),
         }
     }
 }

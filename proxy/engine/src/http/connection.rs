@@ -114,6 +114,9 @@ async fn serve_http1(cx: &Rc<ConnectionCx>, connection: Connection) {
                     server.close_after();
                 }
                 let complete = stream::serve(cx, &mut server, &mut timer, request, end).await;
+                let continues = server.take_continues();
+                stats.downstream_rq_1xx.add(continues);
+                stats.downstream_rq_completed.add(continues);
                 count_bytes(cx, &server, &mut counted);
                 if complete && server.can_continue() {
                     server.rest();

@@ -62,7 +62,8 @@ impl Stream<'_> {
         up: &mut Upstream,
         timer: &mut Timer,
     ) -> Result<(), Failure> {
-        let mut progress = Progress { response_done: false, tunnel: false, request_done: self.request_done };
+        let request_done = self.request_done || self.is_tunnel();
+        let mut progress = Progress { response_done: false, tunnel: false, request_done };
         while !progress.response_done {
             let event = poll_fn(|cx| self.poll_event(down, up, timer, &progress, cx)).await;
             match event {
@@ -250,7 +251,11 @@ impl Stream<'_> {
         match event {
             UpstreamEvent::Informational(head) => {
                 // Envoy relays 1xx heads only when `expect` is proxied; others end here.
+                self.charge(head.status);
                 if self.cx.manager.proxy_100_continue {
+                    let stats = self.cx.manager.stats.here();
+                    stats.downstream_rq_1xx.inc();
+                    stats.downstream_rq_completed.inc();
                     down.inform(&head);
                 }
             }
@@ -262,10 +267,6 @@ impl Stream<'_> {
                     progress.tunnel = true;
                     progress.request_done = false;
                     self.deadlines.set_route(None);
-                    let stats = self.cx.manager.stats.here();
-                    stats.downstream_cx_upgrades_total.inc();
-                    stats.downstream_cx_upgrades_active.inc();
-                    self.upgraded = true;
                 }
                 if end {
                     self.upstream_complete(now);
@@ -361,8 +362,11 @@ impl Stream<'_> {
             }
             Timeout::MaxDuration => {
                 stats.downstream_rq_max_duration_reached.inc();
-                let flag = Some(ResponseFlag::DurationTimeout);
-                (flag, StatusCode::REQUEST_TIMEOUT, "downstream duration timeout", "max_duration_timeout")
+                let status = match self.request_done {
+                    true => StatusCode::GATEWAY_TIMEOUT,
+                    false => StatusCode::REQUEST_TIMEOUT,
+                };
+                (None, status, "downstream duration timeout", "max_duration_timeout")
             }
         };
         if let Some(flag) = flag {
@@ -372,7 +376,12 @@ impl Stream<'_> {
             self.info.details = Some(details.into());
             return StreamEnd::Reset;
         }
-        StreamEnd::Reply(Box::new(LocalReply::new(status, Bytes::from_static(body.as_bytes()), details)))
+        let mut reply = LocalReply::new(status, Bytes::from_static(body.as_bytes()), details);
+        if timeout == Timeout::MaxDuration {
+            // DEADLINE_EXCEEDED
+            reply.grpc_status = Some(4);
+        }
+        StreamEnd::Reply(Box::new(reply))
     }
 }
 

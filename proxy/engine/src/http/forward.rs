@@ -7,10 +7,10 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderValue, Method, StatusCode, header};
 use proxy_core::head::{Protocol, ResponseHead};
 use proxy_core::headers::{X_ENVOY_ATTEMPT_COUNT, X_ENVOY_OVERLOADED, X_ENVOY_UPSTREAM_SERVICE_TIME};
 use proxy_core::local_reply::LocalReply;
@@ -20,6 +20,7 @@ use proxy_core::stream_error::UpstreamReset;
 use super::exchange::Failure;
 use super::stream::{Stream, StreamEnd, refuse};
 use crate::codec::downstream::Downstream;
+use crate::codec::tunnel::Tunnel;
 use crate::codec::upstream::Upstream;
 use crate::local::timers::Timer;
 use crate::router::cluster::ClusterChoice;
@@ -56,7 +57,8 @@ impl Stream<'_> {
         match route.action() {
             Action::Forward(_) => self.forward(down, timer).await,
             Action::Redirect(redirect) => {
-                stats.rq_redirect.inc();
+                // Envoy counts a redirect as a direct response.
+                stats.rq_direct_response.inc();
                 let mut reply = LocalReply::new(redirect.status, Bytes::new(), "direct_response");
                 let headers = self.envoy_headers();
                 if let Some(location) = route.redirect(&mut self.request, headers) {
@@ -99,6 +101,7 @@ impl Stream<'_> {
 
     async fn forward<D: Downstream>(&mut self, down: &mut D, timer: &mut Timer) -> Result<(), StreamEnd> {
         let cluster = self.choose_cluster()?;
+        self.cluster = Some(cluster.cluster.clone());
         let priority = self.prepare(&cluster);
         let mut attempt = 0;
         loop {
@@ -108,7 +111,7 @@ impl Stream<'_> {
                 Err(Unavailable::End(end)) => return Err(end),
                 Err(Unavailable::Reset(reset, reason)) => return Err(self.upstream_failed(reset, reason)),
             };
-            let end = self.request_done;
+            let end = self.request_done || self.is_tunnel();
             if let Err(reset) = up.request(&self.request, end) {
                 return Err(self.upstream_failed(reset, String::new()));
             }
@@ -187,7 +190,7 @@ impl Stream<'_> {
         if self.request_done {
             self.deadlines.set_route(timeouts.global.map(|timeout| now + timeout));
         }
-        timeouts.write_headers(&mut self.request, now - self.info.start, headers);
+        timeouts.write_headers(&mut self.request, Duration::ZERO, headers);
         if route.virtual_host().include_request_attempt_count {
             self.request.headers.insert(&X_ENVOY_ATTEMPT_COUNT, HeaderValue::from_static("1"));
         }
@@ -207,6 +210,7 @@ impl Stream<'_> {
         priority: BreakerPriority,
         fresh: bool,
     ) -> Result<Upstream, Unavailable> {
+        self.info.upstream.attempts += 1;
         let host = cluster.pick(&mut self.cx.shared.random.borrow_mut());
         let Some(host) = host else {
             cluster.cluster.stats.traffic.here().upstream_cx_none_healthy.inc();
@@ -219,17 +223,20 @@ impl Stream<'_> {
             );
             return Err(Unavailable::End(self.route_reply(reply)));
         };
-        self.info.upstream.attempts += 1;
         self.info.upstream.host = Some(host.clone());
         self.info.upstream.attempted.push(host.clone());
         self.rewrite_host(&host.hostname);
         self.in_flight = None;
+        self.info.upstream.transport_failure = None;
         let Some(guard) = RequestGuard::new(&cluster.cluster, &host, priority) else {
             return Err(Unavailable::Reset(UpstreamReset::Overflow, String::new()));
         };
         self.in_flight = Some(guard);
         let pool = cluster.pool(&host);
         let up = self.checkout(down, timer, &pool, priority, fresh).await?;
+        if let Some(guard) = &mut self.in_flight {
+            guard.attach();
+        }
         let info = &mut self.info.upstream;
         info.pool_ready = Some(Instant::now());
         info.connection_id = up.id();
@@ -257,6 +264,13 @@ impl Stream<'_> {
         priority: BreakerPriority,
         fresh: bool,
     ) -> Result<Upstream, Unavailable> {
+        if self.is_connect_terminated() {
+            let connected = pool.open_tcp(priority).await;
+            return match connected {
+                Ok(socket) => Ok(Upstream::Tunnel(Box::new(Tunnel::new(socket)))),
+                Err((reset, reason)) => Err(Unavailable::Reset(reset, reason)),
+            };
+        }
         let is_http2 = match pool.cluster.http.protocol {
             UpstreamProtocol::Http1 => false,
             UpstreamProtocol::Http2 => true,
@@ -289,17 +303,28 @@ impl Stream<'_> {
         .await
     }
 
+    /// Whether the route ends CONNECT here and sends its payload on as plain TCP.
+    fn is_connect_terminated(&self) -> bool {
+        let Some(route) = self.route() else { return false };
+        let Action::Forward(forward) = route.action() else { return false };
+        let Some(connect) = forward.upgrade("connect").and_then(|upgrade| upgrade.connect.as_ref()) else {
+            return false;
+        };
+        self.request.method == Method::CONNECT || (connect.allow_post && self.request.method == Method::POST)
+    }
+
     /// What a failed upstream means for the stream.
     pub(crate) fn upstream_failed(&mut self, reset: UpstreamReset, reason: String) -> StreamEnd {
         self.info.flags.set(reset.flag());
         let stats = self.in_flight.as_ref().map(|guard| guard.cluster().stats.traffic.here());
         if let Some(stats) = stats {
             match reset {
-                UpstreamReset::RemoteReset | UpstreamReset::RemoteRefused => stats.upstream_rq_rx_reset.inc(),
+                UpstreamReset::RemoteReset => stats.upstream_rq_rx_reset.inc(),
                 UpstreamReset::ProtocolError => stats.upstream_cx_protocol_error.inc(),
                 UpstreamReset::ConnectFailure
                 | UpstreamReset::ConnectTimeout
                 | UpstreamReset::ConnectionTermination
+                | UpstreamReset::RemoteRefused
                 | UpstreamReset::LocalReset
                 | UpstreamReset::Overflow => {}
             }
@@ -312,19 +337,16 @@ impl Stream<'_> {
             false => format!("|{}", reason.replace(' ', "_")),
         };
         if self.committed {
-            self.cx.router_stats.here().rq_reset_after_downstream_response_started.inc();
             self.info.details =
                 Some(format!("upstream_reset_after_response_started{{{}{suffix}}}", reset.details()).into());
             return StreamEnd::Reset;
         }
-        let mut body = format!(
+        let body = format!(
             "upstream connect error or disconnect/reset before headers. reset reason: {}",
             reset.reason()
         );
         if !reason.is_empty() {
-            body.push_str(", transport failure reason: ");
-            body.push_str(&reason);
-            self.info.upstream.transport_failure = Some(reason);
+            self.info.upstream.transport_failure = Some(reason.replace(' ', "_"));
         }
         self.charge(reset.status());
         let details = match reset {
@@ -363,9 +385,8 @@ impl Stream<'_> {
         }
         self.info.details = Some("via_upstream".into());
         let suppress = self.cx.manager.router.suppress_envoy_headers;
-        let since = self.info.request_complete.unwrap_or(self.info.start);
         if let Some(response) = &mut self.response {
-            if !suppress {
+            if !suppress && let Some(since) = self.info.request_complete {
                 let elapsed =
                     u64::try_from(now.saturating_duration_since(since).as_millis()).unwrap_or(u64::MAX);
                 response.headers.insert(&X_ENVOY_UPSTREAM_SERVICE_TIME, HeaderValue::from(elapsed));
@@ -399,9 +420,9 @@ impl Stream<'_> {
     }
 
     /// Counts a response of the cluster, or one made in its place.
-    fn charge(&self, status: StatusCode) {
-        let Some(guard) = &self.in_flight else { return };
-        let stats = guard.cluster().stats.traffic.here();
+    pub(crate) fn charge(&self, status: StatusCode) {
+        let Some(cluster) = &self.cluster else { return };
+        let stats = cluster.stats.traffic.here();
         stats.upstream_rq.inc(status.as_u16());
         match self.is_internal {
             true => stats.internal_upstream_rq.inc(status.as_u16()),

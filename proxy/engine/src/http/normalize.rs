@@ -34,12 +34,12 @@ pub(crate) fn path(manager: &ConnectionManager, request: &mut RequestHead) -> Pa
         Action::ImplementationSpecificDefault | Action::KeepUnchanged => {}
         action => {
             if let Some(unescaped) = unescape_slashes(&request.path) {
+                request.path = unescaped.into();
                 match action {
                     Action::RejectRequest => return PathOutcome::Reject,
                     Action::UnescapeAndRedirect => redirect = true,
                     _ => {}
                 }
-                request.path = unescaped.into();
             }
         }
     }

@@ -3,8 +3,8 @@
 //! Source: Envoy `ConnectionManagerUtility::mutateResponseHeaders`, `headers.rst`.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, StatusCode, header};
-use proxy_core::head::ResponseHead;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use proxy_core::head::{Protocol, ResponseHead};
 use proxy_core::headers::X_REQUEST_ID;
 use proxy_core::local_reply::LocalReply;
 use std::time::Instant;
@@ -43,7 +43,8 @@ impl Stream<'_> {
     /// Puts the head on the wire; from here on nothing else can be answered.
     fn send_head<D: Downstream>(&mut self, down: &mut D, end: bool, is_upgrade: bool) {
         let manager = &*self.cx.manager;
-        if !is_upgrade && self.should_close() {
+        let is_cut_short = !self.request_done && down.protocol() != Protocol::Http2;
+        if !is_upgrade && (self.close || is_cut_short || self.should_close()) {
             down.close_after();
         }
         let Some(response) = &mut self.response else { return };
@@ -207,7 +208,7 @@ impl Stream<'_> {
         self.local_reply_body = body.clone();
         self.response = Some(head);
         self.response_held = false;
-        let end = body.is_empty();
+        let end = body.is_empty() || self.request.method == Method::HEAD;
         match self.respond(down, end, false).await {
             Ok(()) => {}
             // A filter that replies to a local reply would never end: what there is goes out as it is.

@@ -26,6 +26,7 @@ use crate::local::drain::DrainHandle;
 use crate::local::timers::Timer;
 use crate::router::route::Action;
 use crate::router::{RouteMatch, RouteTable, SelectedRoute};
+use crate::upstream::cluster::Cluster;
 use crate::upstream::pool::RequestGuard;
 
 /// What all streams of one downstream connection share.
@@ -84,6 +85,10 @@ pub(crate) struct Stream<'c> {
     pub(crate) response_held: bool,
     /// The stream became a tunnel.
     pub(crate) upgraded: bool,
+    /// The connection must end after this response.
+    pub(crate) close: bool,
+    /// The cluster that the route chose.
+    pub(crate) cluster: Option<Arc<Cluster>>,
     /// The request in flight at the cluster.
     pub(crate) in_flight: Option<RequestGuard>,
     /// The route's timeout, once there is one.
@@ -114,6 +119,8 @@ pub(crate) async fn serve<D: Downstream>(
         Err(StreamEnd::Gone) => false,
         Err(StreamEnd::Reset | StreamEnd::Reply(_)) => {
             cx.manager.stats.here().downstream_rq_tx_reset.inc();
+            // What was received before it broke is the client's.
+            let _ = stream.flush(down, timer).await;
             down.reset();
             false
         }
@@ -175,12 +182,14 @@ impl<'c> Stream<'c> {
             committed: false,
             response_held: false,
             upgraded: false,
+            close: false,
+            cluster: None,
             in_flight: None,
             route_timeout: None,
             clear_route: false,
         };
         stream.random = cx.shared.random.borrow_mut().u64(..);
-        if end {
+        if end && !stream.is_tunnel() {
             stream.on_request_complete();
         }
         stream
@@ -230,8 +239,14 @@ impl<'c> Stream<'c> {
         }
         match normalize::path(manager, &mut self.request) {
             PathOutcome::Ok => {}
+            PathOutcome::Redirect(_) if self.request.is_grpc() => {
+                stats.downstream_rq_failed_path_normalization.inc();
+                self.close = true;
+                return Err(refuse(StatusCode::BAD_REQUEST, "path_normalization_failed"));
+            }
             PathOutcome::Reject => {
                 stats.downstream_rq_failed_path_normalization.inc();
+                self.close = true;
                 return Err(refuse(StatusCode::BAD_REQUEST, "path_normalization_failed"));
             }
             PathOutcome::Redirect(path) => {
@@ -243,9 +258,6 @@ impl<'c> Stream<'c> {
                 );
                 if let Ok(location) = http::HeaderValue::from_maybe_shared(path.as_bytes().clone()) {
                     reply.headers.insert(http::header::LOCATION, location);
-                }
-                if self.request.is_grpc() {
-                    reply.grpc_status = Some(13);
                 }
                 return Err(StreamEnd::Reply(Box::new(reply)));
             }
@@ -304,6 +316,11 @@ impl<'c> Stream<'c> {
         }
     }
 
+    /// Whether the request asks for a tunnel: it has no end before the tunnel has.
+    pub(crate) fn is_tunnel(&self) -> bool {
+        self.request.upgrade.is_some() || self.request.method == Method::CONNECT
+    }
+
     /// An upgrade must be enabled on the route or here.
     fn check_upgrade(&mut self) -> Result<(), StreamEnd> {
         let Some(kind) = self.upgrade_kind() else { return Ok(()) };
@@ -315,6 +332,10 @@ impl<'c> Stream<'c> {
             Action::Redirect(_) | Action::DirectResponse(_) | Action::NonForwarding => None,
         };
         if on_route.or(here.map(|upgrade| upgrade.enabled)).unwrap_or(false) {
+            let stats = manager.stats.here();
+            stats.downstream_cx_upgrades_total.inc();
+            stats.downstream_cx_upgrades_active.inc();
+            self.upgraded = true;
             return Ok(());
         }
         manager.stats.here().downstream_rq_ws_on_non_ws_route.inc();

@@ -204,6 +204,7 @@ impl TcpProxy {
             }
         }
         cluster.cluster.stats.traffic.here().upstream_cx_connect_attempts_exceeded.inc();
+        info.flags.set(ResponseFlag::UpstreamRetryLimitExceeded);
         None
     }
 
@@ -227,12 +228,13 @@ impl TcpProxy {
                 info.upstream.local = connected.local.clone();
                 info.upstream.connection_id = Some(connected.id);
                 info.upstream.pool_ready = Some(Instant::now());
+                cluster.cluster.stats.traffic.here().upstream_rq_total.inc();
                 Ok(connected)
             }
             Err((reset, reason)) => {
                 info.flags.set(reset.flag());
                 if !reason.is_empty() {
-                    info.upstream.transport_failure = Some(reason);
+                    info.upstream.transport_failure = Some(reason.replace(' ', "_"));
                 }
                 Err(Retry::Yes)
             }

@@ -199,6 +199,8 @@ pub(crate) struct RequestGuard {
     _permit: Permit<Arc<Cluster>>,
     cluster: Arc<Cluster>,
     host: Arc<Host>,
+    /// A connection carries the request.
+    attached: bool,
 }
 
 impl RequestGuard {
@@ -209,16 +211,23 @@ impl RequestGuard {
             cluster.stats.traffic.here().upstream_rq_active_overflow.inc();
             return None;
         };
-        let stats = cluster.stats.traffic.here();
-        stats.upstream_rq_total.inc();
-        stats.upstream_rq_active.inc();
-        host.stats.rq_total.fetch_add(1, Ordering::Relaxed);
         host.active_requests.fetch_add(1, Ordering::Relaxed);
-        Some(Self { _permit: permit, cluster: cluster.clone(), host: host.clone() })
+        Some(Self { _permit: permit, cluster: cluster.clone(), host: host.clone(), attached: false })
     }
 }
 
 impl RequestGuard {
+    /// A connection carries the request from now on.
+    pub(crate) fn attach(&mut self) {
+        if std::mem::replace(&mut self.attached, true) {
+            return;
+        }
+        let stats = self.cluster.stats.traffic.here();
+        stats.upstream_rq_total.inc();
+        stats.upstream_rq_active.inc();
+        self.host.stats.rq_total.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// The cluster.
     pub(crate) fn cluster(&self) -> &Arc<Cluster> {
         &self.cluster
@@ -227,7 +236,9 @@ impl RequestGuard {
 
 impl Drop for RequestGuard {
     fn drop(&mut self) {
-        self.cluster.stats.traffic.here().upstream_rq_active.dec();
+        if self.attached {
+            self.cluster.stats.traffic.here().upstream_rq_active.dec();
+        }
         self.host.active_requests.fetch_sub(1, Ordering::Relaxed);
     }
 }

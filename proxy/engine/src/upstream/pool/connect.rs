@@ -128,10 +128,9 @@ pub(crate) async fn connect(mut guard: ConnectionGuard) -> Result<ConnectedSocke
 
 /// Envoy's words for a failed connect: `delayed connect error: Connection refused`.
 fn failure_text(error: &std::io::Error) -> String {
-    match error.raw_os_error() {
-        Some(code) => format!("delayed connect error: {}", rustix::io::Errno::from_raw_os_error(code)),
-        None => format!("delayed connect error: {error}"),
-    }
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    format!("delayed connect error: {text}")
 }
 
 impl HostPool {
@@ -143,6 +142,8 @@ impl HostPool {
         let Some(guard) = ConnectionGuard::new(self, priority) else {
             return Err((UpstreamReset::Overflow, String::new()));
         };
-        connect(guard).await
+        connect(guard).await.inspect_err(|_| {
+            self.cluster.stats.traffic.here().upstream_rq_pending_failure_eject.inc();
+        })
     }
 }

@@ -158,10 +158,10 @@ impl HostPool {
         self: &Rc<Self>,
         guard: ConnectionGuard,
     ) -> Result<Http1Lease, (UpstreamReset, String)> {
+        self.cluster.stats.traffic.here().upstream_cx_http1_total.inc();
         let connected = connect(guard).await.inspect_err(|_| {
             self.cluster.stats.traffic.here().upstream_rq_pending_failure_eject.inc();
         })?;
-        self.cluster.stats.traffic.here().upstream_cx_http1_total.inc();
         let http = &self.cluster.http;
         let options = ClientOptions {
             limits: HeadLimits {
@@ -278,6 +278,9 @@ impl Drop for Http1Lease {
         stats.upstream_cx_tx_bytes_total.add(wire.sent);
         let is_worn =
             http.max_requests_per_connection.is_some_and(|limit| pooled.connection.exchanges() >= limit);
+        if pooled.connection.has_excess() {
+            stats.upstream_cx_protocol_error.inc();
+        }
         if !pooled.connection.is_reusable() {
             if pooled.connection.is_finished() {
                 stats.upstream_cx_close_notify.inc();
