@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use proxy_core::config::{BuildCx, Rejected};
-use proxy_core::extension::{decode, message_name};
+use proxy_core::extension::decode;
 use xds_api::envoy::config::route::v3 as proto;
 
 const FILTER_CONFIG: &str = "envoy.config.route.v3.FilterConfig";
@@ -99,38 +99,40 @@ fn merge(merged: &mut Vec<FilterConfig>, name: &str, own: Own) {
 
 /// Reads one entry; `None` if its filter is unknown and the entry is optional.
 fn build_own(name: &str, any: &prost_types::Any, cx: &mut BuildCx<'_>) -> Result<Option<Own>, Rejected> {
-    if message_name(&any.type_url) != FILTER_CONFIG {
-        let config = build_config(any, cx)?;
-        return match config {
+    let (message, payload) = cx.unpack(any)?;
+    if message != FILTER_CONFIG {
+        return match build_config(&message, &payload, cx)? {
             Some(config) => Ok(Some(Own { disabled: Some(false), config: Some(config) })),
-            None => Err(unknown(name, any, cx)),
+            None => Err(unknown(name, &message, cx)),
         };
     }
-    let proto::FilterConfig { config, is_optional, disabled } = decode(&any.value, cx)?;
+    let proto::FilterConfig { config, is_optional, disabled } = decode(&payload, cx)?;
     if disabled {
         return Ok(Some(Own { disabled: Some(true), config: None }));
     }
     let Some(any) = config else {
         return Err(cx.reject(format!("Empty route/virtual host per filter configuration for {name} filter")));
     };
-    cx.at("config", |cx| match build_config(&any, cx)? {
-        Some(config) => Ok(Some(Own { disabled: Some(false), config: Some(config) })),
-        None if is_optional => Ok(None),
-        None => Err(unknown(name, &any, cx)),
+    cx.at("config", |cx| {
+        let (message, payload) = cx.unpack(&any)?;
+        match build_config(&message, &payload, cx)? {
+            Some(config) => Ok(Some(Own { disabled: Some(false), config: Some(config) })),
+            None if is_optional => Ok(None),
+            None => Err(unknown(name, &message, cx)),
+        }
     })
 }
 
-fn unknown(name: &str, any: &prost_types::Any, cx: &mut BuildCx<'_>) -> Rejected {
-    let message = message_name(&any.type_url);
+fn unknown(name: &str, message: &str, cx: &mut BuildCx<'_>) -> Rejected {
     cx.reject(format!("Didn't find a registered implementation for '{name}' with type URL: '{message}'"))
 }
 
 fn build_config(
-    any: &prost_types::Any,
+    message: &str,
+    payload: &[u8],
     cx: &mut BuildCx<'_>,
 ) -> Result<Option<Arc<dyn Any + Send + Sync>>, Rejected> {
-    let message = message_name(&any.type_url);
     let factory =
         cx.env.extensions.http_filters.iter().find(|factory| factory.route_message() == Some(message));
-    factory.map(|factory| factory.build_route(&any.value, cx)).transpose()
+    factory.map(|factory| factory.build_route(payload, cx)).transpose()
 }

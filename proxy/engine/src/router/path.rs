@@ -6,7 +6,7 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use proxy_core::config::{BuildCx, Rejected};
-use proxy_core::extension::{decode, message_name};
+use proxy_core::extension::decode;
 use proxy_core::head::RequestHead;
 use proxy_core::matcher::string::Case;
 use proxy_core::matcher::{Regex, UriTemplate};
@@ -125,9 +125,10 @@ fn build_template(policy: &TypedExtensionConfig, cx: &mut BuildCx<'_>) -> Result
     let TypedExtensionConfig { name: _, typed_config } = policy;
     cx.at("typed_config", |cx| {
         let Some(any) = typed_config else { return Err(cx.reject("value is required")) };
-        match message_name(&any.type_url) {
+        let (message, payload) = cx.unpack(any)?;
+        match message.as_str() {
             URI_TEMPLATE_MATCH => {
-                let proto: UriTemplateMatchConfig = decode(&any.value, cx)?;
+                let proto: UriTemplateMatchConfig = decode(&payload, cx)?;
                 UriTemplate::build(&proto, cx).map(Arc::new)
             }
             other => Err(cx.reject(format!("path match policy {other} is not available"))),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use proxy_core::config::{BuildCx, Rejected};
-use proxy_core::extension::{decode, message_name};
+use proxy_core::extension::decode;
 use proxy_core::head::RequestHead;
 use proxy_core::headers::{X_ENVOY_ORIGINAL_HOST, X_ENVOY_ORIGINAL_PATH, X_FORWARDED_HOST};
 use proxy_core::matcher::header::RequestHeader;
@@ -78,11 +78,11 @@ impl PathRewrite {
         let TypedExtensionConfig { name: _, typed_config } = proto;
         cx.at("typed_config", |cx| {
             let Some(any) = typed_config else { return Err(cx.reject("value is required")) };
-            if message_name(&any.type_url) != URI_TEMPLATE_REWRITE {
-                let message = message_name(&any.type_url);
+            let (message, payload) = cx.unpack(any)?;
+            if message != URI_TEMPLATE_REWRITE {
                 return Err(cx.reject(format!("path rewrite policy {message} is not available")));
             }
-            let proto: UriTemplateRewriteConfig = decode(&any.value, cx)?;
+            let proto: UriTemplateRewriteConfig = decode(&payload, cx)?;
             let Some(template) = rule.and_then(PathRule::template) else {
                 return Err(cx.reject("needs a route with a URI template as its path_match_policy"));
             };
