@@ -9,6 +9,7 @@ pub mod local;
 pub mod log_file;
 pub mod net;
 pub mod router;
+pub mod state;
 pub mod tcp;
 pub mod upstream;
 pub mod worker;

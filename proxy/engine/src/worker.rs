@@ -19,18 +19,9 @@ use crate::listener::accept::{Accepted, Bound, GlobalConnections, ListenerTag, L
 use crate::listener::config::Listener;
 use crate::local::drain::{DrainStrategy, ProcessDrain};
 use crate::local::timers;
-use crate::router::{RouteTable, Routes};
-use crate::upstream::cluster::Cluster;
+use crate::router::Routes;
+pub use crate::state::Snapshot;
 use crate::upstream::pool::Clusters;
-
-/// What the data plane does, immutable; indexed by the slots of [`proxy_core::names::Names`].
-#[derive(Clone, Default)]
-pub struct Snapshot {
-    /// Clusters by slot.
-    pub clusters: Vec<Option<Arc<Cluster>>>,
-    /// Route tables of RDS by slot.
-    pub routes: Vec<Option<Arc<RouteTable>>>,
-}
 
 /// A message from the main thread, or from another worker.
 enum Message {

@@ -1,0 +1,178 @@
+//! From resources of any source to the snapshot that the workers serve.
+//!
+//! [`Store`] is a deterministic state machine on the main thread: resources (static, from files, from management servers),
+//! removals, timeouts, DNS and drain completions go in, [`Effect`]s come out. It opens no socket, reads no clock and knows
+//! no transport. What holds at all times:
+//! * a resource that is rejected leaves the one in force as it was; the good ones of the same response apply;
+//! * a cluster or listener serves in its old form until its new one is warm;
+//! * identical bytes change nothing and keep the same objects.
+//!
+//! Source: Envoy `docs/root/intro/arch_overview/{upstream/cluster_manager,operations/init}.rst`, "xDS REST and gRPC protocol".
+
+mod clusters;
+mod decode;
+pub mod dump;
+mod endpoints;
+mod interest;
+mod listeners;
+mod routes;
+pub mod snapshot;
+pub mod source;
+mod store;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prost_types::Any;
+
+pub use self::snapshot::Snapshot;
+pub use self::source::{Source, SourceId, Subscription};
+pub use self::store::{Phase, Store};
+use crate::listener::accept::ListenerTag;
+use crate::listener::config::Listener;
+use crate::upstream::cluster::Cluster;
+
+/// The types of resources that the store takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// `envoy.config.cluster.v3.Cluster`
+    Cluster,
+    /// `envoy.config.endpoint.v3.ClusterLoadAssignment`
+    Endpoints,
+    /// `envoy.config.listener.v3.Listener`
+    Listener,
+    /// `envoy.config.route.v3.RouteConfiguration`
+    Routes,
+}
+
+impl Kind {
+    /// The type URL.
+    pub fn type_url(self) -> &'static str {
+        match self {
+            Self::Cluster => "type.googleapis.com/envoy.config.cluster.v3.Cluster",
+            Self::Endpoints => "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
+            Self::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
+            Self::Routes => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+        }
+    }
+
+    /// The kind with this type URL.
+    pub fn of(type_url: &str) -> Option<Self> {
+        [Self::Cluster, Self::Endpoints, Self::Listener, Self::Routes]
+            .into_iter()
+            .find(|kind| kind.type_url() == type_url)
+    }
+}
+
+/// A resource as it was delivered.
+#[derive(Clone, Debug)]
+pub struct Delivered {
+    /// Its name.
+    pub name: String,
+    /// Its version, or that of the response.
+    pub version: String,
+    /// Type and bytes.
+    pub any: Any,
+}
+
+/// Changes of one kind from one source, to be answered by one [`Effect::Verdict`].
+#[derive(Clone, Debug)]
+pub struct Response {
+    /// Where they come from.
+    pub source: SourceId,
+    /// What they are.
+    pub kind: Kind,
+    /// `version_info` of the response.
+    pub version: String,
+    /// New, changed or merely repeated resources.
+    pub upserts: Vec<Delivered>,
+    /// Names that are gone.
+    pub removed: Vec<String>,
+}
+
+/// What the store's owner has to do, in order.
+#[derive(Clone)]
+pub enum Effect {
+    /// Ask a source for resources; `*` is all of them.
+    Subscribe {
+        /// The source.
+        source: SourceId,
+        /// The type.
+        kind: Kind,
+        /// Names to add.
+        names: Vec<String>,
+        /// `initial_fetch_timeout`; zero waits for ever.
+        timeout: Duration,
+    },
+    /// Ask no longer.
+    Unsubscribe {
+        /// The source.
+        source: SourceId,
+        /// The type.
+        kind: Kind,
+        /// Names to remove.
+        names: Vec<String>,
+    },
+    /// Answer the response that was applied: names and reasons; the empty name stands for the whole response.
+    Verdict {
+        /// What was rejected; the rest was taken.
+        rejected: Vec<(String, String)>,
+    },
+    /// Install a snapshot on every worker.
+    Publish(Arc<Snapshot>),
+    /// The hosts of the cluster in this slot changed.
+    HostsChanged(usize),
+    /// Resolve the names of a DNS cluster until told to stop.
+    StartDns {
+        /// To be given back with each answer.
+        id: u64,
+        /// The cluster.
+        cluster: Arc<Cluster>,
+    },
+    /// Resolve no longer.
+    StopDns(u64),
+    /// Accept on the sockets that were bound under this tag.
+    AddListener {
+        /// The tag.
+        tag: ListenerTag,
+        /// The listener.
+        listener: Arc<Listener>,
+    },
+    /// Give a listener new filter chains.
+    UpdateChains {
+        /// The tag.
+        tag: ListenerTag,
+        /// The listener.
+        listener: Arc<Listener>,
+    },
+    /// Close the sockets under this tag, and drain what is connected.
+    RemoveListener {
+        /// The tag.
+        tag: ListenerTag,
+    },
+    /// Tell [`Store::drained`] when the drain time has passed.
+    StartDrain {
+        /// To be given back.
+        id: u64,
+    },
+    /// Everything is initialised.
+    Ready,
+}
+
+/// Binds the sockets of listeners, while the store decides whether a listener can be taken.
+pub trait Sockets {
+    /// Binds the addresses of `listener` under `tag`.
+    ///
+    /// # Errors
+    /// Why they cannot be bound.
+    fn open(&mut self, tag: ListenerTag, listener: &Listener) -> Result<(), String>;
+
+    /// Keeps the sockets of `from` open under `tag` too, so that a replaced listener refuses no connection.
+    ///
+    /// # Errors
+    /// Why they cannot be shared.
+    fn share(&mut self, from: ListenerTag, tag: ListenerTag) -> Result<(), String>;
+}

@@ -1,0 +1,270 @@
+//! Clusters: static ones, those that were delivered, and their warming.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use proxy_core::config::{BuildCx, BuildEnv, ConfigError};
+use proxy_core::stats::Shared;
+use proxy_core::stats::groups::ClusterManagerStats;
+use xds_api::envoy::config::cluster::v3 as proto;
+
+use super::decode::{decode, join, to_any};
+use super::dump::{ErrorState, Resource};
+use super::store::Store;
+use super::{Delivered, Effect, Kind, Response, Subscription};
+use crate::upstream::cluster::Cluster;
+use crate::upstream::discovery::Discovery;
+
+/// One form of a cluster.
+pub(super) struct Version {
+    /// Names this form to the DNS tasks.
+    id: u64,
+    pub(super) resource: Resource,
+    pub(super) cluster: Arc<Cluster>,
+    /// Where its endpoints come from, if they are delivered.
+    pub(super) eds: Option<(Subscription, Box<str>)>,
+    warm: bool,
+}
+
+/// All forms of a cluster.
+#[derive(Default)]
+pub(super) struct Entry {
+    pub(super) is_static: bool,
+    pub(super) active: Option<Version>,
+    pub(super) warming: Option<Version>,
+    pub(super) error: Option<ErrorState>,
+}
+
+impl Entry {
+    pub(super) fn versions(&self) -> impl Iterator<Item = &Version> {
+        self.active.iter().chain(&self.warming)
+    }
+}
+
+pub(super) struct Clusters {
+    pub(super) entries: BTreeMap<String, Entry>,
+    stats: Shared<ClusterManagerStats>,
+}
+
+impl Clusters {
+    pub(super) fn new(env: &BuildEnv) -> Self {
+        Self { entries: BTreeMap::new(), stats: env.stats.scope("cluster_manager").shared() }
+    }
+
+    pub(super) fn active(&self) -> impl Iterator<Item = &Arc<Cluster>> {
+        self.entries.values().filter_map(|entry| entry.active.as_ref()).map(|version| &version.cluster)
+    }
+
+    /// Whether there is a cluster of this name, be it warming.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.entries.get(name).is_some_and(|entry| entry.versions().next().is_some())
+    }
+
+    pub(super) fn any_warming(&self) -> bool {
+        self.entries.values().any(|entry| entry.warming.is_some())
+    }
+
+    /// Whether a static cluster warms that needs nobody's endpoints.
+    pub(super) fn primary_warming(&self) -> bool {
+        let mut warming = self.entries.values().filter_map(|entry| entry.warming.as_ref());
+        warming.any(|version| version.eds.is_none())
+    }
+
+    pub(super) fn count(&self) {
+        let active = self.entries.values().filter(|entry| entry.active.is_some()).count();
+        let warming = self.entries.values().filter(|entry| entry.warming.is_some()).count();
+        self.stats.active_clusters.set(active as u64);
+        self.stats.warming_clusters.set(warming as u64);
+    }
+
+    /// Marks the waiting form of `name` as warm.
+    pub(super) fn warm(&mut self, name: &str) {
+        if let Some(version) = self.entries.get_mut(name).and_then(|entry| entry.warming.as_mut()) {
+            version.warm = true;
+        }
+    }
+}
+
+impl Store {
+    pub(super) fn load_cluster(&mut self, proto: &proto::Cluster) -> Result<(), Vec<ConfigError>> {
+        let any = to_any(Kind::Cluster.type_url(), proto);
+        let delivered = Delivered { name: proto.name.clone(), version: String::new(), any };
+        if self.clusters.has(&proto.name) {
+            let reason = format!("cluster manager: duplicate cluster '{}'", proto.name);
+            return Err(vec![ConfigError { path: String::new(), reason }]);
+        }
+        let version = self.build_cluster(proto, &delivered)?;
+        let entry = Entry { is_static: true, warming: Some(version), ..Entry::default() };
+        self.clusters.entries.insert(proto.name.clone(), entry);
+        self.clusters.stats.cluster_added.inc();
+        self.warm_cluster(&proto.name);
+        Ok(())
+    }
+
+    pub(super) fn apply_clusters(&mut self, response: &Response) -> Vec<(String, String)> {
+        let mut decoded = Vec::with_capacity(response.upserts.len());
+        for delivered in &response.upserts {
+            match decode::<proto::Cluster>(&delivered.any) {
+                Ok(proto) => decoded.push((delivered, proto)),
+                Err(reason) => return vec![(String::new(), format!("{}: {reason}", delivered.name))],
+            }
+        }
+        for name in &response.removed {
+            self.remove_cluster(name);
+        }
+        let mut rejected = Vec::new();
+        for (delivered, proto) in decoded {
+            if let Err(reason) = self.put_cluster(delivered, &proto) {
+                let resource = self.resource(delivered);
+                let entry = self.clusters.entries.entry(delivered.name.clone()).or_default();
+                entry.error = Some(ErrorState { resource, details: reason.clone() });
+                rejected.push((delivered.name.clone(), reason));
+            }
+        }
+        rejected
+    }
+
+    fn put_cluster(&mut self, delivered: &Delivered, proto: &proto::Cluster) -> Result<(), String> {
+        if let Some(entry) = self.clusters.entries.get_mut(&delivered.name) {
+            // What the bootstrap says is not changed by a control plane.
+            if entry.is_static {
+                return Ok(());
+            }
+            let same = |version: &Version| version.resource.any.value == delivered.any.value;
+            let is_active = entry.active.as_ref().is_some_and(same);
+            if is_active || entry.warming.as_ref().is_some_and(same) {
+                entry.error = None;
+                if is_active && let Some(dropped) = entry.warming.take() {
+                    self.forget_cluster(&dropped);
+                }
+                return Ok(());
+            }
+        }
+        let version = self.build_cluster(proto, delivered).map_err(|errors| join(&errors))?;
+        let entry = self.clusters.entries.entry(delivered.name.clone()).or_default();
+        entry.error = None;
+        let existed = entry.versions().next().is_some();
+        if let (Some(active), Some(eds)) = (&entry.active, &version.eds)
+            && active.eds.as_ref().is_some_and(|old| old.1 == eds.1 && old.0.source == eds.0.source)
+        {
+            version.cluster.inherit_hosts(&active.cluster);
+        }
+        if let Some(dropped) = entry.warming.replace(version) {
+            self.forget_cluster(&dropped);
+        }
+        let stats = &self.clusters.stats;
+        if existed {
+            stats.cluster_modified.inc()
+        } else {
+            stats.cluster_added.inc()
+        }
+        self.warm_cluster(&delivered.name);
+        Ok(())
+    }
+
+    fn build_cluster(
+        &mut self,
+        proto: &proto::Cluster,
+        delivered: &Delivered,
+    ) -> Result<Version, Vec<ConfigError>> {
+        let env = self.env.clone();
+        let mut cx = BuildCx::new(&env);
+        let built = Cluster::build(proto, &mut cx);
+        let Ok(cluster) = built else { return Err(cx.into_errors()) };
+        if cluster.name.as_str() != delivered.name {
+            cx.at("name", |cx| cx.reject(format!("differs from the resource's name '{}'", delivered.name)));
+            return Err(cx.into_errors());
+        }
+        let eds = match &cluster.discovery {
+            Discovery::Static | Discovery::Dns(_) => None,
+            Discovery::Eds(eds) => {
+                let source = cx.at("eds_cluster_config", |cx| {
+                    cx.at("eds_config", |cx| self.sources.build(&eds.source, cx))
+                });
+                let Ok(subscription) = source else { return Err(cx.into_errors()) };
+                Some((subscription, eds.service_name.clone()))
+            }
+        };
+        Ok(Version { id: self.next_id(), resource: self.resource(delivered), cluster, eds, warm: false })
+    }
+
+    /// Starts to warm the newest form of `name`, which may be warm at once.
+    fn warm_cluster(&mut self, name: &str) {
+        self.graph_changed = true;
+        let Some(version) = self.clusters.entries.get_mut(name).and_then(|entry| entry.warming.as_mut())
+        else {
+            return;
+        };
+        match &version.cluster.discovery {
+            Discovery::Static => version.warm = true,
+            Discovery::Dns(_) => {
+                let (id, cluster) = (version.id, version.cluster.clone());
+                self.effects.plane.push(Effect::StartDns { id, cluster });
+            }
+            Discovery::Eds(_) => {
+                if let Some((subscription, service)) = &version.eds {
+                    if let Some(assignment) = self.assignments.cached(subscription.source, service) {
+                        let mut cx = BuildCx::new(&self.env);
+                        // It was taken before, and the same assignment suits every cluster.
+                        let _ = version.cluster.apply_assignment(assignment, &mut cx);
+                    }
+                    version.warm = self.assignments.is_settled(subscription.source, service);
+                }
+            }
+        }
+        version.cluster.stats.state.warming_state.set(u64::from(!version.warm));
+    }
+
+    /// Puts every form that is warm in force.
+    pub(super) fn activate_clusters(&mut self) {
+        let mut replaced = Vec::new();
+        for entry in self.clusters.entries.values_mut() {
+            if let Some(version) = entry.warming.take_if(|version| version.warm) {
+                version.cluster.stats.state.warming_state.set(0);
+                self.effects.publish = true;
+                self.graph_changed = true;
+                replaced.extend(entry.active.replace(version));
+            }
+        }
+        for version in &replaced {
+            self.forget_cluster(version);
+        }
+        if self.graph_changed {
+            // Endpoints of replaced forms may not be needed any longer.
+            self.refresh_assignments();
+        }
+    }
+
+    fn remove_cluster(&mut self, name: &str) {
+        if self.clusters.entries.get(name).is_none_or(|entry| entry.is_static) {
+            return;
+        }
+        let Some(entry) = self.clusters.entries.remove(name) else { return };
+        if entry.versions().next().is_some() {
+            self.clusters.stats.cluster_removed.inc();
+        }
+        for version in entry.versions() {
+            self.forget_cluster(version);
+        }
+        self.effects.publish |= entry.active.is_some();
+        self.graph_changed = true;
+    }
+
+    fn forget_cluster(&mut self, version: &Version) {
+        if matches!(version.cluster.discovery, Discovery::Dns(_)) {
+            self.effects.plane.push(Effect::StopDns(version.id));
+        }
+    }
+
+    pub(super) fn cluster_resolved(&mut self, id: u64, hosts_changed: bool, warmed: bool) {
+        for entry in self.clusters.entries.values_mut() {
+            if let Some(version) = entry.active.as_ref().filter(|version| version.id == id) {
+                if hosts_changed {
+                    self.effects.plane.push(Effect::HostsChanged(version.cluster.name.slot()));
+                }
+            } else if let Some(version) = entry.warming.as_mut().filter(|version| version.id == id) {
+                version.warm |= warmed;
+            }
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! What the store holds, as `/config_dump` shows it.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use prost_types::Any;
+
+use super::store::Store;
+use crate::listener::accept::ListenerTag;
+use crate::upstream::cluster::Cluster;
+
+/// A resource that is held.
+#[derive(Clone, Debug)]
+pub struct Resource {
+    /// Type and bytes, as delivered.
+    pub any: Arc<Any>,
+    /// `version_info`; empty for static ones.
+    pub version: String,
+    /// When it was taken.
+    pub updated: SystemTime,
+}
+
+/// The last form of a resource that was rejected.
+#[derive(Clone, Debug)]
+pub struct ErrorState {
+    /// The resource; `updated` is the time of the rejection.
+    pub resource: Resource,
+    /// Why.
+    pub details: String,
+}
+
+/// A cluster or listener in all its forms.
+#[derive(Clone, Debug)]
+pub struct Forms {
+    /// Its name.
+    pub name: String,
+    /// From the bootstrap.
+    pub is_static: bool,
+    /// The form in force.
+    pub active: Option<Resource>,
+    /// The form that warms.
+    pub warming: Option<Resource>,
+    /// Forms that drain, the oldest first (listeners only).
+    pub draining: Vec<Resource>,
+    /// The form that was rejected, unless a good one came since.
+    pub error: Option<ErrorState>,
+}
+
+/// A route configuration or an assignment.
+#[derive(Clone, Debug)]
+pub struct Named {
+    /// Its name.
+    pub name: String,
+    /// What came; `None` while nothing has.
+    pub resource: Option<Resource>,
+    /// The form that was rejected, unless a good one came since.
+    pub error: Option<ErrorState>,
+}
+
+/// Everything the store holds.
+#[derive(Clone, Debug, Default)]
+pub struct Dump {
+    /// `version_info` of the last CDS response that was taken.
+    pub clusters_version: String,
+    /// Clusters by name.
+    pub clusters: Vec<Forms>,
+    /// `version_info` of the last LDS response that was taken.
+    pub listeners_version: String,
+    /// Listeners by name.
+    pub listeners: Vec<Forms>,
+    /// Route configurations of RDS by name. (Inline ones are part of their listeners.)
+    pub routes: Vec<Named>,
+    /// Assignments by name.
+    pub endpoints: Vec<Named>,
+}
+
+impl Store {
+    /// Everything the store holds.
+    pub fn dump(&self) -> Dump {
+        let (clusters_version, listeners_version) = self.versions();
+        let clusters = self.clusters.entries.iter().map(|(name, entry)| Forms {
+            name: name.clone(),
+            is_static: entry.is_static,
+            active: entry.active.as_ref().map(|version| version.resource.clone()),
+            warming: entry.warming.as_ref().map(|version| version.resource.clone()),
+            draining: Vec::new(),
+            error: entry.error.clone(),
+        });
+        let routes = self.routes.0.iter().map(|(name, config)| Named {
+            name: name.clone(),
+            resource: config.current.as_ref().map(|(resource, _)| resource.clone()),
+            error: config.error.clone(),
+        });
+        let endpoints = self.assignments.0.iter().map(|((_, name), needed)| Named {
+            name: name.clone(),
+            resource: needed.current.as_ref().map(|(resource, _)| resource.clone()),
+            error: None,
+        });
+        Dump {
+            clusters_version: clusters_version.to_owned(),
+            clusters: clusters.collect(),
+            listeners_version: listeners_version.to_owned(),
+            listeners: self.listeners.dump(),
+            routes: routes.collect(),
+            endpoints: endpoints.collect(),
+        }
+    }
+
+    /// The clusters in force, by name.
+    pub fn active_clusters(&self) -> impl Iterator<Item = &Arc<Cluster>> {
+        self.clusters.active()
+    }
+
+    /// The listeners in force, by name, with the tags of their sockets.
+    pub fn active_listeners(&self) -> impl Iterator<Item = (&str, ListenerTag)> {
+        self.listeners.active()
+    }
+}

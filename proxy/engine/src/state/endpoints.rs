@@ -1,0 +1,183 @@
+//! Endpoints of clusters: who needs which assignment, and those that came.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use proxy_core::config::{BuildCx, Rejected};
+use proxy_core::stats::Shared;
+use proxy_core::stats::groups::EdsStats;
+use xds_api::envoy::config::endpoint::v3::ClusterLoadAssignment;
+
+use super::decode::{decode, reasons};
+use super::dump::Resource;
+use super::interest::Interest;
+use super::store::Store;
+use super::{Delivered, Effect, Kind, Response, SourceId};
+
+/// The assignments that some cluster needs.
+#[derive(Default)]
+pub(super) struct Assignments(pub(super) BTreeMap<(SourceId, String), Needed>);
+
+/// One of them.
+#[derive(Default)]
+pub(super) struct Needed {
+    /// The clusters that take it.
+    clusters: Vec<String>,
+    timeout: Duration,
+    pub(super) current: Option<(Resource, ClusterLoadAssignment)>,
+    /// An answer came, or will not come: who joins later need not wait.
+    settled: bool,
+}
+
+impl Assignments {
+    /// The assignment of this name, if it came and was taken.
+    pub(super) fn cached(&self, source: SourceId, name: &str) -> Option<&ClusterLoadAssignment> {
+        let needed = self.0.get(&(source, name.to_owned()))?;
+        needed.current.as_ref().map(|(_, assignment)| assignment)
+    }
+
+    pub(super) fn is_settled(&self, source: SourceId, name: &str) -> bool {
+        self.0.get(&(source, name.to_owned())).is_some_and(|needed| needed.settled)
+    }
+
+    pub(super) fn interest(&self, interest: &mut Interest) {
+        for ((source, name), needed) in &self.0 {
+            interest.want(*source, Kind::Endpoints, name, needed.timeout);
+        }
+    }
+}
+
+impl Store {
+    /// Works out anew who needs what.
+    pub(super) fn refresh_assignments(&mut self) {
+        let mut before = std::mem::take(&mut self.assignments.0);
+        for (cluster, entry) in &self.clusters.entries {
+            for version in entry.versions() {
+                let Some((subscription, service)) = &version.eds else { continue };
+                let key = (subscription.source, service.to_string());
+                let kept = before.remove(&key);
+                let needed = self.assignments.0.entry(key).or_insert_with(|| match kept {
+                    Some(kept) => Needed { clusters: Vec::new(), ..kept },
+                    None => Needed { timeout: subscription.timeout, ..Needed::default() },
+                });
+                if needed.clusters.last() != Some(cluster) {
+                    needed.clusters.push(cluster.clone());
+                }
+            }
+        }
+    }
+
+    pub(super) fn apply_endpoints(&mut self, response: &Response) -> Vec<(String, String)> {
+        let mut decoded = Vec::with_capacity(response.upserts.len());
+        for delivered in &response.upserts {
+            match decode::<ClusterLoadAssignment>(&delivered.any) {
+                Ok(proto) => decoded.push((delivered, proto)),
+                Err(reason) => {
+                    for delivered in &response.upserts {
+                        self.count_rejection(response.source, &delivered.name);
+                        self.settle_endpoints(response.source, &delivered.name);
+                    }
+                    return vec![(String::new(), format!("{}: {reason}", delivered.name))];
+                }
+            }
+        }
+        let mut rejected = Vec::new();
+        for (delivered, proto) in decoded {
+            if let Err(reason) = self.put_assignment(response.source, delivered, proto) {
+                self.count_rejection(response.source, &delivered.name);
+                rejected.push((delivered.name.clone(), reason));
+            }
+            self.settle_endpoints(response.source, &delivered.name);
+        }
+        for name in &response.removed {
+            // The endpoints stay; who waited for them waits no longer.
+            self.settle_endpoints(response.source, name);
+        }
+        rejected
+    }
+
+    fn put_assignment(
+        &mut self,
+        source: SourceId,
+        delivered: &Delivered,
+        proto: ClusterLoadAssignment,
+    ) -> Result<(), String> {
+        let resource = self.resource(delivered);
+        let Some(needed) = self.assignments.0.get_mut(&(source, delivered.name.clone())) else {
+            return Ok(());
+        };
+        let same = needed.current.as_ref().is_some_and(|(old, _)| old.any.value == delivered.any.value);
+        for name in &needed.clusters {
+            let Some(entry) = self.clusters.entries.get(name) else { continue };
+            for (index, version) in entry.versions().enumerate() {
+                let takes = |eds: &(super::Subscription, Box<str>)| {
+                    eds.0.source == source && *eds.1 == *delivered.name
+                };
+                if !version.eds.as_ref().is_some_and(takes) {
+                    continue;
+                }
+                let state = &version.cluster.stats.state;
+                if same {
+                    state.update_no_rebuild.inc();
+                } else {
+                    let mut cx = BuildCx::new(&self.env);
+                    match version.cluster.apply_assignment(&proto, &mut cx) {
+                        Ok(update) if update.changed && index == 0 && entry.active.is_some() => {
+                            let slot = version.cluster.name.slot();
+                            self.effects.plane.push(Effect::HostsChanged(slot));
+                        }
+                        Ok(_) => {}
+                        Err(Rejected) => return Err(reasons(cx)),
+                    }
+                }
+                state.update_success.inc();
+                let eds: Shared<EdsStats> = version.cluster.stats.scope.shared();
+                eds.version_text.set(&delivered.version);
+                eds.update_time.set(millis(self.now));
+            }
+        }
+        if !same {
+            needed.current = Some((resource, proto));
+        }
+        Ok(())
+    }
+
+    fn count_rejection(&self, source: SourceId, name: &str) {
+        let Some(needed) = self.assignments.0.get(&(source, name.to_owned())) else { return };
+        for cluster in &needed.clusters {
+            let entry = self.clusters.entries.get(cluster);
+            if let Some(version) = entry.and_then(|entry| entry.versions().next()) {
+                let eds: Shared<EdsStats> = version.cluster.stats.scope.shared();
+                eds.update_rejected.inc();
+            }
+        }
+    }
+
+    /// Nobody waits for this assignment any longer: it came, or will not come.
+    pub(super) fn settle_endpoints(&mut self, source: SourceId, name: &str) {
+        let Some(needed) = self.assignments.0.get_mut(&(source, name.to_owned())) else { return };
+        needed.settled = true;
+        for cluster in &needed.clusters {
+            let entry = self.clusters.entries.get(cluster);
+            let eds = entry.and_then(|entry| entry.warming.as_ref()).and_then(|version| version.eds.as_ref());
+            if eds.is_some_and(|(subscription, service)| subscription.source == source && **service == *name)
+            {
+                self.clusters.warm(cluster);
+            }
+        }
+    }
+
+    pub(super) fn settle_all_endpoints(&mut self, source: SourceId) {
+        let of_source = self.assignments.0.keys().filter(|(of, _)| *of == source);
+        let names: Vec<String> = of_source.map(|(_, name)| name.clone()).collect();
+        for name in names {
+            self.settle_endpoints(source, &name);
+        }
+    }
+}
+
+/// Milliseconds since 1970.
+pub(super) fn millis(time: std::time::SystemTime) -> u64 {
+    let since = time.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

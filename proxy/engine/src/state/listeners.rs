@@ -1,0 +1,386 @@
+//! Listeners: static ones, those that were delivered, their sockets, warming and draining.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use proxy_core::config::{BuildCx, BuildEnv, ConfigError, Rejected};
+use proxy_core::stats::Shared;
+use proxy_core::stats::groups::ListenerManagerStats;
+use xds_api::envoy::config::listener::v3 as proto;
+
+use super::decode::{decode, join, to_any};
+use super::dump::{ErrorState, Forms, Resource};
+use super::routes::{RouteConfigs, RouteUse, unknown_cluster};
+use super::store::Store;
+use super::{Delivered, Effect, Kind, Response, Sockets};
+use crate::http::config::RouteSource;
+use crate::listener::accept::ListenerTag;
+use crate::listener::config::{Listener, Terminal};
+
+/// One form of a listener.
+struct Version {
+    /// Names its sockets; forms that differ in chains only have the same.
+    tag: ListenerTag,
+    resource: Resource,
+    proto: Box<proto::Listener>,
+    listener: Arc<Listener>,
+    routes: Vec<RouteUse>,
+}
+
+/// All forms of a listener.
+#[derive(Default)]
+struct Entry {
+    is_static: bool,
+    active: Option<Version>,
+    warming: Option<Version>,
+    error: Option<ErrorState>,
+}
+
+impl Entry {
+    fn versions(&self) -> impl Iterator<Item = &Version> {
+        self.active.iter().chain(&self.warming)
+    }
+}
+
+/// A form that serves what it accepted before it was replaced or removed.
+struct Draining {
+    id: u64,
+    /// Whether all of it drains, and not only some chains.
+    whole: bool,
+    version: Version,
+}
+
+pub(super) struct Listeners {
+    entries: BTreeMap<String, Entry>,
+    draining: Vec<Draining>,
+    stats: Shared<ListenerManagerStats>,
+}
+
+impl Listeners {
+    pub(super) fn new(env: &BuildEnv) -> Self {
+        let stats = env.stats.scope("listener_manager").shared();
+        Self { entries: BTreeMap::new(), draining: Vec::new(), stats }
+    }
+
+    pub(super) fn route_uses(&self) -> impl Iterator<Item = &RouteUse> {
+        let draining = self.draining.iter().map(|draining| &draining.version);
+        let versions = self.entries.values().flat_map(Entry::versions).chain(draining);
+        versions.flat_map(|version| &version.routes)
+    }
+
+    pub(super) fn active(&self) -> impl Iterator<Item = (&str, ListenerTag)> {
+        self.entries.iter().filter_map(|(name, entry)| Some((name.as_str(), entry.active.as_ref()?.tag)))
+    }
+
+    pub(super) fn drained(&mut self, id: u64) {
+        self.draining.retain(|draining| draining.id != id);
+    }
+
+    pub(super) fn count(&self) {
+        let active = self.entries.values().filter(|entry| entry.active.is_some()).count();
+        let warming = self.entries.values().filter(|entry| entry.warming.is_some()).count();
+        let whole = self.draining.iter().filter(|draining| draining.whole).count();
+        self.stats.total_listeners_active.set(active as u64);
+        self.stats.total_listeners_warming.set(warming as u64);
+        self.stats.total_listeners_draining.set(whole as u64);
+        self.stats.total_filter_chains_draining.set((self.draining.len() - whole) as u64);
+    }
+
+    pub(super) fn dump(&self) -> Vec<Forms> {
+        let resource = |version: &Option<Version>| version.as_ref().map(|version| version.resource.clone());
+        let draining = |name: &str| {
+            let of_name = self.draining.iter().filter(move |one| one.whole && one.version.proto.name == name);
+            of_name.map(|one| one.version.resource.clone()).collect()
+        };
+        let mut forms: Vec<Forms> = self
+            .entries
+            .iter()
+            .map(|(name, entry)| Forms {
+                name: name.clone(),
+                is_static: entry.is_static,
+                active: resource(&entry.active),
+                warming: resource(&entry.warming),
+                draining: draining(name),
+                error: entry.error.clone(),
+            })
+            .collect();
+        for one in &self.draining {
+            let name = &one.version.proto.name;
+            if one.whole && !forms.iter().any(|forms| forms.name == *name) {
+                forms.push(Forms {
+                    name: name.clone(),
+                    is_static: false,
+                    active: None,
+                    warming: None,
+                    draining: draining(name),
+                    error: None,
+                });
+            }
+        }
+        forms
+    }
+
+    /// The name of a listener other than `name` that binds one of the addresses of `listener`, and the address.
+    fn conflict(&self, name: &str, listener: &Listener) -> Option<String> {
+        let others = self.entries.iter().filter(|(other, _)| *other != name);
+        let mut others = others.flat_map(|(_, entry)| entry.versions());
+        let bound = |other: &Version| {
+            let taken = other.listener.addresses.iter().filter(|_| other.listener.bind_to_port);
+            let mut fixed = taken.map(|(address, _)| address).filter(|address| address.port() != Some(0));
+            let own = &listener.addresses;
+            fixed.find(|address| own.iter().any(|(own, _)| own == *address)).map(ToString::to_string)
+        };
+        if listener.bind_to_port { others.find_map(bound) } else { None }
+    }
+}
+
+impl Store {
+    pub(super) fn load_listener(&mut self, proto: &proto::Listener) -> Result<(), Vec<ConfigError>> {
+        let error = |reason: String| vec![ConfigError { path: String::new(), reason }];
+        let mut proto = proto.clone();
+        let any = to_any(Kind::Listener.type_url(), &proto);
+        if proto.name.is_empty() {
+            // Envoy makes up a UUID.
+            proto.name = format!("{:032x}", fastrand::u128(..));
+        }
+        if self.listeners.entries.contains_key(&proto.name) {
+            return Err(error(format!("duplicate listener {} found", proto.name)));
+        }
+        let delivered = Delivered { name: proto.name.clone(), version: String::new(), any };
+        let version = self.build_listener(&proto, &delivered)?;
+        if let Some(address) = self.listeners.conflict(&proto.name, &version.listener) {
+            return Err(error(duplicate_address(&proto.name, &address)));
+        }
+        let entry = Entry { is_static: true, warming: Some(version), ..Entry::default() };
+        self.listeners.entries.insert(proto.name, entry);
+        self.listeners.stats.listener_added.inc();
+        Ok(())
+    }
+
+    pub(super) fn bind_static(&mut self, sockets: &mut dyn Sockets) -> Result<(), String> {
+        for version in self.listeners.entries.values().filter_map(|entry| entry.warming.as_ref()) {
+            sockets.open(version.tag, &version.listener).inspect_err(|_| {
+                self.listeners.stats.listener_create_failure.inc();
+            })?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn apply_listeners(
+        &mut self,
+        response: &Response,
+        sockets: &mut dyn Sockets,
+    ) -> Vec<(String, String)> {
+        let mut decoded = Vec::with_capacity(response.upserts.len());
+        for delivered in &response.upserts {
+            match decode::<proto::Listener>(&delivered.any) {
+                Ok(proto) => decoded.push((delivered, proto)),
+                Err(reason) => return vec![(String::new(), format!("{}: {reason}", delivered.name))],
+            }
+        }
+        for name in &response.removed {
+            self.remove_listener(name);
+        }
+        let mut rejected = Vec::new();
+        for (delivered, proto) in decoded {
+            if let Err(reason) = self.put_listener(delivered, proto, sockets) {
+                let resource = self.resource(delivered);
+                let entry = self.listeners.entries.entry(delivered.name.clone()).or_default();
+                entry.error = Some(ErrorState { resource, details: reason.clone() });
+                rejected.push((delivered.name.clone(), reason));
+            }
+        }
+        rejected
+    }
+
+    fn put_listener(
+        &mut self,
+        delivered: &Delivered,
+        proto: proto::Listener,
+        sockets: &mut dyn Sockets,
+    ) -> Result<(), String> {
+        if let Some(entry) = self.listeners.entries.get_mut(&delivered.name) {
+            // What the bootstrap says is not changed by a control plane.
+            if entry.is_static {
+                return Ok(());
+            }
+            let same = |version: &Version| version.resource.any.value == delivered.any.value;
+            let is_active = entry.active.as_ref().is_some_and(same);
+            if is_active || entry.warming.as_ref().is_some_and(same) {
+                entry.error = None;
+                if is_active {
+                    self.drop_warming(&delivered.name);
+                }
+                return Ok(());
+            }
+        }
+        let mut version = self.build_listener(&proto, delivered).map_err(|errors| join(&errors))?;
+        if let Some(address) = self.listeners.conflict(&delivered.name, &version.listener) {
+            return Err(duplicate_address(&delivered.name, &address));
+        }
+        let entry = self.listeners.entries.get(&delivered.name);
+        let bound = match entry.and_then(|entry| entry.active.as_ref()) {
+            Some(active) if Listener::differs_in_chains_only(&active.proto, &proto) => {
+                version.tag = active.tag;
+                Ok(())
+            }
+            Some(active)
+                if active.listener.addresses == version.listener.addresses
+                    && active.listener.bind_to_port == version.listener.bind_to_port =>
+            {
+                sockets.share(active.tag, version.tag)
+            }
+            _ => sockets.open(version.tag, &version.listener),
+        };
+        if let Err(reason) = bound {
+            self.listeners.stats.listener_create_failure.inc();
+            return Err(reason);
+        }
+        self.drop_warming(&delivered.name);
+        let entry = self.listeners.entries.entry(delivered.name.clone()).or_default();
+        entry.error = None;
+        let stats = &self.listeners.stats;
+        if entry.active.is_some() {
+            stats.listener_modified.inc()
+        } else {
+            stats.listener_added.inc()
+        }
+        entry.warming = Some(version);
+        self.graph_changed = true;
+        Ok(())
+    }
+
+    fn build_listener(
+        &mut self,
+        proto: &proto::Listener,
+        delivered: &Delivered,
+    ) -> Result<Version, Vec<ConfigError>> {
+        let env = self.env.clone();
+        let mut cx = BuildCx::new(&env);
+        let Ok(listener) = Listener::build(proto, &mut cx) else { return Err(cx.into_errors()) };
+        let Ok(routes) = self.listener_routes(&listener, &mut cx) else { return Err(cx.into_errors()) };
+        Ok(Version {
+            tag: self.next_id(),
+            resource: self.resource(delivered),
+            proto: Box::new(proto.clone()),
+            listener,
+            routes,
+        })
+    }
+
+    /// The route configurations that the listener refers to; checks those that are part of it.
+    fn listener_routes(
+        &mut self,
+        listener: &Listener,
+        cx: &mut BuildCx<'_>,
+    ) -> Result<Vec<RouteUse>, Rejected> {
+        let mut routes: Vec<RouteUse> = Vec::new();
+        for chain in &listener.chains {
+            let Terminal::Http(http) = &chain.terminal else { continue };
+            match &http.manager.routes {
+                RouteSource::Inline(table) => {
+                    let mut clusters = table.clusters();
+                    if table.validate_clusters() != Some(false)
+                        && let Some(unknown) = clusters.find(|name| !self.clusters.has(name.as_str()))
+                    {
+                        return Err(cx.reject(unknown_cluster(unknown.as_str())));
+                    }
+                }
+                RouteSource::Rds { name, source } => {
+                    let subscription =
+                        cx.at("rds", |cx| cx.at("config_source", |cx| self.sources.build(source, cx)))?;
+                    let known = self.routes.source_of(name.as_str());
+                    if known.is_some_and(|known| known != subscription.source) {
+                        let reason = "is taken from another source by another listener already";
+                        return Err(
+                            cx.reject(format!("rds: route configuration '{}' {reason}", name.as_str()))
+                        );
+                    }
+                    routes.push(RouteUse {
+                        name: name.clone(),
+                        source: subscription.source,
+                        timeout: subscription.timeout,
+                        stat_prefix: http.manager.stat_prefix.clone(),
+                    });
+                }
+            }
+        }
+        Ok(routes)
+    }
+
+    pub(super) fn listeners_warm(&self) -> bool {
+        let mut warming = self.listeners.entries.values().filter_map(|entry| entry.warming.as_ref());
+        warming.all(|version| is_warm(version, &self.routes))
+    }
+
+    /// Puts every form that is warm in force.
+    pub(super) fn activate_listeners(&mut self) {
+        let mut replaced = Vec::new();
+        let plane = &mut self.effects.plane;
+        for entry in self.listeners.entries.values_mut() {
+            let Some(version) = entry.warming.take_if(|version| is_warm(version, &self.routes)) else {
+                continue;
+            };
+            let (tag, listener) = (version.tag, version.listener.clone());
+            let old = entry.active.replace(version);
+            match &old {
+                Some(old) if old.tag == tag => {
+                    plane.push(Effect::UpdateChains { tag, listener });
+                    self.listeners.stats.listener_in_place_updated.inc();
+                }
+                Some(_) | None => {
+                    plane.push(Effect::AddListener { tag, listener });
+                    self.listeners.stats.listener_create_success.add(self.env.concurrency as u64);
+                }
+            }
+            if let Some(old) = old {
+                let whole = old.tag != tag;
+                replaced.push((old, whole));
+            }
+        }
+        for (version, whole) in replaced {
+            self.drain(version, whole);
+        }
+    }
+
+    fn drain(&mut self, version: Version, whole: bool) {
+        let id = self.next_id();
+        if whole {
+            self.effects.plane.push(Effect::RemoveListener { tag: version.tag });
+        }
+        self.effects.plane.push(Effect::StartDrain { id });
+        self.listeners.draining.push(Draining { id, whole, version });
+        self.graph_changed = true;
+    }
+
+    fn remove_listener(&mut self, name: &str) {
+        if self.listeners.entries.get(name).is_none_or(|entry| entry.is_static) {
+            return;
+        }
+        self.drop_warming(name);
+        let Some(entry) = self.listeners.entries.remove(name) else { return };
+        if let Some(active) = entry.active {
+            self.drain(active, true);
+        }
+        self.listeners.stats.listener_removed.inc();
+        self.graph_changed = true;
+    }
+
+    /// Drops the form that warms: it never accepted anything.
+    fn drop_warming(&mut self, name: &str) {
+        let Some(entry) = self.listeners.entries.get_mut(name) else { return };
+        let Some(dropped) = entry.warming.take() else { return };
+        if entry.active.as_ref().is_none_or(|active| active.tag != dropped.tag) {
+            self.effects.plane.push(Effect::RemoveListener { tag: dropped.tag });
+        }
+        self.graph_changed = true;
+    }
+}
+
+fn is_warm(version: &Version, routes: &RouteConfigs) -> bool {
+    version.routes.iter().all(|used| routes.is_settled(used.name.as_str()))
+}
+
+fn duplicate_address(name: &str, address: &str) -> String {
+    format!("error adding listener: '{name}' has duplicate address '{address}' as existing listener")
+}

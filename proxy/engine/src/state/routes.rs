@@ -1,0 +1,201 @@
+//! Route configurations that listeners refer to by name.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proxy_core::config::{BuildCx, Rejected};
+use proxy_core::names::Name;
+use proxy_core::stats::Shared;
+use proxy_core::stats::groups::{ConfigReloadStats, RdsStats, XdsStats};
+use xds_api::envoy::config::route::v3::RouteConfiguration;
+
+use super::decode::{decode, reasons};
+use super::dump::{ErrorState, Resource};
+use super::endpoints::millis;
+use super::interest::Interest;
+use super::store::Store;
+use super::{Delivered, Kind, Response, SourceId};
+use crate::router::RouteTable;
+
+/// By name.
+#[derive(Default)]
+pub(super) struct RouteConfigs(pub(super) BTreeMap<String, RouteConfig>);
+
+/// One that some listener refers to.
+pub(super) struct RouteConfig {
+    name: Name,
+    source: SourceId,
+    timeout: Duration,
+    /// `http.<stat_prefix>.rds.<name>` of everyone who refers to it, by prefix.
+    stats: BTreeMap<String, Stats>,
+    pub(super) current: Option<(Resource, Arc<RouteTable>)>,
+    pub(super) error: Option<ErrorState>,
+    /// An answer came, or will not come.
+    settled: bool,
+}
+
+struct Stats {
+    xds: Shared<XdsStats>,
+    reload: Shared<ConfigReloadStats>,
+    rds: Shared<RdsStats>,
+}
+
+/// How a listener refers to a route configuration.
+#[derive(Clone, Debug)]
+pub(super) struct RouteUse {
+    pub(super) name: Name,
+    pub(super) source: SourceId,
+    pub(super) timeout: Duration,
+    pub(super) stat_prefix: String,
+}
+
+impl RouteConfigs {
+    pub(super) fn tables(&self) -> impl Iterator<Item = (&Name, &Arc<RouteTable>)> {
+        self.0.values().filter_map(|config| Some((&config.name, &config.current.as_ref()?.1)))
+    }
+
+    pub(super) fn interest(&self, interest: &mut Interest) {
+        for (name, config) in &self.0 {
+            interest.want(config.source, Kind::Routes, name, config.timeout);
+        }
+    }
+
+    /// Whether whoever waits for `name` need not wait longer.
+    pub(super) fn is_settled(&self, name: &str) -> bool {
+        self.0.get(name).is_some_and(|config| config.settled)
+    }
+
+    /// The source that `name` is taken from, if it is.
+    pub(super) fn source_of(&self, name: &str) -> Option<SourceId> {
+        self.0.get(name).map(|config| config.source)
+    }
+}
+
+impl Store {
+    /// Works out anew which are referred to, and drops the others.
+    pub(super) fn refresh_routes(&mut self) {
+        let mut before = std::mem::take(&mut self.routes.0);
+        for used in self.listeners.route_uses() {
+            let name = used.name.as_str();
+            let config = match self.routes.0.entry(name.to_owned()) {
+                std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
+                std::collections::btree_map::Entry::Vacant(entry) => {
+                    entry.insert(before.remove(name).unwrap_or_else(|| RouteConfig {
+                        name: used.name.clone(),
+                        source: used.source,
+                        timeout: used.timeout,
+                        stats: BTreeMap::new(),
+                        current: None,
+                        error: None,
+                        settled: false,
+                    }))
+                }
+            };
+            if !config.stats.contains_key(&used.stat_prefix) {
+                let scope = self.env.stats.scope(&format!("http.{}.rds.{name}", used.stat_prefix));
+                let stats = Stats { xds: scope.shared(), reload: scope.shared(), rds: scope.shared() };
+                stats.xds.update_attempt.inc();
+                config.stats.insert(used.stat_prefix.clone(), stats);
+            }
+        }
+        if before.values().any(|config| config.current.is_some()) {
+            self.effects.publish = true;
+        }
+    }
+
+    pub(super) fn apply_routes(&mut self, response: &Response) -> Vec<(String, String)> {
+        let mut decoded = Vec::with_capacity(response.upserts.len());
+        for delivered in &response.upserts {
+            match decode::<RouteConfiguration>(&delivered.any) {
+                Ok(proto) => decoded.push((delivered, proto)),
+                Err(reason) => {
+                    let details = format!("{}: {reason}", delivered.name);
+                    for delivered in &response.upserts {
+                        self.reject_routes(delivered, &details);
+                    }
+                    return vec![(String::new(), details)];
+                }
+            }
+        }
+        let mut rejected = Vec::new();
+        for (delivered, proto) in decoded {
+            if let Err(reason) = self.put_routes(delivered, &proto) {
+                self.reject_routes(delivered, &reason);
+                rejected.push((delivered.name.clone(), reason));
+            }
+        }
+        for name in &response.removed {
+            // The routes stay; who waited for them waits no longer.
+            self.settle_routes(name);
+        }
+        rejected
+    }
+
+    fn put_routes(&mut self, delivered: &Delivered, proto: &RouteConfiguration) -> Result<(), String> {
+        let resource = self.resource(delivered);
+        let Some(config) = self.routes.0.get_mut(&delivered.name) else { return Ok(()) };
+        let same = config.current.as_ref().is_some_and(|(old, _)| old.any.value == delivered.any.value);
+        if !same {
+            let mut cx = BuildCx::new(&self.env);
+            let table = match RouteTable::build(proto, &mut cx) {
+                Ok(table) => table,
+                Err(Rejected) => return Err(reasons(cx)),
+            };
+            if table.validate_clusters() == Some(true)
+                && let Some(unknown) = table.clusters().find(|name| !self.clusters.has(name.as_str()))
+            {
+                return Err(unknown_cluster(unknown.as_str()));
+            }
+            config.current = Some((resource, table));
+            self.effects.publish = true;
+        }
+        config.settled = true;
+        config.error = None;
+        let now = millis(self.now);
+        for stats in config.stats.values() {
+            stats.xds.update_attempt.inc();
+            stats.xds.update_success.inc();
+            stats.xds.update_time.set(now);
+            stats.xds.version_text.set(&delivered.version);
+            if !same {
+                stats.reload.config_reload.inc();
+                stats.reload.config_reload_time_ms.set(now);
+            }
+        }
+        Ok(())
+    }
+
+    fn reject_routes(&mut self, delivered: &Delivered, details: &str) {
+        let resource = self.resource(delivered);
+        let Some(config) = self.routes.0.get_mut(&delivered.name) else { return };
+        config.error = Some(ErrorState { resource, details: details.to_owned() });
+        config.settled = true;
+        for stats in config.stats.values() {
+            stats.xds.update_attempt.inc();
+            stats.xds.update_rejected.inc();
+        }
+    }
+
+    pub(super) fn settle_routes(&mut self, name: &str) {
+        if let Some(config) = self.routes.0.get_mut(name) {
+            if !config.settled {
+                for stats in config.stats.values() {
+                    stats.rds.update_empty.inc();
+                }
+            }
+            config.settled = true;
+        }
+    }
+
+    pub(super) fn settle_all_routes(&mut self, source: SourceId) {
+        for config in self.routes.0.values_mut().filter(|config| config.source == source) {
+            config.settled = true;
+        }
+    }
+}
+
+/// What Envoy says about a route to a cluster that is not there.
+pub(super) fn unknown_cluster(name: &str) -> String {
+    format!("route: unknown cluster '{name}'")
+}

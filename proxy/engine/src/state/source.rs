@@ -1,0 +1,145 @@
+//! Where resources come from: `envoy.config.core.v3.ConfigSource`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use proxy_core::config::{BuildCx, Rejected, duration};
+use xds_api::envoy::config::core::v3 as core;
+use xds_api::envoy::config::core::v3::api_config_source::ApiType;
+use xds_api::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
+use xds_api::envoy::config::core::v3::grpc_service::TargetSpecifier;
+
+/// Envoy's default of `initial_fetch_timeout`.
+const INITIAL_FETCH_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// A source of resources.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Source {
+    /// The aggregated stream of the bootstrap.
+    Ads,
+    /// A stream of one type over gRPC.
+    Api(Box<core::ApiConfigSource>),
+    /// A file.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// A move into this directory reloads the file.
+        watched_directory: Option<PathBuf>,
+    },
+}
+
+/// A source, as the store numbers them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SourceId(pub(super) usize);
+
+/// A source and how long to wait for its first answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subscription {
+    /// The source.
+    pub source: SourceId,
+    /// `initial_fetch_timeout`; zero waits for ever.
+    pub timeout: Duration,
+}
+
+/// All sources that were ever named; equal ones share a number.
+#[derive(Debug, Default)]
+pub(super) struct Sources {
+    list: Vec<Source>,
+    /// Whether the bootstrap says where the aggregated stream goes.
+    pub(super) has_ads: bool,
+}
+
+impl Sources {
+    pub(super) fn get(&self, id: SourceId) -> Option<&Source> {
+        self.list.get(id.0)
+    }
+
+    /// Reads a `ConfigSource`.
+    pub(super) fn build(
+        &mut self,
+        proto: &core::ConfigSource,
+        cx: &mut BuildCx<'_>,
+    ) -> Result<Subscription, Rejected> {
+        if proto.resource_api_version == core::ApiVersion::V2 as i32 {
+            return Err(cx.at("resource_api_version", |cx| cx.reject("version 2 is not available, use V3")));
+        }
+        let source = match &proto.config_source_specifier {
+            Some(ConfigSourceSpecifier::Ads(_)) if self.has_ads => Source::Ads,
+            Some(ConfigSourceSpecifier::Ads(_)) => {
+                return Err(cx.at("ads", |cx| cx.reject("the bootstrap has no ads_config")));
+            }
+            Some(ConfigSourceSpecifier::ApiConfigSource(api)) => {
+                cx.at("api_config_source", |cx| check_api(api, ApiUse::Single, cx))?;
+                Source::Api(Box::new(api.clone()))
+            }
+            Some(ConfigSourceSpecifier::PathConfigSource(file)) => Source::File {
+                path: file.path.clone().into(),
+                watched_directory: file.watched_directory.as_ref().map(|watched| watched.path.clone().into()),
+            },
+            #[allow(deprecated)] // Envoy still takes it.
+            Some(ConfigSourceSpecifier::Path(path)) => {
+                Source::File { path: path.clone().into(), watched_directory: None }
+            }
+            Some(ConfigSourceSpecifier::Self_(_)) => {
+                return Err(cx.at("self", |cx| cx.reject("is not available")));
+            }
+            None => return Err(cx.reject("config_source_specifier: is required")),
+        };
+        let timeout = proto.initial_fetch_timeout.as_ref().and_then(duration);
+        let known = self.list.iter().position(|known| *known == source);
+        let source = SourceId(known.unwrap_or_else(|| {
+            self.list.push(source);
+            self.list.len() - 1
+        }));
+        Ok(Subscription { source, timeout: timeout.unwrap_or(INITIAL_FETCH_TIMEOUT) })
+    }
+}
+
+/// What an `ApiConfigSource` is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ApiUse {
+    /// The aggregated stream (`ads_config`).
+    Aggregated,
+    /// A stream of one type.
+    Single,
+}
+
+/// Whether streams can be opened as `api` says: over gRPC, to a cluster.
+pub fn check_api(api: &core::ApiConfigSource, usage: ApiUse, cx: &mut BuildCx<'_>) -> Result<(), Rejected> {
+    if api.transport_api_version == core::ApiVersion::V2 as i32 {
+        return Err(cx.at("transport_api_version", |cx| cx.reject("version 2 is not available, use V3")));
+    }
+    match (ApiType::try_from(api.api_type), usage) {
+        (Ok(ApiType::Grpc | ApiType::DeltaGrpc), _) => {}
+        (Ok(ApiType::AggregatedGrpc | ApiType::AggregatedDeltaGrpc), ApiUse::Single) => {
+            return Err(cx.at("api_type", |cx| {
+                cx.reject(
+                    "aggregated streams are named by `ads` and configured by the bootstrap's ads_config",
+                )
+            }));
+        }
+        (Ok(ApiType::AggregatedGrpc | ApiType::AggregatedDeltaGrpc), ApiUse::Aggregated) => {}
+        (Ok(ApiType::Rest), _) => {
+            return Err(cx.at("api_type", |cx| cx.reject("REST is not available")));
+        }
+        #[allow(deprecated)]
+        (Ok(ApiType::DeprecatedAndUnavailableDoNotUse) | Err(_), _) => {
+            return Err(cx.at("api_type", |cx| cx.reject("must be GRPC or DELTA_GRPC")));
+        }
+    }
+    let Some(service) = api.grpc_services.first() else {
+        return Err(cx.at("grpc_services", |cx| cx.reject("must name a cluster")));
+    };
+    if api.grpc_services.len() > 1 {
+        return Err(
+            cx.at("grpc_services", |cx| cx.reject("a second service to fall back to is not available"))
+        );
+    }
+    cx.at_index("grpc_services", 0, |cx| match &service.target_specifier {
+        Some(TargetSpecifier::EnvoyGrpc(_)) => Ok(()),
+        Some(TargetSpecifier::GoogleGrpc(_)) => {
+            Err(cx.at("google_grpc", |cx| cx.reject("is not available, use envoy_grpc")))
+        }
+        None => Err(cx.reject("target_specifier: is required")),
+    })
+}
