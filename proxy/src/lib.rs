@@ -6,3 +6,4 @@ pub mod cli;
 pub mod logging;
 pub mod process;
 pub mod server;
+pub mod xds;

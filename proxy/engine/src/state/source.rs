@@ -12,6 +12,9 @@ use xds_api::envoy::config::core::v3::grpc_service::TargetSpecifier;
 /// Envoy's default of `initial_fetch_timeout`.
 const INITIAL_FETCH_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// `core::ApiVersion::V2`, which the API deprecates.
+const VERSION_2: i32 = 1;
+
 /// A source of resources.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Source {
@@ -60,7 +63,7 @@ impl Sources {
         proto: &core::ConfigSource,
         cx: &mut BuildCx<'_>,
     ) -> Result<Subscription, Rejected> {
-        if proto.resource_api_version == core::ApiVersion::V2 as i32 {
+        if proto.resource_api_version == VERSION_2 {
             return Err(cx.at("resource_api_version", |cx| cx.reject("version 2 is not available, use V3")));
         }
         let source = match &proto.config_source_specifier {
@@ -106,7 +109,7 @@ pub enum ApiUse {
 
 /// Whether streams can be opened as `api` says: over gRPC, to a cluster.
 pub fn check_api(api: &core::ApiConfigSource, usage: ApiUse, cx: &mut BuildCx<'_>) -> Result<(), Rejected> {
-    if api.transport_api_version == core::ApiVersion::V2 as i32 {
+    if api.transport_api_version == VERSION_2 {
         return Err(cx.at("transport_api_version", |cx| cx.reject("version 2 is not available, use V3")));
     }
     match (ApiType::try_from(api.api_type), usage) {

@@ -1,0 +1,316 @@
+//! Dynamic configuration: carries resources to the store, and what the store decides to streams, workers and DNS.
+//!
+//! Everything here runs on the main thread. The state is one cell that is borrowed between awaits only, so that the admin
+//! interface can read it at any time. Source: Envoy "xDS REST and gRPC protocol", `operations/init.rst`.
+
+mod dial;
+mod observer;
+mod sockets;
+mod state;
+mod streams;
+
+use std::cell::{Ref, RefCell};
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use anyhow::anyhow;
+use proxy_core::address::Address;
+use proxy_core::config::BuildEnv;
+use proxy_engine::listener::accept::SharedListener;
+use proxy_engine::state::{Delivered, Effect, Kind, Phase, Response, Store};
+use proxy_engine::upstream::cluster::Cluster;
+use proxy_engine::upstream::discovery::Discovery;
+use proxy_engine::upstream::dns::{self, Resolvers};
+use proxy_engine::worker::Workers;
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+use xds::client::Command;
+use xds::{Event, TypeUrl, Update, Verdict};
+use xds_api::envoy::config::bootstrap::v3::Bootstrap;
+
+use self::dial::Directory;
+use self::sockets::ListenSockets;
+pub use self::state::SharedState;
+use self::streams::{StreamKey, Streams};
+
+/// Events of streams that wait to be taken.
+const EVENT_QUEUE: usize = 16;
+
+/// The configuration of the process: a handle, cheap to clone, for the main thread.
+#[derive(Clone)]
+pub struct Configuration {
+    core: Rc<RefCell<Core>>,
+    state: Arc<SharedState>,
+}
+
+struct Core {
+    env: Arc<BuildEnv>,
+    store: Store,
+    workers: Option<Workers>,
+    sockets: ListenSockets,
+    streams: Streams,
+    directory: Arc<Directory>,
+    resolvers: Resolvers,
+    dns: HashMap<u64, AbortHandle>,
+    inputs: mpsc::UnboundedSender<Input>,
+    drain_time: Duration,
+    state: Arc<SharedState>,
+}
+
+/// What happens to the store besides events of streams.
+enum Input {
+    Dns { id: u64, hosts_changed: bool, warmed: bool },
+    Drained(u64),
+}
+
+/// The receiving ends of [`Configuration`], for [`run`].
+pub struct Inputs {
+    inputs: mpsc::UnboundedReceiver<Input>,
+    events: mpsc::Receiver<(StreamKey, Event)>,
+}
+
+impl Configuration {
+    /// Around a store that has loaded `bootstrap`.
+    pub fn new(
+        env: &Arc<BuildEnv>,
+        store: Store,
+        bootstrap: &Bootstrap,
+        resolvers: Resolvers,
+        drain_time: Duration,
+    ) -> (Self, Inputs) {
+        let (input_sender, inputs) = mpsc::unbounded_channel();
+        let (event_sender, events) = mpsc::channel(EVENT_QUEUE);
+        let directory = Arc::new(Directory::default());
+        let state = Arc::new(SharedState::default());
+        let core = Core {
+            env: env.clone(),
+            store,
+            workers: None,
+            sockets: ListenSockets::new(env.concurrency),
+            streams: Streams::new(env, bootstrap, directory.clone(), event_sender),
+            directory,
+            resolvers,
+            dns: HashMap::new(),
+            inputs: input_sender,
+            drain_time,
+            state: state.clone(),
+        };
+        (Self { core: Rc::new(RefCell::new(core)), state }, Inputs { inputs, events })
+    }
+
+    /// What the process is doing, as the configuration has it.
+    pub fn state(&self) -> &Arc<SharedState> {
+        &self.state
+    }
+
+    /// The store, to read. Do not hold it across an await.
+    pub fn store(&self) -> Ref<'_, Store> {
+        Ref::map(self.core.borrow(), |core| &core.store)
+    }
+
+    /// The listeners in force with the addresses they are bound to.
+    pub fn listeners(&self) -> Vec<(String, Vec<Address>)> {
+        let core = self.core.borrow();
+        let listeners = core.store.active_listeners();
+        listeners.map(|(name, tag)| (name.to_owned(), core.sockets.addresses(tag))).collect()
+    }
+
+    /// Binds the static listeners. To be called once, before the workers start.
+    ///
+    /// # Errors
+    /// One cannot be bound.
+    pub fn start(&self, start_workers: impl FnOnce() -> std::io::Result<Workers>) -> anyhow::Result<()> {
+        let mut core = self.core.borrow_mut();
+        let core = &mut *core;
+        core.store.set_time(SystemTime::now());
+        let effects = core.store.start(&mut core.sockets).map_err(|reason| anyhow!("{reason}"))?;
+        core.workers = Some(start_workers()?);
+        core.execute(effects, None);
+        Ok(())
+    }
+
+    /// Ends the workers and what is on them.
+    pub fn shutdown(&self) {
+        let workers = self.core.borrow_mut().workers.take();
+        if let Some(workers) = workers {
+            workers.shutdown();
+        }
+    }
+}
+
+/// Takes what happens, for ever. Needs a local set. Cancel-safe between inputs.
+pub async fn run(configuration: Configuration, mut inputs: Inputs) {
+    loop {
+        tokio::select! {
+            Some(input) = inputs.inputs.recv() => configuration.core.borrow_mut().input(&input),
+            Some((key, event)) = inputs.events.recv() => configuration.core.borrow_mut().event(key, event),
+            else => return,
+        }
+    }
+}
+
+impl Core {
+    fn input(&mut self, input: &Input) {
+        self.store.set_time(SystemTime::now());
+        let effects = match *input {
+            Input::Dns { id, hosts_changed, warmed } => self.store.resolved(id, hosts_changed, warmed),
+            Input::Drained(id) => self.store.drained(id),
+        };
+        self.execute(effects, None);
+    }
+
+    fn event(&mut self, key: StreamKey, event: Event) {
+        self.store.set_time(SystemTime::now());
+        match event {
+            Event::Connected => tracing::debug!("configuration stream open"),
+            Event::Disconnected { reason } => {
+                tracing::warn!(reason, "configuration stream closed");
+            }
+            Event::ControlPlaneIdentifier(identifier) => tracing::debug!(identifier, "control plane"),
+            Event::Update(update) => self.update(key, update),
+            Event::Rejected { type_url, reason } => {
+                tracing::warn!(%type_url, reason, "configuration rejected");
+                if let Some(kind) = Kind::of(type_url.as_str()) {
+                    let effects = self.store.unreadable(key.source, kind);
+                    self.execute(effects, None);
+                }
+            }
+            Event::FetchTimeout { type_url, name } => {
+                tracing::warn!(%type_url, name, "initial fetch timed out");
+                if let Some(kind) = Kind::of(type_url.as_str()) {
+                    let effects = self.store.fetch_timeout(key.source, kind, &name);
+                    self.execute(effects, None);
+                }
+            }
+        }
+    }
+
+    fn update(&mut self, key: StreamKey, mut update: Update) {
+        let Some(kind) = Kind::of(update.type_url.as_str()) else {
+            let reason = format!("resources of type {} were not asked for", update.type_url);
+            let verdict = Verdict::reject(&update, vec![(String::new(), reason)]);
+            self.streams.apply(key, vec![Command::Verdict(verdict)]);
+            return;
+        };
+        let upserts = std::mem::take(&mut update.upserts);
+        let response = Response {
+            source: key.source,
+            kind,
+            version: update.version.clone(),
+            upserts: upserts
+                .into_iter()
+                .map(|one| Delivered { name: one.name, version: one.version, any: one.any })
+                .collect(),
+            removed: std::mem::take(&mut update.removed),
+        };
+        let effects = self.store.apply(response, &mut self.sockets);
+        self.execute(effects, Some((key, &update)));
+    }
+
+    /// Does what the store decided; `answering` is the update that the verdict is about.
+    fn execute(&mut self, effects: Vec<Effect>, answering: Option<(StreamKey, &Update)>) {
+        let mut commands: BTreeMap<StreamKey, Vec<Command>> = BTreeMap::new();
+        for effect in effects {
+            match effect {
+                Effect::Subscribe { source, kind, names, timeout } => {
+                    let Some(key) = self.streams.open(&self.store, source, kind) else { continue };
+                    let type_url = TypeUrl::new(kind.type_url());
+                    commands.entry(key).or_default().push(Command::Subscribe { type_url, names, timeout });
+                }
+                Effect::Unsubscribe { source, kind, names } => {
+                    let Some(key) = self.streams.open(&self.store, source, kind) else { continue };
+                    let type_url = TypeUrl::new(kind.type_url());
+                    commands.entry(key).or_default().push(Command::Unsubscribe { type_url, names });
+                }
+                Effect::Verdict { rejected } => {
+                    let Some((key, update)) = answering else { continue };
+                    for (name, reason) in &rejected {
+                        tracing::warn!(type_url = %update.type_url, name, reason, "resource rejected");
+                    }
+                    let verdict = Verdict::reject(update, rejected);
+                    commands.entry(key).or_default().push(Command::Verdict(verdict));
+                }
+                effect => self.act(effect),
+            }
+        }
+        self.state.entered(self.store.phase());
+        for (key, commands) in commands {
+            self.streams.apply(key, commands);
+        }
+    }
+
+    fn act(&mut self, effect: Effect) {
+        let Some(workers) = &self.workers else { return };
+        match effect {
+            Effect::Subscribe { .. } | Effect::Unsubscribe { .. } | Effect::Verdict { .. } => {}
+            Effect::Publish(snapshot) => {
+                self.directory.publish(&snapshot);
+                workers.publish(&snapshot);
+            }
+            Effect::HostsChanged(slot) => workers.hosts_changed(slot),
+            Effect::StartDns { id, cluster } => {
+                let task = self.resolve(id, cluster);
+                self.dns.insert(id, task);
+            }
+            Effect::StopDns(id) => {
+                if let Some(task) = self.dns.remove(&id) {
+                    task.abort();
+                }
+            }
+            Effect::AddListener { tag, listener } => {
+                let shared = SharedListener::new(self.env.concurrency, None);
+                match self.sockets.of_workers(tag) {
+                    Ok(sockets) => workers.add_listener(tag, &listener, &shared, sockets),
+                    Err(error) => {
+                        tracing::error!(%error, listener = %listener.name, "a listener cannot be started");
+                    }
+                }
+            }
+            Effect::UpdateChains { tag, listener } => workers.update_chains(tag, &listener),
+            Effect::RemoveListener { tag } => {
+                workers.remove_listener(tag);
+                self.sockets.close(tag);
+            }
+            Effect::StartDrain { id } => {
+                let (inputs, time) = (self.inputs.clone(), self.drain_time);
+                tokio::task::spawn_local(async move {
+                    tokio::time::sleep(time).await;
+                    // Nobody takes it when the process ends.
+                    let _ = inputs.send(Input::Drained(id));
+                });
+            }
+            Effect::Ready => tracing::info!("all dependencies initialized, listeners accept"),
+        }
+    }
+
+    fn resolve(&self, id: u64, cluster: Arc<Cluster>) -> AbortHandle {
+        let inputs = self.inputs.clone();
+        let resolver = match &cluster.discovery {
+            Discovery::Dns(config) => Some(self.resolvers.of_cluster(config)),
+            Discovery::Static | Discovery::Eds(_) => None,
+        };
+        tokio::task::spawn_local(async move {
+            let Some(resolver) = resolver else { return };
+            dns::run(cluster, resolver, |update| {
+                let hosts_changed = update.hosts.is_some();
+                // Nobody takes it when the process ends.
+                let _ = inputs.send(Input::Dns { id, hosts_changed, warmed: update.warmed });
+            })
+            .await;
+        })
+        .abort_handle()
+    }
+}
+
+impl SharedState {
+    fn entered(&self, phase: Phase) {
+        use crate::admin::ServerState;
+        self.set(match phase {
+            Phase::Loading | Phase::PrimaryClusters | Phase::Clusters => ServerState::PreInitializing,
+            Phase::Listeners => ServerState::Initializing,
+            Phase::Live => ServerState::Live,
+        });
+    }
+}

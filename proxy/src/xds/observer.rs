@@ -1,0 +1,96 @@
+//! Statistics of streams: `control_plane`, `cluster_manager.cds`, `listener_manager.lds`.
+//!
+//! What is counted for each cluster or route configuration is counted by the store.
+
+use std::time::SystemTime;
+
+use proxy_core::stats::groups::{ConfigReloadStats, ControlPlaneStats, XdsStats};
+use proxy_core::stats::{Registry, Shared};
+use std::sync::Arc;
+use xds::{Observer, TypeUrl};
+
+/// The groups, shared by all streams.
+#[derive(Clone)]
+pub(super) struct StreamStats {
+    control_plane: Shared<ControlPlaneStats>,
+    clusters: Shared<XdsStats>,
+    cluster_reload: Shared<ConfigReloadStats>,
+    listeners: Shared<XdsStats>,
+}
+
+impl StreamStats {
+    pub(super) fn new(registry: &Arc<Registry>) -> Self {
+        let cds = registry.scope("cluster_manager.cds");
+        Self {
+            control_plane: registry.scope("control_plane").shared(),
+            clusters: cds.shared(),
+            cluster_reload: cds.shared(),
+            listeners: registry.scope("listener_manager.lds").shared(),
+        }
+    }
+
+    fn of(&self, type_url: &TypeUrl) -> Option<&XdsStats> {
+        if *type_url == TypeUrl::CLUSTER {
+            Some(&self.clusters)
+        } else if *type_url == TypeUrl::LISTENER {
+            Some(&self.listeners)
+        } else {
+            None
+        }
+    }
+}
+
+impl Observer for StreamStats {
+    fn connected_state(&self, connected: bool) {
+        self.control_plane.connected_state.set(u64::from(connected));
+    }
+
+    fn pending_requests(&self, count: usize) {
+        self.control_plane.pending_requests.set(count as u64);
+    }
+
+    fn rate_limit_enforced(&self) {
+        self.control_plane.rate_limit_enforced.inc();
+    }
+
+    fn identifier(&self, identifier: &str) {
+        self.control_plane.identifier.set(identifier);
+    }
+
+    fn update_attempt(&self, type_url: &TypeUrl) {
+        if let Some(stats) = self.of(type_url) {
+            stats.update_attempt.inc();
+        }
+    }
+
+    fn update_success(&self, type_url: &TypeUrl, version: &str) {
+        let Some(stats) = self.of(type_url) else { return };
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let now = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        stats.update_success.inc();
+        stats.update_time.set(now);
+        stats.version_text.set(version);
+        if *type_url == TypeUrl::CLUSTER {
+            self.cluster_reload.config_reload.inc();
+            self.cluster_reload.config_reload_time_ms.set(now);
+        }
+    }
+
+    fn update_failure(&self, type_url: &TypeUrl) {
+        if let Some(stats) = self.of(type_url) {
+            stats.update_failure.inc();
+        }
+    }
+
+    fn update_rejected(&self, type_url: &TypeUrl, _reason: &str) {
+        if let Some(stats) = self.of(type_url) {
+            stats.update_rejected.inc();
+        }
+    }
+
+    fn init_fetch_timeout(&self, type_url: &TypeUrl, _name: &str) {
+        if let Some(stats) = self.of(type_url) {
+            stats.init_fetch_timeout.inc();
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! The streams that are open: one aggregated, one for each other source and kind.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use proxy_core::config::BuildEnv;
+use proxy_engine::state::{Kind, Source, SourceId, Store};
+use tokio::sync::mpsc;
+use xds::client::filesystem::{self, FileConfig};
+use xds::client::grpc::{self, GrpcConfig};
+use xds::client::service::Service;
+use xds::client::{Client, Command, Driver, Events};
+use xds::{Event, RateLimit, Settings, TypeUrl, Variant};
+use xds_api::envoy::config::bootstrap::v3::Bootstrap;
+use xds_api::envoy::config::core::v3::api_config_source::ApiType;
+use xds_api::envoy::config::core::v3::grpc_service::TargetSpecifier;
+use xds_api::envoy::config::core::v3::{ApiConfigSource, Node};
+use xds_api::envoy::service::discovery::v3::DiscoveryResponse;
+use xds_api::read::{Options, Source as Text, UnknownFields, read};
+
+use super::dial::Directory;
+use super::observer::StreamStats;
+
+/// Which stream: the source, and the kind unless the stream carries all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct StreamKey {
+    pub(super) source: SourceId,
+    kind: Option<Kind>,
+}
+
+pub(super) struct Streams {
+    open: BTreeMap<StreamKey, Client>,
+    node: Node,
+    ads: Option<ApiConfigSource>,
+    directory: Arc<Directory>,
+    stats: StreamStats,
+    events: mpsc::Sender<(StreamKey, Event)>,
+}
+
+impl Streams {
+    pub(super) fn new(
+        env: &BuildEnv,
+        bootstrap: &Bootstrap,
+        directory: Arc<Directory>,
+        events: mpsc::Sender<(StreamKey, Event)>,
+    ) -> Self {
+        Self {
+            open: BTreeMap::new(),
+            node: bootstrap.node.clone().unwrap_or_default(),
+            ads: bootstrap.dynamic_resources.as_ref().and_then(|dynamic| dynamic.ads_config.clone()),
+            directory,
+            stats: StreamStats::new(&env.stats),
+            events,
+        }
+    }
+
+    /// The stream for resources of a kind, opened if it is not.
+    pub(super) fn open(&mut self, store: &Store, source: SourceId, kind: Kind) -> Option<StreamKey> {
+        let config = store.source(source)?;
+        let key = StreamKey { source, kind: (*config != Source::Ads).then_some(kind) };
+        if self.open.contains_key(&key) {
+            return Some(key);
+        }
+        let type_url = TypeUrl::new(kind.type_url());
+        let (client, mut events, driver) = match config {
+            Source::Ads => self.grpc(self.ads.as_ref()?, Service::Aggregated)?,
+            Source::Api(api) => self.grpc(api, Service::Single(type_url))?,
+            Source::File { path, watched_directory } => {
+                let config = FileConfig {
+                    watched_directory: watched_directory.clone(),
+                    ..FileConfig::new(path, &type_url)
+                };
+                filesystem::client(config, Arc::new(parse), Arc::new(self.stats.clone()))
+            }
+        };
+        tokio::task::spawn_local(driver.run());
+        let sender = self.events.clone();
+        tokio::task::spawn_local(async move {
+            while let Some(event) = events.next().await {
+                if sender.send((key, event)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        self.open.insert(key, client);
+        Some(key)
+    }
+
+    /// Gives commands to a stream, in order.
+    pub(super) fn apply(&self, key: StreamKey, commands: Vec<Command>) {
+        if let Some(client) = self.open.get(&key) {
+            client.apply(commands);
+        }
+    }
+
+    fn grpc(&self, api: &ApiConfigSource, service: Service) -> Option<(Client, Events, Driver)> {
+        let variant = match ApiType::try_from(api.api_type) {
+            Ok(ApiType::DeltaGrpc | ApiType::AggregatedDeltaGrpc) => Variant::Delta,
+            _ => Variant::StateOfTheWorld,
+        };
+        let mut settings = Settings::new(variant, self.node.clone());
+        settings.set_node_on_first_message_only = api.set_node_on_first_message_only;
+        settings.rate_limit = api.rate_limit_settings.as_ref().map(|limit| {
+            let default = RateLimit::default();
+            RateLimit {
+                max_tokens: limit.max_tokens.unwrap_or(default.max_tokens),
+                fill_rate: limit.fill_rate.unwrap_or(default.fill_rate),
+            }
+        });
+        let proto = api.grpc_services.first()?;
+        let Some(TargetSpecifier::EnvoyGrpc(target)) = &proto.target_specifier else { return None };
+        let mut config = GrpcConfig::new(&target.cluster_name, service);
+        config.authority = Some(target.authority.clone()).filter(|authority| !authority.is_empty());
+        config.initial_metadata =
+            proto.initial_metadata.iter().map(|one| (one.key.clone(), one.value.clone())).collect();
+        if let Some(most) = target.max_receive_message_length {
+            config.max_receive_message_bytes = most as usize;
+        }
+        grpc::client(settings, config, self.directory.clone(), Arc::new(self.stats.clone()))
+            .inspect_err(|error| tracing::error!(%error, cluster = target.cluster_name, "no stream"))
+            .ok()
+    }
+}
+
+/// A configuration file as a response, by Envoy's rules for text.
+fn parse(path: &Path, bytes: &[u8]) -> Result<DiscoveryResponse, String> {
+    let name = path.to_string_lossy();
+    let options = Options { unknown_fields: UnknownFields::Allow };
+    read::<DiscoveryResponse>(&Text::file(&name, bytes), &options)
+        .map(|loaded| loaded.message)
+        .map_err(|errors| errors.to_string())
+}
