@@ -1,6 +1,5 @@
 //! What the running process is and does, as the admin interface asks for it.
 
-use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,14 +11,11 @@ use proxy_core::config::BuildEnv;
 use proxy_core::runtime::Runtime;
 use proxy_core::stats::Registry;
 use proxy_core::upstream::{Host, HostHealth};
-use proxy_engine::listener::accept::ListenerTag;
-use proxy_engine::listener::config::Listener;
 use proxy_engine::local::drain::ProcessDrain;
 use proxy_engine::log_file::FileLogs;
 use proxy_engine::upstream::circuit_breaker::{BreakerPriority, Resource as Limit};
 use proxy_engine::upstream::cluster::Cluster;
 use proxy_engine::upstream::discovery::Discovery;
-use proxy_engine::worker::Workers;
 use serde_json::Value;
 use tokio::sync::Notify;
 
@@ -33,17 +29,8 @@ use crate::admin::{AdminState, ServerState};
 use crate::admin::{BreakerThresholds, ClusterStatus, HealthFlag, HostCounters, HostStatus, SuccessRates};
 use crate::admin::{CommandLineOptions, DrainStrategy, Mode, ServerInfo};
 use crate::admin::{ConfigDump, Endpoints, Resource};
+use crate::xds::Configuration;
 use crate::{cli, logging};
-
-/// A listener that is bound.
-pub struct ActiveListener {
-    /// Its identity at the workers.
-    pub tag: ListenerTag,
-    /// Its configuration.
-    pub config: Arc<Listener>,
-    /// Addresses as bound, the ports chosen by the kernel filled in.
-    pub bound: Vec<Address>,
-}
 
 /// The running process.
 pub struct Process {
@@ -55,37 +42,16 @@ pub struct Process {
     pub options: cli::Options,
     /// Access log files.
     pub logs: Arc<FileLogs>,
-    /// The clusters now.
-    pub clusters: RefCell<Vec<Arc<Cluster>>>,
-    /// The listeners now.
-    pub listeners: RefCell<Vec<ActiveListener>>,
-    /// What `/config_dump` shows.
-    pub dump: RefCell<ConfigDump>,
+    /// Clusters, listeners, routes and who serves them.
+    pub configuration: Configuration,
+    /// What `/config_dump` shows besides resources.
+    pub dump: ConfigDump,
     /// The node, every field printed.
     pub node: Value,
-    /// What the process is doing, drains aside.
-    pub phase: Cell<ServerState>,
-    /// The workers; none before they start and after they ended.
-    pub workers: RefCell<Option<Workers>>,
     /// When it started.
     pub started: Instant,
     /// Wakes whoever ends the process.
     pub quit: Notify,
-}
-
-impl Process {
-    /// Stops the listeners that a drain is for.
-    fn stop_listeners(&self, inbound_only: bool) {
-        let workers = self.workers.borrow();
-        let Some(workers) = workers.as_ref() else { return };
-        self.listeners.borrow_mut().retain(|listener| {
-            let stops = !inbound_only || listener.config.is_inbound();
-            if stops {
-                workers.stop_listener(listener.tag);
-            }
-            !stops
-        });
-    }
 }
 
 /// A resource for `/config_dump`.
@@ -104,7 +70,7 @@ pub struct Admin(pub Rc<Process>);
 
 impl AdminState for Admin {
     fn state(&self) -> ServerState {
-        match self.0.phase.get() {
+        match self.0.configuration.state().get() {
             ServerState::Live if self.0.drain.health_check_failed() => ServerState::Draining,
             phase => phase,
         }
@@ -140,24 +106,27 @@ impl AdminState for Admin {
     }
 
     fn clusters(&self) -> Vec<ClusterStatus> {
-        self.0.clusters.borrow().iter().map(|cluster| cluster_status(cluster)).collect()
+        let store = self.0.configuration.store();
+        store.active_clusters().map(|(cluster, delivered)| cluster_status(cluster, delivered)).collect()
     }
 
     fn listeners(&self) -> Vec<ListenerStatus> {
-        let listeners = self.0.listeners.borrow();
-        let status = |listener: &ActiveListener| {
-            let (first, others) = listener.bound.split_first()?;
+        let listeners = self.0.configuration.listeners().into_iter();
+        let status = |(name, bound): (String, Vec<Address>)| {
+            let (first, others) = bound.split_first()?;
             Some(ListenerStatus {
-                name: listener.config.name.to_string(),
+                name,
                 local_address: first.clone(),
                 additional_local_addresses: others.to_vec(),
             })
         };
-        listeners.iter().filter_map(status).collect()
+        listeners.filter_map(status).collect()
     }
 
-    fn config_dump(&self, _: Endpoints) -> ConfigDump {
-        self.0.dump.borrow().clone()
+    fn config_dump(&self, endpoints: Endpoints) -> ConfigDump {
+        let mut dump = self.0.dump.clone();
+        self.0.configuration.dump(&mut dump, endpoints);
+        dump
     }
 
     fn certificates(&self) -> Vec<CertificateEntry> {
@@ -187,7 +156,7 @@ impl AdminState for Admin {
     fn drain_listeners(&self, request: DrainRequest) {
         let process = &self.0;
         if !request.graceful {
-            process.stop_listeners(request.inbound_only);
+            process.configuration.stop_listeners(request.inbound_only);
             return;
         }
         process.drain.start(request.inbound_only);
@@ -197,7 +166,7 @@ impl AdminState for Admin {
         let process = process.clone();
         tokio::task::spawn_local(async move {
             tokio::time::sleep(process.drain.time()).await;
-            process.stop_listeners(request.inbound_only);
+            process.configuration.stop_listeners(request.inbound_only);
         });
     }
 
@@ -210,7 +179,7 @@ impl AdminState for Admin {
     }
 }
 
-fn cluster_status(cluster: &Cluster) -> ClusterStatus {
+fn cluster_status(cluster: &Cluster, delivered: bool) -> ClusterStatus {
     let limits = |priority| BreakerThresholds {
         max_connections: cluster.breakers.max(priority, Limit::Connections),
         max_pending_requests: cluster.breakers.max(priority, Limit::Pending),
@@ -225,7 +194,7 @@ fn cluster_status(cluster: &Cluster) -> ClusterStatus {
             Discovery::Eds(eds) => eds.service_name.to_string(),
             Discovery::Static | Discovery::Dns(_) => String::new(),
         },
-        added_via_api: false,
+        added_via_api: delivered,
         default_breakers: limits(BreakerPriority::Default),
         high_breakers: limits(BreakerPriority::High),
         outlier: None,

@@ -1,9 +1,8 @@
 //! The running process: builds what the bootstrap says, starts the workers, and ends them.
 
-use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use anyhow::{Context, bail};
 use prost::Message;
@@ -12,30 +11,29 @@ use proxy_core::config::{BuildCx, BuildEnv, ConfigError, NodeInfo};
 use proxy_core::names::Names;
 use proxy_core::runtime::{Runtime, RuntimeLayer};
 use proxy_core::stats::{Registry, ShardId, set_shard};
-use proxy_engine::listener::accept::{Bound, GlobalConnections, SharedListener};
-use proxy_engine::listener::config::Listener;
+use proxy_engine::listener::accept::GlobalConnections;
 use proxy_engine::local::drain::{DrainStrategy, ProcessDrain};
 use proxy_engine::log_file::FileLogs;
 use proxy_engine::net::socket;
-use proxy_engine::upstream::cluster::Cluster;
-use proxy_engine::worker::{Snapshot, WorkerSetup, Workers};
+use proxy_engine::state::Store;
+use proxy_engine::upstream::dns::Resolvers;
+use proxy_engine::worker::{WorkerSetup, Workers};
 use tokio::signal::unix::{SignalKind, signal};
 use xds_api::envoy::config::bootstrap::v3::{Admin as AdminProto, Bootstrap, runtime_layer::LayerSpecifier};
 use xds_api::read::Loaded;
 
 use crate::admin::ConfigDump;
-use crate::admin::ServerState;
 use crate::admin::{AdminOptions, AdminServer};
 use crate::cli;
-use crate::process::{ActiveListener, Admin, Process, dumped};
+use crate::process::{Admin, Process, dumped};
+use crate::xds::{self, Configuration};
 
 /// What the bootstrap's resources become.
 pub struct Built {
     bootstrap: Bootstrap,
     env: Arc<BuildEnv>,
     logs: Arc<FileLogs>,
-    clusters: Vec<Arc<Cluster>>,
-    listeners: Vec<Arc<Listener>>,
+    store: Store,
     admin: Option<Address>,
 }
 
@@ -60,22 +58,20 @@ pub fn build(loaded: Loaded<Bootstrap>, options: &cli::Options) -> anyhow::Resul
     });
     let mut cx = BuildCx::new(&env);
     refuse_unavailable(&bootstrap, &mut cx);
-    let resources = bootstrap.static_resources.clone().unwrap_or_default();
-    let (clusters, listeners) = cx.at("static_resources", |cx| {
-        let clusters = cx.each("clusters", &resources.clusters, Cluster::build);
-        let listeners = cx.each("listeners", &resources.listeners, Listener::build);
-        (clusters, listeners)
-    });
     let address = bootstrap.admin.as_ref().and_then(|admin: &AdminProto| admin.address.as_ref());
     let admin = cx.at("admin", |cx| {
         cx.at("address", |cx| address.map(|address| Address::build(address, cx)).transpose())
     });
-    let errors = cx.into_errors();
-    let (Ok(clusters), Ok(listeners), Ok(admin), true) = (clusters, listeners, admin, errors.is_empty())
-    else {
-        bail!("{}", join(&errors));
-    };
-    Ok(Built { bootstrap, env, logs, clusters, listeners, admin })
+    let mut errors = cx.into_errors();
+    let mut store = Store::new(env.clone());
+    store.set_time(SystemTime::now());
+    if let Err(found) = store.load(&bootstrap) {
+        errors.extend(found);
+    }
+    match admin {
+        Ok(admin) if errors.is_empty() => Ok(Built { bootstrap, env, logs, store, admin }),
+        _ => bail!("{}", join(&errors)),
+    }
 }
 
 /// Parts of a bootstrap that this version cannot honour.
@@ -185,16 +181,20 @@ async fn serve(built: Built, options: cli::Options) -> anyhow::Result<()> {
         drain: drain.clone(),
         connections: GlobalConnections::new(limit),
     });
+    let (configuration, inputs) = Configuration::new(
+        &built.env,
+        built.store,
+        &built.bootstrap,
+        Resolvers::default(),
+        options.drain_time,
+    );
     let process = Rc::new(Process {
         env: built.env.clone(),
         drain,
         logs: built.logs,
-        clusters: RefCell::new(built.clusters),
-        listeners: RefCell::default(),
-        dump: RefCell::new(config_dump(&built.bootstrap)),
+        configuration: configuration.clone(),
+        dump: config_dump(&built.bootstrap),
         node: node_json(&built.bootstrap),
-        phase: Cell::new(ServerState::PreInitializing),
-        workers: RefCell::new(None),
         started: Instant::now(),
         quit: tokio::sync::Notify::new(),
         options,
@@ -202,49 +202,16 @@ async fn serve(built: Built, options: cli::Options) -> anyhow::Result<()> {
     if let Some(address) = &built.admin {
         start_admin(&process, address, built.bootstrap.admin.as_ref())?;
     }
-    let mut bound = Vec::new();
-    for listener in &built.listeners {
-        bound.push(bind(listener, workers)?);
-    }
-    process.phase.set(ServerState::Initializing);
-    *process.workers.borrow_mut() = Some(Workers::start(workers, &setup)?);
-    start_listeners(&process, &built.listeners, bound);
-    process.phase.set(ServerState::Live);
+    configuration.start(|| Workers::start(workers, &setup))?;
     tracing::info!("starting main dispatch loop");
-    wait_for_the_end(&process).await?;
-    let workers = process.workers.borrow_mut().take();
-    if let Some(workers) = workers {
-        workers.shutdown();
+    tokio::select! {
+        ended = wait_for_the_end(&process) => ended?,
+        () = xds::run(configuration.clone(), inputs) => {}
     }
+    configuration.shutdown();
     process.logs.flush();
     tracing::info!("exiting");
     Ok(())
-}
-
-/// Publishes the clusters and adds the listeners.
-fn start_listeners(
-    process: &Process,
-    listeners: &[Arc<Listener>],
-    bound: Vec<(Vec<Address>, Vec<Vec<Bound>>)>,
-) {
-    let workers = process.workers.borrow();
-    let Some(workers) = workers.as_ref() else { return };
-    let mut snapshot = Snapshot::default();
-    snapshot.clusters.resize_with(process.env.clusters.slots(), || None);
-    for cluster in process.clusters.borrow().iter() {
-        if let Some(slot) = snapshot.clusters.get_mut(cluster.name.slot()) {
-            *slot = Some(cluster.clone());
-        }
-    }
-    workers.publish(&Arc::new(snapshot));
-    for (tag, (listener, (addresses, sockets))) in listeners.iter().zip(bound).enumerate() {
-        let key = format!("envoy.resource_limits.listener.{}.connection_limit", listener.name);
-        let limit = process.env.runtime.number(&key).and_then(|limit| usize::try_from(limit).ok());
-        let shared = SharedListener::new(workers.count(), limit);
-        workers.add_listener(tag as u64, listener, &shared, sockets);
-        let active = ActiveListener { tag: tag as u64, config: listener.clone(), bound: addresses };
-        process.listeners.borrow_mut().push(active);
-    }
 }
 
 async fn wait_for_the_end(process: &Process) -> anyhow::Result<()> {
@@ -291,17 +258,8 @@ fn start_admin(process: &Rc<Process>, address: &Address, proto: Option<&AdminPro
 }
 
 fn config_dump(bootstrap: &Bootstrap) -> ConfigDump {
-    let resources = bootstrap.static_resources.clone().unwrap_or_default();
-    let clusters = resources.clusters.iter();
-    let listeners = resources.listeners.iter();
     ConfigDump {
         bootstrap: Some(dumped("", "envoy.config.bootstrap.v3.Bootstrap", bootstrap.encode_to_vec())),
-        static_clusters: clusters
-            .map(|one| dumped(&one.name, "envoy.config.cluster.v3.Cluster", one.encode_to_vec()))
-            .collect(),
-        static_listeners: listeners
-            .map(|one| dumped(&one.name, "envoy.config.listener.v3.Listener", one.encode_to_vec()))
-            .collect(),
         ..ConfigDump::default()
     }
 }
@@ -309,36 +267,4 @@ fn config_dump(bootstrap: &Bootstrap) -> ConfigDump {
 fn node_json(bootstrap: &Bootstrap) -> serde_json::Value {
     let node = bootstrap.node.clone().unwrap_or_default();
     serde_json::json!({ "id": node.id, "cluster": node.cluster })
-}
-
-/// Sockets for every worker, and the addresses they are bound to.
-fn bind(listener: &Listener, workers: usize) -> anyhow::Result<(Vec<Address>, Vec<Vec<Bound>>)> {
-    let mut all: Vec<Vec<Bound>> = (0..workers).map(|_| Vec::new()).collect();
-    let mut addresses = Vec::new();
-    if !listener.bind_to_port {
-        addresses.extend(listener.addresses.iter().map(|(address, _)| address.clone()));
-        return Ok((addresses, all));
-    }
-    for (address, options) in &listener.addresses {
-        let context = || format!("error adding listener '{}': cannot bind '{address}'", listener.name);
-        let first = socket::listen(address, options).with_context(context)?;
-        // The kernel may have chosen the port.
-        let bound = socket::local_address(&first)?;
-        addresses.push(bound.clone());
-        let mut first = Some(first);
-        for sockets in &mut all {
-            let socket = match first.take() {
-                Some(first) => first,
-                None if options.reuse_port && bound.ip().is_some() => {
-                    socket::listen(&bound, options).with_context(context)?
-                }
-                None => continue,
-            };
-            sockets.push(match bound.ip() {
-                Some(_) => Bound::Tcp(socket.into()),
-                None => Bound::Unix(std::os::fd::OwnedFd::from(socket).into()),
-            });
-        }
-    }
-    Ok((addresses, all))
 }

@@ -4,13 +4,14 @@
 //! interface can read it at any time. Source: Envoy "xDS REST and gRPC protocol", `operations/init.rst`.
 
 mod dial;
+mod dump;
 mod observer;
 mod sockets;
 mod state;
 mod streams;
 
 use std::cell::{Ref, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -18,7 +19,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::anyhow;
 use proxy_core::address::Address;
 use proxy_core::config::BuildEnv;
-use proxy_engine::listener::accept::SharedListener;
+use proxy_engine::listener::accept::{ListenerTag, SharedListener};
 use proxy_engine::state::{Delivered, Effect, Kind, Phase, Response, Store};
 use proxy_engine::upstream::cluster::Cluster;
 use proxy_engine::upstream::discovery::Discovery;
@@ -29,6 +30,8 @@ use tokio::task::AbortHandle;
 use xds::client::Command;
 use xds::{Event, TypeUrl, Update, Verdict};
 use xds_api::envoy::config::bootstrap::v3::Bootstrap;
+
+use crate::admin::{ConfigDump, Endpoints};
 
 use self::dial::Directory;
 use self::sockets::ListenSockets;
@@ -54,6 +57,8 @@ struct Core {
     directory: Arc<Directory>,
     resolvers: Resolvers,
     dns: HashMap<u64, AbortHandle>,
+    /// Listeners that `/drain_listeners` stopped.
+    stopped: HashSet<ListenerTag>,
     inputs: mpsc::UnboundedSender<Input>,
     drain_time: Duration,
     state: Arc<SharedState>,
@@ -93,6 +98,7 @@ impl Configuration {
             directory,
             resolvers,
             dns: HashMap::new(),
+            stopped: HashSet::new(),
             inputs: input_sender,
             drain_time,
             state: state.clone(),
@@ -110,11 +116,29 @@ impl Configuration {
         Ref::map(self.core.borrow(), |core| &core.store)
     }
 
-    /// The listeners in force with the addresses they are bound to.
+    /// The listeners that accept, with the addresses they are bound to.
     pub fn listeners(&self) -> Vec<(String, Vec<Address>)> {
         let core = self.core.borrow();
-        let listeners = core.store.active_listeners();
-        listeners.map(|(name, tag)| (name.to_owned(), core.sockets.addresses(tag))).collect()
+        let listeners = core.store.active_listeners().filter(|(_, tag, _)| !core.stopped.contains(tag));
+        listeners.map(|(name, tag, _)| (name.to_owned(), core.sockets.addresses(tag))).collect()
+    }
+
+    /// Adds everything the store holds to what `/config_dump` shows.
+    pub fn dump(&self, dump: &mut ConfigDump, endpoints: Endpoints) {
+        dump::fill(dump, &self.store(), endpoints);
+    }
+
+    /// Stops listeners from accepting; what is connected stays.
+    pub fn stop_listeners(&self, inbound_only: bool) {
+        let mut core = self.core.borrow_mut();
+        let core = &mut *core;
+        let Some(workers) = &core.workers else { return };
+        for (_, tag, listener) in core.store.active_listeners() {
+            if (!inbound_only || listener.is_inbound()) && core.stopped.insert(tag) {
+                workers.stop_listener(tag);
+                core.sockets.close(tag);
+            }
+        }
     }
 
     /// Binds the static listeners. To be called once, before the workers start.
@@ -260,7 +284,9 @@ impl Core {
                 }
             }
             Effect::AddListener { tag, listener } => {
-                let shared = SharedListener::new(self.env.concurrency, None);
+                let key = format!("envoy.resource_limits.listener.{}.connection_limit", listener.name);
+                let limit = self.env.runtime.number(&key).and_then(|limit| usize::try_from(limit).ok());
+                let shared = SharedListener::new(self.env.concurrency, limit);
                 match self.sockets.of_workers(tag) {
                     Ok(sockets) => workers.add_listener(tag, &listener, &shared, sockets),
                     Err(error) => {

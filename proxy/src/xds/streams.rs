@@ -47,7 +47,7 @@ impl Streams {
     ) -> Self {
         Self {
             open: BTreeMap::new(),
-            node: bootstrap.node.clone().unwrap_or_default(),
+            node: node(env, bootstrap),
             ads: bootstrap.dynamic_resources.as_ref().and_then(|dynamic| dynamic.ads_config.clone()),
             directory,
             stats: StreamStats::new(&env.stats),
@@ -121,6 +121,20 @@ impl Streams {
             .inspect_err(|error| tracing::error!(%error, cluster = target.cluster_name, "no stream"))
             .ok()
     }
+}
+
+/// Who we are: the bootstrap's node, completed by the command line.
+fn node(env: &BuildEnv, bootstrap: &Bootstrap) -> Node {
+    let mut node = bootstrap.node.clone().unwrap_or_default();
+    node.id.clone_from(&env.node.id);
+    node.cluster.clone_from(&env.node.cluster);
+    if !env.node.zone.is_empty() {
+        node.locality.get_or_insert_default().zone.clone_from(&env.node.zone);
+    }
+    if node.user_agent_name.is_empty() {
+        node.user_agent_name = "outrigger".to_owned();
+    }
+    node
 }
 
 /// A configuration file as a response, by Envoy's rules for text.

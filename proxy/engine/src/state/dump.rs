@@ -7,6 +7,7 @@ use prost_types::Any;
 
 use super::store::Store;
 use crate::listener::accept::ListenerTag;
+use crate::listener::config::Listener;
 use crate::upstream::cluster::Cluster;
 
 /// A resource that is held.
@@ -106,13 +107,14 @@ impl Store {
         }
     }
 
-    /// The clusters in force, by name.
-    pub fn active_clusters(&self) -> impl Iterator<Item = &Arc<Cluster>> {
-        self.clusters.active()
+    /// The clusters in force, by name, and whether each was delivered.
+    pub fn active_clusters(&self) -> impl Iterator<Item = (&Arc<Cluster>, bool)> {
+        let entries = self.clusters.entries.values();
+        entries.filter_map(|entry| Some((&entry.active.as_ref()?.cluster, !entry.is_static)))
     }
 
     /// The listeners in force, by name, with the tags of their sockets.
-    pub fn active_listeners(&self) -> impl Iterator<Item = (&str, ListenerTag)> {
+    pub fn active_listeners(&self) -> impl Iterator<Item = (&str, ListenerTag, &Arc<Listener>)> {
         self.listeners.active()
     }
 }

@@ -68,8 +68,11 @@ impl Listeners {
         versions.flat_map(|version| &version.routes)
     }
 
-    pub(super) fn active(&self) -> impl Iterator<Item = (&str, ListenerTag)> {
-        self.entries.iter().filter_map(|(name, entry)| Some((name.as_str(), entry.active.as_ref()?.tag)))
+    pub(super) fn active(&self) -> impl Iterator<Item = (&str, ListenerTag, &Arc<Listener>)> {
+        self.entries.iter().filter_map(|(name, entry)| {
+            let active = entry.active.as_ref()?;
+            Some((name.as_str(), active.tag, &active.listener))
+        })
     }
 
     pub(super) fn drained(&mut self, id: u64) {
@@ -159,9 +162,10 @@ impl Store {
 
     pub(super) fn bind_static(&mut self, sockets: &mut dyn Sockets) -> Result<(), String> {
         for version in self.listeners.entries.values().filter_map(|entry| entry.warming.as_ref()) {
-            sockets.open(version.tag, &version.listener).inspect_err(|_| {
+            if let Err(reason) = sockets.open(version.tag, &version.listener) {
                 self.listeners.stats.listener_create_failure.inc();
-            })?;
+                return Err(format!("error adding listener '{}': {reason}", version.proto.name));
+            }
         }
         Ok(())
     }
