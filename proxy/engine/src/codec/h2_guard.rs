@@ -1,0 +1,364 @@
+//! What a peer may do on an HTTP/2 connection besides sending messages.
+//!
+//! The `h2` crate bounds memory: header lists, CONTINUATION frames, resets and small DATA frames. It does not bound work:
+//! a peer may send PINGs, SETTINGS, PRIORITY and WINDOW_UPDATE frames, or frames without payload, for ever. [`FrameGuard`]
+//! sees the frame headers (RFC 9113, 4.1) in the bytes that pass in both directions and says when it is enough, with Envoy's
+//! limits and statistics (`Http2ProtocolOptions`). It never looks into payloads, pad lengths excepted, and keeps no bytes.
+//! [`Guarded`] puts it on a connection.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use proxy_core::stats::Cells;
+use proxy_core::stats::groups::Http2Stats;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Octets of the client's connection preface (RFC 9113, 3.4).
+const PREFACE: usize = 24;
+/// Octets of a frame header.
+const HEADER: usize = 9;
+/// Over this time control frames are counted.
+const WINDOW: Duration = Duration::from_secs(1);
+/// Control frames that a message frame earns.
+const CONTROL_PER_MESSAGE: u64 = 4;
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const PRIORITY: u8 = 2;
+const RST_STREAM: u8 = 3;
+const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
+const CONTINUATION: u8 = 9;
+
+const END_STREAM: u8 = 0x1;
+const PADDED: u8 = 0x8;
+const WITH_PRIORITY: u8 = 0x20;
+
+/// How much of what a peer may send (`Http2ProtocolOptions`).
+#[derive(Clone, Copy, Debug)]
+pub struct FrameLimits {
+    /// `max_consecutive_inbound_frames_with_empty_payload`
+    pub empty_frames: u32,
+    /// `max_inbound_priority_frames_per_stream`
+    pub priority_per_stream: u32,
+    /// `max_inbound_window_update_frames_per_data_frame_sent`
+    pub window_updates_per_data: u32,
+    /// `max_outbound_control_frames`: PING, SETTINGS, RST_STREAM and unknown frames in a second, beyond four for each
+    /// HEADERS or DATA frame. (Envoy counts the answers that it could not send yet; the `h2` crate keeps at most one.)
+    pub control_frames: u32,
+}
+
+/// Which end of the connection this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The peer is a client, whose first bytes are the connection preface.
+    Server,
+    /// The peer is a server.
+    Client,
+}
+
+/// What there was too much of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Flood {
+    /// Frames without payload in a row.
+    #[error("too many consecutive frames with an empty payload")]
+    EmptyFrames,
+    /// PRIORITY frames.
+    #[error("too many PRIORITY frames")]
+    Priority,
+    /// WINDOW_UPDATE frames.
+    #[error("too many WINDOW_UPDATE frames")]
+    WindowUpdate,
+    /// PING, SETTINGS, RST_STREAM and unknown frames.
+    #[error("too many control frames")]
+    Control,
+}
+
+/// Frames seen on a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FrameCounts {
+    /// RST_STREAM frames of the peer.
+    pub resets_received: u64,
+    /// RST_STREAM frames to the peer.
+    pub resets_sent: u64,
+    /// GOAWAY frames to the peer.
+    pub goaways_sent: u64,
+}
+
+/// Counts frames as their bytes pass.
+#[derive(Debug)]
+pub struct FrameGuard {
+    limits: FrameLimits,
+    inbound: Scanner,
+    outbound: Scanner,
+    counts: FrameCounts,
+    header_frames: u64,
+    data_sent: u64,
+    priorities: u64,
+    window_updates: u64,
+    empty_in_a_row: u32,
+    /// Control and message frames since `window`.
+    control: u64,
+    messages: u64,
+    window: Option<Instant>,
+}
+
+impl FrameGuard {
+    /// A connection at its start.
+    pub fn new(side: Side, limits: FrameLimits) -> Self {
+        let (inbound, outbound) = match side {
+            Side::Server => (PREFACE, 0),
+            Side::Client => (0, PREFACE),
+        };
+        Self {
+            limits,
+            inbound: Scanner::new(inbound),
+            outbound: Scanner::new(outbound),
+            counts: FrameCounts::default(),
+            header_frames: 0,
+            data_sent: 0,
+            priorities: 0,
+            window_updates: 0,
+            empty_in_a_row: 0,
+            control: 0,
+            messages: 0,
+            window: None,
+        }
+    }
+
+    /// Takes note of bytes from the peer, which may be cut anywhere; an error says that the connection should be closed.
+    pub fn received(&mut self, mut bytes: &[u8]) -> Result<(), Flood> {
+        while let Some(frame) = self.inbound.next(&mut bytes) {
+            self.inbound_frame(frame)?;
+        }
+        Ok(())
+    }
+
+    /// Takes note of bytes sent to the peer.
+    pub fn sent(&mut self, mut bytes: &[u8]) {
+        while let Some(frame) = self.outbound.next(&mut bytes) {
+            match frame.kind {
+                DATA => {
+                    self.data_sent += 1;
+                    self.messages += 1;
+                }
+                HEADERS => {
+                    self.header_frames += 1;
+                    self.messages += 1;
+                }
+                RST_STREAM => self.counts.resets_sent += 1,
+                GOAWAY => self.counts.goaways_sent += 1,
+                _ => {}
+            }
+        }
+    }
+
+    /// The frames so far.
+    pub fn counts(&self) -> FrameCounts {
+        self.counts
+    }
+
+    fn inbound_frame(&mut self, frame: Frame) -> Result<(), Flood> {
+        match frame.kind {
+            DATA | HEADERS | CONTINUATION => self.message_frame(frame),
+            PRIORITY => {
+                self.priorities += 1;
+                let limit = u64::from(self.limits.priority_per_stream) * (1 + self.header_frames);
+                if self.priorities > limit { Err(Flood::Priority) } else { Ok(()) }
+            }
+            WINDOW_UPDATE => {
+                self.window_updates += 1;
+                let per_data = u64::from(self.limits.window_updates_per_data);
+                let limit = 5 + 2 * (self.header_frames + per_data * self.data_sent);
+                if self.window_updates > limit { Err(Flood::WindowUpdate) } else { Ok(()) }
+            }
+            kind => {
+                self.counts.resets_received += u64::from(kind == RST_STREAM);
+                self.control_frame()
+            }
+        }
+    }
+
+    fn message_frame(&mut self, frame: Frame) -> Result<(), Flood> {
+        self.header_frames += u64::from(frame.kind == HEADERS);
+        let ends = frame.kind != CONTINUATION && frame.flags & END_STREAM != 0;
+        if frame.payload > 0 || ends {
+            self.empty_in_a_row = 0;
+            self.messages += u64::from(frame.kind != CONTINUATION);
+            return Ok(());
+        }
+        self.empty_in_a_row += 1;
+        if self.empty_in_a_row > self.limits.empty_frames { Err(Flood::EmptyFrames) } else { Ok(()) }
+    }
+
+    fn control_frame(&mut self) -> Result<(), Flood> {
+        self.control += 1;
+        let Some(window) = self.window else {
+            self.window = Some(Instant::now());
+            return Ok(());
+        };
+        let limit = u64::from(self.limits.control_frames) + CONTROL_PER_MESSAGE * self.messages;
+        if self.control <= limit {
+            return Ok(());
+        }
+        // Only now does the time matter, so only now is the clock read.
+        if window.elapsed() < WINDOW {
+            return Err(Flood::Control);
+        }
+        self.window = Some(Instant::now());
+        (self.control, self.messages) = (1, 0);
+        Ok(())
+    }
+}
+
+/// A frame header; `payload` is without padding and priority.
+#[derive(Clone, Copy)]
+struct Frame {
+    kind: u8,
+    flags: u8,
+    payload: u32,
+}
+
+/// Finds frame headers in a byte stream.
+#[derive(Debug)]
+struct Scanner {
+    /// Octets to pass over before the next header.
+    skip: usize,
+    /// A header, and the pad length if there is one.
+    header: [u8; HEADER + 1],
+    have: usize,
+}
+
+impl Scanner {
+    fn new(skip: usize) -> Self {
+        Self { skip, header: [0; HEADER + 1], have: 0 }
+    }
+
+    /// The next frame whose header ends in `bytes`, which shrinks by what was used.
+    fn next(&mut self, bytes: &mut &[u8]) -> Option<Frame> {
+        loop {
+            let skipped = self.skip.min(bytes.len());
+            *bytes = bytes.get(skipped..)?;
+            self.skip -= skipped;
+            let byte = bytes.first().copied()?;
+            *bytes = bytes.get(1..)?;
+            *self.header.get_mut(self.have)? = byte;
+            self.have += 1;
+            let [l0, l1, l2, kind, flags, _, _, _, _, pad] = self.header;
+            let length = u32::from_be_bytes([0, l0, l1, l2]);
+            let is_padded = flags & PADDED != 0 && matches!(kind, DATA | HEADERS) && length > 0;
+            if self.have < HEADER + usize::from(is_padded && self.have >= HEADER) {
+                continue;
+            }
+            let mut payload = length;
+            self.skip = length as usize - usize::from(is_padded);
+            if is_padded {
+                payload = payload.saturating_sub(1 + u32::from(pad));
+            }
+            if kind == HEADERS && flags & WITH_PRIORITY != 0 {
+                payload = payload.saturating_sub(5);
+            }
+            self.have = 0;
+            return Some(Frame { kind, flags, payload });
+        }
+    }
+}
+
+/// A connection with a [`FrameGuard`] on it: reads fail once the peer overdid it.
+pub(crate) struct Guarded<T> {
+    io: T,
+    guard: FrameGuard,
+    counted: FrameCounts,
+    stats: Cells<Http2Stats>,
+    failed: bool,
+}
+
+impl<T> Guarded<T> {
+    /// Watches `io`, and counts in `stats`.
+    pub(crate) fn new(io: T, side: Side, limits: FrameLimits, stats: Cells<Http2Stats>) -> Self {
+        let guard = FrameGuard::new(side, limits);
+        Self { io, guard, counted: FrameCounts::default(), stats, failed: false }
+    }
+
+    fn count(&mut self) {
+        let (now, before) = (self.guard.counts(), self.counted);
+        if now != before {
+            let stats = self.stats.here();
+            stats.rx_reset.add(now.resets_received - before.resets_received);
+            stats.tx_reset.add(now.resets_sent - before.resets_sent);
+            stats.goaway_sent.add(now.goaways_sent - before.goaways_sent);
+            self.counted = now;
+        }
+    }
+
+    fn fail(&mut self, flood: Flood) -> io::Error {
+        if !self.failed {
+            self.failed = true;
+            let stats = self.stats.here();
+            match flood {
+                Flood::EmptyFrames => stats.inbound_empty_frames_flood.inc(),
+                Flood::Priority => stats.inbound_priority_frames_flood.inc(),
+                Flood::WindowUpdate => stats.inbound_window_update_frames_flood.inc(),
+                Flood::Control => stats.outbound_control_flood.inc(),
+            }
+        }
+        io::Error::new(io::ErrorKind::InvalidData, flood)
+    }
+}
+
+/// Whether a connection ended because its peer overdid it.
+pub(crate) fn is_flood(error: &h2::Error) -> bool {
+    let io = error.get_io();
+    io.and_then(io::Error::get_ref).is_some_and(|inner| inner.is::<Flood>())
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Guarded<T> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
+        let seen = this.guard.received(buf.filled().get(before..).unwrap_or_default());
+        this.count();
+        Poll::Ready(seen.map_err(|flood| this.fail(flood)))
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Guarded<T> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = ready!(Pin::new(&mut this.io).poll_write_vectored(cx, slices))?;
+        let mut left = written;
+        for slice in slices {
+            let taken = left.min(slice.len());
+            this.guard.sent(slice.get(..taken).unwrap_or_default());
+            left -= taken;
+        }
+        this.count();
+        Poll::Ready(Ok(written))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests;
