@@ -9,6 +9,8 @@ pub(crate) mod h1_client;
 pub(crate) mod h1_server;
 pub(crate) mod h2_client;
 pub mod h2_guard;
+pub(crate) mod h2_headers;
+pub(crate) mod h2_keepalive;
 pub(crate) mod h2_server;
 mod output;
 pub(crate) mod tunnel;

@@ -34,6 +34,7 @@ pub use encode::{BodyEncoder, ConnectionOption, RequestMessage, ResponseMessage}
 pub use error::{BodyError, EncodeError, RequestError, ResponseError};
 pub use fields::Underscores;
 pub use framing::BodyFraming;
+pub use hop::wants_trailers;
 pub use names::{joins_in_request, joins_in_response};
 pub use request::{FragmentPolicy, ParsedRequest, RequestOptions, RequestParser};
 pub use response::{ParsedResponse, ResponseContext, ResponseKind, ResponseOptions, ResponseParser};

@@ -11,6 +11,7 @@ use proxy_core::head::{BodyEvent, RequestHead, ResponseHead, Scheme};
 use proxy_core::stream_error::UpstreamReset;
 use proxy_core::stream_info::WireBytes;
 
+use super::h2_headers::remove_connection_specific;
 use super::upstream::UpstreamEvent;
 
 const FRAME_HEADER: u64 = 9;
@@ -36,11 +37,13 @@ enum Tail {
 
 /// What an error of the codec means for the request.
 pub(crate) fn reset_of(error: &h2::Error) -> UpstreamReset {
+    if error.is_go_away() && error.is_remote() {
+        // The codec says so only of streams that the GOAWAY did not cover: nobody worked on them (RFC 9113, 6.8).
+        return UpstreamReset::RemoteRefused;
+    }
     match error.reason() {
         Some(Reason::REFUSED_STREAM) => UpstreamReset::RemoteRefused,
-        _ if error.is_io() || (error.is_go_away() && error.is_remote()) => {
-            UpstreamReset::ConnectionTermination
-        }
+        _ if error.is_io() => UpstreamReset::ConnectionTermination,
         Some(_) if error.is_remote() => UpstreamReset::RemoteReset,
         Some(Reason::PROTOCOL_ERROR | Reason::COMPRESSION_ERROR | Reason::FRAME_SIZE_ERROR) => {
             UpstreamReset::ProtocolError
@@ -89,6 +92,9 @@ impl ClientStream {
         *request.uri_mut() = uri;
         *request.method_mut() = head.method.clone();
         *request.headers_mut() = head.headers.clone();
+        remove_connection_specific(request.headers_mut());
+        // `:authority` says it, and two hosts are one too many.
+        request.headers_mut().remove(http::header::HOST);
         if let Some(protocol) = &head.upgrade {
             if !self.connection.is_extended_connect_protocol_enabled() {
                 return Err(UpstreamReset::LocalReset);

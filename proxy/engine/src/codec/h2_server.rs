@@ -12,6 +12,7 @@ use proxy_core::text::Text;
 
 use super::downstream::{Downstream, DownstreamError};
 use super::h1::{is_valid_authority, is_valid_path};
+use super::h2_headers::remove_connection_specific;
 
 /// Octets of a frame header (RFC 9113, 4.1).
 const FRAME_HEADER: u64 = 9;
@@ -39,15 +40,33 @@ enum Tail {
 }
 
 /// Why a request cannot be taken.
-pub(crate) struct Malformed;
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Malformed {
+    /// It breaks the protocol.
+    Invalid,
+    /// It has too many headers.
+    TooManyHeaders,
+}
 
-/// Takes the parts of `request` apart; refuses what would be ambiguous elsewhere.
-pub(crate) fn request_head(request: Request<()>, secure: bool) -> Result<RequestHead, Malformed> {
+/// Takes the parts of `request` apart; refuses what would be ambiguous elsewhere, and more than `max_headers` fields, pseudo
+/// headers and each crumb of a cookie included (a crumb may cost its sender one octet, and the receiver a field).
+pub(crate) fn request_head(
+    request: Request<()>,
+    secure: bool,
+    max_headers: usize,
+) -> Result<RequestHead, Malformed> {
     let (mut parts, ()) = request.into_parts();
+    let pseudo = 1
+        + usize::from(parts.uri.scheme().is_some())
+        + usize::from(parts.uri.authority().is_some())
+        + usize::from(parts.uri.path_and_query().is_some());
+    if parts.headers.len() + pseudo > max_headers {
+        return Err(Malformed::TooManyHeaders);
+    }
     let protocol = parts.extensions.remove::<h2::ext::Protocol>();
     let path = parts.uri.path_and_query().map_or("", |path| path.as_str());
     if !is_valid_path(path.as_bytes()) && parts.method != Method::CONNECT {
-        return Err(Malformed);
+        return Err(Malformed::Invalid);
     }
     let authority = match parts.uri.authority() {
         Some(authority) => {
@@ -55,12 +74,12 @@ pub(crate) fn request_head(request: Request<()>, secure: bool) -> Result<Request
             Text::from(authority.as_str())
         }
         None => match parts.headers.remove(header::HOST) {
-            Some(host) => Text::from(host.to_str().map_err(|_| Malformed)?),
+            Some(host) => Text::from(host.to_str().map_err(|_| Malformed::Invalid)?),
             None => Text::default(),
         },
     };
     if !authority.is_empty() && !is_valid_authority(authority.as_str().as_bytes()) {
-        return Err(Malformed);
+        return Err(Malformed::Invalid);
     }
     let scheme = match parts.uri.scheme_str() {
         Some("https") => Scheme::Https,
@@ -114,6 +133,11 @@ impl ServerStream {
     /// Whether the connection should end after this stream.
     pub(crate) fn asks_to_close(&self) -> bool {
         self.close_after
+    }
+
+    /// Whether a response head went out.
+    pub(crate) fn has_responded(&self) -> bool {
+        self.send.is_some()
     }
 
     /// Whether the request was received to its end.
@@ -190,6 +214,7 @@ impl Downstream for ServerStream {
         let mut response = Response::new(());
         *response.status_mut() = head.status;
         *response.headers_mut() = head.headers.clone();
+        remove_connection_specific(response.headers_mut());
         let _ = self.response.send_informational(response);
     }
 
@@ -199,6 +224,11 @@ impl Downstream for ServerStream {
         // The answer to an extended CONNECT is 200 where HTTP/1 says 101.
         *response.status_mut() = if is_upgrade { http::StatusCode::OK } else { head.status };
         *response.headers_mut() = head.headers.clone();
+        remove_connection_specific(response.headers_mut());
+        if is_upgrade {
+            // A tunnel has no length (RFC 9110, 9.3.6).
+            response.headers_mut().remove(header::CONTENT_LENGTH);
+        }
         let end = end || self.is_head;
         match self.response.send_response(response, end) {
             Ok(send) => self.send = Some(send),

@@ -5,7 +5,7 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::server::SendResponse;
@@ -13,6 +13,8 @@ use h2::{Reason, RecvStream};
 use http::{Method, Request};
 
 use super::stream::{self, ConnectionCx};
+use crate::codec::h2_guard::{FrameLimits, Guarded, Side, is_flood};
+use crate::codec::h2_keepalive::Keepalive;
 use crate::codec::h2_server::{Malformed, ServerStream, request_head};
 use crate::local::timers::Timer;
 use crate::net::connection::Connection;
@@ -23,7 +25,31 @@ struct Shared {
     last_end: Cell<Instant>,
     /// A response asked for the connection to end.
     close: Cell<bool>,
+    /// Streams that ended, and those of them that the client reset too soon.
+    ended: Cell<u64>,
+    premature: Cell<u64>,
     changed: tokio::sync::Notify,
+}
+
+/// Streams that a client may have reset by protocol errors of its own (MadeYouReset).
+const MAX_ERROR_RESETS: usize = 128;
+/// Streams that were reset before they were looked at.
+const MAX_RESET_UNSEEN: usize = 100;
+/// `overload.premature_reset_total_stream_count`
+const PREMATURE_TOTAL: u64 = 500;
+/// `overload.premature_reset_min_stream_lifetime_seconds`
+const PREMATURE_LIFETIME: u64 = 1;
+
+impl Shared {
+    /// Whether the client resets too many streams right after it opened them (CVE-2023-44487): half of `limit` at first, half
+    /// of all later on.
+    fn is_abusive(&self, limit: u64) -> bool {
+        is_abusive(self.premature.get(), self.ended.get(), limit)
+    }
+}
+
+fn is_abusive(premature: u64, ended: u64, limit: u64) -> bool {
+    premature > 0 && premature * 2 >= ended.max(limit)
 }
 
 /// Serves `connection` until it ends.
@@ -39,10 +65,20 @@ pub(super) async fn serve(cx: Rc<ConnectionCx>, connection: Connection) {
         .initial_connection_window_size(options.initial_connection_window)
         .max_concurrent_streams(options.max_concurrent_streams)
         .header_table_size(options.hpack_table_size)
+        .max_local_error_reset_streams(Some(MAX_ERROR_RESETS))
+        .max_pending_accept_reset_streams(MAX_RESET_UNSEEN)
         .max_header_list_size(u32::try_from(manager.max_request_headers_bytes).unwrap_or(u32::MAX));
     if options.allow_connect {
         builder.enable_connect_protocol();
     }
+    let limits = FrameLimits {
+        empty_frames: options.max_empty_frames,
+        priority_per_stream: options.max_priority_frames_per_stream,
+        window_updates_per_data: options.max_window_updates_per_data,
+        control_frames: options.max_outbound_control_frames,
+    };
+    manager.http2_stats.here().nghttp2_downstream_connections.inc();
+    let connection = Guarded::new(connection, Side::Server, limits, manager.http2_stats.clone());
     let mut timer = Timer::default();
     let deadline = manager.idle_timeout.map(|idle| Instant::now() + idle);
     let mut handshake = pin!(builder.handshake::<_, Bytes>(connection));
@@ -69,14 +105,93 @@ enum Next {
     Failed(h2::Error),
     Idle,
     Duration,
-    Drain,
+    /// A response asked for it.
+    Asked,
+    /// The filter chain was drained.
+    Drained,
+    /// The client did not hang up after its last response, or responses did not end with the drain.
+    Overdue,
+    Unanswered,
     Again,
+}
+
+/// A connection that accepts streams.
+struct Accept<'c> {
+    cx: &'c ConnectionCx,
+    connection: h2::server::Connection<Guarded<Connection>, Bytes>,
+    keepalive: Option<Keepalive>,
+    timer: Timer,
+    shared: Rc<Shared>,
+    /// When GOAWAY was sent, and whether streams may not outlast `drain_timeout`.
+    ending: Option<(Instant, bool)>,
+}
+
+impl Accept<'_> {
+    async fn next(&mut self) -> Next {
+        let shared = self.shared.clone();
+        let mut drained = pin!(self.cx.drain.closed());
+        let mut changed = pin!(shared.changed.notified());
+        poll_fn(|task| {
+            match self.connection.poll_accept(task) {
+                Poll::Ready(Some(Ok((request, response)))) => {
+                    return Poll::Ready(Next::Stream(request, response));
+                }
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Next::Failed(error)),
+                Poll::Ready(None) => return Poll::Ready(Next::Closed),
+                Poll::Pending => {}
+            }
+            if changed.as_mut().poll(task).is_ready() {
+                return Poll::Ready(Next::Again);
+            }
+            if let Some(keepalive) = &mut self.keepalive
+                && keepalive.poll(task).is_ready()
+            {
+                return Poll::Ready(Next::Unanswered);
+            }
+            let is_forced = self.ending.is_some_and(|(_, forced)| forced);
+            if !is_forced && drained.as_mut().poll(task).is_ready() {
+                return Poll::Ready(Next::Drained);
+            }
+            if self.ending.is_none() && shared.close.get() {
+                return Poll::Ready(Next::Asked);
+            }
+            match self.deadline() {
+                Some((at, what)) => self.timer.poll(task, at).map(|()| what),
+                None => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    /// What happens next if nothing else does.
+    fn deadline(&self) -> Option<(Instant, Next)> {
+        let manager = &self.cx.manager;
+        let is_quiet = self.shared.streams.get() == 0;
+        if let Some((since, forced)) = self.ending {
+            let since = if forced { since } else { since.max(self.shared.last_end.get()) };
+            return (is_quiet || forced).then_some((since + manager.drain_timeout, Next::Overdue));
+        }
+        let idle = manager.idle_timeout.filter(|_| is_quiet);
+        let idle = idle.map(|idle| (self.shared.last_end.get() + idle, Next::Idle));
+        let oldest = manager.max_connection_duration;
+        let oldest = oldest.map(|oldest| (self.cx.info.start + oldest, Next::Duration));
+        match (idle, oldest) {
+            (Some(idle), Some(oldest)) => Some(if oldest.0 < idle.0 { oldest } else { idle }),
+            (idle, oldest) => idle.or(oldest),
+        }
+    }
+
+    /// No new streams: those there are come to their end, if `forced` within `drain_timeout`.
+    fn end(&mut self, forced: bool) {
+        self.ending = Some((Instant::now(), forced));
+        self.connection.graceful_shutdown();
+    }
 }
 
 async fn accept(
     cx: &Rc<ConnectionCx>,
-    mut connection: h2::server::Connection<Connection, Bytes>,
-    mut timer: Timer,
+    mut connection: h2::server::Connection<Guarded<Connection>, Bytes>,
+    timer: Timer,
 ) {
     let manager = &*cx.manager;
     let stats = manager.stats.here();
@@ -84,71 +199,77 @@ async fn accept(
         streams: Cell::new(0),
         last_end: Cell::new(Instant::now()),
         close: Cell::new(false),
+        ended: Cell::new(0),
+        premature: Cell::new(0),
         changed: tokio::sync::Notify::new(),
     });
+    let options = &manager.http2;
+    let keepalive = options.keepalive_interval.and_then(|interval| {
+        Some(Keepalive::new(connection.ping_pong()?, interval, options.keepalive_timeout))
+    });
+    let mut accept = Accept { cx, connection, keepalive, timer, shared: shared.clone(), ending: None };
     let mut total = 0_u32;
-    let mut ending = false;
-    loop {
-        let next = {
-            let mut drained = pin!(cx.drain.closed());
-            let mut changed = pin!(shared.changed.notified());
-            poll_fn(|task| {
-                match connection.poll_accept(task) {
-                    Poll::Ready(Some(Ok((request, response)))) => {
-                        return Poll::Ready(Next::Stream(request, response));
-                    }
-                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Next::Failed(error)),
-                    Poll::Ready(None) => return Poll::Ready(Next::Closed),
-                    Poll::Pending => {}
-                }
-                if changed.as_mut().poll(task).is_ready() {
-                    return Poll::Ready(Next::Again);
-                }
-                if ending {
-                    return Poll::Pending;
-                }
-                if shared.close.get() || drained.as_mut().poll(task).is_ready() {
-                    return Poll::Ready(Next::Drain);
-                }
-                let idle = manager.idle_timeout.filter(|_| shared.streams.get() == 0);
-                let idle = idle.map(|idle| shared.last_end.get() + idle);
-                let oldest = manager.max_connection_duration.map(|max| cx.info.start + max);
-                let (at, what) = match (idle, oldest) {
-                    (Some(idle), Some(oldest)) if oldest < idle => (oldest, Next::Duration),
-                    (Some(idle), _) => (idle, Next::Idle),
-                    (None, Some(oldest)) => (oldest, Next::Duration),
-                    (None, None) => return Poll::Pending,
-                };
-                timer.poll(task, at).map(|()| what)
-            })
-            .await
-        };
-        match next {
+    let is_remote = loop {
+        match accept.next().await {
             Next::Stream(request, response) => {
-                total += 1;
+                total = total.saturating_add(1);
                 if manager.max_requests_per_connection == total {
                     stats.downstream_cx_max_requests_reached.inc();
                     shared.close.set(true);
                 }
                 shared.streams.set(shared.streams.get() + 1);
+                manager.http2_stats.here().streams_active.inc();
                 tokio::task::spawn_local(serve_stream(cx.clone(), shared.clone(), request, response));
-                continue;
             }
-            Next::Again => continue,
-            Next::Closed => break,
+            Next::Again => {
+                let limit = cx.shared.env.runtime.number("overload.premature_reset_total_stream_count");
+                if shared.premature.get() > 0 && shared.is_abusive(limit.unwrap_or(PREMATURE_TOTAL)) {
+                    stats.downstream_rq_too_many_premature_resets.inc();
+                    break false;
+                }
+            }
+            Next::Closed => break accept.ending.is_none(),
             Next::Failed(error) => {
+                tracing::debug!(%error, "a downstream HTTP/2 connection failed");
                 if !error.is_io() {
                     stats.downstream_cx_protocol_error.inc();
                 }
-                tracing::debug!(%error, "a downstream HTTP/2 connection failed");
-                break;
+                break error.is_io() && !is_flood(&error);
             }
-            Next::Idle => stats.downstream_cx_idle_timeout.inc(),
-            Next::Duration => stats.downstream_cx_max_duration_reached.inc(),
-            Next::Drain => {}
+            Next::Overdue => break false,
+            Next::Unanswered => {
+                manager.http2_stats.here().keepalive_timeout.inc();
+                break false;
+            }
+            Next::Idle => {
+                stats.downstream_cx_idle_timeout.inc();
+                accept.end(false);
+            }
+            Next::Duration => {
+                stats.downstream_cx_max_duration_reached.inc();
+                accept.end(false);
+            }
+            Next::Asked => accept.end(false),
+            Next::Drained => accept.end(true),
         }
-        ending = true;
-        connection.graceful_shutdown();
+    };
+    count_end(cx, is_remote, shared.streams.get());
+}
+
+fn count_end(cx: &ConnectionCx, is_remote: bool, streams: usize) {
+    let stats = cx.manager.stats.here();
+    if is_remote {
+        stats.downstream_cx_destroy_remote.inc();
+    } else {
+        stats.downstream_cx_destroy_local.inc();
+    }
+    if streams > 0 {
+        stats.downstream_cx_destroy_active_rq.inc();
+        if is_remote {
+            stats.downstream_cx_destroy_remote_active_rq.inc();
+        } else {
+            stats.downstream_cx_destroy_local_active_rq.inc();
+        }
     }
 }
 
@@ -158,16 +279,26 @@ async fn serve_stream(
     request: Request<RecvStream>,
     response: SendResponse<Bytes>,
 ) {
-    let _active = Active(shared.clone());
+    let start = Instant::now();
+    let _active = Active { cx: cx.clone(), shared: shared.clone() };
     let (parts, receive) = request.into_parts();
     let end = receive.is_end_stream();
     let is_head = parts.method == Method::HEAD;
     let mut down = ServerStream::new(receive, response, is_head);
-    let head = match request_head(Request::from_parts(parts, ()), cx.info.secure) {
+    let max_headers = cx.manager.max_headers_count;
+    let head = match request_head(Request::from_parts(parts, ()), cx.info.secure, max_headers) {
         Ok(head) => head,
-        Err(Malformed) => {
+        Err(Malformed::Invalid) => {
             cx.manager.stats.here().downstream_cx_protocol_error.inc();
+            cx.manager.http2_stats.here().rx_messaging_error.inc();
+            shared.premature.set(shared.premature.get() + 1);
             down.refuse(Reason::PROTOCOL_ERROR);
+            return;
+        }
+        Err(Malformed::TooManyHeaders) => {
+            cx.manager.http2_stats.here().header_overflow.inc();
+            shared.premature.set(shared.premature.get() + 1);
+            down.refuse(Reason::INTERNAL_ERROR);
             return;
         }
     };
@@ -176,6 +307,13 @@ async fn serve_stream(
     if !complete && !down.is_request_complete() {
         down.refuse_rest();
     }
+    if !complete && !down.has_responded() {
+        let lifetime = cx.shared.env.runtime.number("overload.premature_reset_min_stream_lifetime_seconds");
+        // Envoy compares whole seconds.
+        if start.elapsed() < Duration::from_secs(lifetime.unwrap_or(PREMATURE_LIFETIME).saturating_add(1)) {
+            shared.premature.set(shared.premature.get() + 1);
+        }
+    }
     if down.asks_to_close() {
         shared.close.set(true);
         shared.changed.notify_one();
@@ -183,13 +321,40 @@ async fn serve_stream(
 }
 
 /// Counts a stream of its connection until it is dropped.
-struct Active(Rc<Shared>);
+struct Active {
+    cx: Rc<ConnectionCx>,
+    shared: Rc<Shared>,
+}
 
 impl Drop for Active {
     fn drop(&mut self) {
-        let shared = &self.0;
+        self.cx.manager.http2_stats.here().streams_active.dec();
+        let shared = &self.shared;
+        shared.ended.set(shared.ended.get() + 1);
         shared.streams.set(shared.streams.get() - 1);
         shared.last_end.set(Instant::now());
         shared.changed.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_abusive;
+
+    #[test]
+    fn premature_resets_as_envoy_counts_them() {
+        // Premature, ended, limit 500.
+        for (premature, ended, abusive) in [
+            (0, 0, false),
+            (0, 9_000, false),
+            (249, 249, false),
+            (250, 250, true),
+            (250, 500, true),
+            (250, 501, false),
+            (4_000, 8_001, false),
+            (4_001, 8_001, true),
+        ] {
+            assert_eq!(is_abusive(premature, ended, 500), abusive, "{premature} of {ended}");
+        }
     }
 }

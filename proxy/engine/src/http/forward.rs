@@ -127,11 +127,13 @@ impl Stream<'_> {
                 Err(Failure::Upstream(reset)) => {
                     // A host may close an idle connection at the moment it is used again: nothing was lost if the
                     // request can be sent once more.
+                    // A stream that the host refused was not worked on either (RFC 9113, 8.7).
+                    let is_refused = attempt == 1 && end && matches!(reset, UpstreamReset::RemoteRefused);
                     let is_stale = attempt == 1
                         && up.is_reused()
                         && matches!(reset, UpstreamReset::ConnectionTermination)
                         && self.info.upstream.first_rx.is_none();
-                    if is_stale && end && self.request.method.is_idempotent() {
+                    if is_refused || (is_stale && end && self.request.method.is_idempotent()) {
                         continue;
                     }
                     return Err(self.upstream_failed(reset, String::new()));

@@ -1,8 +1,10 @@
 //! HTTP/2 connections to one host: requests share one until it is full, then another is made.
 
 use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -10,6 +12,8 @@ use h2::client::SendRequest;
 use http::HeaderMap;
 use proxy_core::address::Address;
 use proxy_core::head::RequestHead;
+use proxy_core::stats::Cells;
+use proxy_core::stats::groups::Http2Stats;
 use proxy_core::stream_error::UpstreamReset;
 use proxy_core::stream_info::WireBytes;
 use tokio::sync::{Notify, watch};
@@ -18,6 +22,8 @@ use super::HostPool;
 use super::connect::{ConnectedSocket, ConnectionGuard, connect};
 use super::h1::Waiting;
 use crate::codec::h2_client::{ClientStream, reset_of};
+use crate::codec::h2_guard::{FrameLimits, Guarded, Side, is_flood};
+use crate::codec::h2_keepalive::Keepalive;
 use crate::codec::upstream::UpstreamEvent;
 use crate::upstream::circuit_breaker::{BreakerPriority, Permit, Resource};
 
@@ -46,21 +52,47 @@ struct Shared {
     close: Notify,
 }
 
+impl Shared {
+    /// Whether the host still takes new streams here: it sent no GOAWAY, and the connection did not fail.
+    fn takes_streams(&self) -> bool {
+        let mut nobody = Context::from_waker(Waker::noop());
+        !matches!(self.send.clone().poll_ready(&mut nobody), Poll::Ready(Err(_)))
+    }
+
+    /// No new streams: the connection ends with its last one.
+    fn retire(&self) {
+        self.draining.set(true);
+        if self.streams.get() == 0 {
+            self.close.notify_one();
+        }
+    }
+}
+
 impl Http2Pool {
     /// No further requests on these connections; each ends with its last stream.
     pub(super) fn drain(&self) {
         for shared in self.ready.borrow_mut().drain(..) {
-            shared.draining.set(true);
-            if shared.streams.get() == 0 {
-                shared.close.notify_one();
-            }
+            shared.retire();
         }
+    }
+
+    /// Takes out the connections on which the host said GOAWAY.
+    fn leave_retired(&self, pool: &HostPool) {
+        self.ready.borrow_mut().retain(|shared| {
+            if shared.takes_streams() {
+                return true;
+            }
+            pool.cluster.stats.traffic.here().upstream_cx_close_notify.inc();
+            shared.retire();
+            false
+        });
     }
 
     /// Closes connections that were idle or open for too long.
     pub(super) fn sweep(&self, pool: &HostPool, now: Instant) {
         let http = &pool.cluster.http;
         let stats = pool.cluster.stats.traffic.here();
+        self.leave_retired(pool);
         self.ready.borrow_mut().retain(|shared| {
             let is_old = http.max_connection_duration.is_some_and(|limit| now - shared.opened >= limit);
             let is_idle = shared.streams.get() == 0
@@ -73,21 +105,18 @@ impl Http2Pool {
             } else {
                 stats.upstream_cx_max_duration_reached.inc();
             }
-            shared.draining.set(true);
-            if shared.streams.get() == 0 {
-                shared.close.notify_one();
-            }
+            shared.retire();
             false
         });
     }
 
     /// A connection with room for one more stream.
-    fn available(&self, limit: usize) -> Option<Rc<Shared>> {
+    fn available(&self, pool: &HostPool, limit: usize) -> Option<Rc<Shared>> {
+        self.leave_retired(pool);
         let ready = self.ready.borrow();
-        ready
-            .iter()
-            .find(|shared| shared.streams.get() < limit.min(shared.send.current_max_send_streams()))
-            .cloned()
+        // A host that allows no stream at all is given one to wait with, or connections would be made for ever.
+        let room = |shared: &Shared| limit.min(shared.send.current_max_send_streams()).max(1);
+        ready.iter().find(|shared| shared.streams.get() < room(shared)).cloned()
     }
 }
 
@@ -98,7 +127,7 @@ impl HostPool {
         priority: BreakerPriority,
     ) -> Result<Http2Lease, (UpstreamReset, String)> {
         let limit = self.cluster.http.http2.max_concurrent_streams as usize;
-        if let Some(shared) = self.http2.available(limit) {
+        if let Some(shared) = self.http2.available(self, limit) {
             return Ok(Http2Lease::new(shared, self));
         }
         let stats = &self.cluster.stats.traffic;
@@ -121,7 +150,7 @@ impl HostPool {
                 stats.here().upstream_rq_pending_failure_eject.inc();
                 return Err(failure);
             }
-            if let Some(shared) = self.http2.available(limit) {
+            if let Some(shared) = self.http2.available(self, limit) {
                 return Ok(Http2Lease::new(shared, self));
             }
         }
@@ -158,7 +187,15 @@ impl HostPool {
             .enable_push(false)
             .initial_max_send_streams(options.max_concurrent_streams as usize);
         let ConnectedSocket { connection, local, id, guard } = connected;
-        let (send, driver) = builder
+        let limits = FrameLimits {
+            empty_frames: options.max_consecutive_inbound_frames_with_empty_payload,
+            priority_per_stream: options.max_inbound_priority_frames_per_stream,
+            window_updates_per_data: options.max_inbound_window_update_frames_per_data_frame_sent,
+            control_frames: options.max_outbound_control_frames,
+        };
+        let codec: Cells<Http2Stats> = self.cluster.stats.scope.child("http2").cells();
+        let connection = Guarded::new(connection, Side::Client, limits, codec.clone());
+        let (send, mut driver) = builder
             .handshake::<_, Bytes>(connection)
             .await
             .map_err(|error| (reset_of(&error), String::new()))?;
@@ -179,23 +216,87 @@ impl HostPool {
         if !self.draining.get() {
             self.http2.ready.borrow_mut().push(shared.clone());
         }
+        codec.here().nghttp2_upstream_connections.inc();
+        let keepalive = options.keepalive.as_ref().and_then(|options| {
+            Some(Keepalive::new(driver.ping_pong()?, options.interval?, options.timeout))
+        });
         let pool = Rc::downgrade(self);
         tokio::task::spawn_local(async move {
             let _guard = guard;
-            tokio::select! {
-                ended = driver => {
-                    if let Err(error) = ended {
-                        tracing::debug!(%error, "an upstream HTTP/2 connection ended");
-                    }
-                }
-                () = shared.close.notified() => {}
-            }
+            let ended = drive(driver, keepalive, &shared).await;
             shared.draining.set(true);
             if let Some(pool) = pool.upgrade() {
                 pool.http2.ready.borrow_mut().retain(|other| !Rc::ptr_eq(other, &shared));
+                pool.count_end(&ended, shared.streams.get(), &codec);
             }
         });
         Ok(())
+    }
+}
+
+/// How a connection ended.
+enum Ended {
+    Here,
+    There,
+    Broken,
+    Unanswered,
+}
+
+/// Moves the frames of a connection until it ends.
+async fn drive(
+    driver: impl Future<Output = Result<(), h2::Error>>,
+    mut keepalive: Option<Keepalive>,
+    shared: &Shared,
+) -> Ended {
+    let mut driver = pin!(driver);
+    let mut close = pin!(shared.close.notified());
+    poll_fn(|task| {
+        if let Poll::Ready(ended) = driver.as_mut().poll(task) {
+            return Poll::Ready(match ended {
+                Err(error) if is_flood(&error) || !(error.is_io() || error.is_remote()) => {
+                    tracing::debug!(%error, "an upstream HTTP/2 connection broke the protocol");
+                    Ended::Broken
+                }
+                Ok(()) | Err(_) => Ended::There,
+            });
+        }
+        if close.as_mut().poll(task).is_ready() {
+            return Poll::Ready(Ended::Here);
+        }
+        let unanswered = keepalive.as_mut().is_some_and(|keepalive| keepalive.poll(task).is_ready());
+        if unanswered { Poll::Ready(Ended::Unanswered) } else { Poll::Pending }
+    })
+    .await
+}
+
+impl HostPool {
+    fn count_end(&self, ended: &Ended, streams: usize, codec: &Cells<Http2Stats>) {
+        let stats = self.cluster.stats.traffic.here();
+        let is_remote = match ended {
+            Ended::There => true,
+            Ended::Here => false,
+            Ended::Broken => {
+                stats.upstream_cx_protocol_error.inc();
+                false
+            }
+            Ended::Unanswered => {
+                codec.here().keepalive_timeout.inc();
+                false
+            }
+        };
+        if is_remote {
+            stats.upstream_cx_destroy_remote.inc();
+        } else {
+            stats.upstream_cx_destroy_local.inc();
+        }
+        if streams > 0 {
+            stats.upstream_cx_destroy_with_active_rq.inc();
+            if is_remote {
+                stats.upstream_cx_destroy_remote_with_active_rq.inc();
+            } else {
+                stats.upstream_cx_destroy_local_with_active_rq.inc();
+            }
+        }
     }
 }
 
@@ -279,7 +380,7 @@ impl Drop for Http2Lease {
         shared.streams.set(shared.streams.get() - 1);
         if shared.streams.get() == 0 {
             shared.idle_since.set(Instant::now());
-            if shared.draining.get() {
+            if shared.draining.get() || !shared.takes_streams() {
                 shared.close.notify_one();
             }
         }

@@ -1,0 +1,51 @@
+//! Header fields that HTTP/2 does not have (RFC 9113, 8.2.2).
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+
+use super::h1::wants_trailers;
+
+/// Fields about a connection, none of which HTTP/2 may carry.
+const CONNECTION_SPECIFIC: [HeaderName; 5] = [
+    header::CONNECTION,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+];
+
+/// Removes what HTTP/2 may not carry; of `te` only `trailers` stays. The codec would refuse the message otherwise, whoever
+/// put the field there: the peer's HTTP/1, a route, a filter.
+pub(crate) fn remove_connection_specific(headers: &mut HeaderMap) {
+    for name in &CONNECTION_SPECIFIC {
+        headers.remove(name);
+    }
+    if headers.contains_key(header::TE) {
+        let trailers = headers.get_all(header::TE).iter().any(|te| wants_trailers(te.as_bytes()));
+        headers.remove(header::TE);
+        if trailers {
+            headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn te_trailers_alone_survives() {
+        for (te, kept) in
+            [("trailers", true), ("gzip, trailers", true), ("gzip", false), ("trailers;q=1", false)]
+        {
+            let mut headers = HeaderMap::new();
+            for name in &CONNECTION_SPECIFIC {
+                headers.insert(name, HeaderValue::from_static("x"));
+            }
+            headers.insert("te", te.parse().unwrap());
+            headers.insert("content-length", HeaderValue::from_static("3"));
+            remove_connection_specific(&mut headers);
+            assert_eq!(headers.get("te").is_some_and(|te| te == "trailers"), kept, "{te}");
+            assert_eq!(headers.len(), 1 + usize::from(kept), "{te}");
+        }
+    }
+}
