@@ -211,3 +211,6 @@ impl ClientStream {
         self.wire
     }
 }
+
+#[cfg(test)]
+mod tests;

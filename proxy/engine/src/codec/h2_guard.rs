@@ -24,6 +24,9 @@ const WINDOW: Duration = Duration::from_secs(1);
 /// Control frames that a message frame earns.
 const CONTROL_PER_MESSAGE: u64 = 4;
 
+/// What a read fails with after a flood.
+const FLOOD: io::ErrorKind = io::ErrorKind::QuotaExceeded;
+
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const PRIORITY: u8 = 2;
@@ -304,14 +307,15 @@ impl<T> Guarded<T> {
                 Flood::Control => stats.outbound_control_flood.inc(),
             }
         }
-        io::Error::new(io::ErrorKind::InvalidData, flood)
+        io::Error::new(FLOOD, flood)
     }
 }
 
 /// Whether a connection ended because its peer overdid it.
+///
+/// Of an error of the connection beneath, `h2` keeps the kind only; no socket fails with this one.
 pub(crate) fn is_flood(error: &h2::Error) -> bool {
-    let io = error.get_io();
-    io.and_then(io::Error::get_ref).is_some_and(|inner| inner.is::<Flood>())
+    error.get_io().is_some_and(|io| io.kind() == FLOOD)
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Guarded<T> {

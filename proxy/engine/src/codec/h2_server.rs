@@ -319,3 +319,6 @@ impl Downstream for ServerStream {
         self.wire
     }
 }
+
+#[cfg(test)]
+mod tests;

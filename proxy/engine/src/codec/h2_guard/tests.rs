@@ -30,7 +30,7 @@ fn passes(guard: &mut FrameGuard, frame: &[u8]) -> (usize, Option<Flood>) {
 
 #[test]
 fn limits() {
-    let cases: &[(&str, Vec<u8>, (usize, Option<Flood>))] = &[
+    let cases = [
         ("empty DATA", frame(DATA, 0, b""), (1, Some(Flood::EmptyFrames))),
         ("DATA of padding only", frame(DATA, PADDED, b"\x02\0\0"), (1, Some(Flood::EmptyFrames))),
         ("padded DATA", frame(DATA, PADDED, b"\x01x\0"), (1000, None)),
@@ -47,7 +47,7 @@ fn limits() {
         ("unknown", frame(77, 0, b"x"), (10, Some(Flood::Control))),
     ];
     for (name, frame, expected) in cases {
-        assert_eq!(passes(&mut server(), frame), *expected, "{name}");
+        assert_eq!(passes(&mut server(), &frame), expected, "{name}");
     }
 }
 

@@ -1,0 +1,66 @@
+use std::future::poll_fn;
+
+use proxy_core::stats::Registry;
+use tokio::io::AsyncWriteExt;
+
+use super::*;
+use crate::codec::h2_guard::{FrameLimits, Guarded, Side, is_flood};
+
+fn request(uri: &str, fields: &[(&'static str, &str)]) -> Request<()> {
+    let mut request = Request::builder().uri(uri);
+    for (name, value) in fields {
+        request = request.header(*name, *value);
+    }
+    request.body(()).unwrap()
+}
+
+#[test]
+fn authority_wins_over_host() {
+    for (uri, host, expected) in [
+        ("http://a.test/", Some("b.test"), "a.test"),
+        ("http://a.test/", None, "a.test"),
+        ("/", Some("b.test"), "b.test"),
+        ("/", None, ""),
+    ] {
+        let fields: Vec<_> = host.iter().map(|host| ("host", *host)).collect();
+        let head = request_head(request(uri, &fields), false, 100).ok().unwrap();
+        assert_eq!(head.authority.as_str(), expected, "{uri} {host:?}");
+        assert!(!head.headers.contains_key("host"), "{uri} {host:?}");
+    }
+    assert_eq!(request_head(request("/", &[("host", "a/b")]), false, 100).err(), Some(Malformed::Invalid));
+}
+
+#[test]
+fn crumbs_count_and_are_joined() {
+    // Four pseudo headers count too.
+    let crumbs: Vec<_> = std::iter::repeat_n(("cookie", "a=b"), 96).collect();
+    let head = request_head(request("http://a.test/", &crumbs), false, 100).ok().unwrap();
+    assert_eq!(head.headers.len(), 1);
+    assert_eq!(head.headers["cookie"].len(), 96 * 3 + 95 * 2);
+    let crumbs: Vec<_> = std::iter::repeat_n(("cookie", "a=b"), 97).collect();
+    let refused = request_head(request("http://a.test/", &crumbs), false, 100).err();
+    assert_eq!(refused, Some(Malformed::TooManyHeaders));
+}
+
+#[tokio::test]
+async fn a_flood_ends_the_connection() {
+    let limits = FrameLimits {
+        empty_frames: 1,
+        priority_per_stream: 100,
+        window_updates_per_data: 10,
+        control_frames: 1000,
+    };
+    let settings: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let ping: &[u8] = &[0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
+    for (name, flood) in [("SETTINGS", settings), ("PING", ping)] {
+        let (near, mut far) = tokio::io::duplex(1 << 20);
+        let stats = Registry::new(1).scope("http2").cells();
+        let guarded = Guarded::new(near, Side::Server, limits, stats);
+        far.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+        far.write_all(settings).await.unwrap();
+        far.write_all(&flood.repeat(1001)).await.unwrap();
+        let mut connection = h2::server::Builder::new().handshake::<_, Bytes>(guarded).await.unwrap();
+        let ended = poll_fn(|cx| connection.poll_accept(cx)).await;
+        assert!(matches!(&ended, Some(Err(error)) if is_flood(error)), "{name}");
+    }
+}
