@@ -128,7 +128,10 @@ impl Stream<'_> {
                     // A host may close an idle connection at the moment it is used again: nothing was lost if the
                     // request can be sent once more.
                     // A stream that the host refused was not worked on either (RFC 9113, 8.7).
-                    let is_refused = attempt == 1 && end && matches!(reset, UpstreamReset::RemoteRefused);
+                    let is_refused = attempt == 1
+                        && self.request_done
+                        && !self.committed
+                        && matches!(reset, UpstreamReset::RemoteRefused);
                     let is_stale = attempt == 1
                         && up.is_reused()
                         && matches!(reset, UpstreamReset::ConnectionTermination)
