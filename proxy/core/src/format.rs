@@ -6,6 +6,7 @@
 //! Commands about TLS peers, QUIC and traces compile and print as missing, as they do in Envoy on plaintext TCP.
 //! Source: Envoy `docs/root/configuration/observability/access_log/usage.rst`.
 
+mod command;
 mod config;
 mod json;
 mod operator;
@@ -22,7 +23,7 @@ use render::{Shape, Target};
 
 use crate::extension::access_log::LogEntry;
 
-pub use config::{FIELDS, LineFormat};
+pub use config::{FIELDS, LineFormat, check_formatters};
 pub(crate) use render::grpc_status_of_response;
 
 /// The format of access logs that configure none.

@@ -5,6 +5,7 @@
 //! its statistics, the filter, and tests. See `docs/extensions.md` for adding one.
 
 pub mod access_log;
+pub mod http;
 pub mod listener;
 pub mod network;
 pub mod shared;
@@ -15,6 +16,7 @@ mod testing;
 use proxy_core::config::MessageFields;
 use proxy_core::extension::Extensions;
 use proxy_core::extension::access_log::AccessLogFactory;
+use proxy_core::extension::http_filter::{HttpFilterFactory, Of};
 use proxy_core::extension::listener_filter::ListenerFilterFactory;
 use proxy_core::extension::network_filter::NetworkFilterFactory;
 
@@ -23,6 +25,14 @@ pub const ACCESS_LOGS: &[&dyn AccessLogFactory] = &[
     &access_log::file::FileAccessLog,
     &access_log::stream::StderrAccessLog,
     &access_log::stream::StdoutAccessLog,
+];
+
+/// HTTP filters, sorted by name.
+pub const HTTP_FILTERS: &[&dyn HttpFilterFactory] = &[
+    &Of::<http::cors::Cors>::new(),
+    &Of::<http::grpc_stats::GrpcStats>::new(),
+    &Of::<http::header_mutation::HeaderMutation>::new(),
+    &Of::<http::health_check::HealthCheck>::new(),
 ];
 
 /// Listener filters, sorted by name.
@@ -45,6 +55,10 @@ pub const NETWORK_FILTERS: &[&dyn NetworkFilterFactory] = &[
 pub const FIELDS: &[&[MessageFields]] = &[
     access_log::file::FIELDS,
     access_log::stream::FIELDS,
+    http::cors::FIELDS,
+    http::grpc_stats::FIELDS,
+    http::header_mutation::FIELDS,
+    http::health_check::FIELDS,
     listener::http_inspector::FIELDS,
     listener::original_dst::FIELDS,
     listener::proxy_protocol::FIELDS,
@@ -58,7 +72,7 @@ pub const FIELDS: &[&[MessageFields]] = &[
 /// Every extension of this crate.
 pub fn extensions() -> Extensions {
     Extensions {
-        http_filters: &[],
+        http_filters: HTTP_FILTERS,
         network_filters: NETWORK_FILTERS,
         listener_filters: LISTENER_FILTERS,
         access_logs: ACCESS_LOGS,

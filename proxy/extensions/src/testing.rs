@@ -8,7 +8,10 @@ use std::time::{Instant, SystemTime};
 use proxy_core::address::Address;
 use proxy_core::config::BuildEnv;
 use proxy_core::extension::access_log::{LogFile, LogFiles};
+use proxy_core::extension::http_filter::{HeadersStep, StreamCx};
 use proxy_core::filter_state::FilterState;
+use proxy_core::head::{RequestHead, ResponseHead, Scheme};
+use proxy_core::local_reply::LocalReply;
 use proxy_core::metadata::{DynamicMetadata, Metadata};
 use proxy_core::stats::Registry;
 use proxy_core::stream_info::{ConnectionInfo, StreamInfo};
@@ -104,5 +107,100 @@ pub(crate) struct FakeSocket(pub(crate) Option<Address>);
 impl proxy_core::extension::listener_filter::Socket for FakeSocket {
     fn original_destination(&self) -> Option<Address> {
         self.0.clone()
+    }
+}
+
+/// What the engine says in tests.
+#[derive(Default)]
+pub(crate) struct FakeEngine {
+    pub(crate) runtime: proxy_core::runtime::Runtime,
+    pub(crate) health_check_failed: bool,
+    pub(crate) clusters: std::collections::HashMap<String, (usize, usize)>,
+}
+
+impl proxy_core::extension::http_filter::Engine for FakeEngine {
+    fn runtime(&self) -> &proxy_core::runtime::Runtime {
+        &self.runtime
+    }
+    fn random(&self) -> u64 {
+        0
+    }
+    fn health_check_failed(&self) -> bool {
+        self.health_check_failed
+    }
+    fn cluster_health(&self, cluster: &str) -> Option<(usize, usize)> {
+        self.clusters.get(cluster).copied()
+    }
+}
+
+/// A stream as HTTP filters see it.
+pub(crate) struct Stream {
+    pub(crate) request: RequestHead,
+    pub(crate) response: Option<ResponseHead>,
+    pub(crate) info: StreamInfo,
+    pub(crate) configs: Vec<Arc<dyn std::any::Any + Send + Sync>>,
+    pub(crate) engine: FakeEngine,
+    pub(crate) clear_route: bool,
+}
+
+pub(crate) fn header_map(list: &[(&'static str, &'static str)]) -> http::HeaderMap {
+    list.iter()
+        .map(|(name, value)| (http::HeaderName::from_static(name), http::HeaderValue::from_static(value)))
+        .collect()
+}
+
+impl Stream {
+    pub(crate) fn new(headers: &[(&'static str, &'static str)]) -> Self {
+        let request = RequestHead {
+            method: http::Method::GET,
+            scheme: Scheme::Http,
+            authority: "host".into(),
+            path: "/".into(),
+            upgrade: None,
+            headers: header_map(headers),
+        };
+        Self {
+            request,
+            response: None,
+            info: stream_info(),
+            configs: Vec::new(),
+            engine: FakeEngine::default(),
+            clear_route: false,
+        }
+    }
+
+    pub(crate) fn respond(&mut self, status: http::StatusCode, headers: http::HeaderMap) {
+        self.info.response_code = Some(status.as_u16());
+        self.response = Some(ResponseHead { status, headers });
+    }
+
+    pub(crate) fn cx(&mut self) -> StreamCx<'_> {
+        StreamCx {
+            request: &mut self.request,
+            response: Some(self.response.get_or_insert_with(|| ResponseHead::new(http::StatusCode::OK))),
+            info: &mut self.info,
+            route: None,
+            route_configs: &self.configs,
+            clear_route: &mut self.clear_route,
+            engine: &self.engine,
+        }
+    }
+
+    /// The headers of the response as `name: value`.
+    pub(crate) fn response_lines(&self) -> Vec<String> {
+        self.response.as_ref().map(|response| lines(&response.headers)).unwrap_or_default()
+    }
+}
+
+pub(crate) fn lines(headers: &http::HeaderMap) -> Vec<String> {
+    headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect()
+}
+
+/// The reply that a step makes, if it makes one; any other step than going on is a mistake.
+pub(crate) fn reply(step: HeadersStep<'_>) -> Option<Box<LocalReply>> {
+    match step {
+        HeadersStep::Continue => None,
+        HeadersStep::Reply(reply) => Some(reply),
+        HeadersStep::Hold | HeadersStep::Wait(_) => panic!("unexpected step"),
     }
 }

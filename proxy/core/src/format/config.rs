@@ -90,9 +90,7 @@ impl LineFormat {
             json_format_options: _,
             format,
         } = proto;
-        cx.each("formatters", formatters, |formatter, cx| {
-            cx.at("typed_config", |cx| check_formatter(formatter.typed_config.as_ref(), cx))
-        })?;
+        check_formatters(formatters, cx)?;
         let empty = if *omit_empty_values { Empty::Omit } else { Empty::Dash };
         let kind = match format {
             #[allow(deprecated)]
@@ -138,6 +136,17 @@ impl LineFormat {
             (None, Kind::Json(_)) => "application/json",
         }
     }
+}
+
+/// Refuses formatters whose commands are not available; those that are need no configuration.
+pub fn check_formatters(
+    formatters: &[proto::TypedExtensionConfig],
+    cx: &mut BuildCx<'_>,
+) -> Result<(), Rejected> {
+    cx.each("formatters", formatters, |formatter, cx| {
+        cx.at("typed_config", |cx| check_formatter(formatter.typed_config.as_ref(), cx))
+    })?;
+    Ok(())
 }
 
 fn check_formatter(any: Option<&Any>, cx: &mut BuildCx<'_>) -> Result<(), Rejected> {

@@ -1,0 +1,6 @@
+//! HTTP filters.
+
+pub mod cors;
+pub mod grpc_stats;
+pub mod header_mutation;
+pub mod health_check;

@@ -1,0 +1,223 @@
+//! What every extension of the tables must hold to.
+
+use std::any::Any;
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use prost::Message as _;
+use proxy_core::config::{BuildCx, BuildEnv, ConfigError, FieldUse, NodeInfo, Rejected};
+use proxy_core::extension::Descriptor;
+use proxy_core::extension::access_log::{LogFile, LogFiles};
+use proxy_core::stats::Registry;
+use proxy_extensions::{ACCESS_LOGS, FIELDS, HTTP_FILTERS, LISTENER_FILTERS, NETWORK_FILTERS};
+use xds_api::schema::{Message, fields_of};
+
+struct Nowhere;
+
+impl LogFile for Nowhere {
+    fn write(&self, _line: &[u8]) {}
+}
+
+impl LogFiles for Nowhere {
+    fn open(&self, _path: &str) -> io::Result<Arc<dyn LogFile>> {
+        Ok(Arc::new(Self))
+    }
+}
+
+fn env() -> BuildEnv {
+    BuildEnv {
+        extensions: proxy_extensions::extensions(),
+        clusters: Default::default(),
+        routes: Default::default(),
+        runtime: Default::default(),
+        node: NodeInfo::default(),
+        concurrency: 1,
+        log_files: Arc::new(Nowhere),
+        stats: Registry::new(1),
+    }
+}
+
+type Build = dyn Fn(&[u8], &mut BuildCx<'_>) -> Result<Box<dyn Any>, Rejected>;
+
+/// An extension as a function from the payload of its message.
+struct Case {
+    descriptor: Descriptor,
+    build: Box<Build>,
+}
+
+/// A configuration that builds, for messages whose empty form does not.
+fn example(message: &str) -> Vec<u8> {
+    use xds_api::envoy::extensions::access_loggers::file::v3::FileAccessLog;
+    use xds_api::envoy::extensions::filters::http::health_check::v3::HealthCheck;
+    use xds_api::envoy::extensions::filters::network::connection_limit::v3::ConnectionLimit;
+    use xds_api::envoy::extensions::filters::network::local_ratelimit::v3::LocalRateLimit;
+    use xds_api::envoy::r#type::v3::TokenBucket;
+    match message.rsplit('.').next() {
+        Some("FileAccessLog") => FileAccessLog { path: "/x".into(), ..Default::default() }.encode_to_vec(),
+        Some("HealthCheck") => {
+            HealthCheck { pass_through_mode: Some(false), ..Default::default() }.encode_to_vec()
+        }
+        Some("ConnectionLimit") => {
+            ConnectionLimit { stat_prefix: "p".into(), max_connections: Some(1), ..Default::default() }
+                .encode_to_vec()
+        }
+        Some("LocalRateLimit") => {
+            let fill_interval = Some(prost_types::Duration { seconds: 1, nanos: 0 });
+            let bucket = TokenBucket { max_tokens: 1, tokens_per_fill: None, fill_interval };
+            let share_key = "key".into();
+            LocalRateLimit {
+                stat_prefix: "p".into(),
+                token_bucket: Some(bucket),
+                share_key,
+                ..Default::default()
+            }
+            .encode_to_vec()
+        }
+        Some(_) | None => Vec::new(),
+    }
+}
+
+impl Case {
+    fn new<T: 'static>(
+        descriptor: Descriptor,
+        build: impl Fn(&[u8], &mut BuildCx<'_>) -> Result<T, Rejected> + 'static,
+    ) -> Self {
+        let build = move |payload: &[u8], cx: &mut BuildCx<'_>| {
+            build(payload, cx).map(|built| Box::new(built) as Box<dyn Any>)
+        };
+        Self { descriptor, build: Box::new(build) }
+    }
+}
+
+/// Every configuration message that the tables accept, per-route ones included.
+fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for factory in ACCESS_LOGS {
+        cases.push(Case::new(factory.descriptor(), |payload, cx| factory.build(payload, cx)));
+    }
+    for factory in LISTENER_FILTERS {
+        cases.push(Case::new(factory.descriptor(), |payload, cx| factory.build(payload, cx)));
+    }
+    for factory in NETWORK_FILTERS {
+        cases.push(Case::new(factory.descriptor(), |payload, cx| factory.build(payload, cx)));
+    }
+    for factory in HTTP_FILTERS {
+        cases.push(Case::new(factory.descriptor(), |payload, cx| factory.build(payload, cx)));
+        if let Some(message) = factory.route_message() {
+            let descriptor = Descriptor { message, ..factory.descriptor() };
+            cases.push(Case::new(descriptor, |payload, cx| factory.build_route(payload, cx)));
+        }
+    }
+    cases
+}
+
+fn build(env: &BuildEnv, case: &Case, payload: &[u8]) -> Result<Box<dyn Any>, Vec<ConfigError>> {
+    let mut cx = BuildCx::new(env);
+    let built = (case.build)(payload, &mut cx);
+    let errors = cx.into_errors();
+    match built {
+        Ok(built) => {
+            assert!(errors.is_empty(), "{}: built in spite of {errors:?}", case.descriptor.message);
+            Ok(built)
+        }
+        Err(Rejected) => {
+            assert!(!errors.is_empty(), "{}: refused without a reason", case.descriptor.message);
+            Err(errors)
+        }
+    }
+}
+
+#[test]
+fn names_and_messages_are_unique_and_exist() {
+    let mut messages = BTreeSet::new();
+    for case in cases() {
+        let message = case.descriptor.message;
+        assert!(messages.insert(message), "{message} twice");
+        assert!(Message::find(message).is_some(), "{message} is no message of the API");
+    }
+    let sorted = |names: Vec<&'static str>| {
+        assert!(names.is_sorted_by(|a, b| a < b), "not sorted and unique: {names:?}");
+    };
+    sorted(ACCESS_LOGS.iter().map(|factory| factory.descriptor().name).collect());
+    sorted(LISTENER_FILTERS.iter().map(|factory| factory.descriptor().name).collect());
+    sorted(NETWORK_FILTERS.iter().map(|factory| factory.descriptor().name).collect());
+    sorted(HTTP_FILTERS.iter().map(|factory| factory.descriptor().name).collect());
+}
+
+#[test]
+fn an_empty_configuration_builds_or_says_what_is_missing() {
+    let env = env();
+    for case in cases() {
+        if let Err(errors) = build(&env, &case, b"") {
+            assert!(
+                errors.iter().all(|error| !error.path.is_empty()),
+                "{}: {errors:?}",
+                case.descriptor.message
+            );
+        }
+    }
+}
+
+#[test]
+fn what_is_built_is_dropped_again() {
+    for case in cases() {
+        let message = case.descriptor.message;
+        let env = env();
+        let counts = || (Arc::strong_count(&env.stats), Arc::strong_count(&env.runtime), shown(&env.stats));
+        let before = counts();
+        let payload = example(message);
+        let held = build(&env, &case, &payload).unwrap_or_else(|errors| panic!("{message}: {errors:?}"));
+        let with_one = counts();
+        for _ in 0..1000 {
+            drop(build(&env, &case, &payload));
+        }
+        assert_eq!(counts(), with_one, "{message} keeps what was built and dropped");
+        drop(held);
+        assert_eq!(counts(), before, "{message} keeps what was built");
+    }
+}
+
+/// How many statistics there are.
+fn shown(registry: &Arc<Registry>) -> usize {
+    let mut count = 0;
+    registry.visit(&mut |_| count += 1);
+    count
+}
+
+#[test]
+fn random_bytes_never_panic() {
+    let env = env();
+    let cases = cases();
+    let strategy = (0..cases.len(), proptest::collection::vec(any::<u8>(), 0..200));
+    let mut runner = TestRunner::new(Config { cases: 4096, ..Config::default() });
+    let run = runner.run(&strategy, |(index, payload)| {
+        let _ = build(&env, &cases[index], &payload);
+        Ok(())
+    });
+    run.unwrap();
+}
+
+#[test]
+fn every_field_of_every_message_is_decided() {
+    let mut messages = BTreeSet::new();
+    let core = [proxy_core::format::FIELDS, proxy_core::log_filter::FIELDS];
+    for (message, fields) in FIELDS.iter().chain(&core).flat_map(|list| list.iter()) {
+        assert!(messages.insert(*message), "{message} is listed twice");
+        let known: BTreeSet<&str> = fields_of(message).expect(message).collect();
+        let decided: BTreeSet<&str> = fields.iter().map(|(name, _)| *name).collect();
+        assert_eq!(decided.len(), fields.len(), "{message}: a field is listed twice");
+        assert_eq!(decided, known, "{message}");
+        for (name, field_use) in *fields {
+            if let FieldUse::Ignored(reason) | FieldUse::Rejected(reason) = field_use {
+                assert!(!reason.is_empty(), "{message}.{name} needs a reason");
+            }
+        }
+    }
+    for case in cases() {
+        let message = case.descriptor.message;
+        assert!(messages.contains(message), "{message} has no table of fields");
+    }
+}
