@@ -1,1 +1,387 @@
+//! Sequences of inputs and what the store makes of them.
 
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use prost::Message;
+use prost_types::Any;
+use proxy_core::config::{BuildEnv, NodeInfo};
+use proxy_core::extension::Extensions;
+use proxy_core::extension::access_log::{LogFile, LogFiles};
+use proxy_core::names::Names;
+use proxy_core::stats::Registry;
+use xds_api::envoy::config::bootstrap::v3::Bootstrap;
+use xds_api::envoy::config::cluster::v3::Cluster as ClusterProto;
+use xds_api::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use xds_api::envoy::config::listener::v3::Listener as ListenerProto;
+use xds_api::envoy::config::route::v3::RouteConfiguration;
+use xds_api::read::{Options, Source as Text, read};
+
+use super::*;
+
+struct NoFiles;
+
+impl LogFiles for NoFiles {
+    fn open(&self, _path: &str) -> std::io::Result<Arc<dyn LogFile>> {
+        Err(std::io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// Binds nothing; addresses with port 1 are taken.
+struct FakeSockets;
+
+impl Sockets for FakeSockets {
+    fn open(&mut self, _: ListenerTag, listener: &Listener) -> Result<(), String> {
+        match listener.addresses.iter().find(|(address, _)| address.port() == Some(1)) {
+            Some((address, _)) => Err(format!("cannot bind '{address}': Address already in use")),
+            None => Ok(()),
+        }
+    }
+
+    fn share(&mut self, _: ListenerTag, _: ListenerTag) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+fn message<M: Message + prost::Name + Default>(yaml: &str) -> M {
+    read::<M>(&Text::yaml("test", yaml.as_bytes()), &Options::default()).unwrap().message
+}
+
+const BOOTSTRAP: &str = "
+dynamic_resources:
+  ads_config: {api_type: GRPC, transport_api_version: V3, grpc_services: [{envoy_grpc: {cluster_name: xds}}]}
+  cds_config: {ads: {}}
+  lds_config: {ads: {}}
+static_resources:
+  clusters:
+  - {name: xds, connect_timeout: 1s, type: STATIC}
+";
+
+fn store(bootstrap: &str) -> Store {
+    let env = BuildEnv {
+        extensions: Extensions::default(),
+        clusters: Names::default(),
+        routes: Names::default(),
+        runtime: Arc::default(),
+        stats: Registry::new(1),
+        node: NodeInfo::default(),
+        concurrency: 1,
+        log_files: Arc::new(NoFiles),
+    };
+    let mut store = Store::new(Arc::new(env));
+    store.load(&message::<Bootstrap>(bootstrap)).unwrap();
+    store
+}
+
+fn started() -> Store {
+    let mut store = store(BOOTSTRAP);
+    store.start(&mut FakeSockets).unwrap();
+    store
+}
+
+const ADS: SourceId = SourceId(0);
+
+fn delivered<M: Message>(kind: Kind, name: &str, message: &M) -> Delivered {
+    let any = Any { type_url: kind.type_url().to_owned(), value: message.encode_to_vec() };
+    Delivered { name: name.to_owned(), version: "1".to_owned(), any }
+}
+
+fn cluster(name: &str, timeout: u32) -> Delivered {
+    let yaml = format!(
+        "{{name: {name}, connect_timeout: {timeout}s, type: EDS, eds_cluster_config: {{service_name: s, eds_config: {{ads: {{}}}}}}}}"
+    );
+    delivered(Kind::Cluster, name, &message::<ClusterProto>(&yaml))
+}
+
+fn bad_cluster(name: &str) -> Delivered {
+    let yaml = format!("{{name: {name}, connect_timeout: 1s, type: EDS}}");
+    delivered(Kind::Cluster, name, &message::<ClusterProto>(&yaml))
+}
+
+fn endpoints(port: u32) -> Delivered {
+    let yaml = format!(
+        "{{cluster_name: s, endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}}}}}]}}]}}"
+    );
+    delivered(Kind::Endpoints, "s", &message::<ClusterLoadAssignment>(&yaml))
+}
+
+fn listener(name: &str, port: u32, prefix: &str, routes: &str) -> Delivered {
+    let yaml = format!(
+        "
+name: {name}
+address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}
+filter_chains:
+- filters:
+  - name: hcm
+    typed_config:
+      \"@type\": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+      stat_prefix: {prefix}
+      http_filters:
+      - {{name: r, typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}}}
+      {routes}
+"
+    );
+    delivered(Kind::Listener, name, &message::<ListenerProto>(&yaml))
+}
+
+const RDS: &str = "rds: {route_config_name: r, config_source: {ads: {}}}";
+const UNKNOWN: &str = "route_config: {virtual_hosts: [{name: v, domains: ['*'], routes: [{match: {prefix: /}, route: {cluster: nope}}]}]}";
+
+fn routes(cluster: &str) -> Delivered {
+    let yaml = format!(
+        "{{name: r, virtual_hosts: [{{name: v, domains: ['*'], routes: [{{match: {{prefix: /}}, route: {{cluster: {cluster}}}}}]}}]}}"
+    );
+    delivered(Kind::Routes, "r", &message::<RouteConfiguration>(&yaml))
+}
+
+fn bad_routes() -> Delivered {
+    let yaml = "{name: r, virtual_hosts: [{name: v, domains: ['*', '*']}]}";
+    delivered(Kind::Routes, "r", &message::<RouteConfiguration>(yaml))
+}
+
+fn apply(store: &mut Store, kind: Kind, upserts: Vec<Delivered>, removed: &[&str]) -> Vec<Effect> {
+    let removed = removed.iter().map(|name| (*name).to_owned()).collect();
+    let response = Response { source: ADS, kind, version: "v".to_owned(), upserts, removed };
+    store.apply(response, &mut FakeSockets)
+}
+
+/// One word for each effect.
+fn words(effects: &[Effect]) -> Vec<String> {
+    let word = |effect: &Effect| match effect {
+        Effect::Subscribe { kind, names, .. } => format!("+{kind:?} {}", names.join(",")),
+        Effect::Unsubscribe { kind, names, .. } => format!("-{kind:?} {}", names.join(",")),
+        Effect::Verdict { rejected } => {
+            let names: Vec<&str> = rejected.iter().map(|(name, _)| name.as_str()).collect();
+            format!("verdict {}", names.join(",")).trim_end().to_owned()
+        }
+        Effect::Publish(_) => "publish".to_owned(),
+        Effect::HostsChanged(_) => "hosts".to_owned(),
+        Effect::StartDns { .. } => "dns".to_owned(),
+        Effect::StopDns(_) => "stop dns".to_owned(),
+        Effect::AddListener { .. } => "add".to_owned(),
+        Effect::UpdateChains { .. } => "chains".to_owned(),
+        Effect::RemoveListener { .. } => "remove".to_owned(),
+        Effect::StartDrain { .. } => "drain".to_owned(),
+        Effect::Ready => "ready".to_owned(),
+    };
+    effects.iter().map(word).collect()
+}
+
+/// Clusters, endpoints, a listener and its routes have come.
+fn live() -> Store {
+    let mut store = started();
+    apply(&mut store, Kind::Cluster, vec![cluster("a", 1)], &[]);
+    apply(&mut store, Kind::Endpoints, vec![endpoints(80)], &[]);
+    apply(&mut store, Kind::Listener, vec![listener("l", 0, "p", RDS)], &[]);
+    apply(&mut store, Kind::Routes, vec![routes("a")], &[]);
+    assert_eq!(store.phase(), Phase::Live);
+    store
+}
+
+fn hosts(store: &Store, name: &str) -> Option<usize> {
+    store.snapshot().cluster(name).map(|cluster| cluster.hosts().hosts().count())
+}
+
+#[test]
+fn initialisation_goes_from_clusters_to_listeners() {
+    let mut store = store(BOOTSTRAP);
+    let effects = store.start(&mut FakeSockets).unwrap();
+    assert_eq!(words(&effects), ["+Cluster *", "publish"]);
+    let effects = apply(&mut store, Kind::Cluster, vec![cluster("a", 1)], &[]);
+    assert_eq!(words(&effects), ["+Endpoints s", "verdict"], "endpoints are asked for before the answer");
+    assert_eq!(hosts(&store, "a"), None, "a warming cluster does not serve");
+    let effects = apply(&mut store, Kind::Endpoints, vec![endpoints(80)], &[]);
+    assert_eq!(words(&effects), ["+Listener *", "verdict", "publish"]);
+    let effects = apply(&mut store, Kind::Listener, vec![listener("l", 0, "p", RDS)], &[]);
+    assert_eq!(words(&effects), ["+Routes r", "verdict"]);
+    let effects = apply(&mut store, Kind::Routes, vec![routes("a")], &[]);
+    assert_eq!(words(&effects), ["verdict", "publish", "add", "ready"]);
+    assert_eq!(hosts(&store, "a"), Some(1));
+}
+
+#[test]
+fn without_sources_everything_static_serves_at_once() {
+    let mut store = store("static_resources: {clusters: [{name: a, connect_timeout: 1s, type: STATIC}]}");
+    assert_eq!(words(&store.start(&mut FakeSockets).unwrap()), ["publish", "ready"]);
+}
+
+#[test]
+fn timeouts_end_the_waiting() {
+    let mut store = started();
+    let effects = store.fetch_timeout(ADS, Kind::Cluster, "*");
+    assert_eq!(words(&effects), ["+Listener *"]);
+    apply(&mut store, Kind::Listener, vec![listener("l", 0, "p", RDS)], &[]);
+    let effects = store.fetch_timeout(ADS, Kind::Routes, "r");
+    assert_eq!(words(&effects), ["add", "ready"]);
+    apply(&mut store, Kind::Cluster, vec![cluster("a", 1)], &[]);
+    assert_eq!(hosts(&store, "a"), None);
+    store.fetch_timeout(ADS, Kind::Endpoints, "s");
+    assert_eq!(hosts(&store, "a"), Some(0));
+    // who comes later does not wait for an answer that is not coming
+    apply(&mut store, Kind::Cluster, vec![cluster("a", 2)], &[]);
+    assert!(store.dump().clusters[0].warming.is_none());
+}
+
+#[test]
+fn the_good_ones_of_a_response_apply_and_the_bad_keep_the_old() {
+    let mut store = live();
+    let before = store.snapshot().cluster("a").unwrap().clone();
+    let effects = apply(&mut store, Kind::Cluster, vec![bad_cluster("a"), cluster("b", 1)], &[]);
+    assert_eq!(words(&effects), ["verdict a", "publish"]);
+    let Effect::Verdict { rejected } = &effects[0] else { panic!("no verdict") };
+    assert!(rejected[0].1.contains("cannot create an EDS cluster without an EDS config"), "{rejected:?}");
+    assert!(Arc::ptr_eq(&before, store.snapshot().cluster("a").unwrap()));
+    assert_eq!(hosts(&store, "b"), Some(1), "a second subscriber of an assignment warms at once");
+    assert!(store.dump().clusters[0].error.is_some());
+}
+
+#[test]
+fn what_breaks_a_constraint_rejects_the_whole_response() {
+    let mut store = live();
+    let broken = ClusterProto {
+        name: "b".to_owned(),
+        connect_timeout: Some(prost_types::Duration::default()),
+        ..Default::default()
+    };
+    let response = vec![cluster("c", 1), delivered(Kind::Cluster, "b", &broken)];
+    let effects = apply(&mut store, Kind::Cluster, response, &["a"]);
+    let Effect::Verdict { rejected } = &effects[0] else { panic!("no verdict") };
+    assert_eq!(rejected[0].0, "");
+    assert_eq!((hosts(&store, "a"), hosts(&store, "c")), (Some(1), None));
+}
+
+#[test]
+fn the_same_bytes_change_nothing() {
+    let mut store = live();
+    for (kind, same) in [
+        (Kind::Cluster, cluster("a", 1)),
+        (Kind::Endpoints, endpoints(80)),
+        (Kind::Listener, listener("l", 0, "p", RDS)),
+        (Kind::Routes, routes("a")),
+    ] {
+        assert_eq!(words(&apply(&mut store, kind, vec![same], &[])), ["verdict"], "{kind:?}");
+    }
+}
+
+#[test]
+fn a_changed_listener_replaces_or_updates_and_the_old_drains() {
+    let mut store = live();
+    let effects = apply(&mut store, Kind::Listener, vec![listener("l", 0, "q", RDS)], &[]);
+    assert_eq!(words(&effects), ["verdict", "chains", "drain"], "only chains differ");
+    let effects = apply(&mut store, Kind::Listener, vec![listener("l", 2, "q", RDS)], &[]);
+    assert_eq!(words(&effects), ["verdict", "add", "remove", "drain"]);
+    let effects = apply(&mut store, Kind::Listener, vec![listener("l", 1, "q", RDS)], &[]);
+    assert_eq!(words(&effects), ["verdict l"], "the address is taken");
+    let Effect::Verdict { rejected } = &effects[0] else { panic!("no verdict") };
+    assert_eq!(rejected[0].1, "cannot bind '127.0.0.1:1': Address already in use");
+}
+
+#[test]
+fn routes_stay_subscribed_until_the_last_listener_has_drained() {
+    let mut store = live();
+    let effects = apply(&mut store, Kind::Listener, vec![], &["l"]);
+    assert_eq!(words(&effects), ["verdict", "remove", "drain"]);
+    let Some(Effect::StartDrain { id }) = effects.last() else { panic!("no drain") };
+    assert_eq!(words(&store.drained(*id)), ["-Routes r", "publish"]);
+}
+
+#[test]
+fn removed_clusters_go_and_so_does_the_interest() {
+    let mut store = live();
+    let effects = apply(&mut store, Kind::Cluster, vec![], &["a", "xds"]);
+    assert_eq!(words(&effects), ["-Endpoints s", "verdict", "publish"]);
+    assert_eq!((hosts(&store, "a"), hosts(&store, "xds")), (None, Some(0)), "static clusters stay");
+}
+
+#[test]
+fn inline_routes_to_unknown_clusters_are_rejected() {
+    let mut store = live();
+    let effects = apply(&mut store, Kind::Listener, vec![listener("m", 3, "p", UNKNOWN)], &[]);
+    let Effect::Verdict { rejected } = &effects[0] else { panic!("no verdict") };
+    assert_eq!(rejected[0].1, "route: unknown cluster 'nope'");
+}
+
+#[test]
+fn two_listeners_cannot_have_one_address() {
+    let mut store = live();
+    apply(&mut store, Kind::Listener, vec![listener("m", 3, "p", RDS)], &[]);
+    let effects = apply(&mut store, Kind::Listener, vec![listener("k", 3, "p", RDS)], &[]);
+    assert_eq!(words(&effects), ["verdict k"]);
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Cluster(&'static str, u32),
+    BadCluster(&'static str),
+    RemoveCluster(&'static str),
+    Endpoints(u32),
+    EndpointsTimeout,
+    Listener(u32, &'static str),
+    RemoveListener,
+    Routes(&'static str),
+    BadRoutes,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let names = prop_oneof![Just("a"), Just("b")];
+    let step = prop_oneof![
+        (names.clone(), 1..3u32).prop_map(|(name, timeout)| Step::Cluster(name, timeout)),
+        names.clone().prop_map(Step::BadCluster),
+        names.clone().prop_map(Step::RemoveCluster),
+        (80..82u32).prop_map(Step::Endpoints),
+        Just(Step::EndpointsTimeout),
+        (1..4u32, prop_oneof![Just("p"), Just("q")]).prop_map(|(port, prefix)| Step::Listener(port, prefix)),
+        Just(Step::RemoveListener),
+        names.prop_map(Step::Routes),
+        Just(Step::BadRoutes),
+    ];
+    prop::collection::vec(step, 1..40)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn invariants_hold_over_any_sequence(steps in steps()) {
+        let mut store = started();
+        for step in steps {
+            let before = store.snapshot();
+            let effects = match &step {
+                Step::Cluster(name, timeout) => apply(&mut store, Kind::Cluster, vec![cluster(name, *timeout)], &[]),
+                Step::BadCluster(name) => apply(&mut store, Kind::Cluster, vec![bad_cluster(name)], &[]),
+                Step::RemoveCluster(name) => apply(&mut store, Kind::Cluster, vec![], &[name]),
+                Step::Endpoints(port) => apply(&mut store, Kind::Endpoints, vec![endpoints(*port)], &[]),
+                Step::EndpointsTimeout => store.fetch_timeout(ADS, Kind::Endpoints, "s"),
+                Step::Listener(port, prefix) => {
+                    apply(&mut store, Kind::Listener, vec![listener("l", *port, prefix, RDS)], &[])
+                }
+                Step::RemoveListener => apply(&mut store, Kind::Listener, vec![], &["l"]),
+                Step::Routes(to) => apply(&mut store, Kind::Routes, vec![routes(to)], &[]),
+                Step::BadRoutes => apply(&mut store, Kind::Routes, vec![bad_routes()], &[]),
+            };
+            let after = store.snapshot();
+            let same = |one: &Snapshot, other: &Snapshot, name: &str| match (one.cluster(name), other.cluster(name)) {
+                (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+                (None, None) => true,
+                _ => false,
+            };
+            let is_bad = matches!(step, Step::BadCluster(_) | Step::BadRoutes);
+            if is_bad {
+                let publishes = words(&effects).iter().any(|word| word == "publish");
+                prop_assert!(!publishes);
+                prop_assert!(["a", "b", "xds"].iter().all(|name| same(&before, &after, name)));
+            }
+            // old serves until new is warm: nothing vanishes but by removal
+            for name in ["a", "b", "xds"] {
+                let removed = matches!(step, Step::RemoveCluster(gone) if gone == name);
+                prop_assert!(removed || before.cluster(name).is_none() || after.cluster(name).is_some());
+            }
+            // no listener is added before its routes are settled
+            let settled = store.routes.is_settled("r");
+            let adds = words(&effects).iter().any(|word| word == "add");
+            prop_assert!(settled || !adds);
+            let verdicts = effects.iter().filter(|effect| matches!(effect, Effect::Verdict { .. })).count();
+            prop_assert_eq!(verdicts, usize::from(!matches!(step, Step::EndpointsTimeout)));
+        }
+    }
+}
