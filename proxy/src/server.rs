@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, bail};
 use prost::Message;
@@ -10,7 +10,8 @@ use proxy_core::address::Address;
 use proxy_core::config::{BuildCx, BuildEnv, ConfigError, NodeInfo};
 use proxy_core::names::Names;
 use proxy_core::runtime::{Runtime, RuntimeLayer};
-use proxy_core::stats::{Registry, ShardId, set_shard};
+use proxy_core::stats::groups::{RuntimeStats, ServerStats};
+use proxy_core::stats::{Registry, Settings, ShardId, set_shard};
 use proxy_engine::listener::accept::GlobalConnections;
 use proxy_engine::local::drain::{DrainStrategy, ProcessDrain};
 use proxy_engine::log_file::FileLogs;
@@ -24,6 +25,7 @@ use xds_api::read::Loaded;
 
 use crate::admin::ConfigDump;
 use crate::admin::{AdminOptions, AdminServer};
+use crate::admin::AdminState;
 use crate::cli;
 use crate::process::{Admin, Process, dumped};
 use crate::xds::{self, Configuration};
@@ -44,7 +46,10 @@ pub struct Built {
 pub fn build(loaded: Loaded<Bootstrap>, options: &cli::Options) -> anyhow::Result<Built> {
     let bootstrap = loaded.message;
     let workers = u16::try_from(options.workers()).context("too many workers")?;
-    let stats = Registry::new(workers);
+    let config = bootstrap.stats_config.clone().unwrap_or_default();
+    let settings = Settings::build(&config, &options.stats_tags)
+        .map_err(|errors| anyhow::anyhow!("stats_config: {}", join(&errors)))?;
+    let stats = Registry::with_settings(workers, settings);
     let logs = Arc::new(FileLogs::new(options.file_flush_interval, &stats));
     let env = Arc::new(BuildEnv {
         extensions: proxy_extensions::extensions(),
@@ -203,6 +208,7 @@ async fn serve(built: Built, options: cli::Options) -> anyhow::Result<()> {
         start_admin(&process, address, built.bootstrap.admin.as_ref())?;
     }
     configuration.start(|| Workers::start(workers, &setup))?;
+    tokio::task::spawn_local(flush_statistics(process.clone(), flush_interval(&built.bootstrap)));
     tracing::info!("starting main dispatch loop");
     tokio::select! {
         ended = wait_for_the_end(&process) => ended?,
@@ -212,6 +218,40 @@ async fn serve(built: Built, options: cli::Options) -> anyhow::Result<()> {
     process.logs.flush();
     tracing::info!("exiting");
     Ok(())
+}
+
+/// `stats_flush_interval`, 5 s by default.
+fn flush_interval(bootstrap: &Bootstrap) -> Duration {
+    bootstrap
+        .stats_flush_interval
+        .as_ref()
+        .and_then(proxy_core::config::duration)
+        .filter(|interval| !interval.is_zero())
+        .unwrap_or(Duration::from_secs(5))
+}
+
+/// Keeps `server.*` true and closes the interval of histograms, for as long as the process runs.
+async fn flush_statistics(process: Rc<Process>, interval: Duration) {
+    let server = process.env.stats.scope("server").shared::<ServerStats>();
+    let runtime = process.env.stats.scope("runtime").shared::<RuntimeStats>();
+    server.concurrency.set(process.options.workers() as u64);
+    server.live.set(1);
+    server.hot_restart_epoch.set(process.options.restart_epoch.into());
+    runtime.load_success.inc();
+    let admin = Admin(process.clone());
+    loop {
+        server.state.set(admin.state().gauge());
+        server.uptime.set(process.started.elapsed().as_secs());
+        let memory = admin.memory();
+        server.memory_allocated.set(memory.allocated);
+        server.memory_heap_size.set(memory.heap_size);
+        server.memory_physical_size.set(memory.total_physical_bytes);
+        let layers = process.env.runtime.layers();
+        runtime.num_layers.set(layers.len() as u64);
+        runtime.num_keys.set(layers.iter().map(|layer| layer.values.len()).sum::<usize>() as u64);
+        tokio::time::sleep(interval).await;
+        process.env.stats.flush();
+    }
 }
 
 async fn wait_for_the_end(process: &Process) -> anyhow::Result<()> {

@@ -4,6 +4,7 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use proxy_core::extension::access_log::{LogEntry, LogType};
 use proxy_core::head::{Protocol, ResponseHead};
 use proxy_core::headers::X_REQUEST_ID;
 use proxy_core::local_reply::LocalReply;
@@ -204,7 +205,17 @@ impl Stream<'_> {
         if self.committed {
             return Err(StreamEnd::Reset);
         }
-        let (head, body) = reply::build(reply, Some(&self.request));
+        let is_grpc = self.request.is_grpc();
+        let (mut head, mut body) = reply::build(reply, Some(&self.request));
+        let replies = &self.cx.manager.local_replies;
+        if !replies.is_empty() && !is_grpc {
+            self.local_reply_body = body.clone();
+            self.info.response_code = Some(head.status.as_u16());
+            let entry = LogEntry { response: Some(&head), ..self.entry(LogType::NotSet) };
+            let mut changed = head.clone();
+            replies.apply(&entry, &mut changed, &mut body);
+            head = changed;
+        }
         self.local_reply_body = body.clone();
         self.response = Some(head);
         self.response_held = false;
