@@ -169,7 +169,9 @@ impl Stream<'_> {
             }
             BodyEvent::End => {
                 progress.request_done = true;
-                if !progress.tunnel {
+                if progress.tunnel {
+                    self.info.details = Some("downstream_remote_disconnect".into());
+                } else {
                     self.on_request_complete();
                 }
                 if let Some(rest) = self.filter_request_data(Bytes::new(), true).await?
@@ -251,7 +253,9 @@ impl Stream<'_> {
         match event {
             UpstreamEvent::Informational(head) => {
                 // Envoy relays 1xx heads only when `expect` is proxied; others end here.
-                self.charge(head.status);
+                if !std::mem::replace(&mut self.informed, true) {
+                    self.charge(head.status);
+                }
                 if self.cx.manager.proxy_100_continue {
                     let stats = self.cx.manager.stats.here();
                     stats.downstream_rq_1xx.inc();

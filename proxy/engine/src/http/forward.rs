@@ -186,10 +186,10 @@ impl Stream<'_> {
             true => ExpectedTimeout::Respected,
             false => ExpectedTimeout::Overwritten,
         };
-        let timeouts = route.timeouts(&self.request, expected);
+        let mut timeouts = route.timeouts(&self.request, expected);
         let now = Instant::now();
         self.deadlines.set_idle(timeouts.idle.or(manager.stream_idle_timeout));
-        let max_stream = timeouts.max_stream.or(manager.max_stream_duration);
+        let max_stream = timeouts.resolve_max_stream(manager.max_stream_duration);
         self.deadlines.set_max_duration(max_stream.map(|max| self.info.start + max));
         self.route_timeout = timeouts.global;
         if self.request_done {

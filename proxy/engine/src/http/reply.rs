@@ -8,7 +8,7 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use proxy_core::config::{BuildCx, Rejected};
 use proxy_core::extension::access_log::LogEntry;
 use proxy_core::format::LineFormat;
-use proxy_core::head::{RequestHead, ResponseHead};
+use proxy_core::head::ResponseHead;
 use proxy_core::headers::{GRPC_MESSAGE, GRPC_STATUS};
 use proxy_core::local_reply::{LocalReply, grpc_status_of};
 use proxy_core::log_filter::LogFilter;
@@ -28,7 +28,7 @@ pub struct LocalReplies {
 }
 
 /// One `ResponseMapper`.
-struct Mapper {
+pub(crate) struct Mapper {
     filter: LogFilter,
     status: Option<StatusCode>,
     body: Option<Bytes>,
@@ -50,18 +50,23 @@ impl LocalReplies {
         self.mappers.is_empty() && self.format.is_none()
     }
 
-    /// Changes `head` and `body`, the reply that `entry` describes.
-    pub(crate) fn apply(&self, entry: &LogEntry<'_>, head: &mut ResponseHead, body: &mut Bytes) {
-        let mapper = self.mappers.iter().find(|mapper| mapper.filter.passes(entry));
-        let mut info_status = head.status;
+    /// The mapper for the reply that `entry` describes.
+    pub(crate) fn mapper(&self, entry: &LogEntry<'_>) -> Option<&Mapper> {
+        self.mappers.iter().find(|mapper| mapper.filter.passes(entry))
+    }
+
+    /// Changes `head` and `body` as `mapper`, if any, and the format say; `head` has the mapper's status already.
+    pub(crate) fn apply(
+        &self,
+        mapper: Option<&Mapper>,
+        entry: &LogEntry<'_>,
+        head: &mut ResponseHead,
+        body: &mut Bytes,
+    ) {
         if let Some(mapper) = mapper {
             mapper
                 .headers
                 .apply_to_response(head, MutationContext { request: entry.request, info: entry.info });
-            if let Some(status) = mapper.status {
-                head.status = status;
-                info_status = status;
-            }
             if let Some(replacement) = &mapper.body {
                 *body = replacement.clone();
             }
@@ -71,11 +76,9 @@ impl LocalReplies {
             Some(format) => {
                 let mut rendered = Vec::new();
                 let text = String::from_utf8_lossy(body).into_owned();
-                let changed = ResponseHead { status: info_status, headers: head.headers.clone() };
-                format.render_body(
-                    &LogEntry { local_reply_body: &text, response: Some(&changed), ..*entry },
-                    &mut rendered,
-                );
+                let changed = head.clone();
+                let entry = LogEntry { local_reply_body: &text, response: Some(&changed), ..*entry };
+                format.render(&entry, &mut rendered);
                 *body = rendered.into();
                 Some(format.content_type())
             }
@@ -96,6 +99,11 @@ impl LocalReplies {
 }
 
 impl Mapper {
+    /// The status in place of the reply's own.
+    pub(crate) fn status(&self) -> Option<StatusCode> {
+        self.status
+    }
+
     fn build(proto: &proto::ResponseMapper, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
         let Some(filter) = &proto.filter else {
             return Err(cx.at("filter", |cx| cx.reject("value is required")));
@@ -148,30 +156,28 @@ fn build_body(proto: Option<&core::DataSource>, cx: &mut BuildCx<'_>) -> Result<
     Ok(Some(body))
 }
 
-/// The head and the body of `reply` for `request`.
-pub(crate) fn build(reply: LocalReply, request: Option<&RequestHead>) -> (ResponseHead, Bytes) {
-    if request.is_some_and(RequestHead::is_grpc) {
-        return (grpc(&reply), Bytes::new());
-    }
+/// The head and the body of `reply`, gRPC not considered.
+pub(crate) fn plain(reply: LocalReply) -> (ResponseHead, Bytes) {
     let mut head = ResponseHead { status: reply.status, headers: reply.headers };
     let has_body = !matches!(reply.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    if has_body && !reply.body.is_empty() {
-        head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(reply.body.len()));
-        if !head.headers.contains_key(header::CONTENT_TYPE) {
-            head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-        }
+    if !has_body || reply.body.is_empty() {
+        return (head, Bytes::new());
     }
-    let body = if has_body { reply.body } else { Bytes::new() };
-    (head, body)
+    head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(reply.body.len()));
+    if !head.headers.contains_key(header::CONTENT_TYPE) {
+        head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    }
+    (head, reply.body)
 }
 
-/// A trailers-only gRPC response.
-fn grpc(reply: &LocalReply) -> ResponseHead {
-    let mut head = ResponseHead { status: StatusCode::OK, headers: reply.headers.clone() };
+/// The same as a trailers-only gRPC response: the body is the message, the status is mapped unless `status` says it.
+pub(crate) fn grpc(plain: ResponseHead, body: &[u8], status: Option<u32>) -> ResponseHead {
+    let mut head = ResponseHead { status: StatusCode::OK, headers: plain.headers };
+    head.headers.remove(header::CONTENT_LENGTH);
     head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    let status = reply.grpc_status.unwrap_or_else(|| grpc_status_of(reply.status));
+    let status = status.unwrap_or_else(|| grpc_status_of(plain.status));
     head.headers.insert(&GRPC_STATUS, HeaderValue::from(status));
-    if let Ok(text) = std::str::from_utf8(&reply.body)
+    if let Ok(text) = std::str::from_utf8(body)
         && !text.is_empty()
         && let Ok(value) = HeaderValue::from_str(&utf8_percent_encode(text, GRPC_MESSAGE_SET).to_string())
     {

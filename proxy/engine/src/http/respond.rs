@@ -205,16 +205,25 @@ impl Stream<'_> {
         if self.committed {
             return Err(StreamEnd::Reset);
         }
-        let is_grpc = self.request.is_grpc();
-        let (mut head, mut body) = reply::build(reply, Some(&self.request));
+        let grpc_status = reply.grpc_status;
+        let (mut head, mut body) = reply::plain(reply);
         let replies = &self.cx.manager.local_replies;
-        if !replies.is_empty() && !is_grpc {
+        if !replies.is_empty() {
             self.local_reply_body = body.clone();
             self.info.response_code = Some(head.status.as_u16());
-            let entry = LogEntry { response: Some(&head), ..self.entry(LogType::NotSet) };
-            let mut changed = head.clone();
-            replies.apply(&entry, &mut changed, &mut body);
-            head = changed;
+            let original = head.clone();
+            let mapper =
+                replies.mapper(&LogEntry { response: Some(&original), ..self.entry(LogType::NotSet) });
+            if let Some(status) = mapper.and_then(reply::Mapper::status) {
+                head.status = status;
+                self.info.response_code = Some(status.as_u16());
+            }
+            let entry = self.entry(LogType::NotSet);
+            replies.apply(mapper, &entry, &mut head, &mut body);
+        }
+        if self.request.is_grpc() {
+            head = reply::grpc(head, &body, grpc_status);
+            body = Bytes::new();
         }
         self.local_reply_body = body.clone();
         self.response = Some(head);

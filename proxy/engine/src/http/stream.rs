@@ -24,6 +24,7 @@ use crate::codec::downstream::Downstream;
 use crate::local::clock;
 use crate::local::drain::DrainHandle;
 use crate::local::timers::Timer;
+use crate::router::cluster::ClusterChoice;
 use crate::router::route::Action;
 use crate::router::{RouteMatch, RouteTable, SelectedRoute};
 use crate::upstream::cluster::Cluster;
@@ -85,6 +86,8 @@ pub(crate) struct Stream<'c> {
     pub(crate) response_held: bool,
     /// The stream became a tunnel.
     pub(crate) upgraded: bool,
+    /// The upstream sent an informational head.
+    pub(crate) informed: bool,
     /// The connection must end after this response.
     pub(crate) close: bool,
     /// The cluster that the route chose.
@@ -182,6 +185,7 @@ impl<'c> Stream<'c> {
             committed: false,
             response_held: false,
             upgraded: false,
+            informed: false,
             close: false,
             cluster: None,
             in_flight: None,
@@ -338,6 +342,11 @@ impl<'c> Stream<'c> {
             self.upgraded = true;
             return Ok(());
         }
+        let cluster = match route.cluster(&self.request) {
+            ClusterChoice::Named(name) => Some(name.shared()),
+            ClusterChoice::FromHeader(_) | ClusterChoice::None => None,
+        };
+        self.info.upstream.cluster = cluster;
         manager.stats.here().downstream_rq_ws_on_non_ws_route.inc();
         Err(refuse(StatusCode::FORBIDDEN, "upgrade_failed"))
     }
