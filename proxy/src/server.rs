@@ -23,9 +23,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use xds_api::envoy::config::bootstrap::v3::{Admin as AdminProto, Bootstrap, runtime_layer::LayerSpecifier};
 use xds_api::read::Loaded;
 
+use crate::admin::AdminState;
 use crate::admin::ConfigDump;
 use crate::admin::{AdminOptions, AdminServer};
-use crate::admin::AdminState;
 use crate::cli;
 use crate::process::{Admin, Process, dumped};
 use crate::xds::{self, Configuration};

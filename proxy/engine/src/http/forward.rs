@@ -12,7 +12,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode, header};
 use proxy_core::head::{Protocol, ResponseHead};
-use proxy_core::headers::{X_ENVOY_ATTEMPT_COUNT, X_ENVOY_OVERLOADED, X_ENVOY_UPSTREAM_SERVICE_TIME};
+use proxy_core::headers::{
+    X_ENVOY_ATTEMPT_COUNT, X_ENVOY_MAX_RETRIES, X_ENVOY_OVERLOADED, X_ENVOY_RETRY_GRPC_ON, X_ENVOY_RETRY_ON,
+    X_ENVOY_UPSTREAM_SERVICE_TIME,
+};
 use proxy_core::local_reply::LocalReply;
 use proxy_core::response_flag::ResponseFlag;
 use proxy_core::stream_error::UpstreamReset;
@@ -199,6 +202,10 @@ impl Stream<'_> {
         if route.virtual_host().include_request_attempt_count {
             self.request.headers.insert(&X_ENVOY_ATTEMPT_COUNT, HeaderValue::from_static("1"));
         }
+        // Retries are the router's business, not the upstream's.
+        for name in [&X_ENVOY_RETRY_ON, &X_ENVOY_RETRY_GRPC_ON, &X_ENVOY_MAX_RETRIES] {
+            self.request.headers.remove(name);
+        }
         route.finalize_request(&mut self.request, &self.info, headers);
         match route.action() {
             Action::Forward(forward) if forward.priority == Priority::High => BreakerPriority::High,
@@ -382,6 +389,7 @@ impl Stream<'_> {
     pub(crate) fn upstream_head(&mut self, head: ResponseHead, now: Instant) {
         let status = head.status;
         self.response = Some(head);
+        self.info.response_code = Some(status.as_u16());
         self.charge(status);
         if let Some(host) = &self.info.upstream.host {
             let counter =

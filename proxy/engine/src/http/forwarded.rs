@@ -104,7 +104,7 @@ pub(crate) fn apply(
         request_id::set(request, is_edge && !manager.preserve_external_request_id);
     }
     if let Some(via) = &manager.via {
-        append(&mut request.headers, &http::header::VIA, via);
+        append(&mut request.headers, &http::header::VIA, via, ", ");
     }
     Origin { address, is_internal }
 }
@@ -170,16 +170,16 @@ fn append_forwarded_for(request: &mut RequestHead, connection: &ConnectionInfo) 
         usize::try_from(cursor.position()).unwrap_or(0)
     };
     if let Ok(value) = HeaderValue::from_bytes(buffer.get(..text).unwrap_or_default()) {
-        append(&mut request.headers, &X_FORWARDED_FOR, &value);
+        append(&mut request.headers, &X_FORWARDED_FOR, &value, ",");
     }
 }
 
-/// Appends `value` to the comma-separated list `name`, without a space, as Envoy does.
-pub(crate) fn append(headers: &mut HeaderMap, name: &HeaderName, value: &HeaderValue) {
+/// Appends `value` to the list `name` after `separator`: `,` without a space for `x-forwarded-for`, `, ` for `via`, as Envoy does.
+pub(crate) fn append(headers: &mut HeaderMap, name: &HeaderName, value: &HeaderValue, separator: &str) {
     let joined = headers.get(name).filter(|old| !old.is_empty()).map(|old| {
-        let mut joined = Vec::with_capacity(old.len() + 1 + value.len());
+        let mut joined = Vec::with_capacity(old.len() + separator.len() + value.len());
         joined.extend_from_slice(old.as_bytes());
-        joined.push(b',');
+        joined.extend_from_slice(separator.as_bytes());
         joined.extend_from_slice(value.as_bytes());
         joined
     });
@@ -212,8 +212,8 @@ mod tests {
     #[test]
     fn appending_adds_a_comma_without_a_space() {
         let mut headers = HeaderMap::new();
-        append(&mut headers, &X_FORWARDED_FOR, &HeaderValue::from_static("1.2.3.4"));
-        append(&mut headers, &X_FORWARDED_FOR, &HeaderValue::from_static("192.0.2.2"));
+        append(&mut headers, &X_FORWARDED_FOR, &HeaderValue::from_static("1.2.3.4"), ",");
+        append(&mut headers, &X_FORWARDED_FOR, &HeaderValue::from_static("192.0.2.2"), ",");
         assert_eq!(headers.get(&X_FORWARDED_FOR).unwrap(), "1.2.3.4,192.0.2.2");
     }
 }

@@ -56,7 +56,7 @@ impl Stream<'_> {
             response.headers.insert(header::DATE, clock::date(clock::wall(now)));
         }
         if let Some(via) = &manager.via {
-            append(&mut response.headers, &header::VIA, via);
+            append(&mut response.headers, &header::VIA, via, ", ");
         }
         if manager.always_set_request_id_in_response
             && let Some(id) = self.request.headers.get(&X_REQUEST_ID)
