@@ -140,21 +140,9 @@ impl ServerStream {
         self.send.is_some()
     }
 
-    /// Whether the request was received to its end.
-    pub(crate) fn is_request_complete(&self) -> bool {
-        self.receive.is_end_stream()
-    }
-
     /// Resets the stream before any answer.
     pub(crate) fn refuse(&mut self, reason: Reason) {
         self.response.send_reset(reason);
-    }
-
-    /// Tells the client that the rest of the request is not wanted, without failing the response.
-    pub(crate) fn refuse_rest(&mut self) {
-        if let Some(send) = &mut self.send {
-            send.send_reset(Reason::NO_ERROR);
-        }
     }
 
     fn fail(&mut self, error: &h2::Error) -> DownstreamError {

@@ -304,9 +304,8 @@ async fn serve_stream(
     };
     let mut timer = Timer::default();
     let complete = stream::serve(&cx, &mut down, &mut timer, head, end).await;
-    if !complete && !down.is_request_complete() {
-        down.refuse_rest();
-    }
+    // After an early response the codec itself says, once that has left, that the rest of the request is not wanted
+    // (RST_STREAM with NO_ERROR); a reset from here would take back what is still queued.
     if !complete && !down.has_responded() {
         let lifetime = cx.shared.env.runtime.number("overload.premature_reset_min_stream_lifetime_seconds");
         // Envoy compares whole seconds.
