@@ -1,7 +1,7 @@
 //! `envoy.filters.listener.http_inspector`: finds HTTP in the first line of a plain-text connection.
 //!
 //! What it finds becomes the connection's application protocol: `http/1.0`, `http/1.1` or `h2c`. A connection that
-//! another filter found to be TLS is not looked at. Like Envoy it is generous: any token is a method, a line without a
+//! another filter found to be TLS is not looked at. A first line without an end in 64 KiB closes the connection. Like Envoy it is generous: any token is a method, a line without a
 //! version or with a version other than 1.1 counts as HTTP/1.0.
 //! Source: Envoy `docs/root/configuration/listeners/listener_filters/http_inspector.rst`; verdicts observed on 1.40.
 
@@ -137,7 +137,11 @@ impl ListenerFilter for Filter {
                 self.look = (self.look * 2).min(LAST_LOOK);
                 return ListenerStep::NeedData;
             }
-            Found::Unknown | Found::Other => {
+            Found::Unknown => {
+                stats.read_error.inc();
+                return ListenerStep::Close;
+            }
+            Found::Other => {
                 stats.http_not_found.inc();
                 return done;
             }
@@ -218,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endless_line_is_given_up() {
+    fn an_endless_line_closes_the_connection() {
         let mut filter = filter();
         let mut info = connection_info();
         let mut data = b"GET /".to_vec();
@@ -229,7 +233,7 @@ mod tests {
                 step => break step,
             }
         };
-        assert_eq!(step, ListenerStep::Continue { consume: 0 });
+        assert_eq!(step, ListenerStep::Close);
         assert_eq!(data.len(), LAST_LOOK);
     }
 }
