@@ -1,4 +1,5 @@
 //! What statistics cost while nobody touches them, and once one worker does.
+#![allow(clippy::unwrap_used)]
 
 use proxy_core::stats::groups::{ClusterStateStats, ClusterTrafficStats};
 use proxy_core::stats::{Cells, Registry, ShardId, Shared, set_shard};
