@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod bootstrap;
 pub mod cli;
+pub mod fields;
 pub mod logging;
 pub mod process;
 pub mod server;

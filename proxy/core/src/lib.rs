@@ -7,6 +7,7 @@
 pub mod address;
 pub mod config;
 pub mod extension;
+pub mod fields;
 pub mod filter_state;
 pub mod format;
 pub mod grpc;

@@ -5,6 +5,7 @@ pub mod connection;
 mod connection_h2;
 mod deadlines;
 mod exchange;
+pub mod fields;
 mod filter_chain;
 mod forward;
 mod forwarded;

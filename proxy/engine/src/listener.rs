@@ -4,3 +4,4 @@ pub mod accept;
 pub mod chain_match;
 pub mod config;
 mod connection;
+pub mod fields;

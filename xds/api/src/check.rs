@@ -241,7 +241,7 @@ impl<V: Visitor> Walker<'_, V> {
         match message.well_known() {
             WellKnown::Any => self.any(body, checked),
             WellKnown::Duration => {
-                self.hold(rules::duration(rules, body));
+                self.hold(rules::duration(rules, body).and_then(|()| not_negative(body)));
                 self.message(message, body, checked);
             }
             WellKnown::Wrapper => {
@@ -315,6 +315,16 @@ impl<V: Visitor> Walker<'_, V> {
             }
         }
     }
+}
+
+/// No duration in the API may be negative; Envoy finds out where it reads one.
+fn not_negative(body: &[u8]) -> Result<(), String> {
+    let is_negative =
+        |(_, value): (u32, Value<'_>)| matches!(value, Value::Varint(number) if number.cast_signed() < 0);
+    if Fields::new(body).flatten().any(is_negative) {
+        return Err("Invalid duration: Expected positive duration".into());
+    }
+    Ok(())
 }
 
 fn join(prefix: &str, path: &str) -> String {

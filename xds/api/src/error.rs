@@ -93,6 +93,14 @@ impl Path {
         self.0.pop();
     }
 
+    /// The fields on the way, the outermost first.
+    pub fn fields(&self) -> impl DoubleEndedIterator<Item = Field> {
+        self.0.iter().filter_map(|segment| match segment {
+            Segment::Field(field) => Some(*field),
+            Segment::Index(_) | Segment::Key(_) | Segment::Name(_) => None,
+        })
+    }
+
     /// The path with one more segment.
     pub(crate) fn with(&self, segment: Segment) -> String {
         let mut path = self.clone();

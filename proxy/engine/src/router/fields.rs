@@ -19,6 +19,8 @@ pub const FIELDS: &[MessageFields] = &[
     ROUTE,
     ROUTE_MATCH,
     ROUTE_ACTION,
+    ("envoy.config.route.v3.RouteMatch.ConnectMatcher", &[]),
+    ("envoy.config.route.v3.RouteMatch.GrpcRouteMatchOptions", &[]),
     ("envoy.config.route.v3.RouteMatch.TlsContextMatchOptions", &[("presented", Used), ("validated", Used)]),
     (
         "envoy.config.route.v3.RouteAction.UpgradeConfig",

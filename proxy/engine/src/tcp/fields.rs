@@ -1,0 +1,52 @@
+//! What becomes of every field of the TCP proxy's messages.
+
+use proxy_core::config::FieldUse::{Ignored, Rejected, Used};
+use proxy_core::config::MessageFields;
+
+/// Fields by message.
+pub const FIELDS: &[MessageFields] = &[
+    (
+        "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+        &[
+            ("stat_prefix", Used),
+            ("cluster", Used),
+            ("weighted_clusters", Used),
+            ("on_demand", Rejected("on-demand clusters are not available")),
+            ("metadata_match", Rejected("subsets are not available")),
+            ("idle_timeout", Used),
+            ("downstream_idle_timeout", Rejected("not available")),
+            ("upstream_idle_timeout", Rejected("not available")),
+            ("access_log", Used),
+            ("max_connect_attempts", Used),
+            ("backoff_options", Rejected("not available")),
+            ("hash_policy", Rejected("hashing is not available")),
+            ("tunneling_config", Rejected("tunnelling is not available")),
+            ("max_downstream_connection_duration", Used),
+            ("max_downstream_connection_duration_jitter_percentage", Used),
+            ("access_log_flush_interval", Used),
+            ("flush_access_log_on_connected", Used),
+            ("access_log_options", Used),
+            ("proxy_protocol_tlvs", Rejected("the PROXY protocol towards upstreams is not available")),
+            (
+                "proxy_protocol_tlv_merge_policy",
+                Ignored("concerns proxy_protocol_tlvs only, which are refused"),
+            ),
+            ("upstream_connect_mode", Rejected("only IMMEDIATE is available")),
+            ("max_early_data_bytes", Rejected("not available")),
+            ("check_drain_close", Rejected("not available")),
+        ],
+    ),
+    ("envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster", &[("clusters", Used)]),
+    (
+        "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster.ClusterWeight",
+        &[("name", Used), ("weight", Used), ("metadata_match", Rejected("subsets are not available"))],
+    ),
+    (
+        "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.TcpAccessLogOptions",
+        &[
+            ("access_log_flush_interval", Used),
+            ("flush_access_log_on_connected", Used),
+            ("flush_access_log_on_start", Used),
+        ],
+    ),
+];

@@ -1,0 +1,190 @@
+use std::fmt::Write;
+
+use xds_api::read::{Options, Source, to_wire};
+use xds_api::schema::fields_of;
+
+use super::*;
+
+const BOOTSTRAP: &str = "type.googleapis.com/envoy.config.bootstrap.v3.Bootstrap";
+
+fn enforce_yaml(text: &str) -> (Vec<String>, Vec<String>) {
+    let message = Message::find("envoy.config.bootstrap.v3.Bootstrap").unwrap();
+    let wire = to_wire(message, &Source::yaml("t.yaml", text.as_bytes()), &Options::default()).unwrap();
+    let (errors, ignored) = enforce(BOOTSTRAP, &wire.bytes);
+    (
+        errors.iter().map(ToString::to_string).collect(),
+        ignored.into_iter().map(|ignored| ignored.path).collect(),
+    )
+}
+
+#[test]
+fn every_table_covers_its_message_once() {
+    for tables in [tables().collect::<Vec<_>>(), downstream_tables().collect()] {
+        let mut seen = BTreeSet::new();
+        for (message, fields) in tables {
+            assert!(seen.insert(*message), "{message} has two tables");
+            let mut listed: Vec<&str> = fields.iter().map(|(field, _)| *field).collect();
+            let mut wanted: Vec<&str> =
+                fields_of(message).unwrap_or_else(|| panic!("no message {message}")).collect();
+            listed.sort_unstable();
+            wanted.sort_unstable();
+            assert_eq!(listed, wanted, "{message}");
+        }
+    }
+}
+
+#[test]
+fn what_a_used_field_holds_has_a_table() {
+    let known: BTreeSet<&str> = tables().map(|(message, _)| *message).collect();
+    let mut missing = String::new();
+    for (name, fields) in tables() {
+        let message = Message::find(name).unwrap();
+        for (field, _) in fields.iter().filter(|(_, field_use)| *field_use == FieldUse::Used) {
+            let Some(inner) = message_in(message.field_named(field).unwrap()) else { continue };
+            if inner.well_known() == WellKnown::No && !known.contains(inner.full_name()) {
+                let _ = writeln!(missing, "{name}.{field}: {}", inner.full_name());
+            }
+        }
+    }
+    assert!(missing.is_empty(), "messages without a table:\n{missing}");
+}
+
+#[test]
+fn every_extension_has_a_table() {
+    let known: BTreeSet<&str> = tables().map(|(message, _)| *message).collect();
+    let all = proxy_extensions::extensions();
+    let messages = (all.http_filters.iter().map(|one| one.descriptor().message))
+        .chain(all.network_filters.iter().map(|one| one.descriptor().message))
+        .chain(all.listener_filters.iter().map(|one| one.descriptor().message))
+        .chain(all.access_logs.iter().map(|one| one.descriptor().message));
+    for message in messages {
+        assert!(known.contains(message), "{message}");
+    }
+}
+
+#[test]
+fn what_is_not_honoured_is_refused_where_it_is_set() {
+    let (errors, ignored) = enforce_yaml(
+        r#"
+hds_config: {api_type: GRPC, cluster_names: [a]}
+flags_path: /flags
+static_resources:
+  clusters:
+  - name: a
+    http2_protocol_options: {connection_keepalive: {timeout: 1s, interval_jitter: {value: 5}}}
+  listeners:
+  - name: l
+    filter_chains:
+    - filters:
+      - name: hcm
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          tracing: {provider: {name: zipkin}, verbose: true}
+          http2_protocol_options: {connection_keepalive: {timeout: 1s, interval_jitter: {value: 5}}}
+"#,
+    );
+    assert_eq!(
+        errors,
+        [
+            "hds_config: HDS is not available",
+            "static_resources.listeners[0].filter_chains[0].filters[0].typed_config.tracing.provider: tracing is \
+             not available yet",
+            "static_resources.listeners[0].filter_chains[0].filters[0].typed_config.http2_protocol_options.\
+             connection_keepalive.interval_jitter: not available yet",
+        ]
+    );
+    assert_eq!(
+        ignored,
+        [
+            "flags_path",
+            "static_resources.listeners[0].filter_chains[0].filters[0].name",
+            "static_resources.listeners[0].filter_chains[0].filters[0].typed_config.tracing.verbose",
+        ]
+    );
+}
+
+#[test]
+fn an_unknown_type_is_for_its_reader() {
+    let (errors, _) = enforce_yaml(
+        r#"
+static_resources:
+  listeners:
+  - filter_chains:
+    - filters:
+      - typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.redis_proxy.v3.RedisProxy
+          stat_prefix: r
+          settings: {op_timeout: 1s}
+"#,
+    );
+    assert_eq!(errors, [""; 0]);
+}
+
+#[test]
+fn examples_are_honoured() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples");
+    let mut count = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "yaml") {
+            let (errors, _) = enforce_yaml(&std::fs::read_to_string(&path).unwrap());
+            assert_eq!(errors, [""; 0], "{}", path.display());
+            count += 1;
+        }
+    }
+    assert!(count >= 8, "only {count} examples");
+}
+
+/// `UPDATE_DOCS=1` writes the page instead.
+#[test]
+fn the_documentation_is_up_to_date() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/configuration.md");
+    let page = page();
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(path, &page).unwrap();
+    }
+    let written = std::fs::read_to_string(path).unwrap();
+    assert!(
+        written == page,
+        "docs/configuration.md differs from the tables: UPDATE_DOCS=1 cargo test -p proxy fields"
+    );
+}
+
+fn page() -> String {
+    let mut everywhere: Vec<_> = tables().collect();
+    let mut downstream: Vec<_> = downstream_tables().collect();
+    everywhere.sort_by_key(|(message, _)| *message);
+    downstream.sort_by_key(|(message, _)| *message);
+    let all = || everywhere.iter().chain(&downstream).flat_map(|(_, fields)| fields.iter());
+    let count = |wanted: fn(&FieldUse) -> bool| all().filter(|(_, field_use)| wanted(field_use)).count();
+    let mut page = format!(
+        "# Configuration\n\n\
+         What Outrigger does with each field of the configuration of Envoy 1.40, made from the tables in the code.\n\n\
+         - {} messages are read, with {} fields.\n\
+         - {} fields are honoured: those that are not named below.\n\
+         - {} are refused when they are set: the configuration is rejected with the reason.\n\
+         - {} have no effect: they are accepted, and a warning is logged.\n\n\
+         All messages that are not named here are refused.\n",
+        everywhere.len(),
+        all().count(),
+        count(|field_use| *field_use == FieldUse::Used),
+        count(|field_use| matches!(field_use, FieldUse::Rejected(_))),
+        count(|field_use| matches!(field_use, FieldUse::Ignored(_))),
+    );
+    for (title, tables) in [("", everywhere), (" (in an HttpConnectionManager)", downstream)] {
+        for (message, fields) in tables {
+            let _ = writeln!(page, "\n## `{message}`{title}\n");
+            if fields.iter().all(|(_, field_use)| *field_use == FieldUse::Used) {
+                page += "Honoured in full.\n";
+            }
+            for (field, field_use) in *fields {
+                let _ = match field_use {
+                    FieldUse::Used => Ok(()),
+                    FieldUse::Rejected(reason) => writeln!(page, "- `{field}`: refused; {reason}."),
+                    FieldUse::Ignored(reason) => writeln!(page, "- `{field}`: no effect; {reason}."),
+                };
+            }
+        }
+    }
+    page
+}
