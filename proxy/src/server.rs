@@ -62,7 +62,6 @@ pub fn build(loaded: Loaded<Bootstrap>, options: &cli::Options) -> anyhow::Resul
         concurrency: options.workers(),
     });
     let mut cx = BuildCx::new(&env);
-    refuse_unavailable(&bootstrap, &mut cx);
     let address = bootstrap.admin.as_ref().and_then(|admin: &AdminProto| admin.address.as_ref());
     let admin = cx.at("admin", |cx| {
         cx.at("address", |cx| address.map(|address| Address::build(address, cx)).transpose())
@@ -76,25 +75,6 @@ pub fn build(loaded: Loaded<Bootstrap>, options: &cli::Options) -> anyhow::Resul
     match admin {
         Ok(admin) if errors.is_empty() => Ok(Built { bootstrap, env, logs, store, admin }),
         _ => bail!("{}", join(&errors)),
-    }
-}
-
-/// Parts of a bootstrap that this version cannot honour.
-fn refuse_unavailable(bootstrap: &Bootstrap, cx: &mut BuildCx<'_>) {
-    #[allow(deprecated)] // Envoy still takes it.
-    let is_tracing = bootstrap.tracing.is_some();
-    let refused = [
-        (bootstrap.hds_config.is_some(), "hds_config"),
-        (!bootstrap.stats_sinks.is_empty(), "stats_sinks"),
-        (is_tracing, "tracing"),
-        (!bootstrap.config_sources.is_empty(), "config_sources"),
-        (bootstrap.default_config_source.is_some(), "default_config_source"),
-        (!bootstrap.fatal_actions.is_empty(), "fatal_actions"),
-        (!bootstrap.header_prefix.is_empty(), "header_prefix"),
-    ];
-    for (is_set, field) in refused {
-        // The reason is in `cx`; the rest is looked at all the same.
-        let _ = cx.reject_if(is_set, field, "is not available");
     }
 }
 

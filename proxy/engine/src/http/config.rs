@@ -256,6 +256,11 @@ impl Http1Options {
     pub fn build(proto: Option<&core::Http1ProtocolOptions>, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
         use core::http1_protocol_options::header_key_format::HeaderFormat;
         let Some(proto) = proto else { return Ok(Self::default()) };
+        cx.reject_if(
+            proto.allow_absolute_url == Some(false),
+            "allow_absolute_url",
+            "absolute URLs are always understood",
+        )?;
         let format = proto.header_key_format.as_ref().and_then(|format| format.header_format.as_ref());
         let proper_case = match format {
             None => false,
