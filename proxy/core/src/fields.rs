@@ -5,13 +5,52 @@ use crate::config::MessageFields;
 
 /// Fields by message.
 pub const FIELDS: &[MessageFields] = &[
-    ("envoy.config.core.v3.Address", &[("socket_address", Used), ("pipe", Used), ("envoy_internal_address", Rejected("internal addresses are not available"))]),
-    ("envoy.config.core.v3.SocketAddress", &[("protocol", Used), ("address", Used), ("port_value", Used), ("named_port", Used), ("resolver_name", Used), ("ipv4_compat", Used), ("network_namespace_filepath", Rejected("network namespaces are not available"))]),
+    (
+        "envoy.config.core.v3.Address",
+        &[
+            ("socket_address", Used),
+            ("pipe", Used),
+            ("envoy_internal_address", Rejected("internal addresses are not available")),
+        ],
+    ),
+    (
+        "envoy.config.core.v3.SocketAddress",
+        &[
+            ("protocol", Used),
+            ("address", Used),
+            ("port_value", Used),
+            ("named_port", Used),
+            ("resolver_name", Used),
+            ("ipv4_compat", Used),
+            ("network_namespace_filepath", Rejected("network namespaces are not available")),
+        ],
+    ),
     ("envoy.config.core.v3.Pipe", &[("path", Used), ("mode", Used)]),
-    ("envoy.config.core.v3.DataSource", &[("filename", Used), ("inline_bytes", Used), ("inline_string", Used), ("environment_variable", Used), ("watched_directory", Rejected("files are read once"))]),
-    ("envoy.config.core.v3.WatchedDirectory", &[("path", Used), ("watch_modify", Rejected("files must be moved into place"))]),
-    ("envoy.config.core.v3.Metadata", &[("filter_metadata", Used), ("typed_filter_metadata", Ignored("nothing that is available reads typed metadata"))]),
-    ("envoy.config.core.v3.TypedExtensionConfig", &[("name", Ignored("extensions are found by type, not by name")), ("typed_config", Used)]),
+    (
+        "envoy.config.core.v3.DataSource",
+        &[
+            ("filename", Used),
+            ("inline_bytes", Used),
+            ("inline_string", Used),
+            ("environment_variable", Used),
+            ("watched_directory", Rejected("files are read once")),
+        ],
+    ),
+    (
+        "envoy.config.core.v3.WatchedDirectory",
+        &[("path", Used), ("watch_modify", Rejected("files must be moved into place"))],
+    ),
+    (
+        "envoy.config.core.v3.Metadata",
+        &[
+            ("filter_metadata", Used),
+            ("typed_filter_metadata", Ignored("nothing that is available reads typed metadata")),
+        ],
+    ),
+    (
+        "envoy.config.core.v3.TypedExtensionConfig",
+        &[("name", Ignored("extensions are found by type, not by name")), ("typed_config", Used)],
+    ),
     ("envoy.config.core.v3.RuntimeFractionalPercent", &[("default_value", Used), ("runtime_key", Used)]),
     ("envoy.config.core.v3.RuntimeFeatureFlag", &[("default_value", Used), ("runtime_key", Used)]),
     ("envoy.config.core.v3.RuntimePercent", &[("default_value", Used), ("runtime_key", Used)]),
@@ -20,11 +59,61 @@ pub const FIELDS: &[MessageFields] = &[
     ("envoy.type.v3.Int32Range", &[("start", Used), ("end", Used)]),
     ("envoy.type.v3.Int64Range", &[("start", Used), ("end", Used)]),
     ("envoy.type.v3.DoubleRange", &[("start", Used), ("end", Used)]),
-    ("envoy.config.core.v3.ConfigSource", &[("authorities", Rejected("xdstp names are not available")), ("path", Used), ("path_config_source", Used), ("api_config_source", Used), ("ads", Used), ("self", Rejected("is not available: name the source")), ("initial_fetch_timeout", Used), ("resource_api_version", Used)]),
-    ("envoy.config.core.v3.PathConfigSource", &[("path", Used), ("watched_directory", Used), ("poll_interval", Rejected("files are watched, not polled"))]),
-    ("envoy.config.core.v3.ApiConfigSource", &[("api_type", Used), ("transport_api_version", Used), ("cluster_names", Rejected("REST is not available")), ("grpc_services", Used), ("refresh_delay", Ignored("concerns REST only, which is refused")), ("request_timeout", Ignored("concerns REST only, which is refused")), ("rate_limit_settings", Used), ("set_node_on_first_message_only", Used), ("config_validators", Rejected("validators are not available"))]),
+    (
+        "envoy.config.core.v3.ConfigSource",
+        &[
+            ("authorities", Rejected("xdstp names are not available")),
+            ("path", Used),
+            ("path_config_source", Used),
+            ("api_config_source", Used),
+            ("ads", Used),
+            ("self", Rejected("is not available: name the source")),
+            ("initial_fetch_timeout", Used),
+            ("resource_api_version", Used),
+        ],
+    ),
+    (
+        "envoy.config.core.v3.PathConfigSource",
+        &[
+            ("path", Used),
+            ("watched_directory", Used),
+            ("poll_interval", Rejected("files are watched, not polled")),
+        ],
+    ),
+    (
+        "envoy.config.core.v3.ApiConfigSource",
+        &[
+            ("api_type", Used),
+            ("transport_api_version", Used),
+            ("cluster_names", Rejected("REST is not available")),
+            ("grpc_services", Used),
+            ("refresh_delay", Ignored("concerns REST only, which is refused")),
+            ("request_timeout", Ignored("concerns REST only, which is refused")),
+            ("rate_limit_settings", Used),
+            ("set_node_on_first_message_only", Used),
+            ("config_validators", Rejected("validators are not available")),
+        ],
+    ),
     ("envoy.config.core.v3.AggregatedConfigSource", &[]),
     ("envoy.config.core.v3.RateLimitSettings", &[("max_tokens", Used), ("fill_rate", Used)]),
-    ("envoy.config.core.v3.GrpcService", &[("envoy_grpc", Used), ("google_grpc", Rejected("use envoy_grpc")), ("timeout", Ignored("streams of xDS have no timeout in Envoy either")), ("initial_metadata", Used), ("retry_policy", Rejected("retries are not available"))]),
-    ("envoy.config.core.v3.GrpcService.EnvoyGrpc", &[("cluster_name", Used), ("authority", Used), ("retry_policy", Rejected("retries are not available")), ("max_receive_message_length", Used), ("skip_envoy_headers", Ignored("no x-envoy headers are added to streams of xDS"))]),
+    (
+        "envoy.config.core.v3.GrpcService",
+        &[
+            ("envoy_grpc", Used),
+            ("google_grpc", Rejected("use envoy_grpc")),
+            ("timeout", Ignored("streams of xDS have no timeout in Envoy either")),
+            ("initial_metadata", Used),
+            ("retry_policy", Rejected("retries are not available")),
+        ],
+    ),
+    (
+        "envoy.config.core.v3.GrpcService.EnvoyGrpc",
+        &[
+            ("cluster_name", Used),
+            ("authority", Used),
+            ("retry_policy", Rejected("retries are not available")),
+            ("max_receive_message_length", Used),
+            ("skip_envoy_headers", Ignored("no x-envoy headers are added to streams of xDS")),
+        ],
+    ),
 ];
