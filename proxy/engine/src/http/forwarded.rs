@@ -14,8 +14,8 @@ use proxy_core::headers::{
     X_ENVOY_ORIGINAL_URL, X_ENVOY_RETRIABLE_HEADER_NAMES, X_ENVOY_RETRIABLE_STATUS_CODES,
     X_ENVOY_RETRY_GRPC_ON, X_ENVOY_RETRY_ON, X_ENVOY_UPSTREAM_ALT_STAT_NAME,
     X_ENVOY_UPSTREAM_RQ_PER_TRY_TIMEOUT_MS, X_ENVOY_UPSTREAM_RQ_TIMEOUT_ALT_RESPONSE,
-    X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS, X_ENVOY_UPSTREAM_STREAM_DURATION_MS, X_FORWARDED_FOR, X_FORWARDED_PORT,
-    X_FORWARDED_PROTO,
+    X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS, X_ENVOY_UPSTREAM_STREAM_DURATION_MS, X_FORWARDED_CLIENT_CERT,
+    X_FORWARDED_FOR, X_FORWARDED_PORT, X_FORWARDED_PROTO,
 };
 use proxy_core::stream_info::ConnectionInfo;
 
@@ -100,6 +100,8 @@ pub(crate) fn apply(
     {
         request.headers.insert(&X_ENVOY_EXTERNAL_ADDRESS, value);
     }
+    // SANITIZE, the default: without TLS here no certificate was presented, so whatever the client claims is untrue.
+    request.headers.remove(&X_FORWARDED_CLIENT_CERT);
     if manager.generate_request_id {
         request_id::set(request, is_edge && !manager.preserve_external_request_id);
     }
