@@ -1,7 +1,7 @@
 //! Wire protocols: bytes to messages and back.
 //!
-//! [`h1`] is sans-io; the `*_server` and `*_client` modules drive a codec over a connection, and [`downstream`] and
-//! [`upstream`] are what the connection manager and the router see of any of them.
+//! [`h1`] is sans-io; the `*_server` and `*_client` modules drive a codec over a connection, and `downstream` and
+//! `upstream` are what the connection manager and the router see of any of them.
 
 pub(crate) mod downstream;
 pub mod h1;

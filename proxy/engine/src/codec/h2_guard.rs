@@ -4,7 +4,7 @@
 //! a peer may send PINGs, SETTINGS, PRIORITY and WINDOW_UPDATE frames, or frames without payload, for ever. [`FrameGuard`]
 //! sees the frame headers (RFC 9113, 4.1) in the bytes that pass in both directions and says when it is enough, with Envoy's
 //! limits and statistics (`Http2ProtocolOptions`). It never looks into payloads, pad lengths excepted, and keeps no bytes.
-//! [`Guarded`] puts it on a connection.
+//! `Guarded` puts it on a connection.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;

@@ -29,15 +29,15 @@ pub async fn serve(cx: Rc<ConnectionCx>, connection: Connection) {
     let counted = cx.clone();
     let _counted = Counted::new(&counted);
     let codec = match cx.manager.codec {
-        Codec::Auto => match sniff(&cx, &connection).await {
+        Codec::Auto => match Box::pin(sniff(&cx, &connection)).await {
             Some(codec) => codec,
             None => return,
         },
         codec => codec,
     };
     match codec {
-        Codec::Http2 => super::connection_h2::serve(cx, connection).await,
-        Codec::Http1 | Codec::Auto => serve_http1(&cx, connection).await,
+        Codec::Http2 => Box::pin(super::connection_h2::serve(cx, connection)).await,
+        Codec::Http1 | Codec::Auto => Box::pin(serve_http1(&cx, connection)).await,
     }
 }
 
@@ -113,7 +113,9 @@ async fn serve_http1(cx: &Rc<ConnectionCx>, connection: Connection) {
                 if is_old {
                     server.close_after();
                 }
-                let complete = stream::serve(cx, &mut server, &mut timer, request, end).await;
+                let complete =
+                    // Boxed: the state of a request is several kilobytes, which an idle connection must not hold.
+                    Box::pin(stream::serve(cx, &mut server, &mut timer, request, end)).await;
                 let continues = server.take_continues();
                 stats.downstream_rq_1xx.add(continues);
                 stats.downstream_rq_completed.add(continues);

@@ -46,7 +46,7 @@ pub(super) async fn serve(listeners: Rc<Listeners>, listener: Rc<ActiveListener>
     if !config.filters.is_empty() {
         let stats = config.stats.here();
         stats.downstream_pre_cx_active.inc();
-        let passed = inspect(&config, &connection, &mut info).await;
+        let passed = Box::pin(inspect(&config, &connection, &mut info)).await;
         stats.downstream_pre_cx_active.dec();
         if !passed {
             return;
@@ -56,7 +56,7 @@ pub(super) async fn serve(listeners: Rc<Listeners>, listener: Rc<ActiveListener>
         true => listeners.bound_to(&info.local).unwrap_or(listener),
         false => listener,
     };
-    serve_on(&listeners, &target, connection, info).await;
+    Box::pin(serve_on(&listeners, &target, connection, info)).await;
 }
 
 fn describe(connection: &Connection, config: &Listener) -> Option<ConnectionInfo> {
@@ -187,9 +187,9 @@ async fn serve_on(
                     modify_only: config.modify_only,
                     buffer_limit: config.buffer_limit,
                 };
-                crate::http::connection::serve(Rc::new(cx), connection).await;
+                Box::pin(crate::http::connection::serve(Rc::new(cx), connection)).await;
             }
-            Terminal::Tcp(tcp) => tcp.serve(&listeners.http, connection, &mut stream).await,
+            Terminal::Tcp(tcp) => Box::pin(tcp.serve(&listeners.http, connection, &mut stream)).await,
             Terminal::Extension(terminal) => terminal.serve(Box::new(connection), &mut stream).await,
             Terminal::None => {}
         }
