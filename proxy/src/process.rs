@@ -2,7 +2,6 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime};
 
 use prost_types::Any;
@@ -10,7 +9,6 @@ use proxy_core::address::Address;
 use proxy_core::config::BuildEnv;
 use proxy_core::runtime::Runtime;
 use proxy_core::stats::Registry;
-use proxy_core::upstream::{Host, HostHealth};
 use proxy_engine::local::drain::ProcessDrain;
 use proxy_engine::log_file::FileLogs;
 use proxy_engine::upstream::circuit_breaker::{BreakerPriority, Resource as Limit};
@@ -19,16 +17,11 @@ use proxy_engine::upstream::discovery::Discovery;
 use serde_json::Value;
 use tokio::sync::Notify;
 
-use crate::admin::CertificateEntry;
-use crate::admin::DrainRequest;
-use crate::admin::ListenerStatus;
-use crate::admin::LogLevel;
-use crate::admin::MemoryUse;
-use crate::admin::UnreadyTargets;
-use crate::admin::{AdminState, ServerState};
-use crate::admin::{BreakerThresholds, ClusterStatus, HealthFlag, HostCounters, HostStatus, SuccessRates};
-use crate::admin::{CommandLineOptions, DrainStrategy, Mode, ServerInfo};
-use crate::admin::{ConfigDump, Endpoints, Resource};
+use crate::admin::{
+    AdminState, BreakerThresholds, CertificateEntry, ClusterStatus, CommandLineOptions, ConfigDump,
+    DrainRequest, DrainStrategy, Endpoints, HostStatus, ListenerStatus, LogLevel, MemoryUse, Mode, Resource,
+    ServerInfo, ServerState, UnreadyTargets,
+};
 use crate::xds::Configuration;
 use crate::{cli, logging};
 
@@ -198,36 +191,7 @@ fn cluster_status(cluster: &Cluster, delivered: bool) -> ClusterStatus {
         default_breakers: limits(BreakerPriority::Default),
         high_breakers: limits(BreakerPriority::High),
         outlier: None,
-        hosts: cluster.hosts().hosts().map(|host| host_status(host)).collect(),
-    }
-}
-
-fn host_status(host: &Host) -> HostStatus {
-    let count = |counter: &std::sync::atomic::AtomicU32| u64::from(counter.load(Ordering::Relaxed));
-    HostStatus {
-        address: host.address.clone(),
-        hostname: host.hostname.to_string(),
-        counters: HostCounters {
-            cx_active: count(&host.active_connections),
-            cx_connect_fail: count(&host.stats.cx_connect_fail),
-            cx_total: count(&host.stats.cx_total),
-            rq_active: count(&host.active_requests),
-            rq_error: count(&host.stats.rq_error),
-            rq_pending_active: 0,
-            rq_success: count(&host.stats.rq_success),
-            rq_timeout: count(&host.stats.rq_timeout),
-            rq_total: count(&host.stats.rq_total),
-        },
-        health_flags: match host.health() {
-            HostHealth::Healthy => Vec::new(),
-            HostHealth::Degraded => vec![HealthFlag::DegradedEdsHealth],
-            HostHealth::Unhealthy | HostHealth::Draining => vec![HealthFlag::FailedEdsHealth],
-        },
-        weight: host.weight(),
-        locality: (*host.locality).clone(),
-        canary: false,
-        priority: host.priority(),
-        success_rates: SuccessRates::default(),
+        hosts: cluster.hosts().hosts().map(|host| HostStatus::from(&**host)).collect(),
     }
 }
 
