@@ -18,6 +18,7 @@ const ENGINE: &[&[&str]] = &[
     &["state"],
     &["listener"],
     &["http", "tcp"],
+    &["context"],
     &["router"],
     &["upstream"],
     &["codec"],
@@ -32,8 +33,6 @@ const AGAINST_THE_ORDER: &[(&str, &str)] = &[
     // drives the pool's leases; belongs to `upstream`, or the leases to `codec`
     ("codec/upstream.rs", "upstream"),
     ("codec/tunnel.rs", "upstream"),
-    // takes the worker's context, which should lie below both `http` and `tcp`
-    ("tcp/proxy.rs", "http"),
 ];
 
 /// What a crate must never depend on, and why it would be wrong.

@@ -1,8 +1,9 @@
 //! The mechanisms of the data plane.
 //!
-//! Modules import only downward: `worker > state > listener > http | tcp > router > upstream > codec > tls > net > local`.
+//! Modules import only downward: `worker > state > listener > http | tcp > context > router > upstream > codec > tls > net > local`.
 
 pub mod codec;
+pub mod context;
 pub mod http;
 pub mod listener;
 pub mod local;

@@ -14,7 +14,7 @@ use proxy_core::config::BuildEnv;
 use proxy_core::stats::{ShardId, set_shard};
 use tokio::sync::mpsc;
 
-use crate::http::Context;
+use crate::context::Context;
 use crate::listener::accept::{Accepted, Bound, GlobalConnections, ListenerTag, Listeners, SharedListener};
 use crate::listener::config::Listener;
 use crate::local::drain::{DrainStrategy, ProcessDrain};

@@ -14,7 +14,7 @@ use tokio::task::AbortHandle;
 
 use super::config::{FilterChain, Listener};
 use super::connection;
-use crate::http::Context;
+use crate::context::Context;
 use crate::local::drain::{DrainHandle, DrainStrategy};
 use crate::net::connection::Socket;
 
@@ -84,8 +84,8 @@ pub enum Accepted {
 
 /// The listeners of one worker.
 pub struct Listeners {
-    /// What HTTP connections share.
-    pub http: Rc<Context>,
+    /// What all connections of the worker share.
+    pub context: Rc<Context>,
     worker: usize,
     global: Arc<GlobalConnections>,
     hand_over: HandOver,
@@ -109,13 +109,13 @@ pub struct ActiveListener {
 impl Listeners {
     /// No listeners yet.
     pub fn new(
-        http: Rc<Context>,
+        context: Rc<Context>,
         worker: usize,
         global: Arc<GlobalConnections>,
         hand_over: HandOver,
     ) -> Rc<Self> {
         Rc::new(Self {
-            http,
+            context,
             worker,
             global,
             hand_over,

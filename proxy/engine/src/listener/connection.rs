@@ -177,7 +177,7 @@ async fn serve_on(
         match &chain.terminal {
             Terminal::Http(http) => {
                 let cx = ConnectionCx {
-                    shared: listeners.http.clone(),
+                    shared: listeners.context.clone(),
                     manager: http.manager.clone(),
                     info: info.clone(),
                     listener_stats: http.listener_stats.clone(),
@@ -189,7 +189,7 @@ async fn serve_on(
                 };
                 Box::pin(crate::http::connection::serve(Rc::new(cx), connection)).await;
             }
-            Terminal::Tcp(tcp) => Box::pin(tcp.serve(&listeners.http, connection, &mut stream)).await,
+            Terminal::Tcp(tcp) => Box::pin(tcp.serve(&listeners.context, connection, &mut stream)).await,
             Terminal::Extension(terminal) => terminal.serve(Box::new(connection), &mut stream).await,
             Terminal::None => {}
         }

@@ -20,7 +20,7 @@ use xds_api::envoy::extensions::filters::network::tcp_proxy::v3 as proto;
 use xds_api::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::ClusterSpecifier;
 
 use super::copy::Direction;
-use crate::http::Context;
+use crate::context::Context;
 use crate::local::timers::Timer;
 use crate::net::connection::Connection;
 use crate::upstream::circuit_breaker::BreakerPriority;
