@@ -284,9 +284,7 @@ impl Core {
                 }
             }
             Effect::AddListener { tag, listener } => {
-                let key = format!("envoy.resource_limits.listener.{}.connection_limit", listener.name);
-                let limit = self.env.runtime.number(&key).and_then(|limit| usize::try_from(limit).ok());
-                let shared = SharedListener::new(self.env.concurrency, limit);
+                let shared = SharedListener::new(self.env.concurrency, &listener.name, &self.env.runtime);
                 match self.sockets.of_workers(tag) {
                     Ok(sockets) => workers.add_listener(tag, &listener, &shared, sockets),
                     Err(error) => {

@@ -137,7 +137,8 @@ pub struct Proxy {
 
 impl Proxy {
     /// Starts `binary` with `bootstrap` and waits until it is live. In the bootstrap, `{{dir}}` is a folder of its own
-    /// (for access logs and the like). Further command-line words come from `extra`.
+    /// (for access logs and the like). Further command-line words come from `extra`; unless they say otherwise, there is
+    /// one worker.
     ///
     /// # Errors
     /// With everything the program printed, if it ends or does not become live in time.
@@ -147,12 +148,17 @@ impl Proxy {
         let config = dir.path().join("bootstrap.yaml");
         std::fs::write(&config, bootstrap.replace("{{dir}}", &folder))?;
         let log = File::create(dir.path().join("output.log"))?;
+        let concurrency: &[&str] = match extra.contains(&"--concurrency") {
+            true => &[],
+            false => &["--concurrency", "1"],
+        };
         let child = Command::new(&binary.path)
             .arg("-c")
             .arg(&config)
             .arg("--admin-address-path")
             .arg(dir.path().join("admin.addr"))
-            .args(["--concurrency", "1", "--disable-hot-restart", "--file-flush-interval-msec", "5"])
+            .args(["--disable-hot-restart", "--file-flush-interval-msec", "5"])
+            .args(concurrency)
             .args(extra)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)

@@ -349,6 +349,7 @@ fn log_types(proto: &proto::LogTypeFilter, cx: &mut BuildCx<'_>) -> Result<Kind,
             .map_err(|_| cx.reject("value must be one of the defined enum values"))?;
         Ok(match log_type {
             AccessLogType::NotSet => Some(LogType::NotSet),
+            AccessLogType::TcpConnectionStart => Some(LogType::TcpConnectionStart),
             AccessLogType::TcpUpstreamConnected => Some(LogType::TcpUpstreamConnected),
             AccessLogType::TcpPeriodic => Some(LogType::TcpPeriodic),
             AccessLogType::TcpConnectionEnd => Some(LogType::TcpConnectionEnd),
@@ -360,8 +361,7 @@ fn log_types(proto: &proto::LogTypeFilter, cx: &mut BuildCx<'_>) -> Result<Kind,
                 Some(LogType::DownstreamTunnelSuccessfullyEstablished)
             }
             // Entries that are never written here: nothing to compare with.
-            AccessLogType::TcpConnectionStart
-            | AccessLogType::UpstreamPoolReady
+            AccessLogType::UpstreamPoolReady
             | AccessLogType::UpstreamPeriodic
             | AccessLogType::UdpTunnelUpstreamConnected
             | AccessLogType::UdpPeriodic

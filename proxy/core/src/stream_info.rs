@@ -52,6 +52,29 @@ pub struct ConnectionInfo {
     pub filter_state: FilterState,
 }
 
+/// How a connection ended (`%DOWNSTREAM_DETECTED_CLOSE_TYPE%`, `%UPSTREAM_DETECTED_CLOSE_TYPE%`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CloseType {
+    /// In order, or not at all yet.
+    #[default]
+    Normal,
+    /// This side sent RST.
+    LocalReset,
+    /// The peer sent RST.
+    RemoteReset,
+}
+
+impl CloseType {
+    /// As access logs print it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Normal => "Normal",
+            Self::LocalReset => "LocalReset",
+            Self::RemoteReset => "RemoteReset",
+        }
+    }
+}
+
 /// What is known about the upstream side of a stream.
 #[derive(Debug, Default)]
 pub struct UpstreamInfo {
@@ -71,6 +94,8 @@ pub struct UpstreamInfo {
     pub local: Option<Address>,
     /// Protocol spoken upstream.
     pub protocol: Option<Protocol>,
+    /// How the upstream connection ended.
+    pub close_type: CloseType,
     /// Number of attempts so far.
     pub attempts: u32,
     /// Why the transport failed, in words.
@@ -131,6 +156,8 @@ pub struct StreamInfo {
     pub termination_details: Option<Details>,
     /// Why this side closed the downstream connection (`%DOWNSTREAM_LOCAL_CLOSE_REASON%`).
     pub local_close_reason: Option<Details>,
+    /// How the downstream connection ended.
+    pub close_type: CloseType,
     /// Response flags.
     pub flags: ResponseFlags,
     /// Body bytes received from downstream (for TCP: all bytes).
@@ -181,6 +208,7 @@ impl StreamInfo {
             details: None,
             termination_details: None,
             local_close_reason: None,
+            close_type: CloseType::default(),
             flags: ResponseFlags::default(),
             bytes_received: 0,
             bytes_sent: 0,

@@ -57,15 +57,13 @@ impl Sockets for ListenSockets {
             let first = socket::listen(address, options).map_err(cannot)?;
             // The kernel may have chosen the port.
             let bound = socket::local_address(&first).map_err(cannot)?;
-            let mut first = Some(first);
-            for of_worker in &mut sockets {
-                let socket = match first.take() {
-                    Some(first) => first,
-                    None if options.reuse_port && bound.ip().is_some() => {
-                        socket::listen(&bound, options).map_err(cannot)?
-                    }
-                    None => continue,
-                };
+            for (worker, of_worker) in sockets.iter_mut().enumerate() {
+                // Without SO_REUSEPORT all workers accept on one socket.
+                let socket = match worker > 0 && options.reuse_port && bound.ip().is_some() {
+                    true => socket::listen(&bound, options),
+                    false => first.try_clone(),
+                }
+                .map_err(cannot)?;
                 of_worker.push(match bound.ip() {
                     Some(_) => Bound::Tcp(socket.into()),
                     None => Bound::Unix(OwnedFd::from(socket).into()),

@@ -17,6 +17,8 @@ use crate::stream_info::StreamInfo;
 pub enum LogType {
     /// Not a stream's log.
     NotSet,
+    /// `TcpConnectionStart`
+    TcpConnectionStart,
     /// `TcpUpstreamConnected`
     TcpUpstreamConnected,
     /// `TcpPeriodic`

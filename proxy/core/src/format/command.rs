@@ -435,7 +435,7 @@ fn field(name: &str) -> Option<Field> {
             Field::DownstreamHeaderBytesSent
         }
         "DOWNSTREAM_LOCAL_CLOSE_REASON" => Field::LocalCloseReason,
-        "DOWNSTREAM_DETECTED_CLOSE_TYPE" => Field::Normal,
+        "DOWNSTREAM_DETECTED_CLOSE_TYPE" => Field::DownstreamCloseType,
         "DOWNSTREAM_WIRE_BYTES_RECEIVED" => Field::DownstreamWireBytesReceived,
         "DOWNSTREAM_WIRE_BYTES_SENT" => Field::DownstreamWireBytesSent,
         "DURATION" => Field::Duration,

@@ -73,6 +73,7 @@ pub(super) enum Field {
     ConnectionId,
     ConnectionTerminationDetails,
     LocalCloseReason,
+    DownstreamCloseType,
     /// Text that is empty because nothing can set it.
     Empty,
     DownstreamHeaderBytesReceived,
@@ -82,7 +83,6 @@ pub(super) enum Field {
     Duration,
     FilterChainName,
     LocalReplyBody,
-    Normal,
     PoolReadyDuration,
     Protocol,
     RequestAttemptCount,

@@ -178,7 +178,7 @@ fn render_field(field: Field, entry: &LogEntry<'_>, out: &mut Vec<u8>) -> Shape 
         }
         Field::FilterChainName => put_some(out, Some(&info.connection.filter_chain)),
         Field::LocalReplyBody => put(out, entry.local_reply_body),
-        Field::Normal => put(out, "Normal"),
+        Field::DownstreamCloseType => put(out, info.close_type.as_str()),
         Field::Protocol => put_some(out, info.protocol.map(Protocol::as_str)),
         Field::RequestDuration => put_since(out, info.start, info.request_complete),
         Field::RequestHeadersBytes => put_number(out, entry.request.map_or(0, request_bytes)),
@@ -228,7 +228,9 @@ fn render_upstream(field: Field, info: &StreamInfo, out: &mut Vec<u8>) -> Shape 
         Field::RequestAttemptCount => put_number(out, upstream.attempts.into()),
         Field::RequestTxDuration => put_since(out, info.start, upstream.last_tx),
         Field::ResponseDuration => put_since(out, info.start, upstream.first_rx),
-        Field::UpstreamCloseType => put_some(out, upstream.connection_id.map(|_| "Normal")),
+        Field::UpstreamCloseType => {
+            put_some(out, upstream.connection_id.map(|_| upstream.close_type.as_str()))
+        }
         Field::UpstreamCluster => {
             put_some(out, upstream.cluster_observability_name.as_deref().or(upstream.cluster.as_deref()))
         }
@@ -319,6 +321,7 @@ fn put_uuid(out: &mut Vec<u8>, bits: u128) -> Shape {
 fn log_type(log_type: LogType) -> &'static str {
     match log_type {
         LogType::NotSet => "NotSet",
+        LogType::TcpConnectionStart => "TcpConnectionStart",
         LogType::TcpUpstreamConnected => "TcpUpstreamConnected",
         LogType::TcpPeriodic => "TcpPeriodic",
         LogType::TcpConnectionEnd => "TcpConnectionEnd",

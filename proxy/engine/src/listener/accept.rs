@@ -1,6 +1,6 @@
 //! The listeners of one worker: sockets, accepting, balancing, draining.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
 use proxy_core::address::Address;
+use proxy_core::runtime::Runtime;
+use proxy_core::stats::Cells;
+use proxy_core::stats::groups::PerHandlerStats;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::AbortHandle;
 
@@ -29,18 +32,25 @@ pub type ListenerTag = u64;
 pub struct SharedListener {
     /// Connections on each worker, for `exact_balance`.
     pub connections: Box<[AtomicUsize]>,
-    /// Most connections over all workers.
-    pub limit: Option<usize>,
+    runtime: Arc<Runtime>,
+    limit_key: String,
 }
 
 impl SharedListener {
-    /// For `workers` workers.
-    pub fn new(workers: usize, limit: Option<usize>) -> Arc<Self> {
-        Arc::new(Self { connections: (0..workers).map(|_| AtomicUsize::new(0)).collect(), limit })
+    /// For `workers` workers. The runtime key `envoy.resource_limits.listener.<name>.connection_limit` says how many
+    /// connections the listener may have over all of them.
+    pub fn new(workers: usize, name: &str, runtime: &Arc<Runtime>) -> Arc<Self> {
+        Arc::new(Self {
+            connections: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
+            runtime: runtime.clone(),
+            limit_key: format!("envoy.resource_limits.listener.{name}.connection_limit"),
+        })
     }
 
-    fn total(&self) -> usize {
-        self.connections.iter().map(|count| count.load(Ordering::Relaxed)).sum()
+    fn is_full(&self) -> bool {
+        let Some(limit) = self.runtime.number(&self.limit_key) else { return false };
+        let total: usize = self.connections.iter().map(|count| count.load(Ordering::Relaxed)).sum();
+        usize::try_from(limit).is_ok_and(|limit| total >= limit)
     }
 
     fn least_loaded(&self) -> usize {
@@ -74,12 +84,69 @@ pub enum Bound {
 /// Hands an accepted socket to another worker.
 pub type HandOver = Box<dyn Fn(usize, ListenerTag, Accepted)>;
 
-/// An accepted socket that can change threads.
-pub enum Accepted {
-    /// TCP
+/// An accepted connection that can change threads.
+pub struct Accepted {
+    socket: AcceptedSocket,
+    place: Place,
+}
+
+enum AcceptedSocket {
     Tcp(std::net::TcpStream),
-    /// A unix domain socket.
     Unix(std::os::unix::net::UnixStream),
+}
+
+/// A connection's place under the limits: taken when it is accepted, given back when dropped.
+pub(super) struct Place {
+    shared: Arc<SharedListener>,
+    worker: usize,
+    global: Option<Arc<GlobalConnections>>,
+}
+
+impl Place {
+    /// A place on `worker`; `None` if a limit does not allow it.
+    fn take(listeners: &Listeners, listener: &ActiveListener, worker: usize) -> Option<Self> {
+        let config = listener.config();
+        let stats = config.stats.here();
+        let global = (!config.ignore_global_limit).then(|| listeners.global.clone());
+        if let Some(global) = &global {
+            let before = global.count.fetch_add(1, Ordering::Relaxed);
+            if global.limit.is_some_and(|limit| before >= limit) {
+                global.count.fetch_sub(1, Ordering::Relaxed);
+                stats.downstream_global_cx_overflow.inc();
+                return None;
+            }
+        }
+        let place = Self { shared: listener.shared.clone(), worker, global };
+        let is_full = place.shared.is_full();
+        place.count(|count| count.fetch_add(1, Ordering::Relaxed));
+        if is_full {
+            stats.downstream_cx_overflow.inc();
+            return None;
+        }
+        Some(place)
+    }
+
+    fn count(&self, change: impl Fn(&AtomicUsize) -> usize) {
+        if let Some(count) = self.shared.connections.get(self.worker) {
+            change(count);
+        }
+    }
+
+    /// Moves to the listener that the connection is handed over to; its limit does not count, as in Envoy.
+    pub(super) fn move_to(&mut self, listener: &ActiveListener) {
+        self.count(|count| count.fetch_sub(1, Ordering::Relaxed));
+        self.shared = listener.shared.clone();
+        self.count(|count| count.fetch_add(1, Ordering::Relaxed));
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.count(|count| count.fetch_sub(1, Ordering::Relaxed));
+        if let Some(global) = &self.global {
+            global.count.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
 }
 
 /// The listeners of one worker.
@@ -102,8 +169,8 @@ pub struct ActiveListener {
     chains: RefCell<Vec<(Arc<FilterChain>, Rc<DrainHandle>)>>,
     shared: Arc<SharedListener>,
     tasks: RefCell<Vec<AbortHandle>>,
-    connections: Cell<usize>,
-    worker: usize,
+    /// `listener.<address>.worker_<n>`
+    handler: Cells<PerHandlerStats>,
 }
 
 impl Listeners {
@@ -133,14 +200,14 @@ impl Listeners {
         sockets: Vec<Bound>,
     ) {
         let chains = config.chains.iter().map(|chain| (chain.clone(), DrainHandle::new())).collect();
+        let handler = format!("{}.worker_{}", config.stat_prefix, self.worker);
         let listener = Rc::new(ActiveListener {
             tag,
             config: RefCell::new(config.clone()),
             chains: RefCell::new(chains),
             shared,
             tasks: RefCell::default(),
-            connections: Cell::new(0),
-            worker: self.worker,
+            handler: self.context.env.stats.scope(&handler).cells(),
         });
         for (address, _) in &config.addresses {
             self.bound.borrow_mut().insert(address.clone(), listener.clone());
@@ -199,12 +266,12 @@ impl Listeners {
     /// Takes a connection that another worker accepted.
     pub fn take_over(self: &Rc<Self>, tag: ListenerTag, accepted: Accepted) {
         let Some(listener) = self.active.borrow().get(&tag).cloned() else { return };
-        let socket = match accepted {
-            Accepted::Tcp(tcp) => tokio::net::TcpStream::from_std(tcp).map(Socket::Tcp),
-            Accepted::Unix(unix) => tokio::net::UnixStream::from_std(unix).map(Socket::Unix),
+        let socket = match accepted.socket {
+            AcceptedSocket::Tcp(tcp) => tokio::net::TcpStream::from_std(tcp).map(Socket::Tcp),
+            AcceptedSocket::Unix(unix) => tokio::net::UnixStream::from_std(unix).map(Socket::Unix),
         };
         if let Ok(socket) = socket {
-            tokio::task::spawn_local(connection::serve(self.clone(), listener, socket));
+            tokio::task::spawn_local(connection::serve(self.clone(), listener, socket, accepted.place));
         }
     }
 
@@ -219,11 +286,6 @@ impl Listeners {
             std::net::SocketAddr::V6(v6) => (std::net::Ipv6Addr::UNSPECIFIED, v6.port()).into(),
         };
         bound.get(&Address::Ip(wildcard)).cloned()
-    }
-
-    /// Connections on this worker, over all listeners.
-    pub fn connections(&self) -> usize {
-        self.active.borrow().values().map(|listener| listener.connections.get()).sum()
     }
 }
 
@@ -247,36 +309,16 @@ impl ActiveListener {
         self.chains.borrow().get(index).cloned()
     }
 
-    /// Counts a connection; `None` if a limit does not allow it.
-    pub(super) fn count(self: &Rc<Self>, listeners: &Rc<Listeners>) -> Option<Counted> {
+    /// Counts a connection that a filter chain serves.
+    pub(super) fn count(self: &Rc<Self>) -> Counted {
         let config = self.config();
         let stats = config.stats.here();
-        if self.shared.limit.is_some_and(|limit| self.shared.total() >= limit) {
-            stats.downstream_cx_overflow.inc();
-            return None;
-        }
-        let counts_globally = !config.ignore_global_limit;
-        let global = &listeners.global;
-        if counts_globally {
-            let before = global.count.fetch_add(1, Ordering::Relaxed);
-            if global.limit.is_some_and(|limit| before >= limit) {
-                global.count.fetch_sub(1, Ordering::Relaxed);
-                stats.downstream_global_cx_overflow.inc();
-                return None;
-            }
-        }
         stats.downstream_cx_total.inc();
         stats.downstream_cx_active.inc();
-        self.connections.set(self.connections.get() + 1);
-        if let Some(count) = self.shared.connections.get(self.worker) {
-            count.fetch_add(1, Ordering::Relaxed);
-        }
-        Some(Counted {
-            listener: self.clone(),
-            config,
-            global: counts_globally.then(|| global.clone()),
-            start: Instant::now(),
-        })
+        let handler = self.handler.here();
+        handler.downstream_cx_total.inc();
+        handler.downstream_cx_active.inc();
+        Counted { listener: self.clone(), config, start: Instant::now() }
     }
 }
 
@@ -284,7 +326,6 @@ impl ActiveListener {
 pub(super) struct Counted {
     listener: Rc<ActiveListener>,
     config: Arc<Listener>,
-    global: Option<Arc<GlobalConnections>>,
     start: Instant,
 }
 
@@ -296,14 +337,7 @@ impl Drop for Counted {
         stats
             .downstream_cx_length_ms
             .record(u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX));
-        let listener = &self.listener;
-        listener.connections.set(listener.connections.get() - 1);
-        if let Some(count) = listener.shared.connections.get(listener.worker) {
-            count.fetch_sub(1, Ordering::Relaxed);
-        }
-        if let Some(global) = &self.global {
-            global.count.fetch_sub(1, Ordering::Relaxed);
-        }
+        self.listener.handler.here().downstream_cx_active.dec();
     }
 }
 
@@ -352,18 +386,18 @@ fn is_transient(error: &io::Error) -> bool {
 }
 
 fn dispatch(listeners: &Rc<Listeners>, listener: &Rc<ActiveListener>, socket: Socket) {
-    if listener.config().exact_balance {
-        let target = listener.shared.least_loaded();
-        if target != listeners.worker {
-            let accepted = match socket {
-                Socket::Tcp(tcp) => tcp.into_std().map(Accepted::Tcp),
-                Socket::Unix(unix) => unix.into_std().map(Accepted::Unix),
-            };
-            if let Ok(accepted) = accepted {
-                (listeners.hand_over)(target, listener.tag, accepted);
-            }
-            return;
-        }
+    let balanced = listener.config().exact_balance;
+    let worker = if balanced { listener.shared.least_loaded() } else { listeners.worker };
+    let Some(place) = Place::take(listeners, listener, worker) else { return };
+    if worker == listeners.worker {
+        tokio::task::spawn_local(connection::serve(listeners.clone(), listener.clone(), socket, place));
+        return;
     }
-    tokio::task::spawn_local(connection::serve(listeners.clone(), listener.clone(), socket));
+    let socket = match socket {
+        Socket::Tcp(tcp) => tcp.into_std().map(AcceptedSocket::Tcp),
+        Socket::Unix(unix) => unix.into_std().map(AcceptedSocket::Unix),
+    };
+    if let Ok(socket) = socket {
+        (listeners.hand_over)(worker, listener.tag, Accepted { socket, place });
+    }
 }

@@ -16,7 +16,7 @@ use proxy_core::response_flag::ResponseFlag;
 use proxy_core::stream_error::Details;
 use proxy_core::stream_info::{ConnectionInfo, StreamInfo};
 
-use super::accept::{ActiveListener, Listeners};
+use super::accept::{ActiveListener, Listeners, Place};
 use super::config::{Listener, Terminal};
 use crate::http::connection::ConnectionCx;
 use crate::local::clock;
@@ -39,7 +39,12 @@ impl ListenerSocket for View<'_> {
 }
 
 /// Serves a connection that `listener` accepted, until it ends.
-pub(super) async fn serve(listeners: Rc<Listeners>, listener: Rc<ActiveListener>, socket: Socket) {
+pub(super) async fn serve(
+    listeners: Rc<Listeners>,
+    listener: Rc<ActiveListener>,
+    socket: Socket,
+    mut place: Place,
+) {
     let connection = Connection::new(socket);
     let Some(mut info) = describe(&connection, &listener.config()) else { return };
     let config = listener.config();
@@ -49,13 +54,19 @@ pub(super) async fn serve(listeners: Rc<Listeners>, listener: Rc<ActiveListener>
         let passed = Box::pin(inspect(&config, &connection, &mut info)).await;
         stats.downstream_pre_cx_active.dec();
         if !passed {
+            log(&config, &mut stream_of(Rc::new(info)));
             return;
         }
+    }
+    if config.use_original_dst && !info.local_restored {
+        // As if the original_dst filter stood last among the listener filters.
+        restore_destination(&View(&connection), &mut info);
     }
     let target = match config.use_original_dst && info.local_restored {
         true => listeners.bound_to(&info.local).unwrap_or(listener),
         false => listener,
     };
+    place.move_to(&target);
     Box::pin(serve_on(&listeners, &target, connection, info)).await;
 }
 
@@ -85,6 +96,15 @@ fn describe(connection: &Connection, config: &Listener) -> Option<ConnectionInfo
     })
 }
 
+fn restore_destination(socket: &View<'_>, info: &mut ConnectionInfo) {
+    if let Some(original) = socket.original_destination()
+        && original != info.local
+    {
+        info.local = original;
+        info.local_restored = true;
+    }
+}
+
 /// Runs the listener filters; `false` if the connection is to be closed.
 async fn inspect(config: &Listener, connection: &Connection, info: &mut ConnectionInfo) -> bool {
     let mut timer = Timer::default();
@@ -103,7 +123,7 @@ async fn inspect(config: &Listener, connection: &Connection, info: &mut Connecti
                     break;
                 }
                 ListenerStep::Close => {
-                    config.stats.here().downstream_listener_filter_error.inc();
+                    refuse(connection, !buffer.is_empty());
                     return false;
                 }
                 ListenerStep::NeedData => {}
@@ -135,44 +155,65 @@ async fn inspect(config: &Listener, connection: &Connection, info: &mut Connecti
             }
         }
     }
+    if !passed {
+        refuse(connection, !buffer.is_empty());
+    }
     connection.replay(buffer);
     passed
+}
+
+/// Closes a connection that nobody serves: one that spoke already learns by RST that nobody listened, as it would if
+/// its bytes had not been read.
+fn refuse(connection: &Connection, spoke: bool) {
+    if spoke {
+        connection.reset_on_drop();
+    }
+}
+
+fn stream_of(info: Rc<ConnectionInfo>) -> StreamInfo {
+    let start = info.start;
+    StreamInfo::new(info, start, clock::wall(start))
 }
 
 /// Serves the connection on `listener`: the one that accepted it, or the one it was handed over to.
 async fn serve_on(
     listeners: &Rc<Listeners>,
     listener: &Rc<ActiveListener>,
-    connection: Connection,
+    mut connection: Connection,
     mut info: ConnectionInfo,
 ) {
     let config = listener.config();
-    let stats = config.stats.here();
-    let Some(_counted) = listener.count(listeners) else { return };
     if let (Some(keepalive), Socket::Tcp(tcp)) = (&config.keepalive, connection.socket()) {
         let _ = keepalive.apply(tcp);
     }
     let found = config.matcher.find(&info).and_then(|index| listener.chain(index));
     let Some((chain, drain)) = found else {
-        stats.no_filter_chain_match.inc();
-        let mut stream = StreamInfo::new(Rc::new(info), Instant::now(), clock::wall(Instant::now()));
+        config.stats.here().no_filter_chain_match.inc();
+        refuse(&connection, !connection.replay_is_empty());
+        let mut stream = stream_of(Rc::new(info));
         stream.flags.set(ResponseFlag::NoRouteFound);
         stream.details = Some("filter_chain_not_found".into());
         log(&config, &mut stream);
         return;
     };
+    let _counted = listener.count();
     info.filter_chain = chain.name.clone();
     info.filter_chain_metadata = chain.metadata.clone();
     info.listener = config.name.clone();
     info.listener_metadata = config.metadata.clone();
     let info = Rc::new(info);
-    let mut stream = StreamInfo::new(info.clone(), info.start, clock::wall(info.start));
+    let mut stream = stream_of(info.clone());
     let mut policies: Vec<Box<dyn NetworkFilter>> = chain.policies.iter().map(|policy| policy()).collect();
     if let Err(details) = pass(&mut policies, &mut stream).await {
-        stream.termination_details = Some(details);
+        stream.local_close_reason.get_or_insert(details);
+        if let Terminal::Tcp(tcp) = &chain.terminal {
+            tcp.refuse(&mut stream);
+        }
         log(&config, &mut stream);
         return;
     }
+    let is_http = matches!(chain.terminal, Terminal::Http(_));
+    let traffic = (is_http && !config.access_logs.is_empty()).then(|| connection.count());
     let serving = async {
         match &chain.terminal {
             Terminal::Http(http) => {
@@ -197,6 +238,10 @@ async fn serve_on(
     tokio::select! {
         () = serving => {}
         () = drain.closed() => {}
+    }
+    if let Some(traffic) = traffic {
+        stream.bytes_received = traffic.received.get();
+        stream.bytes_sent = traffic.sent.get();
     }
     log(&config, &mut stream);
 }

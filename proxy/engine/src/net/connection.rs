@@ -3,10 +3,11 @@
 use bytes::{Buf, BytesMut};
 use proxy_core::address::Address;
 use rustix::pipe::{SpliceFlags, splice};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
@@ -27,6 +28,15 @@ pub enum Socket {
     Unix(UnixStream),
 }
 
+/// Bytes that a connection carried.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    /// Bytes received, replayed ones excepted.
+    pub received: Cell<u64>,
+    /// Bytes sent.
+    pub sent: Cell<u64>,
+}
+
 /// A byte stream to a peer.
 ///
 /// Reads and writes take `&self`, so one task can poll both directions; each direction has one waiter.
@@ -35,6 +45,8 @@ pub struct Connection {
     socket: Socket,
     /// Bytes that were read while the connection was inspected, to be read again first.
     replay: RefCell<BytesMut>,
+    /// Who wants to know how much was carried.
+    traffic: Option<Rc<Traffic>>,
 }
 
 macro_rules! each {
@@ -49,7 +61,31 @@ macro_rules! each {
 impl Connection {
     /// A connection on `socket`.
     pub fn new(socket: Socket) -> Self {
-        Self { socket, replay: RefCell::default() }
+        Self { socket, replay: RefCell::default(), traffic: None }
+    }
+
+    /// Counts what is carried from now on, except what is spliced.
+    pub fn count(&mut self) -> Rc<Traffic> {
+        self.traffic.get_or_insert_default().clone()
+    }
+
+    fn received(&self, count: usize) {
+        if let Some(traffic) = &self.traffic {
+            traffic.received.set(traffic.received.get() + count as u64);
+        }
+    }
+
+    fn sent(&self, count: usize) {
+        if let Some(traffic) = &self.traffic {
+            traffic.sent.set(traffic.sent.get() + count as u64);
+        }
+    }
+
+    /// Has the connection end with RST when it is dropped: what is not sent yet is lost, and the peer knows.
+    pub fn reset_on_drop(&self) {
+        // A connection that is gone already needs no reset.
+        let _ =
+            each!(self, socket => socket2::SockRef::from(socket).set_linger(Some(std::time::Duration::ZERO)));
     }
 
     /// Has `bytes` read before anything from the socket.
@@ -111,6 +147,7 @@ impl Connection {
                             Err::<(), _>(io::ErrorKind::WouldBlock.into())
                         }));
                     }
+                    self.received(count);
                     return Poll::Ready(Ok(count));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -129,7 +166,10 @@ impl Connection {
             };
             match written {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                other => return Poll::Ready(other),
+                other => {
+                    self.sent(*other.as_ref().unwrap_or(&0));
+                    return Poll::Ready(other);
+                }
             }
         }
     }
@@ -196,10 +236,13 @@ impl AsyncRead for Connection {
             }
             return Poll::Ready(Ok(()));
         }
-        match &mut this.socket {
+        let before = buf.filled().len();
+        ready!(match &mut this.socket {
             Socket::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buf),
             Socket::Unix(unix) => Pin::new(unix).poll_read(cx, buf),
-        }
+        })?;
+        this.received(buf.filled().len() - before);
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -32,6 +32,15 @@ impl Pipe {
     }
 }
 
+/// What failed while bytes were moved.
+#[derive(Debug)]
+pub(super) enum Failed {
+    /// The connection that the bytes come from.
+    Source(io::Error),
+    /// The connection that they go to.
+    Sink(io::Error),
+}
+
 /// One direction of a connection.
 #[derive(Default)]
 pub(super) struct Direction {
@@ -60,7 +69,7 @@ impl Direction {
         from: &Connection,
         to: &Connection,
         cx: &mut Context<'_>,
-    ) -> Poll<io::Result<()>> {
+    ) -> Poll<Result<(), Failed>> {
         while !self.done {
             if self.pipe.is_some() {
                 ready!(self.poll_pipe(from, to, cx))?;
@@ -71,13 +80,13 @@ impl Direction {
         Poll::Ready(Ok(()))
     }
 
-    fn finish(&mut self, to: &Connection) -> io::Result<()> {
+    fn finish(&mut self, to: &Connection) -> Result<(), Failed> {
         self.done = true;
         self.pipe = None;
         match to.shutdown_write() {
             // The peer has gone already: there is nobody to tell.
             Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
-            other => other,
+            other => other.map_err(Failed::Sink),
         }
     }
 
@@ -86,9 +95,9 @@ impl Direction {
         from: &Connection,
         to: &Connection,
         cx: &mut Context<'_>,
-    ) -> Poll<io::Result<()>> {
+    ) -> Poll<Result<(), Failed>> {
         while !self.buffer.is_empty() {
-            let count = ready!(to.poll_write(cx, &[IoSlice::new(&self.buffer)]))?;
+            let count = ready!(to.poll_write(cx, &[IoSlice::new(&self.buffer)])).map_err(Failed::Sink)?;
             self.buffer.advance(count);
             self.moved += count as u64;
         }
@@ -102,7 +111,7 @@ impl Direction {
             self.no_pipe = self.pipe.is_none();
             return Poll::Ready(Ok(()));
         }
-        if from.poll_readable(cx)?.is_pending() {
+        if from.poll_readable(cx).map_err(Failed::Source)?.is_pending() {
             // An idle connection holds no buffer.
             self.rest();
             return Poll::Pending;
@@ -110,7 +119,7 @@ impl Direction {
         if self.buffer.capacity() == 0 {
             self.buffer = buffers::take();
         }
-        self.eof = ready!(from.poll_read(cx, &mut self.buffer))? == 0;
+        self.eof = ready!(from.poll_read(cx, &mut self.buffer)).map_err(Failed::Source)? == 0;
         Poll::Ready(Ok(()))
     }
 
@@ -125,17 +134,17 @@ impl Direction {
         from: &Connection,
         to: &Connection,
         cx: &mut Context<'_>,
-    ) -> Poll<io::Result<()>> {
+    ) -> Poll<Result<(), Failed>> {
         let Some(pipe) = &mut self.pipe else { return Poll::Ready(Ok(())) };
         while pipe.filled > 0 {
-            let count = ready!(to.poll_splice_from(cx, &pipe.read, pipe.filled))?;
+            let count = ready!(to.poll_splice_from(cx, &pipe.read, pipe.filled)).map_err(Failed::Sink)?;
             pipe.filled -= count;
             self.moved += count as u64;
         }
         if self.eof {
             return Poll::Ready(self.finish(to));
         }
-        match ready!(from.poll_splice_to(cx, &pipe.write, PIPE_SIZE))? {
+        match ready!(from.poll_splice_to(cx, &pipe.write, PIPE_SIZE)).map_err(Failed::Source)? {
             0 => self.eof = true,
             count => pipe.filled += count,
         }

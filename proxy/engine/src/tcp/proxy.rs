@@ -3,6 +3,7 @@
 //! Source: Envoy `tcp_proxy.proto`, `docs/root/configuration/listeners/network_filters/tcp_proxy_filter.rst`.
 
 use std::future::poll_fn;
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -15,11 +16,11 @@ use proxy_core::names::Name;
 use proxy_core::response_flag::ResponseFlag;
 use proxy_core::stats::Cells;
 use proxy_core::stats::groups::TcpProxyStats;
-use proxy_core::stream_info::StreamInfo;
+use proxy_core::stream_info::{CloseType, StreamInfo};
 use xds_api::envoy::extensions::filters::network::tcp_proxy::v3 as proto;
 use xds_api::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::ClusterSpecifier;
 
-use super::copy::Direction;
+use super::copy::{Direction, Failed};
 use crate::context::Context;
 use crate::local::timers::Timer;
 use crate::net::connection::Connection;
@@ -153,7 +154,7 @@ impl TcpProxy {
         let stats = self.stats.here();
         stats.downstream_cx_total.inc();
         if self.log_on_start {
-            self.log(info, LogType::DownstreamStart);
+            self.log(info, LogType::TcpConnectionStart);
         }
         if let Some(up) = self.connect(context, info).await {
             if self.log_on_connected {
@@ -166,6 +167,13 @@ impl TcpProxy {
         }
         stats.downstream_cx_rx_bytes_total.add(info.bytes_received);
         stats.downstream_cx_tx_bytes_total.add(info.bytes_sent);
+        info.end = Some(Instant::now());
+        self.log(info, LogType::TcpConnectionEnd);
+    }
+
+    /// A filter before this one closed the connection: it counts and is logged all the same.
+    pub fn refuse(&self, info: &mut StreamInfo) {
+        self.stats.here().downstream_cx_total.inc();
         info.end = Some(Instant::now());
         self.log(info, LogType::TcpConnectionEnd);
     }
@@ -255,11 +263,14 @@ impl TcpProxy {
             let received = to_downstream.poll(&up.connection, down, cx);
             info.bytes_received = to_upstream.moved();
             info.bytes_sent = to_downstream.moved();
-            if let Poll::Ready(Err(_)) = sent {
-                return Poll::Ready(Ended::Failed);
-            }
-            if let Poll::Ready(Err(_)) = received {
-                return Poll::Ready(Ended::Failed);
+            match (sent, received) {
+                (Poll::Ready(Err(Failed::Source(error))), _) | (_, Poll::Ready(Err(Failed::Sink(error)))) => {
+                    return Poll::Ready(Ended::Downstream(error));
+                }
+                (Poll::Ready(Err(Failed::Sink(error))), _) | (_, Poll::Ready(Err(Failed::Source(error)))) => {
+                    return Poll::Ready(Ended::Upstream(error));
+                }
+                (Poll::Ready(Ok(())) | Poll::Pending, Poll::Ready(Ok(())) | Poll::Pending) => {}
             }
             if to_upstream.is_done() && to_downstream.is_done() {
                 return Poll::Ready(Ended::Both);
@@ -294,14 +305,31 @@ impl TcpProxy {
         })
         .await;
         match ended {
-            Ended::Both | Ended::Failed => {}
+            Ended::Both => {}
+            // A reset is passed on: what is left of the connection is of no use to the other side.
+            Ended::Downstream(error) if is_reset(&error) => {
+                info.close_type = CloseType::RemoteReset;
+                up.connection.reset_on_drop();
+            }
+            Ended::Upstream(error) if is_reset(&error) => {
+                info.upstream.close_type = CloseType::RemoteReset;
+                info.close_type = CloseType::LocalReset;
+                info.flags.set(ResponseFlag::UpstreamRemoteReset);
+                down.reset_on_drop();
+            }
+            Ended::Downstream(_) | Ended::Upstream(_) => {}
             Ended::Idle => self.stats.here().idle_timeout.inc(),
             Ended::MaxDuration => {
                 self.stats.here().max_downstream_connection_duration.inc();
                 info.flags.set(ResponseFlag::DurationTimeout);
+                info.local_close_reason = Some("max_connection_duration_reached".into());
             }
         }
     }
+}
+
+fn is_reset(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
 }
 
 enum Retry {
@@ -312,7 +340,8 @@ enum Retry {
 /// Why a connection ended.
 enum Ended {
     Both,
-    Failed,
+    Downstream(io::Error),
+    Upstream(io::Error),
     Idle,
     MaxDuration,
 }

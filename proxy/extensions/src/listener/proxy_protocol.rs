@@ -385,10 +385,9 @@ impl Filter {
     }
 
     fn apply(&self, header: &Header<'_>, info: &mut ConnectionInfo) -> ListenerStep {
-        if !self.config.rules.is_empty() {
-            let Some(tlvs) = tlvs(header.tlvs) else { return self.invalid(header.version) };
-            self.apply_rules(&tlvs, info);
-        }
+        // They must add up whether somebody wants them or not.
+        let Some(tlvs) = tlvs(header.tlvs) else { return self.invalid(header.version) };
+        self.apply_rules(&tlvs, info);
         self.count(header.version, |stats| &stats.v1_found, |stats| &stats.v2_found);
         if let Some((source, destination)) = header.addresses {
             info.remote = Address::Ip(source);
