@@ -46,8 +46,9 @@ impl Binary {
     /// The one under test: Outrigger, or with `SUBJECT=envoy` the real Envoy, which proves the test itself.
     pub fn subject() -> Result<Self> {
         match std::env::var("SUBJECT").as_deref() {
-            Ok("outrigger") => Self::outrigger(),
-            _ => Self::envoy(),
+            Err(std::env::VarError::NotPresent) | Ok("outrigger") => Self::outrigger(),
+            Ok("envoy") => Self::envoy(),
+            other => bail!("SUBJECT is {other:?}: outrigger or envoy"),
         }
     }
 

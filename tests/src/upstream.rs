@@ -101,6 +101,8 @@ struct State {
     malformed: Vec<String>,
     opened: usize,
     open: usize,
+    /// Requests of which more may come.
+    unfinished: usize,
     /// What the echo server and tunnels saw.
     bytes: Vec<u8>,
 }
@@ -117,6 +119,12 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Counts a request as unfinished until the guard is dropped.
+    fn begin(&self) -> UnfinishedGuard {
+        self.lock().unfinished += 1;
+        UnfinishedGuard(self.clone())
+    }
+
     fn enter(&self) -> (usize, OpenGuard) {
         let mut state = self.lock();
         state.opened += 1;
@@ -130,6 +138,16 @@ struct OpenGuard(Shared);
 impl Drop for OpenGuard {
     fn drop(&mut self) {
         self.0.lock().open -= 1;
+    }
+}
+
+struct UnfinishedGuard(Shared);
+
+impl Drop for UnfinishedGuard {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        // `forget` may have come in between
+        state.unfinished = state.unfinished.saturating_sub(1);
     }
 }
 
@@ -187,6 +205,11 @@ impl Upstream {
     /// What could not be read as a request.
     pub fn malformed(&self) -> Vec<String> {
         self.shared.lock().malformed.clone()
+    }
+
+    /// Whether all of each request was recorded, however it ended.
+    pub fn is_settled(&self) -> bool {
+        self.shared.lock().unfinished == 0
     }
 
     /// How many connections were opened since the last [`Upstream::forget`].
@@ -304,15 +327,18 @@ impl Connection {
             let head = Head::parse(&raw_head)?;
             let framing =
                 if head.method() == "CONNECT" { Framing::None } else { Framing::of_request(&head)? };
+            let mut unfinished = Some(shared.begin());
             let (at, reply) = record(shared, head, raw_head, index);
             let mut unread = Some(framing);
             if !reply.early {
                 self.read_body(&mut unread, shared, at).await?;
+                unfinished = None;
             }
             match self.play(&reply, &mut unread, shared, at).await? {
                 After::KeepAlive => self.read_body(&mut unread, shared, at).await?,
                 After::End => return Ok(()),
             }
+            drop(unfinished);
         }
     }
 

@@ -55,7 +55,8 @@ impl Scheme {
 
 /// The head of a request: what Envoy keeps in pseudo-headers is in fields of its own.
 ///
-/// `headers` never holds `host`, hop-by-hop headers or `transfer-encoding`: codecs put them on the wire.
+/// `headers` never holds `host`, hop-by-hop headers or `transfer-encoding`: codecs put them on the wire. Of an upgrade it holds
+/// `connection` and `upgrade` as the client wrote them, so that routes and filters can match them.
 #[derive(Clone, Debug)]
 pub struct RequestHead {
     /// `:method`
@@ -102,7 +103,7 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
 pub struct ResponseHead {
     /// `:status`
     pub status: StatusCode,
-    /// All other headers; never hop-by-hop headers or `transfer-encoding`.
+    /// All other headers; never hop-by-hop headers (but those of a 101) or `transfer-encoding`.
     pub headers: HeaderMap,
 }
 

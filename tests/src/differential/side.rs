@@ -17,6 +17,9 @@ use crate::upstream::{EchoServer, Received, Upstream};
 /// How long a connection that should stay open is watched.
 const WATCH: Duration = Duration::from_millis(20);
 
+/// How long the upstream is given to notice that a request ends.
+const SETTLE: Duration = Duration::from_millis(500);
+
 /// Counters that are compared, without their prefix (`http.<listener>.`, `cluster.<name>.`, `tcp.<listener>.`).
 const COUNTERS: &[&str] = &[
     "downstream_cx_upgrades_total",
@@ -168,6 +171,9 @@ impl Side {
             Input::Bytes(steps) => self.take_steps(case, steps, facts).await,
             Input::H2(requests) => self.send_requests(case, requests, facts).await,
         };
+        // what the upstream still reads is part of the case; what does not end shows as incomplete
+        let settled = async || self.upstream.is_settled().then_some(());
+        let _ = eventually("the end of all requests", SETTLE, settled).await;
         self.put_upstream(facts);
         let lines = self.log_lines(case).await?;
         for (at, line) in lines.iter().enumerate() {

@@ -3,7 +3,7 @@
 //! The tables lie in `tests/cases/wire-*.tsv` with what Envoy 1.40 does and what Outrigger must do; frames of HTTP/2 are
 //! built in `http2.rs`. Whatever is sent, afterwards the process lives, `/ready` says LIVE, the next good request on a
 //! new connection is answered quickly, and the upstream has seen exactly the requests that were intended.
-//! `CASE=word` restricts a run; `SUBJECT=envoy` runs the tables against Envoy and its own column.
+//! `CASE=word` restricts a run; `SHOW=1` prints what was seen; `SUBJECT=envoy` runs the tables against Envoy and its own column.
 
 mod http2;
 mod rig;
@@ -61,6 +61,7 @@ async fn run_requests(listener: &str, cases: Result<Vec<RequestCase>>, suffix: &
         let (rest, _) = client.rest(QUIET).await;
         let received = rig.upstream.received();
         let seen = (statuses, received.len());
+        rig.show(&case.name, &format!("{:?} {}", seen.0, seen.1));
         if !expected.iter().any(|outcome| (&outcome.statuses, outcome.requests) == (&seen.0, seen.1)) {
             rig.fail(&case.name, &format!("answers {:?}, {} requests at the upstream", seen.0, seen.1));
         }
@@ -84,6 +85,7 @@ async fn run_upstreams() -> Result<()> {
         rig.upstream.script([case.reply.clone()]);
         let seen = upstream_outcome(&rig).await.unwrap_or_else(|error| format!("{error:#}"));
         let UpstreamCase { name, envoy, ours, .. } = case;
+        rig.show(name, &seen);
         let expected = if rig.kind() == Kind::Envoy { envoy } else { ours };
         if !expected.contains(&seen) {
             rig.fail(name, &format!("expected one of {expected:?}, got {seen:?}"));

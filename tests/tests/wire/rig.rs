@@ -59,6 +59,13 @@ impl Rig {
         self.proxy.listener(name)
     }
 
+    /// Prints what a case showed, if asked to.
+    pub(crate) fn show(&self, name: &str, seen: &str) {
+        if std::env::var_os("SHOW").is_some() {
+            println!("{name}: {seen}");
+        }
+    }
+
     pub(crate) fn fail(&mut self, name: &str, text: &str) {
         let _ = writeln!(self.failures, "{name}: {text}");
     }

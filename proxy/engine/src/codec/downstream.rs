@@ -4,7 +4,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::HeaderMap;
-use proxy_core::head::{BodyEvent, Protocol, ResponseHead};
+use proxy_core::head::{BodyEvent, Protocol, RequestHead, ResponseHead};
 use proxy_core::stream_info::WireBytes;
 
 /// Why nothing more comes from, or goes to, downstream.
@@ -16,6 +16,17 @@ pub(crate) enum DownstreamError {
     Reset,
     /// The client broke the protocol; the text is the response code details.
     Protocol(&'static str),
+}
+
+/// A request as it arrived.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    /// The head.
+    pub(crate) head: RequestHead,
+    /// Nothing follows the head.
+    pub(crate) end: bool,
+    /// It names no host, which is not the same as naming an empty one.
+    pub(crate) lacks_host: bool,
 }
 
 /// One request and its response on a downstream connection.

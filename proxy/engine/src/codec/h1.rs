@@ -9,11 +9,12 @@
 //! 2. a parsed message carries its framing as a value ([`BodyFraming`]), and the encoder writes the framing fields from that
 //!    value alone: what stands in the header map under those names is never copied to the wire;
 //! 3. hop-by-hop fields are gone from the parsed header map, so they cannot be forwarded by omission, and are never written
-//!    from one;
+//!    from one; only the words of an upgrade (`connection`, `upgrade`) are kept and written again, where it is one;
 //! 4. what is written came through types that cannot hold CR, LF or NUL, or is checked on the way out ([`encode`]).
 //!
 //! Where Envoy 1.40 is lenient in a way that lets two parsers disagree (several `host` or userinfo in it, bare CR, folded lines
-//! in requests, odd white space in the request line, trailer sections with bare LF) this codec refuses.
+//! in fields about framing, routing or the connection, odd white space in the request line, trailer sections with bare LF) this
+//! codec refuses.
 
 pub mod body;
 mod case;
@@ -36,7 +37,7 @@ pub use fields::Underscores;
 pub use framing::BodyFraming;
 pub use hop::wants_trailers;
 pub use names::{joins_in_request, joins_in_response};
-pub use request::{FragmentPolicy, ParsedRequest, RequestOptions, RequestParser};
+pub use request::{ParsedRequest, RequestOptions, RequestParser};
 pub use response::{ParsedResponse, ResponseContext, ResponseKind, ResponseOptions, ResponseParser};
 pub use scan::HeadLimits;
 pub use target::{is_valid_authority, is_valid_path};

@@ -4,10 +4,10 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, StatusCode};
-use proxy_core::head::{BodyEvent, Protocol, RequestHead, ResponseHead};
+use proxy_core::head::{BodyEvent, Protocol, ResponseHead};
 use proxy_core::stream_info::WireBytes;
 
-use super::downstream::{Downstream, DownstreamError};
+use super::downstream::{Downstream, DownstreamError, Incoming};
 use super::h1::{
     BodyDecoder, BodyEncoder, BodyFraming, ConnectionOption, HeadLimits, KeyFormat, RequestError,
     RequestOptions, RequestParser, ResponseMessage, TrailerOptions, Trailers,
@@ -37,8 +37,8 @@ pub(crate) struct ServerOptions {
 /// What waiting for a request brought.
 #[expect(clippy::large_enum_variant, reason = "taken apart at once, once a request")]
 pub(crate) enum NextRequest {
-    /// A request; `end` if nothing follows its head.
-    Request(RequestHead, bool),
+    /// A request.
+    Request(Incoming),
     /// The client closed the connection, or it failed.
     Closed,
     /// The client broke the rules.
@@ -160,7 +160,11 @@ impl ServerConnection {
                             head_sent: 0,
                         };
                         let end = matches!(parsed.framing, BodyFraming::None | BodyFraming::Length(0));
-                        return Poll::Ready(NextRequest::Request(parsed.head, end));
+                        return Poll::Ready(NextRequest::Request(Incoming {
+                            head: parsed.head,
+                            end,
+                            lacks_host: parsed.lacks_host,
+                        }));
                     }
                     Ok(None) => {}
                     Err(error) => return Poll::Ready(NextRequest::Invalid(error)),

@@ -6,12 +6,13 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use h2::{Reason, RecvStream, SendStream};
-use http::{HeaderMap, Method, Request, Uri, Version};
+use http::{HeaderMap, Method, Request, StatusCode, Uri, Version};
 use proxy_core::head::{BodyEvent, RequestHead, ResponseHead, Scheme};
 use proxy_core::stream_error::UpstreamReset;
 use proxy_core::stream_info::WireBytes;
+use proxy_core::text::Text;
 
-use super::h2_headers::remove_connection_specific;
+use super::h2_headers::{name_upgrade, remove_connection_specific};
 use super::upstream::UpstreamEvent;
 
 const FRAME_HEADER: u64 = 9;
@@ -24,6 +25,8 @@ pub(crate) struct ClientStream {
     receive: Option<RecvStream>,
     data_done: bool,
     is_upgrade: bool,
+    /// What an extended CONNECT asked for.
+    protocol: Option<Text>,
     pending: Bytes,
     tail: Tail,
     wire: WireBytes,
@@ -63,6 +66,7 @@ impl ClientStream {
             receive: None,
             data_done: false,
             is_upgrade: false,
+            protocol: None,
             pending: Bytes::new(),
             tail: Tail::None,
             wire: WireBytes::default(),
@@ -102,6 +106,7 @@ impl ClientStream {
             *request.method_mut() = Method::CONNECT;
             request.extensions_mut().insert(h2::ext::Protocol::from(protocol.as_str()));
             self.is_upgrade = true;
+            self.protocol = Some(protocol.clone());
         }
         self.is_upgrade |= is_connect;
         let end = end && !self.is_upgrade;
@@ -202,7 +207,12 @@ impl ClientStream {
         let end = receive.is_end_stream();
         let is_upgrade = self.is_upgrade && parts.status.is_success() && !end;
         self.receive = (!end).then_some(receive);
-        let head = ResponseHead { status: parts.status, headers: parts.headers };
+        let mut head = ResponseHead { status: parts.status, headers: parts.headers };
+        if let Some(protocol) = self.protocol.as_ref().filter(|_| is_upgrade) {
+            // What HTTP/1 says; an HTTP/2 client is told 200 again.
+            head.status = StatusCode::SWITCHING_PROTOCOLS;
+            name_upgrade(&mut head.headers, protocol);
+        }
         UpstreamEvent::Head { head, end, is_upgrade }
     }
 

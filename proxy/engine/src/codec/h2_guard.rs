@@ -31,11 +31,14 @@ const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const PRIORITY: u8 = 2;
 const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
 const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 
 const END_STREAM: u8 = 0x1;
+/// Of SETTINGS.
+const ACK: u8 = 0x1;
 const PADDED: u8 = 0x8;
 const WITH_PRIORITY: u8 = 0x20;
 
@@ -77,6 +80,9 @@ pub enum Flood {
     /// PING, SETTINGS, RST_STREAM and unknown frames.
     #[error("too many control frames")]
     Control,
+    /// Any frame before the SETTINGS that begin a connection (RFC 9113, 3.4), which the `h2` crate does not insist on.
+    #[error("a frame before SETTINGS")]
+    BeforeSettings,
 }
 
 /// Frames seen on a connection.
@@ -97,6 +103,8 @@ pub struct FrameGuard {
     inbound: Scanner,
     outbound: Scanner,
     counts: FrameCounts,
+    /// The peer's first frame was seen.
+    begun: bool,
     header_frames: u64,
     data_sent: u64,
     priorities: u64,
@@ -120,6 +128,7 @@ impl FrameGuard {
             inbound: Scanner::new(inbound),
             outbound: Scanner::new(outbound),
             counts: FrameCounts::default(),
+            begun: false,
             header_frames: 0,
             data_sent: 0,
             priorities: 0,
@@ -164,6 +173,10 @@ impl FrameGuard {
     }
 
     fn inbound_frame(&mut self, frame: Frame) -> Result<(), Flood> {
+        if !std::mem::replace(&mut self.begun, true) {
+            let is_settings = frame.kind == SETTINGS && frame.flags & ACK == 0;
+            return if is_settings { Ok(()) } else { Err(Flood::BeforeSettings) };
+        }
         match frame.kind {
             DATA | HEADERS | CONTINUATION => self.message_frame(frame),
             PRIORITY => {
@@ -305,6 +318,7 @@ impl<T> Guarded<T> {
                 Flood::Priority => stats.inbound_priority_frames_flood.inc(),
                 Flood::WindowUpdate => stats.inbound_window_update_frames_flood.inc(),
                 Flood::Control => stats.outbound_control_flood.inc(),
+                Flood::BeforeSettings => stats.rx_messaging_error.inc(),
             }
         }
         io::Error::new(FLOOD, flood)

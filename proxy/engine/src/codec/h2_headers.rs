@@ -28,6 +28,14 @@ pub(crate) fn remove_connection_specific(headers: &mut HeaderMap) {
     }
 }
 
+/// Says in `headers` what HTTP/1 says of an upgrade to `protocol`, for matchers and filters, and for the next hop.
+pub(crate) fn name_upgrade(headers: &mut HeaderMap, protocol: &str) {
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    if let Ok(value) = HeaderValue::from_str(protocol) {
+        headers.insert(header::UPGRADE, value);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,7 +12,7 @@ use proxy_core::text::Text;
 
 use super::downstream::{Downstream, DownstreamError};
 use super::h1::{is_valid_authority, is_valid_path};
-use super::h2_headers::remove_connection_specific;
+use super::h2_headers::{name_upgrade, remove_connection_specific};
 
 /// Octets of a frame header (RFC 9113, 4.1).
 const FRAME_HEADER: u64 = 9;
@@ -92,6 +92,9 @@ pub(crate) fn request_head(
     let path = if is_plain_connect { Text::default() } else { Text::from(path) };
     // An extended CONNECT (RFC 8441) is an upgrade, and looks like one from here on.
     let method = if protocol.is_some() { Method::GET } else { parts.method };
+    if let Some(protocol) = &protocol {
+        name_upgrade(&mut parts.headers, protocol.as_str());
+    }
     let upgrade = protocol.map(|protocol| Text::from(protocol.as_str().to_ascii_lowercase()));
     Ok(RequestHead { method, scheme, authority, path, upgrade, headers: parts.headers })
 }

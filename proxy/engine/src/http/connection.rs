@@ -15,7 +15,7 @@ use super::config::Codec;
 use super::stream;
 pub use super::stream::ConnectionCx;
 use crate::codec::downstream::Downstream;
-use crate::codec::h1::{FragmentPolicy, HeadLimits, RequestError, RequestOptions, Underscores};
+use crate::codec::h1::{HeadLimits, RequestError, RequestOptions, Underscores};
 use crate::codec::h1_server::{NextRequest, ServerConnection, ServerOptions};
 use crate::local::timers::Timer;
 use crate::net::connection::Connection;
@@ -102,7 +102,7 @@ async fn serve_http1(cx: &Rc<ConnectionCx>, connection: Connection) {
     loop {
         let waited = wait(cx, &mut server, &mut timer).await;
         match waited {
-            Waited::Next(NextRequest::Request(request, end)) => {
+            Waited::Next(NextRequest::Request(incoming)) => {
                 requests += 1;
                 if manager.max_requests_per_connection == requests {
                     stats.downstream_cx_max_requests_reached.inc();
@@ -115,7 +115,7 @@ async fn serve_http1(cx: &Rc<ConnectionCx>, connection: Connection) {
                 }
                 let complete =
                     // Boxed: the state of a request is several kilobytes, which an idle connection must not hold.
-                    Box::pin(stream::serve(cx, &mut server, &mut timer, request, end)).await;
+                    Box::pin(stream::serve(cx, &mut server, &mut timer, incoming)).await;
                 let continues = server.take_continues();
                 stats.downstream_rq_1xx.add(continues);
                 stats.downstream_rq_completed.add(continues);
@@ -217,12 +217,10 @@ async fn reply_invalid(
     error: RequestError,
 ) {
     let stats = cx.manager.stats.here();
-    let mut reply =
-        LocalReply::new(error.status(), Bytes::from_static(error.body().as_bytes()), error.details());
-    if error.is_protocol_error() {
-        stats.downstream_cx_protocol_error.inc();
-        reply = reply.with_flag(ResponseFlag::DownstreamProtocolError);
-    }
+    stats.downstream_cx_protocol_error.inc();
+    let body = Bytes::from_static(error.body().as_bytes());
+    let reply = LocalReply::new(error.status(), body, error.details())
+        .with_flag(ResponseFlag::DownstreamProtocolError);
     server.begin_invalid();
     stream::reply_without_request(cx, server, timer, reply).await;
 }
@@ -263,7 +261,6 @@ fn server_options(cx: &ConnectionCx) -> ServerOptions {
                 HeadersWithUnderscoresAction::RejectRequest => Underscores::Reject,
                 HeadersWithUnderscoresAction::DropHeader => Underscores::Drop,
             },
-            fragments: FragmentPolicy::Reject,
             keep_case: false,
             proxy_100_continue: manager.proxy_100_continue,
         },

@@ -13,6 +13,7 @@ use h2::{Reason, RecvStream};
 use http::{Method, Request};
 
 use super::stream::{self, ConnectionCx};
+use crate::codec::downstream::Incoming;
 use crate::codec::h2_guard::{FrameLimits, Guarded, Side, is_flood};
 use crate::codec::h2_keepalive::Keepalive;
 use crate::codec::h2_server::{Malformed, ServerStream, request_head};
@@ -303,7 +304,9 @@ async fn serve_stream(
         }
     };
     let mut timer = Timer::default();
-    let complete = stream::serve(&cx, &mut down, &mut timer, head, end).await;
+    let lacks_host = head.authority.is_empty();
+    let incoming = Incoming { head, end, lacks_host };
+    let complete = stream::serve(&cx, &mut down, &mut timer, incoming).await;
     // After an early response the codec itself says, once that has left, that the rest of the request is not wanted
     // (RST_STREAM with NO_ERROR); a reset from here would take back what is still queued.
     if !complete && !down.has_responded() {

@@ -23,8 +23,7 @@ use super::config::ConnectionManager;
 use super::request_id;
 
 /// Headers that only internal requests may carry.
-static INTERNAL_ONLY: [&HeaderName; 16] = [
-    &X_ENVOY_DECORATOR_OPERATION,
+static INTERNAL_ONLY: [&HeaderName; 15] = [
     &X_ENVOY_EXPECTED_RQ_TIMEOUT_MS,
     &X_ENVOY_FORCE_TRACE,
     &X_ENVOY_HEDGE_ON_PER_TRY_TIMEOUT,
@@ -41,6 +40,10 @@ static INTERNAL_ONLY: [&HeaderName; 16] = [
     &X_ENVOY_UPSTREAM_RQ_TIMEOUT_ALT_RESPONSE,
     &X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS,
 ];
+
+/// Headers that are removed from external requests only where `use_remote_address` says that this is the edge.
+static EDGE_ONLY: [&HeaderName; 3] =
+    [&X_ENVOY_DECORATOR_OPERATION, &X_ENVOY_DOWNSTREAM_SERVICE_CLUSTER, &X_ENVOY_DOWNSTREAM_SERVICE_NODE];
 
 /// What was found out about the client.
 #[derive(Debug)]
@@ -112,13 +115,14 @@ pub(crate) fn apply(
 }
 
 fn sanitize(request: &mut RequestHead, is_edge: bool) {
-    if is_edge {
-        request.headers.remove(&X_ENVOY_DOWNSTREAM_SERVICE_CLUSTER);
-        request.headers.remove(&X_ENVOY_DOWNSTREAM_SERVICE_NODE);
-    }
-    // Sixteen look-ups are saved for the nearly all requests that have no such header.
+    // Eighteen look-ups are saved for the nearly all requests that have no such header.
     if !request.headers.keys().any(|name| name.as_str().starts_with("x-envoy-")) {
         return;
+    }
+    if is_edge {
+        for name in EDGE_ONLY {
+            request.headers.remove(name);
+        }
     }
     for name in INTERNAL_ONLY {
         request.headers.remove(name);

@@ -4,10 +4,14 @@
 //! `strip_*`), RFC 3986 sections 5.2.4 and 6.2.2.
 
 use proxy_core::head::RequestHead;
+use proxy_core::runtime::Runtime;
 use proxy_core::text::Text;
 use xds_api::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::PathWithEscapedSlashesAction;
 
 use super::config::{ConnectionManager, StripPort};
+
+/// The runtime key that says whether a path with a fragment is refused (the default) or loses it.
+const REJECT_FRAGMENT: &str = "envoy.reloadable_features.http_reject_path_with_fragment";
 
 /// What became of the path.
 #[derive(Debug, PartialEq, Eq)]
@@ -21,13 +25,16 @@ pub(crate) enum PathOutcome {
 }
 
 /// Normalises `request.path` as configured.
-pub(crate) fn path(manager: &ConnectionManager, request: &mut RequestHead) -> PathOutcome {
+pub(crate) fn path(manager: &ConnectionManager, runtime: &Runtime, request: &mut RequestHead) -> PathOutcome {
     use PathWithEscapedSlashesAction as Action;
     if request.path.is_empty() {
         return PathOutcome::Ok;
     }
-    if request.path.contains('#') {
-        return PathOutcome::Reject;
+    if let Some(fragment) = request.path.find('#') {
+        if runtime.flag(REJECT_FRAGMENT, true) {
+            return PathOutcome::Reject;
+        }
+        request.path = request.path.slice_of(request.path.get(..fragment).unwrap_or_default());
     }
     let mut redirect = false;
     match manager.escaped_slashes {

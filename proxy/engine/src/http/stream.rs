@@ -20,7 +20,7 @@ use super::deadlines::Deadlines;
 use super::filter_chain::{FilterChain, Passed, View};
 use super::normalize::PathOutcome;
 use super::{Context, forwarded, normalize};
-use crate::codec::downstream::Downstream;
+use crate::codec::downstream::{Downstream, Incoming};
 use crate::local::clock;
 use crate::local::drain::DrainHandle;
 use crate::local::timers::Timer;
@@ -99,17 +99,20 @@ pub(crate) struct Stream<'c> {
     clear_route: bool,
 }
 
-/// Serves one request; `end` if nothing follows its head. Says whether the request was read to its end and the response
+/// Serves one request. Says whether the request was read to its end and the response
 /// completed, so that the connection can go on.
 pub(crate) async fn serve<D: Downstream>(
     cx: &ConnectionCx,
     down: &mut D,
     timer: &mut Timer,
-    request: RequestHead,
-    end: bool,
+    incoming: Incoming,
 ) -> bool {
-    let mut stream = Stream::new(cx, down.protocol(), request, end);
-    let mut ended = stream.run(down, timer, end).await;
+    let Incoming { head, end, lacks_host } = incoming;
+    let mut stream = Stream::new(cx, down.protocol(), head, end);
+    let mut ended = match stream.admit(lacks_host) {
+        Ok(()) => stream.run(down, timer, end).await,
+        Err(refused) => Err(refused),
+    };
     if let Err(StreamEnd::Reply(reply)) = ended {
         ended = stream.local_reply(down, timer, *reply).await;
     }
@@ -124,6 +127,10 @@ pub(crate) async fn serve<D: Downstream>(
             cx.manager.stats.here().downstream_rq_tx_reset.inc();
             // What was received before it broke is the client's.
             let _ = stream.flush(down, timer).await;
+            if down.protocol() == Protocol::Http2 {
+                // It is queued, and a reset would take it back: the connection's task runs first.
+                tokio::task::yield_now().await;
+            }
             down.reset();
             false
         }
@@ -216,7 +223,6 @@ impl<'c> Stream<'c> {
         timer: &mut Timer,
         end: bool,
     ) -> Result<(), StreamEnd> {
-        self.admit()?;
         self.match_route();
         self.check_upgrade()?;
         self.filters = FilterChain::new(self.configured_filters(), self.route().as_ref());
@@ -225,23 +231,22 @@ impl<'c> Stream<'c> {
     }
 
     /// Checks the head, and makes it say what the connection manager wants it to say.
-    fn admit(&mut self) -> Result<(), StreamEnd> {
+    fn admit(&mut self, lacks_host: bool) -> Result<(), StreamEnd> {
         let manager = &*self.cx.manager;
         let stats = manager.stats.here();
         let is_connect = self.request.method == Method::CONNECT;
-        if self.request.authority.is_empty() {
+        if lacks_host {
+            self.close = self.info.protocol != Some(Protocol::Http2);
             return Err(refuse(StatusCode::BAD_REQUEST, "missing_host_header"));
         }
         if self.request.path.is_empty() && !is_connect {
             return Err(refuse(StatusCode::NOT_FOUND, "missing_path_rejected"));
         }
-        let is_relative = self.request.path.starts_with('/')
-            || (self.request.method == Method::OPTIONS && self.request.path == "*");
-        if !is_relative && !self.request.path.is_empty() {
+        if !self.request.path.starts_with('/') && !self.request.path.is_empty() {
             stats.downstream_rq_non_relative_path.inc();
             return Err(refuse(StatusCode::NOT_FOUND, "absolute_path_rejected"));
         }
-        match normalize::path(manager, &mut self.request) {
+        match normalize::path(manager, &self.cx.shared.env.runtime, &mut self.request) {
             PathOutcome::Ok => {}
             PathOutcome::Redirect(_) if self.request.is_grpc() => {
                 stats.downstream_rq_failed_path_normalization.inc();

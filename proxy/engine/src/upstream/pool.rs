@@ -6,12 +6,13 @@
 mod connect;
 mod h1;
 mod h2;
+mod pace;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use hashbrown::HashMap;
 use proxy_core::names::Name;
@@ -24,9 +25,6 @@ pub(crate) use self::h2::Http2Lease;
 use self::h2::Http2Pool;
 use super::circuit_breaker::{BreakerPriority, Permit, Resource};
 use super::cluster::Cluster;
-
-/// How often idle connections are looked after.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The clusters of one worker, by slot and by name.
 #[derive(Default)]
@@ -85,8 +83,9 @@ impl Clusters {
 
     /// Closes idle connections that are dead or have been idle too long; runs for as long as the worker does.
     pub async fn sweep(&self) {
+        let mut looks = pace::Looks::new();
         loop {
-            tokio::time::sleep(SWEEP_INTERVAL).await;
+            looks.next().await;
             let now = Instant::now();
             let clusters: Vec<_> =
                 self.slots.borrow().iter().flatten().filter(|cluster| cluster.has_pools()).cloned().collect();

@@ -4,13 +4,13 @@
 //! nothing a peer or a filter put into a header map can change how a message is delimited.
 
 use bytes::{BufMut as _, BytesMut};
-use http::{HeaderMap, HeaderName, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use proxy_core::head::{Protocol, RequestHead, ResponseHead};
 
 use super::case::KeyFormat;
 use super::error::EncodeError;
 use super::framing::{BodyFraming, parse_decimal};
-use super::hop::wants_trailers;
+use super::hop::{names_upgrade, wants_trailers};
 use super::names::Role;
 use super::target::{is_valid_authority, is_valid_path};
 
@@ -97,8 +97,10 @@ impl RequestMessage<'_> {
         };
         let framing_written = fields.put_headers(&head.headers, framing, Side::Request);
         if let Some(protocol) = upgrade {
-            fields.put("connection", b"upgrade");
-            fields.put("upgrade", protocol.as_bytes());
+            // Another protocol than was asked for is not the client's word.
+            let asked = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(protocol.as_bytes());
+            let words = head.headers.get(http::header::UPGRADE).filter(|value| asked(value));
+            fields.put_upgrade(&head.headers, words.map_or(protocol.as_bytes(), HeaderValue::as_bytes));
         }
         if !framing_written {
             fields.put_framing(framing);
@@ -139,8 +141,12 @@ impl ResponseMessage<'_> {
         let mut framing_written = fields.put_headers(&self.head.headers, framing, side);
         match self.upgrade {
             Some(protocol) if switching => {
-                fields.put("connection", b"upgrade");
-                fields.put("upgrade", protocol.as_bytes());
+                // What the upstream switched to, were it not what was asked for: the client is to know.
+                let words = self.head.headers.get(http::header::UPGRADE).filter(|value| !value.is_empty());
+                fields.put_upgrade(
+                    &self.head.headers,
+                    words.map_or(protocol.as_bytes(), HeaderValue::as_bytes),
+                );
             }
             Some(_) | None => self.put_connection(framing, tunnel, &mut fields),
         }
@@ -238,6 +244,13 @@ impl FieldWriter<'_, '_> {
             }
         }
         framing_written
+    }
+
+    /// Writes the two fields of an upgrade to `protocol`; `connection` in the peer's own words if it wrote any.
+    fn put_upgrade(&mut self, headers: &HeaderMap, protocol: &[u8]) {
+        let connection = headers.get(http::header::CONNECTION).map(HeaderValue::as_bytes);
+        self.put("connection", connection.filter(|value| names_upgrade(value)).unwrap_or(b"upgrade"));
+        self.put("upgrade", protocol);
     }
 
     fn put_framing(&mut self, framing: BodyFraming) {

@@ -35,12 +35,6 @@ pub enum RequestError {
     TooManyHeaders,
     /// A field name with an underscore where the policy is to reject.
     UnexpectedUnderscore,
-    /// HTTP/1.1 without `host`.
-    MissingHost,
-    /// A target that is not a path (`*`, or absolute form while that is not allowed).
-    AbsolutePathRejected,
-    /// A fragment in the path.
-    Fragment,
 }
 
 impl RequestError {
@@ -55,10 +49,7 @@ impl RequestError {
             | Self::ContentLengthAndChunked
             | Self::BodyDisallowed
             | Self::ConnectionHeaderRejected
-            | Self::UnexpectedUnderscore
-            | Self::MissingHost
-            | Self::Fragment => StatusCode::BAD_REQUEST,
-            Self::AbsolutePathRejected => StatusCode::NOT_FOUND,
+            | Self::UnexpectedUnderscore => StatusCode::BAD_REQUEST,
             Self::InvalidTransferEncoding => StatusCode::NOT_IMPLEMENTED,
             Self::LowVersion => StatusCode::UPGRADE_REQUIRED,
             Self::HeadersTooLarge | Self::TooManyHeaders => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -81,20 +72,12 @@ impl RequestError {
             Self::HeadersTooLarge => "http1.headers_too_large",
             Self::TooManyHeaders => "http1.too_many_headers",
             Self::UnexpectedUnderscore => "http1.unexpected_underscore",
-            Self::MissingHost => "missing_host_header",
-            Self::AbsolutePathRejected => "absolute_path_rejected",
-            Self::Fragment => "path_normalization_failed",
         }
-    }
-
-    /// Whether Envoy counts it as a protocol error (`DPE`). What is not comes with an empty body.
-    pub fn is_protocol_error(self) -> bool {
-        !matches!(self, Self::MissingHost | Self::AbsolutePathRejected | Self::Fragment)
     }
 
     /// The body of the answer, `text/plain`.
     pub fn body(self) -> &'static str {
-        if self.is_protocol_error() { self.status().canonical_reason().unwrap_or_default() } else { "" }
+        self.status().canonical_reason().unwrap_or_default()
     }
 }
 

@@ -9,7 +9,7 @@ use super::case::HeaderCase;
 use super::framing::FramingFields;
 use super::hop::ConnectionFields;
 use super::names::{self, Join, Role, Side};
-use super::scan::{HeadLimits, HeadSpan};
+use super::scan::{HeadLimits, HeadSpan, trim_line_end};
 
 /// What happens to field names with an underscore (`headers_with_underscores_action`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -90,6 +90,72 @@ pub(super) fn parse(
         }
         Ok(section)
     })
+}
+
+/// Like [`parse`], but folded lines (RFC 9112 section 5.2) are joined first, as Envoy does: the line end goes, the white space
+/// stays. In a request only fields that mean nothing to the codec may be folded: whoever stands in front of this proxy and does
+/// not unfold would see another framing, host or connection.
+pub(super) fn parse_unfolding(
+    head: &Bytes,
+    span: HeadSpan,
+    limits: HeadLimits,
+    options: FieldOptions,
+) -> Result<FieldSection, FieldError> {
+    match parse(head, span, limits, options) {
+        Err(FieldError::Malformed) => {
+            let (unfolded, span) = unfold(head, span, options.side).ok_or(FieldError::Malformed)?;
+            parse(&unfolded, span, limits, options)
+        }
+        other => other,
+    }
+}
+
+/// A copy without folds and its measures; `None` if nothing is folded, or something that may not be.
+fn unfold(head: &Bytes, span: HeadSpan, side: Side) -> Option<(Bytes, HeadSpan)> {
+    let (first_line, block) = head.split_at_checked(span.first_line)?;
+    let mut out = first_line.to_vec();
+    let mut field = out.len();
+    let mut lines = 0;
+    let mut folds = 0;
+    for line in block.split_inclusive(|byte| *byte == b'\n') {
+        lines += 1;
+        if matches!(line.first(), Some(b' ' | b'\t')) && out.len() > span.first_line {
+            let name = out.get(field..).and_then(|field| field.split(|byte| *byte == b':').next());
+            let role = names::lookup(name.unwrap_or_default()).map_or(Role::Plain, |known| known.role);
+            if side == Side::Request && !matches!(role, Role::Plain | Role::Forwarded) {
+                return None;
+            }
+            out.truncate(trim_line_end(&out).len());
+            folds += 1;
+        } else {
+            field = out.len();
+        }
+        out.extend_from_slice(line);
+    }
+    // The last line is the empty one.
+    let span = HeadSpan { end: out.len(), first_line: span.first_line, fields: lines - folds - 1 };
+    (folds > 0).then(|| (Bytes::from(out), span))
+}
+
+/// Puts the `connection` and `upgrade` fields of an upgrade into `headers`, spelt as they came.
+pub(super) fn keep_upgrade(head: &Bytes, span: HeadSpan, headers: &mut HeaderMap) -> Result<(), FieldError> {
+    let block = head.get(span.first_line..).unwrap_or_default();
+    let kept = with_lines(block, span.fields, |lines| {
+        for line in lines {
+            if let Some(known) = names::lookup(line.name.as_bytes())
+                && matches!(known.role, Role::Connection | Role::Upgrade)
+            {
+                let value = field_value(head, line.value.trim_ascii())?;
+                insert(headers, known.name.clone(), value, true)?;
+            }
+        }
+        Ok(())
+    });
+    match kept {
+        // Folded elsewhere: the encoder has its own words.
+        Err(FieldError::Malformed) => Ok(()),
+        other => other,
+    }
 }
 
 /// Reads a trailer section: like [`parse`], but what has no place in trailers (framing, routing, hop by hop) is dropped.

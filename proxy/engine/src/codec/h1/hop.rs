@@ -1,6 +1,6 @@
 //! Hop-by-hop fields: what ends at this connection (RFC 9110 section 7.6.1, Envoy 1.40 behaviour).
 //!
-//! The parsers apply these rules while they build the header map; `remove_nominated` is for the rare request that nominates
+//! The parsers apply these rules while they build the header map; `apply_nominations` is for the rare request that nominates
 //! fields of its own.
 
 use bytes::Bytes;
@@ -62,19 +62,29 @@ impl ConnectionFields {
         !self.close && (http_11 || self.keep_alive)
     }
 
-    /// Whether fields were nominated, i.e. [`remove_nominated`] has something to do.
+    /// Whether fields were nominated, i.e. [`apply_nominations`] has something to do.
     pub(super) fn nominates(&self) -> bool {
         self.members > MAX_MEMBERS || !self.nominated.is_empty()
     }
+}
+
+/// What becomes of the fields that `connection` nominates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Nominated {
+    /// They end here.
+    Go,
+    /// They are for the peer of an upgrade, together with `connection` itself.
+    Stay,
 }
 
 /// Removes from a request what its `connection` field nominated.
 ///
 /// Refused are, besides Envoy's own refusals (`x-forwarded-for`, `-host`, `-proto`, pseudo-headers, too many members), `host` and
 /// `content-length`: removing either changes what the message means.
-pub(super) fn remove_nominated(
+pub(super) fn apply_nominations(
     connection: &ConnectionFields,
     headers: &mut HeaderMap,
+    nominated: Nominated,
 ) -> Result<(), Rejected> {
     if connection.members > MAX_MEMBERS {
         return Err(Rejected);
@@ -89,25 +99,33 @@ pub(super) fn remove_nominated(
             return Err(Rejected);
         }
     }
+    if nominated == Nominated::Stay {
+        return Ok(());
+    }
     // `te: trailers` survives its nomination: this proxy relays trailers too.
-    let nominated = |name: &http::HeaderName| {
+    let goes = |name: &http::HeaderName| {
         *name != http::header::TE
             && connection.nominated.iter().any(|other| other.eq_ignore_ascii_case(name.as_ref()))
     };
-    if headers.keys().any(nominated) {
+    if headers.keys().any(goes) {
         // `HeaderMap::remove` swaps the last entry into the hole; rebuilding keeps the order.
         let mut kept = HeaderMap::with_capacity(headers.capacity());
         let mut current = None;
         for (name, value) in std::mem::take(headers) {
             current = name.or(current);
             let Some(name) = &current else { continue };
-            if !nominated(name) {
+            if !goes(name) {
                 kept.append(name.clone(), value);
             }
         }
         *headers = kept;
     }
     Ok(())
+}
+
+/// Whether a `connection` field names `upgrade`.
+pub(super) fn names_upgrade(connection: &[u8]) -> bool {
+    members(connection).any(|member| member.eq_ignore_ascii_case(b"upgrade"))
 }
 
 /// Whether `te` asks for trailers, the one thing in it that is passed on: exactly the member `trailers`, no weight.

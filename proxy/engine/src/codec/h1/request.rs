@@ -9,23 +9,13 @@ use super::case::HeaderCase;
 use super::error::RequestError;
 use super::fields::{self, FieldError, FieldOptions, FieldSection, HostField, Underscores};
 use super::framing::{BodyFraming, Invalid};
-use super::hop::{self, is_token};
+use super::hop::{self, Nominated, is_token};
 use super::names::Side;
 use super::scan::{HeadLimits, HeadScanner, HeadSpan, trim_line_end};
 use super::target::{self, Target, is_valid_authority};
 
 /// More empty lines than this before a request are no courtesy any more.
 const MAX_EMPTY_LINES: u32 = 16;
-
-/// What happens to `#fragment` in a path.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum FragmentPolicy {
-    /// 400, Envoy's default.
-    #[default]
-    Reject,
-    /// It is cut off (runtime `envoy.reloadable_features.http_reject_path_with_fragment` set to false).
-    Strip,
-}
 
 /// How requests are read: `Http1ProtocolOptions` and friends. The default is Envoy's.
 #[derive(Clone, Debug)]
@@ -44,8 +34,6 @@ pub struct RequestOptions {
     pub allow_custom_methods: bool,
     /// `headers_with_underscores_action`
     pub underscores: Underscores,
-    /// Fragments in paths.
-    pub fragments: FragmentPolicy,
     /// Whether the spelling of names is noted, for `header_key_format: preserve_case`.
     pub keep_case: bool,
     /// `proxy_100_continue`: `expect: 100-continue` stays in the head.
@@ -62,7 +50,6 @@ impl Default for RequestOptions {
             allow_chunked_length: false,
             allow_custom_methods: false,
             underscores: Underscores::Allow,
-            fragments: FragmentPolicy::Reject,
             keep_case: false,
             proxy_100_continue: false,
         }
@@ -72,8 +59,11 @@ impl Default for RequestOptions {
 /// A request head and what the connection must know about it.
 #[derive(Debug)]
 pub struct ParsedRequest {
-    /// The head. `upgrade` is set when `connection` names it and it asks for more than `h2c`.
+    /// The head. `upgrade` is set when `connection` names it and it asks for more than `h2c`; its path is what the target
+    /// says, and whether that can be served (`*`, a fragment) is not for the codec to say.
     pub head: RequestHead,
+    /// Neither the target nor a `host` field names an authority, and there is no default: not a request that can be served.
+    pub lacks_host: bool,
     /// 1.1, or 1.0 where allowed.
     pub protocol: Protocol,
     /// What follows the head. CONNECT has [`BodyFraming::UntilClose`]: the tunnel.
@@ -177,22 +167,27 @@ impl RequestParser {
             keep_case: self.options.keep_case,
             keep_expect: self.options.proxy_100_continue,
         };
-        let mut section = fields::parse(head, span, self.limits, options)?;
+        let mut section = fields::parse_unfolding(head, span, self.limits, options)?;
         let authority = self.authority(&line, &section)?;
         let framing = self.framing(&line, &mut section)?;
+        let http_11 = line.protocol == Protocol::Http11;
+        let upgrade = section.upgrade.take();
+        let upgrade = upgrade.filter(|asked| section.connection.upgrade && http_11 && *asked != "h2c");
         if section.connection.nominates() {
-            hop::remove_nominated(&section.connection, &mut section.headers)
+            let removal = if upgrade.is_some() { Nominated::Stay } else { Nominated::Go };
+            hop::apply_nominations(&section.connection, &mut section.headers, removal)
                 .map_err(|_| RequestError::ConnectionHeaderRejected)?;
         }
-        let http_11 = line.protocol == Protocol::Http11;
+        if upgrade.is_some() {
+            fields::keep_upgrade(head, span, &mut section.headers)?;
+        }
         let keep_alive = section.connection.persists(http_11);
-        let upgrade =
-            section.upgrade.filter(|asked| section.connection.upgrade && http_11 && *asked != "h2c");
         Ok(ParsedRequest {
+            lacks_host: authority.is_none(),
             head: RequestHead {
                 method: line.method,
                 scheme: line.target.scheme.unwrap_or(self.options.scheme),
-                authority,
+                authority: authority.unwrap_or_default(),
                 path: line.target.path,
                 upgrade,
                 headers: section.headers,
@@ -227,7 +222,7 @@ impl RequestParser {
     }
 
     /// `:authority`: that of the target wins, `host` is next, and it must be a single valid one in any case.
-    fn authority(&self, line: &RequestLine, section: &FieldSection) -> Result<Text, RequestError> {
+    fn authority(&self, line: &RequestLine, section: &FieldSection) -> Result<Option<Text>, RequestError> {
         let host = match &section.host {
             HostField::Absent => None,
             HostField::Many => return Err(RequestError::InvalidAuthority),
@@ -236,8 +231,7 @@ impl RequestParser {
         };
         let default =
             self.options.default_host_for_http_10.as_ref().filter(|_| line.protocol == Protocol::Http10);
-        let authority = line.target.authority.clone().or(host).or_else(|| default.cloned());
-        authority.ok_or(RequestError::MissingHost)
+        Ok(line.target.authority.clone().or(host).or_else(|| default.cloned()))
     }
 
     fn framing(&self, line: &RequestLine, section: &mut FieldSection) -> Result<BodyFraming, RequestError> {

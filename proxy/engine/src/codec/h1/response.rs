@@ -148,12 +148,15 @@ impl ResponseParser {
             100..=199 => ResponseKind::Informational,
             _ => ResponseKind::Final,
         };
-        let mut section = self.parse_fields(head, span)?;
+        let mut section = self.parse_fields(&head, span)?;
         let framing = self.framing(status, context, &mut section)?;
         if kind == ResponseKind::SwitchingProtocols
             && !(context.upgrade && section.connection.upgrade && section.upgrade.is_some())
         {
             return Err(ResponseError::UnsolicitedUpgrade);
+        }
+        if kind == ResponseKind::SwitchingProtocols {
+            fields::keep_upgrade(&head, span, &mut section.headers)?;
         }
         // RFC 9112 section 6.1: a transfer coding in HTTP/1.0 is a faulty framing, so nothing may follow.
         let faulty = protocol == Protocol::Http10 && framing == BodyFraming::Chunked;
@@ -172,20 +175,14 @@ impl ResponseParser {
         })
     }
 
-    fn parse_fields(&self, head: Bytes, span: HeadSpan) -> Result<FieldSection, ResponseError> {
+    fn parse_fields(&self, head: &Bytes, span: HeadSpan) -> Result<FieldSection, ResponseError> {
         let options = FieldOptions {
             side: Side::Response,
             underscores: self.options.underscores,
             keep_case: self.options.keep_case,
             keep_expect: true,
         };
-        match fields::parse(&head, span, self.limits, options) {
-            Err(FieldError::Malformed) => {
-                let unfolded = unfold(&head, span).ok_or(ResponseError::Malformed)?;
-                Ok(fields::parse(&unfolded, span, self.limits, options)?)
-            }
-            other => Ok(other?),
-        }
+        Ok(fields::parse_unfolding(head, span, self.limits, options)?)
     }
 
     fn framing(
@@ -251,23 +248,6 @@ fn parse_line(head: &Bytes, end: usize) -> Result<(Protocol, StatusCode, Bytes),
         return Err(ResponseError::InvalidCharacters);
     }
     Ok((protocol, status, head.slice_ref(reason)))
-}
-
-/// A copy with every folded line ending replaced by spaces (RFC 9112 section 5.2), or `None` if nothing is folded.
-fn unfold(head: &Bytes, span: HeadSpan) -> Option<Bytes> {
-    let mut copy = head.to_vec();
-    let mut folded = false;
-    for at in span.first_line + 1..copy.len() {
-        let (before, after) = copy.split_at_mut_checked(at)?;
-        if let ([.., line_feed @ b'\n'], [b' ' | b'\t', ..]) = (&mut *before, after) {
-            *line_feed = b' ';
-            folded = true;
-            if let [.., carriage_return @ b'\r', _] = before {
-                *carriage_return = b' ';
-            }
-        }
-    }
-    folded.then(|| Bytes::from(copy))
 }
 
 impl From<FieldError> for ResponseError {

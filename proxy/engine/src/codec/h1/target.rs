@@ -6,7 +6,7 @@ use proxy_core::head::Scheme;
 use proxy_core::text::Text;
 
 use super::error::RequestError;
-use super::request::{FragmentPolicy, RequestOptions};
+use super::request::RequestOptions;
 
 /// What the request line says about where to go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,7 +15,7 @@ pub(super) struct Target {
     pub(super) scheme: Option<Scheme>,
     /// Of an absolute form or of CONNECT.
     pub(super) authority: Option<Text>,
-    /// Path and query; empty for CONNECT.
+    /// Path and query, or `*`, as it stands there; empty for CONNECT.
     pub(super) path: Text,
 }
 
@@ -34,13 +34,13 @@ pub(super) fn parse(
         return Ok(Target { scheme: None, authority: Some(text(head, raw)?), path: Text::default() });
     }
     if raw.first() == Some(&b'/') {
-        let path = text(head, cut_fragment(raw, options.fragments)?)?;
-        return Ok(Target { scheme: None, authority: None, path });
+        return Ok(Target { scheme: None, authority: None, path: text(head, raw)? });
     }
     if raw == b"*" {
-        // Valid for OPTIONS, but no route can match it: Envoy answers 404.
-        let known = method == Method::OPTIONS;
-        return Err(if known { RequestError::AbsolutePathRejected } else { RequestError::InvalidUrl });
+        if method != Method::OPTIONS {
+            return Err(RequestError::InvalidUrl);
+        }
+        return Ok(Target { scheme: None, authority: None, path: text(head, raw)? });
     }
     absolute_form(head, raw, options)
 }
@@ -48,7 +48,8 @@ pub(super) fn parse(
 fn absolute_form(head: &Bytes, raw: &[u8], options: &RequestOptions) -> Result<Target, RequestError> {
     let (scheme, rest) = split_scheme(raw)?;
     if !options.allow_absolute_url {
-        return Err(RequestError::AbsolutePathRejected);
+        // A path that does not begin with a slash.
+        return Ok(Target { scheme: None, authority: None, path: text(head, raw)? });
     }
     let authority_end = rest.iter().position(|byte| matches!(byte, b'/' | b'?' | b'#')).unwrap_or(rest.len());
     let (authority, path) = rest.split_at_checked(authority_end).unwrap_or((rest, b""));
@@ -56,11 +57,7 @@ fn absolute_form(head: &Bytes, raw: &[u8], options: &RequestOptions) -> Result<T
         return Err(RequestError::InvalidUrl);
     }
     let authority = Some(text(head, authority)?);
-    let path = match path.first() {
-        None => Text::from_static("/"),
-        Some(b'/') => text(head, cut_fragment(path, options.fragments)?)?,
-        Some(_) => return Err(RequestError::AbsolutePathRejected),
-    };
+    let path = if path.is_empty() { Text::from_static("/") } else { text(head, path)? };
     Ok(Target { scheme: Some(scheme), authority, path })
 }
 
@@ -75,14 +72,6 @@ fn split_scheme(raw: &[u8]) -> Result<(Scheme, &[u8]), RequestError> {
     }
     let other_scheme = raw.windows(3).any(|window| window == b"://");
     Err(if other_scheme { RequestError::InvalidScheme } else { RequestError::Malformed })
-}
-
-fn cut_fragment(path: &[u8], policy: FragmentPolicy) -> Result<&[u8], RequestError> {
-    match (memchr::memchr(b'#', path), policy) {
-        (None, _) => Ok(path),
-        (Some(_), FragmentPolicy::Reject) => Err(RequestError::Fragment),
-        (Some(at), FragmentPolicy::Strip) => Ok(path.get(..at).unwrap_or(path)),
-    }
 }
 
 fn check_characters(raw: &[u8]) -> Result<(), RequestError> {

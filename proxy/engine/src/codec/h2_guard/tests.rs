@@ -15,7 +15,20 @@ fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
 fn server() -> FrameGuard {
     let mut guard = FrameGuard::new(Side::Server, LIMITS);
     guard.received(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
+    guard.received(&frame(SETTINGS, 0, b"")).unwrap();
     guard
+}
+
+#[test]
+fn settings_come_first() {
+    for (first, expected) in [
+        (frame(SETTINGS, 0, b""), Ok(())),
+        (frame(SETTINGS, ACK, b""), Err(Flood::BeforeSettings)),
+        (frame(HEADERS, 5, b"x"), Err(Flood::BeforeSettings)),
+        (frame(6, 0, &[0; 8]), Err(Flood::BeforeSettings)),
+    ] {
+        assert_eq!(FrameGuard::new(Side::Client, LIMITS).received(&first), expected);
+    }
 }
 
 /// How many of `frame` pass before the guard says no, at most 1000.
@@ -84,6 +97,7 @@ fn a_client_sees_no_preface_but_sends_one() {
     guard.sent(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
     guard.sent(&frame(GOAWAY, 0, &[0; 8]));
     guard.sent(&frame(RST_STREAM, 0, &[0; 4]));
+    guard.received(&frame(SETTINGS, 0, b"")).unwrap();
     guard.received(&frame(RST_STREAM, 0, &[0; 4])).unwrap();
     assert_eq!(guard.counts(), FrameCounts { resets_received: 1, resets_sent: 1, goaways_sent: 1 });
 }

@@ -110,6 +110,7 @@ impl Http1Pool {
             }
         }
         self.idle.borrow_mut().push(pooled);
+        super::pace::came_back();
     }
 }
 

@@ -128,9 +128,15 @@ fn tunnels_are_opened() {
     assert_eq!(sent.as_deref(), Ok(expected));
     let switching = response(101, &[("x", "y")]);
     let message =
-        ResponseMessage { upgrade: Some("websocket"), ..message(&switching, BodyFraming::UntilClose) };
+        ResponseMessage { upgrade: Some("websocket"), ..self::message(&switching, BodyFraming::UntilClose) };
     let expected =
         "HTTP/1.1 101 Switching Protocols\r\nx: y\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+    assert_eq!(encode_response(&message), expected);
+    let spelt = response(101, &[("connection", "Keep-Alive, Upgrade"), ("upgrade", "WebSocket")]);
+    let message =
+        ResponseMessage { upgrade: Some("websocket"), ..self::message(&spelt, BodyFraming::UntilClose) };
+    let expected =
+        "HTTP/1.1 101 Switching Protocols\r\nconnection: Keep-Alive, Upgrade\r\nupgrade: WebSocket\r\n\r\n";
     assert_eq!(encode_response(&message), expected);
     let established = response(200, &[("content-length", "5")]);
     let message =

@@ -1,0 +1,126 @@
+//! `docs/differences.md`: every difference from Envoy that a case declares, with its reason.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use integration::differential::Case;
+
+use crate::{headers, http1, http2, paths, replies, routing, tcp, timeouts, tunnels};
+
+const INTRODUCTION: &str = "\
+# Where Outrigger differs from Envoy
+
+Outrigger answers as Envoy 1.40 does, byte for byte where it can. Where it does not, it is on purpose, and this page says why.
+It is made from the test cases that declare the differences and fail if one is not there any more, so it does not drift:
+`UPDATE_DOCS=1 cargo test -p integration --test differential declared` writes it anew.
+
+Configuration that is not supported is listed in [configuration.md](configuration.md).
+";
+
+/// The groups of cases, and the tables of bytes.
+fn sections() -> Result<Vec<(&'static str, Vec<Row>)>> {
+    let groups = [
+        ("HTTP/1", http1::cases()),
+        ("HTTP/1 upstreams", http1::upstream_cases()),
+        ("HTTP/2", http2::cases()),
+        ("Routes", routing::cases()),
+        ("Headers", headers::cases()),
+        ("Paths", paths::cases()),
+        ("Local replies", replies::cases()),
+        ("Time limits", timeouts::cases()),
+        ("Upgrades and CONNECT", tunnels::cases()),
+        ("TCP", tcp::cases()),
+    ];
+    let mut sections: Vec<(&'static str, Vec<Row>)> =
+        groups.into_iter().map(|(title, cases)| (title, declared(&cases))).collect();
+    for (title, table) in [
+        ("Malformed requests", include_str!("../../cases/wire-http1.tsv")),
+        ("Malformed responses", include_str!("../../cases/wire-upstream.tsv")),
+        ("PROXY protocol", include_str!("../../cases/wire-proxy-protocol.tsv")),
+    ] {
+        sections.push((title, differing(table).context(title)?));
+    }
+    Ok(sections)
+}
+
+/// One line of the page.
+struct Row {
+    case: String,
+    what: String,
+    why: String,
+}
+
+/// What cases of the rig declare: facts of one case with one reason are one row.
+fn declared(cases: &[Case]) -> Vec<Row> {
+    let mut rows: Vec<Row> = Vec::new();
+    for case in cases {
+        for (fact, reason) in &case.known {
+            let what = format!("`{fact}`");
+            match rows.iter_mut().find(|row| row.case == case.name && row.why == *reason) {
+                Some(row) => row.what = format!("{}, {what}", row.what),
+                None => rows.push(Row { case: case.name.to_owned(), what, why: (*reason).to_owned() }),
+            }
+        }
+    }
+    rows
+}
+
+/// The rows of a table of bytes in which Outrigger's column is not Envoy's. The line before each says why: `# why: ...`.
+fn differing(table: &str) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    let mut why = None;
+    for line in table.lines() {
+        if line.starts_with('#') {
+            why = line.strip_prefix("# why: ");
+            continue;
+        }
+        let mut cells = line.split(" |").map(str::trim);
+        let mut cell = || cells.next().with_context(|| format!("too few columns: {line}"));
+        let (name, envoy, ours) = (cell()?, cell()?, cell()?);
+        let reason = why.take();
+        ensure!((envoy != ours) == reason.is_some(), "{name}: `# why:` is for rows that differ from Envoy");
+        if let Some(reason) = reason {
+            let what = format!("Envoy {}, Outrigger {}", said(envoy), said(ours));
+            rows.push(Row { case: name.replace('_', " "), what, why: reason.to_owned() });
+        }
+    }
+    Ok(rows)
+}
+
+/// `200/1` and `200,open` in words: the status is what matters.
+fn said(outcome: &str) -> String {
+    let statuses: Vec<&str> =
+        outcome.split(' ').filter_map(|outcome| outcome.split(['/', ',']).next()).collect();
+    statuses.join(" or ").replace('-', "closes")
+}
+
+fn page() -> Result<String> {
+    let mut page = INTRODUCTION.to_owned();
+    for (title, rows) in sections()? {
+        if rows.is_empty() {
+            continue;
+        }
+        write!(page, "\n## {title}\n\n| case | what differs | why |\n|---|---|---|\n")?;
+        for Row { case, what, why } in rows {
+            ensure!(![&case, &what, &why].iter().any(|cell| cell.contains('|')), "{case}: a bar in a cell");
+            writeln!(page, "| {case} | {what} | {why} |")?;
+        }
+    }
+    Ok(page)
+}
+
+/// Compares the page with the declarations; with `UPDATE_DOCS=1` writes it.
+pub(crate) fn check_page() -> Result<()> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/differences.md");
+    let page = page()?;
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        return Ok(std::fs::write(path, page)?);
+    }
+    let there = std::fs::read_to_string(path).unwrap_or_default();
+    ensure!(
+        there == page,
+        "docs/differences.md differs from the declarations: UPDATE_DOCS=1 cargo test -p integration --test differential declared"
+    );
+    Ok(())
+}
