@@ -1,0 +1,99 @@
+//! Connections that the kernel redirected, in a network namespace of its own.
+//!
+//! The tests that do the work are run by [`in_a_namespace`], which calls this program again inside a namespace where
+//! 10.9.9.9 is local and its ports 80 to 89 are redirected. Where there is no right to make one, or no `iptables`, there is
+//! nothing to test.
+
+use std::process::{Command, Output};
+
+use integration::process::{Binary, Proxy};
+
+use crate::{ask, chain, expect_log, filter, listener_at, log_lines, says, start};
+
+/// Runs `command` where the redirection is in force.
+fn in_namespace(command: &str) -> std::io::Result<Output> {
+    let script = format!(
+        "ip link set lo up\nip address add 10.9.9.9/32 dev lo\n\
+         iptables -t nat -A OUTPUT -p tcp -d 10.9.9.9 --dport 80:89 -j REDIRECT --to-ports {PORT}\n{command}"
+    );
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--map-root-user", "--net", "sh", "-ec", &script]);
+    unshare.env("OUTRIGGER", Binary::outrigger().map(|binary| binary.path).unwrap_or_default()).output()
+}
+
+#[test]
+fn in_a_namespace() {
+    match in_namespace("true") {
+        Ok(output) if output.status.success() => {}
+        Ok(output) => return eprintln!("skipped: {}", String::from_utf8_lossy(&output.stderr)),
+        Err(error) => return eprintln!("skipped: {error}"),
+    }
+    let me = std::env::current_exe().unwrap();
+    let tests = "redirect::inside";
+    let output = in_namespace(&format!("exec {} --ignored --test-threads 1 {tests}", me.display())).unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains(" 2 passed"), "{text}");
+}
+
+const PORT: u16 = 15001;
+
+fn at(name: &str, address: &str, port: u16, more: &str) -> String {
+    let fields = format!("address: {{socket_address: {{address: {address}, port_value: {port}}}}}\n{more}");
+    listener_at(name, &fields, &chain("", "{}", &says(name)))
+}
+
+async fn answer(port: u16) -> String {
+    ask(([10, 9, 9, 9], port).into(), b"").await.unwrap().0
+}
+
+async fn stop(proxy: Proxy) {
+    proxy.stop().await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "run by in_a_namespace"]
+async fn inside_a_connection_goes_to_the_listener_of_its_destination() {
+    let listeners = [
+        at("catch_all", "0.0.0.0", PORT, "use_original_dst: true"),
+        at("exact", "10.9.9.9", 80, "bind_to_port: false"),
+        at("any_address", "0.0.0.0", 81, "bind_to_port: false"),
+        at("other_exact", "10.9.9.8", 82, "bind_to_port: false"),
+        at("exact_goes_first", "10.9.9.9", 83, "bind_to_port: false"),
+        at("any_address_83", "0.0.0.0", 83, "deprecated_v1: {bind_to_port: false}"),
+    ];
+    let proxy = start(&listeners, &[], "", &[]).await.unwrap();
+    for (port, expected) in [(80, "exact"), (81, "any_address"), (82, "catch_all"), (83, "exact_goes_first")]
+    {
+        assert_eq!(answer(port).await, expected, "port {port}");
+    }
+    expect_log(&proxy, "exact", 1, &[("local", "10.9.9.9:80")]).await.unwrap();
+    expect_log(&proxy, "catch_all", 1, &[("local", "10.9.9.9:82")]).await.unwrap();
+    // who was not redirected stays
+    assert_eq!(ask(([127, 0, 0, 1], PORT).into(), b"").await.unwrap().0, "catch_all");
+    expect_log(&proxy, "catch_all", 2, &[("local", "127.0.0.1:15001")]).await.unwrap();
+    stop(proxy).await;
+}
+
+#[tokio::test]
+#[ignore = "run by in_a_namespace"]
+async fn inside_the_original_dst_filter_lets_chains_match_the_destination() {
+    let chains = chain("eighty", "{destination_port: 80}", &says("eighty"))
+        + &chain("ten", "{prefix_ranges: [{address_prefix: 10.0.0.0, prefix_len: 8}]}", &says("ten"))
+        + &chain("rest", "{}", &says("rest"));
+    let of = |name: &str, port: u16, filters: &str| {
+        let fields =
+            format!("address: {{socket_address: {{address: 0.0.0.0, port_value: {port}}}}}\n{filters}");
+        listener_at(name, &fields, &chains)
+    };
+    let original = format!("listener_filters:\n{}", filter("listener.original_dst", "OriginalDst", ""));
+    let proxy =
+        start(&[of("restored", PORT, &original), of("as_is", 15002, "")], &[], "", &[]).await.unwrap();
+    assert_eq!(answer(80).await, "eighty");
+    assert_eq!(answer(81).await, "ten");
+    let lines = log_lines(&proxy, "restored", 2).await.unwrap();
+    assert!(lines[1].starts_with("local=10.9.9.9:81|"), "{lines:?}");
+    assert_eq!(ask(([127, 0, 0, 1], PORT).into(), b"").await.unwrap().0, "rest");
+    assert_eq!(ask(([127, 0, 0, 1], 15002).into(), b"").await.unwrap().0, "rest");
+    stop(proxy).await;
+}

@@ -1,0 +1,176 @@
+//! What a listener binds, and which worker takes a connection.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use anyhow::{Context, Result};
+use integration::expect::{SOON, eventually};
+use integration::process::Proxy;
+use serde_json::Value;
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpStream, UnixStream};
+
+use crate::{ask, chain, expect_stat, filter, listener, listener_at, log_lines, says, start};
+
+fn at(address: &str, name: &str) -> String {
+    listener_at(name, &format!("address: {address}"), &chain("", "{}", &says(name)))
+}
+
+fn echo(name: &str, fields: &str) -> String {
+    listener(name, fields, &chain("", "{}", &filter("network.echo", "Echo", "")))
+}
+
+async fn read_unix(stream: std::io::Result<UnixStream>) -> Result<String> {
+    let mut text = String::new();
+    stream?.read_to_string(&mut text).await?;
+    Ok(text)
+}
+
+#[tokio::test]
+async fn addresses_of_every_kind_are_bound() {
+    let dual = "{socket_address: {address: \"::\", port_value: 0, ipv4_compat: true}}";
+    let proxy = start(
+        &[
+            at("{socket_address: {address: \"::1\", port_value: 0}}", "v6"),
+            at(dual, "dual"),
+            at("{socket_address: {address: \"::\", port_value: 0}}", "v6_only"),
+            at("{pipe: {path: \"{{dir}}/pipe.sock\", mode: 384}}", "pipe"),
+            at("{pipe: {path: \"@{{dir}}/abstract\"}}", "abstract"),
+        ],
+        &[],
+        "",
+        &[],
+    )
+    .await
+    .unwrap();
+    let port = |name: &str| proxy.listener(name).unwrap().port();
+    let v4 = |name: &str| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port(name));
+    let v6 = |name: &str| SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), port(name));
+
+    assert_eq!(ask(v6("v6"), b"").await.unwrap().0, "v6");
+    assert_eq!(ask(v6("dual"), b"").await.unwrap().0, "dual");
+    assert_eq!(ask(v4("dual"), b"").await.unwrap().0, "dual");
+    let lines = log_lines(&proxy, "dual", 2).await.unwrap();
+    assert!(lines[0].starts_with("local=[::1]:") && lines[0].contains("|remote=[::1]:"), "{lines:?}");
+    // an IPv4 client is one, not an IPv6 client with a mapped address
+    assert!(lines[1].starts_with("local=127.0.0.1:") && lines[1].contains("|remote=127.0.0.1:"), "{lines:?}");
+    assert_eq!(ask(v6("v6_only"), b"").await.unwrap().0, "v6_only");
+    assert!(TcpStream::connect(v4("v6_only")).await.is_err());
+
+    let path = proxy.dir().join("pipe.sock");
+    assert_eq!(read_unix(UnixStream::connect(&path).await).await.unwrap(), "pipe");
+    use std::os::unix::fs::PermissionsExt;
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    use std::os::linux::net::SocketAddrExt;
+    let name = format!("{}/abstract", proxy.dir().display());
+    let address = std::os::unix::net::SocketAddr::from_abstract_name(name).unwrap();
+    let stream = std::os::unix::net::UnixStream::connect_addr(&address).unwrap();
+    stream.set_nonblocking(true).unwrap();
+    assert_eq!(read_unix(UnixStream::from_std(stream)).await.unwrap(), "abstract");
+}
+
+#[tokio::test]
+async fn additional_addresses_serve_like_the_first() {
+    let fields = "address: {socket_address: {address: 127.0.0.1, port_value: 0}}\nadditional_addresses:\n- address: {socket_address: {address: \"::1\", port_value: 0}}\n- address: {socket_address: {address: 127.0.0.2, port_value: 0}}";
+    let proxy =
+        start(&[listener_at("many", fields, &chain("", "{}", &says("many")))], &[], "", &[]).await.unwrap();
+    let json = proxy.admin().get("/listeners?format=json").await.unwrap();
+    let json: Value = serde_json::from_str(&json).unwrap();
+    let status = &json["listener_statuses"][0];
+    let mut addresses = vec![status["local_address"].clone()];
+    addresses.extend(status["additional_local_addresses"].as_array().unwrap().iter().cloned());
+    assert_eq!(addresses.len(), 3, "{json}");
+    for address in addresses {
+        let socket = &address["socket_address"];
+        let ip: IpAddr = socket["address"].as_str().unwrap().parse().unwrap();
+        let port = u16::try_from(socket["port_value"].as_u64().unwrap()).unwrap();
+        assert_eq!(ask((ip, port).into(), b"").await.unwrap().0, "many", "{address}");
+    }
+    expect_stat(&proxy, "listener.many.downstream_cx_total", 3).await.unwrap();
+}
+
+/// How many sockets of the machine listen on a port of IPv4.
+fn listening(port: u16) -> usize {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let local = format!(":{port:04X}");
+    let columns = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    table.lines().map(columns).filter(|columns| columns[1].ends_with(&local) && columns[3] == "0A").count()
+}
+
+/// Connections that each of the workers has, or has had.
+async fn on_workers(proxy: &Proxy, listener: &str, what: &str) -> Result<Vec<i64>> {
+    let stats = proxy.admin().stats(&format!("^listener\\.{listener}\\.worker_.*\\.{what}$")).await?;
+    Ok((0..4)
+        .map(|worker| stats.get(&format!("listener.{listener}.worker_{worker}.{what}")).copied().unwrap_or(0))
+        .collect())
+}
+
+#[tokio::test]
+async fn every_worker_takes_connections() {
+    let pipe = listener_at(
+        "pipe",
+        "address: {pipe: {path: \"{{dir}}/pipe.sock\"}}",
+        &chain("", "{}", &filter("network.echo", "Echo", "")),
+    );
+    let proxy = start(
+        &[
+            echo("own", ""),
+            echo("one", "enable_reuse_port: false"),
+            echo("fair", "connection_balance_config: {exact_balance: {}}"),
+            echo("fair_one", "enable_reuse_port: false\nconnection_balance_config: {exact_balance: {}}"),
+            pipe,
+        ],
+        &[],
+        "",
+        &["--concurrency", "4"],
+    )
+    .await
+    .unwrap();
+    let addr = |name: &str| proxy.listener(name).unwrap();
+    assert_eq!(listening(addr("own").port()), 4, "one socket for each worker");
+    assert_eq!(listening(addr("one").port()), 1, "one socket for all workers");
+
+    for name in ["own", "one", "pipe"] {
+        let (mut held, mut held_unix) = (Vec::new(), Vec::new());
+        eventually(&format!("{name}: connections on more than one worker"), SOON, async || {
+            for _ in 0..8 {
+                match name {
+                    "pipe" => {
+                        held_unix.push(UnixStream::connect(proxy.dir().join("pipe.sock")).await.ok()?);
+                    }
+                    name => held.push(TcpStream::connect(addr(name)).await.ok()?),
+                }
+            }
+            let workers = on_workers(&proxy, name, "downstream_cx_total").await.ok()?;
+            (workers.iter().filter(|count| **count > 0).count() > 1).then_some(())
+        })
+        .await
+        .unwrap();
+    }
+
+    // all at once, so that nothing but the count at accept can tell the workers apart
+    for name in ["fair", "fair_one"] {
+        let mut held = Vec::new();
+        for _ in 0..20 {
+            held.push(TcpStream::connect(addr(name)).await.context(name).unwrap());
+        }
+        expect_stat(&proxy, &format!("listener.{name}.downstream_cx_active"), 20).await.unwrap();
+        assert_eq!(on_workers(&proxy, name, "downstream_cx_active").await.unwrap(), [5; 4], "{name}");
+        drop(held);
+        expect_stat(&proxy, &format!("listener.{name}.downstream_cx_active"), 0).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_listener_without_a_port_binds_nothing() {
+    let bound = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = bound.local_addr().unwrap().port();
+    let fields = format!(
+        "bind_to_port: false\naddress: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}"
+    );
+    // the address is taken: to bind it would fail
+    let proxy = start(&[listener_at("unbound", &fields, &chain("", "{}", &says("never")))], &[], "", &[])
+        .await
+        .unwrap();
+    assert_eq!(listening(port), 1);
+    assert_eq!(proxy.listener("unbound").unwrap().port(), port);
+}
