@@ -127,7 +127,8 @@ impl AdminState for Admin {
     }
 
     fn unready_targets(&self) -> Vec<UnreadyTargets> {
-        Vec::new()
+        let unready = self.0.configuration.store().unready().into_iter();
+        unready.map(|(name, targets, of_listener)| UnreadyTargets { name, targets, of_listener }).collect()
     }
 
     fn loggers(&self) -> Vec<(String, LogLevel)> {

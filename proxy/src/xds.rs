@@ -14,13 +14,13 @@ use std::cell::{Ref, RefCell};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::anyhow;
 use proxy_core::address::Address;
 use proxy_core::config::BuildEnv;
 use proxy_engine::listener::accept::{ListenerTag, SharedListener};
-use proxy_engine::state::{Delivered, Effect, Kind, Phase, Response, Store};
+use proxy_engine::state::{Delivered, Effect, Failure, Kind, Phase, Response, Store};
 use proxy_engine::upstream::cluster::Cluster;
 use proxy_engine::upstream::discovery::Discovery;
 use proxy_engine::upstream::dns::{self, Resolvers};
@@ -61,6 +61,8 @@ struct Core {
     stopped: HashSet<ListenerTag>,
     inputs: mpsc::UnboundedSender<Input>,
     drain_time: Duration,
+    /// Whether answers to CDS are held back, because clusters warm.
+    clusters_held: bool,
     state: Arc<SharedState>,
 }
 
@@ -101,6 +103,7 @@ impl Configuration {
             stopped: HashSet::new(),
             inputs: input_sender,
             drain_time,
+            clusters_held: false,
             state: state.clone(),
         };
         (Self { core: Rc::new(RefCell::new(core)), state }, Inputs { inputs, events })
@@ -191,15 +194,21 @@ impl Core {
             Event::Connected => tracing::debug!("configuration stream open"),
             Event::Disconnected { reason } => {
                 tracing::warn!(reason, "configuration stream closed");
+                for kind in [Kind::Endpoints, Kind::Routes] {
+                    if key.carries(kind) {
+                        self.store.failed(key.source, kind, Failure::Disconnected);
+                    }
+                }
             }
             Event::ControlPlaneIdentifier(identifier) => tracing::debug!(identifier, "control plane"),
             Event::Update(update) => self.update(key, update),
             Event::Rejected { type_url, reason } => {
                 tracing::warn!(%type_url, reason, "configuration rejected");
-                if let Some(kind) = Kind::of(type_url.as_str()) {
-                    let effects = self.store.unreadable(key.source, kind);
-                    self.execute(effects, None);
-                }
+                self.unreadable(key, &type_url, Failure::Rejected);
+            }
+            Event::Unreadable { type_url, reason } => {
+                tracing::warn!(%type_url, reason, "configuration file not taken");
+                self.unreadable(key, &type_url, Failure::Unreadable);
             }
             Event::FetchTimeout { type_url, name } => {
                 tracing::warn!(%type_url, name, "initial fetch timed out");
@@ -211,7 +220,15 @@ impl Core {
         }
     }
 
+    fn unreadable(&mut self, key: StreamKey, type_url: &TypeUrl, failure: Failure) {
+        if let Some(kind) = Kind::of(type_url.as_str()) {
+            let effects = self.store.unreadable(key.source, kind, failure);
+            self.execute(effects, None);
+        }
+    }
+
     fn update(&mut self, key: StreamKey, mut update: Update) {
+        let start = Instant::now();
         let Some(kind) = Kind::of(update.type_url.as_str()) else {
             let reason = format!("resources of type {} were not asked for", update.type_url);
             let verdict = Verdict::reject(&update, vec![(String::new(), reason)]);
@@ -230,12 +247,22 @@ impl Core {
             removed: std::mem::take(&mut update.removed),
         };
         let effects = self.store.apply(response, &mut self.sockets);
+        let taken = effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::Verdict { rejected } if rejected.is_empty()));
         self.execute(effects, Some((key, &update)));
+        self.store.took(start.elapsed());
+        if taken {
+            self.streams.took(&update.type_url, start.elapsed());
+        }
     }
 
     /// Does what the store decided; `answering` is the update that the verdict is about.
     fn execute(&mut self, effects: Vec<Effect>, answering: Option<(StreamKey, &Update)>) {
         let mut commands: BTreeMap<StreamKey, Vec<Command>> = BTreeMap::new();
+        if let Some((key, command)) = self.hold_clusters() {
+            commands.entry(key).or_default().push(command);
+        }
         for effect in effects {
             match effect {
                 Effect::Subscribe { source, kind, names, timeout } => {
@@ -263,6 +290,18 @@ impl Core {
         for (key, commands) in commands {
             self.streams.apply(key, commands);
         }
+    }
+
+    /// On the aggregated stream, CDS is answered when the clusters it brought are warm, as Envoy does: so that a server that
+    /// waits for the answer before it sends routes sends them to clusters that serve.
+    fn hold_clusters(&mut self) -> Option<(StreamKey, Command)> {
+        let source = self.store.aggregated_clusters()?;
+        let hold = self.store.clusters_warm();
+        if hold == std::mem::replace(&mut self.clusters_held, hold) {
+            return None;
+        }
+        let command = if hold { Command::Pause(TypeUrl::CLUSTER) } else { Command::Resume(TypeUrl::CLUSTER) };
+        Some((StreamKey::aggregated(source), command))
     }
 
     fn act(&mut self, effect: Effect) {

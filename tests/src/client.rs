@@ -51,6 +51,15 @@ impl Client {
         Ok(Self { stream, buffer: Vec::new(), end: End::Open })
     }
 
+    /// Connects from an address of this machine, such as 127.0.0.2.
+    pub async fn connect_from(local: std::net::IpAddr, addr: SocketAddr) -> Result<Self> {
+        let socket = tokio::net::TcpSocket::new_v4()?;
+        socket.bind((local, 0).into())?;
+        let stream = timeout(SOON, socket.connect(addr)).await.context("connecting")??;
+        stream.set_nodelay(true)?;
+        Ok(Self { stream, buffer: Vec::new(), end: End::Open })
+    }
+
     /// Its own address.
     pub fn local_addr(&self) -> Result<SocketAddr> {
         Ok(self.stream.local_addr()?)

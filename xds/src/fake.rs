@@ -14,12 +14,13 @@ mod wire;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_core::future::BoxFuture;
 use prost_types::Any;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use xds_api::envoy::config::core::v3::Node;
@@ -145,6 +146,8 @@ struct Kind {
 #[derive(Debug, Default)]
 struct State {
     kinds: BTreeMap<TypeUrl, Kind>,
+    /// How often all of a type was to be sent again.
+    rounds: BTreeMap<TypeUrl, u64>,
     /// Types without responses for now.
     held: BTreeSet<TypeUrl>,
     /// Types whose requests have to name every resource before they are answered.
@@ -164,6 +167,8 @@ struct Shared {
     changed: watch::Sender<u64>,
     /// Moves when all streams have to end.
     closing: watch::Sender<u64>,
+    /// Moves when all connections have to end.
+    hanging_up: watch::Sender<u64>,
     /// Moves when a request was recorded or a stream was opened.
     heard: watch::Sender<u64>,
 }
@@ -203,14 +208,28 @@ impl ManagementServer {
     pub async fn listen(address: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
+        Ok(Self::serve(wire::Listening::Tcp(listener), address))
+    }
+
+    /// Listens on a unix domain socket. ([`ManagementServer::address`] leads nowhere then.)
+    ///
+    /// # Errors
+    /// The socket could not be opened.
+    pub fn listen_unix(path: &Path) -> io::Result<Self> {
+        let listener = UnixListener::bind(path)?;
+        Ok(Self::serve(wire::Listening::Unix(listener), (Ipv4Addr::LOCALHOST, 0).into()))
+    }
+
+    fn serve(listener: wire::Listening, address: SocketAddr) -> Self {
         let shared = Arc::new(Shared {
             state: Mutex::new(State { identifier: "fake".to_owned(), ..State::default() }),
             changed: watch::Sender::new(0),
             closing: watch::Sender::new(0),
+            hanging_up: watch::Sender::new(0),
             heard: watch::Sender::new(0),
         });
         let accepting = tokio::spawn(wire::accept(listener, shared.clone())).abort_handle();
-        Ok(Self { shared, address, accepting })
+        Self { shared, address, accepting }
     }
 
     /// Where it listens.
@@ -231,6 +250,11 @@ impl ManagementServer {
                 state.kinds.insert(type_url, Kind { version: version.to_owned(), resources });
             }
         });
+    }
+
+    /// Sends all resources of this type once more to every state-of-the-world stream, though nothing has changed.
+    pub fn send_again(&self, type_url: &TypeUrl) {
+        self.change(|state| *state.rounds.entry(type_url.clone()).or_default() += 1);
     }
 
     /// Sends nothing of this type until [`ManagementServer::release`].
@@ -267,6 +291,16 @@ impl ManagementServer {
     /// Ends all present streams with UNAVAILABLE.
     pub fn close_streams(&self) {
         self.shared.closing.send_modify(|count| *count += 1);
+    }
+
+    /// Ends all present connections, and the streams on them without a word.
+    pub fn close_connections(&self) {
+        self.shared.hanging_up.send_modify(|count| *count += 1);
+    }
+
+    /// The nonce that the next response will have.
+    pub fn next_nonce(&self) -> String {
+        (self.shared.state().nonces + 1).to_string()
     }
 
     /// All requests so far.

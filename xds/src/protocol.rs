@@ -182,12 +182,19 @@ pub enum Event {
     },
     /// Changes to apply; a [`Verdict`] is owed.
     Update(Update),
-    /// A response (or file) was rejected before any of its resources could be read. It is answered already; who waits for a first
+    /// A response was rejected before any of its resources could be read. It is answered already; who waits for a first
     /// answer of this type need not wait longer.
     Rejected {
         /// The type.
         type_url: TypeUrl,
         /// What the server was told.
+        reason: String,
+    },
+    /// A file could not be read, or is no response. What was delivered stays; who waits for a first answer need not wait longer.
+    Unreadable {
+        /// The type.
+        type_url: TypeUrl,
+        /// What is wrong with it.
         reason: String,
     },
     /// No answer for a name within its initial fetch timeout (`*` for the wildcard). The subscription stays.
@@ -470,7 +477,7 @@ impl Protocol {
         }
         self.observer.update_failure(type_url);
         self.observer.update_attempt(type_url);
-        self.events.push_back(Event::Rejected { type_url: type_url.clone(), reason });
+        self.events.push_back(Event::Unreadable { type_url: type_url.clone(), reason });
     }
 
     /// When to call [`Protocol::timeout`], and to look at [`Protocol::wants_stream`] and [`Protocol::poll_request`] again.

@@ -11,6 +11,7 @@ pub mod fields;
 pub mod filter_state;
 pub mod format;
 pub mod grpc;
+pub mod hash;
 pub mod head;
 pub mod headers;
 pub mod local_reply;

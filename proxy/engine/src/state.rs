@@ -10,6 +10,7 @@
 //! Source: Envoy `docs/root/intro/arch_overview/{upstream/cluster_manager,operations/init}.rst`, "xDS REST and gRPC protocol".
 
 mod clusters;
+mod counting;
 mod decode;
 pub mod dump;
 mod endpoints;
@@ -76,6 +77,17 @@ pub struct Delivered {
     pub version: String,
     /// Type and bytes.
     pub any: Any,
+}
+
+/// Why there are no resources of a kind although they were asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// A response was rejected before its resources could be read.
+    Rejected,
+    /// The file could not be read.
+    Unreadable,
+    /// The stream closed, or could not be opened.
+    Disconnected,
 }
 
 /// Changes of one kind from one source, to be answered by one [`Effect::Verdict`].

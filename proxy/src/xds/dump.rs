@@ -2,8 +2,9 @@
 
 use proxy_engine::state::Store;
 use proxy_engine::state::dump::{ErrorState, Forms, Named, Resource as Held};
+use proxy_engine::upstream::discovery::Discovery;
 
-use crate::admin::{ConfigDump, DynamicListener, Endpoints, Resource, UpdateFailure};
+use crate::admin::{ConfigDump, DynamicListener, Endpoints, Resource, UpdateFailure, load_assignment};
 
 /// Fills in the resources; what the bootstrap says besides stays.
 pub(super) fn fill(dump: &mut ConfigDump, store: &Store, endpoints: Endpoints) {
@@ -32,9 +33,20 @@ pub(super) fn fill(dump: &mut ConfigDump, store: &Store, endpoints: Endpoints) {
             false => dump.dynamic_listeners.push(listener(forms)),
         }
     }
+    dump.static_routes.extend(held.inline_routes.iter().filter_map(named));
     dump.dynamic_routes.extend(held.routes.iter().filter_map(named));
     if endpoints == Endpoints::Include {
-        dump.dynamic_endpoints.extend(held.endpoints.iter().filter_map(named));
+        for (cluster, delivered) in store.active_clusters() {
+            let name = match &cluster.discovery {
+                Discovery::Eds(eds) => &eds.service_name,
+                Discovery::Static | Discovery::Dns(_) => cluster.name.as_str(),
+            };
+            let shown = load_assignment(name, &cluster.hosts_full());
+            match delivered {
+                true => dump.dynamic_endpoints.push(shown),
+                false => dump.static_endpoints.push(shown),
+            }
+        }
     }
 }
 

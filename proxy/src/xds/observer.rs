@@ -2,9 +2,10 @@
 //!
 //! What is counted for each cluster or route configuration is counted by the store.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use proxy_core::stats::groups::{ConfigReloadStats, ControlPlaneStats, XdsStats};
+use proxy_core::hash::xxhash64;
+use proxy_core::stats::groups::{ControlPlaneStats, XdsStats};
 use proxy_core::stats::{Registry, Shared};
 use std::sync::Arc;
 use xds::{Observer, TypeUrl};
@@ -14,18 +15,22 @@ use xds::{Observer, TypeUrl};
 pub(super) struct StreamStats {
     control_plane: Shared<ControlPlaneStats>,
     clusters: Shared<XdsStats>,
-    cluster_reload: Shared<ConfigReloadStats>,
     listeners: Shared<XdsStats>,
 }
 
 impl StreamStats {
     pub(super) fn new(registry: &Arc<Registry>) -> Self {
-        let cds = registry.scope("cluster_manager.cds");
         Self {
             control_plane: registry.scope("control_plane").shared(),
-            clusters: cds.shared(),
-            cluster_reload: cds.shared(),
+            clusters: registry.scope("cluster_manager.cds").shared(),
             listeners: registry.scope("listener_manager.lds").shared(),
+        }
+    }
+
+    /// `update_duration` of a response that was taken.
+    pub(super) fn took(&self, type_url: &TypeUrl, time: Duration) {
+        if let Some(stats) = self.of(type_url) {
+            stats.update_duration.record(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
         }
     }
 
@@ -69,11 +74,8 @@ impl Observer for StreamStats {
         let now = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
         stats.update_success.inc();
         stats.update_time.set(now);
+        stats.version.set(xxhash64(version.as_bytes()));
         stats.version_text.set(version);
-        if *type_url == TypeUrl::CLUSTER {
-            self.cluster_reload.config_reload.inc();
-            self.cluster_reload.config_reload_time_ms.set(now);
-        }
     }
 
     fn update_failure(&self, type_url: &TypeUrl) {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use proxy_core::config::BuildEnv;
 use proxy_engine::state::{Kind, Source, SourceId, Store};
@@ -27,6 +28,18 @@ use super::observer::StreamStats;
 pub(super) struct StreamKey {
     pub(super) source: SourceId,
     kind: Option<Kind>,
+}
+
+impl StreamKey {
+    /// The aggregated stream.
+    pub(super) fn aggregated(source: SourceId) -> Self {
+        Self { source, kind: None }
+    }
+
+    /// Whether resources of this kind come over it.
+    pub(super) fn carries(&self, kind: Kind) -> bool {
+        self.kind.is_none_or(|only| only == kind)
+    }
 }
 
 pub(super) struct Streams {
@@ -85,6 +98,11 @@ impl Streams {
         });
         self.open.insert(key, client);
         Some(key)
+    }
+
+    /// A response of this type was applied in `time`.
+    pub(super) fn took(&self, type_url: &TypeUrl, time: Duration) {
+        self.stats.took(type_url, time);
     }
 
     /// Gives commands to a stream, in order.

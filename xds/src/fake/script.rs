@@ -16,6 +16,8 @@ pub enum Fault {
     TypeUrl(String),
     /// The response is sent twice.
     Twice,
+    /// The first resource of the response is in it once more.
+    Repeat,
     /// A gRPC message with these bytes is sent in its place.
     Garbage(Bytes),
     /// The gRPC message announces this many bytes and none come.
@@ -50,6 +52,12 @@ pub(super) fn apply(fault: Fault, mut response: Response) -> Vec<Out> {
             Response::StateOfTheWorld(response) => &mut response.type_url,
             Response::Delta(response) => &mut response.type_url,
         }),
+        Fault::Repeat => match &mut response {
+            Response::StateOfTheWorld(response) => {
+                response.resources.extend(response.resources.first().cloned())
+            }
+            Response::Delta(response) => response.resources.extend(response.resources.first().cloned()),
+        },
         _ => {}
     }
     let message = match &response {
@@ -58,7 +66,9 @@ pub(super) fn apply(fault: Fault, mut response: Response) -> Vec<Out> {
     };
     let frame = frame(&message);
     match fault {
-        Fault::None | Fault::Nonce(_) | Fault::TypeUrl(_) | Fault::Refuse(..) => vec![Out::Bytes(frame)],
+        Fault::None | Fault::Nonce(_) | Fault::TypeUrl(_) | Fault::Repeat | Fault::Refuse(..) => {
+            vec![Out::Bytes(frame)]
+        }
         Fault::Twice => vec![Out::Bytes(frame.clone()), Out::Bytes(frame)],
         Fault::Garbage(message) => vec![Out::Bytes(self::frame(&message))],
         Fault::Announce(length) => {

@@ -29,6 +29,8 @@ struct Asked {
     wildcard: bool,
     /// A response is due although nothing has changed.
     owed: bool,
+    /// How often everything was sent again.
+    round: u64,
     /// The version last sent (state of the world).
     version: Option<String>,
     /// The nonce last sent.
@@ -109,7 +111,7 @@ impl Session {
             if state.held.contains(&type_url) {
                 continue;
             }
-            let State { kinds, complete, nonces, identifier, .. } = &mut *state;
+            let State { kinds, complete, nonces, identifier, rounds, .. } = &mut *state;
             let (Some(asked), Some(kind)) = (self.types.get_mut(&type_url), kinds.get(&type_url)) else {
                 continue;
             };
@@ -117,6 +119,8 @@ impl Session {
             if complete.contains(&type_url) && incomplete {
                 continue;
             }
+            let round = rounds.get(&type_url).copied().unwrap_or_default();
+            asked.owed |= std::mem::replace(&mut asked.round, round) != round && asked.version.is_some();
             let nonce = (*nonces + 1).to_string();
             let control_plane = Some(ControlPlane { identifier: identifier.clone() });
             let response = match self.variant {
@@ -190,7 +194,8 @@ fn wrapper(served: &Served) -> Resource {
         name: served.name.clone(),
         version: served.version.clone(),
         ttl: served.ttl.and_then(|ttl| prost_types::Duration::try_from(ttl).ok()),
-        resource: Some(served.any.clone()),
+        // Without a resource it is a heartbeat.
+        resource: (!served.any.type_url.is_empty()).then(|| served.any.clone()),
         ..Resource::default()
     }
 }

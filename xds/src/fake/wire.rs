@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -22,6 +22,7 @@ use xds_api::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryReq
 use super::script::{Fault, Out, apply};
 use super::session::Session;
 use super::{Recorded, Shared};
+use crate::client::grpc::Io;
 use crate::client::service::Service;
 use crate::protocol::{Request, Variant};
 
@@ -33,12 +34,12 @@ const UNIMPLEMENTED: i32 = 12;
 const MAX_REQUEST: usize = 256 * 1024 * 1024;
 
 /// Accepts until it is dropped, and its connections with it.
-pub(super) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+pub(super) async fn accept(listener: Listening, shared: Arc<Shared>) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) if !shared.state().refuse => {
+                Ok(stream) if !shared.state().refuse => {
                     connections.spawn(serve(stream, shared.clone()));
                 }
                 Ok(_) => {}
@@ -52,10 +53,28 @@ pub(super) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-async fn serve(stream: TcpStream, shared: Arc<Shared>) {
-    if stream.set_nodelay(true).is_err() {
-        return;
+/// Where the server listens.
+pub(super) enum Listening {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Listening {
+    /// Cancel-safe.
+    async fn accept(&self) -> io::Result<Box<dyn Io>> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, _) = listener.accept().await?;
+                stream.set_nodelay(true)?;
+                Ok(Box::new(stream))
+            }
+            Self::Unix(listener) => Ok(Box::new(listener.accept().await?.0)),
+        }
     }
+}
+
+async fn serve(stream: Box<dyn Io>, shared: Arc<Shared>) {
+    let mut hanging_up = shared.hanging_up.subscribe();
     let service = service_fn(move |request| {
         let shared = shared.clone();
         async move { Ok::<_, Infallible>(answer(request, &shared).await) }
@@ -63,8 +82,11 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>) {
     let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
         .adaptive_window(true)
         .serve_connection(TokioIo::new(stream), service);
-    if let Err(error) = connection.await {
-        tracing::debug!(%error, "a connection to the fake management server ended");
+    tokio::select! {
+        ended = connection => if let Err(error) = ended {
+            tracing::debug!(%error, "a connection to the fake management server ended");
+        },
+        _ = hanging_up.changed() => {}
     }
 }
 

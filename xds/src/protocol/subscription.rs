@@ -42,9 +42,11 @@ enum Telling {
 }
 
 struct Delivered {
+    /// The version that was accepted last, which the server is told on a new stream; none if all were rejected.
+    accepted: Option<String>,
+    /// What came last, and with which response.
     version: String,
     from: UpdateId,
-    rejected: bool,
     expires: Option<Instant>,
 }
 
@@ -52,6 +54,9 @@ struct Unjudged {
     id: UpdateId,
     nonce: String,
     version: String,
+    /// What it brought, and what it took away: a response that is rejected as a whole takes away nothing.
+    names: Vec<String>,
+    removed: Vec<(String, Delivered)>,
     /// Resources refused before the receiver saw them.
     duplicates: Vec<(String, String)>,
     /// Whether the stream it came from still lives.
@@ -226,6 +231,8 @@ impl Subscription {
             id,
             nonce: content.nonce.clone(),
             version: content.version.clone(),
+            names: update.upserts.iter().map(|upsert| upsert.name.clone()).collect(),
+            removed: update.forgotten,
             duplicates: decoded.duplicates,
             live: true,
         });
@@ -269,20 +276,24 @@ impl Subscription {
                 }
                 continue;
             };
-            let held = Delivered { version: resource.version.clone(), from: id, rejected: false, expires };
+            let accepted = self.resources.get_mut(&resource.name).and_then(|held| held.accepted.take());
+            let held = Delivered { accepted, version: resource.version.clone(), from: id, expires };
             self.resources.insert(resource.name.clone(), held);
             delivery.upserts.push(ResourceUpdate { name: resource.name, version: resource.version, any });
         }
         for name in gone {
             if self.interest.wants(&name) {
                 self.interest.answered(&name);
-                self.resources.remove(&name);
+                delivery.forgotten.extend(self.resources.remove_entry(&name));
                 delivery.removed.push(name);
             }
         }
         if full_state {
             let missing = self.resources.extract_if(.., |name, _| !present.contains(name));
-            delivery.removed.extend(missing.map(|(name, _)| name));
+            for (name, held) in missing {
+                delivery.removed.push(name.clone());
+                delivery.forgotten.push((name, held));
+            }
         }
         delivery
     }
@@ -291,14 +302,18 @@ impl Subscription {
     pub(super) fn judge(&mut self, id: UpdateId, rejected: Vec<(String, String)>) -> Option<Outcome> {
         let position = self.unjudged.iter().position(|unjudged| unjudged.id == id)?;
         let mut unjudged = self.unjudged.remove(position);
-        for (name, _) in &rejected {
-            if name.is_empty() {
-                self.resources
-                    .values_mut()
-                    .filter(|held| held.from == id)
-                    .for_each(|held| held.rejected = true);
-            } else if let Some(held) = self.resources.get_mut(name).filter(|held| held.from == id) {
-                held.rejected = true;
+        if rejected.iter().any(|(name, _)| name.is_empty()) {
+            for (name, held) in std::mem::take(&mut unjudged.removed) {
+                if self.interest.wants(&name) {
+                    self.resources.entry(name).or_insert(held);
+                }
+            }
+        } else {
+            let refused: BTreeSet<&str> = rejected.iter().map(|(name, _)| name.as_str()).collect();
+            for name in unjudged.names.iter().filter(|name| !refused.contains(name.as_str())) {
+                if let Some(held) = self.resources.get_mut(name).filter(|held| held.from == id) {
+                    held.accepted = Some(held.version.clone());
+                }
             }
         }
         unjudged.duplicates.extend(rejected);
@@ -353,12 +368,10 @@ impl Subscription {
                     return Request::Delta(Box::new(Delta::answer(&self.type_url, &answer)));
                 }
                 self.changed = false;
-                let unjudged: BTreeSet<UpdateId> = self.unjudged.iter().map(|unjudged| unjudged.id).collect();
                 let held = self
                     .resources
                     .iter()
-                    .filter(|(_, held)| !held.rejected && !unjudged.contains(&held.from))
-                    .map(|(name, held)| (name.clone(), held.version.clone()));
+                    .filter_map(|(name, held)| Some((name.clone(), held.accepted.clone()?)));
                 Request::Delta(Box::new(telling.request(&self.type_url, &self.interest, held)))
             }
         }
@@ -396,6 +409,8 @@ impl Subscription {
 struct Delivery {
     upserts: Vec<ResourceUpdate>,
     removed: Vec<String>,
+    /// What was held under the removed names.
+    forgotten: Vec<(String, Delivered)>,
     heartbeat: bool,
 }
 

@@ -265,13 +265,23 @@ impl Listeners {
 
     /// Takes a connection that another worker accepted.
     pub fn take_over(self: &Rc<Self>, tag: ListenerTag, accepted: Accepted) {
-        let Some(listener) = self.active.borrow().get(&tag).cloned() else { return };
+        let known = self.active.borrow().get(&tag).cloned();
+        // The listener may have been replaced while the connection was on its way.
+        let Some(listener) = known.or_else(|| self.successor(&accepted.socket)) else { return };
         let socket = match accepted.socket {
             AcceptedSocket::Tcp(tcp) => tokio::net::TcpStream::from_std(tcp).map(Socket::Tcp),
             AcceptedSocket::Unix(unix) => tokio::net::UnixStream::from_std(unix).map(Socket::Unix),
         };
         if let Ok(socket) = socket {
             tokio::task::spawn_local(connection::serve(self.clone(), listener, socket, accepted.place));
+        }
+    }
+
+    /// The listener that now has the address on which a connection was accepted.
+    fn successor(&self, socket: &AcceptedSocket) -> Option<Rc<ActiveListener>> {
+        match socket {
+            AcceptedSocket::Tcp(tcp) => self.bound_to(&Address::Ip(tcp.local_addr().ok()?)),
+            AcceptedSocket::Unix(_) => None,
         }
     }
 

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use proxy_core::config::{BuildCx, BuildEnv, ConfigError};
 use proxy_core::stats::Shared;
-use proxy_core::stats::groups::ClusterManagerStats;
+use proxy_core::stats::groups::{ClusterManagerStats, ConfigReloadStats};
 use xds_api::envoy::config::cluster::v3 as proto;
 
 use super::decode::{decode, join, to_any};
 use super::dump::{ErrorState, Resource};
+use super::endpoints::millis;
 use super::store::Store;
 use super::{Delivered, Effect, Kind, Response, Subscription};
 use crate::upstream::cluster::Cluster;
@@ -43,12 +44,20 @@ impl Entry {
 
 pub(super) struct Clusters {
     pub(super) entries: BTreeMap<String, Entry>,
+    /// How many that were delivered warm.
+    pub(super) delivered_warming: usize,
     stats: Shared<ClusterManagerStats>,
+    reload: Shared<ConfigReloadStats>,
 }
 
 impl Clusters {
     pub(super) fn new(env: &BuildEnv) -> Self {
-        Self { entries: BTreeMap::new(), stats: env.stats.scope("cluster_manager").shared() }
+        Self {
+            entries: BTreeMap::new(),
+            delivered_warming: 0,
+            stats: env.stats.scope("cluster_manager").shared(),
+            reload: env.stats.scope("cluster_manager.cds").shared(),
+        }
     }
 
     pub(super) fn active(&self) -> impl Iterator<Item = &Arc<Cluster>> {
@@ -70,9 +79,12 @@ impl Clusters {
         warming.any(|version| version.eds.is_none())
     }
 
-    pub(super) fn count(&self) {
+    pub(super) fn count(&mut self) {
         let active = self.entries.values().filter(|entry| entry.active.is_some()).count();
-        let warming = self.entries.values().filter(|entry| entry.warming.is_some()).count();
+        let warming = self.entries.values().filter(|entry| entry.warming.is_some());
+        let (fixed, delivered): (Vec<&Entry>, Vec<&Entry>) = warming.partition(|entry| entry.is_static);
+        let warming = fixed.len() + delivered.len();
+        self.delivered_warming = delivered.len();
         self.stats.active_clusters.set(active as u64);
         self.stats.warming_clusters.set(warming as u64);
     }
@@ -121,6 +133,10 @@ impl Store {
                 rejected.push((delivered.name.clone(), reason));
             }
         }
+        if self.applied {
+            self.clusters.reload.config_reload.inc();
+            self.clusters.reload.config_reload_time_ms.set(millis(self.now));
+        }
         rejected
     }
 
@@ -152,6 +168,7 @@ impl Store {
         if let Some(dropped) = entry.warming.replace(version) {
             self.forget_cluster(&dropped);
         }
+        self.applied = true;
         let stats = &self.clusters.stats;
         if existed {
             stats.cluster_modified.inc()
@@ -203,6 +220,7 @@ impl Store {
             }
             Discovery::Eds(_) => {
                 if let Some((subscription, service)) = &version.eds {
+                    version.cluster.stats.state.update_attempt.inc();
                     if let Some(assignment) = self.assignments.cached(subscription.source, service) {
                         let mut cx = BuildCx::new(&self.env);
                         // It was taken before, and the same assignment suits every cluster.
@@ -241,6 +259,7 @@ impl Store {
         }
         let Some(entry) = self.clusters.entries.remove(name) else { return };
         if entry.versions().next().is_some() {
+            self.applied = true;
             self.clusters.stats.cluster_removed.inc();
         }
         for version in entry.versions() {

@@ -69,10 +69,10 @@ pub struct Dump {
     pub listeners_version: String,
     /// Listeners by name.
     pub listeners: Vec<Forms>,
-    /// Route configurations of RDS by name. (Inline ones are part of their listeners.)
+    /// Route configurations inside of listeners, those that warm included.
+    pub inline_routes: Vec<Named>,
+    /// Route configurations of RDS by name.
     pub routes: Vec<Named>,
-    /// Assignments by name.
-    pub endpoints: Vec<Named>,
 }
 
 impl Store {
@@ -92,18 +92,13 @@ impl Store {
             resource: config.current.as_ref().map(|(resource, _)| resource.clone()),
             error: config.error.clone(),
         });
-        let endpoints = self.assignments.0.iter().map(|((_, name), needed)| Named {
-            name: name.clone(),
-            resource: needed.current.as_ref().map(|(resource, _)| resource.clone()),
-            error: None,
-        });
         Dump {
             clusters_version: clusters_version.to_owned(),
             clusters: clusters.collect(),
             listeners_version: listeners_version.to_owned(),
             listeners: self.listeners.dump(),
+            inline_routes: self.listeners.inline_routes(),
             routes: routes.collect(),
-            endpoints: endpoints.collect(),
         }
     }
 

@@ -12,7 +12,7 @@ use super::decode::{decode, reasons};
 use super::dump::Resource;
 use super::interest::Interest;
 use super::store::Store;
-use super::{Delivered, Effect, Kind, Response, SourceId};
+use super::{Delivered, Effect, Failure, Kind, Response, SourceId};
 
 /// The assignments that some cluster needs.
 #[derive(Default)]
@@ -27,6 +27,13 @@ pub(super) struct Needed {
     pub(super) current: Option<(Resource, ClusterLoadAssignment)>,
     /// An answer came, or will not come: who joins later need not wait.
     settled: bool,
+}
+
+impl Needed {
+    /// The clusters that take it, by name.
+    pub(super) fn clusters(&self) -> &[String] {
+        &self.clusters
+    }
 }
 
 impl Assignments {
@@ -83,7 +90,7 @@ impl Store {
         }
         let mut rejected = Vec::new();
         for (delivered, proto) in decoded {
-            if let Err(reason) = self.put_assignment(response.source, delivered, proto) {
+            if let Err(reason) = self.put_assignment(response.source, delivered, proto, &response.version) {
                 self.count_rejection(response.source, &delivered.name);
                 rejected.push((delivered.name.clone(), reason));
             }
@@ -91,6 +98,7 @@ impl Store {
         }
         for name in &response.removed {
             // The endpoints stay; who waited for them waits no longer.
+            self.count_missing_endpoints(response, name);
             self.settle_endpoints(response.source, name);
         }
         rejected
@@ -101,11 +109,13 @@ impl Store {
         source: SourceId,
         delivered: &Delivered,
         proto: ClusterLoadAssignment,
+        version_info: &str,
     ) -> Result<(), String> {
         let resource = self.resource(delivered);
         let Some(needed) = self.assignments.0.get_mut(&(source, delivered.name.clone())) else {
             return Ok(());
         };
+        let mut taken = Vec::new();
         let same = needed.current.as_ref().is_some_and(|(old, _)| old.any.value == delivered.any.value);
         for name in &needed.clusters {
             let Some(entry) = self.clusters.entries.get(name) else { continue };
@@ -130,14 +140,14 @@ impl Store {
                         Err(Rejected) => return Err(reasons(cx)),
                     }
                 }
-                state.update_success.inc();
-                let eds: Shared<EdsStats> = version.cluster.stats.scope.shared();
-                eds.version_text.set(&delivered.version);
-                eds.update_time.set(millis(self.now));
+                taken.push(version.cluster.clone());
             }
         }
         if !same {
             needed.current = Some((resource, proto));
+        }
+        for cluster in &taken {
+            self.count_endpoints(cluster, version_info);
         }
         Ok(())
     }
@@ -145,11 +155,30 @@ impl Store {
     fn count_rejection(&self, source: SourceId, name: &str) {
         let Some(needed) = self.assignments.0.get(&(source, name.to_owned())) else { return };
         for cluster in &needed.clusters {
-            let entry = self.clusters.entries.get(cluster);
-            if let Some(version) = entry.and_then(|entry| entry.versions().next()) {
-                let eds: Shared<EdsStats> = version.cluster.stats.scope.shared();
-                eds.update_rejected.inc();
-            }
+            self.count_endpoints_failure(cluster, Failure::Rejected);
+        }
+    }
+
+    /// Counts an update that says of an assignment that there is none.
+    fn count_missing_endpoints(&mut self, response: &Response, name: &str) {
+        let Some(needed) = self.assignments.0.get(&(response.source, name.to_owned())) else { return };
+        let clusters = needed.clusters.iter().filter_map(|name| self.clusters.entries.get(name));
+        let clusters = clusters.filter_map(|entry| entry.versions().next());
+        let clusters: Vec<_> = clusters.map(|version| version.cluster.clone()).collect();
+        for cluster in clusters {
+            cluster.stats.state.update_empty.inc();
+            self.count_endpoints(&cluster, &response.version);
+        }
+    }
+
+    /// Counts an initial fetch that timed out.
+    pub(super) fn count_endpoints_timeout(&self, source: SourceId, name: &str) {
+        let Some(needed) = self.assignments.0.get(&(source, name.to_owned())) else { return };
+        let clusters = needed.clusters.iter().filter_map(|name| self.clusters.entries.get(name));
+        for version in clusters.filter_map(|entry| entry.versions().last()) {
+            let eds: Shared<EdsStats> = version.cluster.stats.scope.shared();
+            eds.init_fetch_timeout.inc();
+            version.cluster.stats.state.update_attempt.inc();
         }
     }
 

@@ -4,18 +4,22 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use proxy_core::config::{BuildCx, BuildEnv, ConfigError, Rejected};
+use proxy_core::hash::xxhash64;
 use proxy_core::stats::Shared;
 use proxy_core::stats::groups::ListenerManagerStats;
+use xds_api::any::unpack;
 use xds_api::envoy::config::listener::v3 as proto;
+use xds_api::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
+use xds_api::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::RouteSpecifier;
 
 use super::decode::{decode, join, to_any};
-use super::dump::{ErrorState, Forms, Resource};
+use super::dump::{ErrorState, Forms, Named, Resource};
 use super::routes::{RouteConfigs, RouteUse, unknown_cluster};
 use super::store::Store;
 use super::{Delivered, Effect, Kind, Response, Sockets};
 use crate::http::config::RouteSource;
 use crate::listener::accept::ListenerTag;
-use crate::listener::config::{Listener, Terminal};
+use crate::listener::config::{FilterChain, Listener, Terminal};
 
 /// One form of a listener.
 struct Version {
@@ -47,6 +51,8 @@ struct Draining {
     id: u64,
     /// Whether all of it drains, and not only some chains.
     whole: bool,
+    /// How many of its chains drain.
+    chains: usize,
     version: Version,
 }
 
@@ -82,11 +88,18 @@ impl Listeners {
     pub(super) fn count(&self) {
         let active = self.entries.values().filter(|entry| entry.active.is_some()).count();
         let warming = self.entries.values().filter(|entry| entry.warming.is_some()).count();
-        let whole = self.draining.iter().filter(|draining| draining.whole).count();
+        let (whole, parts): (Vec<&Draining>, Vec<&Draining>) =
+            self.draining.iter().partition(|draining| draining.whole);
+        let chains: usize = parts.iter().map(|draining| draining.chains).sum();
         self.stats.total_listeners_active.set(active as u64);
         self.stats.total_listeners_warming.set(warming as u64);
-        self.stats.total_listeners_draining.set(whole as u64);
-        self.stats.total_filter_chains_draining.set((self.draining.len() - whole) as u64);
+        self.stats.total_listeners_draining.set(whole.len() as u64);
+        self.stats.total_filter_chains_draining.set(chains as u64);
+    }
+
+    /// The workers have begun to accept.
+    pub(super) fn count_start(&self) {
+        self.stats.workers_started.set(1);
     }
 
     pub(super) fn dump(&self) -> Vec<Forms> {
@@ -121,6 +134,26 @@ impl Listeners {
             }
         }
         forms
+    }
+
+    /// The route configurations that are part of listeners, as they were given.
+    pub(super) fn inline_routes(&self) -> Vec<Named> {
+        let mut routes = Vec::new();
+        for version in self.entries.values().flat_map(Entry::versions) {
+            let chains = version.proto.filter_chains.iter().chain(&version.proto.default_filter_chain);
+            for filter in chains.flat_map(|chain| &chain.filters) {
+                let Some(proto::filter::ConfigType::TypedConfig(any)) = &filter.config_type else { continue };
+                let Ok(manager) = unpack::<HttpConnectionManager>(any) else { continue };
+                let Some(RouteSpecifier::RouteConfig(config)) = &manager.route_specifier else { continue };
+                let resource = Resource {
+                    any: Arc::new(to_any(Kind::Routes.type_url(), config)),
+                    version: String::new(),
+                    updated: version.resource.updated,
+                };
+                routes.push(Named { name: config.name.clone(), resource: Some(resource), error: None });
+            }
+        }
+        routes
     }
 
     /// The name of a listener other than `name` that binds one of the addresses of `listener`, and the address.
@@ -250,6 +283,7 @@ impl Store {
             stats.listener_added.inc()
         }
         entry.warming = Some(version);
+        self.applied = true;
         self.graph_changed = true;
         Ok(())
     }
@@ -312,6 +346,32 @@ impl Store {
         Ok(routes)
     }
 
+    /// What the initialisation of the process waits for: listeners that warm.
+    pub(super) fn unready_listeners(&self) -> Vec<String> {
+        let warming =
+            self.listeners.entries.iter().filter_map(|(name, entry)| Some((name, entry.warming.as_ref()?)));
+        let unready = warming.filter(|(_, version)| !is_warm(version, &self.routes));
+        unready.map(|(name, _)| format!("target Listener-init-target {name}")).collect()
+    }
+
+    /// What each listener that warms waits for, under Envoy's name of what waits.
+    pub(super) fn unready_routes(&self) -> Vec<(String, Vec<String>)> {
+        let mut unready = Vec::new();
+        for (name, entry) in &self.listeners.entries {
+            let Some(version) = &entry.warming else { continue };
+            let awaited = version.routes.iter().filter(|used| self.routes.is_awaited(used.name.as_str()));
+            let target = |used: &RouteUse| {
+                format!("shared target RdsRouteConfigSubscription RDS init {}", used.name.as_str())
+            };
+            let targets: Vec<String> = awaited.map(target).collect();
+            if !targets.is_empty() {
+                let hash = xxhash64(&version.resource.any.value);
+                unready.push((format!("init manager Listener-local-init-manager {name} {hash}"), targets));
+            }
+        }
+        unready
+    }
+
     pub(super) fn listeners_warm(&self) -> bool {
         let mut warming = self.listeners.entries.values().filter_map(|entry| entry.warming.as_ref());
         warming.all(|version| is_warm(version, &self.routes))
@@ -334,26 +394,31 @@ impl Store {
                 }
                 Some(_) | None => {
                     plane.push(Effect::AddListener { tag, listener });
-                    self.listeners.stats.listener_create_success.add(self.env.concurrency as u64);
                 }
             }
+            self.listeners.stats.listener_create_success.add(self.env.concurrency as u64);
             if let Some(old) = old {
-                let whole = old.tag != tag;
-                replaced.push((old, whole));
+                let new = entry.active.as_ref().filter(|new| new.tag == old.tag);
+                let stays = |chain: &FilterChain| {
+                    let mut chains = new.iter().flat_map(|new| &new.listener.chains);
+                    chains.any(|other| other.fingerprint == chain.fingerprint)
+                };
+                let gone = old.listener.chains.iter().filter(|chain| !stays(chain)).count();
+                replaced.push((old, new.is_none(), gone));
             }
         }
-        for (version, whole) in replaced {
-            self.drain(version, whole);
+        for (version, whole, gone) in replaced {
+            self.drain(version, whole, gone);
         }
     }
 
-    fn drain(&mut self, version: Version, whole: bool) {
+    fn drain(&mut self, version: Version, whole: bool, chains: usize) {
         let id = self.next_id();
         if whole {
             self.effects.plane.push(Effect::RemoveListener { tag: version.tag });
         }
         self.effects.plane.push(Effect::StartDrain { id });
-        self.listeners.draining.push(Draining { id, whole, version });
+        self.listeners.draining.push(Draining { id, whole, chains, version });
         self.graph_changed = true;
     }
 
@@ -361,12 +426,18 @@ impl Store {
         if self.listeners.entries.get(name).is_none_or(|entry| entry.is_static) {
             return;
         }
+        let listened =
+            self.listeners.entries.get(name).is_some_and(|entry| entry.versions().next().is_some());
         self.drop_warming(name);
         let Some(entry) = self.listeners.entries.remove(name) else { return };
         if let Some(active) = entry.active {
-            self.drain(active, true);
+            let chains = active.listener.chains.len();
+            self.drain(active, true, chains);
         }
-        self.listeners.stats.listener_removed.inc();
+        if listened {
+            self.applied = true;
+            self.listeners.stats.listener_removed.inc();
+        }
         self.graph_changed = true;
     }
 

@@ -5,17 +5,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proxy_core::config::{BuildCx, Rejected};
+use proxy_core::hash::xxhash64;
 use proxy_core::names::Name;
 use proxy_core::stats::Shared;
 use proxy_core::stats::groups::{ConfigReloadStats, RdsStats, XdsStats};
 use xds_api::envoy::config::route::v3::RouteConfiguration;
 
+use super::counting::Taker;
 use super::decode::{decode, reasons};
 use super::dump::{ErrorState, Resource};
 use super::endpoints::millis;
 use super::interest::Interest;
 use super::store::Store;
-use super::{Delivered, Kind, Response, SourceId};
+use super::{Delivered, Failure, Kind, Response, SourceId};
 use crate::router::RouteTable;
 
 /// By name.
@@ -38,7 +40,8 @@ pub(super) struct RouteConfig {
 struct Stats {
     xds: Shared<XdsStats>,
     reload: Shared<ConfigReloadStats>,
-    rds: Shared<RdsStats>,
+    /// Only to show it: an update without the route configuration is none for it.
+    _rds: Shared<RdsStats>,
 }
 
 /// How a listener refers to a route configuration.
@@ -64,6 +67,39 @@ impl RouteConfigs {
     /// Whether whoever waits for `name` need not wait longer.
     pub(super) fn is_settled(&self, name: &str) -> bool {
         self.0.get(name).is_some_and(|config| config.settled)
+    }
+
+    /// Counts a failure for those of `source` whose names count.
+    pub(super) fn count_failure(&self, source: SourceId, failure: Failure, counts: &dyn Fn(&str) -> bool) {
+        let concerned = self.0.iter().filter(|(name, config)| config.source == source && counts(name));
+        for stats in concerned.flat_map(|(_, config)| config.stats.values()) {
+            stats.xds.update_attempt.inc();
+            match failure {
+                Failure::Rejected => stats.xds.update_rejected.inc(),
+                Failure::Unreadable | Failure::Disconnected => stats.xds.update_failure.inc(),
+            }
+        }
+    }
+
+    /// Counts an update that took the routes away, which is not obeyed.
+    fn count_removal(&self, name: &str) {
+        for stats in self.0.get(name).iter().flat_map(|config| config.stats.values()) {
+            stats.xds.update_attempt.inc();
+            stats.xds.update_success.inc();
+        }
+    }
+
+    /// Counts an initial fetch that timed out.
+    pub(super) fn count_timeout(&self, name: &str) {
+        for stats in self.0.get(name).iter().flat_map(|config| config.stats.values()) {
+            stats.xds.update_attempt.inc();
+            stats.xds.init_fetch_timeout.inc();
+        }
+    }
+
+    /// Those that are waited for by name.
+    pub(super) fn is_awaited(&self, name: &str) -> bool {
+        self.0.get(name).is_some_and(|config| !config.settled)
     }
 
     /// The source that `name` is taken from, if it is.
@@ -94,7 +130,7 @@ impl Store {
             };
             if !config.stats.contains_key(&used.stat_prefix) {
                 let scope = self.env.stats.scope(&format!("http.{}.rds.{name}", used.stat_prefix));
-                let stats = Stats { xds: scope.shared(), reload: scope.shared(), rds: scope.shared() };
+                let stats = Stats { xds: scope.shared(), reload: scope.shared(), _rds: scope.shared() };
                 stats.xds.update_attempt.inc();
                 config.stats.insert(used.stat_prefix.clone(), stats);
             }
@@ -120,19 +156,25 @@ impl Store {
         }
         let mut rejected = Vec::new();
         for (delivered, proto) in decoded {
-            if let Err(reason) = self.put_routes(delivered, &proto) {
+            if let Err(reason) = self.put_routes(delivered, &proto, &response.version) {
                 self.reject_routes(delivered, &reason);
                 rejected.push((delivered.name.clone(), reason));
             }
         }
         for name in &response.removed {
             // The routes stay; who waited for them waits no longer.
+            self.routes.count_removal(name);
             self.settle_routes(name);
         }
         rejected
     }
 
-    fn put_routes(&mut self, delivered: &Delivered, proto: &RouteConfiguration) -> Result<(), String> {
+    fn put_routes(
+        &mut self,
+        delivered: &Delivered,
+        proto: &RouteConfiguration,
+        version_info: &str,
+    ) -> Result<(), String> {
         let resource = self.resource(delivered);
         let Some(config) = self.routes.0.get_mut(&delivered.name) else { return Ok(()) };
         let same = config.current.as_ref().is_some_and(|(old, _)| old.any.value == delivered.any.value);
@@ -157,7 +199,9 @@ impl Store {
             stats.xds.update_attempt.inc();
             stats.xds.update_success.inc();
             stats.xds.update_time.set(now);
-            stats.xds.version_text.set(&delivered.version);
+            stats.xds.version.set(xxhash64(version_info.as_bytes()));
+            stats.xds.version_text.set(version_info);
+            self.takers.push(Taker::Routes(stats.xds.clone()));
             if !same {
                 stats.reload.config_reload.inc();
                 stats.reload.config_reload_time_ms.set(now);
@@ -179,11 +223,6 @@ impl Store {
 
     pub(super) fn settle_routes(&mut self, name: &str) {
         if let Some(config) = self.routes.0.get_mut(name) {
-            if !config.settled {
-                for stats in config.stats.values() {
-                    stats.rds.update_empty.inc();
-                }
-            }
             config.settled = true;
         }
     }

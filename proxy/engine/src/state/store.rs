@@ -8,6 +8,7 @@ use xds_api::envoy::config::bootstrap::v3::Bootstrap;
 use xds_api::envoy::config::core::v3::ConfigSource;
 
 use super::clusters::Clusters;
+use super::counting::Taker;
 use super::dump::Resource;
 use super::endpoints::Assignments;
 use super::interest::Interest;
@@ -15,7 +16,7 @@ use super::listeners::Listeners;
 use super::routes::RouteConfigs;
 use super::snapshot::put;
 use super::source::{ApiUse, Sources, check_api};
-use super::{Delivered, Effect, Kind, Response, Snapshot, Sockets, Source, SourceId, Subscription};
+use super::{Delivered, Effect, Failure, Kind, Response, Snapshot, Sockets, Source, SourceId, Subscription};
 
 /// How far initialisation has come (Envoy: `operations/init`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,6 +44,9 @@ pub struct Store {
     pub(super) listeners: Listeners,
     pub(super) effects: Effects,
     pub(super) phase: Phase,
+    pub(super) takers: Vec<Taker>,
+    /// Whether the response that is applied changed anything.
+    pub(super) applied: bool,
     /// The graph changed, so that interest has to be worked out anew.
     pub(super) graph_changed: bool,
     interest: Interest,
@@ -78,6 +82,8 @@ impl Store {
             listeners: Listeners::new(&env),
             effects: Effects::default(),
             phase: Phase::Loading,
+            takers: Vec::new(),
+            applied: false,
             graph_changed: false,
             interest: Interest::default(),
             cds: None,
@@ -172,22 +178,28 @@ impl Store {
 
     /// Takes the changes of a response; the effects hold one [`Effect::Verdict`] on it.
     pub fn apply(&mut self, response: Response, sockets: &mut dyn Sockets) -> Vec<Effect> {
+        self.takers.clear();
+        self.applied = false;
         let rejected = match response.kind {
             Kind::Cluster => self.apply_clusters(&response),
             Kind::Endpoints => self.apply_endpoints(&response),
             Kind::Listener => self.apply_listeners(&response, sockets),
             Kind::Routes => self.apply_routes(&response),
         };
-        self.answered(&response, rejected.is_empty());
+        self.answered(&response);
+        if !rejected.is_empty() {
+            self.count_bystanders(&response);
+        }
         self.advance();
         self.effects.stream.push(Effect::Verdict { rejected });
         self.finish()
     }
 
-    fn answered(&mut self, response: &Response, accepted: bool) {
+    fn answered(&mut self, response: &Response) {
+        let applied = self.applied;
         if let Some(collection) = self.collection_of(response.source, response.kind) {
             collection.answered = true;
-            if accepted {
+            if applied {
                 collection.version.clone_from(&response.version);
             }
         }
@@ -210,14 +222,21 @@ impl Store {
                     collection.answered = true;
                 }
             }
-            Kind::Endpoints => self.settle_endpoints(source, name),
-            Kind::Routes => self.settle_routes(name),
+            Kind::Endpoints => {
+                self.count_endpoints_timeout(source, name);
+                self.settle_endpoints(source, name);
+            }
+            Kind::Routes => {
+                self.routes.count_timeout(name);
+                self.settle_routes(name);
+            }
         }
         self.finish()
     }
 
-    /// A response was rejected before its resources could be read: who waits for a first answer waits no longer.
-    pub fn unreadable(&mut self, source: SourceId, kind: Kind) -> Vec<Effect> {
+    /// A response (or file) had no resources that could be read: who waits for a first answer waits no longer.
+    pub fn unreadable(&mut self, source: SourceId, kind: Kind, failure: Failure) -> Vec<Effect> {
+        self.failed(source, kind, failure);
         match kind {
             Kind::Cluster | Kind::Listener => {
                 if let Some(collection) = self.collection_of(source, kind) {
@@ -274,6 +293,7 @@ impl Store {
                 Phase::Listeners if is_answered(&self.lds) && self.listeners_warm() => {
                     self.enter(Phase::Live);
                     self.activate_listeners();
+                    self.listeners.count_start();
                     self.effects.plane.push(Effect::Ready);
                 }
                 Phase::Live => {
@@ -286,6 +306,31 @@ impl Store {
         self.refresh_interest();
         self.clusters.count();
         self.listeners.count();
+    }
+
+    /// The aggregated stream's source, if clusters come from it.
+    pub fn aggregated_clusters(&self) -> Option<SourceId> {
+        let source = self.cds.as_ref()?.subscription.source;
+        (self.sources.get(source) == Some(&Source::Ads)).then_some(source)
+    }
+
+    /// Whether clusters that were delivered wait, for their endpoints for instance.
+    pub fn clusters_warm(&self) -> bool {
+        self.clusters.delivered_warming > 0
+    }
+
+    /// What initialisation still waits for: the name of each component, what it waits for, and whether it is a listener's.
+    pub fn unready(&self) -> Vec<(String, Vec<String>, bool)> {
+        let mut unready = Vec::new();
+        if self.phase != Phase::Loading && self.phase < Phase::Live {
+            let mut targets = self.unready_listeners();
+            if !is_answered(&self.lds) {
+                targets.insert(0, "target LDS".to_owned());
+            }
+            unready.push(("init manager Server".to_owned(), targets, false));
+        }
+        unready.extend(self.unready_routes().into_iter().map(|(name, targets)| (name, targets, true)));
+        unready
     }
 
     fn enter(&mut self, phase: Phase) {

@@ -102,7 +102,7 @@ async fn a_bad_file_changes_nothing() {
             replace(&path, bytes);
         }
         match rig.event().await {
-            Event::Rejected { reason, .. } => {
+            Event::Unreadable { reason, .. } => {
                 assert!(reason.contains(says) && reason.contains("cds.yaml"), "{reason}")
             }
             other => panic!("{other:?}"),

@@ -103,6 +103,27 @@ fn the_node_goes_first_or_always() {
 }
 
 #[test]
+fn a_response_that_is_rejected_as_a_whole_takes_nothing_away() {
+    let mut rig = rig();
+    rig.subscribe(&CDS, &[WILDCARD]);
+    rig.open();
+    rig.sotw();
+    rig.names(&CDS, "v1", "n1", &["a", "b"]);
+    rig.accept();
+    rig.sotw();
+    rig.names(&CDS, "v2", "n2", &["a", "bad"]);
+    let update = rig.update();
+    assert_eq!(update.removed, ["b"]);
+    rig.protocol.verdict(Verdict::reject(&update, vec![(String::new(), "constraint".into())]));
+    rig.sotw();
+    // "b" is still there, so the next response without it has to take it away.
+    rig.names(&CDS, "v3", "n3", &["a"]);
+    let mut update = rig.accept();
+    update.removed.sort();
+    assert_eq!(update.removed, ["b", "bad"]);
+}
+
+#[test]
 fn a_rejection_keeps_the_last_good_version() {
     let mut rig = rig();
     rig.subscribe(&CDS, &[WILDCARD]);

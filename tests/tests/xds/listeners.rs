@@ -1,0 +1,150 @@
+//! Listeners that change while connections stand and come.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result, ensure};
+use integration::client::{Client, End};
+use integration::expect::{SOON, eventually};
+use xds::fake::Served;
+use xds_api::envoy::config::listener::v3::Listener;
+
+use crate::rig::*;
+
+const DRAIN: &[&str] = &["--drain-time-s", "1"];
+const OTHER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
+
+/// A listener with one chain for clients from 127.0.0.1 and one for those from 127.0.0.2.
+fn two_chains(first: &str, second: &str) -> Result<Served> {
+    let chain = |source: &str, prefix: &str| {
+        format!(
+            "- filter_chain_match: {{source_prefix_ranges: [{{address_prefix: {source}, prefix_len: 32}}]}}{}",
+            http_chain(prefix, &rds("r", ADS))
+        )
+    };
+    let chains = [chain("127.0.0.1", first), chain("127.0.0.2", second)].concat();
+    served::<Listener>(&format!("name: l\naddress: {ANY_PORT}\nfilter_chains:\n{chains}"))
+}
+
+#[tokio::test]
+async fn connections_on_unchanged_chains_stay_and_those_on_changed_ones_drain() -> Result<()> {
+    for api_type in ["GRPC", "DELTA_GRPC"] {
+        let rig = Rig::start_with(api_type, DRAIN).await?;
+        rig.management.set(&LDS, "2", [two_chains("first", "second")?]);
+        rig.stat("listener_manager.listener_in_place_updated", 1).await?;
+        let address = rig.address("l").await?;
+        let mut kept = Client::connect(address).await?;
+        let mut drained = Client::connect_from(OTHER, address).await?;
+        let mut asking = Client::connect_from(OTHER, address).await?;
+        for connection in [&mut kept, &mut drained, &mut asking] {
+            ensure!(mark(connection).await? == "1");
+        }
+        rig.management.set(&LDS, "3", [two_chains("first", "changed")?]);
+        rig.stat("listener_manager.listener_in_place_updated", 2).await?;
+        let mut fresh = Client::connect_from(OTHER, address).await?;
+        ensure!(mark(&mut fresh).await? == "1");
+        rig.stat("http.changed.downstream_rq_total", 1).await?;
+        ensure!(drained.end_within(SOON).await != End::Open, "drained by the end of the drain time");
+        rig.stat("listener_manager.total_filter_chains_draining", 0).await?;
+        ensure!(mark(&mut kept).await? == "1", "the unchanged chain keeps its connections");
+        ensure!(mark(&mut fresh).await? == "1");
+        ensure!(rig.proxy.admin().stat("http.first.downstream_cx_total").await? == 1);
+        rig.proxy.stop().await?;
+    }
+    Ok(())
+}
+
+/// The same listener with another limit: more than its chains changed.
+fn with_limit(limit: usize) -> Result<Served> {
+    let chain = http_chain("p", &rds("r", ADS));
+    served::<Listener>(&format!(
+        "name: l\naddress: {ANY_PORT}\nper_connection_buffer_limit_bytes: {limit}\nfilter_chains:\n-{}",
+        &chain.trim_start_matches('\n')[1..]
+    ))
+}
+
+#[tokio::test]
+async fn a_replaced_listener_refuses_nobody_and_drains() -> Result<()> {
+    let rig = Rig::start_with("GRPC", DRAIN).await?;
+    let address = rig.address("l").await?;
+    let mut old = rig.connect("l").await?;
+    ensure!(mark(&mut old).await? == "1");
+    let done = Arc::new(AtomicBool::new(false));
+    let connecting = {
+        let done = done.clone();
+        tokio::spawn(async move {
+            let mut served = 0;
+            while !done.load(Ordering::Relaxed) {
+                let mut connection = Client::connect(address).await.context("refused")?;
+                mark(&mut connection).await.with_context(|| format!("after {served}"))?;
+                served += 1;
+            }
+            anyhow::Ok(served)
+        })
+    };
+    for n in 0..20 {
+        let version = format!("replaced {n}");
+        rig.management.set(&LDS, &version, [with_limit(100_000 + n)?]);
+        rig.acknowledged(&LDS, &version).await?;
+    }
+    rig.stat("listener_manager.listener_modified", 20).await?;
+    done.store(true, Ordering::Relaxed);
+    let served = connecting.await??;
+    ensure!(served > 20, "{served} connections were served meanwhile");
+    ensure!(old.end_within(SOON).await != End::Open, "drained by the end of the drain time");
+    rig.stat("listener_manager.total_listeners_draining", 0).await?;
+    rig.stat("listener_manager.total_listeners_active", 1).await?;
+    rig.proxy.stop().await
+}
+
+fn at(address: SocketAddr) -> Result<Served> {
+    listener_with("l", &socket(address), &http_chain("p", &rds("r", ADS)))
+}
+
+#[tokio::test]
+async fn a_listener_moves_to_another_address() -> Result<()> {
+    let rig = Rig::start_with("GRPC", DRAIN).await?;
+    let first = rig.address("l").await?;
+    let mut old = Client::connect(first).await?;
+    ensure!(mark(&mut old).await? == "1");
+    let second: SocketAddr = (OTHER, 0).into();
+    rig.management.set(&LDS, "2", [at(second)?]);
+    let second = eventually("the other address", SOON, async || {
+        let now = rig.proxy.admin().listeners().await.ok()?.get("l").copied()?;
+        (now.ip() == OTHER).then_some(now)
+    })
+    .await?;
+    let mut new = Client::connect(second).await?;
+    ensure!(mark(&mut new).await? == "1");
+    eventually("the first address closed", SOON, async || {
+        Client::connect(first).await.is_err().then_some(())
+    })
+    .await?;
+    ensure!(old.end_within(SOON).await != End::Open, "drained by the end of the drain time");
+    ensure!(mark(&mut new).await? == "1");
+    rig.proxy.stop().await
+}
+
+#[tokio::test]
+async fn a_removed_listener_serves_what_it_has_until_the_drain_time_ends() -> Result<()> {
+    for api_type in ["GRPC", "DELTA_GRPC"] {
+        let rig = Rig::start_with(api_type, DRAIN).await?;
+        let address = rig.address("l").await?;
+        let mut idle = Client::connect(address).await?;
+        ensure!(mark(&mut idle).await? == "1");
+        rig.management.set(&LDS, "2", []);
+        rig.stat("listener_manager.total_listeners_draining", 1).await?;
+        eventually("no more connections", SOON, async || {
+            Client::connect(address).await.is_err().then_some(())
+        })
+        .await?;
+        ensure!(idle.end_within(SOON).await != End::Open, "closed by the end of the drain time");
+        rig.stat("listener_manager.total_listeners_draining", 0).await?;
+        rig.management.set(&LDS, "3", [listener("l", "r")?]);
+        let mut again = rig.connect("l").await?;
+        ensure!(mark(&mut again).await? == "1");
+        rig.proxy.stop().await?;
+    }
+    Ok(())
+}
