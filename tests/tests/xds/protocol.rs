@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use integration::client::Client;
 use integration::expect::{SOON, eventually, within};
-use integration::process::Proxy;
+use integration::process::{Kind, Proxy};
 use prost_types::Any;
 use xds::fake::{ManagementServer, Recorded, Served};
 use xds::{Request, TypeUrl};
@@ -196,7 +196,7 @@ async fn the_good_resources_of_a_rejected_response_are_taken() -> Result<()> {
 /// Where Outrigger says more than Envoy: the path of what is wrong, in every rejection.
 #[tokio::test]
 async fn a_rejection_names_the_path() -> Result<()> {
-    if binary()?.kind != integration::process::Kind::Outrigger {
+    if binary()?.kind != Kind::Outrigger {
         return Ok(());
     }
     let rig = Rig::start("GRPC").await?;
@@ -295,8 +295,12 @@ async fn a_silent_server_delays_the_start_only_so_long() -> Result<()> {
     proxy.stop().await
 }
 
+/// (Of the world, Envoy 1.40 removes a cluster of which only a heartbeat comes.)
 #[tokio::test]
 async fn a_resource_lives_as_long_as_its_time_to_live_is_renewed() -> Result<()> {
+    if binary()?.kind == Kind::Envoy {
+        return Ok(());
+    }
     let rig = Rig::start("GRPC").await?;
     let mortal = |mut served: Served, version: &str| {
         served.version = version.to_owned();
@@ -304,22 +308,22 @@ async fn a_resource_lives_as_long_as_its_time_to_live_is_renewed() -> Result<()>
         served
     };
     let d = static_cluster("d", rig.upstream.addr())?;
-    rig.change(&CDS, "2", vec![cluster("c")?, mortal(d.clone(), "2")]).await?;
+    rig.change(&CDS, "2", vec![mortal(cluster("c")?, "2"), mortal(d.clone(), "2")]).await?;
     rig.stat("cluster_manager.active_clusters", 3).await?;
     // The version stays, so nothing is sent until asked for.
-    let heartbeat = Served { any: Any::default(), ..d.clone() };
-    rig.management.set(&CDS, "2", [cluster("c")?, mortal(heartbeat, "2")]);
+    let heartbeat = |served: Served| mortal(Served { any: Any::default(), ..served }, "2");
+    rig.management.set(&CDS, "2", [heartbeat(cluster("c")?), heartbeat(d)]);
     let mut pace = tokio::time::interval(Duration::from_millis(200));
     for _ in 0..6 {
         pace.tick().await;
-        // A heartbeat is the name and the version that is held, without the resource.
+        // Heartbeats are names and the version that is held, without resources.
         let nonce = rig.management.next_nonce();
         rig.management.send_again(&CDS);
         rig.answer(&nonce).await?;
         ensure!(rig.proxy.admin().stat("cluster_manager.cluster_removed").await? == 0, "alive while renewed");
     }
-    rig.stat("cluster_manager.active_clusters", 2).await?;
-    ensure!(rig.proxy.admin().stat("cluster_manager.cluster_removed").await? == 1);
+    rig.stat("cluster_manager.cluster_removed", 2).await?;
+    rig.stat("cluster_manager.active_clusters", 1).await?;
     rig.proxy.stop().await
 }
 
