@@ -18,6 +18,7 @@ mod listeners;
 mod logging;
 mod memory;
 mod profiling;
+mod recent_lookups;
 mod request;
 mod response;
 mod routes;

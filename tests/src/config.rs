@@ -31,14 +31,19 @@ pub fn fill<'a>(text: &str, values: impl IntoIterator<Item = (&'a str, String)>)
 }
 
 fn access_log() -> String {
+    let format = format!("log_format: {{text_format_source: {{inline_string: \"{LOG_FORMAT}\"}}}}");
+    format!("access_log:\n{}", file_log(&format))
+}
+
+/// An element of `access_log`: the file of the rig, with these fields that say what is written.
+pub fn file_log(format: &str) -> String {
     format!(
-        r#"access_log:
-- name: envoy.access_loggers.file
+        r#"- name: envoy.access_loggers.file
   typed_config:
     "@type": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog
     path: "{{{{dir}}}}/access.log"
-    log_format: {{text_format_source: {{inline_string: "{LOG_FORMAT}"}}}}
-"#
+{}"#,
+        indent(format, 4)
     )
 }
 
@@ -51,7 +56,10 @@ pub struct HttpListener {
     virtual_hosts: String,
     route_config: String,
     filters: String,
+    router: String,
+    logs: Option<String>,
     listener: String,
+    chain: String,
 }
 
 impl HttpListener {
@@ -72,7 +80,10 @@ impl HttpListener {
             virtual_hosts: virtual_hosts.to_owned(),
             route_config: String::new(),
             filters: String::new(),
+            router: String::new(),
+            logs: None,
             listener: String::new(),
+            chain: String::new(),
         }
     }
 
@@ -105,6 +116,29 @@ impl HttpListener {
         self
     }
 
+    /// Fields of the router filter.
+    #[must_use]
+    pub fn router(mut self, yaml: &str) -> Self {
+        self.router.push_str(yaml.trim_end());
+        self.router.push('\n');
+        self
+    }
+
+    /// Access logs (a YAML list) in place of the usual one.
+    #[must_use]
+    pub fn logs(mut self, yaml: &str) -> Self {
+        self.logs = Some(format!("access_log:\n{yaml}"));
+        self
+    }
+
+    /// Further fields of the filter chain.
+    #[must_use]
+    pub fn chain(mut self, yaml: &str) -> Self {
+        self.chain.push_str(yaml.trim_end());
+        self.chain.push('\n');
+        self
+    }
+
     /// Further fields of the listener.
     #[must_use]
     pub fn listener(mut self, yaml: &str) -> Self {
@@ -115,19 +149,22 @@ impl HttpListener {
 
     /// As an element of `static_resources.listeners`.
     pub fn yaml(&self) -> String {
-        let Self { name, options, virtual_hosts, route_config, filters, listener } = self;
+        let Self { name, options, virtual_hosts, route_config, filters, router, logs, listener, chain } =
+            self;
         let delayed_close =
             if options.contains("delayed_close_timeout") { "" } else { "delayed_close_timeout: 0.05s\n" };
         let manager = format!(
             r#"stat_prefix: {name}
 {delayed_close}{log}{options}http_filters:
 {filters}- name: envoy.filters.http.router
-  typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
-route_config:
+  typed_config:
+    "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
+{router}route_config:
   name: {name}
 {route_config}  virtual_hosts:
 {virtual_hosts}"#,
-            log = access_log(),
+            log = logs.clone().unwrap_or_else(access_log),
+            router = indent(router, 4),
             route_config = indent(route_config, 2),
             virtual_hosts = indent(virtual_hosts, 2),
         );
@@ -135,7 +172,8 @@ route_config:
             "- name: envoy.filters.network.http_connection_manager\n  typed_config:\n    \"@type\": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager\n{}",
             indent(&manager, 4)
         );
-        format!("{}{}", listener_with_filters(name, &filter), indent(listener, 2))
+        let filters = listener_with_filters(name, &filter);
+        format!("{filters}{}{}", indent(chain, 4), indent(listener, 2))
     }
 }
 
@@ -149,9 +187,14 @@ pub fn listener_with_filters(name: &str, filters: &str) -> String {
 
 /// The network filter `tcp_proxy` to a cluster, logging like the HTTP listeners.
 pub fn tcp_proxy(stat_prefix: &str, options: &str) -> String {
+    tcp_proxy_with_logs(stat_prefix, &access_log(), options)
+}
+
+/// The network filter `tcp_proxy` with an `access_log` field of its own (may be empty).
+pub fn tcp_proxy_with_logs(stat_prefix: &str, logs: &str, options: &str) -> String {
     format!(
         "- name: envoy.filters.network.tcp_proxy\n  typed_config:\n    \"@type\": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy\n    stat_prefix: {stat_prefix}\n{}{}",
-        indent(&access_log(), 4),
+        indent(logs, 4),
         indent(options, 4)
     )
 }

@@ -86,8 +86,10 @@ pub struct UpstreamInfo {
     pub cluster_metadata: Metadata,
     /// The host of the last attempt.
     pub host: Option<Arc<Host>>,
-    /// Hosts of all attempts, in order.
+    /// Hosts that a connection was had to, in order of the attempts.
     pub attempted: Vec<Arc<Host>>,
+    /// An upstream was sought: a connection was asked for, whether there was one or not.
+    pub sought: bool,
     /// Number of the upstream connection.
     pub connection_id: Option<u64>,
     /// Local address of the upstream connection.
@@ -100,11 +102,13 @@ pub struct UpstreamInfo {
     pub attempts: u32,
     /// Why the transport failed, in words.
     pub transport_failure: Option<String>,
-    /// Start of the connect of the upstream connection; set only by the stream that caused it.
+    /// Why this side closed the upstream connection (`%UPSTREAM_LOCAL_CLOSE_REASON%`).
+    pub local_close_reason: Option<Details>,
+    /// Start of the connect of the upstream connection, whichever stream caused it.
     pub connect_start: Option<Instant>,
     /// End of that connect.
     pub connect_end: Option<Instant>,
-    /// Time a connection became available.
+    /// Time a connection became available, or could not be had.
     pub pool_ready: Option<Instant>,
     /// First byte of the request sent.
     pub first_tx: Option<Instant>,
@@ -127,10 +131,14 @@ pub struct WireBytes {
     pub sent: u64,
     /// Bytes received from the peer.
     pub received: u64,
-    /// Of `sent`, the bytes of heads.
+    /// Of `sent`, the bytes of heads and trailers, counted as Envoy does: start lines and empty lines are not in it.
     pub header_sent: u64,
-    /// Of `received`, the bytes of heads.
+    /// Of `received`, the bytes of heads and trailers; without start lines, empty lines, and one byte of each HTTP/1 field.
     pub header_received: u64,
+    /// `header_sent` before compression.
+    pub plain_header_sent: u64,
+    /// `header_received` after decompression, trailers excepted.
+    pub plain_header_received: u64,
 }
 
 /// What is known about one stream: an HTTP request and its response, or a TCP connection.

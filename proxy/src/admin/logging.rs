@@ -121,6 +121,7 @@ fn usage(state: &dyn AdminState, reason: &str) -> String {
          usage: /logging?<name>=<level> (change single level)\n\
          usage: /logging?paths=name1:level1,name2:level2,... (change multiple levels)\n\
          usage: /logging?level=<level> (change all levels)\n\
+         usage: /logging?group=<group_name>:<level> (change group of loggers)\n\
          levels: {levels}\n{}",
         active(state)
     )

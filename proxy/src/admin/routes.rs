@@ -8,8 +8,8 @@ use super::request::Request;
 use super::response::Response;
 use super::state::AdminState;
 use super::{
-    certs, clusters, config_dump, home, init_dump, lifecycle, listeners, logging, memory, profiling, runtime,
-    server_info, stats,
+    certs, clusters, config_dump, home, init_dump, lifecycle, listeners, logging, memory, profiling,
+    recent_lookups, runtime, server_info, stats,
 };
 
 /// Whether an endpoint changes something, and so takes POST only.
@@ -156,6 +156,10 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         ],
         stats::prometheus,
     ),
+    reads("/stats/recentlookups", "statistics looked up by name", &[], recent_lookups::show),
+    changes("/stats/recentlookups/clear", "forget the lookups so far", &[], recent_lookups::clear),
+    changes("/stats/recentlookups/disable", "stop to record lookups", &[], recent_lookups::disable),
+    changes("/stats/recentlookups/enable", "start to record lookups", &[], recent_lookups::enable),
 ];
 
 /// Answers a request whose path is allowed.

@@ -52,6 +52,26 @@ impl Facts {
         }
     }
 
+    /// Writes down a line of an access log: fields `name=value` between `|`, or the members of a JSON object. Digits and
+    /// identities in a field whose name begins with `~` vary and are replaced.
+    pub fn put_log_line(&mut self, name: &str, line: &str) {
+        let mut put = |field: &str, value: &str| {
+            let value = if field.starts_with('~') { without_digits(value) } else { value.to_owned() };
+            self.put(format!("{name}.{field}"), value);
+        };
+        match serde_json::from_str::<serde_json::Map<_, _>>(line) {
+            Ok(members) => {
+                members.iter().for_each(|(field, value)| put(field, &value.to_string()));
+            }
+            Err(_) => {
+                for field in line.split('|') {
+                    let (field, value) = field.split_once('=').unwrap_or(("?", field));
+                    put(field, value);
+                }
+            }
+        }
+    }
+
     /// The value of a fact.
     pub fn value(&self, name: &str) -> Option<&str> {
         self.map.get(name).map(String::as_str)
@@ -116,6 +136,21 @@ fn varying(field: &str, value: &str) -> String {
     word.to_owned()
 }
 
+/// A number, an address or an identity with what varies replaced: `#` for digits, a word for a UUID.
+fn without_digits(value: &str) -> String {
+    if is_uuid(value.trim_matches('"')) {
+        return "<uuid>".to_owned();
+    }
+    let mut out = String::new();
+    for letter in value.chars() {
+        let letter = if letter.is_ascii_digit() { '#' } else { letter };
+        if letter != '#' || !out.ends_with('#') {
+            out.push(letter);
+        }
+    }
+    out
+}
+
 fn is_uuid(value: &str) -> bool {
     value.len() == 36
         && value.bytes().enumerate().all(|(at, byte)| match at {
@@ -157,6 +192,17 @@ mod tests {
         assert_eq!(varying("date", "yesterday"), "yesterday");
         assert_eq!(varying("x-request-id", "6a9d1c1e-4b6b-4d9e-8a69-0c6ad0f7f9b1"), "<uuid>");
         assert_eq!(varying("x-request-id", "mine"), "mine");
+    }
+
+    #[test]
+    fn a_log_line_is_taken_apart() {
+        let mut facts = Facts::default();
+        facts.put_log_line("t", "a=1|~b=12ms");
+        facts.put_log_line("j", r#"{"a":1,"~b":"6a9d1c1e-4b6b-4d9e-8a69-0c6ad0f7f9b1","c":null}"#);
+        let expected = [("t.a", "1"), ("t.~b", "#ms"), ("j.a", "1"), ("j.~b", "<uuid>"), ("j.c", "null")];
+        for (name, value) in expected {
+            assert_eq!(facts.value(name), Some(value), "{name}");
+        }
     }
 
     #[test]

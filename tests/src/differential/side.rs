@@ -177,10 +177,7 @@ impl Side {
         self.put_upstream(facts);
         let lines = self.log_lines(case).await?;
         for (at, line) in lines.iter().enumerate() {
-            for field in line.split('|') {
-                let (name, value) = field.split_once('=').unwrap_or(("?", field));
-                facts.put(format!("log[{at}].{name}"), value);
-            }
+            facts.put_log_line(&format!("log[{at}]"), line);
         }
         for (name, value) in self.counters(case).await? {
             let difference = value - before.get(&name).copied().unwrap_or(0);
@@ -326,7 +323,7 @@ impl Side {
             }
         };
         self.logged = whole;
-        Ok(lines.into_iter().filter(|line| !line.starts_with("s=") || line.starts_with("s=-|")).collect())
+        Ok(lines.into_iter().filter(|line| !is_marked(line)).collect())
     }
 
     async fn counters(&self, case: &Case) -> Result<BTreeMap<String, i64>> {
@@ -347,6 +344,14 @@ impl Side {
             stats.values().all(|count| *count == 0).then_some(())
         })
         .await
+    }
+}
+
+/// Whether a line of the access log is of a request with a mark, in text or in JSON.
+fn is_marked(line: &str) -> bool {
+    match line.starts_with('{') {
+        true => line.contains("\"s\":\""),
+        false => line.starts_with("s=") && !line.starts_with("s=-|"),
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use integration::differential::Case;
 
-use crate::{headers, http1, http2, paths, replies, routing, tcp, timeouts, tunnels};
+use crate::{headers, http1, http2, logs, paths, replies, routing, tcp, timeouts, tunnels};
 
 const INTRODUCTION: &str = "\
 # Where Outrigger differs from Envoy
@@ -31,6 +31,7 @@ fn sections() -> Result<Vec<(&'static str, Vec<Row>)>> {
         ("Time limits", timeouts::cases()),
         ("Upgrades and CONNECT", tunnels::cases()),
         ("TCP", tcp::cases()),
+        ("Access logs", logs::cases()),
     ];
     let mut sections: Vec<(&'static str, Vec<Row>)> =
         groups.into_iter().map(|(title, cases)| (title, declared(&cases))).collect();

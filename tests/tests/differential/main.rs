@@ -8,6 +8,7 @@ mod declared;
 mod headers;
 mod http1;
 mod http2;
+mod logs;
 mod paths;
 mod replies;
 mod routing;
@@ -80,6 +81,11 @@ async fn network_filters() {
 #[tokio::test]
 async fn http2_pairs() {
     differential(http2::setup(), http2::cases()).await;
+}
+
+#[tokio::test]
+async fn access_logs() {
+    differential(logs::setup(), logs::cases()).await;
 }
 
 /// The rig itself: what varies from run to run is no difference.

@@ -66,7 +66,7 @@ fn address(command: Command<'_>) -> Result<Option<Op>, String> {
     ];
     if command.name == "UPSTREAM_HOST" {
         Syntax::Bare.check(command)?;
-        return Ok(Some(Op::Address { of: AddressOf::UpstreamRemote, form: AddressForm::Whole }));
+        return Ok(Some(Op::Address { of: AddressOf::UpstreamHost, form: AddressForm::Whole }));
     }
     for (prefix, of) in TABLE {
         let has_endpoint_id = matches!(
@@ -428,12 +428,10 @@ fn field(name: &str) -> Option<Field> {
         "CONNECTION_ID" => Field::ConnectionId,
         "CONNECTION_TERMINATION_DETAILS" => Field::ConnectionTerminationDetails,
         "CUSTOM_FLAGS" => Field::Empty,
-        "DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED" | "DOWNSTREAM_HEADER_BYTES_RECEIVED" => {
-            Field::DownstreamHeaderBytesReceived
-        }
-        "DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_SENT" | "DOWNSTREAM_HEADER_BYTES_SENT" => {
-            Field::DownstreamHeaderBytesSent
-        }
+        "DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED" => Field::DownstreamPlainHeaderBytesReceived,
+        "DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_SENT" => Field::DownstreamPlainHeaderBytesSent,
+        "DOWNSTREAM_HEADER_BYTES_RECEIVED" => Field::DownstreamHeaderBytesReceived,
+        "DOWNSTREAM_HEADER_BYTES_SENT" => Field::DownstreamHeaderBytesSent,
         "DOWNSTREAM_LOCAL_CLOSE_REASON" => Field::LocalCloseReason,
         "DOWNSTREAM_DETECTED_CLOSE_TYPE" => Field::DownstreamCloseType,
         "DOWNSTREAM_WIRE_BYTES_RECEIVED" => Field::DownstreamWireBytesReceived,
@@ -460,12 +458,11 @@ fn field(name: &str) -> Option<Field> {
         "UPSTREAM_CONNECTION_ID" => Field::UpstreamConnectionId,
         "UPSTREAM_CONNECTION_IDS_ATTEMPTED" => Field::UpstreamConnectionIdsAttempted,
         "UPSTREAM_CONNECTION_POOL_READY_DURATION" => Field::PoolReadyDuration,
-        "UPSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED" | "UPSTREAM_HEADER_BYTES_RECEIVED" => {
-            Field::UpstreamHeaderBytesReceived
-        }
-        "UPSTREAM_DECOMPRESSED_HEADER_BYTES_SENT" | "UPSTREAM_HEADER_BYTES_SENT" => {
-            Field::UpstreamHeaderBytesSent
-        }
+        "UPSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED" => Field::UpstreamPlainHeaderBytesReceived,
+        "UPSTREAM_DECOMPRESSED_HEADER_BYTES_SENT" => Field::UpstreamPlainHeaderBytesSent,
+        "UPSTREAM_HEADER_BYTES_RECEIVED" => Field::UpstreamHeaderBytesReceived,
+        "UPSTREAM_HEADER_BYTES_SENT" => Field::UpstreamHeaderBytesSent,
+        "UPSTREAM_LOCAL_CLOSE_REASON" => Field::UpstreamLocalCloseReason,
         "UPSTREAM_DETECTED_CLOSE_TYPE" => Field::UpstreamCloseType,
         "UPSTREAM_HOST_NAME" => Field::UpstreamHostName,
         "UPSTREAM_HOST_NAME_WITHOUT_PORT" => Field::UpstreamHostNameWithoutPort,
@@ -484,7 +481,7 @@ fn field(name: &str) -> Option<Field> {
     })
 }
 
-/// Commands about TLS peers, QUIC, traces and close reasons: valid, and always missing here.
+/// Commands about TLS peers, QUIC and traces: valid, and always missing here.
 const ABSENT: &[&str] = &[
     "DOWNSTREAM_HANDSHAKE_DURATION",
     "DOWNSTREAM_LOCAL_DNS_SAN",
@@ -519,7 +516,6 @@ const ABSENT: &[&str] = &[
     "TLS_JA3_FINGERPRINT",
     "TLS_JA4_FINGERPRINT",
     "TRACE_ID",
-    "UPSTREAM_LOCAL_CLOSE_REASON",
     "UPSTREAM_LOCAL_DNS_SAN",
     "UPSTREAM_LOCAL_IP_SAN",
     "UPSTREAM_LOCAL_URI_SAN",

@@ -78,6 +78,8 @@ pub(super) enum Field {
     Empty,
     DownstreamHeaderBytesReceived,
     DownstreamHeaderBytesSent,
+    DownstreamPlainHeaderBytesReceived,
+    DownstreamPlainHeaderBytesSent,
     DownstreamWireBytesReceived,
     DownstreamWireBytesSent,
     Duration,
@@ -106,6 +108,9 @@ pub(super) enum Field {
     UpstreamConnectionIdsAttempted,
     UpstreamHeaderBytesReceived,
     UpstreamHeaderBytesSent,
+    UpstreamLocalCloseReason,
+    UpstreamPlainHeaderBytesReceived,
+    UpstreamPlainHeaderBytesSent,
     UpstreamHostName,
     UpstreamHostNameWithoutPort,
     UpstreamHostNamesAttempted,
@@ -207,6 +212,7 @@ pub(super) enum AddressOf {
     DownstreamLocal,
     DownstreamDirectLocal,
     UpstreamLocal,
+    UpstreamHost,
     UpstreamRemote,
 }
 

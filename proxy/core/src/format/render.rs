@@ -170,6 +170,8 @@ fn render_field(field: Field, entry: &LogEntry<'_>, out: &mut Vec<u8>) -> Shape 
         Field::Empty => Shape::Text,
         Field::DownstreamHeaderBytesReceived => put_number(out, info.wire.header_received),
         Field::DownstreamHeaderBytesSent => put_number(out, info.wire.header_sent),
+        Field::DownstreamPlainHeaderBytesReceived => put_number(out, info.wire.plain_header_received),
+        Field::DownstreamPlainHeaderBytesSent => put_number(out, info.wire.plain_header_sent),
         Field::DownstreamWireBytesReceived => put_number(out, info.wire.received),
         Field::DownstreamWireBytesSent => put_number(out, info.wire.sent),
         Field::Duration => {
@@ -207,6 +209,9 @@ fn render_field(field: Field, entry: &LogEntry<'_>, out: &mut Vec<u8>) -> Shape 
         | Field::UpstreamConnectionIdsAttempted
         | Field::UpstreamHeaderBytesReceived
         | Field::UpstreamHeaderBytesSent
+        | Field::UpstreamLocalCloseReason
+        | Field::UpstreamPlainHeaderBytesReceived
+        | Field::UpstreamPlainHeaderBytesSent
         | Field::UpstreamHostName
         | Field::UpstreamHostNameWithoutPort
         | Field::UpstreamHostNamesAttempted
@@ -228,9 +233,7 @@ fn render_upstream(field: Field, info: &StreamInfo, out: &mut Vec<u8>) -> Shape 
         Field::RequestAttemptCount => put_number(out, upstream.attempts.into()),
         Field::RequestTxDuration => put_since(out, info.start, upstream.last_tx),
         Field::ResponseDuration => put_since(out, info.start, upstream.first_rx),
-        Field::UpstreamCloseType => {
-            put_some(out, upstream.connection_id.map(|_| upstream.close_type.as_str()))
-        }
+        Field::UpstreamCloseType => put_some(out, upstream.sought.then(|| upstream.close_type.as_str())),
         Field::UpstreamCluster => {
             put_some(out, upstream.cluster_observability_name.as_deref().or(upstream.cluster.as_deref()))
         }
@@ -245,6 +248,9 @@ fn render_upstream(field: Field, info: &StreamInfo, out: &mut Vec<u8>) -> Shape 
         },
         Field::UpstreamHeaderBytesReceived => put_number(out, upstream.wire.header_received),
         Field::UpstreamHeaderBytesSent => put_number(out, upstream.wire.header_sent),
+        Field::UpstreamLocalCloseReason => put_some(out, upstream.local_close_reason.as_deref()),
+        Field::UpstreamPlainHeaderBytesReceived => put_number(out, upstream.wire.plain_header_received),
+        Field::UpstreamPlainHeaderBytesSent => put_number(out, upstream.wire.plain_header_sent),
         Field::UpstreamHostName => host.map_or(Shape::Missing, |host| put_host_name(out, host)),
         Field::UpstreamHostNameWithoutPort => {
             host.map_or(Shape::Missing, |host| put_host_name_without_port(out, host))

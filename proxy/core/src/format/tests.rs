@@ -109,7 +109,14 @@ fn stream() -> StreamInfo {
     info.details = Some("via_upstream".into());
     info.bytes_received = 3;
     info.bytes_sent = 5;
-    info.wire = WireBytes { sent: 140, received: 164, header_sent: 116, header_received: 123 };
+    info.wire = WireBytes {
+        sent: 140,
+        received: 164,
+        header_sent: 116,
+        header_received: 123,
+        plain_header_sent: 116,
+        plain_header_received: 123,
+    };
     info.request_complete = after(369_000);
     info.first_downstream_tx = after(1_597_603);
     info.last_downstream_tx = after(1_652_603);
@@ -127,6 +134,7 @@ fn stream() -> StreamInfo {
     upstream.cluster_metadata = metadata("cl");
     upstream.attempted = vec![host.clone()];
     upstream.host = Some(host);
+    upstream.sought = true;
     upstream.connection_id = Some(199);
     upstream.local = Some(address("127.0.0.1:42608"));
     upstream.protocol = Some(Protocol::Http11);
@@ -139,7 +147,14 @@ fn stream() -> StreamInfo {
     upstream.connect_end = after(408_780);
     upstream.first_rx_body = after(1_591_516);
     upstream.last_rx = after(1_598_936);
-    upstream.wire = WireBytes { sent: 229, received: 127, header_sent: 193, header_received: 99 };
+    upstream.wire = WireBytes {
+        sent: 229,
+        received: 127,
+        header_sent: 193,
+        header_received: 99,
+        plain_header_sent: 193,
+        plain_header_received: 99,
+    };
     info
 }
 

@@ -59,6 +59,8 @@ pub(crate) trait Downstream {
     fn reset(&mut self);
     /// Asks that the connection end after this response (`connection: close`, GOAWAY).
     fn close_after(&mut self);
+    /// Whether the response head says, or would say now, `connection: close`.
+    fn says_close(&self) -> bool;
     /// Bytes on the wire for this stream so far.
     fn wire(&self) -> WireBytes;
 }

@@ -12,7 +12,7 @@ use super::h1::{
     BodyDecoder, BodyEncoder, BodyFraming, HeadLimits, KeyFormat, RequestMessage, ResponseContext,
     ResponseKind, ResponseOptions, ResponseParser, TrailerOptions, Trailers,
 };
-use super::h1_server::framing_of;
+use super::h1_server::{LAST_CHUNK, fields_sent, framing_of, trailer_bytes};
 use super::output::Output;
 use super::upstream::UpstreamEvent;
 use crate::local::buffers;
@@ -62,6 +62,7 @@ struct Exchange {
     received_before: u64,
     head_sent: u64,
     head_received: u64,
+    trailers_received: u64,
 }
 
 impl ClientConnection {
@@ -87,6 +88,7 @@ impl ClientConnection {
                 received_before: 0,
                 head_sent: 0,
                 head_received: 0,
+                trailers_received: 0,
             },
         }
     }
@@ -157,6 +159,7 @@ impl ClientConnection {
             received_before: self.received,
             head_sent: 0,
             head_received: 0,
+            trailers_received: 0,
         };
         let framing = match framing_of(&head.headers, end) {
             // An upgrade has no body; what follows it is the tunnel.
@@ -170,7 +173,7 @@ impl ClientConnection {
             tracing::debug!(%error, "a request could not be written");
             UpstreamReset::LocalReset
         })?;
-        self.exchange.head_sent = (out.len() - before) as u64;
+        self.exchange.head_sent = fields_sent(out.get(before..).unwrap_or_default());
         self.exchange.encoder = Some(encoder);
         Ok(())
     }
@@ -195,7 +198,10 @@ impl ClientConnection {
         let keys = self.keys();
         let trailers = trailers.as_ref().filter(|_| self.options.trailers);
         if let Some(encoder) = &mut self.exchange.encoder {
-            let finished = encoder.finish(trailers, keys, self.output.small());
+            let out = self.output.small();
+            let before = out.len();
+            let finished = encoder.finish(trailers, keys, out);
+            self.exchange.head_sent += (out.len() - before).saturating_sub(LAST_CHUNK) as u64;
             self.exchange.keep_alive &= finished.is_ok();
         }
         self.exchange.request_done = true;
@@ -249,6 +255,9 @@ impl ClientConnection {
                 }
                 Phase::Body => match self.exchange.decoder.decode(&mut self.input) {
                     Ok(Some(event)) => {
+                        if let BodyEvent::Trailers(trailers) = &event {
+                            self.exchange.trailers_received = trailer_bytes(trailers);
+                        }
                         if matches!(event, BodyEvent::End | BodyEvent::Trailers(_)) {
                             self.exchange.phase = Phase::Done;
                         }
@@ -279,10 +288,11 @@ impl ClientConnection {
     fn parse_head(&mut self) -> Result<Option<UpstreamEvent>, UpstreamReset> {
         let parsed = self.parser.parse(&mut self.input, self.exchange.context).map_err(|error| {
             tracing::debug!(%error, "a response could not be read");
+            self.input.clear();
             UpstreamReset::ProtocolError
         })?;
         let Some(parsed) = parsed else { return Ok(None) };
-        self.exchange.head_received += parsed.size as u64;
+        self.exchange.head_received += parsed.header_bytes as u64;
         if parsed.kind == ResponseKind::Informational {
             return Ok(Some(UpstreamEvent::Informational(parsed.head)));
         }
@@ -322,7 +332,9 @@ impl ClientConnection {
             sent: self.output.written() - self.exchange.sent_before,
             received: self.received - self.input.len() as u64 - self.exchange.received_before,
             header_sent: self.exchange.head_sent,
-            header_received: self.exchange.head_received,
+            header_received: self.exchange.head_received + self.exchange.trailers_received,
+            plain_header_sent: self.exchange.head_sent,
+            plain_header_received: self.exchange.head_received,
         }
     }
 }

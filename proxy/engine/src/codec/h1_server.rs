@@ -76,6 +76,7 @@ struct StreamState {
     received_before: u64,
     sent_before: u64,
     head_received: u64,
+    trailers_received: u64,
     head_sent: u64,
 }
 
@@ -95,6 +96,7 @@ impl StreamState {
             received_before: 0,
             sent_before: 0,
             head_received: 0,
+            trailers_received: 0,
             head_sent: 0,
         }
     }
@@ -156,7 +158,8 @@ impl ServerConnection {
                             broken: false,
                             received_before: self.received - self.input.len() as u64 - parsed.size as u64,
                             sent_before: self.output.written(),
-                            head_received: parsed.size as u64,
+                            head_received: parsed.header_bytes as u64,
+                            trailers_received: 0,
                             head_sent: 0,
                         };
                         let end = matches!(parsed.framing, BodyFraming::None | BodyFraming::Length(0));
@@ -247,7 +250,7 @@ impl ServerConnection {
     }
 
     fn encode(&mut self, head: &ResponseHead, framing: BodyFraming) -> Option<BodyEncoder> {
-        let connection = if self.stream.close_after || !self.stream.keep_alive {
+        let connection = if self.says_close() {
             ConnectionOption::Close
         } else if self.stream.protocol == Protocol::Http10 {
             ConnectionOption::KeepAlive
@@ -267,7 +270,7 @@ impl ServerConnection {
             keys,
         }
         .encode(out);
-        self.stream.head_sent += (out.len() - before) as u64;
+        self.stream.head_sent += fields_sent(out.get(before..).unwrap_or_default());
         match encoded {
             Ok(encoder) => Some(encoder),
             Err(error) => {
@@ -277,6 +280,20 @@ impl ServerConnection {
             }
         }
     }
+}
+
+/// Octets of a chunked ending without trailers: `0`, and two line ends.
+pub(super) const LAST_CHUNK: usize = 5;
+
+/// The octets of the fields in a head that was written, as Envoy counts what it sends: without start line and empty line.
+pub(super) fn fields_sent(head: &[u8]) -> u64 {
+    let line = memchr::memchr(b'\n', head).map_or(0, |at| at + 1);
+    head.len().saturating_sub(line + 2) as u64
+}
+
+/// The octets of trailers, as Envoy counts what it receives.
+pub(super) fn trailer_bytes(trailers: &HeaderMap) -> u64 {
+    trailers.iter().map(|(name, value)| name.as_str().len() + value.len() + 3).sum::<usize>() as u64
 }
 
 /// How a response with `head` is delimited when a body follows.
@@ -301,11 +318,15 @@ impl Downstream for ServerConnection {
             match self.stream.decoder.decode(&mut self.input) {
                 Ok(Some(event)) => {
                     self.stream.body_started = true;
+                    if let BodyEvent::Trailers(trailers) = &event {
+                        self.stream.trailers_received = trailer_bytes(trailers);
+                    }
                     return Poll::Ready(Ok(event));
                 }
                 Ok(None) => {}
                 Err(error) => {
                     self.stream.keep_alive = false;
+                    self.input.clear();
                     let details = error.as_request_error().details();
                     return Poll::Ready(Err(DownstreamError::Protocol(details)));
                 }
@@ -381,7 +402,10 @@ impl Downstream for ServerConnection {
         let keys = self.keys();
         let trailers = self.options.trailers.then_some(&trailers);
         if let Some(encoder) = &mut self.stream.encoder {
-            self.stream.broken |= encoder.finish(trailers, keys, self.output.small()).is_err();
+            let out = self.output.small();
+            let before = out.len();
+            self.stream.broken |= encoder.finish(trailers, keys, out).is_err();
+            self.stream.head_sent += (out.len() - before).saturating_sub(LAST_CHUNK) as u64;
         }
     }
 
@@ -411,13 +435,19 @@ impl Downstream for ServerConnection {
         self.stream.close_after = true;
     }
 
+    fn says_close(&self) -> bool {
+        self.stream.close_after || !self.stream.keep_alive
+    }
+
     fn wire(&self) -> WireBytes {
         let unread = self.input.len() as u64;
         WireBytes {
             sent: self.output.written() - self.stream.sent_before,
             received: (self.received - unread).saturating_sub(self.stream.received_before),
             header_sent: self.stream.head_sent,
-            header_received: self.stream.head_received,
+            header_received: self.stream.head_received + self.stream.trailers_received,
+            plain_header_sent: self.stream.head_sent,
+            plain_header_received: self.stream.head_received,
         }
     }
 }

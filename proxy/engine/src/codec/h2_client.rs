@@ -12,7 +12,9 @@ use proxy_core::stream_error::UpstreamReset;
 use proxy_core::stream_info::WireBytes;
 use proxy_core::text::Text;
 
-use super::h2_headers::{name_upgrade, remove_connection_specific};
+use super::h2_headers::{
+    PLAIN_STATUS, name_upgrade, plain_bytes, plain_request_bytes, remove_connection_specific,
+};
 use super::upstream::UpstreamEvent;
 
 const FRAME_HEADER: u64 = 9;
@@ -108,6 +110,7 @@ impl ClientStream {
             self.is_upgrade = true;
             self.protocol = Some(protocol.clone());
         }
+        self.wire.plain_header_sent = plain_request_bytes(request.method(), request.uri(), request.headers());
         self.is_upgrade |= is_connect;
         let end = end && !self.is_upgrade;
         let (response, send) =
@@ -127,6 +130,7 @@ impl ClientStream {
 
     /// Ends the request.
     pub(crate) fn finish(&mut self, trailers: Option<HeaderMap>) {
+        self.wire.plain_header_sent += trailers.as_ref().map_or(0, plain_bytes);
         self.tail = trailers.map_or(Tail::End, Tail::Trailers);
     }
 
@@ -196,7 +200,10 @@ impl ClientStream {
         let trailers = ready!(receive.poll_trailers(cx));
         self.receive = None;
         Poll::Ready(match trailers {
-            Ok(Some(trailers)) => Ok(UpstreamEvent::Body(BodyEvent::Trailers(trailers))),
+            Ok(Some(trailers)) => {
+                self.wire.plain_header_received += plain_bytes(&trailers);
+                Ok(UpstreamEvent::Body(BodyEvent::Trailers(trailers)))
+            }
             Ok(None) => Ok(UpstreamEvent::Body(BodyEvent::End)),
             Err(error) => Err(reset_of(&error)),
         })
@@ -204,6 +211,7 @@ impl ClientStream {
 
     fn head(&mut self, response: http::Response<RecvStream>) -> UpstreamEvent {
         let (parts, receive) = response.into_parts();
+        self.wire.plain_header_received = PLAIN_STATUS + plain_bytes(&parts.headers);
         let end = receive.is_end_stream();
         let is_upgrade = self.is_upgrade && parts.status.is_success() && !end;
         self.receive = (!end).then_some(receive);

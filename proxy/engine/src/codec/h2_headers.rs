@@ -1,6 +1,6 @@
 //! Header fields that HTTP/2 does not have (RFC 9113, 8.2.2).
 
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 
 use super::h1::wants_trailers;
 
@@ -34,6 +34,26 @@ pub(crate) fn name_upgrade(headers: &mut HeaderMap, protocol: &str) {
     if let Ok(value) = HeaderValue::from_str(protocol) {
         headers.insert(header::UPGRADE, value);
     }
+}
+
+/// Octets of these fields before compression.
+pub(super) fn plain_bytes(headers: &HeaderMap) -> u64 {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum::<usize>() as u64
+}
+
+/// Octets of `:status` and its value.
+pub(super) const PLAIN_STATUS: u64 = 10;
+
+/// Octets of the head of a request before compression, pseudo headers included.
+pub(super) fn plain_request_bytes(method: &Method, uri: &Uri, headers: &HeaderMap) -> u64 {
+    let pseudo = [
+        (":method", Some(method.as_str())),
+        (":scheme", uri.scheme_str()),
+        (":authority", uri.authority().map(|authority| authority.as_str())),
+        (":path", uri.path_and_query().map(|path| path.as_str())),
+    ];
+    let pseudo = pseudo.into_iter().filter_map(|(name, value)| Some(name.len() + value?.len()));
+    pseudo.sum::<usize>() as u64 + plain_bytes(headers)
 }
 
 #[cfg(test)]

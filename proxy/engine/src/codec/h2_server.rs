@@ -12,7 +12,9 @@ use proxy_core::text::Text;
 
 use super::downstream::{Downstream, DownstreamError};
 use super::h1::{is_valid_authority, is_valid_path};
-use super::h2_headers::{name_upgrade, remove_connection_specific};
+use super::h2_headers::{
+    PLAIN_STATUS, name_upgrade, plain_bytes, plain_request_bytes, remove_connection_specific,
+};
 
 /// Octets of a frame header (RFC 9113, 4.1).
 const FRAME_HEADER: u64 = 9;
@@ -118,18 +120,26 @@ fn join_cookies(headers: &mut HeaderMap) {
 
 impl ServerStream {
     /// The stream of a request that was just accepted.
-    pub(crate) fn new(receive: RecvStream, response: SendResponse<Bytes>, is_head: bool) -> Self {
+    pub(crate) fn new(
+        receive: RecvStream,
+        response: SendResponse<Bytes>,
+        request: &http::request::Parts,
+    ) -> Self {
+        let wire = WireBytes {
+            plain_header_received: plain_request_bytes(&request.method, &request.uri, &request.headers),
+            ..WireBytes::default()
+        };
         Self {
             receive,
             response,
             send: None,
-            is_head,
+            is_head: request.method == Method::HEAD,
             data_done: false,
             pending: Bytes::new(),
             tail: Tail::None,
             failed: None,
             close_after: false,
-            wire: WireBytes::default(),
+            wire,
         }
     }
 
@@ -181,7 +191,10 @@ impl Downstream for ServerStream {
             }
         }
         match ready!(self.receive.poll_trailers(cx)) {
-            Ok(Some(trailers)) => Poll::Ready(Ok(BodyEvent::Trailers(trailers))),
+            Ok(Some(trailers)) => {
+                self.wire.plain_header_received += plain_bytes(&trailers);
+                Poll::Ready(Ok(BodyEvent::Trailers(trailers)))
+            }
             Ok(None) => Poll::Ready(Ok(BodyEvent::End)),
             Err(error) => Poll::Ready(Err(self.fail(&error))),
         }
@@ -220,6 +233,7 @@ impl Downstream for ServerStream {
             // A tunnel has no length (RFC 9110, 9.3.6).
             response.headers_mut().remove(header::CONTENT_LENGTH);
         }
+        self.wire.plain_header_sent += PLAIN_STATUS + plain_bytes(response.headers());
         let end = end || self.is_head;
         match self.response.send_response(response, end) {
             Ok(send) => self.send = Some(send),
@@ -243,6 +257,7 @@ impl Downstream for ServerStream {
     }
 
     fn trailers(&mut self, trailers: HeaderMap) {
+        self.wire.plain_header_sent += plain_bytes(&trailers);
         self.tail = Tail::Trailers(trailers);
     }
 
@@ -304,6 +319,11 @@ impl Downstream for ServerStream {
 
     fn close_after(&mut self) {
         self.close_after = true;
+    }
+
+    fn says_close(&self) -> bool {
+        // It is GOAWAY that says it here.
+        false
     }
 
     fn wire(&self) -> WireBytes {

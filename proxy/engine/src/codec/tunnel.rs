@@ -105,6 +105,6 @@ impl Tunnel {
 
     /// Bytes on the wire so far.
     pub(crate) fn wire(&self) -> WireBytes {
-        WireBytes { sent: self.output.written(), received: self.received, header_sent: 0, header_received: 0 }
+        WireBytes { sent: self.output.written(), received: self.received, ..WireBytes::default() }
     }
 }

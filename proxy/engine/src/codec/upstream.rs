@@ -1,6 +1,7 @@
 //! One upstream stream as the router drives it, whatever the protocol.
 
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -127,6 +128,15 @@ impl Upstream {
             Self::Http1(stream) => stream.local(),
             Self::Http2(stream) => stream.local(),
             Self::Tunnel(stream) => stream.socket().local.as_ref(),
+        }
+    }
+
+    /// When the connection was begun and made; `None` for a CONNECT that ends here.
+    pub(crate) fn connect_times(&self) -> Option<(Instant, Instant)> {
+        match self {
+            Self::Http1(stream) => stream.connect_times(),
+            Self::Http2(stream) => Some(stream.connect_times()),
+            Self::Tunnel(stream) => Some(stream.socket().connect_times),
         }
     }
 

@@ -191,7 +191,7 @@ async fn wait(cx: &ConnectionCx, server: &mut ServerConnection, timer: &mut Time
         }
         let is_partial = server.has_partial_request();
         if !is_partial {
-            if cx.drain.is_draining() && drained.as_mut().poll(task).is_ready() {
+            if drained.as_mut().poll(task).is_ready() {
                 return Poll::Ready(Waited::Drained);
             }
             server.rest();

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
-use http::{Method, Request};
+use http::Request;
 
 use super::stream::{self, ConnectionCx};
 use crate::codec::downstream::Incoming;
@@ -284,8 +284,7 @@ async fn serve_stream(
     let _active = Active { cx: cx.clone(), shared: shared.clone() };
     let (parts, receive) = request.into_parts();
     let end = receive.is_end_stream();
-    let is_head = parts.method == Method::HEAD;
-    let mut down = ServerStream::new(receive, response, is_head);
+    let mut down = ServerStream::new(receive, response, &parts);
     let max_headers = cx.manager.max_headers_count;
     let head = match request_head(Request::from_parts(parts, ()), cx.info.secure, max_headers) {
         Ok(head) => head,

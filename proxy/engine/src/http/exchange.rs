@@ -68,7 +68,7 @@ impl Stream<'_> {
             let event = poll_fn(|cx| self.poll_event(down, up, timer, &progress, cx)).await;
             match event {
                 Event::Request(body) => self.on_request(up, &mut progress, body).await?,
-                Event::Response(event) => self.on_response(down, up, &mut progress, event).await?,
+                Event::Response(event) => self.on_response(down, &mut progress, event).await?,
                 Event::UpstreamFailed(reset) => return Err(Failure::Upstream(reset)),
                 Event::DownstreamFailed(error) => return Err(self.downstream_failed(error).into()),
                 Event::TimedOut(timeout) => return Err(self.timed_out(timeout).into()),
@@ -77,7 +77,6 @@ impl Stream<'_> {
         if !self.request_done && !progress.tunnel {
             self.cx.manager.stats.here().downstream_rq_response_before_rq_complete.inc();
         }
-        self.info.upstream.wire = up.wire();
         self.flush(down, timer).await.map_err(Failure::End)
     }
 
@@ -166,6 +165,7 @@ impl Stream<'_> {
                 self.on_request_complete();
                 self.filter_request_trailers(up, &mut trailers).await?;
                 up.finish(Some(trailers));
+                self.info.upstream.last_tx = Some(Instant::now());
             }
             BodyEvent::End => {
                 progress.request_done = true;
@@ -180,6 +180,7 @@ impl Stream<'_> {
                     up.data(rest);
                 }
                 up.finish(None);
+                self.info.upstream.last_tx = Some(Instant::now());
             }
         }
         Ok(())
@@ -244,7 +245,6 @@ impl Stream<'_> {
     async fn on_response<D: Downstream>(
         &mut self,
         down: &mut D,
-        up: &mut Upstream,
         progress: &mut Progress,
         event: UpstreamEvent,
     ) -> Result<(), Failure> {
@@ -265,7 +265,6 @@ impl Stream<'_> {
             }
             UpstreamEvent::Head { head, end, is_upgrade } => {
                 self.info.upstream.first_rx = Some(now);
-                self.info.upstream.protocol = Some(up.protocol());
                 self.upstream_head(head, now);
                 if is_upgrade {
                     progress.tunnel = true;
@@ -278,7 +277,10 @@ impl Stream<'_> {
                 self.respond(down, end, is_upgrade).await?;
                 progress.response_done = end;
             }
-            UpstreamEvent::Body(BodyEvent::Data(data)) => self.respond_data(down, data).await?,
+            UpstreamEvent::Body(BodyEvent::Data(data)) => {
+                self.info.upstream.first_rx_body.get_or_insert(now);
+                self.respond_data(down, data).await?;
+            }
             UpstreamEvent::Body(BodyEvent::Trailers(trailers)) => {
                 self.upstream_complete(now);
                 self.respond_trailers(down, trailers).await?;

@@ -18,6 +18,8 @@ use proxy_core::headers::{
 };
 use proxy_core::local_reply::LocalReply;
 use proxy_core::response_flag::ResponseFlag;
+use proxy_core::stats::Cells;
+use proxy_core::stats::groups::RouteStats;
 use proxy_core::stream_error::UpstreamReset;
 
 use super::exchange::Failure;
@@ -118,8 +120,12 @@ impl Stream<'_> {
             if let Err(reset) = up.request(&self.request, end) {
                 return Err(self.upstream_failed(reset, String::new()));
             }
-            self.info.upstream.first_tx = Some(Instant::now());
-            match self.exchange(down, &mut up, timer).await {
+            let sent = Instant::now();
+            self.info.upstream.first_tx = Some(sent);
+            self.info.upstream.last_tx = self.request_done.then_some(sent);
+            let ended = self.exchange(down, &mut up, timer).await;
+            self.info.upstream.wire = up.wire();
+            match ended {
                 Ok(()) => return Ok(()),
                 Err(Failure::End(end)) => {
                     if matches!(end, StreamEnd::Gone) && !self.committed {
@@ -236,23 +242,34 @@ impl Stream<'_> {
             return Err(Unavailable::End(self.route_reply(reply)));
         };
         self.info.upstream.host = Some(host.clone());
-        self.info.upstream.attempted.push(host.clone());
+        self.info.upstream.sought = true;
+        self.info.upstream.connection_id = None;
         self.rewrite_host(&host.hostname);
         self.in_flight = None;
         self.info.upstream.transport_failure = None;
         let Some(guard) = RequestGuard::new(&cluster.cluster, &host, priority) else {
+            // Nobody was chosen in vain: Envoy names no host then.
+            self.info.upstream.host = None;
+            self.info.upstream.pool_ready = Some(Instant::now());
             return Err(Unavailable::Reset(UpstreamReset::Overflow, String::new()));
         };
         self.in_flight = Some(guard);
         let pool = cluster.pool(&host);
-        let up = self.checkout(down, timer, &pool, priority, fresh).await?;
+        let up = self.checkout(down, timer, &pool, priority, fresh).await;
+        self.info.upstream.pool_ready = Some(Instant::now());
+        let up = up?;
         if let Some(guard) = &mut self.in_flight {
             guard.attach();
         }
+        for stats in self.route_stats() {
+            stats.here().upstream_rq_total.inc();
+        }
         let info = &mut self.info.upstream;
-        info.pool_ready = Some(Instant::now());
+        info.attempted.push(host);
         info.connection_id = up.id();
         info.local = up.local().cloned();
+        info.protocol = Some(up.protocol());
+        (info.connect_start, info.connect_end) = up.connect_times().unzip();
         Ok(up)
     }
 
@@ -377,6 +394,9 @@ impl Stream<'_> {
         if let Some(guard) = &self.in_flight {
             guard.cluster().stats.traffic.here().upstream_rq_timeout.inc();
         }
+        for stats in self.route_stats() {
+            stats.here().upstream_rq_timeout.inc();
+        }
         if let Some(host) = &self.info.upstream.host {
             host.stats.rq_timeout.fetch_add(1, Ordering::Relaxed);
         }
@@ -423,6 +443,9 @@ impl Stream<'_> {
         if let Some(guard) = &self.in_flight {
             let since = self.info.request_complete.unwrap_or(self.info.start);
             let elapsed = u64::try_from(now.saturating_duration_since(since).as_millis()).unwrap_or(u64::MAX);
+            for stats in self.route_stats() {
+                stats.here().upstream_rq_time.record(elapsed);
+            }
             let stats = guard.cluster().stats.traffic.here();
             stats.upstream_rq_time.record(elapsed);
             match self.is_internal {
@@ -432,9 +455,18 @@ impl Stream<'_> {
         }
     }
 
+    /// What the route and the virtual cluster count of the request.
+    fn route_stats(&self) -> impl Iterator<Item = &Cells<RouteStats>> {
+        let route = self.route().and_then(|route| route.entry().stats.as_ref());
+        route.into_iter().chain(&self.virtual_cluster)
+    }
+
     /// Counts a response of the cluster, or one made in its place.
     pub(crate) fn charge(&self, status: StatusCode) {
         let Some(cluster) = &self.cluster else { return };
+        for stats in self.route_stats() {
+            stats.here().upstream_rq.inc(status.as_u16());
+        }
         let stats = cluster.stats.traffic.here();
         stats.upstream_rq.inc(status.as_u16());
         match self.is_internal {

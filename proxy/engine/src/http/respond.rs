@@ -48,7 +48,12 @@ impl Stream<'_> {
         if !is_upgrade && (self.close || is_cut_short || self.should_close()) {
             down.close_after();
         }
+        let says_close = down.says_close();
         let Some(response) = &mut self.response else { return };
+        if says_close && !is_upgrade {
+            // The codec writes this field itself; it stands here for access logs.
+            response.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         let status = response.status;
         set_server(manager.server_header, &manager.server_name, response);
         if !response.headers.contains_key(header::DATE) {
@@ -209,11 +214,14 @@ impl Stream<'_> {
         let (mut head, mut body) = reply::plain(reply);
         let replies = &self.cx.manager.local_replies;
         if !replies.is_empty() {
-            self.local_reply_body = body.clone();
+            let text = String::from_utf8_lossy(&body).into_owned();
             self.info.response_code = Some(head.status.as_u16());
             let original = head.clone();
-            let mapper =
-                replies.mapper(&LogEntry { response: Some(&original), ..self.entry(LogType::NotSet) });
+            let mapper = replies.mapper(&LogEntry {
+                response: Some(&original),
+                local_reply_body: &text,
+                ..self.entry(LogType::NotSet)
+            });
             if let Some(status) = mapper.and_then(reply::Mapper::status) {
                 head.status = status;
                 self.info.response_code = Some(status.as_u16());
@@ -225,7 +233,6 @@ impl Stream<'_> {
             head = reply::grpc(head, &body, grpc_status);
             body = Bytes::new();
         }
-        self.local_reply_body = body.clone();
         self.response = Some(head);
         self.response_held = false;
         let end = body.is_empty() || self.request.method == Method::HEAD;

@@ -11,7 +11,7 @@ use proxy_core::head::{Protocol, RequestHead, ResponseHead, Scheme};
 use proxy_core::local_reply::LocalReply;
 use proxy_core::response_flag::ResponseFlag;
 use proxy_core::stats::Cells;
-use proxy_core::stats::groups::{ListenerHttpStats, RouterStats};
+use proxy_core::stats::groups::{ListenerHttpStats, RouteStats, RouterStats};
 use proxy_core::stream_info::{ConnectionInfo, StreamInfo};
 use proxy_core::text::Text;
 
@@ -77,7 +77,6 @@ pub(crate) struct Stream<'c> {
     pub(crate) filters: FilterChain,
     pub(crate) deadlines: Deadlines,
     pub(crate) is_internal: bool,
-    pub(crate) local_reply_body: Bytes,
     /// The request is complete.
     pub(crate) request_done: bool,
     /// The response head was sent.
@@ -94,6 +93,8 @@ pub(crate) struct Stream<'c> {
     pub(crate) cluster: Option<Arc<Cluster>>,
     /// The request in flight at the cluster.
     pub(crate) in_flight: Option<RequestGuard>,
+    /// What the request's virtual cluster counts.
+    pub(crate) virtual_cluster: Option<Cells<RouteStats>>,
     /// The route's timeout, once there is one.
     pub(crate) route_timeout: Option<Duration>,
     clear_route: bool,
@@ -116,8 +117,7 @@ pub(crate) async fn serve<D: Downstream>(
     if let Err(StreamEnd::Reply(reply)) = ended {
         ended = stream.local_reply(down, timer, *reply).await;
     }
-    stream.info.wire = down.wire();
-    match ended {
+    let goes_on = match ended {
         Ok(()) => {
             stream.info.last_downstream_tx = Some(Instant::now());
             stream.request_done && !stream.upgraded
@@ -134,7 +134,9 @@ pub(crate) async fn serve<D: Downstream>(
             down.reset();
             false
         }
-    }
+    };
+    stream.info.wire = down.wire();
+    goes_on
 }
 
 /// Answers where there is no request to answer: the bytes were none, or it did not come in time.
@@ -154,8 +156,11 @@ pub(crate) async fn reply_without_request<D: Downstream>(
     };
     let mut stream = Stream::new(cx, down.protocol(), request, true);
     stream.has_request = false;
-    // Nobody is there to be told if this fails too.
-    let _ = stream.local_reply(down, timer, reply).await;
+    stream.info.request_complete = None;
+    if stream.local_reply(down, timer, reply).await.is_ok() {
+        // Nobody is there to be told if this fails too.
+        stream.info.last_downstream_tx = Some(Instant::now());
+    }
     stream.info.wire = down.wire();
 }
 
@@ -187,7 +192,6 @@ impl<'c> Stream<'c> {
             filters: FilterChain::new(&[], None),
             deadlines,
             is_internal: false,
-            local_reply_body: Bytes::new(),
             request_done: false,
             committed: false,
             response_held: false,
@@ -196,6 +200,7 @@ impl<'c> Stream<'c> {
             close: false,
             cluster: None,
             in_flight: None,
+            virtual_cluster: None,
             route_timeout: None,
             clear_route: false,
         };
@@ -296,10 +301,20 @@ impl<'c> Stream<'c> {
             .table
             .as_ref()
             .and_then(|table| table.route(&self.request, &self.info, runtime, self.random));
-        let Some((route, info)) = self.route_and_info() else { return };
+        let Some((route, info)) = self.route_and_info() else {
+            let host = self.table.as_ref().and_then(|table| table.virtual_host(&self.request));
+            self.info.virtual_host_metadata = host.map(|host| host.metadata.clone()).unwrap_or_default();
+            return;
+        };
         info.route_name = Some(route.entry().name.clone());
         info.route_metadata = route.entry().metadata.clone();
-        info.virtual_host = Some(route.virtual_host().name.clone());
+        let host = route.virtual_host();
+        info.virtual_host = Some(host.name.clone());
+        info.virtual_host_metadata = host.metadata.clone();
+        let cluster = self.route().and_then(|route| route.virtual_host().virtual_cluster(&self.request));
+        let (name, stats) = cluster.map(|cluster| (cluster.name.clone(), cluster.stats.clone())).unzip();
+        self.virtual_cluster = stats;
+        self.info.virtual_cluster = name.flatten();
     }
 
     fn route_and_info(&mut self) -> Option<(SelectedRoute<'_>, &mut StreamInfo)> {
@@ -395,7 +410,7 @@ impl<'c> Stream<'c> {
             response: self.response.as_ref(),
             response_trailers: self.response_trailers.as_ref(),
             info: &self.info,
-            local_reply_body: std::str::from_utf8(&self.local_reply_body).unwrap_or_default(),
+            local_reply_body: "",
             log_type,
         }
     }

@@ -9,6 +9,8 @@ use proxy_core::matcher::{
 };
 use proxy_core::metadata::Metadata;
 use proxy_core::runtime::{Runtime, RuntimeFraction};
+use proxy_core::stats::Cells;
+use proxy_core::stats::groups::RouteStats;
 use proxy_core::stream_info::StreamInfo;
 use xds_api::envoy::config::route::v3 as proto;
 
@@ -28,8 +30,8 @@ pub struct RouteEntry {
     pub action: Action,
     /// Metadata of the route.
     pub metadata: Metadata,
-    /// Prefix of the route's statistics (`vhost.<vhost>.route.<prefix>.`), if it has one.
-    pub stat_prefix: Option<Arc<str>>,
+    /// `vhost.<virtual host>.route.<stat_prefix>`, if it has a prefix.
+    pub stats: Option<Cells<RouteStats>>,
     /// Name of the operation in traces, if the route gives one.
     pub decorator: Option<Decorator>,
     /// Bytes of a request body that may be buffered, if the route says so.
@@ -164,6 +166,8 @@ pub(super) struct RouteBuilder {
     pub(super) entries: Vec<RouteEntry>,
     /// The virtual host whose routes are being built.
     pub(super) virtual_host: usize,
+    /// Its name.
+    pub(super) virtual_host_name: String,
     pub(super) max_direct_response_body: u32,
     /// What the levels above the route say about filters.
     pub(super) filter_configs: FilterConfigs,
@@ -182,7 +186,7 @@ impl RouteBuilder {
             name: "".into(),
             action: Action::Redirect(Box::new(Redirect::to_https())),
             metadata: Metadata::default(),
-            stat_prefix: None,
+            stats: None,
             decorator: None,
             body_buffer_limit: None,
             path: PathRule::any(),
@@ -246,7 +250,10 @@ impl RouteBuilder {
             name: name.as_str().into(),
             action: action?,
             metadata: Metadata::new(metadata.as_ref()),
-            stat_prefix: (!stat_prefix.is_empty()).then(|| stat_prefix.as_str().into()),
+            stats: (!stat_prefix.is_empty()).then(|| {
+                let scope = format!("vhost.{}.route.{stat_prefix}", self.virtual_host_name);
+                cx.env.stats.scope(&scope).cells()
+            }),
             decorator: decorator.as_ref().map(|decorator| Decorator {
                 operation: decorator.operation.as_str().into(),
                 propagate: decorator.propagate.unwrap_or(true),

@@ -143,6 +143,7 @@ impl RouteTable {
         let mut routes = RouteBuilder {
             entries: Vec::new(),
             virtual_host: 0,
+            virtual_host_name: String::new(),
             max_direct_response_body: max_direct_response_body_size_bytes
                 .unwrap_or(DEFAULT_MAX_DIRECT_RESPONSE_BODY),
             filter_configs: filter_configs.clone().unwrap_or_default(),
@@ -222,6 +223,11 @@ impl RouteTable {
             Action::Redirect(_) | Action::DirectResponse(_) | Action::NonForwarding => 0,
         };
         Some(RouteMatch { route, weight })
+    }
+
+    /// The virtual host that `request` names, whether one of its routes takes it or not.
+    pub fn virtual_host(&self, request: &RequestHead) -> Option<&VirtualHost> {
+        self.virtual_hosts.get(self.find_virtual_host(request)?)
     }
 
     fn find_virtual_host(&self, request: &RequestHead) -> Option<usize> {

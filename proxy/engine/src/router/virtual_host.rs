@@ -6,6 +6,8 @@ use proxy_core::config::{BuildCx, Rejected};
 use proxy_core::head::RequestHead;
 use proxy_core::matcher::HeaderMatcher;
 use proxy_core::metadata::Metadata;
+use proxy_core::stats::Cells;
+use proxy_core::stats::groups::RouteStats;
 use xds_api::envoy::config::route::v3 as proto;
 use xds_api::envoy::config::route::v3::virtual_host::TlsRequirementType;
 
@@ -51,9 +53,13 @@ pub enum TlsRequirement {
     All,
 }
 
+/// Requests of a virtual host that are counted together.
 #[derive(Debug)]
-struct VirtualCluster {
-    name: Arc<str>,
+pub struct VirtualCluster {
+    /// Its name; `None` for all that no other takes.
+    pub name: Option<Arc<str>>,
+    /// `vhost.<virtual host>.vcluster.<name or other>`
+    pub stats: Cells<RouteStats>,
     headers: Box<[HeaderMatcher]>,
 }
 
@@ -116,11 +122,19 @@ impl VirtualHost {
             HeaderMutations::build_request(request_headers_to_add, request_headers_to_remove, cx);
         let response_headers =
             HeaderMutations::build_response(response_headers_to_add, response_headers_to_remove, cx);
-        let virtual_clusters = cx.each("virtual_clusters", virtual_clusters, VirtualCluster::build);
+        let virtual_clusters =
+            cx.each("virtual_clusters", virtual_clusters, |proto, cx| VirtualCluster::build(proto, name, cx));
+        let virtual_clusters = virtual_clusters.map(|mut all| {
+            if !all.is_empty() {
+                all.push(VirtualCluster::other(name, cx));
+            }
+            all
+        });
         let require_tls = cx.at("require_tls", |cx| TlsRequirement::build(*require_tls, cx));
         let filter_configs = FilterConfigs::build(typed_per_filter_config, Some(&routes.filter_configs), cx);
         let body_buffer_limit = request_body_buffer_limit.or(per_request_buffer_limit_bytes.map(u64::from));
 
+        routes.virtual_host_name.clone_from(name);
         let first = routes.next();
         let outer = std::mem::replace(&mut routes.filter_configs, filter_configs.clone().unwrap_or_default());
         let built = cx.each("routes", route_protos, |route, cx| routes.add(route, cx));
@@ -157,16 +171,12 @@ impl VirtualHost {
         self.require_tls
     }
 
-    /// Name of the virtual cluster that `request` belongs to: `other` if none matches, `None` if there are none.
-    pub fn virtual_cluster(&self, request: &RequestHead) -> Option<Arc<str>> {
-        if self.virtual_clusters.is_empty() {
-            return None;
-        }
-        let found = self
-            .virtual_clusters
+    /// The virtual cluster that `request` belongs to; `None` if there are none.
+    pub fn virtual_cluster(&self, request: &RequestHead) -> Option<&VirtualCluster> {
+        // The last one demands nothing.
+        self.virtual_clusters
             .iter()
-            .find(|cluster| cluster.headers.iter().all(|header| header.matches_request(request)));
-        Some(found.map_or_else(|| "other".into(), |cluster| cluster.name.clone()))
+            .find(|cluster| cluster.headers.iter().all(|header| header.matches_request(request)))
     }
 
     pub(super) fn tls_redirect(&self) -> Option<u32> {
@@ -210,11 +220,20 @@ impl TlsRequirement {
 }
 
 impl VirtualCluster {
-    fn build(proto: &proto::VirtualCluster, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
+    fn build(proto: &proto::VirtualCluster, host: &str, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
         let proto::VirtualCluster { headers, name } = proto;
         if headers.is_empty() {
             return Err(cx.reject("virtual clusters must define 'headers'"));
         }
-        Ok(Self { name: name.as_str().into(), headers: HeaderMatcher::build_all("headers", headers, cx)? })
+        Ok(Self {
+            name: Some(name.as_str().into()),
+            stats: cx.env.stats.scope(&format!("vhost.{host}.vcluster.{name}")).cells(),
+            headers: HeaderMatcher::build_all("headers", headers, cx)?,
+        })
+    }
+
+    fn other(host: &str, cx: &BuildCx<'_>) -> Self {
+        let stats = cx.env.stats.scope(&format!("vhost.{host}.vcluster.other")).cells();
+        Self { name: None, stats, headers: Box::default() }
     }
 }

@@ -16,7 +16,7 @@ use proxy_core::names::Name;
 use proxy_core::response_flag::ResponseFlag;
 use proxy_core::stats::Cells;
 use proxy_core::stats::groups::TcpProxyStats;
-use proxy_core::stream_info::{CloseType, StreamInfo};
+use proxy_core::stream_info::{CloseType, StreamInfo, WireBytes};
 use xds_api::envoy::extensions::filters::network::tcp_proxy::v3 as proto;
 use xds_api::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::ClusterSpecifier;
 
@@ -153,6 +153,7 @@ impl TcpProxy {
     pub async fn serve(&self, context: &Rc<Context>, down: Connection, info: &mut StreamInfo) {
         let stats = self.stats.here();
         stats.downstream_cx_total.inc();
+        info.stream_id = fastrand::u64(1..);
         if self.log_on_start {
             self.log(info, LogType::TcpConnectionStart);
         }
@@ -161,6 +162,10 @@ impl TcpProxy {
                 self.log(info, LogType::TcpUpstreamConnected);
             }
             self.carry(&down, &up, info).await;
+            info.wire =
+                WireBytes { sent: info.bytes_sent, received: info.bytes_received, ..WireBytes::default() };
+            info.upstream.wire =
+                WireBytes { sent: info.bytes_received, received: info.bytes_sent, ..WireBytes::default() };
             let upstream = up.guard.stats();
             upstream.upstream_cx_tx_bytes_total.add(info.bytes_received);
             upstream.upstream_cx_rx_bytes_total.add(info.bytes_sent);
@@ -199,6 +204,8 @@ impl TcpProxy {
         let Some(cluster) = cluster else {
             self.stats.here().downstream_cx_no_route.inc();
             info.flags.set(ResponseFlag::NoClusterFound);
+            info.upstream.sought = true;
+            info.local_close_reason = Some("tcp_initializion_failure:3".into());
             return None;
         };
         info.upstream.cluster = Some(cluster.cluster.name.shared());
@@ -213,6 +220,7 @@ impl TcpProxy {
         }
         cluster.cluster.stats.traffic.here().upstream_cx_connect_attempts_exceeded.inc();
         info.flags.set(ResponseFlag::UpstreamRetryLimitExceeded);
+        info.local_close_reason = Some("tcp_initializion_failure:0".into());
         None
     }
 
@@ -222,20 +230,26 @@ impl TcpProxy {
         cluster: &Rc<WorkerCluster>,
         info: &mut StreamInfo,
     ) -> Result<ConnectedSocket, Retry> {
+        info.upstream.sought = true;
         let host = cluster.pick(&mut context.random.borrow_mut());
         let Some(host) = host else {
             cluster.cluster.stats.traffic.here().upstream_cx_none_healthy.inc();
             info.flags.set(ResponseFlag::NoHealthyUpstream);
+            info.upstream.pool_ready = Some(Instant::now());
+            info.local_close_reason = Some("tcp_initializion_failure:1".into());
             return Err(Retry::No);
         };
         info.upstream.attempts += 1;
         info.upstream.host = Some(host.clone());
         info.upstream.attempted.push(host.clone());
-        match cluster.pool(&host).open_tcp(BreakerPriority::Default).await {
+        let opened = cluster.pool(&host).open_tcp(BreakerPriority::Default).await;
+        info.upstream.pool_ready = Some(Instant::now());
+        match opened {
             Ok(connected) => {
                 info.upstream.local = connected.local.clone();
                 info.upstream.connection_id = Some(connected.id);
-                info.upstream.pool_ready = Some(Instant::now());
+                let (begun, made) = connected.connect_times;
+                (info.upstream.connect_start, info.upstream.connect_end) = (Some(begun), Some(made));
                 cluster.cluster.stats.traffic.here().upstream_rq_total.inc();
                 Ok(connected)
             }
@@ -318,7 +332,11 @@ impl TcpProxy {
                 down.reset_on_drop();
             }
             Ended::Downstream(_) | Ended::Upstream(_) => {}
-            Ended::Idle => self.stats.here().idle_timeout.inc(),
+            Ended::Idle => {
+                self.stats.here().idle_timeout.inc();
+                info.local_close_reason = Some("tcp_session_idle_timeout".into());
+                info.upstream.local_close_reason = Some("tcp_session_idle_timeout".into());
+            }
             Ended::MaxDuration => {
                 self.stats.here().max_downstream_connection_duration.inc();
                 info.flags.set(ResponseFlag::DurationTimeout);

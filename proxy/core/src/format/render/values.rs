@@ -22,7 +22,11 @@ pub(super) fn address(of: AddressOf, info: &StreamInfo) -> Option<&Address> {
         AddressOf::DownstreamLocal => Some(&info.connection.local),
         AddressOf::DownstreamDirectLocal => Some(&info.connection.direct_local),
         AddressOf::UpstreamLocal => info.upstream.local.as_ref(),
-        AddressOf::UpstreamRemote => info.upstream.host.as_ref().map(|host| &host.address),
+        AddressOf::UpstreamHost => info.upstream.host.as_ref().map(|host| &host.address),
+        AddressOf::UpstreamRemote => {
+            let host = info.upstream.host.as_ref().filter(|_| info.upstream.connection_id.is_some());
+            host.map(|host| &host.address)
+        }
     }
 }
 

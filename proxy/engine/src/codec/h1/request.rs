@@ -74,6 +74,8 @@ pub struct ParsedRequest {
     pub expect_continue: bool,
     /// Octets of the head on the wire.
     pub size: usize,
+    /// Octets of its fields, as Envoy counts them.
+    pub header_bytes: usize,
     /// Fields dropped by [`Underscores::Drop`].
     pub dropped_underscores: u32,
     /// Spelling of names, if asked for.
@@ -197,6 +199,7 @@ impl RequestParser {
             keep_alive,
             expect_continue: section.expect_continue,
             size: span.end,
+            header_bytes: span.header_bytes(),
             dropped_underscores: section.dropped_underscores,
             case: section.case,
         })

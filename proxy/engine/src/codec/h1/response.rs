@@ -80,6 +80,8 @@ pub struct ParsedResponse {
     pub keep_alive: bool,
     /// Octets of the head on the wire.
     pub size: usize,
+    /// Octets of its fields, as Envoy counts them.
+    pub header_bytes: usize,
     /// Fields dropped by [`Underscores::Drop`].
     pub dropped_underscores: u32,
     /// Spelling of names, if asked for.
@@ -169,6 +171,7 @@ impl ResponseParser {
             upgrade: section.upgrade.filter(|_| kind == ResponseKind::SwitchingProtocols),
             keep_alive: persists && !faulty && framing != BodyFraming::UntilClose,
             size: span.end,
+            header_bytes: span.header_bytes(),
             dropped_underscores: section.dropped_underscores,
             case: section.case,
             head: ResponseHead { status, headers: section.headers },

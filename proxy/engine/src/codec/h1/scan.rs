@@ -29,6 +29,13 @@ pub(super) struct HeadSpan {
     pub(super) fields: usize,
 }
 
+impl HeadSpan {
+    /// The size of the fields as Envoy counts what it receives: names and values and three octets for each.
+    pub(super) fn header_bytes(&self) -> usize {
+        (self.end - self.first_line).saturating_sub(2 + self.fields).max(3)
+    }
+}
+
 /// Remembers how far a buffer was searched for the empty line. One per head: `reset` when the head is taken.
 #[derive(Clone, Debug, Default)]
 pub(super) struct HeadScanner {

@@ -78,6 +78,8 @@ pub(crate) struct ConnectedSocket {
     pub(crate) local: Option<Address>,
     /// Number of the connection.
     pub(crate) id: u64,
+    /// When the connect began, and when it was done.
+    pub(crate) connect_times: (Instant, Instant),
     /// Counts it.
     pub(crate) guard: ConnectionGuard,
 }
@@ -105,12 +107,13 @@ pub(crate) async fn connect(mut guard: ConnectionGuard) -> Result<ConnectedSocke
     let failure = match connected {
         Ok(Ok(socket)) => {
             guard.establish();
-            let elapsed = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-            stats.upstream_cx_connect_ms.record(elapsed);
+            let connect_times = (started, Instant::now());
+            let elapsed = connect_times.1.saturating_duration_since(started).as_millis();
+            stats.upstream_cx_connect_ms.record(u64::try_from(elapsed).unwrap_or(u64::MAX));
             let connection = Connection::new(socket);
             let local = connection.local_address().ok();
             let id = crate::net::connection::next_id();
-            return Ok(ConnectedSocket { connection, local, id, guard });
+            return Ok(ConnectedSocket { connection, local, id, connect_times, guard });
         }
         Ok(Err(error)) => (UpstreamReset::ConnectFailure, failure_text(&error)),
         Err(_) => {

@@ -27,6 +27,7 @@ struct Pooled {
     connection: ClientConnection,
     local: Option<Address>,
     id: u64,
+    connect_times: (Instant, Instant),
     opened: Instant,
     idle_since: Instant,
     guard: ConnectionGuard,
@@ -181,6 +182,7 @@ impl HostPool {
             connection: ClientConnection::new(connected.connection, options),
             local: connected.local,
             id: connected.id,
+            connect_times: connected.connect_times,
             opened: now,
             idle_since: now,
             guard: connected.guard,
@@ -220,6 +222,11 @@ impl Http1Lease {
     /// Number of the connection.
     pub(crate) fn id(&self) -> Option<u64> {
         Some(self.pooled.as_ref()?.id)
+    }
+
+    /// When the connection was begun and made.
+    pub(crate) fn connect_times(&self) -> Option<(Instant, Instant)> {
+        Some(self.pooled.as_ref()?.connect_times)
     }
 
     /// Whether it served a request before.

@@ -43,6 +43,7 @@ struct Shared {
     send: SendRequest<Bytes>,
     local: Option<Address>,
     id: u64,
+    connect_times: (Instant, Instant),
     opened: Instant,
     idle_since: Cell<Instant>,
     streams: Cell<usize>,
@@ -186,7 +187,7 @@ impl HostPool {
             .max_header_list_size(self.cluster.http.max_response_headers_kb * 1024)
             .enable_push(false)
             .initial_max_send_streams(options.max_concurrent_streams as usize);
-        let ConnectedSocket { connection, local, id, guard } = connected;
+        let ConnectedSocket { connection, local, id, connect_times, guard } = connected;
         let limits = FrameLimits {
             empty_frames: options.max_consecutive_inbound_frames_with_empty_payload,
             priority_per_stream: options.max_inbound_priority_frames_per_stream,
@@ -206,6 +207,7 @@ impl HostPool {
             send,
             local,
             id,
+            connect_times,
             opened: now,
             idle_since: Cell::new(now),
             streams: Cell::new(0),
@@ -329,6 +331,11 @@ impl Http2Lease {
     /// Address of this end.
     pub(crate) fn local(&self) -> Option<&Address> {
         self.shared.local.as_ref()
+    }
+
+    /// When the connection was begun and made.
+    pub(crate) fn connect_times(&self) -> (Instant, Instant) {
+        self.shared.connect_times
     }
 
     /// Number of the connection.
