@@ -2,6 +2,9 @@
 
 use integration::config::{indent, listener_with_filters, tcp_proxy};
 use integration::differential::{Case, Do, Setup};
+use integration::upstream::{Reply, Step};
+
+const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: t\r\n\r\n";
 
 fn direct(text: &str) -> String {
     format!(
@@ -10,6 +13,28 @@ fn direct(text: &str) -> String {
 }
 
 const ECHO: &str = "- name: echo\n  typed_config: {\"@type\": type.googleapis.com/envoy.extensions.filters.network.echo.v3.Echo}\n";
+
+/// A listener filter that nobody can make wait for long.
+fn inspected(name: &str, filter: &str, matches: &[(&str, &str)]) -> String {
+    format!(
+        "{}  listener_filters_timeout: 0.2s\n  listener_filters:\n  - name: f\n    typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.filters.listener.{filter}}}\n",
+        chains(name, matches)
+    )
+}
+
+fn rate_limit() -> String {
+    "- name: limit\n  typed_config:\n    \"@type\": type.googleapis.com/envoy.extensions.filters.network.local_ratelimit.v3.LocalRateLimit\n    stat_prefix: limit\n    token_bucket: {max_tokens: 1, fill_interval: 3600s}\n".to_owned()
+}
+
+const SOURCES: &[(&str, &str)] =
+    &[("{source_prefix_ranges: [{address_prefix: 1.2.3.4, prefix_len: 32}]}", "told"), ("{}", "own")];
+const VERSIONS: &[(&str, &str)] = &[
+    ("{application_protocols: [h2c]}", "two"),
+    ("{application_protocols: [http/1.1]}", "one"),
+    ("{application_protocols: [http/1.0]}", "zero"),
+];
+const TRANSPORTS: &[(&str, &str)] =
+    &[("{transport_protocol: tls}", "tls"), ("{transport_protocol: raw_buffer}", "plain")];
 
 /// A listener whose chains differ in what they match.
 fn chains(name: &str, matches: &[(&str, &str)]) -> String {
@@ -55,6 +80,17 @@ pub(crate) fn setup() -> Setup {
                 &[("{server_names: [a.test]}", "named"), ("{transport_protocol: raw_buffer}", "plain")],
             ),
             chains("none", &[("{server_names: [a.test]}", "named")]),
+            listener_with_filters("to_up", &tcp_proxy("to_up", "cluster: up")),
+            listener_with_filters("nowhere", &tcp_proxy("nowhere", "cluster: missing")),
+            listener_with_filters("slow", &tcp_proxy("slow", "cluster: blackhole")),
+            listener_with_filters(
+                "old",
+                &tcp_proxy("old", "cluster: echo\nmax_downstream_connection_duration: 0.15s"),
+            ),
+            listener_with_filters("limited", &(rate_limit() + &tcp_proxy("limited", "cluster: echo"))),
+            inspected("proxied", "proxy_protocol.v3.ProxyProtocol", SOURCES),
+            inspected("by_version", "http_inspector.v3.HttpInspector", VERSIONS),
+            inspected("by_tls", "tls_inspector.v3.TlsInspector", TRANSPORTS),
         ],
     )
 }
@@ -62,6 +98,9 @@ pub(crate) fn setup() -> Setup {
 pub(crate) fn cases() -> Vec<Case> {
     let hello = || Do::Send(b"hello".to_vec());
     let read_all = |name, listener| Case::steps(name, listener, [Do::AwaitEnd]).tcp(0);
+    let says = |name, listener, bytes: &[u8]| {
+        Case::steps(name, listener, [Do::Send(bytes.to_vec()), Do::AwaitEnd]).tcp(0)
+    };
     vec![
         Case::steps("tcp proxy", "proxy", [hello(), Do::Bytes(5), Do::HalfClose, Do::AwaitEnd]).tcp(1),
         Case::steps(
@@ -80,5 +119,30 @@ pub(crate) fn cases() -> Vec<Case> {
         read_all("chain by source type", "by_type"),
         read_all("chain by transport", "by_name"),
         read_all("no chain", "none"),
+        Case::steps("tcp proxy, reset by the upstream", "to_up", [Do::Send(GET.to_vec()), Do::AwaitEnd])
+            .reply(Reply::steps([Step::Reset]))
+            .tcp(1),
+        Case::steps("tcp proxy, the upstream ends first", "to_up", [Do::Send(GET.to_vec()), Do::AwaitEnd])
+            .reply(Reply::raw_then_close("bye"))
+            .tcp(1),
+        Case::steps("tcp proxy, no cluster", "nowhere", [hello(), Do::AwaitEnd]).tcp(1),
+        Case::steps("tcp proxy, connect timeout", "slow", [hello(), Do::AwaitEnd]).tcp(1),
+        Case::steps("tcp proxy, too old", "old", [hello(), Do::Bytes(5), Do::AwaitEnd]).tcp(1),
+        Case::steps("rate limit admits", "limited", [hello(), Do::Bytes(5), Do::HalfClose, Do::AwaitEnd])
+            .tcp(1),
+        Case::steps("rate limit refuses", "limited", [Do::AwaitEnd]).tcp(1),
+        says("PROXY header, version 1", "proxied", b"PROXY TCP4 1.2.3.4 5.6.7.8 1000 2000\r\n"),
+        says("PROXY header, unknown", "proxied", b"PROXY UNKNOWN\r\n"),
+        says("PROXY header, local", "proxied", b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\x04\xea\0\x09a"),
+        says("PROXY header, wrong", "proxied", b"PROXY TCP5 1.2.3.4 5.6.7.8 1000 2000\r\n"),
+        says("PROXY header, missing", "proxied", GET),
+        says("PROXY header, too slow", "proxied", b"PROXY TCP4"),
+        read_all("PROXY header, silence", "proxied"),
+        says("HTTP/2 inspected", "by_version", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+        says("HTTP/1.1 inspected", "by_version", GET),
+        says("HTTP/1.0 inspected", "by_version", b"GET / HTTP/1.0\r\n\r\n"),
+        says("not HTTP, inspected", "by_version", b"SSH-2.0-x\r\n"),
+        says("not TLS, inspected", "by_tls", GET),
+        says("TLS alert, inspected", "by_tls", b"\x15\x03\x01\0\x02\x02\x28"),
     ]
 }

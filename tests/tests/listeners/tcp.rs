@@ -293,7 +293,12 @@ async fn another_host_is_tried_when_one_refuses() {
     let outcomes = [served("hasty").await.unwrap(), served("hasty").await.unwrap()];
     assert_eq!(outcomes.iter().filter(|served| **served).count(), 1, "round robin: one of two");
     assert!(!served("hopeless").await.unwrap());
-    let expected = [("flags", "UF,URX"), ("attempts", "3"), ("cluster", "none")];
+    let expected = [
+        ("flags", "UF,URX"),
+        ("attempts", "3"),
+        ("cluster", "none"),
+        ("closed", "tcp_initializion_failure:0"),
+    ];
     expect_log(&proxy, "hopeless", 1, &expected).await.unwrap();
     expect_stat(&proxy, "cluster.none.upstream_cx_connect_fail", 3).await.unwrap();
     expect_stat(&proxy, "cluster.none.upstream_cx_connect_attempts_exceeded", 1).await.unwrap();
@@ -346,7 +351,7 @@ async fn connections_end_when_they_are_idle_or_too_old() {
     expect_log(&proxy, "old", 1, &[("flags", "DT"), ("closed", "max_connection_duration_reached")])
         .await
         .unwrap();
-    expect_log(&proxy, "idle", 1, &[("flags", "-")]).await.unwrap();
+    expect_log(&proxy, "idle", 1, &[("flags", "-"), ("closed", "tcp_session_idle_timeout")]).await.unwrap();
     unlimited.send(b"x").await.unwrap();
     assert_eq!(unlimited.at_least(1, SOON).await.unwrap(), b"x");
 }

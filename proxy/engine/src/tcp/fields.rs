@@ -14,8 +14,14 @@ pub const FIELDS: &[MessageFields] = &[
             ("on_demand", Rejected("on-demand clusters are not available")),
             ("metadata_match", Rejected("subsets are not available")),
             ("idle_timeout", Used),
-            ("downstream_idle_timeout", Rejected("not available")),
-            ("upstream_idle_timeout", Rejected("not available")),
+            (
+                "downstream_idle_timeout",
+                Rejected("not available, nor does Envoy 1.40 act on it; use idle_timeout"),
+            ),
+            (
+                "upstream_idle_timeout",
+                Rejected("not available, nor does Envoy 1.40 act on it; use idle_timeout"),
+            ),
             ("access_log", Used),
             ("max_connect_attempts", Used),
             ("backoff_options", Rejected("not available")),

@@ -153,6 +153,7 @@ impl TcpProxy {
     pub async fn serve(&self, context: &Rc<Context>, down: Connection, info: &mut StreamInfo) {
         let stats = self.stats.here();
         stats.downstream_cx_total.inc();
+        info.upstream.sought = true;
         info.stream_id = fastrand::u64(1..);
         if self.log_on_start {
             self.log(info, LogType::TcpConnectionStart);
@@ -178,6 +179,7 @@ impl TcpProxy {
 
     /// A filter before this one closed the connection: it counts and is logged all the same.
     pub fn refuse(&self, info: &mut StreamInfo) {
+        info.upstream.sought = true;
         self.stats.here().downstream_cx_total.inc();
         info.end = Some(Instant::now());
         self.log(info, LogType::TcpConnectionEnd);
@@ -204,7 +206,6 @@ impl TcpProxy {
         let Some(cluster) = cluster else {
             self.stats.here().downstream_cx_no_route.inc();
             info.flags.set(ResponseFlag::NoClusterFound);
-            info.upstream.sought = true;
             info.local_close_reason = Some("tcp_initializion_failure:3".into());
             return None;
         };
@@ -230,7 +231,6 @@ impl TcpProxy {
         cluster: &Rc<WorkerCluster>,
         info: &mut StreamInfo,
     ) -> Result<ConnectedSocket, Retry> {
-        info.upstream.sought = true;
         let host = cluster.pick(&mut context.random.borrow_mut());
         let Some(host) = host else {
             cluster.cluster.stats.traffic.here().upstream_cx_none_healthy.inc();
@@ -341,6 +341,7 @@ impl TcpProxy {
                 self.stats.here().max_downstream_connection_duration.inc();
                 info.flags.set(ResponseFlag::DurationTimeout);
                 info.local_close_reason = Some("max_connection_duration_reached".into());
+                info.upstream.local_close_reason = Some("max_connection_duration_reached".into());
             }
         }
     }
