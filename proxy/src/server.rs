@@ -17,7 +17,7 @@ use proxy_engine::local::drain::{DrainStrategy, ProcessDrain};
 use proxy_engine::log_file::FileLogs;
 use proxy_engine::net::socket;
 use proxy_engine::state::Store;
-use proxy_engine::upstream::dns::Resolvers;
+use proxy_engine::upstream::dns::{ResolverConfig, Resolvers};
 use proxy_engine::worker::{WorkerSetup, Workers};
 use tokio::signal::unix::{SignalKind, signal};
 use xds_api::envoy::config::bootstrap::v3::{Admin as AdminProto, Bootstrap, runtime_layer::LayerSpecifier};
@@ -37,6 +37,8 @@ pub struct Built {
     logs: Arc<FileLogs>,
     store: Store,
     admin: Option<Address>,
+    /// Whom clusters ask that name no resolver.
+    resolver: ResolverConfig,
 }
 
 /// Builds everything without binding anything.
@@ -66,14 +68,17 @@ pub fn build(loaded: Loaded<Bootstrap>, options: &cli::Options) -> anyhow::Resul
     let admin = cx.at("admin", |cx| {
         cx.at("address", |cx| address.map(|address| Address::build(address, cx)).transpose())
     });
+    let resolver = ResolverConfig::from_bootstrap(&bootstrap, &mut cx);
     let mut errors = cx.into_errors();
     let mut store = Store::new(env.clone());
     store.set_time(SystemTime::now());
     if let Err(found) = store.load(&bootstrap) {
         errors.extend(found);
     }
-    match admin {
-        Ok(admin) if errors.is_empty() => Ok(Built { bootstrap, env, logs, store, admin }),
+    match (admin, resolver) {
+        (Ok(admin), Ok(resolver)) if errors.is_empty() => {
+            Ok(Built { bootstrap, env, logs, store, admin, resolver })
+        }
         _ => bail!("{}", join(&errors)),
     }
 }
@@ -170,7 +175,7 @@ async fn serve(built: Built, options: cli::Options) -> anyhow::Result<()> {
         &built.env,
         built.store,
         &built.bootstrap,
-        Resolvers::default(),
+        Resolvers::new(built.resolver),
         options.drain_time,
     );
     let process = Rc::new(Process {

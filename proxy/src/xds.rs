@@ -60,6 +60,8 @@ struct Core {
     /// Listeners that `/drain_listeners` stopped.
     stopped: HashSet<ListenerTag>,
     inputs: mpsc::UnboundedSender<Input>,
+    /// The timers of endpoints that may become stale.
+    expiries: HashMap<u64, AbortHandle>,
     drain_time: Duration,
     /// Whether answers to CDS are held back, because clusters warm.
     clusters_held: bool,
@@ -70,6 +72,7 @@ struct Core {
 enum Input {
     Dns { id: u64, hosts_changed: bool, warmed: bool },
     Drained(u64),
+    EndpointsStale(u64),
 }
 
 /// The receiving ends of [`Configuration`], for [`run`].
@@ -102,6 +105,7 @@ impl Configuration {
             dns: HashMap::new(),
             stopped: HashSet::new(),
             inputs: input_sender,
+            expiries: HashMap::new(),
             drain_time,
             clusters_held: false,
             state: state.clone(),
@@ -184,6 +188,10 @@ impl Core {
         let effects = match *input {
             Input::Dns { id, hosts_changed, warmed } => self.store.resolved(id, hosts_changed, warmed),
             Input::Drained(id) => self.store.drained(id),
+            Input::EndpointsStale(id) => {
+                self.expiries.remove(&id);
+                self.store.endpoints_stale(id)
+            }
         };
         self.execute(effects, None);
     }
@@ -337,15 +345,30 @@ impl Core {
                 self.sockets.close(tag);
             }
             Effect::StartDrain { id } => {
-                let (inputs, time) = (self.inputs.clone(), self.drain_time);
-                tokio::task::spawn_local(async move {
-                    tokio::time::sleep(time).await;
-                    // Nobody takes it when the process ends.
-                    let _ = inputs.send(Input::Drained(id));
-                });
+                self.later(self.drain_time, Input::Drained(id));
+            }
+            Effect::ExpireEndpoints { id, after } => {
+                let timer = after.map(|after| self.later(after, Input::EndpointsStale(id)));
+                let replaced = match timer {
+                    Some(timer) => self.expiries.insert(id, timer),
+                    None => self.expiries.remove(&id),
+                };
+                if let Some(replaced) = replaced {
+                    replaced.abort();
+                }
             }
             Effect::Ready => tracing::info!("all dependencies initialized, listeners accept"),
         }
+    }
+
+    fn later(&self, after: Duration, input: Input) -> AbortHandle {
+        let inputs = self.inputs.clone();
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(after).await;
+            // Nobody takes it when the process ends.
+            let _ = inputs.send(input);
+        })
+        .abort_handle()
     }
 
     fn resolve(&self, id: u64, cluster: Arc<Cluster>) -> AbortHandle {

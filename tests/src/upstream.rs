@@ -7,7 +7,7 @@
 pub mod h2;
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +18,8 @@ use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::http1::{Body, Fields, Framing, Head, head_length, take_body};
+
+const LOOPBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// One thing that a scripted upstream does.
 #[derive(Debug, Clone)]
@@ -162,15 +164,33 @@ pub struct Upstream {
 impl Upstream {
     /// Starts to listen on loopback.
     pub async fn start() -> Result<Self> {
-        Self::serve(serve_http1).await
+        Self::serve(LOOPBACK, serve_http1).await
     }
 
-    async fn serve<F, Fut>(connection: F) -> Result<Self>
+    /// One for each of these addresses of this host, all on the same port.
+    ///
+    /// # Errors
+    /// If there is no port that is free at all of them.
+    pub async fn start_on_one_port(addresses: &[IpAddr]) -> Result<Vec<Self>> {
+        for _ in 0..20 {
+            let mut started: Vec<Self> = Vec::new();
+            for address in addresses {
+                let port = started.first().map_or(0, |first| first.addr().port());
+                started.extend(Self::serve(SocketAddr::new(*address, port), serve_http1).await.ok());
+            }
+            if started.len() == addresses.len() {
+                return Ok(started);
+            }
+        }
+        anyhow::bail!("no port is free at {addresses:?}")
+    }
+
+    async fn serve<F, Fut>(address: SocketAddr, connection: F) -> Result<Self>
     where
         F: Fn(TcpStream, Shared, usize) -> Fut + Send + 'static,
         Fut: Future<Output = ()> + Send + 'static,
     {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let listener = TcpListener::bind(address).await?;
         let addr = listener.local_addr()?;
         let shared = Shared::default();
         let accepting = tokio::spawn(accept(listener, shared.clone(), connection));
@@ -445,7 +465,7 @@ impl EchoServer {
         let serve = |stream, shared: Shared, _| async move {
             Connection { stream, buffer: Vec::new(), closed: false }.echo(&shared).await;
         };
-        Ok(Self(Upstream::serve(serve).await?))
+        Ok(Self(Upstream::serve(LOOPBACK, serve).await?))
     }
 
     /// The server underneath: address, counts, bytes.

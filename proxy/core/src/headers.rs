@@ -33,7 +33,9 @@ header_names! {
     X_ENVOY_ORIGINAL_HOST = "x-envoy-original-host";
     X_ENVOY_ORIGINAL_PATH = "x-envoy-original-path";
     X_ENVOY_ORIGINAL_URL = "x-envoy-original-url";
+    X_ENVOY_DROP_OVERLOAD = "x-envoy-drop-overload";
     X_ENVOY_OVERLOADED = "x-envoy-overloaded";
+    X_ENVOY_UNCONDITIONAL_DROP_OVERLOAD = "x-envoy-unconditional-drop-overload";
     X_ENVOY_RETRIABLE_HEADER_NAMES = "x-envoy-retriable-header-names";
     X_ENVOY_RETRIABLE_STATUS_CODES = "x-envoy-retriable-status-codes";
     X_ENVOY_RETRY_GRPC_ON = "x-envoy-retry-grpc-on";

@@ -12,6 +12,8 @@ use crate::response_flag::ResponseFlag;
 pub enum UpstreamReset {
     /// The connection could not be made.
     ConnectFailure,
+    /// No connection was tried: the socket could not be made as configured (`upstream_bind_config`).
+    LocalConnectFailure,
     /// The connection was not made within `connect_timeout`.
     ConnectTimeout,
     /// The upstream closed the connection.
@@ -33,6 +35,7 @@ impl UpstreamReset {
     pub fn reason(self) -> &'static str {
         match self {
             Self::ConnectFailure => "remote connection failure",
+            Self::LocalConnectFailure => "local connection failure",
             Self::ConnectTimeout => "connection timeout",
             Self::ConnectionTermination => "connection termination",
             Self::RemoteReset => "remote reset",
@@ -46,7 +49,9 @@ impl UpstreamReset {
     /// The response flag.
     pub fn flag(self) -> ResponseFlag {
         match self {
-            Self::ConnectFailure | Self::ConnectTimeout => ResponseFlag::UpstreamConnectionFailure,
+            Self::ConnectFailure | Self::LocalConnectFailure | Self::ConnectTimeout => {
+                ResponseFlag::UpstreamConnectionFailure
+            }
             Self::ConnectionTermination => ResponseFlag::UpstreamConnectionTermination,
             Self::RemoteReset | Self::RemoteRefused => ResponseFlag::UpstreamRemoteReset,
             Self::LocalReset => ResponseFlag::LocalReset,
@@ -60,6 +65,7 @@ impl UpstreamReset {
         match self {
             Self::ProtocolError => StatusCode::BAD_GATEWAY,
             Self::ConnectFailure
+            | Self::LocalConnectFailure
             | Self::ConnectTimeout
             | Self::ConnectionTermination
             | Self::RemoteReset
@@ -73,6 +79,7 @@ impl UpstreamReset {
     pub fn details(self) -> &'static str {
         match self {
             Self::ConnectFailure => "remote_connection_failure",
+            Self::LocalConnectFailure => "local_connection_failure",
             Self::ConnectTimeout => "connection_timeout",
             Self::ConnectionTermination => "connection_termination",
             Self::RemoteReset => "remote_reset",

@@ -85,8 +85,12 @@ impl Pair {
     fn exchange(&mut self) -> Option<()> {
         self.input.extend_from_slice(REQUEST);
         let request = self.requests.parse(&mut self.input).ok()??;
-        let message =
-            RequestMessage { head: &request.head, framing: request.framing, keys: KeyFormat::Lower };
+        let message = RequestMessage {
+            head: &request.head,
+            framing: request.framing,
+            keys: KeyFormat::Lower,
+            target: TargetForm::Origin,
+        };
         message.encode(&mut self.output).ok()?;
         black_box(&self.output[..]);
         self.output.clear();

@@ -14,5 +14,6 @@ mod reply;
 mod request_id;
 mod respond;
 mod stream;
+mod tracking;
 
 use crate::context::Context;

@@ -146,6 +146,13 @@ pub enum Effect {
     },
     /// Resolve no longer.
     StopDns(u64),
+    /// Tell [`Store::endpoints_stale`] when this time has passed, unless another is said under the same number before.
+    ExpireEndpoints {
+        /// To be given back.
+        id: u64,
+        /// The time (`endpoint_stale_after`); `None` for never.
+        after: Option<Duration>,
+    },
     /// Accept on the sockets that were bound under this tag.
     AddListener {
         /// The tag.

@@ -25,13 +25,15 @@ pub struct H2Reply {
     pub trailers: Vec<(&'static str, &'static str)>,
     /// Reset the stream with this reason: before a head if `status` is 0, else after the body.
     pub reset: Option<u32>,
+    /// Say GOAWAY at once: the connection ends with the streams that are on it.
+    pub goaway: bool,
 }
 
 impl H2Reply {
     /// A head with a body.
     pub fn new(status: u16, body: &str) -> Self {
         let body = body.as_bytes().to_vec();
-        Self { interim: vec![], status, fields: vec![], body, trailers: vec![], reset: None }
+        Self { interim: vec![], status, fields: vec![], body, trailers: vec![], reset: None, goaway: false }
     }
 
     /// Adds a header.
@@ -79,6 +81,11 @@ pub struct H2Upstream {
 impl H2Upstream {
     /// Starts to listen on loopback.
     pub async fn start() -> Result<Self> {
+        Self::start_with_streams(100).await
+    }
+
+    /// The same, allowing so many streams at once on a connection.
+    pub async fn start_with_streams(streams: u32) -> Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let addr = listener.local_addr()?;
         let shared = Shared::default();
@@ -90,7 +97,7 @@ impl H2Upstream {
                 let mut locked = lock(&state);
                 let index = locked.opened;
                 locked.opened += 1;
-                let serving = serve(stream, state.clone(), index);
+                let serving = serve(stream, state.clone(), index, streams);
                 locked.connections.spawn(async move {
                     // what fails here shows at the other end
                     let _ = serving.await;
@@ -133,12 +140,18 @@ impl Drop for H2Upstream {
     }
 }
 
-async fn serve(stream: TcpStream, shared: Shared, index: usize) -> Result<()> {
-    let mut connection =
-        h2::server::Builder::new().enable_connect_protocol().handshake::<_, Bytes>(stream).await?;
+async fn serve(stream: TcpStream, shared: Shared, index: usize, limit: u32) -> Result<()> {
+    let mut connection = h2::server::Builder::new()
+        .enable_connect_protocol()
+        .max_concurrent_streams(limit)
+        .handshake::<_, Bytes>(stream)
+        .await?;
     let mut streams = JoinSet::new();
     while let Some(accepted) = connection.accept().await {
         let (request, respond) = accepted?;
+        if lock(&shared).script.front().is_some_and(|reply| reply.goaway) {
+            connection.graceful_shutdown();
+        }
         let shared = shared.clone();
         streams.spawn(async move {
             let _ = answer(request, respond, shared, index).await;

@@ -4,6 +4,7 @@
 //! what Envoy does; `SUBJECT=envoy` compares Envoy with itself, which proves that the comparison ignores what varies (a few
 //! cases are compared so in every run). What differs on purpose is declared in the cases and told in `docs/differences.md`.
 
+mod balancing;
 mod declared;
 mod headers;
 mod http1;
@@ -103,6 +104,12 @@ async fn envoy_against_itself() {
 #[test]
 fn declared_differences_are_documented() {
     expect_ok(declared::check_page());
+}
+
+#[tokio::test]
+async fn shares_of_hosts() {
+    let compared = async { balancing::compare(&Binary::envoy()?, &Binary::subject()?).await };
+    expect_ok(compared.await);
 }
 
 #[test]

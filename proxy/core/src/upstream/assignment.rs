@@ -4,7 +4,6 @@
 //! Source: `envoy/config/endpoint/v3/endpoint.proto`, `endpoint_components.proto`.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use xds_api::envoy::config::core::v3 as core;
 use xds_api::envoy::config::endpoint::v3 as proto;
@@ -12,7 +11,7 @@ use xds_api::envoy::config::endpoint::v3::cluster_load_assignment as policy_prot
 
 use super::{HostHealth, Locality};
 use crate::address::Address;
-use crate::config::{BuildCx, Rejected, duration};
+use crate::config::{BuildCx, Rejected};
 use crate::metadata::Metadata;
 use crate::runtime::denominator;
 
@@ -64,18 +63,11 @@ pub struct AssignmentPolicy {
     pub weighted_priority_health: bool,
     /// Share of requests to refuse before a host is picked.
     pub drop_overload: Option<Box<DropOverload>>,
-    /// How long the assignment may be used.
-    pub endpoint_stale_after: Option<Duration>,
 }
 
 impl Default for AssignmentPolicy {
     fn default() -> Self {
-        Self {
-            overprovisioning_factor: 140,
-            weighted_priority_health: false,
-            drop_overload: None,
-            endpoint_stale_after: None,
-        }
+        Self { overprovisioning_factor: 140, weighted_priority_health: false, drop_overload: None }
     }
 }
 
@@ -91,6 +83,11 @@ pub struct DropOverload {
 }
 
 impl DropOverload {
+    /// Whether every request is to be refused.
+    pub fn is_unconditional(&self) -> bool {
+        self.numerator >= self.denominator
+    }
+
     /// Whether a request with random number `random` is to be refused.
     pub fn holds(&self, random: u64) -> bool {
         random % u64::from(self.denominator) < u64::from(self.numerator)
@@ -240,11 +237,6 @@ impl AssignmentPolicy {
             overprovisioning_factor,
             weighted_priority_health: proto.weighted_priority_health,
             drop_overload,
-            endpoint_stale_after: proto
-                .endpoint_stale_after
-                .as_ref()
-                .and_then(duration)
-                .filter(|after| !after.is_zero()),
         })
     }
 }

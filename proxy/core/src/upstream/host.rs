@@ -59,8 +59,6 @@ pub struct Host {
     weight: AtomicU32,
     discovered_health: AtomicU8,
     metadata: ArcSwapOption<Metadata>,
-    /// Where a logical host is now, when that is no longer `address`.
-    moved: ArcSwapOption<Box<[Address]>>,
     /// Requests in flight, over all workers.
     pub active_requests: AtomicU32,
     /// Connections open, over all workers.
@@ -98,7 +96,6 @@ impl Host {
             weight: AtomicU32::new(1),
             discovered_health: AtomicU8::new(HostHealth::Healthy as u8),
             metadata: ArcSwapOption::empty(),
-            moved: ArcSwapOption::empty(),
             active_requests: AtomicU32::new(0),
             active_connections: AtomicU32::new(0),
             stats: HostStats::default(),
@@ -140,24 +137,8 @@ impl Host {
     }
 
     /// The addresses to try for a new connection, in the order of discovery; at least one.
-    ///
-    /// They are `address` and `additional_addresses` unless the host is a logical one that has moved.
     pub fn addresses(&self) -> SmallVec<[Address; 2]> {
-        if let Some(moved) = &*self.moved.load() {
-            return moved.iter().cloned().collect();
-        }
         std::iter::once(&self.address).chain(&*self.additional_addresses).cloned().collect()
-    }
-
-    /// Gives a logical host (LOGICAL_DNS) new addresses: new connections go there, what is connected stays.
-    ///
-    /// Says whether they differ from the last ones; an empty list changes nothing.
-    pub fn move_to(&self, addresses: &[Address]) -> bool {
-        if addresses.is_empty() || *self.addresses() == *addresses {
-            return false;
-        }
-        self.moved.store(Some(Arc::new(addresses.into())));
-        true
     }
 
     /// Sets what discovery says of the host's health; seen by balancing with the next host set.

@@ -299,6 +299,11 @@ impl HostSet {
         self.priorities.get(host.priority() as usize).is_some_and(|priority| priority.load.panic)
     }
 
+    /// Whether every priority is in panic.
+    pub fn is_in_panic(&self) -> bool {
+        self.priorities.iter().all(|priority| priority.load.panic)
+    }
+
     pub(super) fn slots(&self) -> usize {
         self.slots
     }

@@ -78,15 +78,6 @@ fn repeated_addresses_count_once_unless_kept() {
     assert!(!again.changed, "both hosts stay");
 }
 
-#[test]
-fn a_logical_host_moves_without_leaving() {
-    let host = Host::new(std::net::SocketAddr::from(([127, 0, 0, 1], 1)).into());
-    let new: Vec<crate::address::Address> = vec![std::net::SocketAddr::from(([127, 0, 0, 2], 1)).into()];
-    assert!(host.move_to(&new));
-    assert!(!host.move_to(&new) && !host.move_to(&[]));
-    assert_eq!(host.addresses().as_slice(), new);
-}
-
 /// Shares and panic as observed of Envoy 1.40: hosts by priority, then the share of each priority.
 #[test]
 fn shares_are_those_of_envoy() {

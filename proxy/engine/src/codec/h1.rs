@@ -31,7 +31,7 @@ mod target;
 
 pub use body::{BodyDecoder, TrailerOptions, Trailers};
 pub use case::{HeaderCase, KeyFormat};
-pub use encode::{BodyEncoder, ConnectionOption, RequestMessage, ResponseMessage};
+pub use encode::{BodyEncoder, ConnectionOption, RequestMessage, ResponseMessage, TargetForm};
 pub use error::{BodyError, EncodeError, RequestError, ResponseError};
 pub use fields::Underscores;
 pub use framing::BodyFraming;

@@ -10,7 +10,7 @@ use proxy_core::stream_info::WireBytes;
 
 use super::h1::{
     BodyDecoder, BodyEncoder, BodyFraming, HeadLimits, KeyFormat, RequestMessage, ResponseContext,
-    ResponseKind, ResponseOptions, ResponseParser, TrailerOptions, Trailers,
+    ResponseKind, ResponseOptions, ResponseParser, TargetForm, TrailerOptions, Trailers,
 };
 use super::h1_server::{LAST_CHUNK, fields_sent, framing_of, trailer_bytes};
 use super::output::Output;
@@ -29,6 +29,10 @@ pub(crate) struct ClientOptions {
     pub(crate) trailers: bool,
     /// Names are written in `Proper-Case`.
     pub(crate) proper_case: bool,
+    /// What the request line says.
+    pub(crate) target: TargetForm,
+    /// Bytes that may wait to be sent before no further piece is taken.
+    pub(crate) buffer_limit: usize,
 }
 
 /// An upstream HTTP/1 connection, idle or with one exchange on it.
@@ -169,10 +173,12 @@ impl ClientConnection {
         let keys = self.keys();
         let out = self.output.small();
         let before = out.len();
-        let encoder = RequestMessage { head, framing, keys }.encode(out).map_err(|error| {
-            tracing::debug!(%error, "a request could not be written");
-            UpstreamReset::LocalReset
-        })?;
+        let encoder = RequestMessage { head, framing, keys, target: self.options.target }
+            .encode(out)
+            .map_err(|error| {
+                tracing::debug!(%error, "a request could not be written");
+                UpstreamReset::LocalReset
+            })?;
         self.exchange.head_sent = fields_sent(out.get(before..).unwrap_or_default());
         self.exchange.encoder = Some(encoder);
         Ok(())
@@ -216,7 +222,7 @@ impl ClientConnection {
 
     /// Ready when another piece may be queued.
     pub(crate) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), UpstreamReset>> {
-        if self.output.has_room() {
+        if self.output.has_room_within(self.options.buffer_limit) {
             return Poll::Ready(Ok(()));
         }
         self.poll_flush(cx)

@@ -43,7 +43,12 @@ impl Output {
 
     /// Whether another piece may be added before something was written.
     pub(crate) fn has_room(&self) -> bool {
-        self.large.is_empty() && self.before.len() < HIGH_WATER
+        self.has_room_within(HIGH_WATER)
+    }
+
+    /// The same where less than usual may wait.
+    pub(crate) fn has_room_within(&self, limit: usize) -> bool {
+        self.large.is_empty() && self.before.len() < HIGH_WATER.min(limit.max(1))
     }
 
     /// Whether everything was written.

@@ -13,6 +13,8 @@ pub(crate) enum Timeout {
     Route,
     /// The stream lasted longer than `max_stream_duration`.
     MaxDuration,
+    /// The upstream's part lasted longer than the cluster's `max_stream_duration`.
+    UpstreamMaxDuration,
 }
 
 /// The deadlines of one stream.
@@ -23,6 +25,7 @@ pub(crate) struct Deadlines {
     request: Option<Instant>,
     route: Option<Instant>,
     max_duration: Option<Instant>,
+    upstream: Option<Instant>,
 }
 
 impl Deadlines {
@@ -34,6 +37,7 @@ impl Deadlines {
             request: request.map(|request| start + request),
             route: None,
             max_duration: None,
+            upstream: None,
         }
     }
 
@@ -62,10 +66,15 @@ impl Deadlines {
         self.max_duration = at;
     }
 
+    /// Sets the end of the upstream's part.
+    pub(crate) fn set_upstream(&mut self, at: Option<Instant>) {
+        self.upstream = at;
+    }
+
     /// The earliest deadline.
     pub(crate) fn earliest(&self) -> Option<Instant> {
         let idle = self.idle.map(|idle| self.activity + idle);
-        [idle, self.request, self.route, self.max_duration].into_iter().flatten().min()
+        [idle, self.request, self.route, self.max_duration, self.upstream].into_iter().flatten().min()
     }
 
     /// What has passed at `now`; the most specific first.
@@ -75,6 +84,8 @@ impl Deadlines {
             Some(Timeout::MaxDuration)
         } else if passed(self.route) {
             Some(Timeout::Route)
+        } else if passed(self.upstream) {
+            Some(Timeout::UpstreamMaxDuration)
         } else if passed(self.request) {
             Some(Timeout::Request)
         } else if passed(self.idle.map(|idle| self.activity + idle)) {

@@ -366,6 +366,14 @@ impl Stream<'_> {
                 let flag = Some(ResponseFlag::UpstreamRequestTimeout);
                 (flag, StatusCode::GATEWAY_TIMEOUT, "upstream request timeout", "response_timeout")
             }
+            Timeout::UpstreamMaxDuration => {
+                if let Some(cluster) = &self.cluster {
+                    cluster.stats.traffic.here().upstream_rq_max_duration_reached.inc();
+                }
+                let flag = Some(ResponseFlag::UpstreamMaxStreamDurationReached);
+                let body = "upstream max stream duration reached";
+                (flag, StatusCode::GATEWAY_TIMEOUT, body, "upstream_max_stream_duration_reached")
+            }
             Timeout::MaxDuration => {
                 stats.downstream_rq_max_duration_reached.inc();
                 let status = match self.request_done {

@@ -13,7 +13,8 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode, header};
 use proxy_core::head::{Protocol, ResponseHead};
 use proxy_core::headers::{
-    X_ENVOY_ATTEMPT_COUNT, X_ENVOY_MAX_RETRIES, X_ENVOY_OVERLOADED, X_ENVOY_RETRY_GRPC_ON, X_ENVOY_RETRY_ON,
+    X_ENVOY_ATTEMPT_COUNT, X_ENVOY_DROP_OVERLOAD, X_ENVOY_MAX_RETRIES, X_ENVOY_OVERLOADED,
+    X_ENVOY_RETRY_GRPC_ON, X_ENVOY_RETRY_ON, X_ENVOY_UNCONDITIONAL_DROP_OVERLOAD,
     X_ENVOY_UPSTREAM_SERVICE_TIME,
 };
 use proxy_core::local_reply::LocalReply;
@@ -35,7 +36,10 @@ use crate::router::route::Action;
 use crate::router::timeouts::ExpectedTimeout;
 use crate::upstream::circuit_breaker::BreakerPriority;
 use crate::upstream::http_options::UpstreamProtocol;
-use crate::upstream::pool::{HostPool, RequestGuard, WorkerCluster};
+use crate::upstream::pool::{HostPool, NoHost, RequestGuard, WorkerCluster};
+
+/// How often a request is sent that hosts refuse without having worked on it.
+const MAX_SENDS: u32 = 4;
 
 /// Why there is no upstream stream.
 enum Unavailable {
@@ -117,13 +121,18 @@ impl Stream<'_> {
                 Err(Unavailable::Reset(reset, reason)) => return Err(self.upstream_failed(reset, reason)),
             };
             let end = self.request_done || self.is_tunnel();
-            if let Err(reset) = up.request(&self.request, end) {
-                return Err(self.upstream_failed(reset, String::new()));
-            }
-            let sent = Instant::now();
-            self.info.upstream.first_tx = Some(sent);
-            self.info.upstream.last_tx = self.request_done.then_some(sent);
-            let ended = self.exchange(down, &mut up, timer).await;
+            let before = (self.request_done, self.info.bytes_received);
+            let queued = up.request(&self.request, end);
+            let was_sent = queued.is_ok();
+            let ended = match queued {
+                Ok(()) => {
+                    let sent = Instant::now();
+                    self.info.upstream.first_tx = Some(sent);
+                    self.info.upstream.last_tx = self.request_done.then_some(sent);
+                    self.exchange(down, &mut up, timer).await
+                }
+                Err(reset) => Err(Failure::Upstream(reset)),
+            };
             self.info.upstream.wire = up.wire();
             match ended {
                 Ok(()) => return Ok(()),
@@ -134,18 +143,29 @@ impl Stream<'_> {
                     return Err(end);
                 }
                 Err(Failure::Upstream(reset)) => {
-                    // A host may close an idle connection at the moment it is used again: nothing was lost if the
-                    // request can be sent once more.
-                    // A stream that the host refused was not worked on either (RFC 9113, 8.7).
-                    let is_refused = attempt == 1
-                        && self.request_done
+                    // What was read of the body is gone.
+                    let is_whole = before == (self.request_done, self.info.bytes_received)
                         && !self.committed
-                        && matches!(reset, UpstreamReset::RemoteRefused);
-                    let is_stale = attempt == 1
-                        && up.is_reused()
-                        && matches!(reset, UpstreamReset::ConnectionTermination)
                         && self.info.upstream.first_rx.is_none();
-                    if is_refused || (is_stale && end && self.request.method.is_idempotent()) {
+                    let is_safe = match reset {
+                        // The host did not work on it (RFC 9113, 8.7).
+                        UpstreamReset::RemoteRefused => attempt < MAX_SENDS,
+                        // The host closed a connection at the moment it was used again: nothing is lost if the request
+                        // did not leave, or does not mind to be worked on twice.
+                        UpstreamReset::ConnectionTermination => {
+                            attempt == 1
+                                && up.is_reused()
+                                && (!was_sent || self.request.method.is_idempotent())
+                        }
+                        UpstreamReset::ConnectFailure
+                        | UpstreamReset::LocalConnectFailure
+                        | UpstreamReset::ConnectTimeout
+                        | UpstreamReset::RemoteReset
+                        | UpstreamReset::LocalReset
+                        | UpstreamReset::Overflow
+                        | UpstreamReset::ProtocolError => false,
+                    };
+                    if is_whole && is_safe {
                         continue;
                     }
                     return Err(self.upstream_failed(reset, String::new()));
@@ -229,37 +249,28 @@ impl Stream<'_> {
         fresh: bool,
     ) -> Result<Upstream, Unavailable> {
         self.info.upstream.attempts += 1;
-        let host = cluster.pick(&mut self.cx.shared.random.borrow_mut());
-        let Some(host) = host else {
-            cluster.cluster.stats.traffic.here().upstream_cx_none_healthy.inc();
-            self.info.flags.set(ResponseFlag::NoHealthyUpstream);
-            self.charge(StatusCode::SERVICE_UNAVAILABLE);
-            let reply = LocalReply::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                Bytes::from_static(b"no healthy upstream"),
-                "no_healthy_upstream",
-            );
-            return Err(Unavailable::End(self.route_reply(reply)));
-        };
+        let picked = cluster.pick_for_request(&mut self.cx.shared.random.borrow_mut());
+        let host = picked.map_err(|none| Unavailable::End(self.no_host(none)))?;
         self.info.upstream.host = Some(host.clone());
         self.info.upstream.sought = true;
         self.info.upstream.connection_id = None;
         self.rewrite_host(&host.hostname);
         self.in_flight = None;
         self.info.upstream.transport_failure = None;
-        let Some(guard) = RequestGuard::new(&cluster.cluster, &host, priority) else {
-            // Nobody was chosen in vain: Envoy names no host then.
-            self.info.upstream.host = None;
-            self.info.upstream.pool_ready = Some(Instant::now());
-            return Err(Unavailable::Reset(UpstreamReset::Overflow, String::new()));
+        let Some(pool) = cluster.pool(&host, priority) else {
+            return Err(Unavailable::End(self.no_host(NoHost::Unavailable)));
         };
-        self.in_flight = Some(guard);
-        let pool = cluster.pool(&host);
         let up = self.checkout(down, timer, &pool, priority, fresh).await;
         self.info.upstream.pool_ready = Some(Instant::now());
         let up = up?;
-        if let Some(guard) = &mut self.in_flight {
-            guard.attach();
+        let Some(guard) = RequestGuard::new(&cluster.cluster, &host, priority) else {
+            // Nobody was chosen in vain: Envoy names no host then.
+            self.info.upstream.host = None;
+            return Err(Unavailable::Reset(UpstreamReset::Overflow, String::new()));
+        };
+        self.in_flight = Some(guard);
+        if let Some(limit) = cluster.cluster.http.max_stream_duration {
+            self.deadlines.set_upstream(Some(Instant::now() + limit));
         }
         for stats in self.route_stats() {
             stats.here().upstream_rq_total.inc();
@@ -271,6 +282,33 @@ impl Stream<'_> {
         info.protocol = Some(up.protocol());
         (info.connect_start, info.connect_end) = up.connect_times().unzip();
         Ok(up)
+    }
+
+    /// The answer where there is no host, or none that may be asked.
+    fn no_host(&mut self, none: NoHost) -> StreamEnd {
+        let (flag, body, details, header) = match none {
+            NoHost::Unavailable => {
+                (ResponseFlag::NoHealthyUpstream, "no healthy upstream", "no_healthy_upstream", None)
+            }
+            NoHost::Dropped => {
+                let header = Some(&X_ENVOY_DROP_OVERLOAD);
+                (ResponseFlag::DropOverload, "drop overload", "drop_overload", header)
+            }
+            NoHost::DroppedAlways => (
+                ResponseFlag::UnconditionalDropOverload,
+                "unconditional drop overload",
+                "unconditional_drop_overload",
+                Some(&X_ENVOY_UNCONDITIONAL_DROP_OVERLOAD),
+            ),
+        };
+        self.info.flags.set(flag);
+        self.charge(StatusCode::SERVICE_UNAVAILABLE);
+        let body = Bytes::from_static(body.as_bytes());
+        let mut reply = LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, body, details);
+        if let Some(header) = header.filter(|_| !self.cx.manager.router.suppress_envoy_headers) {
+            reply.headers.insert(header, HeaderValue::from_static("true"));
+        }
+        self.route_reply(reply)
     }
 
     fn rewrite_host(&mut self, hostname: &str) {
@@ -345,12 +383,13 @@ impl Stream<'_> {
     /// What a failed upstream means for the stream.
     pub(crate) fn upstream_failed(&mut self, reset: UpstreamReset, reason: String) -> StreamEnd {
         self.info.flags.set(reset.flag());
-        let stats = self.in_flight.as_ref().map(|guard| guard.cluster().stats.traffic.here());
-        if let Some(stats) = stats {
+        if let Some(cluster) = &self.cluster {
+            let stats = cluster.stats.traffic.here();
             match reset {
                 UpstreamReset::RemoteReset => stats.upstream_rq_rx_reset.inc(),
                 UpstreamReset::ProtocolError => stats.upstream_cx_protocol_error.inc(),
                 UpstreamReset::ConnectFailure
+                | UpstreamReset::LocalConnectFailure
                 | UpstreamReset::ConnectTimeout
                 | UpstreamReset::ConnectionTermination
                 | UpstreamReset::RemoteRefused
@@ -391,8 +430,8 @@ impl Stream<'_> {
 
     /// The route's timeout passed.
     pub(crate) fn upstream_timed_out(&mut self) {
-        if let Some(guard) = &self.in_flight {
-            guard.cluster().stats.traffic.here().upstream_rq_timeout.inc();
+        if let Some(cluster) = &self.cluster {
+            cluster.stats.traffic.here().upstream_rq_timeout.inc();
         }
         for stats in self.route_stats() {
             stats.here().upstream_rq_timeout.inc();
@@ -408,6 +447,7 @@ impl Stream<'_> {
     /// The upstream's response head is in `self.response`.
     pub(crate) fn upstream_head(&mut self, head: ResponseHead, now: Instant) {
         let status = head.status;
+        self.track_response_head(&head);
         self.response = Some(head);
         self.info.response_code = Some(status.as_u16());
         self.charge(status);

@@ -433,6 +433,7 @@ impl Drop for Stream<'_> {
         stats
             .downstream_rq_time
             .record(u64::try_from(self.info.duration(now).as_millis()).unwrap_or(u64::MAX));
+        self.track_end(now);
         self.in_flight = None;
         self.filters.complete(&self.request, self.response.as_ref(), &mut self.info);
         let entry = self.entry(LogType::DownstreamEnd);

@@ -75,7 +75,25 @@ pub struct RawOption {
     pub value: Vec<u8>,
 }
 
+/// The source address of a connection could not be had.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to bind to {address}: {cause}")]
+pub struct BindFailed {
+    address: SocketAddr,
+    cause: io::Error,
+}
+
+impl BindFailed {
+    /// Whether this is what `error` is.
+    pub fn is(error: &io::Error) -> bool {
+        error.get_ref().is_some_and(|inner| inner.is::<Self>())
+    }
+}
+
 /// Connects to `address`; no deadline of its own.
+///
+/// # Errors
+/// The system's, or one that [`BindFailed::is`].
 pub async fn connect(address: &Address, options: &ConnectOptions) -> io::Result<Socket> {
     let address = match address {
         Address::Pipe(path) => return Ok(Socket::Unix(connect_unix(path).await?)),
@@ -89,11 +107,14 @@ pub async fn connect(address: &Address, options: &ConnectOptions) -> io::Result<
     if let Some(keepalive) = &options.keepalive {
         keepalive.apply(&socket)?;
     }
-    if options.freebind {
-        socket2::SockRef::from(&socket).set_freebind_v4(true)?;
-    }
     if let Some(source) = options.source {
-        socket.bind(source)?;
+        let reference = socket2::SockRef::from(&socket);
+        if options.freebind && source.is_ipv4() {
+            reference.set_freebind_v4(true)?;
+        } else if options.freebind {
+            reference.set_freebind_v6(true)?;
+        }
+        socket.bind(source).map_err(|cause| io::Error::other(BindFailed { address: source, cause }))?;
     }
     Ok(Socket::Tcp(socket.connect(address).await?))
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use proxy_core::config::{BuildCx, Rejected};
+use proxy_core::config::{BuildCx, Rejected, duration};
 use proxy_core::stats::Shared;
 use proxy_core::stats::groups::EdsStats;
 use xds_api::envoy::config::endpoint::v3::ClusterLoadAssignment;
@@ -25,6 +25,8 @@ pub(super) struct Needed {
     clusters: Vec<String>,
     timeout: Duration,
     pub(super) current: Option<(Resource, ClusterLoadAssignment)>,
+    /// Under which number its `endpoint_stale_after` runs, if it ever had one.
+    expiry: Option<u64>,
     /// An answer came, or will not come: who joins later need not wait.
     settled: bool,
 }
@@ -112,6 +114,9 @@ impl Store {
         version_info: &str,
     ) -> Result<(), String> {
         let resource = self.resource(delivered);
+        let stale_after = proto.policy.as_ref().and_then(|policy| policy.endpoint_stale_after.as_ref());
+        let stale_after = stale_after.and_then(duration).filter(|after| !after.is_zero());
+        let id = self.next_id();
         let Some(needed) = self.assignments.0.get_mut(&(source, delivered.name.clone())) else {
             return Ok(());
         };
@@ -140,16 +145,45 @@ impl Store {
                         Err(Rejected) => return Err(reasons(cx)),
                     }
                 }
+                state.assignment_timeout_received.add(u64::from(stale_after.is_some()));
                 taken.push(version.cluster.clone());
             }
         }
         if !same {
             needed.current = Some((resource, proto));
         }
+        if needed.expiry.is_some() || stale_after.is_some() {
+            let id = *needed.expiry.get_or_insert(id);
+            self.effects.plane.push(Effect::ExpireEndpoints { id, after: stale_after });
+        }
         for cluster in &taken {
             self.count_endpoints(cluster, version_info);
         }
         Ok(())
+    }
+
+    /// Endpoints that were not confirmed in time are used no longer.
+    pub(super) fn expire_endpoints(&mut self, id: u64) {
+        let expired = self.assignments.0.iter_mut().find(|(_, needed)| needed.expiry == Some(id));
+        let Some(((source, name), needed)) = expired else { return };
+        needed.current = None;
+        let nothing =
+            ClusterLoadAssignment { cluster_name: name.clone(), ..ClusterLoadAssignment::default() };
+        for cluster in &needed.clusters {
+            let Some(entry) = self.clusters.entries.get(cluster) else { continue };
+            for version in entry.versions() {
+                let takes =
+                    |eds: &(super::Subscription, Box<str>)| eds.0.source == *source && *eds.1 == **name;
+                if !version.eds.as_ref().is_some_and(takes) {
+                    continue;
+                }
+                version.cluster.stats.state.assignment_stale.inc();
+                let applied = version.cluster.apply_assignment(&nothing, &mut BuildCx::new(&self.env));
+                if applied.is_ok_and(|update| update.changed) {
+                    self.effects.plane.push(Effect::HostsChanged(version.cluster.name.slot()));
+                }
+            }
+        }
     }
 
     fn count_rejection(&self, source: SourceId, name: &str) {

@@ -255,6 +255,12 @@ impl Store {
         self.finish()
     }
 
+    /// The time of the endpoints that were delivered under `id` is over.
+    pub fn endpoints_stale(&mut self, id: u64) -> Vec<Effect> {
+        self.expire_endpoints(id);
+        self.finish()
+    }
+
     /// The drain that was started under `id` is over.
     pub fn drained(&mut self, id: u64) -> Vec<Effect> {
         self.listeners.drained(id);

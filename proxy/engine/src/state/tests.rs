@@ -162,6 +162,7 @@ fn words(effects: &[Effect]) -> Vec<String> {
         Effect::UpdateChains { .. } => "chains".to_owned(),
         Effect::RemoveListener { .. } => "remove".to_owned(),
         Effect::StartDrain { .. } => "drain".to_owned(),
+        Effect::ExpireEndpoints { after, .. } => format!("expire endpoints after {after:?}"),
         Effect::Ready => "ready".to_owned(),
     };
     effects.iter().map(word).collect()

@@ -16,6 +16,7 @@ use proxy_core::names::Name;
 use proxy_core::response_flag::ResponseFlag;
 use proxy_core::stats::Cells;
 use proxy_core::stats::groups::TcpProxyStats;
+use proxy_core::stream_error::UpstreamReset;
 use proxy_core::stream_info::{CloseType, StreamInfo, WireBytes};
 use xds_api::envoy::extensions::filters::network::tcp_proxy::v3 as proto;
 use xds_api::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::ClusterSpecifier;
@@ -24,8 +25,8 @@ use super::copy::{Direction, Failed};
 use crate::context::Context;
 use crate::local::timers::Timer;
 use crate::net::connection::Connection;
-use crate::upstream::circuit_breaker::BreakerPriority;
-use crate::upstream::pool::{ConnectedSocket, WorkerCluster};
+use crate::upstream::circuit_breaker::{BreakerPriority, Resource};
+use crate::upstream::pool::{ConnectedSocket, RequestGuard, WorkerCluster};
 
 /// Configuration of the TCP proxy.
 pub struct TcpProxy {
@@ -162,7 +163,12 @@ impl TcpProxy {
             if self.log_on_connected {
                 self.log(info, LogType::TcpUpstreamConnected);
             }
+            let request =
+                info.upstream.host.as_ref().map(|host| {
+                    RequestGuard::of_connection(up.guard.cluster(), host, BreakerPriority::Default)
+                });
             self.carry(&down, &up, info).await;
+            drop(request);
             info.wire =
                 WireBytes { sent: info.bytes_sent, received: info.bytes_received, ..WireBytes::default() };
             info.upstream.wire =
@@ -231,9 +237,15 @@ impl TcpProxy {
         cluster: &Rc<WorkerCluster>,
         info: &mut StreamInfo,
     ) -> Result<ConnectedSocket, Retry> {
-        let host = cluster.pick(&mut context.random.borrow_mut());
-        let Some(host) = host else {
-            cluster.cluster.stats.traffic.here().upstream_cx_none_healthy.inc();
+        if cluster.cluster.breakers.is_open(BreakerPriority::Default, Resource::Connections) {
+            // Nothing would be there to wait for.
+            cluster.cluster.stats.traffic.here().upstream_cx_overflow.inc();
+            info.flags.set(ResponseFlag::UpstreamOverflow);
+            info.upstream.pool_ready = Some(Instant::now());
+            info.local_close_reason = Some("tcp_initializion_failure:1".into());
+            return Err(Retry::No);
+        }
+        let Some(host) = cluster.pick(&mut context.random.borrow_mut()) else {
             info.flags.set(ResponseFlag::NoHealthyUpstream);
             info.upstream.pool_ready = Some(Instant::now());
             info.local_close_reason = Some("tcp_initializion_failure:1".into());
@@ -242,7 +254,7 @@ impl TcpProxy {
         info.upstream.attempts += 1;
         info.upstream.host = Some(host.clone());
         info.upstream.attempted.push(host.clone());
-        let opened = cluster.pool(&host).open_tcp(BreakerPriority::Default).await;
+        let opened = cluster.tcp_pool(&host).open_tcp(BreakerPriority::Default).await;
         info.upstream.pool_ready = Some(Instant::now());
         match opened {
             Ok(connected) => {
@@ -250,9 +262,9 @@ impl TcpProxy {
                 info.upstream.connection_id = Some(connected.id);
                 let (begun, made) = connected.connect_times;
                 (info.upstream.connect_start, info.upstream.connect_end) = (Some(begun), Some(made));
-                cluster.cluster.stats.traffic.here().upstream_rq_total.inc();
                 Ok(connected)
             }
+            Err((UpstreamReset::Overflow, _)) => Err(Retry::Yes),
             Err((reset, reason)) => {
                 info.flags.set(reset.flag());
                 if !reason.is_empty() {

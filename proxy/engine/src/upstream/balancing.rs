@@ -166,10 +166,13 @@ impl Balancing {
                 self.locality(proto.locality_lb_config.as_ref());
             }
             WRR_LOCALITY => {
-                let proto: policies::wrr_locality::v3::WrrLocality = decode(&any.value, cx)?;
-                let inner = proto.endpoint_picking_policy.unwrap_or_default();
-                cx.at("endpoint_picking_policy", |cx| self.first_supported(&inner, cx))?;
-                self.locality_weighted = true;
+                // Envoy takes it with one policy only, and that one is not available here.
+                return Err(cx.at("endpoint_picking_policy", |cx| {
+                    cx.reject(
+                        "Currently WrrLocalityLoadBalancer only supports ClientSideWeightedRoundRobinLoadBalancer as \
+                         its endpoint picking policy.",
+                    )
+                }));
             }
             CLUSTER_PROVIDED => return Err(not_provided(cx)),
             _ => return Ok(false),

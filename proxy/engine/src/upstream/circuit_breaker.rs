@@ -57,8 +57,8 @@ struct Thresholds {
 pub struct Breakers {
     default: Thresholds,
     high: Thresholds,
-    /// Connections that one host may have over all workers.
-    max_connections_per_host: u32,
+    /// Connections that one host may have over all workers, by priority.
+    max_connections_per_host: [u32; 2],
     stats: Shared<ClusterStateStats>,
 }
 
@@ -154,8 +154,10 @@ impl Breakers {
         let high = Thresholds::build(of(RoutingPriority::High), "high", scope);
         let per_host = proto.map_or(&[][..], |proto| &proto.per_host_thresholds);
         cx.each("per_host_thresholds", per_host, check_per_host)?;
-        let of_host = per_host.iter().find(|one| one.priority == RoutingPriority::Default as i32);
-        let max_connections_per_host = of_host.and_then(|one| one.max_connections).unwrap_or(u32::MAX);
+        let max_connections_per_host = [RoutingPriority::Default, RoutingPriority::High].map(|priority| {
+            let of_host = per_host.iter().find(|one| one.priority == priority as i32);
+            of_host.and_then(|one| one.max_connections).unwrap_or(u32::MAX)
+        });
         Ok(Self { default, high, max_connections_per_host, stats })
     }
 
@@ -176,8 +178,12 @@ impl Breakers {
     }
 
     /// Connections that one host may have over all workers (`per_host_thresholds`); `u32::MAX` without limit.
-    pub fn max_connections_per_host(&self) -> u32 {
-        self.max_connections_per_host
+    pub fn max_connections_per_host(&self, priority: BreakerPriority) -> u32 {
+        let [default, high] = self.max_connections_per_host;
+        match priority {
+            BreakerPriority::Default => default,
+            BreakerPriority::High => high,
+        }
     }
 
     fn thresholds(&self, priority: BreakerPriority) -> &Thresholds {

@@ -25,7 +25,7 @@ use xds_api::envoy::config::core::v3 as core;
 use xds_api::envoy::config::endpoint::v3::ClusterLoadAssignment;
 
 use super::balancing::Balancing;
-use super::circuit_breaker::{BreakerOwner, Breakers};
+use super::circuit_breaker::{BreakerOwner, BreakerPriority, Breakers};
 use super::discovery::Discovery;
 use super::dns::DnsKind;
 use super::http_options::UpstreamHttp;
@@ -149,9 +149,9 @@ impl Cluster {
     }
 
     /// Whether one more connection to `host` is within `per_host_thresholds`.
-    pub fn host_may_connect(&self, host: &Host) -> bool {
+    pub fn host_may_connect(&self, host: &Host, priority: BreakerPriority) -> bool {
         let open = host.active_connections.load(std::sync::atomic::Ordering::Relaxed);
-        open < self.breakers.max_connections_per_host()
+        open < self.breakers.max_connections_per_host(priority)
     }
 
     /// Takes the endpoints that EDS delivered.
@@ -178,17 +178,6 @@ impl Cluster {
         let update = HostSet::update(Some(&previous), assignment, self.host_set_options());
         self.install(&update);
         update
-    }
-
-    /// Moves the only host of a LOGICAL_DNS cluster to the addresses of `assignment`; `false` if there is none yet.
-    pub(super) fn move_logical_host(&self, assignment: &Assignment) -> bool {
-        let hosts = self.hosts.load();
-        let endpoint = assignment.localities.iter().flat_map(|locality| &locality.endpoints).next();
-        let (Some(host), Some(endpoint)) = (hosts.hosts().next(), endpoint) else { return false };
-        let addresses: Vec<Address> =
-            std::iter::once(&endpoint.address).chain(&*endpoint.additional_addresses).cloned().collect();
-        host.move_to(&addresses);
-        true
     }
 
     /// Takes the hosts of the cluster that this one replaces, so that their counts and connections go on.

@@ -366,7 +366,7 @@ pub const FIELDS: &[MessageFields] = &[
     ("envoy.extensions.load_balancing_policies.random.v3.Random", &[("locality_lb_config", Used)]),
     (
         "envoy.extensions.load_balancing_policies.wrr_locality.v3.WrrLocality",
-        &[("endpoint_picking_policy", Used)],
+        &[("endpoint_picking_policy", Rejected("the only policy that Envoy takes here is not available"))],
     ),
     (
         "envoy.extensions.load_balancing_policies.common.v3.LocalityLbConfig",

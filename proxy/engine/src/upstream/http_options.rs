@@ -4,7 +4,7 @@
 //! the older fields of `Cluster` that say the same.
 
 use std::sync::{Arc, LazyLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prost_types::Any;
 use proxy_core::config::{BuildCx, Rejected, duration, timeout_or};
@@ -168,6 +168,13 @@ const PRESERVE_CASE: &str =
     "envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig";
 
 impl UpstreamHttp {
+    /// When a connection that is made at `now` takes no more requests: `max_connection_duration`, lengthened at random
+    /// by its jitter.
+    pub(super) fn expiry(&self, now: Instant) -> Option<Instant> {
+        let longer = 1.0 + self.max_connection_duration_jitter / 100.0 * fastrand::f64();
+        self.max_connection_duration.map(|duration| now + duration.mul_f64(longer))
+    }
+
     /// Reads the typed options of `proto`, or its older fields where there are none.
     #[allow(deprecated)]
     pub(super) fn build(proto: &cluster::Cluster, cx: &mut BuildCx<'_>) -> Result<Arc<Self>, Rejected> {

@@ -73,11 +73,16 @@ impl Clusters {
         }
     }
 
-    /// Closes idle connections to hosts that left the cluster in `slot`, and drains the others.
+    /// Closes idle connections to hosts that left the cluster in `slot`, and drains the others; all of them if the
+    /// cluster wants that of every change (`close_connections_on_host_set_change`).
     pub fn hosts_changed(&self, slot: usize) {
         let cluster = self.slots.borrow().get(slot).cloned().flatten();
-        if let Some(cluster) = cluster {
-            cluster.drop_absent_hosts();
+        match cluster {
+            Some(cluster) if cluster.cluster.balancing.close_connections_on_host_set_change => {
+                cluster.drain_pools();
+            }
+            Some(cluster) => cluster.drop_absent_hosts(),
+            None => {}
         }
     }
 
@@ -115,28 +120,83 @@ impl WorkerCluster {
         self.cluster.hosts_full()
     }
 
-    /// Chooses a host for a request or connection.
-    pub fn pick(&self, random: &mut fastrand::Rng) -> Option<Arc<Host>> {
-        let mut balancer = self.balancer.borrow_mut();
-        let balancer = balancer.get_or_insert_with(|| self.cluster.balancer());
+    /// Chooses a host for a request, unless the control plane wants it refused.
+    pub fn pick_for_request(&self, random: &mut fastrand::Rng) -> Result<Arc<Host>, NoHost> {
         let hosts = self.cluster.hosts();
-        balancer.pick(&hosts, &mut PickCx::new(random))
+        if let Some(drop) = &hosts.policy().drop_overload
+            && drop.numerator > 0
+        {
+            if drop.is_unconditional() {
+                return Err(NoHost::DroppedAlways);
+            }
+            if drop.holds(random.u64(..)) {
+                return Err(NoHost::Dropped);
+            }
+        }
+        self.choose(&hosts, random).ok_or(NoHost::Unavailable)
     }
 
-    /// The pool for `host`.
-    pub(crate) fn pool(self: &Rc<Self>, host: &Arc<Host>) -> Rc<HostPool> {
-        let mut pools = self.pools.borrow_mut();
-        let pool = pools.entry(Arc::as_ptr(host)).or_insert_with(|| {
-            Rc::new(HostPool {
-                host: host.clone(),
-                cluster: self.cluster.clone(),
-                http1: Http1Pool::default(),
-                http2: Http2Pool::default(),
-                connections: Cell::new(0),
-                draining: Cell::new(self.retired.get()),
-            })
+    /// Chooses a host for a connection; those that are not for HTTP are never refused (`drop_overloads`), as in Envoy.
+    pub fn pick(&self, random: &mut fastrand::Rng) -> Option<Arc<Host>> {
+        self.choose(&self.cluster.hosts(), random)
+    }
+
+    fn choose(&self, hosts: &HostSet, random: &mut fastrand::Rng) -> Option<Arc<Host>> {
+        let mut balancer = self.balancer.borrow_mut();
+        let balancer = balancer.get_or_insert_with(|| self.cluster.balancer());
+        let picked = balancer.pick(hosts, &mut PickCx::new(random));
+        let in_panic = match &picked {
+            Some(host) => hosts.picked_in_panic(host),
+            None => hosts.is_in_panic(),
+        };
+        let stats = &self.cluster.stats.traffic;
+        if in_panic {
+            stats.here().lb_healthy_panic.inc();
+        }
+        if picked.is_none() {
+            stats.here().upstream_cx_none_healthy.inc();
+        }
+        picked
+    }
+
+    /// The pool for `host`; `None` if there are as many as `max_connection_pools` allows, and none of them is idle.
+    pub(crate) fn pool(self: &Rc<Self>, host: &Arc<Host>, priority: BreakerPriority) -> Option<Rc<HostPool>> {
+        let known = self.pools.borrow().get(&Arc::as_ptr(host)).cloned();
+        known.or_else(|| self.new_pool(host, priority))
+    }
+
+    /// The pool for connections to `host` that are not for HTTP: these do not count as a pool, as in Envoy.
+    pub(crate) fn tcp_pool(self: &Rc<Self>, host: &Arc<Host>) -> Rc<HostPool> {
+        let known = self.pools.borrow().get(&Arc::as_ptr(host)).cloned();
+        known.unwrap_or_else(|| self.insert_pool(host, None))
+    }
+
+    #[cold]
+    fn new_pool(self: &Rc<Self>, host: &Arc<Host>, priority: BreakerPriority) -> Option<Rc<HostPool>> {
+        let permit = || Permit::acquire(self.cluster.clone(), priority, Resource::Pools).ok();
+        let permit = permit().or_else(|| {
+            self.pools.borrow_mut().retain(|_, pool| pool.is_used());
+            permit()
         });
-        pool.clone()
+        if permit.is_none() {
+            self.cluster.stats.traffic.here().upstream_cx_pool_overflow.inc();
+            return None;
+        }
+        Some(self.insert_pool(host, permit))
+    }
+
+    fn insert_pool(self: &Rc<Self>, host: &Arc<Host>, permit: Option<Permit<Arc<Cluster>>>) -> Rc<HostPool> {
+        let pool = Rc::new(HostPool {
+            host: host.clone(),
+            cluster: self.cluster.clone(),
+            http1: Http1Pool::default(),
+            http2: Http2Pool::default(),
+            connections: Cell::new(0),
+            draining: Cell::new(self.retired.get()),
+            _permit: permit,
+        });
+        self.pools.borrow_mut().insert(Arc::as_ptr(host), pool.clone());
+        pool
     }
 
     fn has_pools(&self) -> bool {
@@ -147,7 +207,7 @@ impl WorkerCluster {
         self.pools.borrow_mut().retain(|_, pool| {
             pool.http1.sweep(pool, now);
             pool.http2.sweep(pool, now);
-            pool.connections.get() > 0 || Rc::strong_count(pool) > 1
+            pool.is_used()
         });
     }
 
@@ -163,14 +223,30 @@ impl WorkerCluster {
         });
     }
 
-    /// The cluster is gone or was replaced: idle connections close, busy ones after their request.
-    fn retire(&self) {
-        self.retired.set(true);
-        for pool in self.pools.borrow().values() {
+    /// Idle connections close, busy ones after their request; new requests get new ones.
+    fn drain_pools(&self) {
+        // Closing a connection looks at its pool, never at this map.
+        for (_, pool) in std::mem::take(&mut *self.pools.borrow_mut()) {
             pool.drain();
         }
-        self.pools.borrow_mut().clear();
     }
+
+    /// The cluster is gone or was replaced.
+    fn retire(&self) {
+        self.retired.set(true);
+        self.drain_pools();
+    }
+}
+
+/// Why there is no host for a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoHost {
+    /// None is available.
+    Unavailable,
+    /// The control plane wants this share of the requests refused (`drop_overloads`).
+    Dropped,
+    /// The control plane wants all of them refused.
+    DroppedAlways,
 }
 
 /// The connections to one host.
@@ -183,9 +259,15 @@ pub(crate) struct HostPool {
     pub(crate) connections: Cell<usize>,
     /// No connection is kept after its request.
     pub(crate) draining: Cell<bool>,
+    _permit: Option<Permit<Arc<Cluster>>>,
 }
 
 impl HostPool {
+    /// Whether a connection is open or being made, or somebody is about to.
+    fn is_used(self: &Rc<Self>) -> bool {
+        self.connections.get() > 0 || Rc::strong_count(self) > 1
+    }
+
     fn drain(&self) {
         self.draining.set(true);
         self.http1.close_idle();
@@ -198,33 +280,31 @@ pub(crate) struct RequestGuard {
     _permit: Permit<Arc<Cluster>>,
     cluster: Arc<Cluster>,
     host: Arc<Host>,
-    /// A connection carries the request.
-    attached: bool,
 }
 
 impl RequestGuard {
-    /// Counts a request to `host`; `None` if the breaker is open.
+    /// Counts a request to `host` that a connection carries from now on; `None` if the breaker is open.
     pub(crate) fn new(cluster: &Arc<Cluster>, host: &Arc<Host>, priority: BreakerPriority) -> Option<Self> {
         let Ok(permit) = Permit::acquire(cluster.clone(), priority, Resource::Requests) else {
-            cluster.stats.traffic.here().upstream_rq_pending_overflow.inc();
             cluster.stats.traffic.here().upstream_rq_active_overflow.inc();
             return None;
         };
-        host.active_requests.fetch_add(1, Ordering::Relaxed);
-        Some(Self { _permit: permit, cluster: cluster.clone(), host: host.clone(), attached: false })
+        Some(Self::counted(permit, cluster, host))
     }
-}
 
-impl RequestGuard {
-    /// A connection carries the request from now on.
-    pub(crate) fn attach(&mut self) {
-        if std::mem::replace(&mut self.attached, true) {
-            return;
-        }
-        let stats = self.cluster.stats.traffic.here();
+    /// Counts a connection that is not for HTTP to `host`, which the breaker of requests does not stop, as in Envoy.
+    pub(crate) fn of_connection(cluster: &Arc<Cluster>, host: &Arc<Host>, priority: BreakerPriority) -> Self {
+        let permit = Permit::acquire_over(cluster.clone(), priority, Resource::Requests);
+        Self::counted(permit, cluster, host)
+    }
+
+    fn counted(permit: Permit<Arc<Cluster>>, cluster: &Arc<Cluster>, host: &Arc<Host>) -> Self {
+        let stats = cluster.stats.traffic.here();
         stats.upstream_rq_total.inc();
         stats.upstream_rq_active.inc();
-        self.host.stats.rq_total.fetch_add(1, Ordering::Relaxed);
+        host.stats.rq_total.fetch_add(1, Ordering::Relaxed);
+        host.active_requests.fetch_add(1, Ordering::Relaxed);
+        Self { _permit: permit, cluster: cluster.clone(), host: host.clone() }
     }
 
     /// The cluster.
@@ -235,9 +315,7 @@ impl RequestGuard {
 
 impl Drop for RequestGuard {
     fn drop(&mut self) {
-        if self.attached {
-            self.cluster.stats.traffic.here().upstream_rq_active.dec();
-        }
+        self.cluster.stats.traffic.here().upstream_rq_active.dec();
         self.host.active_requests.fetch_sub(1, Ordering::Relaxed);
     }
 }

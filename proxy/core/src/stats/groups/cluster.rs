@@ -285,9 +285,9 @@ crate::stats! {
     /// `cluster.<name>`, if `track_cluster_stats.timeout_budgets` asks for it.
     pub sharded struct ClusterTimeoutBudgetStats {
         /// Share of the request's timeout that was used.
-        histogram upstream_rq_timeout_budget_percent_used (Percent),
+        histogram upstream_rq_timeout_budget_percent_used (Unspecified),
         /// Share of the try's timeout that was used.
-        histogram upstream_rq_timeout_budget_per_try_percent_used (Percent),
+        histogram upstream_rq_timeout_budget_per_try_percent_used (Unspecified),
     }
 
     /// `vhost.<virtual host>.vcluster.<virtual cluster>` and `vhost.<virtual host>.route.<stat_prefix>`.

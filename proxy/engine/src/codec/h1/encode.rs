@@ -26,6 +26,18 @@ pub struct RequestMessage<'a> {
     pub framing: BodyFraming,
     /// Spelling of names.
     pub keys: KeyFormat<'a>,
+    /// What the request line says.
+    pub target: TargetForm,
+}
+
+/// What a request line names (RFC 9112 section 3.2); CONNECT has its own form.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TargetForm {
+    /// The path.
+    #[default]
+    Origin,
+    /// Scheme, authority and path (`send_fully_qualified_url`).
+    Absolute,
 }
 
 /// A response to write.
@@ -82,6 +94,11 @@ impl RequestMessage<'_> {
         out.reserve(estimate(&head.headers) + target.len() + authority.len());
         out.put_slice(head.method.as_str().as_bytes());
         out.put_u8(b' ');
+        if self.target == TargetForm::Absolute && !connect {
+            out.put_slice(head.scheme.as_str().as_bytes());
+            out.put_slice(b"://");
+            out.put_slice(authority);
+        }
         out.put_slice(target);
         out.put_slice(b" HTTP/1.1\r\n");
         let mut fields = FieldWriter { keys: self.keys, out };

@@ -31,9 +31,14 @@ fn accept(input: &[u8]) -> ParsedRequest {
 /// The request as it would be sent on.
 fn forwarded(parsed: &ParsedRequest) -> String {
     let mut out = BytesMut::new();
-    RequestMessage { head: &parsed.head, framing: parsed.framing, keys: KeyFormat::Lower }
-        .encode(&mut out)
-        .expect("can be written");
+    RequestMessage {
+        head: &parsed.head,
+        framing: parsed.framing,
+        keys: KeyFormat::Lower,
+        target: TargetForm::Origin,
+    }
+    .encode(&mut out)
+    .expect("can be written");
     String::from_utf8_lossy(&out).into_owned()
 }
 

@@ -9,6 +9,7 @@ use proxy_core::address::Address;
 use proxy_core::config::{BuildCx, Rejected, duration};
 use proxy_core::extension::{decode, message_name};
 use proxy_core::upstream::Assignment;
+use xds_api::envoy::config::bootstrap::v3::Bootstrap;
 use xds_api::envoy::config::cluster::v3 as proto;
 use xds_api::envoy::config::core::v3 as core;
 use xds_api::envoy::extensions::clusters::dns::v3::DnsCluster;
@@ -44,7 +45,7 @@ pub struct DnsConfig {
 pub enum DnsKind {
     /// Every address is a host.
     Strict,
-    /// The name is one host; new connections go to the first address, what is connected stays.
+    /// The name is one host with all the addresses; other addresses make another host.
     Logical,
 }
 
@@ -313,22 +314,45 @@ impl DnsTarget {
 }
 
 impl ResolverConfig {
+    /// What clusters use that say nothing: the bootstrap's typed configuration, else its older fields.
+    ///
+    /// # Errors
+    /// The resolver is unknown, or a server has no IP address.
+    #[allow(deprecated)]
+    pub fn from_bootstrap(proto: &Bootstrap, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
+        let typed = proto.typed_dns_resolver_config.as_ref();
+        match Self::typed_or_older(typed, proto.dns_resolution_config.as_ref(), cx)? {
+            Some(built) => Ok(built),
+            None => Ok(Self { tcp_only: proto.use_tcp_for_dns_lookups, ..Self::default() }),
+        }
+    }
+
     /// The typed configuration, else the older fields; `None` if the cluster says nothing.
     #[allow(deprecated)]
     fn from_cluster(proto: &proto::Cluster, cx: &mut BuildCx<'_>) -> Result<Option<Self>, Rejected> {
-        if let Some(config) = &proto.typed_dns_resolver_config {
-            return cx.at("typed_dns_resolver_config", |cx| Self::from_typed(config, cx)).map(Some);
-        }
-        if let Some(config) = &proto.dns_resolution_config {
-            return cx.at("dns_resolution_config", |cx| {
-                let mut built = Self { servers: servers(&config.resolvers, cx)?, ..Self::default() };
-                built.options(config.dns_resolver_options.as_ref());
-                Ok(Some(built))
-            });
+        let typed = proto.typed_dns_resolver_config.as_ref();
+        if let Some(built) = Self::typed_or_older(typed, proto.dns_resolution_config.as_ref(), cx)? {
+            return Ok(Some(built));
         }
         let servers = cx.each("dns_resolvers", &proto.dns_resolvers, server)?;
         let tcp_only = proto.use_tcp_for_dns_lookups;
         Ok((tcp_only || !servers.is_empty()).then(|| Self { servers, tcp_only, ..Self::default() }))
+    }
+
+    fn typed_or_older(
+        typed: Option<&core::TypedExtensionConfig>,
+        older: Option<&core::DnsResolutionConfig>,
+        cx: &mut BuildCx<'_>,
+    ) -> Result<Option<Self>, Rejected> {
+        if let Some(config) = typed {
+            return cx.at("typed_dns_resolver_config", |cx| Self::from_typed(config, cx)).map(Some);
+        }
+        let Some(config) = older else { return Ok(None) };
+        cx.at("dns_resolution_config", |cx| {
+            let mut built = Self { servers: servers(&config.resolvers, cx)?, ..Self::default() };
+            built.options(config.dns_resolver_options.as_ref());
+            Ok(Some(built))
+        })
     }
 
     fn from_typed(config: &core::TypedExtensionConfig, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {

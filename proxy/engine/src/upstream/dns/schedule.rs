@@ -108,7 +108,13 @@ impl Schedule {
         let state = &mut self.names[index];
         state.failures = 0;
         state.due = Some(now + wait);
-        state.answer = answer.addresses;
+        // An answer that is only in another order moves no logical host: servers rotate them.
+        let same = |new: &[IpAddr], old: &[IpAddr]| {
+            new.len() == old.len() && new.iter().all(|address| old.contains(address))
+        };
+        if self.config.kind == DnsKind::Strict || !same(&answer.addresses, &state.answer) {
+            state.answer = answer.addresses;
+        }
         Outcome::Answered
     }
 

@@ -11,7 +11,6 @@ use futures_util::stream::FuturesUnordered;
 use proxy_core::upstream::HostsUpdate;
 use tokio::time::Instant;
 
-use super::config::{DnsConfig, DnsKind};
 use super::resolver::Resolver;
 use super::schedule::{Answer, Outcome, Schedule};
 use crate::upstream::cluster::Cluster;
@@ -58,7 +57,7 @@ pub async fn run(cluster: Arc<Cluster>, resolver: Arc<dyn Resolver>, mut on_upda
                     tracing::debug!(cluster = cluster.name.as_str(), %name, %error, "cannot be resolved");
                 }
                 let outcome = schedule.answered(&name, answer, Instant::now());
-                let hosts = apply(&cluster, config, &schedule, outcome);
+                let hosts = apply(&cluster, &schedule, outcome);
                 if hosts.is_some() || !warmed {
                     on_update(DnsUpdate { hosts, warmed: !warmed });
                 }
@@ -69,12 +68,7 @@ pub async fn run(cluster: Arc<Cluster>, resolver: Arc<dyn Resolver>, mut on_upda
     }
 }
 
-fn apply(
-    cluster: &Cluster,
-    config: &DnsConfig,
-    schedule: &Schedule,
-    outcome: Outcome,
-) -> Option<HostsUpdate> {
+fn apply(cluster: &Cluster, schedule: &Schedule, outcome: Outcome) -> Option<HostsUpdate> {
     let state = &cluster.stats.state;
     match outcome {
         Outcome::Answered => state.update_success.inc(),
@@ -83,11 +77,7 @@ fn apply(
             return None;
         }
     }
-    let assignment = schedule.assignment();
-    if config.kind == DnsKind::Logical && cluster.move_logical_host(&assignment) {
-        return None;
-    }
-    let update = cluster.update_hosts(&assignment);
+    let update = cluster.update_hosts(&schedule.assignment());
     if !update.changed {
         state.update_no_rebuild.inc();
     }

@@ -1,34 +1,55 @@
 //! Making a connection to a host: breakers, deadline, statistics; the guard that undoes the accounting.
 
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use proxy_core::address::Address;
 use proxy_core::stats::groups::ClusterTrafficStats;
 use proxy_core::stream_error::UpstreamReset;
 
 use super::HostPool;
-use crate::net::connection::Connection;
-use crate::net::socket;
+use super::h1::Waiting;
+use crate::net::connection::{Connection, Socket};
+use crate::net::socket::{self, BindFailed};
 use crate::upstream::circuit_breaker::{BreakerPriority, Permit, Resource};
 use crate::upstream::cluster::Cluster;
+use crate::upstream::socket_options::SocketOptions;
 
 /// Counts as one connection of a host until it is dropped.
 pub(crate) struct ConnectionGuard {
     pool: Rc<HostPool>,
     permit: Option<Permit<Arc<Cluster>>>,
-    established: Option<Instant>,
+    begun: Instant,
+    state: State,
+    /// Requests that it carried.
+    pub(crate) requests: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Connecting,
+    Established,
+    /// The host refused, or the network did.
+    Refused,
 }
 
 impl ConnectionGuard {
     /// Counts a connection to be made; `None` if the breaker is open. The first connection of a pool is always allowed.
     pub(crate) fn new(pool: &Rc<HostPool>, priority: BreakerPriority) -> Option<Self> {
-        let permit = match Permit::acquire(pool.cluster.clone(), priority, Resource::Connections) {
+        let cluster = pool.cluster.clone();
+        let permit = match cluster.host_may_connect(&pool.host, priority) {
+            true => Permit::acquire(cluster, priority, Resource::Connections),
+            false => Err(cluster),
+        };
+        let permit = match permit {
             Ok(permit) => permit,
             Err(cluster) => {
-                pool.cluster.stats.traffic.here().upstream_cx_overflow.inc();
+                cluster.stats.traffic.here().upstream_cx_overflow.inc();
                 if pool.connections.get() > 0 {
                     return None;
                 }
@@ -36,7 +57,13 @@ impl ConnectionGuard {
             }
         };
         pool.connections.set(pool.connections.get() + 1);
-        Some(Self { pool: pool.clone(), permit: Some(permit), established: None })
+        let stats = pool.cluster.stats.traffic.here();
+        stats.upstream_cx_total.inc();
+        stats.upstream_cx_active.inc();
+        pool.host.stats.cx_total.fetch_add(1, Ordering::Relaxed);
+        pool.host.active_connections.fetch_add(1, Ordering::Relaxed);
+        let (begun, state) = (Instant::now(), State::Connecting);
+        Some(Self { pool: pool.clone(), permit: Some(permit), begun, state, requests: 0 })
     }
 
     /// Statistics of the cluster.
@@ -44,13 +71,30 @@ impl ConnectionGuard {
         self.pool.cluster.stats.traffic.here()
     }
 
+    /// The cluster.
+    pub(crate) fn cluster(&self) -> &Arc<Cluster> {
+        &self.pool.cluster
+    }
+
+    /// How long it has been there.
+    pub(crate) fn age(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
     fn establish(&mut self) {
-        self.established = Some(Instant::now());
-        let stats = self.pool.cluster.stats.traffic.here();
-        stats.upstream_cx_total.inc();
-        stats.upstream_cx_active.inc();
-        self.pool.host.stats.cx_total.fetch_add(1, Ordering::Relaxed);
-        self.pool.host.active_connections.fetch_add(1, Ordering::Relaxed);
+        self.state = State::Established;
+        self.stats().upstream_cx_connect_ms.record(millis(self.age()));
+    }
+
+    /// Counts a connection that was never made: nothing else sees its end.
+    fn fail(&self, stats: &ClusterTrafficStats) {
+        stats.upstream_cx_connect_fail.inc();
+        self.pool.host.stats.cx_connect_fail.fetch_add(1, Ordering::Relaxed);
+        if self.state == State::Refused {
+            stats.upstream_cx_destroy_remote.inc();
+        } else {
+            stats.upstream_cx_destroy_local.inc();
+        }
     }
 }
 
@@ -58,16 +102,24 @@ impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         self.permit = None;
         self.pool.connections.set(self.pool.connections.get() - 1);
-        if let Some(established) = self.established {
-            let stats = self.pool.cluster.stats.traffic.here();
-            stats.upstream_cx_active.dec();
-            stats.upstream_cx_destroy.inc();
-            let length = u64::try_from(established.elapsed().as_millis()).unwrap_or(u64::MAX);
-            stats.upstream_cx_length_ms.record(length);
-            self.pool.host.active_connections.fetch_sub(1, Ordering::Relaxed);
+        let stats = self.pool.cluster.stats.traffic.here();
+        if self.state != State::Established {
+            self.fail(stats);
         }
+        stats.upstream_cx_active.dec();
+        stats.upstream_cx_destroy.inc();
+        stats.upstream_cx_length_ms.record(millis(self.age()));
+        if self.requests > 0 {
+            stats.upstream_rq_per_cx.record(self.requests.into());
+        }
+        self.pool.host.active_connections.fetch_sub(1, Ordering::Relaxed);
         self.pool.http1.connection_gone();
+        self.pool.http2.connection_gone();
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A connection to a host that was just made.
@@ -86,54 +138,72 @@ pub(crate) struct ConnectedSocket {
 
 /// Connects to the host of `guard`'s pool within the cluster's `connect_timeout`.
 ///
-/// A host with several addresses is tried one after the other. On failure the text says why.
+/// On failure the text says why. Dropping the future gives the connection up.
 pub(crate) async fn connect(mut guard: ConnectionGuard) -> Result<ConnectedSocket, (UpstreamReset, String)> {
     let pool = guard.pool.clone();
     let cluster = &pool.cluster;
-    let started = Instant::now();
-    let attempt = async {
-        let mut last = None;
-        for address in cluster.socket_options().addresses(&pool.host) {
-            let options = cluster.socket_options().connect_options(&address);
-            match socket::connect(&address, options).await {
-                Ok(socket) => return Ok(socket),
-                Err(error) => last = Some(error),
-            }
-        }
-        Err(last.unwrap_or_else(|| std::io::ErrorKind::AddrNotAvailable.into()))
-    };
+    let addresses = cluster.socket_options().addresses(&pool.host);
+    let attempt = first_to_connect(&addresses, cluster.socket_options());
     let connected = tokio::time::timeout(cluster.connect_timeout, attempt).await;
     let stats = cluster.stats.traffic.here();
-    let failure = match connected {
+    match connected {
         Ok(Ok(socket)) => {
             guard.establish();
-            let connect_times = (started, Instant::now());
-            let elapsed = connect_times.1.saturating_duration_since(started).as_millis();
-            stats.upstream_cx_connect_ms.record(u64::try_from(elapsed).unwrap_or(u64::MAX));
+            let connect_times = (guard.begun, Instant::now());
             let connection = Connection::new(socket);
             let local = connection.local_address().ok();
             let id = crate::net::connection::next_id();
-            return Ok(ConnectedSocket { connection, local, id, connect_times, guard });
+            Ok(ConnectedSocket { connection, local, id, connect_times, guard })
         }
-        Ok(Err(error)) => (UpstreamReset::ConnectFailure, failure_text(&error)),
+        Ok(Err(error)) if BindFailed::is(&error) => {
+            stats.bind_errors.inc();
+            Err((UpstreamReset::LocalConnectFailure, without_number(&error)))
+        }
+        Ok(Err(error)) => {
+            guard.state = State::Refused;
+            Err((UpstreamReset::ConnectFailure, format!("delayed connect error: {}", without_number(&error))))
+        }
         Err(_) => {
             stats.upstream_cx_connect_timeout.inc();
-            (UpstreamReset::ConnectTimeout, String::new())
+            Err((UpstreamReset::ConnectTimeout, String::new()))
         }
-    };
-    stats.upstream_cx_total.inc();
-    stats.upstream_cx_destroy.inc();
-    stats.upstream_cx_connect_fail.inc();
-    pool.host.stats.cx_total.fetch_add(1, Ordering::Relaxed);
-    pool.host.stats.cx_connect_fail.fetch_add(1, Ordering::Relaxed);
-    Err(failure)
+    }
 }
 
-/// Envoy's words for a failed connect: `delayed connect error: Connection refused`.
-fn failure_text(error: &std::io::Error) -> String {
+/// How long an attempt has before the next address is tried beside it (RFC 8305 section 5; Envoy has the same 300 ms).
+const HEAD_START: Duration = Duration::from_millis(300);
+
+/// The first of `addresses` to which a connection is made: each is tried when its predecessor failed or had its head
+/// start.
+async fn first_to_connect(addresses: &[Address], options: &SocketOptions) -> io::Result<Socket> {
+    if let [address] = addresses {
+        return socket::connect(address, options.connect_options(address)).await;
+    }
+    let mut left = addresses.iter();
+    let mut attempts = FuturesUnordered::new();
+    let mut last = io::ErrorKind::AddrNotAvailable.into();
+    loop {
+        let next = left.next();
+        if let Some(address) = next {
+            attempts.push(socket::connect(address, options.connect_options(address)));
+        } else if attempts.is_empty() {
+            return Err(last);
+        }
+        // Safe to cancel: the set keeps its attempts.
+        tokio::select! {
+            Some(ended) = attempts.next() => match ended {
+                Ok(socket) => return Ok(socket),
+                Err(error) => last = error,
+            },
+            () = tokio::time::sleep(HEAD_START), if next.is_some() => {}
+        }
+    }
+}
+
+/// The system's words for an error, without its number.
+fn without_number(error: &io::Error) -> String {
     let text = error.to_string();
-    let text = text.split(" (os error").next().unwrap_or_default();
-    format!("delayed connect error: {text}")
+    text.split(" (os error").next().unwrap_or_default().to_owned()
 }
 
 impl HostPool {
@@ -142,6 +212,11 @@ impl HostPool {
         self: &Rc<Self>,
         priority: BreakerPriority,
     ) -> Result<ConnectedSocket, (UpstreamReset, String)> {
+        let Ok(_pending) = Permit::acquire(self.cluster.clone(), priority, Resource::Pending) else {
+            self.cluster.stats.traffic.here().upstream_rq_pending_overflow.inc();
+            return Err((UpstreamReset::Overflow, String::new()));
+        };
+        let _waiting = Waiting::new(self);
         let Some(guard) = ConnectionGuard::new(self, priority) else {
             return Err((UpstreamReset::Overflow, String::new()));
         };

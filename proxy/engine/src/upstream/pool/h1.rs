@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 
 use super::HostPool;
 use super::connect::{ConnectionGuard, connect};
-use crate::codec::h1::{HeadLimits, ResponseOptions};
+use crate::codec::h1::{HeadLimits, ResponseOptions, TargetForm};
 use crate::codec::h1_client::{ClientConnection, ClientOptions};
 use crate::codec::upstream::UpstreamEvent;
 use crate::upstream::circuit_breaker::{BreakerPriority, Permit, Resource};
@@ -28,9 +28,47 @@ struct Pooled {
     local: Option<Address>,
     id: u64,
     connect_times: (Instant, Instant),
-    opened: Instant,
+    /// When it takes no more requests (`max_connection_duration`).
+    expires: Option<Instant>,
     idle_since: Instant,
     guard: ConnectionGuard,
+}
+
+/// Why an idle connection closes.
+enum Worn {
+    /// The host closed it.
+    Gone,
+    Idle,
+    Old,
+}
+
+impl Pooled {
+    /// Why it carries no further request, if so.
+    fn worn(&self, idle_timeout: Option<Duration>, now: Instant) -> Option<Worn> {
+        if !self.connection.is_alive() {
+            Some(Worn::Gone)
+        } else if idle_timeout.is_some_and(|limit| now.saturating_duration_since(self.idle_since) >= limit) {
+            Some(Worn::Idle)
+        } else if self.expires.is_some_and(|at| at <= now) {
+            Some(Worn::Old)
+        } else {
+            None
+        }
+    }
+
+    /// Counts why it closes.
+    fn count(&self, worn: &Worn) {
+        let stats = self.guard.stats();
+        match worn {
+            Worn::Gone => {
+                stats.upstream_cx_destroy_remote.inc();
+                return;
+            }
+            Worn::Idle => stats.upstream_cx_idle_timeout.inc(),
+            Worn::Old => stats.upstream_cx_max_duration_reached.inc(),
+        }
+        stats.upstream_cx_destroy_local.inc();
+    }
 }
 
 /// The idle connections, and who waits for one.
@@ -63,38 +101,28 @@ impl Http1Pool {
 
     /// Closes idle connections that the host closed, and those that were idle or open for too long.
     pub(super) fn sweep(&self, pool: &HostPool, now: Instant) {
-        let http = &pool.cluster.http;
-        let stats = pool.cluster.stats.traffic.here();
         let mut closing: Vec<Box<Pooled>> = Vec::new();
         let idle = std::mem::take(&mut *self.idle.borrow_mut());
         for pooled in idle {
-            let is_idle = http.idle_timeout.is_some_and(|limit| now - pooled.idle_since >= limit);
-            let is_old = http.max_connection_duration.is_some_and(|limit| now - pooled.opened >= limit);
-            if !pooled.connection.is_alive() {
-                stats.upstream_cx_destroy_remote.inc();
-            } else if is_idle {
-                stats.upstream_cx_idle_timeout.inc();
-                stats.upstream_cx_destroy_local.inc();
-            } else if is_old {
-                stats.upstream_cx_max_duration_reached.inc();
-                stats.upstream_cx_destroy_local.inc();
-            } else {
-                self.idle.borrow_mut().push(pooled);
-                continue;
+            match pooled.worn(pool.cluster.http.idle_timeout, now) {
+                None => self.idle.borrow_mut().push(pooled),
+                Some(worn) => {
+                    pooled.count(&worn);
+                    closing.push(pooled);
+                }
             }
-            closing.push(pooled);
         }
         // Dropping a connection looks at the pool again, which must not be borrowed then.
         drop(closing);
     }
 
-    fn take_idle(&self) -> Option<Box<Pooled>> {
+    fn take_idle(&self, idle_timeout: Option<Duration>) -> Option<Box<Pooled>> {
         loop {
             let pooled = self.idle.borrow_mut().pop()?;
-            if pooled.connection.is_alive() {
-                return Some(pooled);
+            match pooled.worn(idle_timeout, Instant::now()) {
+                None => return Some(pooled),
+                Some(worn) => pooled.count(&worn),
             }
-            pooled.guard.stats().upstream_cx_destroy_remote.inc();
         }
     }
 
@@ -125,7 +153,7 @@ pub(crate) struct Http1Lease {
 impl HostPool {
     /// An idle HTTP/1 connection, if there is one.
     pub(crate) fn idle_http1(self: &Rc<Self>) -> Option<Http1Lease> {
-        let pooled = self.http1.take_idle()?;
+        let pooled = self.http1.take_idle(self.cluster.http.idle_timeout)?;
         Some(Http1Lease { pooled: Some(pooled), pool: self.clone(), reused: true })
     }
 
@@ -176,6 +204,11 @@ impl HostPool {
             },
             trailers: http.http1.enable_trailers,
             proper_case: http.http1.header_key_format == HeaderKeyFormat::ProperCase,
+            target: match http.http1.send_fully_qualified_url {
+                true => TargetForm::Absolute,
+                false => TargetForm::Origin,
+            },
+            buffer_limit: self.cluster.buffer_limit as usize,
         };
         let now = Instant::now();
         let pooled = Pooled {
@@ -183,7 +216,7 @@ impl HostPool {
             local: connected.local,
             id: connected.id,
             connect_times: connected.connect_times,
-            opened: now,
+            expires: http.expiry(now),
             idle_since: now,
             guard: connected.guard,
         };
@@ -278,7 +311,8 @@ impl Http1Lease {
 
 impl Drop for Http1Lease {
     fn drop(&mut self) {
-        let Some(pooled) = self.pooled.take() else { return };
+        let Some(mut pooled) = self.pooled.take() else { return };
+        pooled.guard.requests = pooled.connection.exchanges();
         let http = &self.pool.cluster.http;
         let stats = self.pool.cluster.stats.traffic.here();
         let wire = pooled.connection.wire();
@@ -297,6 +331,8 @@ impl Drop for Http1Lease {
         } else if is_worn {
             stats.upstream_cx_max_requests.inc();
             stats.upstream_cx_destroy_local.inc();
+        } else if pooled.expires.is_some_and(|at| at <= Instant::now()) {
+            pooled.count(&Worn::Old);
         } else if self.pool.draining.get() {
             stats.upstream_cx_destroy_local.inc();
         } else {

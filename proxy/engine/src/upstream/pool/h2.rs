@@ -33,6 +33,8 @@ pub(crate) struct Http2Pool {
     ready: RefCell<Vec<Rc<Shared>>>,
     /// A connection being made, and how it ended; every request that waits looks at it.
     connecting: RefCell<Option<Progress>>,
+    /// A stream or a connection ended, or a connection was made: who waits for room looks again.
+    room: Notify,
 }
 
 /// How an attempt to connect goes: nothing yet, or how it ended.
@@ -44,7 +46,8 @@ struct Shared {
     local: Option<Address>,
     id: u64,
     connect_times: (Instant, Instant),
-    opened: Instant,
+    /// When it takes no more streams (`max_connection_duration`).
+    expires: Option<Instant>,
     idle_since: Cell<Instant>,
     streams: Cell<usize>,
     total: Cell<u32>,
@@ -70,6 +73,11 @@ impl Shared {
 }
 
 impl Http2Pool {
+    /// A connection closed: whoever waits may make another.
+    pub(super) fn connection_gone(&self) {
+        self.room.notify_one();
+    }
+
     /// No further requests on these connections; each ends with its last stream.
     pub(super) fn drain(&self) {
         for shared in self.ready.borrow_mut().drain(..) {
@@ -95,7 +103,7 @@ impl Http2Pool {
         let stats = pool.cluster.stats.traffic.here();
         self.leave_retired(pool);
         self.ready.borrow_mut().retain(|shared| {
-            let is_old = http.max_connection_duration.is_some_and(|limit| now - shared.opened >= limit);
+            let is_old = shared.expires.is_some_and(|at| at <= now);
             let is_idle = shared.streams.get() == 0
                 && http.idle_timeout.is_some_and(|limit| now - shared.idle_since.get() >= limit);
             if !is_old && !is_idle {
@@ -139,9 +147,13 @@ impl HostPool {
         let _waiting = Waiting::new(self);
         loop {
             let running = self.http2.connecting.borrow().clone();
-            let mut done = match running {
-                Some(done) => done,
-                None => self.start_http2(priority)?,
+            let Some(mut done) = running.or_else(|| self.start_http2(priority)) else {
+                // The breaker allows no further connection: room is where a stream or a connection ends.
+                self.http2.room.notified().await;
+                if let Some(shared) = self.http2.available(self, limit) {
+                    return Ok(Http2Lease::new(shared, self));
+                }
+                continue;
             };
             let outcome = match done.wait_for(Option::is_some).await {
                 Ok(outcome) => outcome.clone(),
@@ -157,11 +169,10 @@ impl HostPool {
         }
     }
 
-    /// Starts to connect in a task of its own, so that a request that gives up does not take the connection with it.
-    fn start_http2(self: &Rc<Self>, priority: BreakerPriority) -> Result<Progress, (UpstreamReset, String)> {
-        let Some(guard) = ConnectionGuard::new(self, priority) else {
-            return Err((UpstreamReset::Overflow, String::new()));
-        };
+    /// Starts to connect in a task of its own, so that a request that gives up does not take the connection with it;
+    /// `None` if the breaker is open.
+    fn start_http2(self: &Rc<Self>, priority: BreakerPriority) -> Option<Progress> {
+        let guard = ConnectionGuard::new(self, priority)?;
         let (sender, receiver) = watch::channel(None);
         *self.http2.connecting.borrow_mut() = Some(receiver.clone());
         let pool = self.clone();
@@ -173,8 +184,9 @@ impl HostPool {
             };
             *pool.http2.connecting.borrow_mut() = None;
             sender.send_replace(Some(handshaken));
+            pool.http2.room.notify_waiters();
         });
-        Ok(receiver)
+        Some(receiver)
     }
 
     async fn handshake(self: &Rc<Self>, connected: ConnectedSocket) -> Result<(), (UpstreamReset, String)> {
@@ -208,7 +220,7 @@ impl HostPool {
             local,
             id,
             connect_times,
-            opened: now,
+            expires: self.cluster.http.expiry(now),
             idle_since: Cell::new(now),
             streams: Cell::new(0),
             total: Cell::new(0),
@@ -224,9 +236,10 @@ impl HostPool {
         });
         let pool = Rc::downgrade(self);
         tokio::task::spawn_local(async move {
-            let _guard = guard;
+            let mut guard = guard;
             let ended = drive(driver, keepalive, &shared).await;
             shared.draining.set(true);
+            guard.requests = shared.total.get();
             if let Some(pool) = pool.upgrade() {
                 pool.http2.ready.borrow_mut().retain(|other| !Rc::ptr_eq(other, &shared));
                 pool.count_end(&ended, shared.streams.get(), &codec);
@@ -385,6 +398,7 @@ impl Drop for Http2Lease {
         stats.upstream_cx_tx_bytes_total.add(wire.sent);
         let shared = &self.shared;
         shared.streams.set(shared.streams.get() - 1);
+        self.pool.http2.room.notify_one();
         if shared.streams.get() == 0 {
             shared.idle_since.set(Instant::now());
             if shared.draining.get() || !shared.takes_streams() {

@@ -25,7 +25,7 @@ fn head(method: Method, path: &str, fields: &[(&'static str, &'static str)]) -> 
 
 fn encode_request(head: &RequestHead, framing: BodyFraming) -> Result<String, EncodeError> {
     let mut out = BytesMut::new();
-    RequestMessage { head, framing, keys: KeyFormat::Lower }.encode(&mut out)?;
+    RequestMessage { head, framing, keys: KeyFormat::Lower, target: TargetForm::Origin }.encode(&mut out)?;
     Ok(String::from_utf8_lossy(&out).into_owned())
 }
 

@@ -508,9 +508,14 @@ fn spelling_is_kept_when_asked() {
     let parsed = parse_request_with(options, &input).expect("accepted").expect("complete");
     let case = parsed.case.as_ref().expect("asked for");
     let mut out = BytesMut::new();
-    RequestMessage { head: &parsed.head, framing: parsed.framing, keys: KeyFormat::Preserve(case) }
-        .encode(&mut out)
-        .expect("can be written");
+    RequestMessage {
+        head: &parsed.head,
+        framing: parsed.framing,
+        keys: KeyFormat::Preserve(case),
+        target: TargetForm::Origin,
+    }
+    .encode(&mut out)
+    .expect("can be written");
     assert_eq!(out, "GET / HTTP/1.1\r\nHOST: a\r\nX-MyHeader: 1\r\nplain: 2\r\n\r\n");
 }
 

@@ -1,0 +1,171 @@
+//! What a control plane changes under traffic: hosts that leave, endpoints that become stale, clusters that are replaced.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use integration::client::Client;
+use integration::config::{HttpListener, indent};
+use integration::expect::{SOON, eventually};
+use integration::process::Proxy;
+use integration::upstream::{Reply, Step, Upstream};
+use prost::{Message, Name};
+use prost_types::Any;
+use xds::TypeUrl;
+use xds::fake::{ManagementServer, Served};
+use xds_api::envoy::config::cluster::v3::Cluster;
+use xds_api::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use xds_api::read::{Options, Source, read};
+
+use super::{fetch, get, stat_becomes, subject};
+
+fn served<M: Message + Name + Default>(yaml: &str) -> Result<Served> {
+    let message = read::<M>(&Source::yaml("test", yaml.as_bytes()), &Options::default())?.message;
+    let type_url = format!("type.googleapis.com/{}", M::full_name());
+    Ok(Served::new(Any { type_url, value: message.encode_to_vec() }))
+}
+
+fn cluster(extra: &str) -> Result<Served> {
+    served::<Cluster>(&format!(
+        "{{name: c, connect_timeout: 1s, type: EDS, eds_cluster_config: {{eds_config: {{resource_api_version: V3, ads: {{}}}}}}{extra}}}"
+    ))
+}
+
+fn endpoints(addrs: &[SocketAddr], policy: &str) -> Result<Served> {
+    let each = addrs.iter().map(|addr| {
+        format!(
+            "{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {}}}}}}}}}",
+            addr.port()
+        )
+    });
+    let list: Vec<String> = each.collect();
+    served::<ClusterLoadAssignment>(&format!(
+        "{{cluster_name: c, policy: {{{policy}}}, endpoints: [{{lb_endpoints: [{}]}}]}}",
+        list.join(", ")
+    ))
+}
+
+/// A proxy whose cluster `c` and its endpoints come from `management`.
+async fn start(management: &ManagementServer) -> Result<Proxy> {
+    let listener = HttpListener::new("http", "- match: {prefix: /}\n  route: {cluster: c}")
+        .route_config("validate_clusters: false");
+    let text = format!(
+        "node: {{id: test, cluster: test}}
+admin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}}}
+dynamic_resources:
+  ads_config: {{api_type: GRPC, transport_api_version: V3, grpc_services: [{{envoy_grpc: {{cluster_name: m}}}}]}}
+  cds_config: {{resource_api_version: V3, ads: {{}}}}
+static_resources:
+  listeners:
+{}
+  clusters:
+  - name: m
+    connect_timeout: 1s
+    http2_protocol_options: {{}}
+    load_assignment:
+      cluster_name: m
+      endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {}}}}}}}}}]}}]
+",
+        indent(&listener.yaml(), 2),
+        management.address().port()
+    );
+    Proxy::start(&subject()?, &text).await
+}
+
+fn body(text: &str) -> Reply {
+    Reply::raw(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{text}", text.len()))
+}
+
+#[tokio::test]
+async fn a_host_that_eds_removes_finishes_what_it_has() -> Result<()> {
+    let (first, second) = (Upstream::start().await?, Upstream::start().await?);
+    second.answer(body("second"));
+    let management = ManagementServer::start().await?;
+    management.set(&TypeUrl::CLUSTER, "1", [cluster("")?]);
+    management.set(&TypeUrl::CLUSTER_LOAD_ASSIGNMENT, "1", [endpoints(&[first.addr()], "")?]);
+    let proxy = start(&management).await?;
+    first.script([
+        Reply::early([
+            Step::Send(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhello".to_vec()),
+            Step::ReadBody,
+            Step::Send(b"world".to_vec()),
+        ]),
+        body("first"),
+    ]);
+    let mut busy = Client::connect(proxy.listener("http")?).await?;
+    busy.send(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\n").await?;
+    eventually("the request", SOON, async || (first.received().len() == 1).then_some(())).await?;
+    let mut kept = Client::connect(proxy.listener("http")?).await?;
+    ensure!(fetch(&mut kept, "/").await?.body == b"first");
+    ensure!(first.open() == 2);
+    management.set(&TypeUrl::CLUSTER_LOAD_ASSIGNMENT, "2", [endpoints(&[second.addr()], "")?]);
+    eventually("the idle connection to close", SOON, async || (first.open() == 1).then_some(())).await?;
+    ensure!(fetch(&mut kept, "/").await?.body == b"second", "the client's connection goes on");
+    busy.send(b"data").await?;
+    ensure!(busy.response("POST", SOON).await?.body == b"helloworld");
+    eventually("the busy connection to close", SOON, async || (first.open() == 0).then_some(())).await?;
+    proxy.stop().await
+}
+
+#[tokio::test]
+async fn every_change_of_hosts_may_close_all_connections() -> Result<()> {
+    let (first, second) = (Upstream::start().await?, Upstream::start().await?);
+    first.answer(Reply::ok());
+    second.answer(Reply::ok());
+    let management = ManagementServer::start().await?;
+    management.set(
+        &TypeUrl::CLUSTER,
+        "1",
+        [cluster(", common_lb_config: {close_connections_on_host_set_change: true}")?],
+    );
+    management.set(&TypeUrl::CLUSTER_LOAD_ASSIGNMENT, "1", [endpoints(&[first.addr()], "")?]);
+    let proxy = start(&management).await?;
+    ensure!(get(&proxy, "/").await?.head.status()? == 200);
+    ensure!(first.open() == 1);
+    management.set(&TypeUrl::CLUSTER_LOAD_ASSIGNMENT, "2", [endpoints(&[first.addr(), second.addr()], "")?]);
+    eventually("the connection to the host that stays to close", SOON, async || {
+        (first.open() == 0).then_some(())
+    })
+    .await?;
+    for _ in 0..4 {
+        ensure!(get(&proxy, "/").await?.head.status()? == 200);
+    }
+    proxy.stop().await
+}
+
+#[tokio::test]
+async fn endpoints_that_are_not_confirmed_become_stale() -> Result<()> {
+    let upstream = Upstream::start().await?;
+    upstream.answer(Reply::ok());
+    let management = ManagementServer::start().await?;
+    management.set(&TypeUrl::CLUSTER, "1", [cluster("")?]);
+    let short = "endpoint_stale_after: 0.5s";
+    management.set(&TypeUrl::CLUSTER_LOAD_ASSIGNMENT, "1", [endpoints(&[upstream.addr()], short)?]);
+    let proxy = start(&management).await?;
+    stat_becomes(&proxy, "cluster.c.assignment_timeout_received", 1).await?;
+    stat_becomes(&proxy, "cluster.c.assignment_stale", 1).await?;
+    stat_becomes(&proxy, "cluster.c.membership_total", 0).await?;
+    ensure!(get(&proxy, "/").await?.head.status()? == 503);
+    // A new assignment without a limit stays.
+    management.set(&TypeUrl::CLUSTER_LOAD_ASSIGNMENT, "2", [endpoints(&[upstream.addr()], "")?]);
+    stat_becomes(&proxy, "cluster.c.membership_total", 1).await?;
+    // One that is confirmed in time does, too.
+    management.set(
+        &TypeUrl::CLUSTER_LOAD_ASSIGNMENT,
+        "3",
+        [endpoints(&[upstream.addr()], "endpoint_stale_after: 1s")?],
+    );
+    for version in 4..12 {
+        let since = std::time::Instant::now();
+        eventually("a moment", SOON, async || (since.elapsed() > Duration::from_millis(200)).then_some(()))
+            .await?;
+        let again = endpoints(&[upstream.addr()], "endpoint_stale_after: 1s")?;
+        management.set(&TypeUrl::CLUSTER_LOAD_ASSIGNMENT, &version.to_string(), [again]);
+    }
+    let stats = proxy.admin().stats("^cluster\\.c\\.(assignment_stale|membership_total)$").await?;
+    ensure!(
+        stats["cluster.c.assignment_stale"] == 1 && stats["cluster.c.membership_total"] == 1,
+        "{stats:?}"
+    );
+    proxy.stop().await
+}
