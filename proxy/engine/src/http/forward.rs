@@ -258,14 +258,17 @@ impl Stream<'_> {
         self.in_flight = None;
         self.info.upstream.transport_failure = None;
         let Some(pool) = cluster.pool(&host, priority) else {
+            self.info.upstream.host = None;
             return Err(Unavailable::End(self.no_host(NoHost::Unavailable)));
         };
         let up = self.checkout(down, timer, &pool, priority, fresh).await;
         self.info.upstream.pool_ready = Some(Instant::now());
+        if matches!(up, Err(Unavailable::Reset(UpstreamReset::Overflow, _))) {
+            // Nobody was asked: Envoy names no host then.
+            self.info.upstream.host = None;
+        }
         let up = up?;
         let Some(guard) = RequestGuard::new(&cluster.cluster, &host, priority) else {
-            // Nobody was chosen in vain: Envoy names no host then.
-            self.info.upstream.host = None;
             return Err(Unavailable::Reset(UpstreamReset::Overflow, String::new()));
         };
         self.in_flight = Some(guard);
