@@ -242,7 +242,7 @@ impl TcpProxy {
             cluster.cluster.stats.traffic.here().upstream_cx_overflow.inc();
             info.flags.set(ResponseFlag::UpstreamOverflow);
             info.upstream.pool_ready = Some(Instant::now());
-            info.local_close_reason = Some("tcp_initializion_failure:1".into());
+            info.local_close_reason = Some("tcp_initializion_failure:2".into());
             return Err(Retry::No);
         }
         let Some(host) = cluster.pick(&mut context.random.borrow_mut()) else {
