@@ -61,3 +61,52 @@ impl Blackhole {
         self.addr
     }
 }
+
+/// Passes connections on to another address until it is frozen: then those that stand carry nothing more, and stay open.
+#[derive(Debug)]
+pub struct Relay {
+    addr: SocketAddr,
+    frozen: tokio::sync::watch::Sender<usize>,
+    accepting: tokio::task::JoinHandle<()>,
+}
+
+impl Relay {
+    /// To `target`, from a port of the kernel's choice.
+    pub async fn to(target: SocketAddr) -> std::io::Result<Self> {
+        let listener = tokio::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).await?;
+        let addr = listener.local_addr()?;
+        let frozen = tokio::sync::watch::Sender::new(0);
+        let freezes = frozen.subscribe();
+        let accepting = tokio::spawn(async move {
+            let mut connections = tokio::task::JoinSet::new();
+            while let Ok((mut near, _)) = listener.accept().await {
+                let mut freezes = freezes.clone();
+                freezes.mark_unchanged();
+                connections.spawn(async move {
+                    let Ok(mut far) = tokio::net::TcpStream::connect(target).await else { return };
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                        _ = freezes.changed() => std::future::pending().await,
+                    }
+                });
+            }
+        });
+        Ok(Self { addr, frozen, accepting })
+    }
+
+    /// Where it accepts.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Freezes the connections that stand.
+    pub fn freeze(&self) {
+        self.frozen.send_modify(|count| *count += 1);
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
-use proxy_core::address::Address;
+use proxy_engine::net::connection::Socket;
+use proxy_engine::net::socket::connect;
 use proxy_engine::state::Snapshot;
-use tokio::net::{TcpStream, UnixStream};
-use xds::client::grpc::{Dial, Io};
+use xds::client::grpc::{Dial, Io, Keepalive};
 
 /// The clusters in force, by name.
 #[derive(Debug, Default)]
@@ -44,32 +44,23 @@ impl Dial for Directory {
             let Some(host) = host else {
                 return Err(io::Error::new(io::ErrorKind::NotConnected, "no healthy upstream"));
             };
-            let connecting = connect(host.addresses().first().cloned());
+            let Some(address) = host.addresses().first().cloned() else {
+                return Err(io::ErrorKind::AddrNotAvailable.into());
+            };
+            let connecting = connect(&address, cluster.connect_options(&address));
             match tokio::time::timeout(cluster.connect_timeout, connecting).await {
-                Ok(connected) => connected,
+                Ok(connected) => Ok(match connected? {
+                    Socket::Tcp(tcp) => Box::new(tcp) as Box<dyn Io>,
+                    Socket::Unix(unix) => Box::new(unix),
+                }),
                 Err(_) => Err(io::ErrorKind::TimedOut.into()),
             }
         })
     }
-}
 
-async fn connect(address: Option<Address>) -> io::Result<Box<dyn Io>> {
-    match address {
-        Some(Address::Ip(address)) => {
-            let stream = TcpStream::connect(address).await?;
-            stream.set_nodelay(true)?;
-            Ok(Box::new(stream))
-        }
-        Some(Address::Pipe(path)) => match path.strip_prefix('@') {
-            Some(name) => {
-                use std::os::linux::net::SocketAddrExt;
-                let address = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
-                let stream = std::os::unix::net::UnixStream::connect_addr(&address)?;
-                stream.set_nonblocking(true)?;
-                Ok(Box::new(UnixStream::from_std(stream)?))
-            }
-            None => Ok(Box::new(UnixStream::connect(&*path).await?)),
-        },
-        None => Err(io::ErrorKind::AddrNotAvailable.into()),
+    fn keepalive(&self, cluster: &str) -> Option<Keepalive> {
+        let snapshot = self.snapshot.load();
+        let keepalive = snapshot.cluster(cluster)?.http.http2.keepalive.as_deref()?;
+        Some(Keepalive { interval: keepalive.interval?, timeout: keepalive.timeout })
     }
 }

@@ -2,8 +2,9 @@
 
 use anyhow::{Result, ensure};
 use integration::client::Client;
+use integration::ports::Relay;
 use integration::process::{Kind, Proxy};
-use xds::fake::Fault;
+use xds::fake::{Fault, ManagementServer};
 
 use crate::rig::*;
 
@@ -115,6 +116,30 @@ async fn streams_that_are_refused() -> Result<()> {
         rig.proxy.stop().await?;
     }
     Ok(())
+}
+
+/// A server whose connection carries nothing any more is told by the pings that its cluster asks for.
+#[tokio::test]
+async fn a_server_behind_a_black_hole() -> Result<()> {
+    let up = upstream("hello").await?;
+    let management = ManagementServer::start().await?;
+    management.set(&CDS, "1", [cluster("c")?]);
+    management.set(&EDS, "1", [endpoints("c", &[up.addr()])?]);
+    management.set(&LDS, "1", [listener("l", "r")?]);
+    management.set(&RDS, "1", [routes("r", "c", "1")?]);
+    let relay = Relay::to(management.address()).await?;
+    let config = bootstrap(relay.addr(), "GRPC").replace(
+        "http2_protocol_options: {}",
+        "http2_protocol_options: {connection_keepalive: {interval: 0.2s, timeout: 0.5s}}",
+    );
+    let proxy = Proxy::start(&binary()?, &config).await?;
+    let mut connection = Client::connect(proxy.listener("l")?).await?;
+    ensure!(mark(&mut connection).await? == "1");
+    relay.freeze();
+    management.set(&RDS, "2", [routes("r", "c", "2")?]);
+    ensure!(mark(&mut connection).await? == "1", "the last good configuration serves");
+    until_mark(&mut connection, "2").await?;
+    proxy.stop().await
 }
 
 /// With changes only: of the world, a new stream would have to send the endpoints first, and end, for ever.

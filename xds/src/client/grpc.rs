@@ -39,6 +39,11 @@ pub trait Dial: Send + Sync {
     /// A transport, TLS included, over which HTTP/2 can start. `cluster` is the name from the configuration. The
     /// implementation bounds the time this takes.
     fn dial(&self, cluster: &str) -> BoxFuture<'static, io::Result<Box<dyn Io>>>;
+
+    /// The pings that the cluster wants on its connections, if any.
+    fn keepalive(&self, _cluster: &str) -> Option<Keepalive> {
+        None
+    }
 }
 
 /// `connection_keepalive`: pings that tell a dead server from a silent one.
@@ -63,12 +68,10 @@ pub struct GrpcConfig {
     pub initial_metadata: Vec<(String, String)>,
     /// The longest message in bytes; a longer one ends the stream.
     pub max_receive_message_bytes: usize,
-    /// HTTP/2 pings.
-    pub keepalive: Option<Keepalive>,
 }
 
 impl GrpcConfig {
-    /// The aggregated or a single service of a cluster, messages up to 128 MiB, no keepalive.
+    /// The aggregated or a single service of a cluster, messages up to 128 MiB.
     pub fn new(cluster: &str, service: Service) -> Self {
         Self {
             cluster: cluster.to_owned(),
@@ -76,7 +79,6 @@ impl GrpcConfig {
             service,
             initial_metadata: Vec::new(),
             max_receive_message_bytes: 128 * 1024 * 1024,
-            keepalive: None,
         }
     }
 }
@@ -123,7 +125,6 @@ pub fn client(
         metadata: MetadataMap::from_headers(metadata),
         cluster: config.cluster,
         max_message: config.max_receive_message_bytes,
-        keepalive: config.keepalive,
         dial,
     };
     Ok(Driver::new(settings, Box::new(transport), observer))
@@ -150,7 +151,6 @@ struct Grpc {
     metadata: MetadataMap,
     cluster: String,
     max_message: usize,
-    keepalive: Option<Keepalive>,
     dial: Arc<dyn Dial>,
 }
 
@@ -163,7 +163,8 @@ impl Transport for Grpc {
             metadata: self.metadata.clone(),
             max_message: self.max_message,
         };
-        let (variant, keepalive, cluster) = (self.variant, self.keepalive, self.cluster.clone());
+        let (variant, keepalive, cluster) =
+            (self.variant, self.dial.keepalive(&self.cluster), self.cluster.clone());
         Box::pin(async move {
             let io = dial.await.map_err(|error| format!("cannot connect to {cluster}: {error}"))?;
             let mut builder = http2::Builder::new(TokioExecutor::new());
