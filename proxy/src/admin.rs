@@ -6,6 +6,7 @@
 //!
 //! Source: Envoy `docs/root/operations/admin.rst`; formats and status codes as observed with Envoy 1.40.
 
+mod access;
 mod certs;
 mod clusters;
 mod config_dump;

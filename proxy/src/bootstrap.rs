@@ -2,15 +2,22 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use prost_types::value::Kind;
+use proxy_core::config::{ConfigError, all_errors};
 use xds_api::Error;
 use xds_api::check::walk;
 use xds_api::envoy::config::bootstrap::v3::{Bootstrap, runtime_layer::LayerSpecifier};
-use xds_api::read::{Loaded, Options, Source, UnknownFields, locate, merge, read};
+use xds_api::read::{Deprecated, Loaded, Options, Source, UnknownFields, locate, merge, read};
 
-use crate::fields::{self, Enforcer};
+use crate::fields::guard::{forbids, is_allowed};
+use crate::fields::{Enforcer, Ignored};
+
+mod settings;
+
+pub use settings::Settings;
 
 /// Where the bootstrap comes from.
 #[derive(Clone, Debug, Default)]
@@ -23,19 +30,42 @@ pub struct Sources {
     pub allow_unknown_fields: bool,
 }
 
-/// Reads and checks the bootstrap.
+/// A bootstrap that could be read, and what is wrong with it so far.
+pub struct Checked {
+    /// The bootstrap.
+    pub loaded: Loaded<Bootstrap>,
+    /// What is set in it and has no effect.
+    pub ignored: Vec<Ignored>,
+    /// The deprecated fields and values in it that may be used.
+    pub deprecated: Vec<Deprecated>,
+    /// What the API forbids.
+    invalid: Vec<Error>,
+    /// What cannot be honoured.
+    refused: Vec<ConfigError>,
+    text: Text,
+}
+
+/// Where the bootstrap was read from, to tell the places of errors.
+#[derive(Default)]
+struct Text {
+    path: Option<String>,
+    file: Vec<u8>,
+    yaml: Option<String>,
+}
+
+/// Reads and checks the bootstrap. What is wrong with what could be read, [`Checked::verdict`] tells.
 ///
 /// # Errors
-/// Everything that is wrong with it, one line each, with file, place and path.
-pub fn load(sources: &Sources) -> anyhow::Result<Loaded<Bootstrap>> {
+/// Why it cannot be read, one line for each reason, with file and place.
+pub fn load(sources: &Sources) -> anyhow::Result<Checked> {
     let unknown_fields =
         if sources.allow_unknown_fields { UnknownFields::Allow } else { UnknownFields::Reject };
     let options = Options { unknown_fields };
+    let mut text = Text { path: sources.path.clone(), yaml: sources.yaml.clone(), ..Text::default() };
     let mut loaded: Option<Loaded<Bootstrap>> = None;
-    let mut text = Vec::new();
     if let Some(path) = &sources.path {
-        text = std::fs::read(Path::new(path)).with_context(|| format!("unable to read file: {path}"))?;
-        loaded = Some(read(&Source::file(path, &text), &options)?);
+        text.file = std::fs::read(Path::new(path)).with_context(|| format!("unable to read file: {path}"))?;
+        loaded = Some(read(&Source::file(path, &text.file), &options)?);
     }
     if let Some(yaml) = &sources.yaml {
         let over = read(&Source::yaml("--config-yaml", yaml.as_bytes()), &options)?;
@@ -47,68 +77,73 @@ pub fn load(sources: &Sources) -> anyhow::Result<Loaded<Bootstrap>> {
     let Some(loaded) = loaded else {
         bail!("At least one of --config-path or --config-yaml or Options::configProto() should be non-empty");
     };
-    let source = match (&sources.path, &sources.yaml) {
-        (Some(path), None) => Some(Source::file(path, &text)),
-        (None, Some(yaml)) => Some(Source::yaml("--config-yaml", yaml.as_bytes())),
-        // (The paths are those of the merged message.)
-        _ => None,
-    };
-    verify(&loaded, source.as_ref())?;
-    Ok(loaded)
+    Ok(check(loaded, text))
 }
 
 /// Holds the bootstrap to the constraints of the API and to what this version honours.
-fn verify(loaded: &Loaded<Bootstrap>, source: Option<&Source<'_>>) -> anyhow::Result<()> {
+fn check(loaded: Loaded<Bootstrap>, text: Text) -> Checked {
     let mut enforcer = Enforcer::default();
-    let mut report =
+    let report =
         walk("type.googleapis.com/envoy.config.bootstrap.v3.Bootstrap", &loaded.bytes, &mut enforcer);
-    let mut lines = Vec::new();
-    if !report.errors.is_empty() {
-        lines.push("Proto constraint validation failed:".to_owned());
-        lines.extend(place(&mut report.errors, source));
+    let mut known = BTreeSet::new();
+    let (deprecated, forbidden): (Vec<_>, Vec<_>) = (loaded.deprecated.iter().chain(&report.deprecated))
+        .filter(|one| known.insert((one.path.clone(), one.name.clone())))
+        .cloned()
+        .partition(|one| is_allowed(one, |key| static_runtime(&loaded.message, key)));
+    let forbidden = forbidden.iter().map(forbids).map(ConfigError::from);
+    let refused = forbidden.chain(enforcer.errors).collect();
+    Checked { loaded, ignored: enforcer.ignored, deprecated, invalid: report.errors, refused, text }
+}
+
+impl Checked {
+    /// Whether the bootstrap may be used, once it has been tried to build it; `built` is what was wrong with that.
+    ///
+    /// # Errors
+    /// Everything that is wrong, one line each, with file, place and path.
+    pub fn verdict(&self, built: Vec<ConfigError>) -> anyhow::Result<()> {
+        let mut invalid = self.invalid.clone();
+        let known = invalid.iter().cloned().map(ConfigError::from).chain(self.refused.iter().cloned());
+        let others = all_errors(known.collect(), built).split_off(invalid.len());
+        let mut others: Vec<Error> =
+            others.into_iter().map(|error| Error::new(error.path, error.reason)).collect();
+        let mut lines = Vec::new();
+        if !invalid.is_empty() {
+            lines.push("Proto constraint validation failed:".to_owned());
+            lines.extend(self.text.place(&mut invalid));
+        }
+        lines.extend(self.text.place(&mut others));
+        if lines.is_empty() { Ok(()) } else { bail!("{}", lines.join("\n")) }
     }
-    let deprecated = loaded.deprecated.iter().chain(&report.deprecated);
-    let disallowed: BTreeSet<_> = deprecated
-        .filter(|one| one.disallowed && !is_allowed(&loaded.message, &one.name))
-        .map(|one| (one.path.as_str(), one.name.as_str()))
-        .collect();
-    let refused = disallowed.into_iter().map(|(path, name)| {
-        let reason = format!(
-            "deprecated '{name}' is disallowed by default; the runtime key {DEPRECATED}{name} allows it"
-        );
-        Error::new(path, reason)
+}
+
+impl Text {
+    fn place(&self, errors: &mut [Error]) -> Vec<String> {
+        match (&self.path, &self.yaml) {
+            (Some(path), None) => locate(errors, &Source::file(path, &self.file)),
+            (None, Some(yaml)) => locate(errors, &Source::yaml("--config-yaml", yaml.as_bytes())),
+            // (The paths are those of the merged message.)
+            (Some(path), Some(_)) => {
+                let name: Arc<str> = format!("{path} with --config-yaml").into();
+                errors.iter_mut().for_each(|error| error.file = Some(name.clone()));
+            }
+            (None, None) => {}
+        }
+        errors.iter().map(ToString::to_string).collect()
+    }
+}
+
+/// The value of a key in the static layers of the bootstrap itself, the last one winning.
+fn static_runtime(bootstrap: &Bootstrap, key: &str) -> Option<String> {
+    let layers = bootstrap.layered_runtime.iter().flat_map(|runtime| &runtime.layers);
+    let values = layers.filter_map(|layer| match &layer.layer_specifier {
+        Some(LayerSpecifier::StaticLayer(values)) => values.fields.get(key)?.kind.as_ref(),
+        _ => None,
     });
-    let unavailable = enforcer.errors.into_iter().map(|error| Error::new(error.path, error.reason));
-    let mut refused: Vec<Error> = refused.chain(unavailable).collect();
-    lines.extend(place(&mut refused, source));
-    if !lines.is_empty() {
-        bail!("{}", lines.join("\n"));
-    }
-    fields::report(&enforcer.ignored);
-    Ok(())
-}
-
-/// Prefix of the runtime keys that allow what is deprecated.
-const DEPRECATED: &str = "envoy.deprecated_features:";
-
-/// Whether the runtime of the bootstrap itself allows a deprecated field or value.
-fn is_allowed(bootstrap: &Bootstrap, name: &str) -> bool {
-    let keys = [format!("{DEPRECATED}{name}"), "envoy.features.enable_all_deprecated_features".to_owned()];
-    bootstrap.layered_runtime.iter().flat_map(|runtime| &runtime.layers).any(|layer| {
-        let Some(LayerSpecifier::StaticLayer(values)) = &layer.layer_specifier else { return false };
-        keys.iter().any(|key| {
-            let value = values.fields.get(key).and_then(|value| value.kind.as_ref());
-            matches!(value, Some(Kind::BoolValue(true)))
-                || matches!(value, Some(Kind::StringValue(text)) if text == "true")
-        })
+    values.last().and_then(|value| match value {
+        Kind::BoolValue(flag) => Some(flag.to_string()),
+        Kind::StringValue(text) => Some(text.clone()),
+        _ => None,
     })
-}
-
-fn place(errors: &mut [Error], source: Option<&Source<'_>>) -> Vec<String> {
-    if let Some(source) = source {
-        locate(errors, source);
-    }
-    errors.iter().map(ToString::to_string).collect()
 }
 
 #[cfg(test)]
@@ -117,7 +152,7 @@ mod tests {
 
     fn load_yaml(text: &str) -> Result<(), String> {
         let sources = Sources { yaml: Some(text.to_owned()), ..Sources::default() };
-        load(&sources).map(|_| ()).map_err(|error| error.to_string())
+        load(&sources).and_then(|checked| checked.verdict(Vec::new())).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -133,6 +168,32 @@ mod tests {
             load_yaml("node: {id: a}\nheader_prefix: x").unwrap_err(),
             "--config-yaml:2:1: header_prefix: headers begin with x-envoy-"
         );
+    }
+
+    #[test]
+    fn what_building_finds_has_its_place_too() {
+        let text = "header_prefix: x\nadmin: {address: {socket_address: {address: b, port_value: 1}}}";
+        let sources = Sources { yaml: Some(text.to_owned()), ..Sources::default() };
+        let error = |path: &str| ConfigError { path: path.to_owned(), reason: "wrong".to_owned() };
+        let built = vec![error("header_prefix"), error("admin.address.socket_address.address")];
+        assert_eq!(
+            load(&sources).unwrap().verdict(built).unwrap_err().to_string(),
+            "--config-yaml:1:1: header_prefix: headers begin with x-envoy-\n\
+             --config-yaml:2:36: admin.address.socket_address.address: wrong"
+        );
+    }
+
+    #[test]
+    fn the_runtime_allows_what_is_deprecated() {
+        let at = |text: &str| {
+            let bootstrap = read::<Bootstrap>(&Source::yaml("", text.as_bytes()), &Options::default());
+            static_runtime(&bootstrap.unwrap().message, "k")
+        };
+        assert_eq!(
+            at("layered_runtime: {layers: [{name: a, static_layer: {k: true}}]}").as_deref(),
+            Some("true")
+        );
+        assert_eq!(at("layered_runtime: {layers: [{name: a, static_layer: {l: true}}]}"), None);
     }
 
     #[test]

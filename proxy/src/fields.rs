@@ -13,6 +13,7 @@ use xds_api::check::{Visitor, walk};
 use xds_api::schema::{Field, Kind, Message, WellKnown};
 
 pub mod bootstrap;
+pub mod guard;
 
 const MANAGER: &str = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
 

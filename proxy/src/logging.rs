@@ -6,8 +6,9 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, RwLock};
 
+use prost_types::value::Kind;
 use tracing::field::{Field, Visit};
 use tracing::subscriber::Interest;
 use tracing::{Event, Level, Metadata, Subscriber, span};
@@ -135,6 +136,42 @@ pub fn set_all(level: LogLevel) {
     tracing::callsite::rebuild_interest_cache();
 }
 
+/// How lines look: a pattern of spdlog.
+static PATTERN: RwLock<String> = RwLock::new(String::new());
+
+/// Changes how lines look.
+pub fn set_pattern(pattern: String) {
+    *PATTERN.write().unwrap_or_else(PoisonError::into_inner) = pattern;
+}
+
+/// The pattern of lines that are JSON objects (`application_log_config.log_format.json_format`).
+///
+/// # Errors
+/// In Envoy's words, if a value has a flag that would break the JSON.
+pub fn json_pattern(values: &prost_types::Struct) -> Result<String, String> {
+    let pattern = json_of(&Kind::StructValue(values.clone())).to_string();
+    for flag in ["%v", "%_"] {
+        if pattern.contains(flag) {
+            return Err(format!("Usage of {flag} is unavailable for JSON log formats"));
+        }
+    }
+    Ok(pattern)
+}
+
+fn json_of(kind: &Kind) -> serde_json::Value {
+    let inner = |value: &prost_types::Value| value.kind.as_ref().map_or(serde_json::Value::Null, json_of);
+    match kind {
+        Kind::NullValue(_) => serde_json::Value::Null,
+        Kind::NumberValue(number) => (*number).into(),
+        Kind::StringValue(text) => text.as_str().into(),
+        Kind::BoolValue(flag) => (*flag).into(),
+        Kind::StructValue(values) => {
+            values.fields.iter().map(|(key, value)| (key.clone(), inner(value))).collect()
+        }
+        Kind::ListValue(values) => values.values.iter().map(inner).collect(),
+    }
+}
+
 /// Starts the log as the command line says.
 ///
 /// # Errors
@@ -156,11 +193,8 @@ pub fn start(options: &cli::Options) -> anyhow::Result<()> {
         ),
         None => Box::new(io::stderr()),
     };
-    let log = Log {
-        output: Mutex::new(output),
-        pattern: options.log_format.clone(),
-        escape: options.log_format_escaped,
-    };
+    set_pattern(options.log_format.clone());
+    let log = Log { output: Mutex::new(output), escape: options.log_format_escaped };
     tracing::subscriber::set_global_default(log)?;
     for warning in &options.warnings {
         tracing::warn!("{warning}");
@@ -168,7 +202,8 @@ pub fn start(options: &cli::Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn level(level: cli::LogLevel) -> LogLevel {
+/// A level of the command line.
+pub(crate) fn level(level: cli::LogLevel) -> LogLevel {
     match level {
         cli::LogLevel::Trace => LogLevel::Trace,
         cli::LogLevel::Debug => LogLevel::Debug,
@@ -193,7 +228,6 @@ fn level_of(level: Level) -> LogLevel {
 /// Writes events as lines of a pattern.
 struct Log {
     output: Mutex<Box<dyn Write + Send>>,
-    pattern: String,
     /// Line ends inside a message are written as `\n`.
     escape: bool,
 }
@@ -222,7 +256,9 @@ impl Subscriber for Log {
         if self.escape {
             text = text.replace('\n', "\\n");
         }
-        let line = render(&self.pattern, event.metadata(), &text);
+        let pattern = PATTERN.read().unwrap_or_else(PoisonError::into_inner);
+        let line = render(&pattern, event.metadata(), &text);
+        drop(pattern);
         let mut output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
         // There is nobody to tell that the log cannot be written.
         let _ = output.write_all(line.as_bytes());
@@ -297,6 +333,14 @@ fn render(pattern: &str, metadata: &Metadata<'_>, text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_json_pattern_takes_the_message_as_a_json_string() {
+        let value = |text: &str| prost_types::Value { kind: Some(Kind::StringValue(text.to_owned())) };
+        let values = |text| prost_types::Struct { fields: [("m".to_owned(), value(text))].into() };
+        assert_eq!(json_pattern(&values("%j")).unwrap(), r#"{"m":"%j"}"#);
+        assert!(json_pattern(&values("%v")).unwrap_err().contains("%v is unavailable for JSON"));
+    }
 
     #[test]
     fn modules_speak_through_the_logger_with_the_longest_name() {

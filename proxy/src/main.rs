@@ -42,11 +42,7 @@ fn run(options: Options) -> anyhow::Result<()> {
         yaml: options.config_yaml.clone(),
         allow_unknown_fields: options.allow_unknown_static_fields,
     };
-    let loaded = load(&sources)?;
-    for field in &loaded.unknown_fields {
-        tracing::warn!("unknown field: {field}");
-    }
-    let built = server::build(loaded, &options)?;
+    let built = server::build(load(&sources)?, &options)?;
     if options.mode == Mode::Validate {
         let path = options.config_path.as_deref().unwrap_or_default();
         let _ = writeln!(std::io::stdout(), "configuration '{path}' OK");

@@ -232,6 +232,26 @@ fn command_line(options: &cli::Options) -> CommandLineOptions {
             cli::Mode::InitOnly => Mode::InitOnly,
         },
         disable_hot_restart: options.disable_hot_restart,
+        restart_epoch: options.restart_epoch,
+        log_level: logging::level(options.log_level).name().to_owned(),
+        component_log_level: options
+            .component_log_levels
+            .iter()
+            .map(|(component, level)| format!("{component}:{}", logging::level(*level).name()))
+            .collect::<Vec<_>>()
+            .join(","),
+        log_format_escaped: options.log_format_escaped,
+        log_stacktrace_single_entry: options.log_stacktrace_single_entry,
+        enable_mutex_tracing: options.enable_mutex_tracing,
+        cpuset_threads: options.cpuset_threads,
+        disabled_extensions: options.disabled_extensions.clone(),
+        enable_fine_grain_logging: options.enable_fine_grain_logging,
+        socket_path: options.socket_path.clone(),
+        enable_core_dump: options.enable_core_dump,
+        stats_tag: options.stats_tags.iter().map(|(name, value)| format!("{name}:{value}")).collect(),
+        skip_hot_restart_on_no_parent: options.skip_hot_restart_on_no_parent,
+        skip_hot_restart_parent_stats: options.skip_hot_restart_parent_stats,
+        // (Envoy shows the size as 0 and the mode of the socket as 0, whatever they are.)
         ..CommandLineOptions::default()
     }
 }

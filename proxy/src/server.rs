@@ -7,28 +7,33 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context, bail};
 use prost::Message;
 use proxy_core::address::Address;
-use proxy_core::config::{BuildCx, BuildEnv, ConfigError, NodeInfo};
+use proxy_core::config::{BuildCx, BuildEnv, ClusterDefaults, ConfigError, NodeInfo, Rejected};
+use proxy_core::extension::access_log::AccessLog;
+use proxy_core::log_filter::{build_access_log, build_access_logs};
 use proxy_core::names::Names;
 use proxy_core::runtime::{Runtime, RuntimeLayer};
 use proxy_core::stats::groups::{RuntimeStats, ServerStats};
-use proxy_core::stats::{Registry, Settings, ShardId, set_shard};
-use proxy_engine::listener::accept::GlobalConnections;
+use proxy_core::stats::{self, Registry, ShardId, set_shard};
+use proxy_engine::listener::accept::{ConnectionLimit, GlobalConnections};
 use proxy_engine::local::drain::{DrainStrategy, ProcessDrain};
 use proxy_engine::log_file::FileLogs;
 use proxy_engine::net::socket;
 use proxy_engine::state::Store;
-use proxy_engine::upstream::dns::{ResolverConfig, Resolvers};
+use proxy_engine::upstream::dns::Resolvers;
 use proxy_engine::worker::{WorkerSetup, Workers};
 use tokio::signal::unix::{SignalKind, signal};
+use xds_api::envoy::config::accesslog::v3::{AccessLog as AccessLogProto, access_log::ConfigType};
 use xds_api::envoy::config::bootstrap::v3::{Admin as AdminProto, Bootstrap, runtime_layer::LayerSpecifier};
-use xds_api::read::Loaded;
+use xds_api::envoy::extensions::access_loggers::file::v3::FileAccessLog;
 
 use crate::admin::AdminState;
 use crate::admin::ConfigDump;
 use crate::admin::{AdminOptions, AdminServer};
-use crate::cli;
+use crate::bootstrap::{Checked, Settings};
+use crate::fields::guard::{FieldGuard, UnknownFields};
 use crate::process::{Admin, Process, dumped};
 use crate::xds::{self, Configuration};
+use crate::{cli, logging};
 
 /// What the bootstrap's resources become.
 pub struct Built {
@@ -36,51 +41,147 @@ pub struct Built {
     env: Arc<BuildEnv>,
     logs: Arc<FileLogs>,
     store: Store,
-    admin: Option<Address>,
-    /// Whom clusters ask that name no resolver.
-    resolver: ResolverConfig,
+    admin: Option<AdminConfig>,
+    settings: Settings,
 }
+
+/// The admin interface, built.
+struct AdminConfig {
+    address: Address,
+    options: AdminOptions,
+}
+
+impl AdminConfig {
+    fn build(proto: &AdminProto, cx: &mut BuildCx<'_>) -> Result<Option<Self>, Rejected> {
+        let allow_paths =
+            cx.each("allow_paths", &proto.allow_paths, proxy_core::matcher::StringMatcher::build);
+        #[allow(deprecated)] // Envoy takes it still.
+        let access_logs = admin_logs(&proto.access_log, &proto.access_log_path, cx);
+        let address = proto.address.as_ref();
+        let address =
+            cx.at("address", |cx| address.map(|address| Address::build(address, cx)).transpose())?;
+        let options = AdminOptions { allow_paths: allow_paths?, access_logs: access_logs? };
+        Ok(address.map(|address| Self { address, options }))
+    }
+}
+
+/// `access_log`, and the older `access_log_path`, which is a log file in the default format.
+fn admin_logs(
+    protos: &[AccessLogProto],
+    path: &str,
+    cx: &mut BuildCx<'_>,
+) -> Result<Vec<Arc<dyn AccessLog>>, Rejected> {
+    let mut logs = build_access_logs(protos, cx)?;
+    if !path.is_empty() {
+        let file = FileAccessLog { path: path.to_owned(), access_log_format: None };
+        let any = prost_types::Any { type_url: FILE_LOG.to_owned(), value: file.encode_to_vec() };
+        let proto =
+            AccessLogProto { config_type: Some(ConfigType::TypedConfig(any)), ..AccessLogProto::default() };
+        logs.push(cx.at("access_log_path", |cx| build_access_log(&proto, cx))?);
+    }
+    Ok(logs)
+}
+
+const FILE_LOG: &str = "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog";
 
 /// Builds everything without binding anything.
 ///
 /// # Errors
 /// Everything that is wrong, one line each.
-pub fn build(loaded: Loaded<Bootstrap>, options: &cli::Options) -> anyhow::Result<Built> {
-    let bootstrap = loaded.message;
+pub fn build(checked: Checked, options: &cli::Options) -> anyhow::Result<Built> {
+    let bootstrap = &checked.loaded.message;
     let workers = u16::try_from(options.workers()).context("too many workers")?;
+    let mut errors = Vec::new();
     let config = bootstrap.stats_config.clone().unwrap_or_default();
-    let settings = Settings::build(&config, &options.stats_tags)
-        .map_err(|errors| anyhow::anyhow!("stats_config: {}", join(&errors)))?;
+    let settings =
+        stats::Settings::build(&config, &options.stats_tags).unwrap_or_else(|found| keep(&mut errors, found));
     let stats = Registry::with_settings(workers, settings);
     let logs = Arc::new(FileLogs::new(options.file_flush_interval, &stats));
-    let env = Arc::new(BuildEnv {
+    let runtime = runtime_layers(bootstrap).unwrap_or_else(|found| keep(&mut errors, found));
+    let runtime = Arc::new(Runtime::new(runtime));
+    let guard =
+        Arc::new(FieldGuard::new(unknown_fields(options), !options.skip_deprecated_logs, &runtime, &stats));
+    let mut env = BuildEnv {
         extensions: proxy_extensions::extensions(),
         clusters: Names::default(),
         routes: Names::default(),
-        runtime: Arc::new(Runtime::new(runtime_layers(&bootstrap)?)),
+        runtime,
         log_files: logs.clone(),
+        checks: guard.clone(),
+        cluster_defaults: ClusterDefaults::default(),
         stats,
-        node: node_info(&bootstrap, options),
+        node: node_info(bootstrap, options),
         concurrency: options.workers(),
-    });
+    };
     let mut cx = BuildCx::new(&env);
-    let address = bootstrap.admin.as_ref().and_then(|admin: &AdminProto| admin.address.as_ref());
-    let admin = cx.at("admin", |cx| {
-        cx.at("address", |cx| address.map(|address| Address::build(address, cx)).transpose())
-    });
-    let resolver = ResolverConfig::from_bootstrap(&bootstrap, &mut cx);
-    let mut errors = cx.into_errors();
+    let defaults = Settings::cluster_defaults(bootstrap, &mut cx).unwrap_or_default();
+    errors.extend(cx.into_errors());
+    env.cluster_defaults = defaults;
+    let env = Arc::new(env);
+    let mut cx = BuildCx::new(&env);
+    let admin = match &bootstrap.admin {
+        Some(admin) => cx.at("admin", |cx| AdminConfig::build(admin, cx)),
+        None => Ok(None),
+    };
+    let settings = Settings::build(bootstrap, &mut cx);
+    let log_format = log_format(bootstrap, options, &mut cx);
+    errors.extend(cx.into_errors());
     let mut store = Store::new(env.clone());
     store.set_time(SystemTime::now());
-    if let Err(found) = store.load(&bootstrap) {
+    if let Err(found) = store.load(bootstrap) {
         errors.extend(found);
     }
-    match (admin, resolver) {
-        (Ok(admin), Ok(resolver)) if errors.is_empty() => {
-            Ok(Built { bootstrap, env, logs, store, admin, resolver })
-        }
-        _ => bail!("{}", join(&errors)),
+    checked.verdict(errors)?;
+    let (Ok(admin), Ok(settings), Ok(log_format)) = (admin, settings, log_format) else {
+        bail!("the bootstrap is wrong, but nothing says why");
+    };
+    if let Some(pattern) = log_format {
+        logging::set_pattern(pattern);
     }
+    guard.bootstrap(&checked.ignored, &checked.loaded.unknown_fields, &checked.deprecated);
+    Ok(Built { bootstrap: checked.loaded.message, env, logs, store, admin, settings })
+}
+
+/// Remembers errors and goes on with nothing.
+fn keep<T: Default>(errors: &mut Vec<ConfigError>, found: Vec<ConfigError>) -> T {
+    errors.extend(found);
+    T::default()
+}
+
+fn unknown_fields(options: &cli::Options) -> UnknownFields {
+    if options.reject_unknown_dynamic_fields {
+        UnknownFields::Reject
+    } else if options.ignore_unknown_dynamic_fields {
+        UnknownFields::Ignore
+    } else {
+        UnknownFields::Count
+    }
+}
+
+/// The pattern of log lines that `application_log_config` sets.
+fn log_format(
+    bootstrap: &Bootstrap,
+    options: &cli::Options,
+    cx: &mut BuildCx<'_>,
+) -> Result<Option<String>, Rejected> {
+    use xds_api::envoy::config::bootstrap::v3::bootstrap::application_log_config::log_format::LogFormat as Format;
+    let format = bootstrap.application_log_config.as_ref().and_then(|config| config.log_format.as_ref());
+    let Some(format) = format.and_then(|format| format.log_format.as_ref()) else { return Ok(None) };
+    cx.at("application_log_config", |cx| {
+        cx.at("log_format", |cx| {
+            if options.log_format != cli::Options::default().log_format {
+                let reason =
+                    "Only one of ApplicationLogConfig.log_format or CLI option --log-format can be specified.";
+                return Err(cx.reject(reason));
+            }
+            match format {
+                Format::TextFormat(pattern) => Ok(Some(pattern.clone())),
+                Format::JsonFormat(values) => {
+                    cx.at("json_format", |cx| logging::json_pattern(values).map_err(|error| cx.reject(error))).map(Some)
+                }
+            }
+        })
+    })
 }
 
 fn node_info(bootstrap: &Bootstrap, options: &cli::Options) -> NodeInfo {
@@ -94,24 +195,24 @@ fn node_info(bootstrap: &Bootstrap, options: &cli::Options) -> NodeInfo {
     }
 }
 
-fn runtime_layers(bootstrap: &Bootstrap) -> anyhow::Result<Vec<RuntimeLayer>> {
+fn runtime_layers(bootstrap: &Bootstrap) -> Result<Vec<RuntimeLayer>, Vec<ConfigError>> {
     let mut layers = Vec::new();
-    for layer in bootstrap.layered_runtime.iter().flat_map(|runtime| &runtime.layers) {
+    let mut errors = Vec::new();
+    let protos = bootstrap.layered_runtime.iter().flat_map(|runtime| &runtime.layers);
+    for (index, layer) in protos.enumerate() {
         let mut built = RuntimeLayer { name: layer.name.clone(), ..RuntimeLayer::default() };
         match &layer.layer_specifier {
             Some(LayerSpecifier::StaticLayer(values)) => flatten("", values, &mut built),
             Some(LayerSpecifier::AdminLayer(_)) => built.is_admin = true,
             Some(LayerSpecifier::DiskLayer(_) | LayerSpecifier::RtdsLayer(_)) => {
-                bail!(
-                    "layered_runtime.layers: layer '{}': only static and admin layers are available",
-                    layer.name
-                );
+                let reason = "only static and admin layers are available".to_owned();
+                errors.push(ConfigError { path: format!("layered_runtime.layers[{index}]"), reason });
             }
             None => {}
         }
         layers.push(built);
     }
-    Ok(layers)
+    if errors.is_empty() { Ok(layers) } else { Err(errors) }
 }
 
 /// Nested values become dotted keys; a fractional percentage stays one value.
@@ -139,10 +240,6 @@ fn flatten(prefix: &str, values: &prost_types::Struct, layer: &mut RuntimeLayer)
     }
 }
 
-fn join(errors: &[ConfigError]) -> String {
-    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
-}
-
 /// Runs until a signal or the admin interface ends it.
 ///
 /// # Errors
@@ -161,21 +258,16 @@ async fn serve(built: Built, options: cli::Options) -> anyhow::Result<()> {
     };
     let workers = options.workers();
     let drain = Arc::new(ProcessDrain::new(options.drain_time, strategy));
-    let limit = built
-        .env
-        .runtime
-        .number("overload.global_downstream_max_connections")
-        .and_then(|limit| usize::try_from(limit).ok());
     let setup = Arc::new(WorkerSetup {
         env: built.env.clone(),
         drain: drain.clone(),
-        connections: GlobalConnections::new(limit),
+        connections: GlobalConnections::new(connection_limit(&built)),
     });
     let (configuration, inputs) = Configuration::new(
         &built.env,
         built.store,
         &built.bootstrap,
-        Resolvers::new(built.resolver),
+        Resolvers::new(built.settings.resolver.clone()),
         options.drain_time,
     );
     let process = Rc::new(Process {
@@ -189,11 +281,13 @@ async fn serve(built: Built, options: cli::Options) -> anyhow::Result<()> {
         quit: tokio::sync::Notify::new(),
         options,
     });
-    if let Some(address) = &built.admin {
-        start_admin(&process, address, built.bootstrap.admin.as_ref())?;
+    if let Some(admin) = built.admin {
+        start_admin(&process, admin)?;
     }
     configuration.start(|| Workers::start(workers, &setup))?;
-    tokio::task::spawn_local(flush_statistics(process.clone(), flush_interval(&built.bootstrap)));
+    let (interval, version) =
+        (flush_interval(&built.bootstrap), built.bootstrap.stats_server_version_override);
+    tokio::task::spawn_local(flush_statistics(process.clone(), interval, version));
     tracing::info!("starting main dispatch loop");
     tokio::select! {
         ended = wait_for_the_end(&process) => ended?,
@@ -203,6 +297,22 @@ async fn serve(built: Built, options: cli::Options) -> anyhow::Result<()> {
     process.logs.flush();
     tracing::info!("exiting");
     Ok(())
+}
+
+/// Who limits the connections of the process; Envoy warns if nobody does.
+fn connection_limit(built: &Built) -> ConnectionLimit {
+    let runtime = built.env.runtime.number("overload.global_downstream_max_connections");
+    match (built.settings.most_connections, runtime.and_then(|limit| usize::try_from(limit).ok())) {
+        (Some(limit), _) => ConnectionLimit::OverloadManager(limit),
+        (None, Some(limit)) => ConnectionLimit::Runtime(limit),
+        (None, None) => {
+            tracing::warn!(
+                "There is no configured limit to the number of allowed active downstream connections. Configure a \
+                 limit in `envoy.resource_monitors.global_downstream_max_connections` resource monitor."
+            );
+            ConnectionLimit::None
+        }
+    }
 }
 
 /// `stats_flush_interval`, 5 s by default.
@@ -216,8 +326,13 @@ fn flush_interval(bootstrap: &Bootstrap) -> Duration {
 }
 
 /// Keeps `server.*` true and closes the interval of histograms, for as long as the process runs.
-async fn flush_statistics(process: Rc<Process>, interval: Duration) {
+///
+/// `version` is what `server.version` shows (`stats_server_version_override`).
+async fn flush_statistics(process: Rc<Process>, interval: Duration, version: Option<u64>) {
     let server = process.env.stats.scope("server").shared::<ServerStats>();
+    if let Some(version) = version {
+        server.version.set(version);
+    }
     let runtime = process.env.stats.scope("runtime").shared::<RuntimeStats>();
     server.concurrency.set(process.options.workers() as u64);
     server.live.set(1);
@@ -258,12 +373,9 @@ async fn wait_for_the_end(process: &Process) -> anyhow::Result<()> {
     }
 }
 
-fn start_admin(process: &Rc<Process>, address: &Address, proto: Option<&AdminProto>) -> anyhow::Result<()> {
-    let mut cx = BuildCx::new(&process.env);
-    let allowed = proto.map_or(&[][..], |admin| &admin.allow_paths);
-    let allow_paths = cx.each("allow_paths", allowed, proxy_core::matcher::StringMatcher::build);
-    let Ok(allow_paths) = allow_paths else { bail!("admin: {}", join(&cx.into_errors())) };
-    let socket = socket::listen(address, &socket::ListenOptions::default())
+fn start_admin(process: &Rc<Process>, config: AdminConfig) -> anyhow::Result<()> {
+    let AdminConfig { address, options } = config;
+    let socket = socket::listen(&address, &socket::ListenOptions::default())
         .with_context(|| format!("cannot bind '{address}' for the admin interface"))?;
     let bound = socket::local_address(&socket)?;
     if let Some(path) = &process.options.admin_address_path {
@@ -271,7 +383,7 @@ fn start_admin(process: &Rc<Process>, address: &Address, proto: Option<&AdminPro
             .with_context(|| format!("cannot write the admin address to '{path}'"))?;
     }
     tracing::info!("admin address: {bound}");
-    let server = AdminServer::new(Rc::new(Admin(process.clone())), AdminOptions { allow_paths });
+    let server = AdminServer::new(Rc::new(Admin(process.clone())), options);
     if bound.ip().is_some() {
         let listener = tokio::net::TcpListener::from_std(socket.into())?;
         tokio::task::spawn_local(async move { server.serve_tcp(listener).await });

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use xds_api::envoy::config::core::v3::BindConfig;
+
 use crate::extension::Extensions;
 use crate::names::Names;
 use crate::runtime::Runtime;
@@ -60,6 +62,68 @@ pub struct BuildEnv {
     pub concurrency: usize,
     /// Access log files by path, shared by all who write to one.
     pub log_files: Arc<dyn crate::extension::access_log::LogFiles>,
+    /// What every resource that is delivered is held to before it is built.
+    pub checks: Arc<dyn ResourceCheck>,
+    /// What the bootstrap says for clusters that do not say it themselves.
+    pub cluster_defaults: ClusterDefaults,
+}
+
+/// What the bootstrap says for clusters that do not say it themselves (`cluster_manager`).
+#[derive(Clone, Debug, Default)]
+pub struct ClusterDefaults {
+    /// `cluster_manager.upstream_bind_config`
+    pub upstream_bind_config: Option<BindConfig>,
+}
+
+/// Holds a resource, as it was delivered, to what the API demands and to what this version honours.
+pub trait ResourceCheck: Send + Sync {
+    /// What is wrong with `bytes`, a message of the type that `type_url` names.
+    fn check(&self, type_url: &str, bytes: &[u8]) -> Findings;
+}
+
+/// What is wrong with a resource; nothing if both lists are empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// It is no valid message of its type: the whole response is rejected, as Envoy does.
+    pub invalid: Vec<ConfigError>,
+    /// It asks for what this version does not do: the resource is rejected, the others of its response are not.
+    pub refused: Vec<ConfigError>,
+}
+
+/// The constraints of the API and nothing else: for tests, and for who has no tables of fields.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Constraints;
+
+impl ResourceCheck for Constraints {
+    fn check(&self, type_url: &str, bytes: &[u8]) -> Findings {
+        let report = xds_api::check::check(type_url, bytes);
+        Findings { invalid: report.errors.into_iter().map(ConfigError::from).collect(), refused: Vec::new() }
+    }
+}
+
+impl From<xds_api::Error> for ConfigError {
+    fn from(error: xds_api::Error) -> Self {
+        Self { path: error.path, reason: error.reason }
+    }
+}
+
+/// All of `refused` and those of `built` that are about something else: what is refused need not be built as well.
+pub fn all_errors(refused: Vec<ConfigError>, built: Vec<ConfigError>) -> Vec<ConfigError> {
+    let mut errors = refused;
+    let known = errors.len();
+    for error in built {
+        let is_new = errors.iter().take(known).all(|one| !is_within(&error.path, &one.path));
+        if is_new && !errors.contains(&error) {
+            errors.push(error);
+        }
+    }
+    errors
+}
+
+/// Whether `path` is `outer` or leads into it.
+fn is_within(path: &str, outer: &str) -> bool {
+    let rest = path.strip_prefix(outer);
+    rest.is_some_and(|rest| outer.is_empty() || rest.is_empty() || rest.starts_with(['.', '[']))
 }
 
 #[derive(Clone, Debug)]
@@ -215,5 +279,22 @@ pub fn timeout_or(
     match proto {
         None => default,
         Some(proto) => duration(proto).filter(|duration| !duration.is_zero()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_refused_is_not_said_twice() {
+        let error =
+            |path: &str, reason: &str| ConfigError { path: path.to_owned(), reason: reason.to_owned() };
+        let refused = vec![error("a.b", "refused")];
+        let built = vec![error("a.b[1].c", "x"), error("a.bc", "y"), error("a.bc", "y"), error("a", "z")];
+        assert_eq!(
+            all_errors(refused, built),
+            [error("a.b", "refused"), error("a.bc", "y"), error("a", "z")]
+        );
     }
 }

@@ -81,6 +81,8 @@ fn a_static_cluster_of_three_hosts_takes_little() {
         node: NodeInfo::default(),
         concurrency: 2,
         log_files: Arc::new(NoFiles),
+        checks: Arc::new(proxy_core::config::Constraints),
+        cluster_defaults: Default::default(),
     };
     let mut built = Vec::with_capacity(1_001);
     let mut build = |number: u32| {

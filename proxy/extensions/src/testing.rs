@@ -57,6 +57,8 @@ pub(crate) fn env_with(log_files: Arc<dyn LogFiles>) -> BuildEnv {
         node: proxy_core::config::NodeInfo { cluster: "here".to_owned(), ..Default::default() },
         concurrency: 1,
         log_files,
+        checks: Arc::new(proxy_core::config::Constraints),
+        cluster_defaults: Default::default(),
         stats: Registry::new(1),
     }
 }

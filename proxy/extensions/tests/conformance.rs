@@ -36,6 +36,8 @@ fn env() -> BuildEnv {
         node: NodeInfo::default(),
         concurrency: 1,
         log_files: Arc::new(Nowhere),
+        checks: Arc::new(proxy_core::config::Constraints),
+        cluster_defaults: Default::default(),
         stats: Registry::new(1),
     }
 }

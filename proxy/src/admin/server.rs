@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -12,14 +13,18 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use proxy_core::address::Address;
+use proxy_core::extension::access_log::AccessLog;
 use proxy_core::matcher::string::StringMatcher;
 use proxy_core::stats::groups::{HttpStats, ListenerHttpStats, ListenerStats, PerHandlerStats};
 use proxy_core::stats::{Cells, Registry};
+use proxy_core::stream_info::ConnectionInfo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
+use super::access::{self, Entry};
 use super::request::Request;
 use super::response::{Afterwards, Chunked, Response};
 use super::routes;
@@ -39,10 +44,12 @@ const FAREWELL: Duration = Duration::from_secs(1);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// How the admin interface is configured.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct AdminOptions {
     /// Which request targets are allowed (path and query); empty for all (`admin.allow_paths`).
     pub allow_paths: Vec<StringMatcher>,
+    /// Where requests are logged (`admin.access_log`).
+    pub access_logs: Vec<Arc<dyn AccessLog>>,
 }
 
 /// The admin interface. Runs on the main thread; needs a runtime with local tasks.
@@ -90,10 +97,12 @@ impl AdminServer {
         let mut connections = JoinSet::new();
         loop {
             match listener.accept().await {
-                Ok((stream, _)) => {
+                Ok((stream, remote)) => {
+                    let local = stream.local_addr().unwrap_or(remote);
+                    let info = access::connection(Address::Ip(remote), Address::Ip(local));
                     // An answer in one piece should leave at once; a socket that refuses works all the same.
                     let _ = stream.set_nodelay(true);
-                    self.start(&mut connections, stream);
+                    self.start(&mut connections, stream, info);
                 }
                 Err(error) => accept_failed(&error).await,
             }
@@ -105,13 +114,22 @@ impl AdminServer {
         let mut connections = JoinSet::new();
         loop {
             match listener.accept().await {
-                Ok((stream, _)) => self.start(&mut connections, stream),
+                Ok((stream, _)) => {
+                    let local = stream.local_addr().ok();
+                    let path =
+                        local.as_ref().and_then(|local| local.as_pathname()).and_then(|path| path.to_str());
+                    let info = access::connection(
+                        Address::Pipe("".into()),
+                        Address::Pipe(path.unwrap_or("").into()),
+                    );
+                    self.start(&mut connections, stream, info);
+                }
                 Err(error) => accept_failed(&error).await,
             }
         }
     }
 
-    fn start<S>(&self, connections: &mut JoinSet<()>, stream: S)
+    fn start<S>(&self, connections: &mut JoinSet<()>, stream: S, info: Rc<ConnectionInfo>)
     where
         S: AsyncRead + AsyncWrite + Unpin + 'static,
     {
@@ -120,7 +138,7 @@ impl AdminServer {
             self.shared.stats.listener.here().downstream_cx_overflow.inc();
             return;
         }
-        connections.spawn_local(serve_connection(self.shared.clone(), stream));
+        connections.spawn_local(serve_connection(self.shared.clone(), stream, info));
     }
 }
 
@@ -129,7 +147,7 @@ async fn accept_failed(error: &std::io::Error) {
     tokio::time::sleep(ACCEPT_PAUSE).await;
 }
 
-async fn serve_connection<S>(shared: Rc<Shared>, stream: S)
+async fn serve_connection<S>(shared: Rc<Shared>, stream: S, info: Rc<ConnectionInfo>)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
@@ -137,7 +155,7 @@ where
     let wants_quit = Rc::new(Quit::default());
     let service = hyper::service::service_fn({
         let (shared, wants_quit) = (shared.clone(), wants_quit.clone());
-        move |request| answer(shared.clone(), wants_quit.clone(), request)
+        move |request| answer(shared.clone(), wants_quit.clone(), info.clone(), request)
     });
     let mut builder = auto::Builder::new(LocalTasks(shared.clone()));
     builder.http1().timer(TokioTimer::new()).header_read_timeout(IDLE).max_buf_size(MAX_HEAD);
@@ -250,11 +268,18 @@ impl Drop for ActiveRequest {
 async fn answer(
     shared: Rc<Shared>,
     wants_quit: Rc<Quit>,
+    info: Rc<ConnectionInfo>,
     request: hyper::Request<Incoming>,
 ) -> Result<http::Response<Chunked>, Infallible> {
     let active = ActiveRequest::new(shared.clone(), request.version());
-    let response = respond(&shared, request).await;
+    let logs = &shared.options.access_logs;
+    let (head, body) = request.into_parts();
+    let entry = (!logs.is_empty()).then(|| Entry::new(&head, info));
+    let response = respond(&shared, hyper::Request::from_parts(head, body)).await;
     active.complete(response.status);
+    if let Some(entry) = entry {
+        entry.write(logs, response.status, response.content_type, response.body.len());
+    }
     if response.afterwards == Afterwards::Quit {
         wants_quit.asked.set(true);
         wants_quit.notify.notify_one();

@@ -349,8 +349,10 @@ async fn http2_is_spoken_with_prior_knowledge() {
 
 #[tokio::test]
 async fn unknown_and_forbidden_paths_and_methods() {
-    let options =
-        AdminOptions { allow_paths: vec![StringMatcher::prefix("/stats"), StringMatcher::exact("/ready")] };
+    let options = AdminOptions {
+        allow_paths: vec![StringMatcher::prefix("/stats"), StringMatcher::exact("/ready")],
+        ..AdminOptions::default()
+    };
     beside(Fake::new(), options, async |address| {
         assert_eq!(get(address, "/ready").await, (200, "LIVE\n".to_owned()));
         assert_eq!(get(address, "/ready?x=1").await.0, 403);

@@ -26,14 +26,14 @@ pub const FIELDS: &[MessageFields] = &[
             ("tracing", Rejected("tracing is not available yet")),
             ("layered_runtime", Used),
             ("admin", Used),
-            ("overload_manager", Rejected("the overload manager is not available yet")),
+            ("overload_manager", Used),
             ("enable_dispatcher_stats", Rejected("not available")),
             ("header_prefix", Rejected("headers begin with x-envoy-")),
-            ("stats_server_version_override", Rejected("not available")),
+            ("stats_server_version_override", Used),
             ("use_tcp_for_dns_lookups", Used),
             ("dns_resolution_config", Used),
             ("typed_dns_resolver_config", Used),
-            ("bootstrap_extensions", Rejected("bootstrap extensions are not available")),
+            ("bootstrap_extensions", Used),
             ("fatal_actions", Rejected("not available")),
             ("config_sources", Rejected("xdstp names are not available")),
             ("default_config_source", Rejected("xdstp names are not available")),
@@ -41,11 +41,11 @@ pub const FIELDS: &[MessageFields] = &[
             ("certificate_provider_instances", Rejected("TLS is not available yet")),
             ("inline_headers", Ignored("every header is found in one way")),
             ("perf_tracing_file_path", Rejected("not available")),
-            ("default_regex_engine", Rejected("there is one regex engine")),
+            ("default_regex_engine", Used),
             ("xds_delegate_extension", Rejected("not available")),
             ("xds_config_tracker_extension", Rejected("not available")),
             ("listener_manager", Rejected("there is one listener manager")),
-            ("application_log_config", Rejected("use --log-format")),
+            ("application_log_config", Used),
             (
                 "grpc_async_client_manager_config",
                 Ignored("streams of xDS are kept for as long as they are needed"),
@@ -54,6 +54,34 @@ pub const FIELDS: &[MessageFields] = &[
             ("enable_worker_cpu_affinity", Rejected("not available")),
         ],
     ),
+    ("envoy.config.bootstrap.v3.Bootstrap.ApplicationLogConfig", &[("log_format", Used)]),
+    (
+        "envoy.config.bootstrap.v3.Bootstrap.ApplicationLogConfig.LogFormat",
+        &[("json_format", Used), ("text_format", Used)],
+    ),
+    (
+        "envoy.config.overload.v3.OverloadManager",
+        &[
+            (
+                "refresh_interval",
+                Ignored("nothing is measured at intervals: connections are counted as they come"),
+            ),
+            ("resource_monitors", Used),
+            ("actions", Rejected("overload actions are not available yet")),
+            ("loadshed_points", Rejected("load shed points are not available yet")),
+            ("buffer_factory_config", Rejected("buffers are not accounted for yet")),
+        ],
+    ),
+    ("envoy.config.overload.v3.ResourceMonitor", &[("name", Used), ("typed_config", Used)]),
+    (
+        "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
+        &[("max_active_downstream_connections", Used)],
+    ),
+    (
+        "envoy.extensions.bootstrap.internal_listener.v3.InternalListener",
+        &[("buffer_size_kb", Ignored("sizes the buffers of internal listeners, which are refused"))],
+    ),
+    ("envoy.extensions.regex_engines.v3.GoogleRE2", &[]),
     (
         "envoy.config.bootstrap.v3.Bootstrap.StaticResources",
         &[("listeners", Used), ("clusters", Used), ("secrets", Rejected("TLS is not available yet"))],
@@ -71,9 +99,9 @@ pub const FIELDS: &[MessageFields] = &[
     (
         "envoy.config.bootstrap.v3.Admin",
         &[
-            ("access_log", Rejected("the admin interface is not logged")),
-            ("access_log_path", Rejected("the admin interface is not logged")),
-            ("profile_path", Rejected("profiles are not available")),
+            ("access_log", Used),
+            ("access_log_path", Used),
+            ("profile_path", Ignored("no profile is ever written")),
             ("address", Used),
             ("socket_options", Rejected("not available for the admin interface")),
             ("ignore_global_conn_limit", Ignored("the admin interface is never subject to the limit")),
@@ -95,9 +123,15 @@ pub const FIELDS: &[MessageFields] = &[
     (
         "envoy.config.bootstrap.v3.ClusterManager",
         &[
-            ("local_cluster_name", Rejected("zone-aware routing is not available yet")),
-            ("outlier_detection", Rejected("outlier detection is not available yet")),
-            ("upstream_bind_config", Rejected("set it for the cluster")),
+            (
+                "local_cluster_name",
+                Ignored("hosts of all zones are used alike: zone-aware routing is not available yet"),
+            ),
+            (
+                "outlier_detection",
+                Ignored("there are no events to log: outlier detection is refused where it is set"),
+            ),
+            ("upstream_bind_config", Used),
             ("load_stats_config", Rejected("load reports are not available yet")),
             ("enable_deferred_cluster_creation", Ignored("clusters are made at once")),
         ],

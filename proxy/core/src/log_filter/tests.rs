@@ -35,6 +35,8 @@ fn env(runtime: &[(&str, &str)]) -> BuildEnv {
         node: NodeInfo::default(),
         concurrency: 1,
         log_files: Arc::new(NoFiles),
+        checks: Arc::new(crate::config::Constraints),
+        cluster_defaults: Default::default(),
         stats: Registry::new(1),
     }
 }

@@ -50,6 +50,8 @@ pub(super) fn build_with<T>(
         node: NodeInfo::default(),
         concurrency: 1,
         log_files: Arc::new(NoFiles),
+        checks: Arc::new(crate::config::Constraints),
+        cluster_defaults: Default::default(),
     };
     let mut cx = BuildCx::new(&env);
     make(&mut cx).map_err(|Rejected| cx.into_errors())

@@ -63,13 +63,39 @@ impl SharedListener {
 #[derive(Debug, Default)]
 pub struct GlobalConnections {
     count: AtomicUsize,
-    limit: Option<usize>,
+    limit: ConnectionLimit,
+}
+
+/// Who limits the connections of the process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ConnectionLimit {
+    /// Nobody.
+    #[default]
+    None,
+    /// The runtime key `overload.global_downstream_max_connections`.
+    Runtime(usize),
+    /// The monitor `envoy.resource_monitors.global_downstream_max_connections` of the overload manager, which the
+    /// listeners that bypass it know nothing of. It goes before the runtime key.
+    OverloadManager(usize),
 }
 
 impl GlobalConnections {
-    /// At most `limit` connections.
-    pub fn new(limit: Option<usize>) -> Arc<Self> {
+    /// At most as many connections as `limit` says.
+    pub fn new(limit: ConnectionLimit) -> Arc<Self> {
         Arc::new(Self { count: AtomicUsize::new(0), limit })
+    }
+
+    fn is_reached(&self, count: usize) -> bool {
+        match self.limit {
+            ConnectionLimit::None => false,
+            ConnectionLimit::Runtime(limit) | ConnectionLimit::OverloadManager(limit) => count >= limit,
+        }
+    }
+
+    fn counts(&self, listener: &Listener) -> bool {
+        let bypassed =
+            listener.bypass_overload_manager && matches!(self.limit, ConnectionLimit::OverloadManager(_));
+        !listener.ignore_global_limit && !bypassed
     }
 }
 
@@ -107,10 +133,10 @@ impl Place {
     fn take(listeners: &Listeners, listener: &ActiveListener, worker: usize) -> Option<Self> {
         let config = listener.config();
         let stats = config.stats.here();
-        let global = (!config.ignore_global_limit).then(|| listeners.global.clone());
+        let global = listeners.global.counts(&config).then(|| listeners.global.clone());
         if let Some(global) = &global {
             let before = global.count.fetch_add(1, Ordering::Relaxed);
-            if global.limit.is_some_and(|limit| before >= limit) {
+            if global.is_reached(before) {
                 global.count.fetch_sub(1, Ordering::Relaxed);
                 stats.downstream_global_cx_overflow.inc();
                 return None;

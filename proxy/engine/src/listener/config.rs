@@ -64,6 +64,8 @@ pub struct Listener {
     pub keepalive: Option<Keepalive>,
     /// Not counted against the process's limit of connections.
     pub ignore_global_limit: bool,
+    /// Whether the limits of the overload manager do not apply.
+    pub bypass_overload_manager: bool,
     /// Access logs of connections.
     pub access_logs: Vec<Arc<dyn AccessLog>>,
     /// Metadata.
@@ -223,6 +225,7 @@ impl Listener {
                 as usize,
             keepalive: proto.tcp_keepalive.as_ref().map(keepalive),
             ignore_global_limit: proto.ignore_global_conn_limit,
+            bypass_overload_manager: proto.bypass_overload_manager,
             access_logs: access_logs?,
             metadata: Metadata::new(proto.metadata.as_ref()),
             stats: scope.cells(),

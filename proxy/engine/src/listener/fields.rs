@@ -46,7 +46,7 @@ pub const FIELDS: &[MessageFields] = &[
             ("internal_listener", Rejected("internal listeners are not available")),
             ("enable_mptcp", Rejected("MPTCP is not available")),
             ("ignore_global_conn_limit", Used),
-            ("bypass_overload_manager", Ignored("there is no overload manager to bypass")),
+            ("bypass_overload_manager", Used),
             ("tcp_keepalive", Used),
         ],
     ),

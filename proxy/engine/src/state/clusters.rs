@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use proxy_core::config::{BuildCx, BuildEnv, ConfigError};
+use proxy_core::config::{BuildCx, BuildEnv, ConfigError, all_errors};
 use proxy_core::stats::Shared;
 use proxy_core::stats::groups::{ClusterManagerStats, ConfigReloadStats};
 use xds_api::envoy::config::cluster::v3 as proto;
 
-use super::decode::{decode, join, to_any};
+use super::decode::{Decoded, decode_all, join, to_any};
 use super::dump::{ErrorState, Resource};
 use super::endpoints::millis;
 use super::store::Store;
@@ -114,19 +114,16 @@ impl Store {
     }
 
     pub(super) fn apply_clusters(&mut self, response: &Response) -> Vec<(String, String)> {
-        let mut decoded = Vec::with_capacity(response.upserts.len());
-        for delivered in &response.upserts {
-            match decode::<proto::Cluster>(&delivered.any) {
-                Ok(proto) => decoded.push((delivered, proto)),
-                Err(reason) => return vec![(String::new(), format!("{}: {reason}", delivered.name))],
-            }
-        }
+        let decoded = match decode_all::<proto::Cluster>(response, &self.env) {
+            Ok(decoded) => decoded,
+            Err(details) => return vec![(String::new(), details)],
+        };
         for name in &response.removed {
             self.remove_cluster(name);
         }
         let mut rejected = Vec::new();
-        for (delivered, proto) in decoded {
-            if let Err(reason) = self.put_cluster(delivered, &proto) {
+        for Decoded { delivered, proto, refused } in decoded {
+            if let Err(reason) = self.put_cluster(delivered, &proto, refused) {
                 let resource = self.resource(delivered);
                 let entry = self.clusters.entries.entry(delivered.name.clone()).or_default();
                 entry.error = Some(ErrorState { resource, details: reason.clone() });
@@ -140,7 +137,12 @@ impl Store {
         rejected
     }
 
-    fn put_cluster(&mut self, delivered: &Delivered, proto: &proto::Cluster) -> Result<(), String> {
+    fn put_cluster(
+        &mut self,
+        delivered: &Delivered,
+        proto: &proto::Cluster,
+        refused: Vec<ConfigError>,
+    ) -> Result<(), String> {
         if let Some(entry) = self.clusters.entries.get_mut(&delivered.name) {
             // What the bootstrap says is not changed by a control plane.
             if entry.is_static {
@@ -156,7 +158,10 @@ impl Store {
                 return Ok(());
             }
         }
-        let version = self.build_cluster(proto, delivered).map_err(|errors| join(&errors))?;
+        let version = match self.build_cluster(proto, delivered) {
+            Ok(version) if refused.is_empty() => version,
+            built => return Err(join(&all_errors(refused, built.err().unwrap_or_default()))),
+        };
         let entry = self.clusters.entries.entry(delivered.name.clone()).or_default();
         entry.error = None;
         let existed = entry.versions().next().is_some();

@@ -8,7 +8,7 @@ use proxy_core::stats::Shared;
 use proxy_core::stats::groups::EdsStats;
 use xds_api::envoy::config::endpoint::v3::ClusterLoadAssignment;
 
-use super::decode::{decode, reasons};
+use super::decode::{Decoded, decode_all, join};
 use super::dump::Resource;
 use super::interest::Interest;
 use super::store::Store;
@@ -77,22 +77,23 @@ impl Store {
     }
 
     pub(super) fn apply_endpoints(&mut self, response: &Response) -> Vec<(String, String)> {
-        let mut decoded = Vec::with_capacity(response.upserts.len());
-        for delivered in &response.upserts {
-            match decode::<ClusterLoadAssignment>(&delivered.any) {
-                Ok(proto) => decoded.push((delivered, proto)),
-                Err(reason) => {
-                    for delivered in &response.upserts {
-                        self.count_rejection(response.source, &delivered.name);
-                        self.settle_endpoints(response.source, &delivered.name);
-                    }
-                    return vec![(String::new(), format!("{}: {reason}", delivered.name))];
+        let decoded = match decode_all::<ClusterLoadAssignment>(response, &self.env) {
+            Ok(decoded) => decoded,
+            Err(details) => {
+                for delivered in &response.upserts {
+                    self.count_rejection(response.source, &delivered.name);
+                    self.settle_endpoints(response.source, &delivered.name);
                 }
+                return vec![(String::new(), details)];
             }
-        }
+        };
         let mut rejected = Vec::new();
-        for (delivered, proto) in decoded {
-            if let Err(reason) = self.put_assignment(response.source, delivered, proto, &response.version) {
+        for Decoded { delivered, proto, refused } in decoded {
+            let put = match refused.is_empty() {
+                true => self.put_assignment(response.source, delivered, proto, &response.version),
+                false => Err(join(&refused)),
+            };
+            if let Err(reason) = put {
                 self.count_rejection(response.source, &delivered.name);
                 rejected.push((delivered.name.clone(), reason));
             }
@@ -142,7 +143,7 @@ impl Store {
                             self.effects.plane.push(Effect::HostsChanged(slot));
                         }
                         Ok(_) => {}
-                        Err(Rejected) => return Err(reasons(cx)),
+                        Err(Rejected) => return Err(join(&cx.into_errors())),
                     }
                 }
                 state.assignment_timeout_received.add(u64::from(stale_after.is_some()));

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use proxy_core::config::{BuildCx, BuildEnv, ConfigError, Rejected};
+use proxy_core::config::{BuildCx, BuildEnv, ConfigError, Rejected, all_errors};
 use proxy_core::hash::xxhash64;
 use proxy_core::stats::Shared;
 use proxy_core::stats::groups::ListenerManagerStats;
@@ -12,7 +12,7 @@ use xds_api::envoy::config::listener::v3 as proto;
 use xds_api::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use xds_api::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::RouteSpecifier;
 
-use super::decode::{decode, join, to_any};
+use super::decode::{Decoded, decode_all, join, to_any};
 use super::dump::{ErrorState, Forms, Named, Resource};
 use super::routes::{RouteConfigs, RouteUse, unknown_cluster};
 use super::store::Store;
@@ -208,19 +208,16 @@ impl Store {
         response: &Response,
         sockets: &mut dyn Sockets,
     ) -> Vec<(String, String)> {
-        let mut decoded = Vec::with_capacity(response.upserts.len());
-        for delivered in &response.upserts {
-            match decode::<proto::Listener>(&delivered.any) {
-                Ok(proto) => decoded.push((delivered, proto)),
-                Err(reason) => return vec![(String::new(), format!("{}: {reason}", delivered.name))],
-            }
-        }
+        let decoded = match decode_all::<proto::Listener>(response, &self.env) {
+            Ok(decoded) => decoded,
+            Err(details) => return vec![(String::new(), details)],
+        };
         for name in &response.removed {
             self.remove_listener(name);
         }
         let mut rejected = Vec::new();
-        for (delivered, proto) in decoded {
-            if let Err(reason) = self.put_listener(delivered, proto, sockets) {
+        for Decoded { delivered, proto, refused } in decoded {
+            if let Err(reason) = self.put_listener(delivered, proto, refused, sockets) {
                 let resource = self.resource(delivered);
                 let entry = self.listeners.entries.entry(delivered.name.clone()).or_default();
                 entry.error = Some(ErrorState { resource, details: reason.clone() });
@@ -234,6 +231,7 @@ impl Store {
         &mut self,
         delivered: &Delivered,
         proto: proto::Listener,
+        refused: Vec<ConfigError>,
         sockets: &mut dyn Sockets,
     ) -> Result<(), String> {
         if let Some(entry) = self.listeners.entries.get_mut(&delivered.name) {
@@ -251,7 +249,10 @@ impl Store {
                 return Ok(());
             }
         }
-        let mut version = self.build_listener(&proto, delivered).map_err(|errors| join(&errors))?;
+        let mut version = match self.build_listener(&proto, delivered) {
+            Ok(version) if refused.is_empty() => version,
+            built => return Err(join(&all_errors(refused, built.err().unwrap_or_default()))),
+        };
         if let Some(address) = self.listeners.conflict(&delivered.name, &version.listener) {
             return Err(duplicate_address(&delivered.name, &address));
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proxy_core::config::{BuildCx, Rejected};
+use proxy_core::config::{BuildCx, ConfigError, Rejected, all_errors};
 use proxy_core::hash::xxhash64;
 use proxy_core::names::Name;
 use proxy_core::stats::Shared;
@@ -12,7 +12,7 @@ use proxy_core::stats::groups::{ConfigReloadStats, RdsStats, XdsStats};
 use xds_api::envoy::config::route::v3::RouteConfiguration;
 
 use super::counting::Taker;
-use super::decode::{decode, reasons};
+use super::decode::{Decoded, decode_all, join};
 use super::dump::{ErrorState, Resource};
 use super::endpoints::millis;
 use super::interest::Interest;
@@ -141,22 +141,18 @@ impl Store {
     }
 
     pub(super) fn apply_routes(&mut self, response: &Response) -> Vec<(String, String)> {
-        let mut decoded = Vec::with_capacity(response.upserts.len());
-        for delivered in &response.upserts {
-            match decode::<RouteConfiguration>(&delivered.any) {
-                Ok(proto) => decoded.push((delivered, proto)),
-                Err(reason) => {
-                    let details = format!("{}: {reason}", delivered.name);
-                    for delivered in &response.upserts {
-                        self.reject_routes(delivered, &details);
-                    }
-                    return vec![(String::new(), details)];
+        let decoded = match decode_all::<RouteConfiguration>(response, &self.env) {
+            Ok(decoded) => decoded,
+            Err(details) => {
+                for delivered in &response.upserts {
+                    self.reject_routes(delivered, &details);
                 }
+                return vec![(String::new(), details)];
             }
-        }
+        };
         let mut rejected = Vec::new();
-        for (delivered, proto) in decoded {
-            if let Err(reason) = self.put_routes(delivered, &proto, &response.version) {
+        for Decoded { delivered, proto, refused } in decoded {
+            if let Err(reason) = self.put_routes(delivered, &proto, &response.version, refused) {
                 self.reject_routes(delivered, &reason);
                 rejected.push((delivered.name.clone(), reason));
             }
@@ -174,6 +170,7 @@ impl Store {
         delivered: &Delivered,
         proto: &RouteConfiguration,
         version_info: &str,
+        refused: Vec<ConfigError>,
     ) -> Result<(), String> {
         let resource = self.resource(delivered);
         let Some(config) = self.routes.0.get_mut(&delivered.name) else { return Ok(()) };
@@ -181,8 +178,8 @@ impl Store {
         if !same {
             let mut cx = BuildCx::new(&self.env);
             let table = match RouteTable::build(proto, &mut cx) {
-                Ok(table) => table,
-                Err(Rejected) => return Err(reasons(cx)),
+                Ok(table) if refused.is_empty() => table,
+                Ok(_) | Err(Rejected) => return Err(join(&all_errors(refused, cx.into_errors()))),
             };
             if table.validate_clusters() == Some(true)
                 && let Some(unknown) = table.clusters().find(|name| !self.clusters.has(name.as_str()))

@@ -67,6 +67,8 @@ fn store(bootstrap: &str) -> Store {
         node: NodeInfo::default(),
         concurrency: 1,
         log_files: Arc::new(NoFiles),
+        checks: Arc::new(proxy_core::config::Constraints),
+        cluster_defaults: Default::default(),
     };
     let mut store = Store::new(Arc::new(env));
     store.load(&message::<Bootstrap>(bootstrap)).unwrap();

@@ -79,14 +79,26 @@ impl SocketOptions {
         left
     }
 
-    /// Reads the two fields; clusters without them share one object.
+    /// What sockets are bound to: a cluster's own field, or that of the whole process.
+    ///
+    /// # Errors
+    /// What is wrong with it, in `cx`.
+    pub fn of_bind_config(proto: &core::BindConfig, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
+        let mut built = Self { first_count: 1, ..Self::default() };
+        built.bind(proto, cx)?;
+        Ok(built)
+    }
+
+    /// Reads the two fields; clusters without them, and without a default, share one object.
     pub(super) fn build(proto: &proto::Cluster, cx: &mut BuildCx<'_>) -> Result<Arc<Self>, Rejected> {
-        if proto.upstream_bind_config.is_none() && proto.upstream_connection_options.is_none() {
+        let bind = proto.upstream_bind_config.as_ref();
+        let bind = bind.or(cx.env.cluster_defaults.upstream_bind_config.as_ref());
+        if bind.is_none() && proto.upstream_connection_options.is_none() {
             return Ok(DEFAULT.clone());
         }
         let mut built = Self { first_count: 1, ..Self::default() };
-        if let Some(bind) = &proto.upstream_bind_config {
-            cx.at("upstream_bind_config", |cx| built.bind(bind, cx))?;
+        if let Some(bind) = bind {
+            built = cx.at("upstream_bind_config", |cx| Self::of_bind_config(bind, cx))?;
         }
         if let Some(options) = &proto.upstream_connection_options {
             built.connection(options);

@@ -45,6 +45,8 @@ pub(super) fn env() -> BuildEnv {
         node: NodeInfo::default(),
         concurrency: 1,
         log_files: Arc::new(NoFiles),
+        checks: Arc::new(proxy_core::config::Constraints),
+        cluster_defaults: Default::default(),
     }
 }
 

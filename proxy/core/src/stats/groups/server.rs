@@ -15,6 +15,8 @@ crate::stats! {
         counter dropped_stat_flushes,
         /// Unknown fields in dynamic configuration.
         counter dynamic_unknown_fields,
+        /// Fields in dynamic configuration that have no effect here, each counted once; ours, not Envoy's.
+        counter dynamic_ignored_fields,
         /// Failed checks that should never fail.
         counter envoy_bug_failures,
         /// Notable events that are no errors.
@@ -39,6 +41,8 @@ crate::stats! {
         gauge state,
         /// Unknown fields in the bootstrap.
         counter static_unknown_fields,
+        /// Fields in the bootstrap that have no effect here, each counted once; ours, not Envoy's.
+        counter static_ignored_fields,
         /// Names looked up lately; stays 0: names are not looked up.
         gauge stats_recent_lookups,
         /// Connections of this process and its parent.

@@ -1,0 +1,112 @@
+//! What the bootstrap says about the process itself, besides its resources.
+
+use prost_types::Any;
+use proxy_core::config::{BuildCx, ClusterDefaults, Rejected};
+use proxy_core::extension::decode;
+use proxy_engine::upstream::dns::ResolverConfig;
+use proxy_engine::upstream::socket_options::SocketOptions;
+use xds_api::envoy::config::bootstrap::v3::{Bootstrap, ClusterManager};
+use xds_api::envoy::config::core::v3::TypedExtensionConfig;
+use xds_api::envoy::config::overload::v3::ResourceMonitor;
+use xds_api::envoy::extensions::resource_monitors::downstream_connections::v3::DownstreamConnectionsConfig;
+
+/// Envoy finds this monitor by its name.
+const CONNECTIONS: &str = "envoy.resource_monitors.global_downstream_max_connections";
+const CONNECTIONS_TYPE: &str =
+    "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig";
+const RE2: &str = "envoy.extensions.regex_engines.v3.GoogleRE2";
+const INTERNAL_LISTENER: &str = "envoy.extensions.bootstrap.internal_listener.v3.InternalListener";
+
+/// See the module above.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// The limit of connections that the overload manager sets.
+    pub most_connections: Option<usize>,
+    /// For DNS clusters without a resolver of their own.
+    pub resolver: ResolverConfig,
+}
+
+impl Settings {
+    /// Reads and checks the fields.
+    ///
+    /// # Errors
+    /// Everything that is wrong with them, in `cx`.
+    pub fn build(proto: &Bootstrap, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
+        let monitors = proto.overload_manager.as_ref().map_or(&[][..], |manager| &manager.resource_monitors);
+        let most_connections = cx.at("overload_manager", |cx| connections(monitors, cx));
+        let resolver = ResolverConfig::from_bootstrap(proto, cx);
+        let engine = proto.default_regex_engine.as_ref();
+        let engine = cx.at("default_regex_engine", |cx| engine.map_or(Ok(()), |one| is_a(one, &[RE2], cx)));
+        let extensions = cx.each("bootstrap_extensions", &proto.bootstrap_extensions, |one, cx| {
+            is_a(one, &[INTERNAL_LISTENER], cx)
+        });
+        let local = match &proto.cluster_manager {
+            Some(manager) => cx.at("cluster_manager", |cx| local_cluster(manager, proto, cx)),
+            None => Ok(()),
+        };
+        (engine?, extensions?, local?);
+        Ok(Self { most_connections: most_connections?, resolver: resolver? })
+    }
+
+    /// What clusters take that do not say it themselves.
+    ///
+    /// # Errors
+    /// What is wrong with it, in `cx`.
+    pub fn cluster_defaults(proto: &Bootstrap, cx: &mut BuildCx<'_>) -> Result<ClusterDefaults, Rejected> {
+        let bind = proto.cluster_manager.as_ref().and_then(|manager| manager.upstream_bind_config.as_ref());
+        if let Some(bind) = bind {
+            cx.at("cluster_manager", |cx| {
+                cx.at("upstream_bind_config", |cx| SocketOptions::of_bind_config(bind, cx))
+            })?;
+        }
+        Ok(ClusterDefaults { upstream_bind_config: bind.cloned() })
+    }
+}
+
+/// The limit of connections, by the only monitor that there is.
+fn connections(monitors: &[ResourceMonitor], cx: &mut BuildCx<'_>) -> Result<Option<usize>, Rejected> {
+    let mut limit = None;
+    cx.each("resource_monitors", monitors, |monitor, cx| {
+        use xds_api::envoy::config::overload::v3::resource_monitor::ConfigType;
+        let Some(ConfigType::TypedConfig(any)) = &monitor.config_type else {
+            return Err(cx.at("typed_config", |cx| cx.reject("a resource monitor needs a typed_config")));
+        };
+        let payload = cx.at("typed_config", |cx| payload_of(any, &[CONNECTIONS_TYPE], cx))?;
+        if monitor.name != CONNECTIONS {
+            return Err(cx.at("name", |cx| cx.reject(format!("this monitor must be named '{CONNECTIONS}'"))));
+        }
+        if limit.is_some() {
+            return Err(cx.reject(format!("Duplicate proactive resource monitor {CONNECTIONS}")));
+        }
+        let proto: DownstreamConnectionsConfig = cx.at("typed_config", |cx| decode(&payload, cx))?;
+        limit = Some(usize::try_from(proto.max_active_downstream_connections).unwrap_or(0));
+        Ok(())
+    })?;
+    Ok(limit)
+}
+
+fn local_cluster(manager: &ClusterManager, proto: &Bootstrap, cx: &mut BuildCx<'_>) -> Result<(), Rejected> {
+    let name = &manager.local_cluster_name;
+    let mut clusters = proto.static_resources.iter().flat_map(|resources| &resources.clusters);
+    if name.is_empty() || clusters.any(|cluster| cluster.name == *name) {
+        return Ok(());
+    }
+    Err(cx.at("local_cluster_name", |cx| cx.reject(format!("local cluster '{name}' must be defined"))))
+}
+
+/// Whether an extension is of one of these types.
+fn is_a(config: &TypedExtensionConfig, types: &[&str], cx: &mut BuildCx<'_>) -> Result<(), Rejected> {
+    cx.at("typed_config", |cx| match &config.typed_config {
+        Some(any) => payload_of(any, types, cx).map(drop),
+        None => Err(cx.reject("must be set")),
+    })
+}
+
+/// The payload of an extension of one of these types.
+fn payload_of(any: &Any, types: &[&str], cx: &mut BuildCx<'_>) -> Result<Vec<u8>, Rejected> {
+    let (name, payload) = cx.unpack(any)?;
+    if types.contains(&name.as_str()) {
+        return Ok(payload);
+    }
+    Err(cx.reject(format!("extension type '{name}' is not available here; what is: {}", types.join(", "))))
+}
