@@ -51,7 +51,7 @@ deny: ## crate layers, licences, sources (needs nothing but cargo)
 	$(CARGO) test -p integration --test layers
 
 .PHONY: fuzz
-fuzz: ## every fuzz target for a while (SECONDS_EACH=10)
+fuzz: ## every fuzz target for a while (SECONDS_EACH=6)
 	scripts/fuzz.sh $(ARGS)
 
 .PHONY: peers

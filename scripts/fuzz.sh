@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Builds every fuzz target and runs each for SECONDS_EACH seconds (default 10), from the committed seeds. Arguments restrict
+# Builds every fuzz target and runs each for SECONDS_EACH seconds (default 6), from the committed seeds. Arguments restrict
 # it to those targets. What it finds lies in fuzz/artifacts/TARGET.
 #
 # Needs cargo-fuzz, which it installs into target/tools if it is missing. Where a nightly toolchain is installed the address
 # sanitizer is on; otherwise the stable one builds without it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-each=${SECONDS_EACH:-10}
+each=${SECONDS_EACH:-6}
 
 [[ -f fuzz/Cargo.toml ]] || { echo "no fuzz targets here"; exit 3; }
 export PATH=$PWD/target/tools/bin:$PATH

@@ -204,9 +204,11 @@ fn runtime_layers(bootstrap: &Bootstrap) -> Result<Vec<RuntimeLayer>, Vec<Config
         match &layer.layer_specifier {
             Some(LayerSpecifier::StaticLayer(values)) => flatten("", values, &mut built),
             Some(LayerSpecifier::AdminLayer(_)) => built.is_admin = true,
-            Some(LayerSpecifier::DiskLayer(_) | LayerSpecifier::RtdsLayer(_)) => {
+            Some(other @ (LayerSpecifier::DiskLayer(_) | LayerSpecifier::RtdsLayer(_))) => {
+                let is_disk = matches!(other, LayerSpecifier::DiskLayer(_));
+                let field = if is_disk { "disk_layer" } else { "rtds_layer" };
                 let reason = "only static and admin layers are available".to_owned();
-                errors.push(ConfigError { path: format!("layered_runtime.layers[{index}]"), reason });
+                errors.push(ConfigError { path: format!("layered_runtime.layers[{index}].{field}"), reason });
             }
             None => {}
         }

@@ -39,6 +39,11 @@ pub(crate) fn setup() -> Setup {
             list("underscore", "common_http_protocol_options: {headers_with_underscores_action: REJECT_REQUEST}"),
             list("dropping", "common_http_protocol_options: {headers_with_underscores_action: DROP_HEADER}"),
             list("no_id", "generate_request_id: false"),
+            list("cert_forward", "forward_client_cert_details: FORWARD_ONLY"),
+            list("cert_append", "forward_client_cert_details: APPEND_FORWARD\nset_current_client_cert_details: {uri: true}"),
+            list("cert_set", "forward_client_cert_details: SANITIZE_SET"),
+            list("cert_always", "forward_client_cert_details: ALWAYS_FORWARD_ONLY"),
+            list("agent", "add_user_agent: true"),
             HttpListener::with_virtual_hosts("mutations", MUTATIONS)
                 .route_config("request_headers_to_add: [{header: {key: x-level, value: table}}]")
                 .yaml(),
@@ -57,6 +62,8 @@ const SANITISED: &str = "x-envoy-internal: true\r\nx-envoy-retry-on: 5xx\r\nx-en
 x-envoy-upstream-rq-timeout-ms: 5\r\nx-envoy-expected-rq-timeout-ms: 5\r\nx-envoy-force-trace: 1\r\n\
 x-envoy-original-url: x\r\nx-envoy-decorator-operation: x\r\nx-envoy-foo: kept\r\n\
 x-envoy-downstream-service-cluster: x\r\nx-envoy-upstream-alt-stat-name: x\r\n";
+
+const CERTIFICATE: &str = "x-forwarded-client-cert: By=spiffe://a/b;Hash=00;URI=spiffe://a/c\r\n";
 
 pub(crate) fn cases() -> Vec<Case> {
     let upstream = "HTTP/1.1 200 OK\r\nserver: theirs\r\ndate: Sun, 06 Nov 1994 08:49:37 GMT\r\nx-remove: 1\r\nvia: 1.1 a\r\n\
@@ -85,6 +92,13 @@ pub(crate) fn cases() -> Vec<Case> {
         get("underscore is refused", "underscore", "x_a: 1\r\n"),
         get("underscore is dropped", "dropping", "x_a: 1\r\nx-b: 2\r\n"),
         get("no request id is generated", "no_id", ""),
+        get("client certificate is removed", "default", CERTIFICATE),
+        get("client certificate, forward only", "cert_forward", CERTIFICATE),
+        get("client certificate, append and forward", "cert_append", CERTIFICATE),
+        get("client certificate, sanitize and set", "cert_set", CERTIFICATE),
+        get("client certificate, always forward only", "cert_always", CERTIFICATE),
+        get("user agent is added", "agent", ""),
+        get("user agent is kept", "agent", "user-agent: mine\r\nx-envoy-downstream-service-node: theirs\r\n"),
         get("mutations at all levels", "mutations", mutated).raw(upstream),
         get("mutations, most specific wins", "specific", mutated).raw(upstream),
         get("mutations without the headers", "mutations", ""),

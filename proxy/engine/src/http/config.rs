@@ -81,6 +81,9 @@ pub struct ConnectionManager {
     pub internal_addresses: Vec<proxy_core::matcher::Cidr>,
     /// Unix sockets count as internal.
     pub internal_unix_sockets: bool,
+    /// Leave `x-forwarded-client-cert` as the client sent it (`ALWAYS_FORWARD_ONLY`). In all other modes it is removed
+    /// where the client showed no certificate.
+    pub keep_client_cert: bool,
     /// `via` to append.
     pub via: Option<HeaderValue>,
     /// `server` of responses.
@@ -97,8 +100,8 @@ pub struct ConnectionManager {
     pub always_set_request_id_in_response: bool,
     /// Append `x-forwarded-port`.
     pub append_x_forwarded_port: bool,
-    /// Set `user-agent` and `x-envoy-downstream-service-*`.
-    pub add_user_agent: bool,
+    /// Set `user-agent` and `x-envoy-downstream-service-*` to who this proxy is.
+    pub user_agent: Option<UserAgent>,
     /// Forward `expect` and relay 1xx heads.
     pub proxy_100_continue: bool,
     /// Normalise paths (RFC 3986).
@@ -267,7 +270,9 @@ impl Http1Options {
             Some(HeaderFormat::ProperCaseWords(_)) => true,
             Some(HeaderFormat::StatefulFormatter(_)) => {
                 return Err(cx.at("header_key_format", |cx| {
-                    cx.reject("stateful_formatter: header case is not preserved by this version; use proper_case_words")
+                    cx.at("stateful_formatter", |cx| {
+                        cx.reject("header case is not preserved by this version; use proper_case_words")
+                    })
                 }));
             }
         };
@@ -368,6 +373,8 @@ impl ConnectionManager {
                 .map_err(|_| cx.at("via", |cx| cx.reject("is not a valid header value"))),
         };
         let scheme_overwrite = build_scheme(proto.scheme_header_transformation.as_ref(), cx);
+        let user_agent = proto.add_user_agent.unwrap_or(false).then(|| UserAgent::build(cx)).transpose();
+        let request_id = build_request_id(proto.request_id_extension.as_ref(), cx);
         let internal = proto.internal_address_config.as_ref();
         let internal_addresses = cx.at("internal_address_config", |cx| {
             cx.each("cidr_ranges", internal.map_or(&[][..], |internal| &internal.cidr_ranges), |range, cx| {
@@ -376,6 +383,7 @@ impl ConnectionManager {
         });
         let scope = cx.env.stats.scope(&format!("http.{}", proto.stat_prefix));
         let (filters, router) = chain?;
+        request_id?;
         Ok(Self {
             codec: codec?,
             stat_prefix: proto.stat_prefix.clone(),
@@ -409,6 +417,8 @@ impl ConnectionManager {
             skip_xff_append: proto.skip_xff_append,
             internal_addresses: internal_addresses?,
             internal_unix_sockets: internal.is_some_and(|internal| internal.unix_sockets),
+            keep_client_cert: proto.forward_client_cert_details
+                == proto::http_connection_manager::ForwardClientCertDetails::AlwaysForwardOnly as i32,
             via: via?,
             server_name: server_name?,
             server_header: ServerHeaderTransformation::try_from(proto.server_header_transformation)
@@ -418,7 +428,7 @@ impl ConnectionManager {
             preserve_external_request_id: proto.preserve_external_request_id,
             always_set_request_id_in_response: proto.always_set_request_id_in_response,
             append_x_forwarded_port: proto.append_x_forwarded_port,
-            add_user_agent: proto.add_user_agent.unwrap_or(false),
+            user_agent: user_agent?,
             proxy_100_continue: proto.proxy_100_continue,
             normalize_path: proto
                 .normalize_path
@@ -569,6 +579,43 @@ fn build_router(payload: &[u8], cx: &mut BuildCx<'_>) -> Result<RouterOptions, R
     Ok(RouterOptions {
         suppress_envoy_headers: proto.suppress_envoy_headers,
         respect_expected_rq_timeout: proto.respect_expected_rq_timeout,
+    })
+}
+
+/// Who this proxy is, as it tells its upstreams (`add_user_agent`).
+#[derive(Clone, Debug)]
+pub struct UserAgent {
+    /// `node.cluster`
+    pub cluster: HeaderValue,
+    /// `node.id`, unless it is empty.
+    pub node: Option<HeaderValue>,
+}
+
+impl UserAgent {
+    fn build(cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
+        let value = |text: &str| HeaderValue::from_str(text).ok();
+        let node = &cx.env.node;
+        let built = value(&node.cluster).zip(value(&node.id)).map(|(cluster, id)| {
+            let node = Some(id).filter(|id| !id.is_empty());
+            Self { cluster, node }
+        });
+        built.ok_or_else(|| {
+            cx.at("add_user_agent", |cx| {
+                cx.reject("the id or cluster of the node is not a valid header value")
+            })
+        })
+    }
+}
+
+/// Request IDs are random UUIDs, as is the only extension of Envoy.
+fn build_request_id(proto: Option<&proto::RequestIdExtension>, cx: &mut BuildCx<'_>) -> Result<(), Rejected> {
+    const UUID: &str = "envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig";
+    let Some(any) = proto.and_then(|proto| proto.typed_config.as_ref()) else { return Ok(()) };
+    cx.at("request_id_extension", |cx| {
+        cx.at("typed_config", |cx| match cx.unpack(any)?.0.as_str() {
+            UUID => Ok(()),
+            other => Err(cx.reject(format!("request ID extension '{other}' is not available"))),
+        })
     })
 }
 

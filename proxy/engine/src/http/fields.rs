@@ -14,7 +14,7 @@ pub const FIELDS: &[MessageFields] = &[
             ("route_config", Used),
             ("scoped_routes", Rejected("scoped routes are not available")),
             ("http_filters", Used),
-            ("add_user_agent", Rejected("not available yet")),
+            ("add_user_agent", Used),
             ("tracing", Used),
             ("common_http_protocol_options", Used),
             ("http1_safe_max_connection_duration", Rejected("not available yet")),
@@ -46,7 +46,7 @@ pub const FIELDS: &[MessageFields] = &[
             ("generate_request_id", Used),
             ("preserve_external_request_id", Used),
             ("always_set_request_id_in_response", Used),
-            ("forward_client_cert_details", Rejected("needs TLS, which is not available yet")),
+            ("forward_client_cert_details", Used),
             ("set_current_client_cert_details", Ignored("without TLS there is no client certificate")),
             ("forward_client_cert_matcher", Rejected("needs TLS, which is not available yet")),
             ("proxy_100_continue", Used),
@@ -58,7 +58,7 @@ pub const FIELDS: &[MessageFields] = &[
             ("normalize_path", Used),
             ("merge_slashes", Used),
             ("path_with_escaped_slashes_action", Used),
-            ("request_id_extension", Rejected("request IDs are random UUIDs")),
+            ("request_id_extension", Used),
             ("local_reply_config", Used),
             ("strip_matching_host_port", Used),
             ("strip_any_host_port", Used),
@@ -78,6 +78,20 @@ pub const FIELDS: &[MessageFields] = &[
             ),
             ("forward_proto_config", Rejected("not available yet")),
             ("record_route_resolution_stats", Rejected("not available yet")),
+        ],
+    ),
+    (
+        "envoy.extensions.filters.network.http_connection_manager.v3.RequestIDExtension",
+        &[("typed_config", Used)],
+    ),
+    (
+        "envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig",
+        &[
+            ("pack_trace_reason", Ignored("concerns traces only, which are not available yet")),
+            (
+                "use_request_id_for_trace_sampling",
+                Ignored("concerns traces only, which are not available yet"),
+            ),
         ],
     ),
     (

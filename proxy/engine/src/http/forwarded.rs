@@ -4,6 +4,7 @@
 
 use std::net::IpAddr;
 
+use http::header::USER_AGENT;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use proxy_core::address::Address;
 use proxy_core::head::{RequestHead, Scheme};
@@ -19,7 +20,7 @@ use proxy_core::headers::{
 };
 use proxy_core::stream_info::ConnectionInfo;
 
-use super::config::ConnectionManager;
+use super::config::{ConnectionManager, UserAgent};
 use super::request_id;
 
 /// Headers that only internal requests may carry.
@@ -103,8 +104,19 @@ pub(crate) fn apply(
     {
         request.headers.insert(&X_ENVOY_EXTERNAL_ADDRESS, value);
     }
-    // SANITIZE, the default: without TLS here no certificate was presented, so whatever the client claims is untrue.
-    request.headers.remove(&X_FORWARDED_CLIENT_CERT);
+    if let Some(UserAgent { cluster, node }) = &manager.user_agent {
+        request.headers.insert(&X_ENVOY_DOWNSTREAM_SERVICE_CLUSTER, cluster.clone());
+        if request.headers.get(USER_AGENT).is_none_or(HeaderValue::is_empty) {
+            request.headers.insert(USER_AGENT, cluster.clone());
+        }
+        if let Some(node) = node {
+            request.headers.insert(&X_ENVOY_DOWNSTREAM_SERVICE_NODE, node.clone());
+        }
+    }
+    // Without TLS here no certificate was presented, so whatever the client claims is untrue.
+    if !manager.keep_client_cert {
+        request.headers.remove(&X_FORWARDED_CLIENT_CERT);
+    }
     if manager.generate_request_id {
         request_id::set(request, is_edge && !manager.preserve_external_request_id);
     }

@@ -430,7 +430,10 @@ pub const SHARED_FIELDS: &[MessageFields] = &[
     ),
     (
         "envoy.config.core.v3.Http1ProtocolOptions.HeaderKeyFormat",
-        &[("proper_case_words", Used), ("stateful_formatter", Used)],
+        &[
+            ("proper_case_words", Used),
+            ("stateful_formatter", Rejected("header case is not preserved yet; use proper_case_words")),
+        ],
     ),
     ("envoy.config.core.v3.Http1ProtocolOptions.HeaderKeyFormat.ProperCaseWords", &[]),
     (

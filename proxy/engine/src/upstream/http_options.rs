@@ -58,8 +58,6 @@ pub enum HeaderKeyFormat {
     Lower,
     /// `Proper-Case-Words`.
     ProperCase,
-    /// As the client wrote them (`envoy.http.stateful_header_formatters.preserve_case`).
-    PreserveCase,
 }
 
 /// HTTP/1 towards hosts.
@@ -164,8 +162,6 @@ static HTTP2: LazyLock<Arc<UpstreamHttp>> =
 const MESSAGE: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 const TCP_MESSAGE: &str = "envoy.extensions.upstreams.tcp.v3.TcpProtocolOptions";
 const UPSTREAM_CODEC: &str = "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec";
-const PRESERVE_CASE: &str =
-    "envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig";
 
 impl UpstreamHttp {
     /// When a connection that is made at `now` takes no more requests: `max_connection_duration`, lengthened at random
@@ -340,14 +336,12 @@ impl Http1Options {
         let header_key_format = match format {
             None => HeaderKeyFormat::Lower,
             Some(HeaderFormat::ProperCaseWords(_)) => HeaderKeyFormat::ProperCase,
-            Some(HeaderFormat::StatefulFormatter(formatter)) => {
-                let url = formatter.typed_config.as_ref().map_or("", |any| any.type_url.as_str());
-                if message_name(url) != PRESERVE_CASE {
-                    return Err(cx.at("header_key_format", |cx| {
-                        cx.reject(format!("unknown stateful_formatter '{}'", message_name(url)))
-                    }));
-                }
-                HeaderKeyFormat::PreserveCase
+            Some(HeaderFormat::StatefulFormatter(_)) => {
+                return Err(cx.at("header_key_format", |cx| {
+                    cx.at("stateful_formatter", |cx| {
+                        cx.reject("header case is not preserved by this version; use proper_case_words")
+                    })
+                }));
             }
         };
         Ok(Self {

@@ -1,0 +1,95 @@
+//! What fuzz targets share: an environment to build configurations in, and something to print.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use proxy_core::address::Address;
+use proxy_core::config::{BuildEnv, Constraints, NodeInfo};
+use proxy_core::extension::access_log::{LogEntry, LogFile, LogFiles, LogType};
+use proxy_core::filter_state::FilterState;
+use proxy_core::head::{Protocol, RequestHead, ResponseHead, Scheme};
+use proxy_core::metadata::{DynamicMetadata, Metadata};
+use proxy_core::stats::Registry;
+use proxy_core::stream_info::{ConnectionInfo, StreamInfo};
+
+/// Log files that hold nothing.
+struct Nowhere;
+
+impl LogFile for Nowhere {
+    fn write(&self, _line: &[u8]) {}
+}
+
+impl LogFiles for Nowhere {
+    fn open(&self, _path: &str) -> std::io::Result<Arc<dyn LogFile>> {
+        Ok(Arc::new(Self))
+    }
+}
+
+/// A fresh environment, so that nothing is left of the input before.
+pub fn env() -> BuildEnv {
+    BuildEnv {
+        extensions: proxy_extensions::extensions(),
+        clusters: Default::default(),
+        routes: Default::default(),
+        runtime: Default::default(),
+        node: NodeInfo::default(),
+        concurrency: 1,
+        log_files: Arc::new(Nowhere),
+        checks: Arc::new(Constraints),
+        cluster_defaults: Default::default(),
+        stats: Registry::new(1),
+    }
+}
+
+/// A connection of which nothing special is known.
+pub fn connection() -> ConnectionInfo {
+    let address = |port| Address::Ip(([192, 0, 2, 1], port).into());
+    ConnectionInfo {
+        id: 1,
+        start: Instant::now(),
+        direct_remote: address(1000),
+        remote: address(1000),
+        local: address(80),
+        direct_local: address(80),
+        local_restored: false,
+        secure: false,
+        server_name: None,
+        application_protocols: Vec::new(),
+        transport_protocol: "raw_buffer",
+        listener: "l".into(),
+        listener_metadata: Metadata::default(),
+        filter_chain: "".into(),
+        filter_chain_metadata: Metadata::default(),
+        metadata: DynamicMetadata::default(),
+        filter_state: FilterState::default(),
+    }
+}
+
+/// Runs `print` with a request that was answered.
+pub fn with_entry<T>(print: impl FnOnce(&LogEntry<'_>) -> T) -> T {
+    let mut headers = HeaderMap::new();
+    headers.insert("x-a", HeaderValue::from_static("value"));
+    headers.insert("x-b", HeaderValue::from_bytes(b"\xff\"\\\x80").expect("a value"));
+    let request = RequestHead {
+        method: Method::GET,
+        scheme: Scheme::Http,
+        authority: "example.com".into(),
+        path: "/path?query=1#fragment".into(),
+        upgrade: None,
+        headers: headers.clone(),
+    };
+    let response = ResponseHead { headers, ..ResponseHead::new(StatusCode::OK) };
+    let mut info = StreamInfo::new(Rc::new(connection()), Instant::now(), SystemTime::now());
+    info.protocol = Some(Protocol::Http11);
+    info.response_code = Some(200);
+    print(&LogEntry {
+        request: Some(&request),
+        response: Some(&response),
+        response_trailers: None,
+        info: &info,
+        local_reply_body: "",
+        log_type: LogType::DownstreamEnd,
+    })
+}
