@@ -70,7 +70,7 @@ filter_chains:
 
 /// What the rejection of the last response of that type says.
 async fn rejection(management: &ManagementServer, type_url: &TypeUrl) -> Result<String> {
-    let request = within("a rejection", SOON, management.rejected(type_url)).await?;
+    let request = within(&format!("a rejection of {type_url}"), SOON, management.rejected(type_url)).await?;
     Ok(request.error().context("no error")?.message.clone())
 }
 
@@ -84,6 +84,9 @@ async fn fields_that_cannot_be_honoured_are_refused_in_every_resource() -> Resul
         Ok(())
     };
 
+    // (The answer to clusters waits for their endpoints.)
+    let none = served::<ClusterLoadAssignment>("{cluster_name: c}")?;
+    management.set(&TypeUrl::CLUSTER_LOAD_ASSIGNMENT, "0", [none]);
     let bad = "name: bad, connect_timeout: 1s, outlier_detection: {}, preconnect_policy: {}";
     management.set(
         &TypeUrl::CLUSTER,

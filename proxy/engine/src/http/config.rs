@@ -417,8 +417,7 @@ impl ConnectionManager {
             skip_xff_append: proto.skip_xff_append,
             internal_addresses: internal_addresses?,
             internal_unix_sockets: internal.is_some_and(|internal| internal.unix_sockets),
-            keep_client_cert: proto.forward_client_cert_details
-                == proto::http_connection_manager::ForwardClientCertDetails::AlwaysForwardOnly as i32,
+            keep_client_cert: proto.forward_client_cert_details == ALWAYS_FORWARD_ONLY,
             via: via?,
             server_name: server_name?,
             server_header: ServerHeaderTransformation::try_from(proto.server_header_transformation)
@@ -581,6 +580,9 @@ fn build_router(payload: &[u8], cx: &mut BuildCx<'_>) -> Result<RouterOptions, R
         respect_expected_rq_timeout: proto.respect_expected_rq_timeout,
     })
 }
+
+const ALWAYS_FORWARD_ONLY: i32 =
+    proto::http_connection_manager::ForwardClientCertDetails::AlwaysForwardOnly as i32;
 
 /// Who this proxy is, as it tells its upstreams (`add_user_agent`).
 #[derive(Clone, Debug)]
