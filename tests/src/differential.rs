@@ -76,6 +76,10 @@ pub enum Do {
     AwaitEnd,
     /// Waits until the upstream has received that many requests.
     AwaitUpstream(usize),
+    /// Closes the connection; nothing can follow.
+    Leave,
+    /// Asks the admin interface to do this (POST).
+    Admin(&'static str),
     /// Lets time pass, where time is what is tested.
     Pause(Duration),
 }
@@ -89,12 +93,19 @@ pub struct H2Request {
     pub fields: Vec<(&'static str, &'static str)>,
     pub body: &'static str,
     pub trailers: Vec<(&'static str, &'static str)>,
+    /// Of an extended CONNECT (RFC 8441).
+    pub protocol: Option<&'static str>,
 }
 
 impl H2Request {
     /// A GET without body.
     pub fn get(uri: &'static str) -> Self {
-        Self { method: "GET", uri, fields: vec![], body: "", trailers: vec![] }
+        Self { method: "GET", uri, fields: vec![], body: "", trailers: vec![], protocol: None }
+    }
+
+    /// An extended CONNECT to `protocol`, whose client sends these bytes and no more.
+    pub fn upgrade(uri: &'static str, protocol: &'static str, body: &'static str) -> Self {
+        Self { method: "CONNECT", protocol: Some(protocol), body, ..Self::get(uri) }
     }
 
     /// A POST with that body.
@@ -124,6 +135,9 @@ impl H2Request {
         let mut trailers = http::HeaderMap::new();
         for (name, value) in &self.trailers {
             trailers.append(http::HeaderName::from_bytes(name.as_bytes())?, value.parse()?);
+        }
+        if let Some(protocol) = self.protocol {
+            request = request.extension(h2::ext::Protocol::from_static(protocol));
         }
         let request = request.body(Bytes::from_static(self.body.as_bytes()))?;
         Ok((request, (!trailers.is_empty()).then_some(trailers)))

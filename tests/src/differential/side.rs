@@ -24,6 +24,8 @@ const SETTLE: Duration = Duration::from_millis(500);
 const COUNTERS: &[&str] = &[
     "downstream_cx_upgrades_total",
     "downstream_cx_protocol_error",
+    "downstream_cx_delayed_close_timeout",
+    "downstream_cx_drain_close",
     "downstream_cx_idle_timeout",
     "downstream_cx_no_route",
     "downstream_cx_total",
@@ -193,6 +195,10 @@ impl Side {
         let mut seen = Vec::new();
         let mut result = Ok(());
         for step in steps {
+            if matches!(step, Do::Leave) {
+                facts.put("connection", "left");
+                return Ok(());
+            }
             result =
                 self.take_step(step, &mut client, &mut seen).await.with_context(|| format!("{step:.60?}"));
             if result.is_err() {
@@ -236,6 +242,12 @@ impl Side {
                 Ok(())
             }
             Do::HalfClose => client.half_close().await,
+            Do::Leave => Ok(()),
+            Do::Admin(path) => {
+                let answer = self.proxy.admin().request("POST", path).await?;
+                ensure!(answer.status == 200, "POST {path}: {}", answer.body);
+                Ok(())
+            }
             Do::AwaitEnd => {
                 ensure!(client.end_within(SOON).await != End::Open, "still open");
                 Ok(())

@@ -1,22 +1,42 @@
 //! HTTP/1 heads, framing and connection rules; upstreams that break them.
 
-use integration::config::HttpListener;
+use integration::config::{HttpListener, cluster};
 use integration::differential::{Case, Do, Setup};
 use integration::upstream::{Reply, Step};
 
 pub(crate) fn setup() -> Setup {
     let old = "http_protocol_options: {accept_http_10: true, default_host_for_http_10: old.test}";
     let trailers = "http_protocol_options: {enable_trailers: true}";
-    Setup::new(
+    let limits = "max_request_headers_kb: 1\ncommon_http_protocol_options: {max_headers_count: 10}";
+    let lenient = "http_protocol_options: {allow_custom_methods: true, allow_chunked_length: true}";
+    Setup::with_clusters(
         "http1",
         [
             HttpListener::to_up("plain").yaml(),
             HttpListener::to_up("old").options(old).yaml(),
             HttpListener::to_up("trailers").options(trailers).yaml(),
+            HttpListener::new("both_trailers", "- match: {prefix: /}\n  route: {cluster: up_trailers}")
+                .options(trailers)
+                .yaml(),
             HttpListener::to_up("expects").options("proxy_100_continue: true").yaml(),
+            HttpListener::to_up("limits").options(limits).yaml(),
+            HttpListener::to_up("lenient").options(lenient).yaml(),
+            HttpListener::to_up("origin_form")
+                .options("http_protocol_options: {allow_absolute_url: false}")
+                .yaml(),
+            HttpListener::to_up("two")
+                .options("common_http_protocol_options: {max_requests_per_connection: 2}")
+                .yaml(),
         ],
+        [cluster("up_trailers", "up", TRAILERS_CLUSTER)],
     )
 }
+
+const TRAILERS_CLUSTER: &str = r#"typed_extension_protocol_options:
+  envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+    "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+    explicit_http_config: {http_protocol_options: {enable_trailers: true}}
+"#;
 
 /// A POST with this body in chunks as they are.
 fn chunked(name: &'static str, listener: &'static str, chunks: &str) -> Case {
@@ -105,7 +125,151 @@ pub(crate) fn cases() -> Vec<Case> {
         ),
     ];
     cases.extend(body_cases());
+    cases.extend(target_cases());
+    cases.extend(limit_cases());
+    cases.extend(connection_cases());
+    cases.extend(interim_cases());
     cases
+}
+
+fn target_cases() -> Vec<Case> {
+    vec![
+        head("empty host", "GET / HTTP/1.1\r\nhost:\r\n\r\n"),
+        head("no host, with a body", "POST / HTTP/1.1\r\ncontent-length: 5\r\n\r\nhello"),
+        head("absolute form without a path", "GET http://other.test?q HTTP/1.1\r\nhost: test\r\n\r\n"),
+        head("absolute form, https", "GET https://other.test/p HTTP/1.1\r\nhost: test\r\n\r\n"),
+        Case::send(
+            "absolute form is a path",
+            "origin_form",
+            "GET http://other.test/p HTTP/1.1\r\nhost: test\r\n\r\n",
+        ),
+        head("OPTIONS star without host", "OPTIONS * HTTP/1.1\r\n\r\n"),
+        head(
+            "folded twice",
+            "GET / HTTP/1.1\r\nhost: test\r\nx-a: one \r\n \t two\r\n\tthree\r\nx-b: 1\r\n\r\n",
+        ),
+        head("folded to nothing", "GET / HTTP/1.1\r\nhost: test\r\nx-a: one\r\n \r\n\r\n"),
+        head("fold before the first field", "GET / HTTP/1.1\r\n x-a: one\r\nhost: test\r\n\r\n"),
+        Case::get("folded response", "plain", "/", "")
+            .raw("HTTP/1.1 200 OK\r\nx-a: one\r\n two\r\ncontent-length: 0\r\n\r\n"),
+        Case::send("custom method", "lenient", "BREW /pot HTTP/1.1\r\nhost: test\r\n\r\n"),
+        Case::send(
+            "length and chunked, allowed",
+            "lenient",
+            "POST / HTTP/1.1\r\nhost: test\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        ),
+    ]
+}
+
+fn limit_cases() -> Vec<Case> {
+    let many = |count: usize| (0..count).map(|n| format!("x-{n}: 1\r\n")).collect::<String>();
+    let long = |length: usize| format!("x-a: {}\r\n", "a".repeat(length));
+    vec![
+        Case::get("as many fields as allowed", "limits", "/", &many(9)),
+        Case::get("more fields than allowed", "limits", "/", &many(10)),
+        Case::get("a head as large as allowed", "limits", "/", &long(900)),
+        Case::get("a larger head than allowed", "limits", "/", &long(1100)),
+        Case::send(
+            "more trailers than allowed",
+            "limits",
+            format!(
+                "POST / HTTP/1.1\r\nhost: test\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n{}\r\n",
+                many(11)
+            ),
+        ),
+    ]
+}
+
+fn connection_cases() -> Vec<Case> {
+    let get = |path: &str| Do::Send(format!("GET {path} HTTP/1.1\r\nhost: test\r\n\r\n").into());
+    let slow = || Reply::steps([Step::Stall]);
+    let old = |lines: &str| format!("GET / HTTP/1.0\r\nhost: test\r\n{lines}\r\n");
+    let close_delimited = || Reply::raw_then_close("HTTP/1.1 200 OK\r\n\r\nabc");
+    vec![
+        Case::steps("requests of a connection are counted", "two", [get("/1"), Do::Response("GET"), get("/2"), Do::Response("GET")]),
+        Case::send(
+            "pipelined after a body",
+            "plain",
+            "POST /1 HTTP/1.1\r\nhost: test\r\ncontent-length: 5\r\n\r\nhelloGET /2 HTTP/1.1\r\nhost: test\r\n\r\n",
+        )
+        .and_response("GET"),
+        Case::send(
+            "pipelined after the last",
+            "plain",
+            "GET /1 HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\nGET /2 HTTP/1.1\r\nhost: test\r\n\r\n",
+        ),
+        Case::send(
+            "pipelined nonsense",
+            "plain",
+            "GET /1 HTTP/1.1\r\nhost: test\r\n\r\nnonsense\r\n\r\n",
+        )
+        .and_response("GET"),
+        Case::steps("client leaves before the response", "plain", [get("/"), Do::AwaitUpstream(1), Do::Leave]).reply(slow()),
+        Case::steps(
+            "client leaves inside its body",
+            "plain",
+            [
+                Do::Send(b"POST / HTTP/1.1\r\nhost: test\r\ncontent-length: 9\r\n\r\nhello".to_vec()),
+                Do::AwaitUpstream(1),
+                Do::Leave,
+            ],
+        ),
+        Case::steps("client ends its half", "plain", [get("/"), Do::HalfClose, Do::AwaitEnd]).reply(slow()),
+        Case::send("HTTP/1.0 until the end", "old", old("")).reply(close_delimited()),
+        Case::send("HTTP/1.0 keep-alive until the end", "old", old("connection: keep-alive\r\n")).reply(close_delimited()),
+        Case::send("HTTP/1.0 POST", "old", "POST / HTTP/1.0\r\nhost: test\r\ncontent-length: 5\r\n\r\nhello"),
+        Case::send("HTTP/1.0 HEAD", "old", "HEAD / HTTP/1.0\r\nhost: test\r\n\r\n")
+            .raw("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"),
+        Case::send("HTTP/1.0 upgrade", "old", old("connection: upgrade\r\nupgrade: websocket\r\n")),
+        Case::steps(
+            "failed health checks close connections",
+            "plain",
+            [Do::Admin("/healthcheck/fail"), get("/"), Do::Response("GET"), Do::Admin("/healthcheck/ok")],
+        ),
+    ]
+}
+
+fn interim_cases() -> Vec<Case> {
+    let ok = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+    let hints = "HTTP/1.1 103 Early Hints\r\nlink: a\r\n\r\n";
+    let expect = "POST / HTTP/1.1\r\nhost: test\r\nexpect: 100-continue\r\ncontent-length: 5\r\n\r\nhello";
+    vec![
+        Case::get("interim responses are relayed", "expects", "/", "")
+            .raw(format!("{hints}HTTP/1.1 102 Processing\r\n\r\n{ok}")),
+        Case::get("continue that nobody asked for", "expects", "/", "")
+            .raw(format!("HTTP/1.1 100 Continue\r\n\r\n{ok}")),
+        Case::send("expect with the body at once", "plain", expect),
+        Case::send("expect with the body at once, forwarded", "expects", expect),
+        Case::send("expect in HTTP/1.0", "old", expect.replace("HTTP/1.1", "HTTP/1.0")),
+        Case::send(
+            "expect without a body",
+            "plain",
+            "GET / HTTP/1.1\r\nhost: test\r\nexpect: 100-continue\r\n\r\n",
+        ),
+        Case::send("HEAD of chunks", "plain", "HEAD / HTTP/1.1\r\nhost: test\r\n\r\n")
+            .raw("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"),
+        Case::send("HEAD without a length", "plain", "HEAD / HTTP/1.1\r\nhost: test\r\n\r\n")
+            .raw("HTTP/1.1 200 OK\r\n\r\n"),
+        Case::get("204 with a length of zero", "plain", "/", "")
+            .raw("HTTP/1.1 204 No Content\r\ncontent-length: 0\r\n\r\n"),
+        Case::get("304 without a length", "plain", "/", "")
+            .raw("HTTP/1.1 304 Not Modified\r\netag: a\r\n\r\n"),
+        Case::get("response trailers pass if both sides enable them", "both_trailers", "/", "").raw(
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nx-t: 1\r\nX-U: 2\r\n\r\n",
+        ),
+        Case::get("empty body with trailers", "both_trailers", "/", "")
+            .raw("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\nx-t: 1\r\n\r\n"),
+        chunked(
+            "request trailers pass if both sides enable them",
+            "both_trailers",
+            "3\r\nabc\r\n0\r\nx-t: 1\r\n\r\n",
+        ),
+        chunked(
+            "large request body",
+            "plain",
+            &format!("{}0\r\n\r\n", format!("1000\r\n{}\r\n", "a".repeat(4096)).repeat(50)),
+        ),
+    ]
 }
 
 fn body_cases() -> Vec<Case> {

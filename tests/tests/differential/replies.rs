@@ -9,6 +9,18 @@ const ROUTES: &str = r#"
   route: {cluster: refused}
 - match: {prefix: /denied}
   direct_response: {status: 403, body: {inline_string: denied}}
+- match: {prefix: /400}
+  direct_response: {status: 400, body: {inline_string: "bad: 100% \u00e9"}}
+- match: {prefix: /401}
+  direct_response: {status: 401}
+- match: {prefix: /429}
+  direct_response: {status: 429}
+- match: {prefix: /502}
+  direct_response: {status: 502}
+- match: {prefix: /500}
+  direct_response: {status: 500}
+- match: {prefix: /204}
+  direct_response: {status: 204}
 - match: {prefix: /up}
   route: {cluster: up}
 "#;
@@ -48,6 +60,16 @@ pub(crate) fn cases() -> Vec<Case> {
         get("gRPC direct response", "plain", "/denied", GRPC),
         get("gRPC upstream resets", "plain", "/up", GRPC).reply(Reply::steps([Step::Reset])),
         Case::send("HEAD refused", "plain", "HEAD /refused HTTP/1.1\r\nhost: test\r\n\r\n"),
+        get("gRPC 400", "plain", "/400", GRPC),
+        get("gRPC 401", "plain", "/401", GRPC),
+        get("gRPC 429", "plain", "/429", GRPC),
+        get("gRPC 502", "plain", "/502", GRPC),
+        get("gRPC 500", "plain", "/500", GRPC),
+        get("gRPC with a suffix", "plain", "/401", "content-type: application/grpc+proto\r\n"),
+        get("gRPC-Web is not gRPC", "plain", "/401", "content-type: application/grpc-web\r\n"),
+        get("204 of its own", "plain", "/204", ""),
+        Case::send("HEAD of a reply of its own", "plain", "HEAD /denied HTTP/1.1\r\nhost: test\r\n\r\n"),
+        Case::send("HEAD is mapped", "mapped", "HEAD /denied HTTP/1.1\r\nhost: test\r\n\r\n"),
         get("mapped status", "mapped", "/refused", ""),
         get("mapped to JSON", "mapped", "/nowhere", ""),
         get("mapped by a header", "mapped", "/denied", "x-tag: special\r\n"),

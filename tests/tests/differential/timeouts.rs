@@ -35,6 +35,9 @@ pub(crate) fn setup() -> Setup {
                 "duration",
                 "common_http_protocol_options: {max_connection_duration: 0.15s}\ndrain_timeout: 0.05s",
             ),
+            list("stream", "common_http_protocol_options: {max_stream_duration: 0.15s}"),
+            list("tunnel", "stream_idle_timeout: 0.15s\nupgrade_configs: [{upgrade_type: websocket}]"),
+            list("no_delay", "delayed_close_timeout: 0s"),
         ],
     )
 }
@@ -86,5 +89,65 @@ pub(crate) fn cases() -> Vec<Case> {
             "duration",
             [Do::Send(b"GET / HTTP/1.1\r\nhost: test\r\n\r\n".to_vec()), Do::Response("GET"), Do::AwaitEnd],
         ),
+    ]
+    .into_iter()
+    .chain(further_cases())
+    .collect()
+}
+
+fn further_cases() -> Vec<Case> {
+    let stall = || Reply::steps([Step::Stall]);
+    let begun = || {
+        let head = b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc".to_vec();
+        Reply::steps([Step::Send(head), Step::Stall])
+    };
+    let partial = b"POST / HTTP/1.1\r\nhost: test\r\ncontent-length: 10\r\n\r\nhello".to_vec();
+    let upgrade =
+        b"GET / HTTP/1.1\r\nhost: test\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n".to_vec();
+    let switching =
+        b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n".to_vec();
+    let grpc = |name, timeout: &str| {
+        let lines = format!("content-type: application/grpc\r\ngrpc-timeout: {timeout}\r\n");
+        Case::get(name, "plain", "/grpc", &lines).reply(Reply::steps([Step::Stall]))
+    };
+    vec![
+        Case::get("stream duration, no response", "stream", "/", "").reply(stall()),
+        Case::get("stream duration, response begun", "stream", "/", "").reply(begun()),
+        Case::steps(
+            "stream duration, request incomplete",
+            "stream",
+            [Do::Send(partial.clone()), Do::Response("POST")],
+        ),
+        Case::get("stream duration of gRPC", "stream", "/", "content-type: application/grpc\r\n")
+            .reply(stall()),
+        Case::get("route idle timeout, response begun", "plain", "/idle", "").reply(begun()),
+        Case::get("route timeout of gRPC", "plain", "/route", "content-type: application/grpc\r\n")
+            .reply(stall()),
+        grpc("gRPC timeout in microseconds", "150000u"),
+        grpc("gRPC timeout of zero", "0m"),
+        Case::steps("idle tunnel", "tunnel", [Do::Send(upgrade), Do::Response("GET"), Do::AwaitEnd])
+            .reply(Reply::early([Step::Send(switching), Step::Stall])),
+        Case::steps("connection idle before a request", "idle", [Do::AwaitEnd]),
+        Case::steps("connection idle inside a head", "idle", [Do::Send(b"GET / HT".to_vec()), Do::AwaitEnd]),
+        Case::steps(
+            "connection duration, request in flight",
+            "duration",
+            [Do::Send(b"GET / HTTP/1.1\r\nhost: test\r\n\r\n".to_vec()), Do::Response("GET"), Do::AwaitEnd],
+        )
+        .reply(Reply::steps([
+            Step::Pause(std::time::Duration::from_millis(250)),
+            Step::Send(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".to_vec()),
+        ])),
+        Case::steps(
+            "request head timeout, second request",
+            "head",
+            [
+                Do::Send(b"GET / HTTP/1.1\r\nhost: test\r\n\r\nGET".to_vec()),
+                Do::Response("GET"),
+                Do::Response("GET"),
+            ],
+        ),
+        Case::get("last response, no delay", "no_delay", "/", "connection: close\r\n"),
+        Case::get("last response, client stays", "plain", "/", "connection: close\r\n"),
     ]
 }

@@ -1,12 +1,20 @@
 //! Upgrades and CONNECT.
 
 use integration::config::HttpListener;
-use integration::differential::{Case, Do, Setup};
+use integration::differential::{Case, Do, H2Request, Setup};
 use integration::upstream::{Reply, Step};
 
 const ROUTES: &str = r#"
 - match: {prefix: /disabled}
   route: {cluster: up, upgrade_configs: [{upgrade_type: websocket, enabled: false}]}
+- match: {prefix: /h2}
+  route: {cluster: h2up}
+- match: {prefix: /only, headers: [{name: upgrade, string_match: {exact: websocket, ignore_case: true}}]}
+  route: {cluster: up}
+- match: {prefix: /only}
+  direct_response: {status: 404}
+- match: {prefix: /refused}
+  route: {cluster: refused}
 - match: {prefix: /}
   route: {cluster: up}
 "#;
@@ -14,6 +22,8 @@ const ROUTES: &str = r#"
 const CONNECT: &str = r#"
 - match: {connect_matcher: {}, headers: [{name: x-forward, present_match: true}]}
   route: {cluster: up, upgrade_configs: [{upgrade_type: CONNECT}]}
+- match: {connect_matcher: {}, headers: [{name: x-refused, present_match: true}]}
+  route: {cluster: refused, upgrade_configs: [{upgrade_type: CONNECT, connect_config: {}}]}
 - match: {connect_matcher: {}}
   route: {cluster: echo, upgrade_configs: [{upgrade_type: CONNECT, connect_config: {}}]}
 - match: {prefix: /}
@@ -29,6 +39,10 @@ pub(crate) fn setup() -> Setup {
                 .options("upgrade_configs: [{upgrade_type: websocket}]")
                 .yaml(),
             HttpListener::new("connect", CONNECT).yaml(),
+            HttpListener::new("h2", ROUTES)
+                .options("upgrade_configs: [{upgrade_type: websocket}]\nhttp2_protocol_options: {allow_connect: true}")
+                .yaml(),
+            HttpListener::new("h2_connect", CONNECT).options("http2_protocol_options: {allow_connect: true}").yaml(),
         ],
     )
 }
@@ -71,5 +85,108 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::send("CONNECT without a route", "plain", connect),
         Case::send("CONNECT refused by the upstream", "connect", forwarded)
             .raw("HTTP/1.1 403 Forbidden\r\ncontent-length: 2\r\n\r\nno"),
+        Case::send(
+            "CONNECT terminated, nobody listens",
+            "connect",
+            connect.replace("\r\n\r\n", "\r\nx-refused: 1\r\n\r\n"),
+        ),
+        Case::steps(
+            "CONNECT terminated, bytes at once",
+            "connect",
+            [
+                Do::Send(format!("{connect}hello").into()),
+                Do::Response("CONNECT"),
+                Do::Bytes(5),
+                Do::HalfClose,
+                Do::AwaitEnd,
+            ],
+        ),
+    ]
+    .into_iter()
+    .chain(websocket_cases())
+    .chain(h2_cases())
+    .collect()
+}
+
+fn websocket_cases() -> Vec<Case> {
+    let switch = || Reply::early([Step::Send(SWITCHING.to_vec()), Step::Echo]);
+    let spelt = UPGRADE
+        .replace("connection: Upgrade", "Connection: keep-alive, x-a, UPGRADE\r\nx-a: 1")
+        .replace("upgrade: websocket", "Upgrade: WebSocket");
+    let spelt_answer =
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: keep-alive, UPGRADE\r\nUpgrade: WebSocket\r\n\r\n"
+            .to_vec();
+    let with_body = UPGRADE.replace("\r\n\r\n", "\r\ncontent-length: 5\r\n\r\nhello");
+    vec![
+        tunnel("websocket keeps its spelling", "websocket", &spelt, "GET")
+            .reply(Reply::early([Step::Send(spelt_answer), Step::Echo])),
+        tunnel("websocket by a header matcher", "websocket", &UPGRADE.replace("/chat", "/only"), "GET")
+            .reply(switch()),
+        Case::get("header matcher without an upgrade", "websocket", "/only", "upgrade: websocket\r\n"),
+        Case::steps(
+            "websocket, upstream ends first",
+            "websocket",
+            [Do::Send(UPGRADE.into()), Do::Response("GET"), Do::Bytes(3), Do::AwaitEnd],
+        )
+        .reply(Reply::early([Step::Send([SWITCHING, b"bye"].concat()), Step::Close])),
+        Case::steps(
+            "websocket, upstream resets",
+            "websocket",
+            [Do::Send(UPGRADE.into()), Do::Response("GET"), Do::AwaitEnd],
+        )
+        .reply(Reply::early([
+            Step::Send(SWITCHING.to_vec()),
+            Step::Pause(std::time::Duration::from_millis(20)),
+            Step::Reset,
+        ])),
+        Case::steps(
+            "websocket, bytes before the answer",
+            "websocket",
+            [
+                Do::Send(format!("{UPGRADE}early").into()),
+                Do::Response("GET"),
+                Do::Bytes(5),
+                Do::HalfClose,
+                Do::AwaitEnd,
+            ],
+        )
+        .reply(switch()),
+        Case::send("websocket answered with 200", "websocket", UPGRADE)
+            .raw("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"),
+        Case::send("websocket answered with another status and no length", "websocket", UPGRADE)
+            .reply(Reply::raw_then_close("HTTP/1.1 400 Bad Request\r\n\r\nno")),
+        Case::send("websocket, nobody listens", "websocket", UPGRADE.replace("/chat", "/refused")),
+        Case::send("websocket with a body", "websocket", with_body)
+            .raw("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"),
+        Case::send("websocket without a route's cluster that upgrades", "websocket", UPGRADE)
+            .reply(Reply::steps([Step::Close])),
+        Case::steps(
+            "websocket, client leaves",
+            "websocket",
+            [Do::Send(UPGRADE.into()), Do::Response("GET"), Do::Leave],
+        )
+        .reply(switch()),
+    ]
+}
+
+fn h2_cases() -> Vec<Case> {
+    let one = |name, listener, request| Case::h2(name, listener, [request]);
+    let connect = H2Request { method: "CONNECT", body: "hello", ..H2Request::get("target.test:443") };
+    vec![
+        one("h2 websocket to h1", "h2", H2Request::upgrade("http://test/chat", "websocket", "hello"))
+            .reply(Reply::early([Step::Send(SWITCHING.to_vec()), Step::Echo])),
+        one(
+            "h2 websocket refused by the upstream",
+            "h2",
+            H2Request::upgrade("http://test/chat", "websocket", "hello"),
+        )
+        .raw("HTTP/1.1 403 Forbidden\r\ncontent-length: 2\r\n\r\nno"),
+        one("h2 websocket to h2", "h2", H2Request::upgrade("http://test/h2", "websocket", "hello")),
+        one("h2 upgrade that is not enabled", "h2", H2Request::upgrade("http://test/chat", "other", "")),
+        tunnel("h1 websocket to h2", "h2", &UPGRADE.replace("/chat", "/h2"), "GET"),
+        one("h2 CONNECT terminated", "h2_connect", connect.clone()),
+        one("h2 CONNECT forwarded to h1", "h2_connect", connect.clone().field("x-forward", "1"))
+            .reply(Reply::early([Step::Send(b"HTTP/1.1 200 OK\r\n\r\n".to_vec()), Step::Echo])),
+        one("h2 CONNECT without a route", "h2", connect),
     ]
 }
