@@ -227,10 +227,12 @@ impl H2Client {
     ) -> Result<H2Response> {
         let mut send = self.send.clone().ready().await?;
         let (head, body) = request.into_parts();
-        let end = body.is_empty() && trailers.is_none();
+        // a tunnel has no end before its client has what it waits for: as much as it sent
+        let tunnel = (head.method == http::Method::CONNECT).then_some(body.len());
+        let end = body.is_empty() && trailers.is_none() && tunnel.is_none();
         let (response, mut stream) = send.send_request(http::Request::from_parts(head, ()), end)?;
         if !body.is_empty() {
-            stream.send_data(body, trailers.is_none())?;
+            stream.send_data(body, trailers.is_none() && tunnel.is_none())?;
         }
         if let Some(trailers) = trailers {
             stream.send_trailers(trailers)?;
@@ -243,7 +245,12 @@ impl H2Client {
             trailers: Fields::new(),
             cut: None,
         };
-        while let Some(chunk) = body.data().await {
+        let tunnel = tunnel.filter(|_| head.status.is_success());
+        loop {
+            if tunnel.is_some_and(|length| answer.body.len() >= length) {
+                return Ok(answer);
+            }
+            let Some(chunk) = body.data().await else { break };
             match chunk {
                 Ok(chunk) => {
                     body.flow_control().release_capacity(chunk.len())?;

@@ -24,7 +24,6 @@ const SETTLE: Duration = Duration::from_millis(500);
 const COUNTERS: &[&str] = &[
     "downstream_cx_upgrades_total",
     "downstream_cx_protocol_error",
-    "downstream_cx_delayed_close_timeout",
     "downstream_cx_drain_close",
     "downstream_cx_idle_timeout",
     "downstream_cx_no_route",

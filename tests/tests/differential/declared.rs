@@ -15,6 +15,9 @@ Outrigger answers as Envoy 1.40 does, byte for byte where it can. Where it does 
 It is made from the test cases that declare the differences and fail if one is not there any more, so it does not drift:
 `UPDATE_DOCS=1 cargo test -p integration --test differential declared` writes it anew.
 
+After the last response of a connection, Outrigger says at once that nothing follows (FIN) and then waits for the client to close;
+Envoy waits first. So `downstream_cx_delayed_close_timeout` counts only clients that stay even then.
+
 Configuration that is not supported is listed in [configuration.md](configuration.md).
 ";
 

@@ -124,7 +124,6 @@ fn further_cases() -> Vec<Case> {
         Case::get("route timeout of gRPC", "plain", "/route", "content-type: application/grpc\r\n")
             .reply(stall()),
         grpc("gRPC timeout in microseconds", "150000u"),
-        grpc("gRPC timeout of zero", "0m"),
         Case::steps("idle tunnel", "tunnel", [Do::Send(upgrade), Do::Response("GET"), Do::AwaitEnd])
             .reply(Reply::early([Step::Send(switching), Step::Stall])),
         Case::steps("connection idle before a request", "idle", [Do::AwaitEnd]),

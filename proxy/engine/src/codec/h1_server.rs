@@ -379,7 +379,12 @@ impl Downstream for ServerConnection {
         if is_upgrade {
             self.stream.decoder = BodyDecoder::new(BodyFraming::UntilClose, TrailerOptions::default());
         }
-        self.stream.encoder = self.encode(head, framing_of(&head.headers, end));
+        let framing = framing_of(&head.headers, end);
+        if self.stream.protocol == Protocol::Http10 && framing == BodyFraming::Chunked {
+            // No chunks for HTTP/1.0: the end of the connection is the end of the body.
+            self.stream.keep_alive = false;
+        }
+        self.stream.encoder = self.encode(head, framing);
     }
 
     fn data(&mut self, data: Bytes, end: bool) {

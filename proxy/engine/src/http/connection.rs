@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
@@ -30,8 +30,17 @@ pub async fn serve(cx: Rc<ConnectionCx>, connection: Connection) {
     let _counted = Counted::new(&counted);
     let codec = match cx.manager.codec {
         Codec::Auto => match Box::pin(sniff(&cx, &connection)).await {
-            Some(codec) => codec,
-            None => return,
+            Sniffed::Codec(codec) => codec,
+            Sniffed::Gone => {
+                cx.manager.stats.here().downstream_cx_destroy_remote.inc();
+                return;
+            }
+            Sniffed::Idle => {
+                let stats = cx.manager.stats.here();
+                stats.downstream_cx_idle_timeout.inc();
+                stats.downstream_cx_destroy_local.inc();
+                return;
+            }
         },
         codec => codec,
     };
@@ -41,10 +50,19 @@ pub async fn serve(cx: Rc<ConnectionCx>, connection: Connection) {
     }
 }
 
-/// Tells HTTP/2 from HTTP/1 by the first bytes; `None` if the client left before it said enough.
-async fn sniff(cx: &ConnectionCx, connection: &Connection) -> Option<Codec> {
+/// What the first bytes said.
+enum Sniffed {
+    Codec(Codec),
+    /// The client left before it said enough.
+    Gone,
+    /// It said too little for too long.
+    Idle,
+}
+
+/// Tells HTTP/2 from HTTP/1 by the first bytes.
+async fn sniff(cx: &ConnectionCx, connection: &Connection) -> Sniffed {
     if cx.info.application_protocols.iter().any(|protocol| *protocol == "h2") && cx.info.secure {
-        return Some(Codec::Http2);
+        return Sniffed::Codec(Codec::Http2);
     }
     let mut timer = Timer::default();
     let deadline = cx.manager.idle_timeout.map(|idle| Instant::now() + idle);
@@ -58,20 +76,20 @@ async fn sniff(cx: &ConnectionCx, connection: &Connection) -> Option<Codec> {
                 buffer = crate::local::buffers::take();
             }
             match connection.poll_read(task, &mut buffer) {
-                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(None),
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Sniffed::Gone),
                 Poll::Ready(Ok(_)) => {}
                 Poll::Pending => break,
             }
             let compared = buffer.len().min(PREFACE.len());
             if buffer.get(..compared) != PREFACE.get(..compared) {
-                return Poll::Ready(Some(Codec::Http1));
+                return Poll::Ready(Sniffed::Codec(Codec::Http1));
             }
             if compared == PREFACE.len() {
-                return Poll::Ready(Some(Codec::Http2));
+                return Poll::Ready(Sniffed::Codec(Codec::Http2));
             }
         }
         match deadline {
-            Some(deadline) => timer.poll(task, deadline).map(|()| None),
+            Some(deadline) => timer.poll(task, deadline).map(|()| Sniffed::Idle),
             None => Poll::Pending,
         }
     })
@@ -85,6 +103,8 @@ async fn sniff(cx: &ConnectionCx, connection: &Connection) -> Option<Codec> {
 enum Waited {
     Next(NextRequest),
     Idle,
+    /// The stream that a head begins was idle.
+    HeadIdle,
     HeadTimeout,
     Duration,
     Drained,
@@ -131,6 +151,14 @@ async fn serve_http1(cx: &Rc<ConnectionCx>, connection: Connection) {
             Waited::Next(NextRequest::Invalid(error)) => {
                 reply_invalid(cx, &mut server, &mut timer, error).await;
             }
+            Waited::HeadIdle => {
+                stats.downstream_rq_idle_timeout.inc();
+                let body = Bytes::from_static(b"stream timeout");
+                let reply = LocalReply::new(StatusCode::REQUEST_TIMEOUT, body, "stream_idle_timeout")
+                    .with_flag(ResponseFlag::StreamIdleTimeout);
+                server.begin_invalid();
+                stream::reply_without_request(cx, &mut server, &mut timer, reply).await;
+            }
             Waited::HeadTimeout => {
                 stats.downstream_rq_header_timeout.inc();
                 let reply = LocalReply::new(
@@ -143,6 +171,7 @@ async fn serve_http1(cx: &Rc<ConnectionCx>, connection: Connection) {
             }
             Waited::Next(NextRequest::Closed) => {
                 if server.has_partial_request() {
+                    stream::abandoned(cx, &server);
                     stats.downstream_cx_destroy_active_rq.inc();
                     stats.downstream_cx_destroy_remote_active_rq.inc();
                 }
@@ -196,11 +225,15 @@ async fn wait(cx: &ConnectionCx, server: &mut ServerConnection, timer: &mut Time
             }
             server.rest();
         }
-        let head = match (is_partial, manager.request_headers_timeout) {
-            (true, Some(timeout)) => Some(*head_since.get_or_insert_with(Instant::now) + timeout),
-            _ => None,
-        };
-        let deadlines = [(idle, Waited::Idle), (head, Waited::HeadTimeout), (duration, Waited::Duration)];
+        // With its first byte a request has begun: the connection is not idle any more, the stream may be.
+        let head_since = is_partial.then(|| *head_since.get_or_insert_with(Instant::now));
+        let since = |limit: Option<Duration>| Some(head_since? + limit?);
+        let deadlines = [
+            (idle.filter(|_| !is_partial), Waited::Idle),
+            (since(manager.request_headers_timeout), Waited::HeadTimeout),
+            (since(manager.stream_idle_timeout), Waited::HeadIdle),
+            (duration, Waited::Duration),
+        ];
         let mut deadlines = deadlines.into_iter().filter_map(|(at, what)| Some((at?, what)));
         let Some(first) = deadlines.next() else { return Poll::Pending };
         let (at, what) = deadlines.fold(first, |first, next| if next.0 < first.0 { next } else { first });

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
-use proxy_core::head::BodyEvent;
+use proxy_core::head::{BodyEvent, Protocol};
 use proxy_core::local_reply::LocalReply;
 use proxy_core::response_flag::ResponseFlag;
 use proxy_core::stream_error::UpstreamReset;
@@ -288,6 +288,14 @@ impl Stream<'_> {
             }
             UpstreamEvent::Body(BodyEvent::End) => {
                 self.upstream_complete(now);
+                let over_http1 = self.info.upstream.protocol == Some(Protocol::Http11);
+                if progress.tunnel && !progress.request_done && over_http1 && !self.is_connect_terminated() {
+                    // The upstream took the connection away; the client learns that after what it was sent.
+                    let reset = UpstreamReset::ConnectionTermination;
+                    self.info.flags.set(reset.flag());
+                    let details = format!("upstream_reset_after_response_started{{{}}}", reset.details());
+                    self.info.details = Some(details.into());
+                }
                 self.respond_end(down).await?;
                 progress.response_done = true;
             }
@@ -321,7 +329,7 @@ impl Stream<'_> {
         match error {
             DownstreamError::Disconnected => {
                 self.info.flags.set(ResponseFlag::DownstreamConnectionTermination);
-                self.info.details.get_or_insert("downstream_remote_disconnect".into());
+                self.info.details = Some("downstream_remote_disconnect".into());
                 StreamEnd::Gone
             }
             DownstreamError::Reset => {

@@ -374,7 +374,7 @@ impl Stream<'_> {
     }
 
     /// Whether the route ends CONNECT here and sends its payload on as plain TCP.
-    fn is_connect_terminated(&self) -> bool {
+    pub(crate) fn is_connect_terminated(&self) -> bool {
         let Some(route) = self.route() else { return false };
         let Action::Forward(forward) = route.action() else { return false };
         let Some(connect) = forward.upgrade("connect").and_then(|upgrade| upgrade.connect.as_ref()) else {

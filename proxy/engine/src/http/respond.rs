@@ -97,6 +97,12 @@ impl Stream<'_> {
     /// Whether this response should be the connection's last one because something drains.
     fn should_close(&self) -> bool {
         let cx = self.cx;
+        if let Some(max) = cx.manager.max_connection_duration
+            && self.info.protocol != Some(Protocol::Http2)
+            && cx.info.start.elapsed() >= max
+        {
+            return true;
+        }
         if cx.drain.should_close() || cx.shared.drain.should_close(cx.is_inbound, cx.modify_only) {
             cx.manager.stats.here().downstream_cx_drain_close.inc();
             return true;
@@ -207,6 +213,10 @@ impl Stream<'_> {
             self.info.flags.set(flag);
         }
         self.info.details = Some(reply.details.clone());
+        if reply.status == StatusCode::BAD_REQUEST && self.info.protocol != Some(Protocol::Http2) {
+            // To Envoy this status says that the message was broken, whoever says it.
+            self.close = true;
+        }
         if self.committed {
             return Err(StreamEnd::Reset);
         }

@@ -146,15 +146,7 @@ pub(crate) async fn reply_without_request<D: Downstream>(
     timer: &mut Timer,
     reply: LocalReply,
 ) {
-    let request = RequestHead {
-        method: Method::GET,
-        scheme: Scheme::Http,
-        authority: Text::default(),
-        path: Text::default(),
-        upgrade: None,
-        headers: HeaderMap::new(),
-    };
-    let mut stream = Stream::new(cx, down.protocol(), request, true);
+    let mut stream = Stream::new(cx, down.protocol(), no_request(), true);
     stream.has_request = false;
     stream.info.request_complete = None;
     if stream.local_reply(down, timer, reply).await.is_ok() {
@@ -162,6 +154,23 @@ pub(crate) async fn reply_without_request<D: Downstream>(
         stream.info.last_downstream_tx = Some(Instant::now());
     }
     stream.info.wire = down.wire();
+}
+
+/// Notes that the connection ended inside a request head.
+pub(crate) fn abandoned<D: Downstream>(cx: &ConnectionCx, down: &D) {
+    let mut stream = Stream::new(cx, down.protocol(), no_request(), false);
+    stream.has_request = false;
+}
+
+fn no_request() -> RequestHead {
+    RequestHead {
+        method: Method::GET,
+        scheme: Scheme::Http,
+        authority: Text::default(),
+        path: Text::default(),
+        upgrade: None,
+        headers: HeaderMap::new(),
+    }
 }
 
 impl<'c> Stream<'c> {
@@ -241,7 +250,6 @@ impl<'c> Stream<'c> {
         let stats = manager.stats.here();
         let is_connect = self.request.method == Method::CONNECT;
         if lacks_host {
-            self.close = self.info.protocol != Some(Protocol::Http2);
             return Err(refuse(StatusCode::BAD_REQUEST, "missing_host_header"));
         }
         if self.request.path.is_empty() && !is_connect {
@@ -255,12 +263,10 @@ impl<'c> Stream<'c> {
             PathOutcome::Ok => {}
             PathOutcome::Redirect(_) if self.request.is_grpc() => {
                 stats.downstream_rq_failed_path_normalization.inc();
-                self.close = true;
                 return Err(refuse(StatusCode::BAD_REQUEST, "path_normalization_failed"));
             }
             PathOutcome::Reject => {
                 stats.downstream_rq_failed_path_normalization.inc();
-                self.close = true;
                 return Err(refuse(StatusCode::BAD_REQUEST, "path_normalization_failed"));
             }
             PathOutcome::Redirect(path) => {

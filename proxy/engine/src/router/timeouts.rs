@@ -214,11 +214,10 @@ impl MaxStreamDuration {
 }
 
 impl Timeouts {
-    /// How long the stream may last when the connection manager has `inherited`; upstream gRPC servers are told.
+    /// How long the stream may last when the connection manager has `inherited`; upstream gRPC servers are told of the route's own.
     pub fn resolve_max_stream(&mut self, inherited: Option<Duration>) -> Option<Duration> {
-        let max_stream = self.max_stream.or(inherited);
-        self.grpc_timeout = max_stream.filter(|_| self.grpc_follows_max_stream);
-        max_stream
+        self.grpc_timeout = self.max_stream.or(None).filter(|_| self.grpc_follows_max_stream);
+        self.max_stream.or(inherited)
     }
 
     /// Tells the upstream: sets `x-envoy-expected-rq-timeout-ms` and `grpc-timeout`, removes the headers that asked for

@@ -133,7 +133,7 @@ fn the_connection_managers_limits_hold_where_the_route_has_none() {
     let mut timeouts = of(&timeout(None)).for_request(&request, ExpectedTimeout::Overwritten);
     assert_eq!(timeouts.idle.or(Some(Duration::from_secs(300))), Some(Duration::from_secs(300)));
     assert_eq!(timeouts.resolve_max_stream(Some(Duration::from_secs(7))), Some(Duration::from_secs(7)));
-    assert_eq!(timeouts.grpc_timeout, Some(Duration::from_secs(7)));
+    assert_eq!(timeouts.grpc_timeout, None);
     let off = proto::RouteAction { idle_timeout: seconds(0), ..streaming([seconds(0), None, None]) };
     let mut timeouts = of(&off).for_request(&request, ExpectedTimeout::Overwritten);
     assert_eq!(timeouts.idle.or(Some(Duration::from_secs(300))), None);
