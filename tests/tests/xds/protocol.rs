@@ -69,6 +69,28 @@ async fn clusters_are_acknowledged_when_they_are_warm() -> Result<()> {
     Ok(())
 }
 
+/// A stream that ends while clusters warm: the next one asks for their endpoints, and all goes on from there.
+#[tokio::test]
+async fn clusters_become_warm_on_the_next_stream() -> Result<()> {
+    for api_type in BOTH {
+        let rig = Rig::start(api_type).await?;
+        let up = rig.upstream.addr();
+        rig.management.hold(&EDS);
+        rig.management.set(&EDS, "2", [endpoints("c", &[up])?, endpoints("d", &[up])?]);
+        rig.management.set(&CDS, "2", [cluster("c")?, cluster("d")?]);
+        rig.stat("cluster_manager.warming_clusters", 1).await?;
+        rig.management.close_streams();
+        within("the next stream", SOON, rig.management.streams_opened(2)).await?;
+        rig.management.release(&EDS);
+        rig.stat("cluster_manager.active_clusters", 3).await?;
+        let answer = rig.change(&CDS, "3", vec![cluster("c")?]).await?;
+        ensure!(answer.is_ack(), "{answer:?}");
+        rig.stat("cluster_manager.active_clusters", 2).await?;
+        rig.proxy.stop().await?;
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn listeners_are_acknowledged_before_their_routes_came() -> Result<()> {
     for api_type in BOTH {
