@@ -7,7 +7,8 @@ use http::Method;
 use proxy_core::head::{BodyEvent, Protocol};
 use proxy_engine::codec::h1::{
     BodyDecoder, BodyFraming, ConnectionOption, HeadLimits, KeyFormat, RequestMessage, RequestOptions,
-    RequestParser, ResponseContext, ResponseMessage, ResponseOptions, ResponseParser, TrailerOptions,
+    RequestParser, ResponseContext, ResponseMessage, ResponseOptions, ResponseParser, TargetForm,
+    TrailerOptions,
 };
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;

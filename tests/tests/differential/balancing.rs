@@ -255,6 +255,7 @@ async fn distribution(
     Ok(all)
 }
 
+#[expect(clippy::print_stdout, reason = "SHOW asks for it")]
 pub async fn compare(reference: &Binary, subject: &Binary) -> Result<()> {
     let mut upstreams = Vec::new();
     for number in 0..HOSTS {

@@ -364,6 +364,7 @@ async fn serve_once(
 }
 
 /// Counts of a run against a [`fickle`] host: answers with 200, others, and connections closed under a request.
+#[expect(clippy::print_stdout, reason = "the counts are what a reader of the run wants")]
 async fn rounds(closing: Closing, method: &str, body: &str, count: usize) -> Result<(usize, usize, usize)> {
     let (seen, closed) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicUsize::new(0)));
     let addr = fickle(closing, seen.clone(), closed.clone()).await?;

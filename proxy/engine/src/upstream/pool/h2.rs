@@ -185,6 +185,11 @@ impl HostPool {
             *pool.http2.connecting.borrow_mut() = None;
             sender.send_replace(Some(handshaken));
             pool.http2.room.notify_waiters();
+            if pool.draining.get() {
+                // The host left meanwhile: who waited takes the connection, and with the last of them it ends.
+                tokio::task::yield_now().await;
+                pool.http2.drain();
+            }
         });
         Some(receiver)
     }
@@ -227,9 +232,7 @@ impl HostPool {
             draining: Cell::new(false),
             close: Notify::new(),
         });
-        if !self.draining.get() {
-            self.http2.ready.borrow_mut().push(shared.clone());
-        }
+        self.http2.ready.borrow_mut().push(shared.clone());
         codec.here().nghttp2_upstream_connections.inc();
         let keepalive = options.keepalive.as_ref().and_then(|options| {
             Some(Keepalive::new(driver.ping_pong()?, options.interval?, options.timeout))
