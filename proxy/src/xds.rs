@@ -19,6 +19,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::anyhow;
 use proxy_core::address::Address;
 use proxy_core::config::BuildEnv;
+use proxy_core::stats::groups::ListenerManagerStats;
 use proxy_engine::listener::accept::{ListenerTag, SharedListener};
 use proxy_engine::state::{Delivered, Effect, Failure, Kind, Phase, Response, Store};
 use proxy_engine::upstream::cluster::Cluster;
@@ -123,10 +124,10 @@ impl Configuration {
         Ref::map(self.core.borrow(), |core| &core.store)
     }
 
-    /// The listeners that accept, with the addresses they are bound to.
+    /// The active listeners, stopped ones included as in Envoy, with the addresses they are or were bound to.
     pub fn listeners(&self) -> Vec<(String, Vec<Address>)> {
         let core = self.core.borrow();
-        let listeners = core.store.active_listeners().filter(|(_, tag, _)| !core.stopped.contains(tag));
+        let listeners = core.store.active_listeners();
         listeners.map(|(name, tag, _)| (name.to_owned(), core.sockets.addresses(tag))).collect()
     }
 
@@ -140,10 +141,12 @@ impl Configuration {
         let mut core = self.core.borrow_mut();
         let core = &mut *core;
         let Some(workers) = &core.workers else { return };
+        let stats = core.env.stats.scope("listener_manager").shared::<ListenerManagerStats>();
         for (_, tag, listener) in core.store.active_listeners() {
             if (!inbound_only || listener.is_inbound()) && core.stopped.insert(tag) {
                 workers.stop_listener(tag);
-                core.sockets.close(tag);
+                core.sockets.stop(tag);
+                stats.listener_stopped.inc();
             }
         }
     }

@@ -39,6 +39,13 @@ impl ListenSockets {
         }
     }
 
+    /// Closes the sockets; the addresses stay known, as `/listeners` of Envoy shows them to the end.
+    pub(super) fn stop(&mut self, tag: ListenerTag) {
+        if let Some(open) = self.open.get_mut(&tag) {
+            open.sockets = Vec::new();
+        }
+    }
+
     pub(super) fn close(&mut self, tag: ListenerTag) {
         self.open.remove(&tag);
     }

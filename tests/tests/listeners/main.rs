@@ -1,6 +1,8 @@
 //! Listeners and TCP in the running proxy: sockets of every kind, listener filters, filter chains, limits, redirected
 //! connections, and bytes carried to an upstream.
 
+#![expect(clippy::unwrap_used, reason = "what fails in a helper fails its test")]
+
 mod filters;
 mod limits;
 mod redirect;

@@ -174,3 +174,45 @@ async fn a_listener_without_a_port_binds_nothing() {
     assert_eq!(listening(port), 1);
     assert_eq!(proxy.listener("unbound").unwrap().port(), port);
 }
+
+/// The timer of the established connection whose near end has this port: 2 is keepalive (`/proc/net/tcp`).
+fn timer_of_connection(port: u16) -> Option<String> {
+    let table = std::fs::read_to_string("/proc/net/tcp").ok()?;
+    let local = format!(":{port:04X}");
+    table.lines().find_map(|line| {
+        let columns: Vec<&str> = line.split_whitespace().collect();
+        let is_ours = columns.get(1)?.ends_with(&local) && *columns.get(3)? == "01";
+        is_ours.then(|| columns.get(5).map(|timer| timer[..2].to_owned()))?
+    })
+}
+
+#[tokio::test]
+async fn options_of_sockets_take_effect() {
+    let elsewhere = |name: &str, ip: &str, more: &str| {
+        let fields = format!("address: {{socket_address: {{address: {ip}, port_value: 0}}}}\n{more}");
+        listener_at(name, &fields, &chain("", "{}", &says(name)))
+    };
+    // IP_FREEBIND by number: an address of documentation can be bound with it only
+    let by_number = "socket_options: [{level: 0, name: 15, int_value: 1, state: STATE_PREBIND}]";
+    let listeners = [
+        elsewhere("free", "192.0.2.1", "freebind: true"),
+        elsewhere("by_number", "192.0.2.2", by_number),
+        echo("probed", "tcp_keepalive: {keepalive_time: 100}"),
+        echo("silent", ""),
+    ];
+    let proxy = start(&listeners, &[], "", &[]).await.unwrap();
+    assert_eq!(proxy.listener("free").unwrap().ip(), Ipv4Addr::new(192, 0, 2, 1));
+    assert_ne!(proxy.listener("by_number").unwrap().port(), 0);
+    for (name, timer) in [("probed", "02"), ("silent", "00")] {
+        let addr = proxy.listener(name).unwrap();
+        let client = TcpStream::connect(addr).await.unwrap();
+        expect_stat(&proxy, &format!("listener.{name}.downstream_cx_active"), 1).await.unwrap();
+        assert_eq!(timer_of_connection(addr.port()).as_deref(), Some(timer), "{name}");
+        drop(client);
+    }
+    drop(proxy);
+
+    let refused = start(&[elsewhere("plain", "192.0.2.3", "")], &[], "", &[]).await.unwrap_err();
+    let text = format!("{refused:#}");
+    assert!(text.contains("cannot bind '192.0.2.3:0'"), "{text}");
+}

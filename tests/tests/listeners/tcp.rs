@@ -394,6 +394,9 @@ async fn draining_leaves_connections_and_the_end_of_the_process_does_not() {
     })
     .await
     .unwrap();
+    expect_stat(&proxy, "listener_manager.listener_stopped", 1).await.unwrap();
+    // the listener is still there, though nobody can reach it
+    assert_eq!(proxy.admin().listeners().await.unwrap().get("drained"), Some(&addr));
     // the drain time is over, and what is connected stays
     client.send(b"still").await.unwrap();
     assert_eq!(client.at_least(5, SOON).await.unwrap(), b"still");
