@@ -14,7 +14,7 @@ use proxy_core::names::Names;
 use proxy_core::runtime::{Runtime, RuntimeLayer};
 use proxy_core::stats::groups::{RuntimeStats, ServerStats};
 use proxy_core::stats::{self, Registry, ShardId, set_shard};
-use proxy_engine::listener::accept::{ConnectionLimit, GlobalConnections};
+use proxy_engine::listener::accept::{ConnectionLimit, GLOBAL_LIMIT, GlobalConnections};
 use proxy_engine::local::drain::{DrainStrategy, ProcessDrain};
 use proxy_engine::log_file::FileLogs;
 use proxy_engine::net::socket;
@@ -303,18 +303,16 @@ async fn serve(built: Built, options: cli::Options) -> anyhow::Result<()> {
 
 /// Who limits the connections of the process; Envoy warns if nobody does.
 fn connection_limit(built: &Built) -> ConnectionLimit {
-    let runtime = built.env.runtime.number("overload.global_downstream_max_connections");
-    match (built.settings.most_connections, runtime.and_then(|limit| usize::try_from(limit).ok())) {
-        (Some(limit), _) => ConnectionLimit::OverloadManager(limit),
-        (None, Some(limit)) => ConnectionLimit::Runtime(limit),
-        (None, None) => {
-            tracing::warn!(
-                "There is no configured limit to the number of allowed active downstream connections. Configure a \
-                 limit in `envoy.resource_monitors.global_downstream_max_connections` resource monitor."
-            );
-            ConnectionLimit::None
-        }
+    if let Some(limit) = built.settings.most_connections {
+        return ConnectionLimit::OverloadManager(limit);
     }
+    if built.env.runtime.number(GLOBAL_LIMIT).is_none() {
+        tracing::warn!(
+            "There is no configured limit to the number of allowed active downstream connections. Configure a \
+             limit in `envoy.resource_monitors.global_downstream_max_connections` resource monitor."
+        );
+    }
+    ConnectionLimit::Runtime(built.env.runtime.clone())
 }
 
 /// `stats_flush_interval`, 5 s by default.

@@ -45,7 +45,7 @@ async fn a_listener_has_no_more_connections_than_its_runtime_key_says() {
 
 #[tokio::test]
 async fn the_process_has_no_more_connections_than_its_runtime_key_says() {
-    let runtime = "layered_runtime: {layers: [{name: static, static_layer: {overload.global_downstream_max_connections: 2}}]}\n";
+    let runtime = "layered_runtime: {layers: [{name: static, static_layer: {overload.global_downstream_max_connections: 2}}, {name: admin, admin_layer: {}}]}\n";
     let listeners = [echo("one", ""), echo("two", ""), echo("exempt", "ignore_global_conn_limit: true")];
     let proxy = start(&listeners, &[], runtime, &["--concurrency", "2"]).await.unwrap();
     let first = served(&proxy, "one").await.unwrap();
@@ -57,7 +57,12 @@ async fn the_process_has_no_more_connections_than_its_runtime_key_says() {
     expect_stat(&proxy, "listener.two.downstream_global_cx_overflow", 1).await.unwrap();
     drop(first);
     expect_stat(&proxy, "listener.one.downstream_cx_active", 0).await.unwrap();
-    assert!(served(&proxy, "two").await.is_some());
+    let _third = served(&proxy, "two").await.unwrap();
+    assert!(served(&proxy, "two").await.is_none());
+    let raise = "/runtime_modify?overload.global_downstream_max_connections=3";
+    assert_eq!(proxy.admin().request("POST", raise).await.unwrap().status, 200);
+    let _fourth = served(&proxy, "two").await.unwrap();
+    assert!(served(&proxy, "one").await.is_none());
 }
 
 #[tokio::test]

@@ -60,20 +60,20 @@ impl SharedListener {
 }
 
 /// Connections of the process, and how many it may have (`global_downstream_max_connections`).
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct GlobalConnections {
     count: AtomicUsize,
     limit: ConnectionLimit,
 }
 
+/// The runtime key of the limit of the process's connections.
+pub const GLOBAL_LIMIT: &str = "overload.global_downstream_max_connections";
+
 /// Who limits the connections of the process.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum ConnectionLimit {
-    /// Nobody.
-    #[default]
-    None,
-    /// The runtime key `overload.global_downstream_max_connections`.
-    Runtime(usize),
+    /// The runtime key [`GLOBAL_LIMIT`], looked up for each connection; without a value there is no limit.
+    Runtime(Arc<Runtime>),
     /// The monitor `envoy.resource_monitors.global_downstream_max_connections` of the overload manager, which the
     /// listeners that bypass it know nothing of. It goes before the runtime key.
     OverloadManager(usize),
@@ -86,9 +86,12 @@ impl GlobalConnections {
     }
 
     fn is_reached(&self, count: usize) -> bool {
-        match self.limit {
-            ConnectionLimit::None => false,
-            ConnectionLimit::Runtime(limit) | ConnectionLimit::OverloadManager(limit) => count >= limit,
+        match &self.limit {
+            ConnectionLimit::OverloadManager(limit) => count >= *limit,
+            ConnectionLimit::Runtime(runtime) => {
+                let limit = runtime.number(GLOBAL_LIMIT).and_then(|limit| usize::try_from(limit).ok());
+                limit.is_some_and(|limit| count >= limit)
+            }
         }
     }
 
