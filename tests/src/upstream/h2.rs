@@ -1,4 +1,4 @@
-//! A scripted HTTP/2 server (prior knowledge) on the `h2` crate.
+//! A scripted HTTP/2 server (prior knowledge) on the `h2` crate. CONNECT, extended or not, gets its own bytes back.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -176,6 +176,11 @@ async fn answer(
         complete: true,
         connection: index,
     };
+    if head.method == http::Method::CONNECT {
+        received.complete = false;
+        lock(&shared).received.push(received);
+        return echo(body, respond).await;
+    }
     while let Some(chunk) = body.data().await {
         let Ok(chunk) = chunk else {
             received.complete = false;
@@ -198,6 +203,17 @@ async fn answer(
             .unwrap_or_else(|| H2Reply::new(200, "hello").field("content-type", "text/plain"))
     };
     play(&reply, &mut respond)
+}
+
+/// A tunnel to itself.
+async fn echo(mut body: h2::RecvStream, mut respond: SendResponse<Bytes>) -> Result<()> {
+    let mut stream = respond.send_response(http::Response::new(()), false)?;
+    while let Some(chunk) = body.data().await {
+        let chunk = chunk?;
+        body.flow_control().release_capacity(chunk.len())?;
+        stream.send_data(chunk, false)?;
+    }
+    Ok(stream.send_data(Bytes::new(), true)?)
 }
 
 fn play(reply: &H2Reply, respond: &mut SendResponse<Bytes>) -> Result<()> {

@@ -1,6 +1,6 @@
 //! Upgrades and CONNECT.
 
-use integration::config::HttpListener;
+use integration::config::{H2_CLUSTER, HttpListener, cluster};
 use integration::differential::{Case, Do, H2Request, Setup};
 use integration::upstream::{Reply, Step};
 
@@ -11,6 +11,8 @@ const ROUTES: &str = r#"
   route: {cluster: up}
 - match: {prefix: /only}
   direct_response: {status: 404}
+- match: {prefix: /h2}
+  route: {cluster: h2up_connect}
 - match: {prefix: /refused}
   route: {cluster: refused}
 - match: {prefix: /}
@@ -29,7 +31,7 @@ const CONNECT: &str = r#"
 "#;
 
 pub(crate) fn setup() -> Setup {
-    Setup::new(
+    Setup::with_clusters(
         "tunnels",
         [
             HttpListener::new("plain", ROUTES).yaml(),
@@ -42,6 +44,7 @@ pub(crate) fn setup() -> Setup {
                 .yaml(),
             HttpListener::new("h2_connect", CONNECT).options("http2_protocol_options: {allow_connect: true}").yaml(),
         ],
+        [cluster("h2up_connect", "h2up", &H2_CLUSTER.replace("{}", "{allow_connect: true}"))],
     )
 }
 
@@ -186,6 +189,8 @@ fn h2_cases() -> Vec<Case> {
             "log[0].rx",
             "What a client sends into a tunnel is read once there is one, and not counted before.",
         ),
+        one("h2 websocket to h2", "h2", H2Request::upgrade("http://test/h2", "websocket", "hello")),
+        tunnel("h1 websocket to h2", "h2", &UPGRADE.replace("/chat", "/h2"), "GET"),
         one("h2 upgrade that is not enabled", "h2", H2Request::upgrade("http://test/chat", "other", "")),
         one("h2 CONNECT terminated", "h2_connect", connect.clone()),
         one("h2 CONNECT forwarded to h1", "h2_connect", connect.clone().field("x-forward", "1"))

@@ -137,6 +137,9 @@ impl Stream<'_> {
             match ended {
                 Ok(()) => return Ok(()),
                 Err(Failure::End(end)) => {
+                    if matches!(up, Upstream::Http2(_)) && self.info.upstream.last_rx.is_none() {
+                        cluster.cluster.stats.traffic.here().upstream_rq_tx_reset.inc();
+                    }
                     if matches!(end, StreamEnd::Gone) && !self.committed {
                         cluster.cluster.stats.traffic.here().upstream_rq_cancelled.inc();
                     }
@@ -352,9 +355,14 @@ impl Stream<'_> {
         {
             return Ok(Upstream::Http1(lease));
         }
+        let is_upgrade = self.request.upgrade.is_some();
         let opening = async {
             if is_http2 {
-                pool.open_http2(priority).await.map(|lease| Upstream::Http2(Box::new(lease)))
+                let lease = pool.open_http2(priority).await?;
+                if is_upgrade {
+                    lease.await_extended_connect().await;
+                }
+                Ok(Upstream::Http2(Box::new(lease)))
             } else {
                 pool.open_http1(priority).await.map(Upstream::Http1)
             }

@@ -5,7 +5,7 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::client::SendRequest;
@@ -26,6 +26,10 @@ use crate::codec::h2_guard::{FrameLimits, Guarded, Side, is_flood};
 use crate::codec::h2_keepalive::Keepalive;
 use crate::codec::upstream::UpstreamEvent;
 use crate::upstream::circuit_breaker::{BreakerPriority, Permit, Resource};
+
+/// How often, and how many times, SETTINGS are looked for before an extended CONNECT.
+const SETTINGS_INTERVAL: Duration = Duration::from_millis(2);
+const SETTINGS_LOOKS: u32 = 100;
 
 /// The connections of one host.
 #[derive(Default)]
@@ -341,6 +345,17 @@ impl Http2Lease {
             reused: shared.total.get() > 1,
             shared,
             pool: pool.clone(),
+        }
+    }
+
+    /// Waits for the host's SETTINGS to allow extended CONNECT, but not for long: on a connection that was just made they are on
+    /// their way, and the codec does not say when they have come.
+    pub(crate) async fn await_extended_connect(&self) {
+        for _ in 0..SETTINGS_LOOKS {
+            if self.shared.send.is_extended_connect_protocol_enabled() {
+                return;
+            }
+            tokio::time::sleep(SETTINGS_INTERVAL).await;
         }
     }
 
