@@ -290,6 +290,8 @@ async fn serve(built: Built, options: cli::Options) -> anyhow::Result<()> {
     let (interval, version) =
         (flush_interval(&built.bootstrap), built.bootstrap.stats_server_version_override);
     tokio::task::spawn_local(flush_statistics(process.clone(), interval, version));
+    // With thousands of clusters it is the largest thing there is; what is dumped of it is kept as bytes.
+    drop(built.bootstrap);
     tracing::info!("starting main dispatch loop");
     tokio::select! {
         ended = wait_for_the_end(&process) => ended?,
