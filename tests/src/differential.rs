@@ -19,6 +19,7 @@ use anyhow::{Context, Result};
 use bytes::Bytes;
 
 use crate::config;
+use crate::frames::hello;
 use crate::process::Binary;
 use crate::upstream::Reply;
 use crate::upstream::h2::H2Reply;
@@ -149,6 +150,8 @@ impl H2Request {
 pub enum Input {
     Bytes(Vec<Do>),
     H2(Vec<H2Request>),
+    /// HTTP/2 frames made by hand ([`crate::frames`]), sent at once.
+    Frames(Vec<u8>),
 }
 
 /// One case.
@@ -199,6 +202,17 @@ impl Case {
     ) -> Self {
         let mut case = Self::steps(name, listener, []);
         case.input = Input::H2(requests.into_iter().collect());
+        case
+    }
+
+    /// A client that sends these HTTP/2 frames after the usual greeting.
+    pub fn frames(
+        name: &'static str,
+        listener: &'static str,
+        frames: impl IntoIterator<Item = Vec<u8>>,
+    ) -> Self {
+        let mut case = Self::steps(name, listener, []);
+        case.input = Input::Frames([hello(), frames.into_iter().collect::<Vec<_>>().concat()].concat());
         case
     }
 

@@ -10,6 +10,7 @@ mod filter_chain;
 mod forward;
 mod forwarded;
 mod normalize;
+mod passing;
 mod reply;
 mod request_id;
 mod respond;

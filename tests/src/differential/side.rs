@@ -9,6 +9,7 @@ use super::{Case, Do, Facts, H2Request, Input, Setup};
 use crate::client::{Client, End, H2Client, Response};
 use crate::config::{fill, port};
 use crate::expect::{SOON, eventually};
+use crate::frames::Exchange;
 use crate::ports::{Blackhole, Refusing};
 use crate::process::{Binary, Proxy};
 use crate::upstream::h2::H2Upstream;
@@ -19,6 +20,9 @@ const WATCH: Duration = Duration::from_millis(20);
 
 /// How long the upstream is given to notice that a request ends.
 const SETTLE: Duration = Duration::from_millis(500);
+
+/// How long frames are answered by silence before that is the answer.
+const QUIET: Duration = Duration::from_millis(150);
 
 /// Counters that are compared, without their prefix (`http.<listener>.`, `cluster.<name>.`, `tcp.<listener>.`).
 const COUNTERS: &[&str] = &[
@@ -75,6 +79,31 @@ const COUNTERS: &[&str] = &[
     "upstream_rq_pending_failure_eject",
     "upstream_rq_pending_overflow",
     "upstream_rq_maintenance_mode",
+    "cookies_total_bytes_too_large",
+    "dropped_headers_with_underscores",
+    "goaway_sent",
+    "header_list_size_too_large",
+    "header_overflow",
+    "headers_cb_no_stream",
+    "inbound_empty_frames_flood",
+    "inbound_priority_frames_flood",
+    "inbound_window_update_frames_flood",
+    "keepalive_timeout",
+    "outbound_control_flood",
+    "outbound_flood",
+    "requests_rejected_with_underscores_in_headers",
+    "rx_messaging_error",
+    "rx_reset",
+    "stream_refused_errors",
+    "streams_active",
+    "trailers",
+    "tx_flush_timeout",
+    "tx_reset",
+    "downstream_rq_rx_reset",
+    "downstream_rq_tx_reset",
+    "downstream_rq_too_many_premature_resets",
+    "downstream_cx_max_requests_reached",
+    "downstream_cx_max_duration_reached",
     "upstream_rq_max_duration_reached",
 ];
 
@@ -171,6 +200,7 @@ impl Side {
         let client = match &case.input {
             Input::Bytes(steps) => self.take_steps(case, steps, facts).await,
             Input::H2(requests) => self.send_requests(case, requests, facts).await,
+            Input::Frames(bytes) => self.send_frames(case, bytes, facts).await,
         };
         // what the upstream still reads is part of the case; what does not end shows as incomplete
         let settled = async || self.upstream.is_settled().then_some(());
@@ -282,6 +312,19 @@ impl Side {
         Ok(())
     }
 
+    /// How a violation is answered is the proxy's choice (RFC 9113, 5.4): a stream error, a connection error, or the end of the
+    /// connection. That it is refused is compared, and what it counts.
+    async fn send_frames(&self, case: &Case, bytes: &[u8], facts: &mut Facts) -> Result<()> {
+        let exchange = Exchange::run(self.proxy.listener(case.listener)?, bytes, QUIET).await?;
+        facts.put("heads", exchange.heads().to_string());
+        let is_over = exchange.end != End::Open || exchange.goaway().is_some_and(|code| code != 0);
+        let resets = exchange.resets();
+        facts.put("refused", if is_over || !resets.is_empty() { "yes" } else { "no" });
+        facts.put("connection", if is_over { "ended" } else { "open" });
+        facts.put("resets", format!("{resets:?}"));
+        Ok(())
+    }
+
     fn put_upstream(&self, facts: &mut Facts) {
         for (name, received, opened) in [
             ("upstream", self.upstream.received(), self.upstream.opened()),
@@ -338,7 +381,7 @@ impl Side {
     }
 
     async fn counters(&self, case: &Case) -> Result<BTreeMap<String, i64>> {
-        let filter = format!("^(http\\.{0}|tcp\\.{0}|cluster\\.[a-z0-9_]+)\\.", case.listener);
+        let filter = format!("^(http\\.{0}|tcp\\.{0}|cluster\\.[a-z0-9_]+|http2|http1)\\.", case.listener);
         let all = self.proxy.admin().stats(&filter).await?;
         Ok(all
             .into_iter()

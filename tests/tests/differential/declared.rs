@@ -27,6 +27,7 @@ fn sections() -> Result<Vec<(&'static str, Vec<Row>)>> {
         ("HTTP/1", http1::cases()),
         ("HTTP/1 upstreams", http1::upstream_cases()),
         ("HTTP/2", http2::cases()),
+        ("HTTP/2 frames", http2::frame_cases()),
         ("Routes", routing::cases()),
         ("Headers", headers::cases()),
         ("Paths", paths::cases()),

@@ -2,6 +2,10 @@
 
 use integration::config::HttpListener;
 use integration::differential::{Case, H2Request, Setup};
+use integration::frames::{
+    CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PING, PRIORITY, RST_STREAM, WINDOW_UPDATE, block,
+    frame, get_block,
+};
 use integration::upstream::h2::H2Reply;
 use integration::upstream::{Reply, Step};
 
@@ -20,13 +24,180 @@ pub(crate) fn setup() -> Setup {
     Setup::new("http2", [HttpListener::new("auto", ROUTES).yaml()])
 }
 
-/// An upstream that refuses a stream has not touched it (RFC 9113, 8.7): it is sent once more, where Envoy answers 503.
-fn refused_stream(case: Case) -> Case {
-    let reason = "A request in a stream that the upstream refused was not worked on and is sent once more, without any retry \
-                  policy: the client gets its answer instead of a 503.";
-    ["response[0].*", "h2 upstream[1].*", "log[0].*", "counter *"]
-        .into_iter()
-        .fold(case, |case, fact| case.differs(fact, reason))
+/// Listeners with an option of HTTP/2 each.
+pub(crate) fn options_setup() -> Setup {
+    let listener = |name: &str, options: &str| HttpListener::new(name, ROUTES).options(options).yaml();
+    Setup::new(
+        "http2-options",
+        [
+            listener("auto", ""),
+            listener(
+                "reject",
+                "common_http_protocol_options: {headers_with_underscores_action: REJECT_REQUEST}",
+            ),
+            listener("drop", "common_http_protocol_options: {headers_with_underscores_action: DROP_HEADER}"),
+            listener("few", "common_http_protocol_options: {max_headers_count: 8}"),
+            listener("small", "max_request_headers_kb: 1"),
+            listener(
+                "lenient",
+                "http2_protocol_options: {override_stream_error_on_invalid_http_message: true}",
+            ),
+            listener("once", "common_http_protocol_options: {max_requests_per_connection: 1}"),
+            listener("normal", "normalize_path: true"),
+        ],
+    )
+}
+
+const FRAGMENT: &str = "The codec takes a fragment off the path before anybody sees it; Envoy answers 400.";
+const CODEC: &str = "The codec refuses the head before there is a request to count and log.";
+const STREAM: &str = "A broken request costs its stream, not the connection (RFC 9113, 8.1.1).";
+const BURST: &str =
+    "Frames that come together are judged together: what the first of them asks for is not begun.";
+const PSEUDO: &str = "The codec drops pseudo-headers of trailers; the message goes on without them.";
+const LENGTH: &str = "A body that is longer than its content-length is a broken message; Envoy logs it as reset by the client.";
+
+const WHOLE: u8 = END_STREAM | END_HEADERS;
+
+fn head(stream: u32, flags: u8, method: &str, path: &str, fields: &[(&str, &str)]) -> Vec<u8> {
+    let base = [(":method", method), (":scheme", "http"), (":authority", "test"), (":path", path)];
+    frame(HEADERS, flags, stream, &block(&[&base, fields].concat()))
+}
+
+fn many(count: usize, bytes: Vec<u8>) -> Vec<u8> {
+    bytes.repeat(count)
+}
+
+/// What breaks the rules, and what it counts.
+pub(crate) fn frame_cases() -> Vec<Case> {
+    let get = |stream, path| head(stream, WHOLE, "GET", path, &[]);
+    let post = |stream| head(stream, END_HEADERS, "POST", "/up", &[]);
+    let one = |name, listener, bytes| Case::frames(name, listener, [bytes]);
+    let code = |code: u32| code.to_be_bytes().to_vec();
+    let crumbs: Vec<(&str, &str)> = std::iter::repeat_n(("cookie", "a=b"), 120).collect();
+    let large = "a".repeat(2000);
+    vec![
+        one("frames, GET", "auto", get(1, "/up")),
+        one("frames, fragment", "auto", get(1, "/up#x"))
+            .differs("counter*", FRAGMENT)
+            .differs("log*", FRAGMENT)
+            .differs("upstream*", FRAGMENT),
+        one("frames, fragment with normalization", "normal", get(1, "/up#x"))
+            .differs("counter*", FRAGMENT)
+            .differs("log*", FRAGMENT)
+            .differs("upstream*", FRAGMENT),
+        one("frames, uppercase name", "auto", head(1, WHOLE, "GET", "/up", &[("X-A", "b")]))
+            .differs("counter*", CODEC)
+            .differs("log*", CODEC),
+        one("frames, uppercase name, lenient", "lenient", head(1, WHOLE, "GET", "/up", &[("X-A", "b")]))
+            .differs("counter*", CODEC)
+            .differs("log*", CODEC)
+            .differs("connection", CODEC)
+            .differs("resets", CODEC),
+        one("frames, connection", "auto", head(1, WHOLE, "GET", "/up", &[("connection", "close")]))
+            .differs("counter*", CODEC)
+            .differs("log*", CODEC)
+            .differs("connection", STREAM)
+            .differs("resets", STREAM),
+        one(
+            "frames, connection, lenient",
+            "lenient",
+            head(1, WHOLE, "GET", "/up", &[("connection", "close")]),
+        )
+        .differs("counter*", CODEC)
+        .differs("log*", CODEC),
+        one("frames, path with a space, lenient", "lenient", head(1, WHOLE, "GET", "/u p", &[]))
+            .differs("counter*", CODEC)
+            .differs("log*", CODEC),
+        one("frames, path without slash", "auto", get(1, "up"))
+            .differs("counter*", CODEC)
+            .differs("log*", CODEC)
+            .differs("connection", STREAM)
+            .differs("resets", STREAM),
+        one("frames, path without slash, lenient", "lenient", get(1, "up"))
+            .differs("counter*", CODEC)
+            .differs("log*", CODEC),
+        one("frames, obs-text", "auto", head(1, WHOLE, "GET", "/up", &[("x-a", "\u{e9}")])),
+        one("frames, underscore allowed", "auto", head(1, WHOLE, "GET", "/up", &[("x_a", "b")])),
+        one("frames, underscore rejected", "reject", head(1, WHOLE, "GET", "/up", &[("x_a", "b")])),
+        one(
+            "frames, underscore dropped",
+            "drop",
+            head(1, WHOLE, "GET", "/up", &[("x_a", "b"), ("x-b", "c")]),
+        ),
+        one("frames, 8 headers of 8", "few", head(1, WHOLE, "GET", "/up", &[("x-a", "b"); 4])),
+        one("frames, 9 headers of 8", "few", head(1, WHOLE, "GET", "/up", &[("x-a", "b"); 5])),
+        one("frames, 120 crumbs", "auto", head(1, WHOLE, "GET", "/up", &crumbs)),
+        one("frames, head too large", "small", head(1, WHOLE, "GET", "/up", &[("x-a", large.as_str())])),
+        Case::frames("frames, reset by the client", "auto", [post(1), frame(RST_STREAM, 0, 1, &code(8))])
+            .differs("counter cluster.up.upstream_cx_total", BURST),
+        Case::frames(
+            "frames, trailers",
+            "auto",
+            [post(1), frame(DATA, 0, 1, b"x"), frame(HEADERS, WHOLE, 1, &block(&[("x-t", "1")]))],
+        ),
+        Case::frames(
+            "frames, trailers with a pseudo-header",
+            "auto",
+            [post(1), frame(DATA, 0, 1, b"x"), frame(HEADERS, WHOLE, 1, &block(&[(":path", "/")]))],
+        )
+        .differs("counter*", PSEUDO)
+        .differs("log*", PSEUDO)
+        .differs("upstream*", PSEUDO)
+        .differs("connection", PSEUDO)
+        .differs("heads", PSEUDO)
+        .differs("refused", PSEUDO),
+        Case::frames(
+            "frames, trailers without an end",
+            "auto",
+            [post(1), frame(DATA, 0, 1, b"x"), frame(HEADERS, END_HEADERS, 1, &block(&[("x-t", "1")]))],
+        )
+        .differs("counter*", BURST)
+        .differs("log[0].rx", BURST)
+        .differs("connection", STREAM)
+        .differs("resets", STREAM),
+        Case::frames(
+            "frames, body beyond content-length",
+            "auto",
+            [
+                head(1, END_HEADERS, "POST", "/up", &[("content-length", "2")]),
+                frame(DATA, END_STREAM, 1, b"hello"),
+            ],
+        )
+        .differs("counter*", LENGTH)
+        .differs("log[0].details", LENGTH),
+        Case::frames("frames, priority flood", "auto", [many(1000, frame(PRIORITY, 0, 1, &[0, 0, 0, 3, 1]))]),
+        Case::frames(
+            "frames, window update flood",
+            "auto",
+            [many(1000, frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]))],
+        ),
+        Case::frames("frames, empty data flood", "auto", [post(1), many(10, frame(DATA, 0, 1, &[]))])
+            .differs("counter*", BURST)
+            .differs("log*", BURST)
+            .differs("upstream.connections", BURST),
+        Case::frames("frames, ping flood", "auto", [many(20_000, frame(PING, 0, 0, &[0; 8]))]).differs(
+            "counter http2.outbound_control_flood",
+            "A flood of PINGs is counted; Envoy's codec ends the connection without counting.",
+        ),
+        Case::frames(
+            "frames, continuation flood",
+            "auto",
+            [frame(HEADERS, END_STREAM, 1, &get_block("/up")), many(200, frame(CONTINUATION, 0, 1, &[]))],
+        )
+        .differs("counter*", CODEC)
+        .differs("log*", CODEC),
+        Case::frames("frames, one request of one", "once", [get(1, "/up")]),
+        Case::frames("frames, two requests of one", "once", [get(1, "/up"), get(3, "/up")]),
+        Case::frames("frames, data after the end", "auto", [get(1, "/up"), frame(DATA, END_STREAM, 1, b"x")])
+            .differs("counter*", BURST)
+            .differs("log*", BURST)
+            .differs("upstream.connections", BURST),
+        Case::frames("frames, upstream resets", "auto", [get(1, "/h2")]).h2_reply(H2Reply::refuse(8)),
+        Case::frames("frames, upstream resets inside the body", "auto", [get(1, "/h2")])
+            .h2_reply(H2Reply { reset: Some(2), ..H2Reply::new(200, "abc") }),
+        Case::frames("frames, upstream trailers", "auto", [get(1, "/h2")])
+            .h2_reply(H2Reply::new(200, "abc").trailer("x-t", "1")),
+    ]
 }
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -56,7 +227,7 @@ pub(crate) fn cases() -> Vec<Case> {
             .h2_reply(H2Reply::new(200, "world").field("content-type", "application/grpc").trailer("grpc-status", "0")),
         one("h2 to h2, trailers only", H2Request::post("http://test/h2", "x").field("content-type", "application/grpc"))
             .h2_reply(H2Reply::new(200, "").field("content-type", "application/grpc").field("grpc-status", "5")),
-        refused_stream(one("h2 to h2, refused stream", get("http://test/h2")).h2_reply(H2Reply::refuse(7))),
+        one("h2 to h2, refused stream", get("http://test/h2")).h2_reply(H2Reply::refuse(7)),
         one("h2 to h2, internal error", get("http://test/h2")).h2_reply(H2Reply::refuse(2)),
         one("h2 to h2, 204", get("http://test/h2")).h2_reply(H2Reply::new(204, "")),
         one("h2 to h2, HEAD", H2Request { method: "HEAD", ..get("http://test/h2") })

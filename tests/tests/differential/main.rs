@@ -112,6 +112,11 @@ async fn shares_of_hosts() {
     expect_ok(compared.await);
 }
 
+#[tokio::test]
+async fn http2_frames() {
+    differential(http2::options_setup(), http2::frame_cases()).await;
+}
+
 #[test]
 fn verdicts_on_configuration() {
     let compare = || validate::compare(&Binary::envoy()?, &Binary::subject()?);

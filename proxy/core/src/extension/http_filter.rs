@@ -9,6 +9,7 @@ use std::future::Future;
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -24,13 +25,23 @@ use crate::stream_info::StreamInfo;
 /// A future that stays on its worker.
 pub type LocalBoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 
+/// A way through the chain: requests from the first filter to the last, responses from the last to the first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From the client to the upstream.
+    Request,
+    /// From the upstream, or a local reply, to the client.
+    Response,
+}
+
 /// What a hook on a head or on trailers wants next.
 pub enum HeadersStep<'a> {
-    /// Go on to the next filter.
+    /// Go on to the next filter, with whatever this filter held before.
     Continue,
-    /// Keep the head until this filter lets data or trailers pass.
+    /// Keep the head (or the trailers) here. What follows is still read and shown to the filters up to this one, until one of
+    /// its hooks on data or trailers says `Continue`, or [`HttpFilter::poll_resume`] is ready.
     Hold,
-    /// Stop reading until the future says how to go on.
+    /// Stop reading until the future says how to go on. The client going away or a timeout ends the wait by dropping it.
     Wait(LocalBoxFuture<'a, Verdict>),
     /// End the request here with this response.
     Reply(Box<LocalReply>),
@@ -38,13 +49,13 @@ pub enum HeadersStep<'a> {
 
 /// What a hook on body data wants next.
 pub enum DataStep<'a> {
-    /// Pass the data (and what was held) to the next filter.
+    /// Pass the data, and before it what this filter held (the head too), to the next filter.
     Continue,
-    /// Add the data to what is held; over the stream's buffer limit the stream fails with 413 or 500.
+    /// Add the data to what this filter holds; over the stream's buffer limit the stream fails with 413 or 500.
     Hold,
-    /// The filter took the data; nothing goes on.
+    /// The filter took the data. Nothing goes on, except at the end of the message: that passes.
     Drop,
-    /// Stop reading until the future says how to go on.
+    /// Stop reading until the future says how to go on. The client going away or a timeout ends the wait by dropping it.
     Wait(LocalBoxFuture<'a, Verdict>),
     /// End the request here with this response.
     Reply(Box<LocalReply>),
@@ -165,6 +176,11 @@ pub trait HttpFilter {
         trailers: &'a mut HeaderMap,
     ) -> HeadersStep<'a> {
         HeadersStep::Continue
+    }
+    /// Polled while this filter holds something in `direction`: ready when it lets go of all that without more of the message.
+    /// The waker of `task` is to be woken then, from whatever thread.
+    fn poll_resume(&mut self, direction: Direction, task: &mut Context<'_>) -> Poll<Verdict> {
+        Poll::Pending
     }
     /// The stream is over, however it ended. Called once.
     fn on_complete(&mut self, request: &RequestHead, response: Option<&ResponseHead>, info: &mut StreamInfo) {

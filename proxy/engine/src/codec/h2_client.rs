@@ -22,6 +22,8 @@ const FRAME_HEADER: u64 = 9;
 /// A request on an upstream HTTP/2 connection and its response.
 pub(crate) struct ClientStream {
     connection: SendRequest<Bytes>,
+    /// Fields that a response head may have, `:status` included.
+    max_headers: usize,
     send: Option<SendStream<Bytes>>,
     response: Option<ResponseFuture>,
     receive: Option<RecvStream>,
@@ -60,9 +62,10 @@ pub(crate) fn reset_of(error: &h2::Error) -> UpstreamReset {
 
 impl ClientStream {
     /// A stream to be opened on `connection`, which is ready for one.
-    pub(crate) fn new(connection: SendRequest<Bytes>) -> Self {
+    pub(crate) fn new(connection: SendRequest<Bytes>, max_headers: usize) -> Self {
         Self {
             connection,
+            max_headers,
             send: None,
             response: None,
             receive: None,
@@ -179,6 +182,9 @@ impl ClientStream {
             let received = ready!(std::pin::Pin::new(response).poll(cx));
             self.response = None;
             return Poll::Ready(match received {
+                Ok(response) if response.headers().len() >= self.max_headers => {
+                    Err(UpstreamReset::ProtocolError)
+                }
                 Ok(response) => Ok(self.head(response)),
                 Err(error) => Err(reset_of(&error)),
             });

@@ -3,7 +3,8 @@
 //! The `h2` crate bounds memory: header lists, CONTINUATION frames, resets and small DATA frames. It does not bound work:
 //! a peer may send PINGs, SETTINGS, PRIORITY and WINDOW_UPDATE frames, or frames without payload, for ever. [`FrameGuard`]
 //! sees the frame headers (RFC 9113, 4.1) in the bytes that pass in both directions and says when it is enough, with Envoy's
-//! limits and statistics (`Http2ProtocolOptions`). It never looks into payloads, pad lengths excepted, and keeps no bytes.
+//! limits and statistics (`Http2ProtocolOptions`). It never looks into payloads, except at pad lengths, codes of RST_STREAM
+//! and the last stream of GOAWAY, and keeps no bytes.
 //! `Guarded` puts it on a connection.
 
 use std::io::{self, IoSlice};
@@ -19,6 +20,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 const PREFACE: usize = 24;
 /// Octets of a frame header.
 const HEADER: usize = 9;
+/// The last stream of the GOAWAY that only announces the end (RFC 9113, 6.8).
+const ANY_STREAM: u32 = 0x7fff_ffff;
 /// Over this time control frames are counted.
 const WINDOW: Duration = Duration::from_secs(1);
 /// Control frames that a message frame earns.
@@ -35,6 +38,9 @@ const SETTINGS: u8 = 4;
 const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
+
+const PROTOCOL_ERROR: u32 = 1;
+const REFUSED_STREAM: u32 = 7;
 
 const END_STREAM: u8 = 0x1;
 /// Of SETTINGS.
@@ -92,7 +98,11 @@ pub struct FrameCounts {
     pub resets_received: u64,
     /// RST_STREAM frames to the peer.
     pub resets_sent: u64,
-    /// GOAWAY frames to the peer.
+    /// Those of them with PROTOCOL_ERROR: the peer's message broke the rules.
+    pub malformed: u64,
+    /// Those of them with REFUSED_STREAM: the peer opened too many streams.
+    pub refused: u64,
+    /// GOAWAY frames to the peer that named the last stream.
     pub goaways_sent: u64,
 }
 
@@ -160,8 +170,12 @@ impl FrameGuard {
                     self.header_frames += 1;
                     self.messages += 1;
                 }
-                RST_STREAM => self.counts.resets_sent += 1,
-                GOAWAY => self.counts.goaways_sent += 1,
+                RST_STREAM => {
+                    self.counts.resets_sent += 1;
+                    self.counts.malformed += u64::from(frame.word == PROTOCOL_ERROR);
+                    self.counts.refused += u64::from(frame.word == REFUSED_STREAM);
+                }
+                GOAWAY => self.counts.goaways_sent += u64::from(frame.word != ANY_STREAM),
                 _ => {}
             }
         }
@@ -229,12 +243,13 @@ impl FrameGuard {
     }
 }
 
-/// A frame header; `payload` is without padding and priority.
+/// A frame header; `payload` is without padding and priority, `word` the first of a RST_STREAM or GOAWAY.
 #[derive(Clone, Copy)]
 struct Frame {
     kind: u8,
     flags: u8,
     payload: u32,
+    word: u32,
 }
 
 /// Finds frame headers in a byte stream.
@@ -242,14 +257,14 @@ struct Frame {
 struct Scanner {
     /// Octets to pass over before the next header.
     skip: usize,
-    /// A header, and the pad length if there is one.
-    header: [u8; HEADER + 1],
+    /// A header, and what is looked at of the payload.
+    header: [u8; HEADER + 4],
     have: usize,
 }
 
 impl Scanner {
     fn new(skip: usize) -> Self {
-        Self { skip, header: [0; HEADER + 1], have: 0 }
+        Self { skip, header: [0; HEADER + 4], have: 0 }
     }
 
     /// The next frame whose header ends in `bytes`, which shrinks by what was used.
@@ -262,14 +277,19 @@ impl Scanner {
             *bytes = bytes.get(1..)?;
             *self.header.get_mut(self.have)? = byte;
             self.have += 1;
-            let [l0, l1, l2, kind, flags, _, _, _, _, pad] = self.header;
+            if self.have < HEADER {
+                continue;
+            }
+            let [l0, l1, l2, kind, flags, _, _, _, _, pad, c1, c2, c3] = self.header;
             let length = u32::from_be_bytes([0, l0, l1, l2]);
             let is_padded = flags & PADDED != 0 && matches!(kind, DATA | HEADERS) && length > 0;
-            if self.have < HEADER + usize::from(is_padded && self.have >= HEADER) {
+            let has_word = matches!(kind, RST_STREAM | GOAWAY) && length >= 4;
+            let more = if has_word { 4 } else { usize::from(is_padded) };
+            if self.have < HEADER + more {
                 continue;
             }
             let mut payload = length;
-            self.skip = length as usize - usize::from(is_padded);
+            self.skip = length as usize - more;
             if is_padded {
                 payload = payload.saturating_sub(1 + u32::from(pad));
             }
@@ -277,7 +297,8 @@ impl Scanner {
                 payload = payload.saturating_sub(5);
             }
             self.have = 0;
-            return Some(Frame { kind, flags, payload });
+            let word = if has_word { u32::from_be_bytes([pad, c1, c2, c3]) } else { 0 };
+            return Some(Frame { kind, flags, payload, word });
         }
     }
 }
@@ -304,6 +325,8 @@ impl<T> Guarded<T> {
             let stats = self.stats.here();
             stats.rx_reset.add(now.resets_received - before.resets_received);
             stats.tx_reset.add(now.resets_sent - before.resets_sent);
+            stats.rx_messaging_error.add(now.malformed - before.malformed);
+            stats.stream_refused_errors.add(now.refused - before.refused);
             stats.goaway_sent.add(now.goaways_sent - before.goaways_sent);
             self.counted = now;
         }

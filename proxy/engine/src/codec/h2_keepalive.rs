@@ -7,22 +7,46 @@ use h2::{Ping, PingPong};
 
 use crate::local::timers::Timer;
 
+/// When a connection is checked.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Schedule {
+    /// Time between PINGs; `None` sends none by time.
+    pub interval: Option<Duration>,
+    /// Percent of the interval that chance may add to it.
+    pub jitter: f64,
+    /// Longest wait for the answer.
+    pub timeout: Duration,
+}
+
+impl Schedule {
+    fn next(&self) -> Option<Instant> {
+        let interval = self.interval?;
+        Some(Instant::now() + interval + interval.mul_f64(fastrand::f64() * self.jitter / 100.0))
+    }
+}
+
 /// Sends a PING every so often and waits for its answer.
 pub(crate) struct Keepalive {
     ping: PingPong,
     timer: Timer,
-    interval: Duration,
-    timeout: Duration,
+    schedule: Schedule,
     /// When the next PING is due, or the answer to the last.
-    at: Instant,
+    at: Option<Instant>,
     waiting: bool,
 }
 
 impl Keepalive {
-    /// Checks the connection of `ping` every `interval`, the first time after one.
-    pub(crate) fn new(ping: PingPong, interval: Duration, timeout: Duration) -> Self {
-        let at = Instant::now() + interval;
-        Self { ping, timer: Timer::default(), interval, timeout, at, waiting: false }
+    /// Checks the connection of `ping`, the first time after one interval.
+    pub(crate) fn new(ping: PingPong, schedule: Schedule) -> Self {
+        Self { ping, timer: Timer::default(), at: schedule.next(), schedule, waiting: false }
+    }
+
+    /// Checks the connection now, if that is not under way. To be polled afterwards.
+    pub(crate) fn probe(&mut self) {
+        if !self.waiting && self.ping.send_ping(Ping::opaque()).is_ok() {
+            self.waiting = true;
+            self.at = Some(Instant::now() + self.schedule.timeout);
+        }
     }
 
     /// Ready when the peer did not answer in time. Polled by the task that polls the connection.
@@ -36,17 +60,17 @@ impl Keepalive {
                     return Poll::Pending;
                 }
                 self.waiting = false;
-                self.at = Instant::now() + self.interval;
+                self.at = self.schedule.next();
             }
-            ready!(self.timer.poll(cx, self.at));
+            let Some(at) = self.at else { return Poll::Pending };
+            ready!(self.timer.poll(cx, at));
             if self.waiting {
                 return Poll::Ready(());
             }
-            if self.ping.send_ping(Ping::opaque()).is_err() {
+            self.probe();
+            if !self.waiting {
                 return Poll::Pending;
             }
-            self.waiting = true;
-            self.at = Instant::now() + self.timeout;
         }
     }
 }

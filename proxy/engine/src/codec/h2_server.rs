@@ -7,11 +7,14 @@ use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, Method, Request, Response, Version, header};
 use proxy_core::head::{BodyEvent, Protocol, RequestHead, ResponseHead, Scheme};
+use proxy_core::response_flag::ResponseFlag;
+use proxy_core::stats::Cells;
+use proxy_core::stats::groups::Http2Stats;
 use proxy_core::stream_info::WireBytes;
 use proxy_core::text::Text;
 
 use super::downstream::{Downstream, DownstreamError};
-use super::h1::{is_valid_authority, is_valid_path};
+use super::h1::{Underscores, is_valid_authority, is_valid_path};
 use super::h2_headers::{
     PLAIN_STATUS, name_upgrade, plain_bytes, plain_request_bytes, remove_connection_specific,
 };
@@ -33,6 +36,8 @@ pub(crate) struct ServerStream {
     failed: Option<DownstreamError>,
     close_after: bool,
     wire: WireBytes,
+    rules: Option<FieldRules>,
+    stats: Cells<Http2Stats>,
 }
 
 enum Tail {
@@ -44,31 +49,113 @@ enum Tail {
 /// Why a request cannot be taken.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Malformed {
-    /// It breaks the protocol.
-    Invalid,
+    /// It breaks the protocol; the text is the response code details.
+    Invalid(&'static str),
     /// It has too many headers.
     TooManyHeaders,
+    /// Its headers are too large together.
+    TooLarge,
+    /// A name with an underscore, which configuration forbids.
+    Underscore,
 }
 
-/// Takes the parts of `request` apart; refuses what would be ambiguous elsewhere, and more than `max_headers` fields, pseudo
-/// headers and each crumb of a cookie included (a crumb may cost its sender one octet, and the receiver a field).
+impl Malformed {
+    /// Envoy's response code details.
+    pub(crate) fn details(&self) -> &'static str {
+        match self {
+            Self::Invalid(details) => details,
+            Self::TooManyHeaders => "http2.too_many_headers",
+            Self::TooLarge => "http2.header_list_size_too_large",
+            Self::Underscore => "http2.unexpected_underscore",
+        }
+    }
+
+    /// Envoy's response flag.
+    pub(crate) fn flag(&self) -> ResponseFlag {
+        match self {
+            Self::Invalid(_) => ResponseFlag::DownstreamProtocolError,
+            Self::TooManyHeaders | Self::TooLarge | Self::Underscore => ResponseFlag::DownstreamRemoteReset,
+        }
+    }
+}
+
+/// Details of a field that may not be.
+const FIELD: &str = "http2.invalid.header.field";
+/// Details of a message that is put together wrongly.
+const MESSAGING: &str = "http2.violation.of.messaging.rule";
+
+/// How much a request head may be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HeadLimits {
+    /// Fields, pseudo headers and each crumb of a cookie included.
+    pub(crate) fields: usize,
+    /// Octets of names and values.
+    pub(crate) bytes: usize,
+}
+
+/// What configuration forbids in header and trailer fields beyond the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FieldRules {
+    /// `headers_with_underscores_action`
+    pub underscores: Underscores,
+    /// `disallow_obs_text`: no octets above 0x7f in values.
+    pub ascii_only: bool,
+    /// `max_header_field_size_kb`, in octets of name and value.
+    pub max_field: usize,
+}
+
+impl FieldRules {
+    /// The rules of a configuration that asks for none.
+    pub const NONE: Self = Self { underscores: Underscores::Allow, ascii_only: false, max_field: usize::MAX };
+
+    /// Checks `fields`, and drops what is to be dropped; how many were.
+    pub(crate) fn apply(&self, fields: &mut HeaderMap) -> Result<u64, Malformed> {
+        let mut dropped = 0;
+        let mut names = Vec::new();
+        for (name, value) in fields.iter() {
+            let is_large = name.as_str().len() + value.len() > self.max_field;
+            if is_large || (self.ascii_only && !value.as_bytes().is_ascii()) {
+                return Err(Malformed::Invalid(FIELD));
+            }
+            match self.underscores {
+                Underscores::Reject if name.as_str().contains('_') => return Err(Malformed::Underscore),
+                Underscores::Drop if name.as_str().contains('_') => {
+                    dropped += 1;
+                    names.push(name.clone());
+                }
+                Underscores::Allow | Underscores::Reject | Underscores::Drop => {}
+            }
+        }
+        for name in names {
+            fields.remove(name);
+        }
+        Ok(dropped)
+    }
+}
+
+/// Takes the parts of `request` apart; refuses what would be ambiguous elsewhere, and what is more than `limits` allow (a
+/// crumb of a cookie may cost its sender one octet, and the receiver a field).
 pub(crate) fn request_head(
     request: Request<()>,
     secure: bool,
-    max_headers: usize,
+    limits: HeadLimits,
 ) -> Result<RequestHead, Malformed> {
     let (mut parts, ()) = request.into_parts();
     let pseudo = 1
         + usize::from(parts.uri.scheme().is_some())
         + usize::from(parts.uri.authority().is_some())
         + usize::from(parts.uri.path_and_query().is_some());
-    if parts.headers.len() + pseudo > max_headers {
+    if parts.headers.len() + pseudo > limits.fields {
         return Err(Malformed::TooManyHeaders);
+    }
+    let size: usize = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    if size + parts.uri.path().len() + parts.uri.query().map_or(0, str::len) > limits.bytes {
+        return Err(Malformed::TooLarge);
     }
     let protocol = parts.extensions.remove::<h2::ext::Protocol>();
     let path = parts.uri.path_and_query().map_or("", |path| path.as_str());
     if !is_valid_path(path.as_bytes()) && parts.method != Method::CONNECT {
-        return Err(Malformed::Invalid);
+        return Err(Malformed::Invalid(if path.starts_with('/') { FIELD } else { MESSAGING }));
     }
     let authority = match parts.uri.authority() {
         Some(authority) => {
@@ -76,12 +163,12 @@ pub(crate) fn request_head(
             Text::from(authority.as_str())
         }
         None => match parts.headers.remove(header::HOST) {
-            Some(host) => Text::from(host.to_str().map_err(|_| Malformed::Invalid)?),
+            Some(host) => Text::from(host.to_str().map_err(|_| Malformed::Invalid(FIELD))?),
             None => Text::default(),
         },
     };
     if !authority.is_empty() && !is_valid_authority(authority.as_str().as_bytes()) {
-        return Err(Malformed::Invalid);
+        return Err(Malformed::Invalid(FIELD));
     }
     let scheme = match parts.uri.scheme_str() {
         Some("https") => Scheme::Https,
@@ -124,12 +211,16 @@ impl ServerStream {
         receive: RecvStream,
         response: SendResponse<Bytes>,
         request: &http::request::Parts,
+        rules: Option<FieldRules>,
+        stats: Cells<Http2Stats>,
     ) -> Self {
         let wire = WireBytes {
             plain_header_received: plain_request_bytes(&request.method, &request.uri, &request.headers),
             ..WireBytes::default()
         };
         Self {
+            rules,
+            stats,
             receive,
             response,
             send: None,
@@ -158,11 +249,23 @@ impl ServerStream {
         self.response.send_reset(reason);
     }
 
+    fn check_trailers(&mut self, mut trailers: HeaderMap) -> Result<BodyEvent, DownstreamError> {
+        let stats = self.stats.here();
+        stats.trailers.inc();
+        match self.rules.map_or(Ok(0), |rules| rules.apply(&mut trailers)) {
+            Ok(dropped) => {
+                stats.dropped_headers_with_underscores.add(dropped);
+                Ok(BodyEvent::Trailers(trailers))
+            }
+            Err(malformed) => Err(DownstreamError::Protocol(malformed.details())),
+        }
+    }
+
     fn fail(&mut self, error: &h2::Error) -> DownstreamError {
         let failure = match error.is_remote() && error.is_reset() {
             true => DownstreamError::Reset,
             false if error.is_io() || error.is_go_away() => DownstreamError::Disconnected,
-            false if error.is_reset() => DownstreamError::Reset,
+            false if error.is_reset() => DownstreamError::Protocol(MESSAGING),
             false => DownstreamError::Disconnected,
         };
         self.failed = Some(failure);
@@ -193,7 +296,7 @@ impl Downstream for ServerStream {
         match ready!(self.receive.poll_trailers(cx)) {
             Ok(Some(trailers)) => {
                 self.wire.plain_header_received += plain_bytes(&trailers);
-                Poll::Ready(Ok(BodyEvent::Trailers(trailers)))
+                Poll::Ready(self.check_trailers(trailers))
             }
             Ok(None) => Poll::Ready(Ok(BodyEvent::End)),
             Err(error) => Poll::Ready(Err(self.fail(&error))),
@@ -209,6 +312,10 @@ impl Downstream for ServerStream {
             None => self.response.poll_reset(cx),
         };
         match ready!(reset) {
+            // Clients have no reason to send these codes: the codec does, when the request breaks the rules.
+            Ok(Reason::PROTOCOL_ERROR | Reason::FLOW_CONTROL_ERROR) => {
+                Poll::Ready(DownstreamError::Protocol(MESSAGING))
+            }
             Ok(_) => Poll::Ready(DownstreamError::Reset),
             Err(error) => Poll::Ready(self.fail(&error)),
         }

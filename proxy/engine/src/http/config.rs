@@ -25,7 +25,13 @@ use xds_api::envoy::extensions::filters::http::router::v3::Router;
 use xds_api::envoy::extensions::filters::network::http_connection_manager::v3 as proto;
 
 use super::reply::LocalReplies;
+use crate::codec::h1::Underscores;
+use crate::codec::h2_keepalive::Schedule;
+use crate::codec::h2_server::FieldRules;
 use crate::router::RouteTable;
+
+/// How long the answer to a PING may take if configuration does not say.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
 const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
 
@@ -68,7 +74,7 @@ pub struct ConnectionManager {
     /// Most headers of a request.
     pub max_headers_count: usize,
     /// What happens to names with underscores.
-    pub underscores: HeadersWithUnderscoresAction,
+    pub underscores: Underscores,
     /// Access logs.
     pub access_logs: Vec<Arc<dyn AccessLog>>,
     /// Take the peer's address for the client's and append it to `x-forwarded-for`.
@@ -230,10 +236,10 @@ pub struct Http2Options {
     pub max_window_updates_per_data: u32,
     /// PING, SETTINGS and RST_STREAM answers waiting to be sent before the connection is closed.
     pub max_outbound_control_frames: u32,
-    /// PING every so often.
-    pub keepalive_interval: Option<Duration>,
-    /// Longest wait for the answer.
-    pub keepalive_timeout: Duration,
+    /// PINGs that check the connection.
+    pub keepalive: Option<Schedule>,
+    /// What fields may not be, if configuration forbids more than the protocol.
+    pub field_rules: Option<FieldRules>,
 }
 
 impl Default for Http2Options {
@@ -248,8 +254,8 @@ impl Default for Http2Options {
             max_priority_frames_per_stream: 100,
             max_window_updates_per_data: 10,
             max_outbound_control_frames: 1000,
-            keepalive_interval: None,
-            keepalive_timeout: Duration::from_secs(20),
+            keepalive: None,
+            field_rules: None,
         }
     }
 }
@@ -289,10 +295,22 @@ impl Http1Options {
 
 impl Http2Options {
     /// Takes the options of `proto`.
-    pub fn build(proto: Option<&core::Http2ProtocolOptions>) -> Self {
+    pub fn build(proto: Option<&core::Http2ProtocolOptions>, underscores: Underscores) -> Self {
         let default = Self::default();
-        let Some(proto) = proto else { return default };
-        let keepalive = proto.connection_keepalive.as_ref();
+        let none = core::Http2ProtocolOptions::default();
+        let proto = proto.unwrap_or(&none);
+        let keepalive = proto.connection_keepalive.as_ref().and_then(|keepalive| {
+            Some(Schedule {
+                interval: Some(keepalive.interval.as_ref().and_then(duration)?),
+                jitter: keepalive.interval_jitter.map_or(15.0, |percent| percent.value),
+                timeout: keepalive.timeout.as_ref().and_then(duration).unwrap_or(KEEPALIVE_TIMEOUT),
+            })
+        });
+        let rules = FieldRules {
+            underscores,
+            ascii_only: proto.disallow_obs_text.unwrap_or(false),
+            max_field: proto.max_header_field_size_kb.map_or(usize::MAX, |kb| kb as usize * 1024),
+        };
         Self {
             hpack_table_size: proto.hpack_table_size.unwrap_or(default.hpack_table_size),
             max_concurrent_streams: proto.max_concurrent_streams.unwrap_or(default.max_concurrent_streams),
@@ -313,13 +331,8 @@ impl Http2Options {
             max_outbound_control_frames: proto
                 .max_outbound_control_frames
                 .unwrap_or(default.max_outbound_control_frames),
-            keepalive_interval: keepalive
-                .and_then(|keepalive| keepalive.interval.as_ref())
-                .and_then(duration),
-            keepalive_timeout: keepalive
-                .and_then(|keepalive| keepalive.timeout.as_ref())
-                .and_then(duration)
-                .unwrap_or(default.keepalive_timeout),
+            keepalive,
+            field_rules: (rules != FieldRules::NONE).then_some(rules),
         }
     }
 }
@@ -384,6 +397,11 @@ impl ConnectionManager {
         let scope = cx.env.stats.scope(&format!("http.{}", proto.stat_prefix));
         let (filters, router) = chain?;
         request_id?;
+        let underscores = match common.headers_with_underscores_action() {
+            HeadersWithUnderscoresAction::Allow => Underscores::Allow,
+            HeadersWithUnderscoresAction::RejectRequest => Underscores::Reject,
+            HeadersWithUnderscoresAction::DropHeader => Underscores::Drop,
+        };
         Ok(Self {
             codec: codec?,
             stat_prefix: proto.stat_prefix.clone(),
@@ -391,7 +409,7 @@ impl ConnectionManager {
             filters,
             router,
             http1: http1?,
-            http2: Http2Options::build(proto.http2_protocol_options.as_ref()),
+            http2: Http2Options::build(proto.http2_protocol_options.as_ref(), underscores),
             idle_timeout: timeout_or(common.idle_timeout.as_ref(), Some(Duration::from_secs(3600))),
             max_connection_duration: timeout_or(common.max_connection_duration.as_ref(), None),
             max_requests_per_connection: common.max_requests_per_connection.unwrap_or(0),
@@ -409,8 +427,7 @@ impl ConnectionManager {
             ),
             max_request_headers_bytes: proto.max_request_headers_kb.unwrap_or(60) as usize * 1024,
             max_headers_count: common.max_headers_count.unwrap_or(100) as usize,
-            underscores: HeadersWithUnderscoresAction::try_from(common.headers_with_underscores_action)
-                .unwrap_or(HeadersWithUnderscoresAction::Allow),
+            underscores,
             access_logs: access_logs?,
             use_remote_address: proto.use_remote_address.unwrap_or(false),
             xff_num_trusted_hops: proto.xff_num_trusted_hops as usize,

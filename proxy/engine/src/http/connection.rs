@@ -15,11 +15,10 @@ use super::config::Codec;
 use super::stream;
 pub use super::stream::ConnectionCx;
 use crate::codec::downstream::Downstream;
-use crate::codec::h1::{HeadLimits, RequestError, RequestOptions, Underscores};
+use crate::codec::h1::{HeadLimits, RequestError, RequestOptions};
 use crate::codec::h1_server::{NextRequest, ServerConnection, ServerOptions};
 use crate::local::timers::Timer;
 use crate::net::connection::Connection;
-use xds_api::envoy::config::core::v3::http_protocol_options::HeadersWithUnderscoresAction;
 
 /// How an HTTP/2 connection with prior knowledge begins (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -289,11 +288,7 @@ fn server_options(cx: &ConnectionCx) -> ServerOptions {
             allow_absolute_url: true,
             allow_chunked_length: http1.allow_chunked_length,
             allow_custom_methods: http1.allow_custom_methods,
-            underscores: match manager.underscores {
-                HeadersWithUnderscoresAction::Allow => Underscores::Allow,
-                HeadersWithUnderscoresAction::RejectRequest => Underscores::Reject,
-                HeadersWithUnderscoresAction::DropHeader => Underscores::Drop,
-            },
+            underscores: manager.underscores,
             keep_case: false,
             proxy_100_continue: manager.proxy_100_continue,
         },

@@ -11,12 +11,14 @@ use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
 use http::Request;
+use proxy_core::head::RequestHead;
+use proxy_core::response_flag::ResponseFlag;
 
 use super::stream::{self, ConnectionCx};
-use crate::codec::downstream::Incoming;
+use crate::codec::downstream::{Downstream, Incoming};
 use crate::codec::h2_guard::{FrameLimits, Guarded, Side, is_flood};
 use crate::codec::h2_keepalive::Keepalive;
-use crate::codec::h2_server::{Malformed, ServerStream, request_head};
+use crate::codec::h2_server::{HeadLimits, Malformed, ServerStream, request_head};
 use crate::local::timers::Timer;
 use crate::net::connection::Connection;
 
@@ -68,7 +70,7 @@ pub(super) async fn serve(cx: Rc<ConnectionCx>, connection: Connection) {
         .header_table_size(options.hpack_table_size)
         .max_local_error_reset_streams(Some(MAX_ERROR_RESETS))
         .max_pending_accept_reset_streams(MAX_RESET_UNSEEN)
-        .max_header_list_size(u32::try_from(manager.max_request_headers_bytes).unwrap_or(u32::MAX));
+        .max_header_list_size(codec_limit(manager.max_request_headers_bytes));
     if options.allow_connect {
         builder.enable_connect_protocol();
     }
@@ -205,16 +207,15 @@ async fn accept(
         changed: tokio::sync::Notify::new(),
     });
     let options = &manager.http2;
-    let keepalive = options.keepalive_interval.and_then(|interval| {
-        Some(Keepalive::new(connection.ping_pong()?, interval, options.keepalive_timeout))
-    });
+    let keepalive =
+        options.keepalive.and_then(|schedule| Some(Keepalive::new(connection.ping_pong()?, schedule)));
     let mut accept = Accept { cx, connection, keepalive, timer, shared: shared.clone(), ending: None };
     let mut total = 0_u32;
     let is_remote = loop {
         match accept.next().await {
             Next::Stream(request, response) => {
                 total = total.saturating_add(1);
-                if manager.max_requests_per_connection == total {
+                if manager.max_requests_per_connection > 0 && total >= manager.max_requests_per_connection {
                     stats.downstream_cx_max_requests_reached.inc();
                     shared.close.set(true);
                 }
@@ -284,21 +285,18 @@ async fn serve_stream(
     let _active = Active { cx: cx.clone(), shared: shared.clone() };
     let (parts, receive) = request.into_parts();
     let end = receive.is_end_stream();
-    let mut down = ServerStream::new(receive, response, &parts);
-    let max_headers = cx.manager.max_headers_count;
-    let head = match request_head(Request::from_parts(parts, ()), cx.info.secure, max_headers) {
+    let rules = cx.manager.http2.field_rules;
+    let mut down = ServerStream::new(receive, response, &parts, rules, cx.manager.http2_stats.clone());
+    let head = match read_head(&cx, Request::from_parts(parts, ())) {
         Ok(head) => head,
-        Err(Malformed::Invalid) => {
-            cx.manager.stats.here().downstream_cx_protocol_error.inc();
-            cx.manager.http2_stats.here().rx_messaging_error.inc();
+        Err(malformed) => {
+            count_malformed(&cx, &malformed);
+            stream::refused(&cx, down.protocol(), malformed.flag(), malformed.details());
             shared.premature.set(shared.premature.get() + 1);
-            down.refuse(Reason::PROTOCOL_ERROR);
-            return;
-        }
-        Err(Malformed::TooManyHeaders) => {
-            cx.manager.http2_stats.here().header_overflow.inc();
-            shared.premature.set(shared.premature.get() + 1);
-            down.refuse(Reason::INTERNAL_ERROR);
+            down.refuse(match malformed.flag() {
+                ResponseFlag::DownstreamProtocolError => Reason::PROTOCOL_ERROR,
+                _ => Reason::INTERNAL_ERROR,
+            });
             return;
         }
     };
@@ -319,6 +317,33 @@ async fn serve_stream(
         shared.close.set(true);
         shared.changed.notify_one();
     }
+}
+
+/// The request head, if protocol and configuration allow it.
+fn read_head(cx: &ConnectionCx, mut request: Request<()>) -> Result<RequestHead, Malformed> {
+    let manager = &cx.manager;
+    if let Some(rules) = &manager.http2.field_rules {
+        let dropped = rules.apply(request.headers_mut())?;
+        manager.http2_stats.here().dropped_headers_with_underscores.add(dropped);
+    }
+    let limits = HeadLimits { fields: manager.max_headers_count, bytes: manager.max_request_headers_bytes };
+    request_head(request, cx.info.secure, limits)
+}
+
+fn count_malformed(cx: &ConnectionCx, malformed: &Malformed) {
+    let stats = cx.manager.http2_stats.here();
+    match malformed {
+        Malformed::Invalid(_) => cx.manager.stats.here().downstream_cx_protocol_error.inc(),
+        Malformed::TooManyHeaders => stats.header_overflow.inc(),
+        Malformed::TooLarge => stats.header_list_size_too_large.inc(),
+        Malformed::Underscore => stats.requests_rejected_with_underscores_in_headers.inc(),
+    }
+}
+
+/// What the codec lets pass for a limit of `bytes`. It counts more for each field than Envoy, answers what is larger without
+/// telling anyone, and has to bound memory only: the limit itself is kept by [`request_head`].
+fn codec_limit(bytes: usize) -> u32 {
+    u32::try_from(bytes.saturating_mul(2)).unwrap_or(u32::MAX).saturating_add(16 * 1024)
 }
 
 /// Counts a stream of its connection until it is dropped.

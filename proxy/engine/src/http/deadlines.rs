@@ -1,6 +1,9 @@
 //! The deadlines of one stream, on one timer armed to the earliest.
 
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
+
+use crate::local::timers::Timer;
 
 /// Which deadline passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +21,7 @@ pub(crate) enum Timeout {
 }
 
 /// The deadlines of one stream.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Deadlines {
     idle: Option<Duration>,
     activity: Instant,
@@ -69,6 +72,17 @@ impl Deadlines {
     /// Sets the end of the upstream's part.
     pub(crate) fn set_upstream(&mut self, at: Option<Instant>) {
         self.upstream = at;
+    }
+
+    /// Ready when a deadline has passed.
+    pub(crate) fn poll(&self, timer: &mut Timer, cx: &mut Context<'_>) -> Poll<Timeout> {
+        let Some(earliest) = self.earliest() else { return Poll::Pending };
+        while timer.poll(cx, earliest).is_ready() {
+            if let Some(timeout) = self.passed(Instant::now()) {
+                return Poll::Ready(timeout);
+            }
+        }
+        Poll::Pending
     }
 
     /// The earliest deadline.

@@ -9,14 +9,15 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
+use proxy_core::extension::http_filter::{Direction, Verdict};
 use proxy_core::head::{BodyEvent, Protocol};
 use proxy_core::local_reply::LocalReply;
 use proxy_core::response_flag::ResponseFlag;
 use proxy_core::stream_error::UpstreamReset;
 
 use super::deadlines::Timeout;
-use super::filter_chain::Passed;
+use super::filter_chain::{Ending, Parts};
 use super::stream::{Stream, StreamEnd};
 use crate::codec::downstream::{Downstream, DownstreamError};
 use crate::codec::upstream::{Upstream, UpstreamEvent};
@@ -29,6 +30,8 @@ enum Event {
     UpstreamFailed(UpstreamReset),
     DownstreamFailed(DownstreamError),
     TimedOut(Timeout),
+    /// The filter at this position lets go of what it held.
+    Resumed(Direction, usize, Verdict),
 }
 
 /// How an exchange ended when it did not end well for the upstream.
@@ -46,7 +49,9 @@ impl From<StreamEnd> for Failure {
 }
 
 struct Progress {
-    /// The response is complete.
+    /// The response was read to its end.
+    response_read: bool,
+    /// The response was passed on to its end.
     response_done: bool,
     /// The stream became a tunnel.
     tunnel: bool,
@@ -63,12 +68,24 @@ impl Stream<'_> {
         timer: &mut Timer,
     ) -> Result<(), Failure> {
         let request_done = self.request_done || self.is_tunnel();
-        let mut progress = Progress { response_done: false, tunnel: false, request_done };
+        let mut progress =
+            Progress { response_read: false, response_done: false, tunnel: false, request_done };
+        if let Some(parts) = self.gathered.as_deref().cloned() {
+            self.send_on(up, parts);
+        }
         while !progress.response_done {
             let event = poll_fn(|cx| self.poll_event(down, up, timer, &progress, cx)).await;
             match event {
-                Event::Request(body) => self.on_request(up, &mut progress, body).await?,
-                Event::Response(event) => self.on_response(down, &mut progress, event).await?,
+                Event::Request(body) => self.on_request(down, up, timer, &mut progress, body).await?,
+                Event::Response(event) => self.on_response(down, timer, &mut progress, event).await?,
+                Event::Resumed(Direction::Request, position, verdict) => {
+                    let parts = self.resume(down, timer, Direction::Request, position, verdict).await?;
+                    self.send_on(up, parts);
+                }
+                Event::Resumed(Direction::Response, position, verdict) => {
+                    let parts = self.resume(down, timer, Direction::Response, position, verdict).await?;
+                    progress.response_done = self.emit(down, parts);
+                }
                 Event::UpstreamFailed(reset) => return Err(Failure::Upstream(reset)),
                 Event::DownstreamFailed(error) => return Err(self.downstream_failed(error).into()),
                 Event::TimedOut(timeout) => return Err(self.timed_out(timeout).into()),
@@ -92,7 +109,12 @@ impl Stream<'_> {
         let mut down_blocked = false;
         match down.poll_room(cx) {
             Poll::Ready(Ok(())) => {
-                if let Poll::Ready(event) = up.poll_event(cx) {
+                if let Some(resumed) = self.poll_resume(Direction::Response, cx) {
+                    return Poll::Ready(resumed);
+                }
+                if !progress.response_read
+                    && let Poll::Ready(event) = up.poll_event(cx)
+                {
                     return Poll::Ready(match event {
                         Ok(event) => Event::Response(event),
                         Err(reset) => Event::UpstreamFailed(reset),
@@ -102,10 +124,15 @@ impl Stream<'_> {
             Poll::Ready(Err(error)) => return Poll::Ready(Event::DownstreamFailed(error)),
             Poll::Pending => down_blocked = true,
         }
-        if !progress.request_done {
+        if !progress.request_done || self.filters.holds(Direction::Request) {
             match up.poll_room(cx) {
                 Poll::Ready(Ok(())) => {
-                    if let Poll::Ready(event) = down.poll_body(cx) {
+                    if let Some(resumed) = self.poll_resume(Direction::Request, cx) {
+                        return Poll::Ready(resumed);
+                    }
+                    if !progress.request_done
+                        && let Poll::Ready(event) = down.poll_body(cx)
+                    {
                         return Poll::Ready(match event {
                             Ok(body) => Event::Request(body),
                             Err(error) => Event::DownstreamFailed(error),
@@ -131,113 +158,51 @@ impl Stream<'_> {
         {
             return Poll::Ready(Event::DownstreamFailed(error));
         }
-        self.poll_deadline(timer, cx).map(Event::TimedOut)
+        self.deadlines.poll(timer, cx).map(Event::TimedOut)
     }
 
-    /// Ready when a deadline of the stream has passed.
-    pub(crate) fn poll_deadline(&self, timer: &mut Timer, cx: &mut Context<'_>) -> Poll<Timeout> {
-        let Some(earliest) = self.deadlines.earliest() else { return Poll::Pending };
-        while timer.poll(cx, earliest).is_ready() {
-            if let Some(timeout) = self.deadlines.passed(Instant::now()) {
-                return Poll::Ready(timeout);
-            }
+    fn poll_resume(&mut self, direction: Direction, cx: &mut Context<'_>) -> Option<Event> {
+        if !self.filters.holds(direction) {
+            return None;
         }
-        Poll::Pending
+        match self.filters.poll_resume(direction, cx) {
+            Poll::Ready((position, verdict)) => Some(Event::Resumed(direction, position, verdict)),
+            Poll::Pending => None,
+        }
+    }
+
+    /// Sends on what passed the filters.
+    fn send_on(&mut self, up: &mut Upstream, parts: Parts) {
+        if !parts.data.is_empty() {
+            up.data(parts.data);
+        }
+        match parts.end {
+            Some(Ending::Stream) => up.finish(None),
+            Some(Ending::Trailers(trailers)) => up.finish(Some(*trailers)),
+            None => return,
+        }
+        self.info.upstream.last_tx = Some(Instant::now());
     }
 
     /// A piece of the request arrived.
-    async fn on_request(
+    async fn on_request<D: Downstream>(
         &mut self,
+        down: &mut D,
         up: &mut Upstream,
+        timer: &mut Timer,
         progress: &mut Progress,
         body: BodyEvent,
     ) -> Result<(), Failure> {
-        self.deadlines.touch(Instant::now());
-        match body {
-            BodyEvent::Data(data) => {
-                self.info.bytes_received += data.len() as u64;
-                if let Some(data) = self.filter_request_data(data, false).await? {
-                    up.data(data);
-                }
-            }
-            BodyEvent::Trailers(mut trailers) => {
-                progress.request_done = true;
-                self.on_request_complete();
-                self.filter_request_trailers(up, &mut trailers).await?;
-                up.finish(Some(trailers));
-                self.info.upstream.last_tx = Some(Instant::now());
-            }
-            BodyEvent::End => {
-                progress.request_done = true;
-                if progress.tunnel {
-                    self.info.details = Some("downstream_remote_disconnect".into());
-                } else {
-                    self.on_request_complete();
-                }
-                if let Some(rest) = self.filter_request_data(Bytes::new(), true).await?
-                    && !rest.is_empty()
-                {
-                    up.data(rest);
-                }
-                up.finish(None);
-                self.info.upstream.last_tx = Some(Instant::now());
-            }
-        }
-        Ok(())
-    }
-
-    /// Passes a piece of the request through the filters; `None` if nothing goes on.
-    pub(crate) async fn filter_request_data(
-        &mut self,
-        mut data: Bytes,
-        end: bool,
-    ) -> Result<Option<Bytes>, StreamEnd> {
-        if !self.filters.sees_request_body() {
-            return Ok(Some(data));
-        }
-        let count = self.filters.len();
-        let (filters, configured, mut view) = self.filter_view();
-        match filters.request_data(configured, &mut view, (0, count), &mut data, end).await {
-            Passed::On => {
-                let held = filters.take_request();
-                Ok(Some(join(held, data)))
-            }
-            Passed::Held(_) => {
-                if filters.hold_request(&data) > self.cx.buffer_limit {
-                    return Err(self.too_large());
-                }
-                Ok(None)
-            }
-            Passed::Dropped => Ok(None),
-            Passed::Reply(reply) => Err(StreamEnd::Reply(reply)),
-        }
-    }
-
-    fn too_large(&mut self) -> StreamEnd {
-        self.cx.manager.stats.here().downstream_rq_too_large.inc();
-        StreamEnd::Reply(Box::new(LocalReply::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            Bytes::from_static(b"Payload Too Large"),
-            "request_payload_too_large",
-        )))
-    }
-
-    async fn filter_request_trailers(
-        &mut self,
-        up: &mut Upstream,
-        trailers: &mut HeaderMap,
-    ) -> Result<(), StreamEnd> {
-        if !self.filters.sees_request_body() {
-            return Ok(());
-        }
-        let (filters, configured, mut view) = self.filter_view();
-        if let Passed::Reply(reply) = filters.request_trailers(configured, &mut view, trailers).await {
-            return Err(StreamEnd::Reply(reply));
-        }
-        let held = filters.take_request();
-        if !held.is_empty() {
-            up.data(held);
-        }
+        progress.request_done = !matches!(body, BodyEvent::Data(_));
+        let parts = if progress.tunnel && matches!(body, BodyEvent::End) {
+            self.deadlines.touch(Instant::now());
+            self.info.details = Some("downstream_remote_disconnect".into());
+            Parts::body(body)
+        } else {
+            self.receive(body)
+        };
+        let parts = self.pass(down, timer, Direction::Request, 0, parts).await?;
+        self.send_on(up, parts);
         Ok(())
     }
 
@@ -245,6 +210,7 @@ impl Stream<'_> {
     async fn on_response<D: Downstream>(
         &mut self,
         down: &mut D,
+        timer: &mut Timer,
         progress: &mut Progress,
         event: UpstreamEvent,
     ) -> Result<(), Failure> {
@@ -271,35 +237,46 @@ impl Stream<'_> {
                     progress.request_done = false;
                     self.deadlines.set_route(None);
                 }
-                if end {
-                    self.upstream_complete(now);
+                self.response_upgrades = is_upgrade;
+                let parts = Parts::head(end);
+                self.on_response_parts(down, timer, progress, parts).await?;
+            }
+            UpstreamEvent::Body(body) => {
+                if matches!(body, BodyEvent::Data(_)) {
+                    self.info.upstream.first_rx_body.get_or_insert(now);
                 }
-                self.respond(down, end, is_upgrade).await?;
-                progress.response_done = end;
-            }
-            UpstreamEvent::Body(BodyEvent::Data(data)) => {
-                self.info.upstream.first_rx_body.get_or_insert(now);
-                self.respond_data(down, data).await?;
-            }
-            UpstreamEvent::Body(BodyEvent::Trailers(trailers)) => {
-                self.upstream_complete(now);
-                self.respond_trailers(down, trailers).await?;
-                progress.response_done = true;
-            }
-            UpstreamEvent::Body(BodyEvent::End) => {
-                self.upstream_complete(now);
                 let over_http1 = self.info.upstream.protocol == Some(Protocol::Http11);
-                if progress.tunnel && !progress.request_done && over_http1 && !self.is_connect_terminated() {
+                if matches!(body, BodyEvent::End)
+                    && progress.tunnel
+                    && !progress.request_done
+                    && over_http1
+                    && !self.is_connect_terminated()
+                {
                     // The upstream took the connection away; the client learns that after what it was sent.
                     let reset = UpstreamReset::ConnectionTermination;
                     self.info.flags.set(reset.flag());
                     let details = format!("upstream_reset_after_response_started{{{}}}", reset.details());
                     self.info.details = Some(details.into());
                 }
-                self.respond_end(down).await?;
-                progress.response_done = true;
+                self.on_response_parts(down, timer, progress, Parts::body(body)).await?;
             }
         }
+        Ok(())
+    }
+
+    async fn on_response_parts<D: Downstream>(
+        &mut self,
+        down: &mut D,
+        timer: &mut Timer,
+        progress: &mut Progress,
+        parts: Parts,
+    ) -> Result<(), Failure> {
+        if parts.end.is_some() {
+            progress.response_read = true;
+            self.upstream_complete(Instant::now());
+        }
+        let parts = self.pass(down, timer, Direction::Response, 0, parts).await?;
+        progress.response_done = self.emit(down, parts);
         Ok(())
     }
 
@@ -313,7 +290,7 @@ impl Stream<'_> {
             if let Poll::Ready(result) = down.poll_flush(cx) {
                 return Poll::Ready(Ok(result));
             }
-            self.poll_deadline(timer, cx).map(Err)
+            self.deadlines.poll(timer, cx).map(Err)
         })
         .await;
         match written {
@@ -341,7 +318,12 @@ impl Stream<'_> {
             DownstreamError::Protocol(details) => {
                 stats.downstream_cx_protocol_error.inc();
                 self.info.flags.set(ResponseFlag::DownstreamProtocolError);
-                if self.committed {
+                let is_reset = self.info.protocol == Some(Protocol::Http2);
+                if is_reset {
+                    stats.downstream_rq_rx_reset.inc();
+                    self.info.details = Some(details.into());
+                }
+                if is_reset || self.committed {
                     return StreamEnd::Gone;
                 }
                 StreamEnd::Reply(Box::new(LocalReply::new(
@@ -404,13 +386,5 @@ impl Stream<'_> {
             reply.grpc_status = Some(4);
         }
         StreamEnd::Reply(Box::new(reply))
-    }
-}
-
-fn join(held: Bytes, data: Bytes) -> Bytes {
-    match (held.is_empty(), data.is_empty()) {
-        (true, _) => data,
-        (false, true) => held,
-        (false, false) => [held, data].concat().into(),
     }
 }

@@ -1,16 +1,20 @@
 //! The HTTP filters of one stream and the order in which they see its parts.
 //!
-//! Requests pass from the first filter to the last, responses from the last to the first. A filter that is disabled, or
-//! has nothing to do in a phase, is not called in it.
+//! Requests pass from the first filter to the last, responses from the last to the first; a *position* counts along the way.
+//! A filter that is disabled, or has nothing to do in a phase, is not called in it. What a filter holds stays at its
+//! position, before the filters that follow, which see it once it is let go: the head, then the data, then the end.
+
+use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use proxy_core::extension::http_filter::{
-    DataStep, Engine, HeadersStep, HttpFilter as Filter, Phases, Route, StreamCx, Verdict,
+    DataStep, Direction, Engine, HeadersStep, HttpFilter as Filter, Phases, Route, StreamCx, Verdict,
 };
-use proxy_core::head::{RequestHead, ResponseHead};
+use proxy_core::head::{BodyEvent, RequestHead, ResponseHead};
 use proxy_core::local_reply::LocalReply;
 use proxy_core::stream_info::StreamInfo;
+use smallvec::SmallVec;
 
 use super::config::HttpFilter;
 use crate::router::SelectedRoute;
@@ -31,16 +35,68 @@ pub(crate) struct View<'s> {
     pub(crate) engine: &'s dyn Engine,
 }
 
-/// How a phase ended.
+/// The end of a message.
+#[derive(Clone, Debug)]
+pub(crate) enum Ending {
+    /// Nothing more.
+    Stream,
+    /// Trailers.
+    Trailers(Box<HeaderMap>),
+}
+
+/// Parts of one message that pass through the chain together, in this order.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Parts {
+    /// The head, which itself lies in the stream.
+    pub(crate) head: bool,
+    /// A piece of the body.
+    pub(crate) data: Bytes,
+    /// The end.
+    pub(crate) end: Option<Ending>,
+}
+
+impl Parts {
+    /// A head; `end` if nothing follows.
+    pub(crate) fn head(end: bool) -> Self {
+        Self { head: true, data: Bytes::new(), end: end.then_some(Ending::Stream) }
+    }
+
+    /// What follows a head.
+    pub(crate) fn body(event: BodyEvent) -> Self {
+        match event {
+            BodyEvent::Data(data) => Self { data, ..Self::default() },
+            BodyEvent::Trailers(trailers) => {
+                Self { end: Some(Ending::Trailers(Box::new(trailers))), ..Self::default() }
+            }
+            BodyEvent::End => Self { end: Some(Ending::Stream), ..Self::default() },
+        }
+    }
+
+    /// The message ends here without trailers.
+    pub(crate) fn ends(&self) -> bool {
+        matches!(self.end, Some(Ending::Stream))
+    }
+
+    /// Nothing but the head comes.
+    pub(crate) fn ends_with_head(&self) -> bool {
+        self.head && self.data.is_empty() && self.ends()
+    }
+
+    fn is_empty(&self) -> bool {
+        !self.head && self.data.is_empty() && self.end.is_none()
+    }
+}
+
+/// How far parts came.
 pub(crate) enum Passed {
-    /// All filters let it pass.
-    On,
-    /// The filter at this index holds it.
-    Held(usize),
-    /// The filter took the data.
-    Dropped,
+    /// These passed all filters; what is missing is held.
+    On(Parts),
     /// A filter replies.
     Reply(Box<LocalReply>),
+    /// Filters hold more than the stream may buffer.
+    TooLarge,
+    /// The route is to be matched anew before the filter at this position gets these.
+    Rematch(usize, Parts),
 }
 
 struct Instance {
@@ -50,17 +106,73 @@ struct Instance {
     configured: usize,
 }
 
+impl Instance {
+    fn sees_head(&self, direction: Direction) -> bool {
+        direction == Direction::Request || self.phases.response_headers
+    }
+
+    fn sees_body(&self, direction: Direction) -> bool {
+        match direction {
+            Direction::Request => self.phases.request_body,
+            Direction::Response => self.phases.response_body,
+        }
+    }
+}
+
+/// What filters hold in one direction, by their position on the way.
+#[derive(Default)]
+struct Held {
+    head: Option<usize>,
+    data: Vec<(usize, BytesMut)>,
+    end: Option<(usize, Ending)>,
+}
+
+impl Held {
+    /// Keeps `data` at `position`; all that is kept, in bytes.
+    fn keep(&mut self, position: usize, data: &[u8]) -> usize {
+        match self.data.iter_mut().find(|(at, _)| *at == position) {
+            Some((_, kept)) => kept.extend_from_slice(data),
+            None => self.data.push((position, BytesMut::from(data))),
+        }
+        self.data.iter().map(|(_, kept)| kept.len()).sum()
+    }
+
+    /// Puts what is held at `position` before what is in `parts`.
+    fn release(&mut self, position: usize, parts: &mut Parts) {
+        if self.head == Some(position) {
+            self.head = None;
+            parts.head = true;
+        }
+        let Some(at) = self.data.iter().position(|(at, _)| *at == position) else { return };
+        let (_, mut kept) = self.data.swap_remove(at);
+        kept.extend_from_slice(&parts.data);
+        parts.data = kept.freeze();
+    }
+
+    fn is_empty(&self) -> bool {
+        self.head.is_none() && self.data.is_empty() && self.end.is_none()
+    }
+
+    /// Where something is held.
+    fn positions(&self) -> impl Iterator<Item = usize> {
+        let data = self.data.iter().map(|(position, _)| *position);
+        self.head.into_iter().chain(self.end.as_ref().map(|(position, _)| *position)).chain(data)
+    }
+}
+
 /// The filters of one stream.
 pub(crate) struct FilterChain {
     instances: Vec<Instance>,
     phases: Phases,
-    /// What filters hold back of the request's body, and of the response's.
-    held: [BytesMut; 2],
+    /// Most bytes that may be held in a direction.
+    limit: usize,
+    request: Held,
+    response: Held,
 }
 
 impl FilterChain {
-    /// Makes the filters that `route` leaves enabled.
-    pub(crate) fn new(configured: &[HttpFilter], route: Option<&SelectedRoute<'_>>) -> Self {
+    /// Makes the filters that `route` leaves enabled; each direction may hold `limit` bytes.
+    pub(crate) fn new(configured: &[HttpFilter], route: Option<&SelectedRoute<'_>>, limit: usize) -> Self {
         let mut instances = Vec::with_capacity(configured.len());
         let mut phases = Phases::default();
         for (index, filter) in configured.iter().enumerate() {
@@ -81,182 +193,208 @@ impl FilterChain {
             phases.response_body |= own.response_body;
             instances.push(Instance { filter: filter.config.create(), phases: own, configured: index });
         }
-        Self { instances, phases, held: Default::default() }
+        Self { instances, phases, limit, request: Held::default(), response: Held::default() }
     }
 
-    /// Number of filters.
-    pub(crate) fn len(&self) -> usize {
-        self.instances.len()
+    /// Whether any filter has to do with `parts`; all pass untouched otherwise.
+    pub(crate) fn concerns(&self, direction: Direction, parts: &Parts) -> bool {
+        match direction {
+            Direction::Request => parts.head || self.phases.request_body || !self.request.is_empty(),
+            Direction::Response => {
+                (parts.head && self.phases.response_headers)
+                    || self.phases.response_body
+                    || !self.response.is_empty()
+            }
+        }
     }
 
-    /// Whether any filter looks at request bodies.
-    pub(crate) fn sees_request_body(&self) -> bool {
-        self.phases.request_body
+    /// Whether a filter holds anything in this direction.
+    pub(crate) fn holds(&self, direction: Direction) -> bool {
+        match direction {
+            Direction::Request => !self.request.is_empty(),
+            Direction::Response => !self.response.is_empty(),
+        }
     }
 
-    /// Whether any filter looks at response bodies.
-    pub(crate) fn sees_response_body(&self) -> bool {
-        self.phases.response_body
+    fn held(&mut self, direction: Direction) -> &mut Held {
+        match direction {
+            Direction::Request => &mut self.request,
+            Direction::Response => &mut self.response,
+        }
     }
 
-    /// Passes the request head through the filters from `first` on.
-    pub(crate) async fn request_headers(
+    /// Forgets what is held: another message takes the place of this one.
+    pub(crate) fn forget(&mut self, direction: Direction) {
+        *self.held(direction) = Held::default();
+    }
+
+    /// The filter at `position` on the way in `direction`.
+    fn instance(&mut self, direction: Direction, position: usize) -> Option<&mut Instance> {
+        let index = match direction {
+            Direction::Request => position,
+            Direction::Response => self.instances.len().checked_sub(position + 1)?,
+        };
+        self.instances.get_mut(index)
+    }
+
+    /// Passes `parts` on from the filter at position `from`.
+    pub(crate) async fn advance(
         &mut self,
+        direction: Direction,
         configured: &[HttpFilter],
         view: &mut View<'_>,
-        first: usize,
-        end: bool,
+        from: usize,
+        mut parts: Parts,
     ) -> Passed {
-        for index in first..self.instances.len() {
-            let Some(instance) = self.instances.get_mut(index) else { break };
+        for position in from..self.instances.len() {
+            if parts.is_empty() {
+                break;
+            }
+            if direction == Direction::Request && position > from && *view.clear_route {
+                return Passed::Rematch(position, parts);
+            }
+            let ends_with_head = parts.ends_with_head();
+            if parts.head
+                && let Some(reply) = self.pass_head(direction, configured, view, position, &mut parts).await
+            {
+                return Passed::Reply(reply);
+            }
+            if ends_with_head || (parts.data.is_empty() && parts.end.is_none()) {
+                continue;
+            }
+            match self.pass_body(direction, configured, view, position, &mut parts).await {
+                Kept::Within => {}
+                Kept::Over => return Passed::TooLarge,
+                Kept::Reply(reply) => return Passed::Reply(reply),
+            }
+        }
+        Passed::On(parts)
+    }
+
+    async fn pass_head(
+        &mut self,
+        direction: Direction,
+        configured: &[HttpFilter],
+        view: &mut View<'_>,
+        position: usize,
+        parts: &mut Parts,
+    ) -> Option<Box<LocalReply>> {
+        let ends = parts.ends_with_head();
+        let instance = self.instance(direction, position).filter(|one| one.sees_head(direction))?;
+        let mut cx = view.cx(configured, instance.configured);
+        let step = match direction {
+            Direction::Request => instance.filter.on_request_headers(&mut cx, ends),
+            Direction::Response => instance.filter.on_response_headers(&mut cx, ends),
+        };
+        if matches!(step, HeadersStep::Continue) {
+            return None;
+        }
+        match settle(step).await {
+            Settled::Continue | Settled::Drop => {}
+            Settled::Hold => {
+                let held = self.held(direction);
+                held.head = Some(position);
+                parts.head = false;
+                if ends {
+                    held.end = parts.end.take().map(|end| (position, end));
+                }
+            }
+            Settled::Reply(reply) => return Some(reply),
+        }
+        None
+    }
+
+    async fn pass_body(
+        &mut self,
+        direction: Direction,
+        configured: &[HttpFilter],
+        view: &mut View<'_>,
+        position: usize,
+        parts: &mut Parts,
+    ) -> Kept {
+        let holds_head = self.held(direction).head == Some(position);
+        let limit = self.limit;
+        let Some(instance) = self.instance(direction, position) else { return Kept::Within };
+        let sees = instance.sees_body(direction);
+        if !sees && !holds_head {
+            return Kept::Within;
+        }
+        let ends = parts.ends();
+        if !parts.data.is_empty() || ends {
             let mut cx = view.cx(configured, instance.configured);
-            let step = instance.filter.on_request_headers(&mut cx, end);
-            if matches!(step, HeadersStep::Continue) {
-                continue;
-            }
-            match settle(step).await {
-                Settled::Continue => {}
-                Settled::Hold => return Passed::Held(index),
-                Settled::Drop => return Passed::Dropped,
-                Settled::Reply(reply) => return Passed::Reply(reply),
-            }
-        }
-        Passed::On
-    }
-
-    /// Passes the response head through the filters before `first`, last to first.
-    pub(crate) async fn response_headers(
-        &mut self,
-        configured: &[HttpFilter],
-        view: &mut View<'_>,
-        first: usize,
-        end: bool,
-    ) -> Passed {
-        if !self.phases.response_headers {
-            return Passed::On;
-        }
-        for index in (0..first).rev() {
-            let Some(instance) = self.instances.get_mut(index).filter(|one| one.phases.response_headers)
-            else {
-                continue;
+            let settled = match direction {
+                // A filter that holds a head and does not look at what follows lets go by `poll_resume` only.
+                _ if !sees => Settled::Hold,
+                Direction::Request => {
+                    settle_data(instance.filter.on_request_data(&mut cx, &mut parts.data, ends)).await
+                }
+                Direction::Response => {
+                    settle_data(instance.filter.on_response_data(&mut cx, &mut parts.data, ends)).await
+                }
             };
-            let mut cx = view.cx(configured, instance.configured);
-            let step = instance.filter.on_response_headers(&mut cx, end);
-            if matches!(step, HeadersStep::Continue) {
-                continue;
-            }
-            match settle(step).await {
-                Settled::Continue => {}
-                Settled::Hold => return Passed::Held(index),
-                Settled::Drop => return Passed::Dropped,
-                Settled::Reply(reply) => return Passed::Reply(reply),
+            let held = self.held(direction);
+            match settled {
+                Settled::Continue => held.release(position, parts),
+                Settled::Hold => {
+                    let data = std::mem::take(&mut parts.data);
+                    if ends {
+                        held.end = parts.end.take().map(|end| (position, end));
+                    }
+                    if held.keep(position, &data) > limit {
+                        return Kept::Over;
+                    }
+                }
+                Settled::Drop => {
+                    parts.data = Bytes::new();
+                    if ends {
+                        held.release(position, parts);
+                    }
+                }
+                Settled::Reply(reply) => return Kept::Reply(reply),
             }
         }
-        Passed::On
+        let Some(Ending::Trailers(trailers)) = &mut parts.end else { return Kept::Within };
+        let Some(instance) = self.instance(direction, position) else { return Kept::Within };
+        let mut cx = view.cx(configured, instance.configured);
+        let settled = match direction {
+            _ if !sees => Settled::Hold,
+            Direction::Request => settle(instance.filter.on_request_trailers(&mut cx, trailers)).await,
+            Direction::Response => settle(instance.filter.on_response_trailers(&mut cx, trailers)).await,
+        };
+        let held = self.held(direction);
+        match settled {
+            Settled::Continue | Settled::Drop => held.release(position, parts),
+            Settled::Hold => held.end = parts.end.take().map(|end| (position, end)),
+            Settled::Reply(reply) => return Kept::Reply(reply),
+        }
+        Kept::Within
     }
 
-    /// Passes a piece of the request's body through the filters from `first` to before `stop`.
-    pub(crate) async fn request_data(
+    /// Ready when a filter that holds something wants to go on: where it stands, and how.
+    pub(crate) fn poll_resume(
         &mut self,
-        configured: &[HttpFilter],
-        view: &mut View<'_>,
-        (first, stop): (usize, usize),
-        data: &mut Bytes,
-        end: bool,
-    ) -> Passed {
-        for index in first..stop.min(self.instances.len()) {
-            let Some(instance) = self.instances.get_mut(index).filter(|one| one.phases.request_body) else {
-                continue;
-            };
-            let mut cx = view.cx(configured, instance.configured);
-            match settle_data(instance.filter.on_request_data(&mut cx, data, end)).await {
-                Settled::Continue => {}
-                Settled::Hold => return Passed::Held(index),
-                Settled::Drop => return Passed::Dropped,
-                Settled::Reply(reply) => return Passed::Reply(reply),
+        direction: Direction,
+        task: &mut Context<'_>,
+    ) -> Poll<(usize, Verdict)> {
+        let positions: SmallVec<[usize; 4]> = self.held(direction).positions().collect();
+        for position in positions {
+            let Some(instance) = self.instance(direction, position) else { continue };
+            if let Poll::Ready(verdict) = instance.filter.poll_resume(direction, task) {
+                return Poll::Ready((position, verdict));
             }
         }
-        Passed::On
+        Poll::Pending
     }
 
-    /// Passes a piece of the response's body through the filters before `first`, last to first.
-    pub(crate) async fn response_data(
-        &mut self,
-        configured: &[HttpFilter],
-        view: &mut View<'_>,
-        first: usize,
-        data: &mut Bytes,
-        end: bool,
-    ) -> Passed {
-        for index in (0..first).rev() {
-            let Some(instance) = self.instances.get_mut(index).filter(|one| one.phases.response_body) else {
-                continue;
-            };
-            let mut cx = view.cx(configured, instance.configured);
-            match settle_data(instance.filter.on_response_data(&mut cx, data, end)).await {
-                Settled::Continue => {}
-                Settled::Hold => return Passed::Held(index),
-                Settled::Drop => return Passed::Dropped,
-                Settled::Reply(reply) => return Passed::Reply(reply),
-            }
+    /// Takes all that the filter at `position` holds.
+    pub(crate) fn release(&mut self, direction: Direction, position: usize) -> Parts {
+        let held = self.held(direction);
+        let mut parts = Parts::default();
+        held.release(position, &mut parts);
+        if let Some((_, end)) = held.end.take_if(|(at, _)| *at == position) {
+            parts.end = Some(end);
         }
-        Passed::On
-    }
-
-    /// Passes the request's trailers through all filters.
-    pub(crate) async fn request_trailers(
-        &mut self,
-        configured: &[HttpFilter],
-        view: &mut View<'_>,
-        trailers: &mut HeaderMap,
-    ) -> Passed {
-        for instance in self.instances.iter_mut().filter(|one| one.phases.request_body) {
-            let mut cx = view.cx(configured, instance.configured);
-            match settle(instance.filter.on_request_trailers(&mut cx, trailers)).await {
-                Settled::Continue | Settled::Hold | Settled::Drop => {}
-                Settled::Reply(reply) => return Passed::Reply(reply),
-            }
-        }
-        Passed::On
-    }
-
-    /// Passes the response's trailers through all filters, last to first.
-    pub(crate) async fn response_trailers(
-        &mut self,
-        configured: &[HttpFilter],
-        view: &mut View<'_>,
-        trailers: &mut HeaderMap,
-    ) -> Passed {
-        for instance in self.instances.iter_mut().rev().filter(|one| one.phases.response_body) {
-            let mut cx = view.cx(configured, instance.configured);
-            match settle(instance.filter.on_response_trailers(&mut cx, trailers)).await {
-                Settled::Continue | Settled::Hold | Settled::Drop => {}
-                Settled::Reply(reply) => return Passed::Reply(reply),
-            }
-        }
-        Passed::On
-    }
-
-    /// Adds to what is held back of the request; its length now.
-    pub(crate) fn hold_request(&mut self, data: &[u8]) -> usize {
-        self.held[0].extend_from_slice(data);
-        self.held[0].len()
-    }
-
-    /// Takes what was held back of the request.
-    pub(crate) fn take_request(&mut self) -> Bytes {
-        std::mem::take(&mut self.held[0]).freeze()
-    }
-
-    /// Adds to what is held back of the response; its length now.
-    pub(crate) fn hold_response(&mut self, data: &[u8]) -> usize {
-        self.held[1].extend_from_slice(data);
-        self.held[1].len()
-    }
-
-    /// Takes what was held back of the response.
-    pub(crate) fn take_response(&mut self) -> Bytes {
-        std::mem::take(&mut self.held[1]).freeze()
+        parts
     }
 
     /// Tells every filter that the stream is over.
@@ -270,6 +408,15 @@ impl FilterChain {
             instance.filter.on_complete(request, response, info);
         }
     }
+}
+
+/// What became of a piece of a body.
+enum Kept {
+    /// It passed, or it is held.
+    Within,
+    /// It is too much to hold.
+    Over,
+    Reply(Box<LocalReply>),
 }
 
 impl View<'_> {

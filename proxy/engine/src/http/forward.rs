@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode, header};
+use proxy_core::extension::http_filter::Direction;
 use proxy_core::head::{Protocol, ResponseHead};
 use proxy_core::headers::{
     X_ENVOY_ATTEMPT_COUNT, X_ENVOY_DROP_OVERLOAD, X_ENVOY_MAX_RETRIES, X_ENVOY_OVERLOADED,
@@ -120,7 +121,10 @@ impl Stream<'_> {
                 Err(Unavailable::End(end)) => return Err(end),
                 Err(Unavailable::Reset(reset, reason)) => return Err(self.upstream_failed(reset, reason)),
             };
-            let end = self.request_done || self.is_tunnel();
+            // What was gathered of the body follows the head.
+            let end = (self.request_done || self.is_tunnel())
+                && self.gathered.is_none()
+                && !self.filters.holds(Direction::Request);
             let before = (self.request_done, self.info.bytes_received);
             let queued = up.request(&self.request, end);
             let was_sent = queued.is_ok();
@@ -376,7 +380,7 @@ impl Stream<'_> {
                 pool.cluster.stats.traffic.here().upstream_rq_cancelled.inc();
                 return Poll::Ready(Err(Unavailable::End(self.downstream_failed(error))));
             }
-            self.poll_deadline(timer, cx).map(|timeout| Err(Unavailable::End(self.timed_out(timeout))))
+            self.deadlines.poll(timer, cx).map(|timeout| Err(Unavailable::End(self.timed_out(timeout))))
         })
         .await
     }

@@ -3,42 +3,46 @@
 //! Source: Envoy `ConnectionManagerUtility::mutateResponseHeaders`, `headers.rst`.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::{HeaderValue, Method, header};
 use proxy_core::extension::access_log::{LogEntry, LogType};
+use proxy_core::extension::http_filter::Direction;
 use proxy_core::head::{Protocol, ResponseHead};
 use proxy_core::headers::X_REQUEST_ID;
 use proxy_core::local_reply::LocalReply;
 use std::time::Instant;
 use xds_api::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::ServerHeaderTransformation;
 
-use super::filter_chain::Passed;
+use super::filter_chain::{Ending, Parts};
 use super::forwarded::append;
+use super::reply;
 use super::stream::{Stream, StreamEnd};
-use super::{exchange::Failure, reply};
 use crate::codec::downstream::Downstream;
 use crate::local::clock;
 use crate::local::timers::Timer;
 
 impl Stream<'_> {
-    /// Sends the response head that is in `self.response`; `end` if nothing follows.
-    pub(crate) async fn respond<D: Downstream>(
-        &mut self,
-        down: &mut D,
-        end: bool,
-        is_upgrade: bool,
-    ) -> Result<(), Failure> {
-        let count = self.filters.len();
-        let (filters, configured, mut view) = self.filter_view();
-        match filters.response_headers(configured, &mut view, count, end).await {
-            Passed::On | Passed::Dropped => {}
-            Passed::Held(_) => {
-                self.response_held = true;
-                return Ok(());
+    /// Sends what passed the filters; whether that was the end.
+    pub(crate) fn emit<D: Downstream>(&mut self, down: &mut D, parts: Parts) -> bool {
+        if parts.head {
+            let end = parts.ends_with_head();
+            self.send_head(down, end, self.response_upgrades);
+            if end {
+                return true;
             }
-            Passed::Reply(reply) => return Err(StreamEnd::Reply(reply).into()),
         }
-        self.send_head(down, end, is_upgrade);
-        Ok(())
+        let end = parts.ends();
+        if !parts.data.is_empty() {
+            self.info.bytes_sent += parts.data.len() as u64;
+            down.data(parts.data, end);
+        } else if end {
+            down.finish();
+        }
+        if let Some(Ending::Trailers(trailers)) = parts.end {
+            down.trailers((*trailers).clone());
+            self.response_trailers = Some(*trailers);
+            return true;
+        }
+        end
     }
 
     /// Puts the head on the wire; from here on nothing else can be answered.
@@ -110,98 +114,6 @@ impl Stream<'_> {
         false
     }
 
-    /// Sends a piece of the body through the filters.
-    pub(crate) async fn respond_data<D: Downstream>(
-        &mut self,
-        down: &mut D,
-        data: Bytes,
-    ) -> Result<(), Failure> {
-        if let Some(data) = self.filter_response_data(down, data, false).await? {
-            self.info.bytes_sent += data.len() as u64;
-            down.data(data, false);
-        }
-        Ok(())
-    }
-
-    /// Ends the body without trailers.
-    pub(crate) async fn respond_end<D: Downstream>(&mut self, down: &mut D) -> Result<(), Failure> {
-        if let Some(rest) = self.filter_response_data(down, Bytes::new(), true).await?
-            && !rest.is_empty()
-        {
-            self.info.bytes_sent += rest.len() as u64;
-            down.data(rest, false);
-        }
-        down.finish();
-        Ok(())
-    }
-
-    /// Ends the body with trailers.
-    pub(crate) async fn respond_trailers<D: Downstream>(
-        &mut self,
-        down: &mut D,
-        mut trailers: HeaderMap,
-    ) -> Result<(), Failure> {
-        if self.filters.sees_response_body() {
-            let (filters, configured, mut view) = self.filter_view();
-            if let Passed::Reply(reply) =
-                filters.response_trailers(configured, &mut view, &mut trailers).await
-            {
-                return Err(StreamEnd::Reply(reply).into());
-            }
-            let held = filters.take_response();
-            self.release_head(down);
-            if !held.is_empty() {
-                self.info.bytes_sent += held.len() as u64;
-                down.data(held, false);
-            }
-        }
-        down.trailers(trailers.clone());
-        self.response_trailers = Some(trailers);
-        Ok(())
-    }
-
-    async fn filter_response_data<D: Downstream>(
-        &mut self,
-        down: &mut D,
-        mut data: Bytes,
-        end: bool,
-    ) -> Result<Option<Bytes>, Failure> {
-        if !self.filters.sees_response_body() {
-            return Ok(Some(data));
-        }
-        let count = self.filters.len();
-        let limit = self.cx.buffer_limit;
-        let (filters, configured, mut view) = self.filter_view();
-        match filters.response_data(configured, &mut view, count, &mut data, end).await {
-            Passed::On => {
-                let held = filters.take_response();
-                self.release_head(down);
-                Ok(Some(if held.is_empty() { data } else { [held, data].concat().into() }))
-            }
-            Passed::Held(_) => {
-                if filters.hold_response(&data) > limit {
-                    self.cx.manager.stats.here().rs_too_large.inc();
-                    let reply = LocalReply::new(
-                        StatusCode::INTERNAL_SERVER_ERROR,
-                        Bytes::from_static(b"Internal Server Error"),
-                        "response_payload_too_large",
-                    );
-                    return Err(StreamEnd::Reply(Box::new(reply)).into());
-                }
-                Ok(None)
-            }
-            Passed::Dropped => Ok(None),
-            Passed::Reply(reply) => Err(StreamEnd::Reply(reply).into()),
-        }
-    }
-
-    /// Sends a head that a filter held until now.
-    fn release_head<D: Downstream>(&mut self, down: &mut D) {
-        if std::mem::take(&mut self.response_held) {
-            self.send_head(down, false, false);
-        }
-    }
-
     /// Answers with `reply`, or resets the stream if an answer was begun.
     pub(crate) async fn local_reply<D: Downstream>(
         &mut self,
@@ -244,16 +156,22 @@ impl Stream<'_> {
             body = Bytes::new();
         }
         self.response = Some(head);
-        self.response_held = false;
-        let end = body.is_empty() || self.request.method == Method::HEAD;
-        match self.respond(down, end, false).await {
-            Ok(()) => {}
-            // A filter that replies to a local reply would never end: what there is goes out as it is.
-            Err(_) => self.send_head(down, end, false),
-        }
-        if !end {
-            self.info.bytes_sent += body.len() as u64;
-            down.data(body, true);
+        self.response_upgrades = false;
+        self.filters.forget(Direction::Response);
+        let data = if self.request.method == Method::HEAD { Bytes::new() } else { body };
+        let whole = Parts { head: true, data, end: Some(Ending::Stream) };
+        let mut passed = self.pass(down, timer, Direction::Response, 0, whole.clone()).await;
+        loop {
+            match passed {
+                Ok(parts) if self.emit(down, parts.clone()) => break,
+                Ok(_) => passed = self.await_response(down, timer).await,
+                // A filter that replies to a local reply would never end: what there is goes out as it is.
+                Err(StreamEnd::Reply(_)) if !self.committed => {
+                    self.emit(down, whole);
+                    break;
+                }
+                Err(end) => return Err(end),
+            }
         }
         self.flush(down, timer).await
     }

@@ -17,7 +17,7 @@ use proxy_core::text::Text;
 
 use super::config::{ConnectionManager, HttpFilter, RouteSource};
 use super::deadlines::Deadlines;
-use super::filter_chain::{FilterChain, Passed, View};
+use super::filter_chain::{FilterChain, Parts, View};
 use super::normalize::PathOutcome;
 use super::{Context, forwarded, normalize};
 use crate::codec::downstream::{Downstream, Incoming};
@@ -81,8 +81,10 @@ pub(crate) struct Stream<'c> {
     pub(crate) request_done: bool,
     /// The response head was sent.
     pub(crate) committed: bool,
-    /// A filter holds the response head.
-    pub(crate) response_held: bool,
+    /// What came with the request head through a filter that held it.
+    pub(crate) gathered: Option<Box<Parts>>,
+    /// The response head turns the stream into a tunnel.
+    pub(crate) response_upgrades: bool,
     /// The stream became a tunnel.
     pub(crate) upgraded: bool,
     /// The upstream sent an informational head.
@@ -97,7 +99,7 @@ pub(crate) struct Stream<'c> {
     pub(crate) virtual_cluster: Option<Cells<RouteStats>>,
     /// The route's timeout, once there is one.
     pub(crate) route_timeout: Option<Duration>,
-    clear_route: bool,
+    pub(crate) clear_route: bool,
 }
 
 /// Serves one request. Says whether the request was read to its end and the response
@@ -120,11 +122,18 @@ pub(crate) async fn serve<D: Downstream>(
     let goes_on = match ended {
         Ok(()) => {
             stream.info.last_downstream_tx = Some(Instant::now());
+            if !stream.request_done && !stream.upgraded && down.protocol() != Protocol::Http2 {
+                // The rest of the request is not read.
+                cx.manager.stats.here().downstream_rq_rx_reset.inc();
+            }
             stream.request_done && !stream.upgraded
         }
         Err(StreamEnd::Gone) => false,
         Err(StreamEnd::Reset | StreamEnd::Reply(_)) => {
-            cx.manager.stats.here().downstream_rq_tx_reset.inc();
+            let stats = cx.manager.stats.here();
+            stats.downstream_rq_tx_reset.inc();
+            // Envoy counts its own resets as resets of the stream too.
+            stats.downstream_rq_rx_reset.inc();
             // What was received before it broke is the client's.
             let _ = stream.flush(down, timer).await;
             if down.protocol() == Protocol::Http2 {
@@ -139,6 +148,26 @@ pub(crate) async fn serve<D: Downstream>(
     goes_on
 }
 
+/// Counts and logs a request that was refused for its head.
+pub(crate) fn refused(cx: &ConnectionCx, protocol: Protocol, flag: ResponseFlag, details: &'static str) {
+    let mut stream = Stream::new(cx, protocol, no_request(), true);
+    stream.has_request = false;
+    stream.info.flags.set(flag);
+    stream.info.details = Some(details.into());
+    cx.manager.stats.here().downstream_rq_rx_reset.inc();
+}
+
+fn no_request() -> RequestHead {
+    RequestHead {
+        method: Method::GET,
+        scheme: Scheme::Http,
+        authority: Text::default(),
+        path: Text::default(),
+        upgrade: None,
+        headers: HeaderMap::new(),
+    }
+}
+
 /// Answers where there is no request to answer: the bytes were none, or it did not come in time.
 pub(crate) async fn reply_without_request<D: Downstream>(
     cx: &ConnectionCx,
@@ -148,6 +177,7 @@ pub(crate) async fn reply_without_request<D: Downstream>(
 ) {
     let mut stream = Stream::new(cx, down.protocol(), no_request(), true);
     stream.has_request = false;
+    cx.manager.stats.here().downstream_rq_rx_reset.inc();
     stream.info.request_complete = None;
     if stream.local_reply(down, timer, reply).await.is_ok() {
         // Nobody is there to be told if this fails too.
@@ -198,12 +228,13 @@ impl<'c> Stream<'c> {
             matched: None,
             random: 0,
             has_request: true,
-            filters: FilterChain::new(&[], None),
+            filters: FilterChain::new(&[], None, 0),
             deadlines,
             is_internal: false,
             request_done: false,
             committed: false,
-            response_held: false,
+            gathered: None,
+            response_upgrades: false,
             upgraded: false,
             informed: false,
             close: false,
@@ -239,8 +270,9 @@ impl<'c> Stream<'c> {
     ) -> Result<(), StreamEnd> {
         self.match_route();
         self.check_upgrade()?;
-        self.filters = FilterChain::new(self.configured_filters(), self.route().as_ref());
-        self.pass_request_head(end).await?;
+        let limit = self.cx.buffer_limit;
+        self.filters = FilterChain::new(self.configured_filters(), self.route().as_ref(), limit);
+        self.pass_request_head(down, timer, end).await?;
         self.act(down, timer).await
     }
 
@@ -295,7 +327,7 @@ impl<'c> Stream<'c> {
     }
 
     /// Matches the request against the route table now in force.
-    fn match_route(&mut self) {
+    pub(crate) fn match_route(&mut self) {
         if self.table.is_none() {
             self.table = match &self.cx.manager.routes {
                 RouteSource::Inline(table) => Some(table.clone()),
@@ -375,24 +407,6 @@ impl<'c> Stream<'c> {
         self.info.upstream.cluster = cluster;
         manager.stats.here().downstream_rq_ws_on_non_ws_route.inc();
         Err(refuse(StatusCode::FORBIDDEN, "upgrade_failed"))
-    }
-
-    /// Passes the request head through the filters.
-    async fn pass_request_head(&mut self, end: bool) -> Result<(), StreamEnd> {
-        let (filters, configured, mut view) = self.filter_view();
-        match filters.request_headers(configured, &mut view, 0, end).await {
-            Passed::On | Passed::Dropped => {}
-            Passed::Held(index) => {
-                // No filter of this version holds a request head.
-                tracing::error!(filter = index, "a filter held a request head");
-                return Err(refuse(StatusCode::INTERNAL_SERVER_ERROR, "filter_held_head"));
-            }
-            Passed::Reply(reply) => return Err(StreamEnd::Reply(reply)),
-        }
-        if std::mem::take(&mut self.clear_route) {
-            self.match_route();
-        }
-        Ok(())
     }
 
     /// The filters, their configuration, and what they may see, borrowed side by side.

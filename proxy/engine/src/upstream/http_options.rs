@@ -14,6 +14,8 @@ use xds_api::envoy::config::core::v3 as core;
 use xds_api::envoy::extensions::upstreams::http::v3 as proto;
 use xds_api::envoy::extensions::upstreams::http::v3::http_protocol_options as options_proto;
 
+use crate::codec::h2_keepalive::Schedule;
+
 /// Which HTTP the hosts speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UpstreamProtocol {
@@ -88,8 +90,6 @@ pub struct Http2Options {
     pub initial_connection_window: u32,
     /// Whether extended CONNECT (RFC 8441) may be sent.
     pub allow_connect: bool,
-    /// Frames waiting to be sent.
-    pub max_outbound_frames: u32,
     /// PING, SETTINGS and RST_STREAM frames waiting to be sent.
     pub max_outbound_control_frames: u32,
     /// Frames without payload and END_STREAM in a row.
@@ -98,8 +98,6 @@ pub struct Http2Options {
     pub max_inbound_priority_frames_per_stream: u32,
     /// WINDOW_UPDATE frames for each DATA frame sent.
     pub max_inbound_window_update_frames_per_data_frame_sent: u32,
-    /// After an invalid response reset the stream only; `false` closes the connection.
-    pub stream_error_on_invalid_message: bool,
     /// PINGs that check the connection.
     pub keepalive: Option<Box<Http2Keepalive>>,
 }
@@ -107,12 +105,8 @@ pub struct Http2Options {
 /// PINGs that check a connection.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Http2Keepalive {
-    /// Time between PINGs; `None` sends none by time.
-    pub interval: Option<Duration>,
-    /// Longest wait for the answer before the connection is closed.
-    pub timeout: Duration,
-    /// Percent by which the interval is lengthened at random.
-    pub interval_jitter: f64,
+    /// When a PING is sent, and how long its answer may take before the connection is closed.
+    pub schedule: Schedule,
     /// A PING precedes a new stream on a connection that was idle so long; `None` never.
     pub connection_idle_interval: Option<Duration>,
 }
@@ -125,12 +119,10 @@ impl Default for Http2Options {
             initial_stream_window: 16 * 1024 * 1024,
             initial_connection_window: 24 * 1024 * 1024,
             allow_connect: false,
-            max_outbound_frames: 10_000,
             max_outbound_control_frames: 1_000,
             max_consecutive_inbound_frames_with_empty_payload: 1,
             max_inbound_priority_frames_per_stream: 100,
             max_inbound_window_update_frames_per_data_frame_sent: 10,
-            stream_error_on_invalid_message: false,
             keepalive: None,
         }
     }
@@ -363,7 +355,6 @@ impl Http2Options {
         let keepalive = proto.connection_keepalive.as_ref();
         let keepalive =
             keepalive.map(|proto| cx.at("connection_keepalive", |cx| Http2Keepalive::build(proto, cx)));
-        let stream_error = proto.override_stream_error_on_invalid_http_message;
         Ok(Self {
             hpack_table_size: proto.hpack_table_size.unwrap_or(default.hpack_table_size),
             max_concurrent_streams: proto.max_concurrent_streams.unwrap_or(default.max_concurrent_streams),
@@ -372,7 +363,6 @@ impl Http2Options {
                 .initial_connection_window_size
                 .unwrap_or(default.initial_connection_window),
             allow_connect: proto.allow_connect,
-            max_outbound_frames: proto.max_outbound_frames.unwrap_or(default.max_outbound_frames),
             max_outbound_control_frames: proto
                 .max_outbound_control_frames
                 .unwrap_or(default.max_outbound_control_frames),
@@ -385,8 +375,6 @@ impl Http2Options {
             max_inbound_window_update_frames_per_data_frame_sent: proto
                 .max_inbound_window_update_frames_per_data_frame_sent
                 .unwrap_or(default.max_inbound_window_update_frames_per_data_frame_sent),
-            stream_error_on_invalid_message: stream_error
-                .unwrap_or(proto.stream_error_on_invalid_http_messaging),
             keepalive: keepalive.transpose()?.map(Box::new),
         })
     }
@@ -398,9 +386,11 @@ impl Http2Keepalive {
             return Err(cx.at("timeout", |cx| cx.reject("must be set")));
         };
         Ok(Self {
-            interval: timeout_or(proto.interval.as_ref(), None),
-            timeout,
-            interval_jitter: proto.interval_jitter.map_or(15.0, |percent| percent.value),
+            schedule: Schedule {
+                interval: timeout_or(proto.interval.as_ref(), None),
+                jitter: proto.interval_jitter.map_or(15.0, |percent| percent.value),
+                timeout,
+            },
             connection_idle_interval: timeout_or(proto.connection_idle_interval.as_ref(), None),
         })
     }

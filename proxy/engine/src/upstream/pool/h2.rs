@@ -58,6 +58,8 @@ struct Shared {
     draining: Cell<bool>,
     /// Ends the connection's task.
     close: Notify,
+    /// Has the connection checked with a PING.
+    probe: Notify,
 }
 
 impl Shared {
@@ -235,12 +237,14 @@ impl HostPool {
             total: Cell::new(0),
             draining: Cell::new(false),
             close: Notify::new(),
+            probe: Notify::new(),
         });
         self.http2.ready.borrow_mut().push(shared.clone());
         codec.here().nghttp2_upstream_connections.inc();
-        let keepalive = options.keepalive.as_ref().and_then(|options| {
-            Some(Keepalive::new(driver.ping_pong()?, options.interval?, options.timeout))
-        });
+        let keepalive = options
+            .keepalive
+            .as_ref()
+            .and_then(|options| Some(Keepalive::new(driver.ping_pong()?, options.schedule)));
         let pool = Rc::downgrade(self);
         tokio::task::spawn_local(async move {
             let mut guard = guard;
@@ -272,7 +276,15 @@ async fn drive(
 ) -> Ended {
     let mut driver = pin!(driver);
     let mut close = pin!(shared.close.notified());
+    let mut probe = pin!(shared.probe.notified());
     poll_fn(|task| {
+        if let Some(keepalive) = &mut keepalive
+            && probe.as_mut().poll(task).is_ready()
+        {
+            keepalive.probe();
+            probe.set(shared.probe.notified());
+            task.waker().wake_by_ref();
+        }
         if let Poll::Ready(ended) = driver.as_mut().poll(task) {
             return Poll::Ready(match ended {
                 Err(error) if is_flood(&error) || !(error.is_io() || error.is_remote()) => {
@@ -332,6 +344,14 @@ pub(crate) struct Http2Lease {
 
 impl Http2Lease {
     fn new(shared: Rc<Shared>, pool: &Rc<HostPool>) -> Self {
+        let keepalive = pool.cluster.http.http2.keepalive.as_ref();
+        if let Some(idle) = keepalive.and_then(|keepalive| keepalive.connection_idle_interval)
+            && shared.streams.get() == 0
+            && shared.total.get() > 0
+            && shared.idle_since.get().elapsed() >= idle
+        {
+            shared.probe.notify_one();
+        }
         shared.streams.set(shared.streams.get() + 1);
         shared.total.set(shared.total.get() + 1);
         let limit = pool.cluster.http.max_requests_per_connection;
@@ -341,7 +361,7 @@ impl Http2Lease {
             pool.http2.ready.borrow_mut().retain(|other| !Rc::ptr_eq(other, &shared));
         }
         Self {
-            stream: ClientStream::new(shared.send.clone()),
+            stream: ClientStream::new(shared.send.clone(), pool.cluster.http.max_headers_count as usize),
             reused: shared.total.get() > 1,
             shared,
             pool: pool.clone(),

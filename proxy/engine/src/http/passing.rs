@@ -1,0 +1,215 @@
+//! How parts of a message pass through the filters of a stream: waiting as long as one of them does, but never longer than
+//! the client stays and the deadlines allow.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::StatusCode;
+use proxy_core::extension::http_filter::{Direction, Verdict};
+use proxy_core::head::{BodyEvent, Protocol};
+use proxy_core::local_reply::LocalReply;
+
+use super::deadlines::{Deadlines, Timeout};
+use super::filter_chain::{Parts, Passed};
+use super::stream::{Stream, StreamEnd};
+use crate::codec::downstream::{Downstream, DownstreamError};
+use crate::local::timers::Timer;
+
+/// Why a wait for a filter ended without it.
+enum Interrupt {
+    Gone(DownstreamError),
+    TimedOut(Timeout),
+}
+
+/// What moves a message on that a filter holds.
+enum Moved {
+    Resumed(usize, Verdict),
+    Body(Result<BodyEvent, DownstreamError>),
+    Interrupted(Interrupt),
+}
+
+impl Stream<'_> {
+    /// Passes the request head through the filters, and what follows for as long as one of them holds the head.
+    pub(crate) async fn pass_request_head<D: Downstream>(
+        &mut self,
+        down: &mut D,
+        timer: &mut Timer,
+        end: bool,
+    ) -> Result<(), StreamEnd> {
+        let mut passed = self.pass(down, timer, Direction::Request, 0, Parts::head(end)).await?;
+        while !passed.head {
+            passed = self.move_on(down, timer, end).await?;
+        }
+        if std::mem::take(&mut self.clear_route) {
+            self.match_route();
+        }
+        if !passed.data.is_empty() || (passed.end.is_some() && !end) {
+            self.gathered = Some(Box::new(passed));
+        }
+        Ok(())
+    }
+
+    /// What passes next while a filter holds the request head.
+    async fn move_on<D: Downstream>(
+        &mut self,
+        down: &mut D,
+        timer: &mut Timer,
+        end: bool,
+    ) -> Result<Parts, StreamEnd> {
+        let watch = self.watches(down.protocol());
+        let read = !end && !self.request_done;
+        let moved = poll_fn(|cx| {
+            if let Poll::Ready((position, verdict)) = self.filters.poll_resume(Direction::Request, cx) {
+                return Poll::Ready(Moved::Resumed(position, verdict));
+            }
+            if read && let Poll::Ready(body) = down.poll_body(cx) {
+                return Poll::Ready(Moved::Body(body));
+            }
+            poll_interrupt(self.deadlines, watch, down, timer, cx).map(Moved::Interrupted)
+        })
+        .await;
+        match moved {
+            Moved::Resumed(position, verdict) => {
+                self.resume(down, timer, Direction::Request, position, verdict).await
+            }
+            Moved::Body(Ok(body)) => {
+                let parts = self.receive(body);
+                self.pass(down, timer, Direction::Request, 0, parts).await
+            }
+            Moved::Body(Err(error)) => Err(self.downstream_failed(error)),
+            Moved::Interrupted(interrupt) => Err(self.interrupted(interrupt)),
+        }
+    }
+
+    /// Takes note of what the client sent after the head.
+    pub(crate) fn receive(&mut self, body: BodyEvent) -> Parts {
+        self.deadlines.touch(Instant::now());
+        match &body {
+            BodyEvent::Data(data) => self.info.bytes_received += data.len() as u64,
+            BodyEvent::Trailers(_) | BodyEvent::End => self.on_request_complete(),
+        }
+        Parts::body(body)
+    }
+
+    /// Passes `parts` through the filters from position `from` on.
+    pub(crate) async fn pass<D: Downstream>(
+        &mut self,
+        down: &mut D,
+        timer: &mut Timer,
+        direction: Direction,
+        mut from: usize,
+        mut parts: Parts,
+    ) -> Result<Parts, StreamEnd> {
+        if !self.filters.concerns(direction, &parts) {
+            return Ok(parts);
+        }
+        loop {
+            let watch = self.watches(down.protocol());
+            let deadlines = self.deadlines;
+            let passed = {
+                let (filters, configured, mut view) = self.filter_view();
+                let mut advancing = pin!(filters.advance(direction, configured, &mut view, from, parts));
+                poll_fn(|cx| {
+                    if let Poll::Ready(passed) = advancing.as_mut().poll(cx) {
+                        return Poll::Ready(Ok(passed));
+                    }
+                    poll_interrupt(deadlines, watch, down, timer, cx).map(Err)
+                })
+                .await
+            };
+            match passed {
+                Ok(Passed::On(passed)) => return Ok(passed),
+                Ok(Passed::Reply(reply)) => return Err(StreamEnd::Reply(reply)),
+                Ok(Passed::TooLarge) => return Err(self.too_large(direction)),
+                Ok(Passed::Rematch(position, rest)) => {
+                    self.clear_route = false;
+                    self.match_route();
+                    (from, parts) = (position, rest);
+                }
+                Err(interrupt) => return Err(self.interrupted(interrupt)),
+            }
+        }
+    }
+
+    /// Goes on with what the filter at `position` held.
+    pub(crate) async fn resume<D: Downstream>(
+        &mut self,
+        down: &mut D,
+        timer: &mut Timer,
+        direction: Direction,
+        position: usize,
+        verdict: Verdict,
+    ) -> Result<Parts, StreamEnd> {
+        match verdict {
+            Verdict::Continue => {
+                self.deadlines.touch(Instant::now());
+                let parts = self.filters.release(direction, position);
+                self.pass(down, timer, direction, position + 1, parts).await
+            }
+            Verdict::Reply(reply) => Err(StreamEnd::Reply(reply)),
+        }
+    }
+
+    /// Waits until a filter lets go of what it holds of the response.
+    pub(crate) async fn await_response<D: Downstream>(
+        &mut self,
+        down: &mut D,
+        timer: &mut Timer,
+    ) -> Result<Parts, StreamEnd> {
+        let watch = self.watches(down.protocol());
+        let resumed = poll_fn(|cx| {
+            if let Poll::Ready(resumed) = self.filters.poll_resume(Direction::Response, cx) {
+                return Poll::Ready(Ok(resumed));
+            }
+            poll_interrupt(self.deadlines, watch, down, timer, cx).map(Err)
+        })
+        .await;
+        match resumed {
+            Ok((position, verdict)) => self.resume(down, timer, Direction::Response, position, verdict).await,
+            Err(interrupt) => Err(self.interrupted(interrupt)),
+        }
+    }
+
+    /// Whether the client going away can be seen without reading its request.
+    fn watches(&self, protocol: Protocol) -> bool {
+        self.request_done || protocol == Protocol::Http2
+    }
+
+    fn interrupted(&mut self, interrupt: Interrupt) -> StreamEnd {
+        match interrupt {
+            Interrupt::Gone(error) => self.downstream_failed(error),
+            Interrupt::TimedOut(timeout) => self.timed_out(timeout),
+        }
+    }
+
+    fn too_large(&mut self, direction: Direction) -> StreamEnd {
+        let stats = self.cx.manager.stats.here();
+        let (status, body, details) = match direction {
+            Direction::Request => {
+                stats.downstream_rq_too_large.inc();
+                (StatusCode::PAYLOAD_TOO_LARGE, "Payload Too Large", "request_payload_too_large")
+            }
+            Direction::Response => {
+                stats.rs_too_large.inc();
+                (StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error", "response_payload_too_large")
+            }
+        };
+        StreamEnd::Reply(Box::new(LocalReply::new(status, Bytes::from_static(body.as_bytes()), details)))
+    }
+}
+
+fn poll_interrupt<D: Downstream>(
+    deadlines: Deadlines,
+    watch: bool,
+    down: &mut D,
+    timer: &mut Timer,
+    cx: &mut Context<'_>,
+) -> Poll<Interrupt> {
+    if watch && let Poll::Ready(error) = down.poll_gone(cx) {
+        return Poll::Ready(Interrupt::Gone(error));
+    }
+    deadlines.poll(timer, cx).map(Interrupt::TimedOut)
+}
