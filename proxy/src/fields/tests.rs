@@ -73,7 +73,7 @@ flags_path: /flags
 static_resources:
   clusters:
   - name: a
-    http2_protocol_options: {connection_keepalive: {timeout: 1s, interval_jitter: {value: 5}}}
+    common_http_protocol_options: {max_connection_duration_jitter: {value: 5}}
   listeners:
   - name: l
     filter_chains:
@@ -82,7 +82,7 @@ static_resources:
         typed_config:
           "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
           tracing: {provider: {name: zipkin}, verbose: true}
-          http2_protocol_options: {connection_keepalive: {timeout: 1s, interval_jitter: {value: 5}}}
+          common_http_protocol_options: {max_connection_duration_jitter: {value: 5}}
 "#,
     );
     assert_eq!(
@@ -91,8 +91,8 @@ static_resources:
             "hds_config: HDS is not available",
             "static_resources.listeners[0].filter_chains[0].filters[0].typed_config.tracing.provider: tracing is \
              not available yet",
-            "static_resources.listeners[0].filter_chains[0].filters[0].typed_config.http2_protocol_options.\
-             connection_keepalive.interval_jitter: not available yet",
+            "static_resources.listeners[0].filter_chains[0].filters[0].typed_config.\
+             common_http_protocol_options.max_connection_duration_jitter: not available yet",
         ]
     );
     assert_eq!(
