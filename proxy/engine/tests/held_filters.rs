@@ -1,5 +1,7 @@
 //! A filter that holds whatever a request asks for, in a chain that serves real connections.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,7 +28,7 @@ use tokio::net::{TcpListener, TcpStream};
 use xds_api::envoy::config::bootstrap::v3::Bootstrap;
 use xds_api::read::{Options, Source, read};
 
-use proxy_engine::http::Context;
+use proxy_engine::context::Context;
 use proxy_engine::listener::accept::{Bound, GlobalConnections, ListenerTag, Listeners, SharedListener};
 use proxy_engine::listener::config::Listener;
 use proxy_engine::local::drain::{DrainStrategy, ProcessDrain};
@@ -328,7 +330,7 @@ impl Rig {
         let socket = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
         socket.set_nonblocking(true).unwrap();
         let addr = socket.local_addr().unwrap();
-        listeners.add(TAG, config, SharedListener::new(1, None), vec![Bound::Tcp(socket)]);
+        listeners.add(TAG, config, SharedListener::new(1, "test", &Arc::default()), vec![Bound::Tcp(socket)]);
         tokio::task::spawn_local(timers::drive());
         Self { addr, gate }
     }

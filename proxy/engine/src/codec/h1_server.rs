@@ -57,6 +57,8 @@ pub(crate) struct ServerConnection {
     received: u64,
     /// `100 Continue` heads sent on the connection's own account.
     continues: u64,
+    /// Fields dropped for an underscore in their names.
+    dropped: u64,
     stream: StreamState,
 }
 
@@ -115,6 +117,7 @@ impl ServerConnection {
             eof: false,
             received: 0,
             continues: 0,
+            dropped: 0,
             stream: StreamState::idle(),
         }
     }
@@ -132,6 +135,11 @@ impl ServerConnection {
     /// Takes the number of `100 Continue` heads sent on the connection's own account.
     pub(crate) fn take_continues(&mut self) -> u64 {
         std::mem::take(&mut self.continues)
+    }
+
+    /// Takes the number of fields that were dropped for an underscore in their names.
+    pub(crate) fn take_dropped(&mut self) -> u64 {
+        std::mem::take(&mut self.dropped)
     }
 
     /// Whether a part of a request was read that is not complete.
@@ -162,6 +170,7 @@ impl ServerConnection {
                             trailers_received: 0,
                             head_sent: 0,
                         };
+                        self.dropped += u64::from(parsed.dropped_underscores);
                         let end = matches!(parsed.framing, BodyFraming::None | BodyFraming::Length(0));
                         return Poll::Ready(NextRequest::Request(Incoming {
                             head: parsed.head,

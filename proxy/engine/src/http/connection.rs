@@ -123,6 +123,7 @@ async fn serve_http1(cx: &Rc<ConnectionCx>, connection: Connection) {
         match waited {
             Waited::Next(NextRequest::Request(incoming)) => {
                 requests += 1;
+                manager.http1_stats.here().dropped_headers_with_underscores.add(server.take_dropped());
                 if manager.max_requests_per_connection == requests {
                     stats.downstream_cx_max_requests_reached.inc();
                     server.close_after();
@@ -250,6 +251,9 @@ async fn reply_invalid(
 ) {
     let stats = cx.manager.stats.here();
     stats.downstream_cx_protocol_error.inc();
+    if error == RequestError::UnexpectedUnderscore {
+        cx.manager.http1_stats.here().requests_rejected_with_underscores_in_headers.inc();
+    }
     let body = Bytes::from_static(error.body().as_bytes());
     let reply = LocalReply::new(error.status(), body, error.details())
         .with_flag(ResponseFlag::DownstreamProtocolError);

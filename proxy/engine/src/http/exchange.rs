@@ -305,6 +305,7 @@ impl Stream<'_> {
         let stats = self.cx.manager.stats.here();
         match error {
             DownstreamError::Disconnected => {
+                stats.downstream_rq_rx_reset.inc();
                 self.info.flags.set(ResponseFlag::DownstreamConnectionTermination);
                 self.info.details = Some("downstream_remote_disconnect".into());
                 StreamEnd::Gone

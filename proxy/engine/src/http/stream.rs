@@ -122,7 +122,7 @@ pub(crate) async fn serve<D: Downstream>(
     let goes_on = match ended {
         Ok(()) => {
             stream.info.last_downstream_tx = Some(Instant::now());
-            if !stream.request_done && !stream.upgraded && down.protocol() != Protocol::Http2 {
+            if !stream.request_done && down.protocol() != Protocol::Http2 {
                 // The rest of the request is not read.
                 cx.manager.stats.here().downstream_rq_rx_reset.inc();
             }
