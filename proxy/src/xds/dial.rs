@@ -61,6 +61,6 @@ impl Dial for Directory {
     fn keepalive(&self, cluster: &str) -> Option<Keepalive> {
         let snapshot = self.snapshot.load();
         let keepalive = snapshot.cluster(cluster)?.http.http2.keepalive.as_deref()?;
-        Some(Keepalive { interval: keepalive.interval?, timeout: keepalive.timeout })
+        Some(Keepalive { interval: keepalive.schedule.interval?, timeout: keepalive.schedule.timeout })
     }
 }
