@@ -3,7 +3,7 @@
 //! Source: Envoy `ConnectionManagerUtility::mutateResponseHeaders`, `headers.rst`.
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, header};
+use http::{HeaderValue, Method, StatusCode, header};
 use proxy_core::extension::access_log::{LogEntry, LogType};
 use proxy_core::extension::http_filter::Direction;
 use proxy_core::head::{Protocol, ResponseHead};

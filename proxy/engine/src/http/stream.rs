@@ -157,17 +157,6 @@ pub(crate) fn refused(cx: &ConnectionCx, protocol: Protocol, flag: ResponseFlag,
     cx.manager.stats.here().downstream_rq_rx_reset.inc();
 }
 
-fn no_request() -> RequestHead {
-    RequestHead {
-        method: Method::GET,
-        scheme: Scheme::Http,
-        authority: Text::default(),
-        path: Text::default(),
-        upgrade: None,
-        headers: HeaderMap::new(),
-    }
-}
-
 /// Answers where there is no request to answer: the bytes were none, or it did not come in time.
 pub(crate) async fn reply_without_request<D: Downstream>(
     cx: &ConnectionCx,
