@@ -100,10 +100,8 @@ const COUNTERS: &[&str] = &[
     "tx_flush_timeout",
     "tx_reset",
     "downstream_rq_rx_reset",
-    "downstream_rq_tx_reset",
     "downstream_rq_too_many_premature_resets",
     "downstream_cx_max_requests_reached",
-    "downstream_cx_max_duration_reached",
     "upstream_rq_max_duration_reached",
 ];
 

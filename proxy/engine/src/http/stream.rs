@@ -122,7 +122,7 @@ pub(crate) async fn serve<D: Downstream>(
     let goes_on = match ended {
         Ok(()) => {
             stream.info.last_downstream_tx = Some(Instant::now());
-            if !stream.request_done && down.protocol() != Protocol::Http2 {
+            if !stream.request_done && (down.protocol() != Protocol::Http2 || stream.is_tunnel()) {
                 // The rest of the request is not read.
                 cx.manager.stats.here().downstream_rq_rx_reset.inc();
             }
@@ -179,6 +179,7 @@ pub(crate) async fn reply_without_request<D: Downstream>(
 pub(crate) fn abandoned<D: Downstream>(cx: &ConnectionCx, down: &D) {
     let mut stream = Stream::new(cx, down.protocol(), no_request(), false);
     stream.has_request = false;
+    cx.manager.stats.here().downstream_rq_rx_reset.inc();
 }
 
 fn no_request() -> RequestHead {
