@@ -62,7 +62,8 @@ impl Rig {
     /// Prints what a case showed, if asked to.
     pub(crate) fn show(&self, name: &str, seen: &str) {
         if std::env::var_os("SHOW").is_some() {
-            println!("{name}: {seen}");
+            use std::io::Write;
+            let _ = writeln!(std::io::stderr(), "{name}: {seen}");
         }
     }
 
