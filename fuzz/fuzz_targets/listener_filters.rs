@@ -64,7 +64,8 @@ fn run(config: &dyn ListenerFilterConfig, bytes: &[u8], step: usize) -> String {
         seen = (seen + step).min(bytes.len());
         let most = filter.max_read_bytes().min(seen);
         match filter.on_data(&bytes[..most], &Plain, &mut info) {
-            ListenerStep::NeedData if seen < bytes.len() => continue,
+            // (It may want to see more at once than before.)
+            ListenerStep::NeedData if seen < bytes.len() || filter.max_read_bytes().min(seen) > most => continue,
             ListenerStep::NeedData => filter.on_close(),
             ListenerStep::Continue { consume } => assert!(consume <= most),
             ListenerStep::Close => return "closed".to_owned(),

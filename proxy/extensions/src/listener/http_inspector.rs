@@ -87,10 +87,13 @@ pub fn inspect(data: &[u8]) -> Found {
         Some(_) => return Found::Other,
         None => return Found::Unknown,
     }
-    let Some(end) = data.iter().position(|byte| *byte == b'\n') else {
-        return if data.contains(&0) { Found::Other } else { Found::Unknown };
-    };
-    version(data.get(..end).unwrap_or_default())
+    let end = data.iter().position(|byte| *byte == b'\n');
+    let line = end.and_then(|end| data.get(..end)).unwrap_or(data);
+    match end {
+        _ if line.contains(&0) => Found::Other,
+        Some(_) => version(line),
+        None => Found::Unknown,
+    }
 }
 
 /// The version of a request line without its line feed.
@@ -191,7 +194,9 @@ mod tests {
 
     #[test]
     fn a_verdict_does_not_depend_on_how_the_bytes_arrive() {
-        for whole in [&b"GET / HTTP/1.1\r\nhost: a\r\n"[..], PREFACE, b"GET /\r\n", b"a b c\n"] {
+        for whole in
+            [&b"GET / HTTP/1.1\r\nhost: a\r\n"[..], PREFACE, b"GET /\r\n", b"a b c\n", b"PRI *\0HTTP/2.0\r\n"]
+        {
             let last = inspect(whole);
             let mut seen = Found::Unknown;
             for end in 0..=whole.len() {
