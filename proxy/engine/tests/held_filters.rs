@@ -29,7 +29,9 @@ use xds_api::envoy::config::bootstrap::v3::Bootstrap;
 use xds_api::read::{Options, Source, read};
 
 use proxy_engine::context::Context;
-use proxy_engine::listener::accept::{Bound, GlobalConnections, ListenerTag, Listeners, SharedListener};
+use proxy_engine::listener::accept::{
+    Bound, ConnectionLimit, GlobalConnections, ListenerTag, Listeners, SharedListener,
+};
 use proxy_engine::listener::config::Listener;
 use proxy_engine::local::drain::{DrainStrategy, ProcessDrain};
 use proxy_engine::local::timers;
@@ -310,6 +312,8 @@ impl Rig {
             node: NodeInfo::default(),
             concurrency: 1,
             log_files: Arc::new(NoFiles),
+            checks: Arc::new(proxy_core::config::Constraints),
+            cluster_defaults: Default::default(),
         });
         let mut store = Store::new(env.clone());
         store.load(&bootstrap).unwrap();
@@ -325,8 +329,12 @@ impl Rig {
             drain: Arc::new(ProcessDrain::new(Duration::from_secs(1), DrainStrategy::Immediate)),
             random: RefCell::new(fastrand::Rng::new()),
         };
-        let listeners =
-            Listeners::new(Rc::new(context), 0, GlobalConnections::new(None), Box::new(|_, _, _| {}));
+        let listeners = Listeners::new(
+            Rc::new(context),
+            0,
+            GlobalConnections::new(ConnectionLimit::Runtime(Arc::default())),
+            Box::new(|_, _, _| {}),
+        );
         let socket = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
         socket.set_nonblocking(true).unwrap();
         let addr = socket.local_addr().unwrap();

@@ -337,6 +337,14 @@ impl Http2Options {
     }
 }
 
+fn underscores_of(common: &core::HttpProtocolOptions) -> Underscores {
+    match common.headers_with_underscores_action() {
+        HeadersWithUnderscoresAction::Allow => Underscores::Allow,
+        HeadersWithUnderscoresAction::RejectRequest => Underscores::Reject,
+        HeadersWithUnderscoresAction::DropHeader => Underscores::Drop,
+    }
+}
+
 impl StripPort {
     fn from_proto(proto: &proto::HttpConnectionManager) -> Self {
         match (&proto.strip_port_mode, proto.strip_matching_host_port) {
@@ -397,11 +405,7 @@ impl ConnectionManager {
         let scope = cx.env.stats.scope(&format!("http.{}", proto.stat_prefix));
         let (filters, router) = chain?;
         request_id?;
-        let underscores = match common.headers_with_underscores_action() {
-            HeadersWithUnderscoresAction::Allow => Underscores::Allow,
-            HeadersWithUnderscoresAction::RejectRequest => Underscores::Reject,
-            HeadersWithUnderscoresAction::DropHeader => Underscores::Drop,
-        };
+        let underscores = underscores_of(&common);
         Ok(Self {
             codec: codec?,
             stat_prefix: proto.stat_prefix.clone(),
