@@ -9,6 +9,7 @@ use proxy_core::address::Address;
 use proxy_core::config::BuildEnv;
 use proxy_core::runtime::Runtime;
 use proxy_core::stats::Registry;
+use proxy_engine::listener::accept::GlobalConnections;
 use proxy_engine::local::drain::ProcessDrain;
 use proxy_engine::log_file::FileLogs;
 use proxy_engine::upstream::circuit_breaker::{BreakerPriority, Resource as Limit};
@@ -33,6 +34,8 @@ pub struct Process {
     pub drain: Arc<ProcessDrain>,
     /// The command line.
     pub options: cli::Options,
+    /// Downstream connections of all workers.
+    pub connections: Arc<GlobalConnections>,
     /// Access log files.
     pub logs: Arc<FileLogs>,
     /// Clusters, listeners, routes and who serves them.

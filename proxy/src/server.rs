@@ -260,10 +260,11 @@ async fn serve(built: Built, options: cli::Options) -> anyhow::Result<()> {
     };
     let workers = options.workers();
     let drain = Arc::new(ProcessDrain::new(options.drain_time, strategy));
+    let connections = GlobalConnections::new(connection_limit(&built));
     let setup = Arc::new(WorkerSetup {
         env: built.env.clone(),
         drain: drain.clone(),
-        connections: GlobalConnections::new(connection_limit(&built)),
+        connections: connections.clone(),
     });
     let (configuration, inputs) = Configuration::new(
         &built.env,
@@ -275,6 +276,7 @@ async fn serve(built: Built, options: cli::Options) -> anyhow::Result<()> {
     let process = Rc::new(Process {
         env: built.env.clone(),
         drain,
+        connections,
         logs: built.logs,
         configuration: configuration.clone(),
         dump: config_dump(&built.bootstrap),
@@ -339,6 +341,17 @@ async fn flush_statistics(process: Rc<Process>, interval: Duration, version: Opt
     server.concurrency.set(process.options.workers() as u64);
     server.live.set(1);
     server.hot_restart_epoch.set(process.options.restart_epoch.into());
+    // What never changes here is written once, so that it counts as used like Envoy's.
+    server.fips_mode.set(0);
+    server.parent_connections.set(0);
+    server.stats_recent_lookups.set(0);
+    server.version.set(0);
+    server.days_until_first_cert_expiring.set(u32::MAX.into());
+    server.static_unknown_fields.add(0);
+    server.dynamic_unknown_fields.add(0);
+    server.wip_protos.add(0);
+    let started = u64::try_from(process.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    server.initialization_time_ms.record(started);
     runtime.load_success.inc();
     let admin = Admin(process.clone());
     loop {
@@ -348,6 +361,7 @@ async fn flush_statistics(process: Rc<Process>, interval: Duration, version: Opt
         server.memory_allocated.set(memory.allocated);
         server.memory_heap_size.set(memory.heap_size);
         server.memory_physical_size.set(memory.total_physical_bytes);
+        server.total_connections.set(process.connections.count() as u64);
         let layers = process.env.runtime.layers();
         runtime.num_layers.set(layers.len() as u64);
         runtime.num_keys.set(layers.iter().map(|layer| layer.values.len()).sum::<usize>() as u64);

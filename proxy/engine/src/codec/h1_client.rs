@@ -62,6 +62,7 @@ struct Exchange {
     until_close: bool,
     request_done: bool,
     keep_alive: bool,
+    eof: bool,
     sent_before: u64,
     received_before: u64,
     head_sent: u64,
@@ -88,6 +89,7 @@ impl ClientConnection {
                 until_close: false,
                 request_done: true,
                 keep_alive: true,
+                eof: false,
                 sent_before: 0,
                 received_before: 0,
                 head_sent: 0,
@@ -120,6 +122,11 @@ impl ClientConnection {
     /// Whether the upstream sent more than its response.
     pub(crate) fn has_excess(&self) -> bool {
         self.exchange.phase == Phase::Done && !self.input.is_empty()
+    }
+
+    /// Whether the upstream ended the connection.
+    pub(crate) fn is_closed_by_peer(&self) -> bool {
+        self.exchange.eof
     }
 
     /// Whether the exchange is complete, even if the connection cannot carry another.
@@ -159,6 +166,7 @@ impl ClientConnection {
             // A tunnel's request goes on after the head: the connection is not for another.
             request_done: end && !is_tunnel,
             keep_alive: true,
+            eof: false,
             sent_before: self.output.written(),
             received_before: self.received,
             head_sent: 0,
@@ -276,6 +284,7 @@ impl ClientConnection {
                 Phase::Done => return Poll::Pending,
             }
             if ready!(self.poll_fill(cx)) == 0 {
+                self.exchange.eof = true;
                 self.exchange.keep_alive = false;
                 if self.exchange.phase == Phase::Body && self.exchange.until_close {
                     self.exchange.phase = Phase::Done;

@@ -210,6 +210,11 @@ impl ServerConnection {
         self.stream.keep_alive && !self.stream.close_after && !self.stream.broken && !self.eof
     }
 
+    /// Whether the client ended the connection.
+    pub(crate) fn is_closed_by_peer(&self) -> bool {
+        self.eof
+    }
+
     /// Whether the response could not be completed, so that the connection must not look as if it was.
     pub(crate) fn is_broken(&self) -> bool {
         self.stream.broken

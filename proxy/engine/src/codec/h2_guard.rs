@@ -13,7 +13,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use proxy_core::stats::Cells;
-use proxy_core::stats::groups::Http2Stats;
+use proxy_core::stats::groups::{ClusterTrafficStats, Http2Stats, HttpStats};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Octets of the client's connection preface (RFC 9113, 3.4).
@@ -309,14 +309,45 @@ pub(crate) struct Guarded<T> {
     guard: FrameGuard,
     counted: FrameCounts,
     stats: Cells<Http2Stats>,
+    traffic: Traffic,
     failed: bool,
+}
+
+/// Where the bytes of a connection are counted.
+pub(crate) enum Traffic {
+    /// With a connection manager.
+    Downstream(Cells<HttpStats>),
+    /// With a cluster.
+    Upstream(Cells<ClusterTrafficStats>),
+}
+
+impl Traffic {
+    fn received(&self, count: usize) {
+        match self {
+            Self::Downstream(stats) => stats.here().downstream_cx_rx_bytes_total.add(count as u64),
+            Self::Upstream(stats) => stats.here().upstream_cx_rx_bytes_total.add(count as u64),
+        }
+    }
+
+    fn sent(&self, count: usize) {
+        match self {
+            Self::Downstream(stats) => stats.here().downstream_cx_tx_bytes_total.add(count as u64),
+            Self::Upstream(stats) => stats.here().upstream_cx_tx_bytes_total.add(count as u64),
+        }
+    }
 }
 
 impl<T> Guarded<T> {
     /// Watches `io`, and counts in `stats`.
-    pub(crate) fn new(io: T, side: Side, limits: FrameLimits, stats: Cells<Http2Stats>) -> Self {
+    pub(crate) fn new(
+        io: T,
+        side: Side,
+        limits: FrameLimits,
+        stats: Cells<Http2Stats>,
+        traffic: Traffic,
+    ) -> Self {
         let guard = FrameGuard::new(side, limits);
-        Self { io, guard, counted: FrameCounts::default(), stats, failed: false }
+        Self { io, guard, counted: FrameCounts::default(), stats, traffic, failed: false }
     }
 
     fn count(&mut self) {
@@ -360,7 +391,9 @@ impl<T: AsyncRead + Unpin> AsyncRead for Guarded<T> {
         let this = self.get_mut();
         let before = buf.filled().len();
         ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
-        let seen = this.guard.received(buf.filled().get(before..).unwrap_or_default());
+        let new = buf.filled().get(before..).unwrap_or_default();
+        this.traffic.received(new.len());
+        let seen = this.guard.received(new);
         this.count();
         Poll::Ready(seen.map_err(|flood| this.fail(flood)))
     }
@@ -378,6 +411,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Guarded<T> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = ready!(Pin::new(&mut this.io).poll_write_vectored(cx, slices))?;
+        this.traffic.sent(written);
         let mut left = written;
         for slice in slices {
             let taken = left.min(slice.len());

@@ -24,6 +24,15 @@ pub(crate) struct Tunnel {
     received: u64,
 }
 
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        let stats = self.socket.guard.stats();
+        stats.upstream_cx_destroy_local.inc();
+        stats.upstream_cx_destroy_with_active_rq.inc();
+        stats.upstream_cx_destroy_local_with_active_rq.inc();
+    }
+}
+
 impl Tunnel {
     /// A tunnel over a connection that was just made.
     pub(crate) fn new(socket: ConnectedSocket) -> Self {

@@ -137,8 +137,10 @@ async fn serve_http1(cx: &Rc<ConnectionCx>, connection: Connection) {
                     // Boxed: the state of a request is several kilobytes, which an idle connection must not hold.
                     Box::pin(stream::serve(cx, &mut server, &mut timer, incoming)).await;
                 let continues = server.take_continues();
-                stats.downstream_rq_1xx.add(continues);
-                stats.downstream_rq_completed.add(continues);
+                if continues > 0 {
+                    stats.downstream_rq_1xx.add(continues);
+                    stats.downstream_rq_completed.add(continues);
+                }
                 count_bytes(cx, &server, &mut counted);
                 if complete && server.can_continue() {
                     server.rest();
@@ -194,7 +196,10 @@ async fn serve_http1(cx: &Rc<ConnectionCx>, connection: Connection) {
         break;
     }
     count_bytes(cx, &server, &mut counted);
-    stats.downstream_cx_destroy_local.inc();
+    match server.is_closed_by_peer() {
+        true => stats.downstream_cx_destroy_remote.inc(),
+        false => stats.downstream_cx_destroy_local.inc(),
+    }
     stats.downstream_cx_http1_active.dec();
 }
 

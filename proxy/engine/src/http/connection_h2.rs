@@ -16,7 +16,7 @@ use proxy_core::response_flag::ResponseFlag;
 
 use super::stream::{self, ConnectionCx};
 use crate::codec::downstream::{Downstream, Incoming};
-use crate::codec::h2_guard::{FrameLimits, Guarded, Side, is_flood};
+use crate::codec::h2_guard::{FrameLimits, Guarded, Side, Traffic, is_flood};
 use crate::codec::h2_keepalive::Keepalive;
 use crate::codec::h2_server::{HeadLimits, Malformed, ServerStream, request_head};
 use crate::local::timers::Timer;
@@ -81,7 +81,13 @@ pub(super) async fn serve(cx: Rc<ConnectionCx>, connection: Connection) {
         control_frames: options.max_outbound_control_frames,
     };
     manager.http2_stats.here().nghttp2_downstream_connections.inc();
-    let connection = Guarded::new(connection, Side::Server, limits, manager.http2_stats.clone());
+    let connection = Guarded::new(
+        connection,
+        Side::Server,
+        limits,
+        manager.http2_stats.clone(),
+        Traffic::Downstream(manager.stats.clone()),
+    );
     let mut timer = Timer::default();
     let deadline = manager.idle_timeout.map(|idle| Instant::now() + idle);
     let mut handshake = pin!(builder.handshake::<_, Bytes>(connection));

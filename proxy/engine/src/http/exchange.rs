@@ -306,6 +306,10 @@ impl Stream<'_> {
         match error {
             DownstreamError::Disconnected => {
                 stats.downstream_rq_rx_reset.inc();
+                if self.info.protocol != Some(Protocol::Http2) {
+                    stats.downstream_cx_destroy_active_rq.inc();
+                    stats.downstream_cx_destroy_remote_active_rq.inc();
+                }
                 self.info.flags.set(ResponseFlag::DownstreamConnectionTermination);
                 self.info.details = Some("downstream_remote_disconnect".into());
                 StreamEnd::Gone

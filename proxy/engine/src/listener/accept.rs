@@ -100,6 +100,11 @@ impl GlobalConnections {
             listener.bypass_overload_manager && matches!(self.limit, ConnectionLimit::OverloadManager(_));
         !listener.ignore_global_limit && !bypassed
     }
+
+    /// How many there are now, those of listeners without a global limit excepted.
+    pub fn count(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
 }
 
 /// A bound and listening socket.

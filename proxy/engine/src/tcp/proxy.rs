@@ -330,6 +330,18 @@ impl TcpProxy {
             }
         })
         .await;
+        let upstream = up.guard.stats();
+        upstream.upstream_cx_destroy_with_active_rq.inc();
+        match &ended {
+            Ended::Both | Ended::Upstream(_) => {
+                upstream.upstream_cx_destroy_remote.inc();
+                upstream.upstream_cx_destroy_remote_with_active_rq.inc();
+            }
+            Ended::Downstream(_) | Ended::Idle | Ended::MaxDuration => {
+                upstream.upstream_cx_destroy_local.inc();
+                upstream.upstream_cx_destroy_local_with_active_rq.inc();
+            }
+        }
         match ended {
             Ended::Both => {}
             // A reset is passed on: what is left of the connection is of no use to the other side.

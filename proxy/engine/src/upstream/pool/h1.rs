@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use proxy_core::address::Address;
 use proxy_core::head::RequestHead;
+use proxy_core::stats::groups::ClusterTrafficStats;
 use proxy_core::stream_error::UpstreamReset;
 use proxy_core::stream_info::WireBytes;
 use tokio::sync::oneshot;
@@ -224,6 +225,24 @@ impl HostPool {
     }
 }
 
+/// Counts the end of a connection that cannot carry another request.
+fn count_end(stats: &ClusterTrafficStats, connection: &ClientConnection) {
+    let is_remote = connection.is_closed_by_peer();
+    match is_remote {
+        true => stats.upstream_cx_destroy_remote.inc(),
+        false => stats.upstream_cx_destroy_local.inc(),
+    }
+    if connection.is_finished() {
+        stats.upstream_cx_close_notify.inc();
+        return;
+    }
+    stats.upstream_cx_destroy_with_active_rq.inc();
+    match is_remote {
+        true => stats.upstream_cx_destroy_remote_with_active_rq.inc(),
+        false => stats.upstream_cx_destroy_local_with_active_rq.inc(),
+    }
+}
+
 /// Counts a request that waits for a connection.
 pub(super) struct Waiting<'p>(&'p HostPool);
 
@@ -324,10 +343,7 @@ impl Drop for Http1Lease {
             stats.upstream_cx_protocol_error.inc();
         }
         if !pooled.connection.is_reusable() {
-            if pooled.connection.is_finished() {
-                stats.upstream_cx_close_notify.inc();
-            }
-            stats.upstream_cx_destroy_local.inc();
+            count_end(stats, &pooled.connection);
         } else if is_worn {
             stats.upstream_cx_max_requests.inc();
             stats.upstream_cx_destroy_local.inc();

@@ -22,7 +22,7 @@ use super::HostPool;
 use super::connect::{ConnectedSocket, ConnectionGuard, connect};
 use super::h1::Waiting;
 use crate::codec::h2_client::{ClientStream, reset_of};
-use crate::codec::h2_guard::{FrameLimits, Guarded, Side, is_flood};
+use crate::codec::h2_guard::{FrameLimits, Guarded, Side, Traffic, is_flood};
 use crate::codec::h2_keepalive::Keepalive;
 use crate::codec::upstream::UpstreamEvent;
 use crate::upstream::circuit_breaker::{BreakerPriority, Permit, Resource};
@@ -218,7 +218,13 @@ impl HostPool {
             control_frames: options.max_outbound_control_frames,
         };
         let codec: Cells<Http2Stats> = self.cluster.stats.scope.child("http2").cells();
-        let connection = Guarded::new(connection, Side::Client, limits, codec.clone());
+        let connection = Guarded::new(
+            connection,
+            Side::Client,
+            limits,
+            codec.clone(),
+            Traffic::Upstream(self.cluster.stats.traffic.clone()),
+        );
         let (send, mut driver) = builder
             .handshake::<_, Bytes>(connection)
             .await
@@ -430,10 +436,6 @@ impl Http2Lease {
 
 impl Drop for Http2Lease {
     fn drop(&mut self) {
-        let wire = self.stream.wire();
-        let stats = self.pool.cluster.stats.traffic.here();
-        stats.upstream_cx_rx_bytes_total.add(wire.received);
-        stats.upstream_cx_tx_bytes_total.add(wire.sent);
         let shared = &self.shared;
         shared.streams.set(shared.streams.get() - 1);
         self.pool.http2.room.notify_one();
