@@ -196,6 +196,7 @@ impl Stream<'_> {
         progress.request_done = !matches!(body, BodyEvent::Data(_));
         let parts = if progress.tunnel && matches!(body, BodyEvent::End) {
             self.deadlines.touch(Instant::now());
+            self.request_done = true;
             self.info.details = Some("downstream_remote_disconnect".into());
             Parts::body(body)
         } else {

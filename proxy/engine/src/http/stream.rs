@@ -124,7 +124,11 @@ pub(crate) async fn serve<D: Downstream>(
             stream.info.last_downstream_tx = Some(Instant::now());
             if !stream.request_done && (down.protocol() != Protocol::Http2 || stream.is_tunnel()) {
                 // The rest of the request is not read.
-                cx.manager.stats.here().downstream_rq_rx_reset.inc();
+                let stats = cx.manager.stats.here();
+                stats.downstream_rq_rx_reset.inc();
+                if stream.upgraded && matches!(stream.info.response_code, Some(101 | 200..=299)) {
+                    stats.downstream_rq_tx_reset.inc();
+                }
             }
             stream.request_done && !stream.upgraded
         }

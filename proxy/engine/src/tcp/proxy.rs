@@ -284,6 +284,7 @@ impl TcpProxy {
         let mut activity = Instant::now();
         let mut moved = 0;
         let mut next_log = self.log_interval.map(|interval| Instant::now() + interval);
+        let mut upstream_ended_first = false;
         let ended = poll_fn(|cx| {
             let sent = to_upstream.poll(down, &up.connection, cx);
             let received = to_downstream.poll(&up.connection, down, cx);
@@ -298,6 +299,7 @@ impl TcpProxy {
                 }
                 (Poll::Ready(Ok(())) | Poll::Pending, Poll::Ready(Ok(())) | Poll::Pending) => {}
             }
+            upstream_ended_first |= to_downstream.is_done() && !to_upstream.is_done();
             if to_upstream.is_done() && to_downstream.is_done() {
                 return Poll::Ready(Ended::Both);
             }
@@ -333,11 +335,11 @@ impl TcpProxy {
         let upstream = up.guard.stats();
         upstream.upstream_cx_destroy_with_active_rq.inc();
         match &ended {
-            Ended::Both | Ended::Upstream(_) => {
+            Ended::Both | Ended::Upstream(_) if !upstream_ended_first => {
                 upstream.upstream_cx_destroy_remote.inc();
                 upstream.upstream_cx_destroy_remote_with_active_rq.inc();
             }
-            Ended::Downstream(_) | Ended::Idle | Ended::MaxDuration => {
+            Ended::Both | Ended::Upstream(_) | Ended::Downstream(_) | Ended::Idle | Ended::MaxDuration => {
                 upstream.upstream_cx_destroy_local.inc();
                 upstream.upstream_cx_destroy_local_with_active_rq.inc();
             }
