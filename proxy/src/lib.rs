@@ -5,6 +5,7 @@ pub mod bootstrap;
 pub mod cli;
 pub mod fields;
 pub mod logging;
+pub mod memory;
 pub mod process;
 pub mod server;
 pub mod xds;

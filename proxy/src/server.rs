@@ -26,6 +26,8 @@ use xds_api::envoy::config::accesslog::v3::{AccessLog as AccessLogProto, access_
 use xds_api::envoy::config::bootstrap::v3::{Admin as AdminProto, Bootstrap, runtime_layer::LayerSpecifier};
 use xds_api::envoy::extensions::access_loggers::file::v3::FileAccessLog;
 
+use xds_api::read::Loaded;
+
 use crate::admin::AdminState;
 use crate::admin::ConfigDump;
 use crate::admin::{AdminOptions, AdminServer};
@@ -33,11 +35,14 @@ use crate::bootstrap::{Checked, Settings};
 use crate::fields::guard::{FieldGuard, UnknownFields};
 use crate::process::{Admin, Process, dumped};
 use crate::xds::{self, Configuration};
-use crate::{cli, logging};
+use crate::{cli, logging, memory};
 
 /// What the bootstrap's resources become.
 pub struct Built {
+    /// Without its static resources, which are in `store`.
     bootstrap: Bootstrap,
+    /// The whole of it on the wire, for `/config_dump`.
+    wire: Vec<u8>,
     env: Arc<BuildEnv>,
     logs: Arc<FileLogs>,
     store: Store,
@@ -88,7 +93,7 @@ const FILE_LOG: &str = "type.googleapis.com/envoy.extensions.access_loggers.file
 ///
 /// # Errors
 /// Everything that is wrong, one line each.
-pub fn build(checked: Checked, options: &cli::Options) -> anyhow::Result<Built> {
+pub fn build(mut checked: Checked, options: &cli::Options) -> anyhow::Result<Built> {
     let bootstrap = &checked.loaded.message;
     let workers = u16::try_from(options.workers()).context("too many workers")?;
     let mut errors = Vec::new();
@@ -128,7 +133,7 @@ pub fn build(checked: Checked, options: &cli::Options) -> anyhow::Result<Built> 
     errors.extend(cx.into_errors());
     let mut store = Store::new(env.clone());
     store.set_time(SystemTime::now());
-    if let Err(found) = store.load(bootstrap) {
+    if let Err(found) = store.load(&mut checked.loaded.message) {
         errors.extend(found);
     }
     checked.verdict(errors)?;
@@ -139,7 +144,8 @@ pub fn build(checked: Checked, options: &cli::Options) -> anyhow::Result<Built> 
         logging::set_pattern(pattern);
     }
     guard.bootstrap(&checked.ignored, &checked.loaded.unknown_fields, &checked.deprecated);
-    Ok(Built { bootstrap: checked.loaded.message, env, logs, store, admin, settings })
+    let Loaded { message: bootstrap, bytes: wire, .. } = checked.loaded;
+    Ok(Built { bootstrap, wire, env, logs, store, admin, settings })
 }
 
 /// Remembers errors and goes on with nothing.
@@ -247,6 +253,7 @@ fn flatten(prefix: &str, values: &prost_types::Struct, layer: &mut RuntimeLayer)
 /// # Errors
 /// A socket could not be bound or a thread not be made.
 pub fn run(built: Built, options: cli::Options) -> anyhow::Result<()> {
+    memory::give_back();
     set_shard(ShardId(0));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = tokio::task::LocalSet::new();
@@ -279,7 +286,7 @@ async fn serve(built: Built, options: cli::Options) -> anyhow::Result<()> {
         connections,
         logs: built.logs,
         configuration: configuration.clone(),
-        dump: config_dump(&built.bootstrap),
+        dump: config_dump(built.wire),
         node: node_json(&built.bootstrap),
         started: Instant::now(),
         quit: tokio::sync::Notify::new(),
@@ -410,9 +417,9 @@ fn start_admin(process: &Rc<Process>, config: AdminConfig) -> anyhow::Result<()>
     Ok(())
 }
 
-fn config_dump(bootstrap: &Bootstrap) -> ConfigDump {
+fn config_dump(bootstrap: Vec<u8>) -> ConfigDump {
     ConfigDump {
-        bootstrap: Some(dumped("", "envoy.config.bootstrap.v3.Bootstrap", bootstrap.encode_to_vec())),
+        bootstrap: Some(dumped("", "envoy.config.bootstrap.v3.Bootstrap", bootstrap)),
         ..ConfigDump::default()
     }
 }

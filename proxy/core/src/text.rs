@@ -1,33 +1,33 @@
 //! Immutable ASCII-compatible text that is cheap to clone and to cut out of a receive buffer.
 
 use bytes::Bytes;
+use bytestring::ByteString;
 use std::fmt;
 use std::ops::Deref;
 
 /// Immutable UTF-8 text backed by [`Bytes`]: cloning counts a reference, static text costs nothing.
 #[derive(Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Text(Bytes);
+pub struct Text(ByteString);
 
 impl Text {
     /// Text that lives as long as the program.
     pub const fn from_static(text: &'static str) -> Self {
-        Self(Bytes::from_static(text.as_bytes()))
+        Self(ByteString::from_static(text))
     }
 
     /// Takes `bytes` as text without copying; `None` if they are not UTF-8.
     pub fn from_bytes(bytes: Bytes) -> Option<Self> {
-        std::str::from_utf8(&bytes).is_ok().then_some(Self(bytes))
+        ByteString::try_from(bytes).ok().map(Self)
     }
 
     /// The text itself.
     pub fn as_str(&self) -> &str {
-        // The constructors admit UTF-8 only, so the fallback is never taken.
-        std::str::from_utf8(&self.0).unwrap_or_default()
+        &self.0
     }
 
     /// The bytes of the text, without copying.
     pub fn as_bytes(&self) -> &Bytes {
-        &self.0
+        self.0.as_bytes()
     }
 
     /// The part of this text that `part` (a slice of it) denotes, without copying.
@@ -35,7 +35,7 @@ impl Text {
         if part.is_empty() {
             return Self::default();
         }
-        Self(self.0.slice_ref(part.as_bytes()))
+        Self(self.0.slice_ref(part))
     }
 }
 
@@ -48,25 +48,25 @@ impl Deref for Text {
 
 impl From<String> for Text {
     fn from(text: String) -> Self {
-        Self(Bytes::from(text))
+        Self(ByteString::from(text))
     }
 }
 
 impl From<&str> for Text {
     fn from(text: &str) -> Self {
-        Self(Bytes::copy_from_slice(text.as_bytes()))
+        Self(ByteString::from(text))
     }
 }
 
 impl PartialEq<str> for Text {
     fn eq(&self, other: &str) -> bool {
-        self.0 == other.as_bytes()
+        self.as_str() == other
     }
 }
 
 impl PartialEq<&str> for Text {
     fn eq(&self, other: &&str) -> bool {
-        self.0 == other.as_bytes()
+        self.as_str() == *other
     }
 }
 

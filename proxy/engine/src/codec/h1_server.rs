@@ -1,5 +1,6 @@
 //! A downstream HTTP/1 connection: the codec, the socket, and the stream that is on it now.
 
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
@@ -25,7 +26,7 @@ pub(crate) struct ServerOptions {
     /// Limits of heads.
     pub(crate) limits: HeadLimits,
     /// How requests are read.
-    pub(crate) request: RequestOptions,
+    pub(crate) request: Arc<RequestOptions>,
     /// Trailers pass in both directions.
     pub(crate) trailers: bool,
     /// Names are written in `Proper-Case`.
@@ -47,8 +48,8 @@ pub(crate) enum NextRequest {
 
 /// A downstream HTTP/1 connection.
 pub(crate) struct ServerConnection {
-    connection: Connection,
-    options: ServerOptions,
+    connection: Box<Connection>,
+    options: Arc<ServerOptions>,
     parser: RequestParser,
     input: BytesMut,
     output: Output,
@@ -106,7 +107,7 @@ impl StreamState {
 
 impl ServerConnection {
     /// A connection on which nothing was read.
-    pub(crate) fn new(connection: Connection, options: ServerOptions) -> Self {
+    pub(crate) fn new(connection: Box<Connection>, options: Arc<ServerOptions>) -> Self {
         let parser = RequestParser::new(options.limits, options.request.clone());
         Self {
             connection,

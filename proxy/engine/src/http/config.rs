@@ -2,7 +2,7 @@
 //!
 //! Source: Envoy `http_connection_manager.proto`; defaults as documented there.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -26,6 +26,7 @@ use xds_api::envoy::extensions::filters::network::http_connection_manager::v3 as
 
 use super::reply::LocalReplies;
 use crate::codec::h1::Underscores;
+use crate::codec::h1_server::ServerOptions;
 use crate::codec::h2_keepalive::Schedule;
 use crate::codec::h2_server::FieldRules;
 use crate::router::RouteTable;
@@ -49,6 +50,8 @@ pub struct ConnectionManager {
     pub router: RouterOptions,
     /// HTTP/1 options.
     pub http1: Http1Options,
+    /// What the codec of every HTTP/1 connection needs of all this, without TLS and with it, once one was accepted.
+    pub(crate) http1_server: [OnceLock<Arc<ServerOptions>>; 2],
     /// HTTP/2 options.
     pub http2: Http2Options,
     /// Idle connections are closed after this long.
@@ -407,6 +410,7 @@ impl ConnectionManager {
         request_id?;
         let underscores = underscores_of(&common);
         Ok(Self {
+            http1_server: Default::default(),
             codec: codec?,
             stat_prefix: proto.stat_prefix.clone(),
             routes: routes?,

@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use proxy_core::head::Scheme;
 use proxy_core::local_reply::LocalReply;
 use proxy_core::response_flag::ResponseFlag;
 
-use super::config::Codec;
+use super::config::{Codec, ConnectionManager};
 use super::stream;
 pub use super::stream::ConnectionCx;
 use crate::codec::downstream::Downstream;
@@ -24,7 +25,7 @@ use crate::net::connection::Connection;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Serves `connection` until it ends.
-pub async fn serve(cx: Rc<ConnectionCx>, connection: Connection) {
+pub async fn serve(cx: Rc<ConnectionCx>, connection: Box<Connection>) {
     let counted = cx.clone();
     let _counted = Counted::new(&counted);
     let codec = match cx.manager.codec {
@@ -101,6 +102,13 @@ async fn sniff(cx: &ConnectionCx, connection: &Connection) -> Sniffed {
 #[expect(clippy::large_enum_variant, reason = "taken apart at once, once a request")]
 enum Waited {
     Next(NextRequest),
+    Ended(Ended),
+}
+
+/// Why there is no next request.
+enum Ended {
+    Invalid(RequestError),
+    Closed,
     Idle,
     /// The stream that a head begins was idle.
     HeadIdle,
@@ -109,33 +117,47 @@ enum Waited {
     Drained,
 }
 
-async fn serve_http1(cx: &Rc<ConnectionCx>, connection: Connection) {
+async fn serve_http1(cx: &Rc<ConnectionCx>, connection: Box<Connection>) {
     let manager = cx.manager.clone();
     let stats = manager.stats.here();
     stats.downstream_cx_http1_total.inc();
     stats.downstream_cx_http1_active.inc();
-    let mut server = ServerConnection::new(connection, server_options(cx));
+    let options = manager.http1_server[usize::from(cx.info.secure)]
+        .get_or_init(|| Arc::new(server_options(&manager, cx.info.secure)))
+        .clone();
+    let mut server = ServerConnection::new(connection, options);
     let mut timer = Timer::default();
     let mut requests = 0_u32;
     let mut counted = (0, 0);
     loop {
-        let waited = wait(cx, &mut server, &mut timer).await;
-        match waited {
-            Waited::Next(NextRequest::Request(incoming)) => {
-                requests += 1;
-                manager.http1_stats.here().dropped_headers_with_underscores.add(server.take_dropped());
-                if manager.max_requests_per_connection == requests {
-                    stats.downstream_cx_max_requests_reached.inc();
-                    server.close_after();
-                }
-                let is_old =
-                    manager.max_connection_duration.is_some_and(|max| cx.info.start.elapsed() >= max);
-                if is_old {
-                    server.close_after();
-                }
-                let complete =
+        let served = {
+            let next = match wait(cx, &mut server, &mut timer).await {
+                Waited::Next(NextRequest::Request(incoming)) => {
+                    requests += 1;
+                    manager.http1_stats.here().dropped_headers_with_underscores.add(server.take_dropped());
+                    if manager.max_requests_per_connection == requests {
+                        stats.downstream_cx_max_requests_reached.inc();
+                        server.close_after();
+                    }
+                    let is_old =
+                        manager.max_connection_duration.is_some_and(|max| cx.info.start.elapsed() >= max);
+                    if is_old {
+                        server.close_after();
+                    }
                     // Boxed: the state of a request is several kilobytes, which an idle connection must not hold.
-                    Box::pin(stream::serve(cx, &mut server, &mut timer, incoming)).await;
+                    Ok(Box::pin(stream::serve(cx, &mut server, &mut timer, incoming)))
+                }
+                Waited::Next(NextRequest::Invalid(error)) => Err(Ended::Invalid(error)),
+                Waited::Next(NextRequest::Closed) => Err(Ended::Closed),
+                Waited::Ended(ended) => Err(ended),
+            };
+            match next {
+                Ok(request) => Ok(request.await),
+                Err(ended) => Err(ended),
+            }
+        };
+        match served {
+            Ok(complete) => {
                 let continues = server.take_continues();
                 if continues > 0 {
                     stats.downstream_rq_1xx.add(continues);
@@ -150,18 +172,18 @@ async fn serve_http1(cx: &Rc<ConnectionCx>, connection: Connection) {
                     break;
                 }
             }
-            Waited::Next(NextRequest::Invalid(error)) => {
-                reply_invalid(cx, &mut server, &mut timer, error).await;
+            Err(Ended::Invalid(error)) => {
+                Box::pin(reply_invalid(cx, &mut server, &mut timer, error)).await;
             }
-            Waited::HeadIdle => {
+            Err(Ended::HeadIdle) => {
                 stats.downstream_rq_idle_timeout.inc();
                 let body = Bytes::from_static(b"stream timeout");
                 let reply = LocalReply::new(StatusCode::REQUEST_TIMEOUT, body, "stream_idle_timeout")
                     .with_flag(ResponseFlag::StreamIdleTimeout);
                 server.begin_invalid();
-                stream::reply_without_request(cx, &mut server, &mut timer, reply).await;
+                Box::pin(stream::reply_without_request(cx, &mut server, &mut timer, reply)).await;
             }
-            Waited::HeadTimeout => {
+            Err(Ended::HeadTimeout) => {
                 stats.downstream_rq_header_timeout.inc();
                 let reply = LocalReply::new(
                     StatusCode::REQUEST_TIMEOUT,
@@ -169,9 +191,9 @@ async fn serve_http1(cx: &Rc<ConnectionCx>, connection: Connection) {
                     "request_header_timeout",
                 );
                 server.begin_invalid();
-                stream::reply_without_request(cx, &mut server, &mut timer, reply).await;
+                Box::pin(stream::reply_without_request(cx, &mut server, &mut timer, reply)).await;
             }
-            Waited::Next(NextRequest::Closed) => {
+            Err(Ended::Closed) => {
                 if server.has_partial_request() {
                     stream::abandoned(cx, &server);
                     stats.downstream_cx_destroy_active_rq.inc();
@@ -182,15 +204,15 @@ async fn serve_http1(cx: &Rc<ConnectionCx>, connection: Connection) {
                 stats.downstream_cx_http1_active.dec();
                 return;
             }
-            Waited::Idle => {
+            Err(Ended::Idle) => {
                 stats.downstream_cx_idle_timeout.inc();
                 break;
             }
-            Waited::Duration => {
+            Err(Ended::Duration) => {
                 stats.downstream_cx_max_duration_reached.inc();
                 break;
             }
-            Waited::Drained => break,
+            Err(Ended::Drained) => break,
         }
         linger(cx, &mut server, &mut timer).await;
         break;
@@ -218,15 +240,15 @@ async fn wait(cx: &ConnectionCx, server: &mut ServerConnection, timer: &mut Time
     let idle = manager.idle_timeout.map(|idle| idle_since + idle);
     let duration = manager.max_connection_duration.map(|max| cx.info.start + max);
     let mut head_since = None;
-    let mut drained = std::pin::pin!(cx.drain.closed());
     poll_fn(|task| {
         if let Poll::Ready(next) = server.poll_request(task) {
             return Poll::Ready(Waited::Next(next));
         }
         let is_partial = server.has_partial_request();
         if !is_partial {
-            if drained.as_mut().poll(task).is_ready() {
-                return Poll::Ready(Waited::Drained);
+            // Who serves the connection waits for this, and polls it then.
+            if cx.drain.is_closed() {
+                return Poll::Ready(Waited::Ended(Ended::Drained));
             }
             server.rest();
         }
@@ -234,15 +256,15 @@ async fn wait(cx: &ConnectionCx, server: &mut ServerConnection, timer: &mut Time
         let head_since = is_partial.then(|| *head_since.get_or_insert_with(Instant::now));
         let since = |limit: Option<Duration>| Some(head_since? + limit?);
         let deadlines = [
-            (idle.filter(|_| !is_partial), Waited::Idle),
-            (since(manager.request_headers_timeout), Waited::HeadTimeout),
-            (since(manager.stream_idle_timeout), Waited::HeadIdle),
-            (duration, Waited::Duration),
+            (idle.filter(|_| !is_partial), Ended::Idle),
+            (since(manager.request_headers_timeout), Ended::HeadTimeout),
+            (since(manager.stream_idle_timeout), Ended::HeadIdle),
+            (duration, Ended::Duration),
         ];
         let mut deadlines = deadlines.into_iter().filter_map(|(at, what)| Some((at?, what)));
         let Some(first) = deadlines.next() else { return Poll::Pending };
         let (at, what) = deadlines.fold(first, |first, next| if next.0 < first.0 { next } else { first });
-        timer.poll(task, at).map(|()| what)
+        timer.poll(task, at).map(|()| Waited::Ended(what))
     })
     .await
 }
@@ -281,16 +303,15 @@ async fn linger(cx: &ConnectionCx, server: &mut ServerConnection, timer: &mut Ti
     .await;
 }
 
-fn server_options(cx: &ConnectionCx) -> ServerOptions {
-    let manager = &*cx.manager;
+fn server_options(manager: &ConnectionManager, secure: bool) -> ServerOptions {
     let http1 = &manager.http1;
     ServerOptions {
         limits: HeadLimits {
             max_bytes: manager.max_request_headers_bytes,
             max_headers: manager.max_headers_count,
         },
-        request: RequestOptions {
-            scheme: if cx.info.secure { Scheme::Https } else { Scheme::Http },
+        request: Arc::new(RequestOptions {
+            scheme: if secure { Scheme::Https } else { Scheme::Http },
             allow_http_10: http1.accept_http_10,
             default_host_for_http_10: (!http1.default_host_for_http_10.is_empty())
                 .then(|| http1.default_host_for_http_10.as_str().into()),
@@ -300,7 +321,7 @@ fn server_options(cx: &ConnectionCx) -> ServerOptions {
             underscores: manager.underscores,
             keep_case: false,
             proxy_100_continue: manager.proxy_100_continue,
-        },
+        }),
         trailers: http1.enable_trailers,
         proper_case: http1.proper_case,
         proxy_100_continue: manager.proxy_100_continue,

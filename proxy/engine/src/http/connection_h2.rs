@@ -1,10 +1,10 @@
 //! A downstream HTTP/2 connection: accepts streams, one task each, and ends with a graceful GOAWAY.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -28,10 +28,17 @@ struct Shared {
     last_end: Cell<Instant>,
     /// A response asked for the connection to end.
     close: Cell<bool>,
+    /// No new streams are taken.
+    ending: Cell<bool>,
     /// Streams that ended, and those of them that the client reset too soon.
     ended: Cell<u64>,
     premature: Cell<u64>,
-    changed: tokio::sync::Notify,
+    /// The connection has something to look at that its streams did.
+    changed: Cell<bool>,
+    /// The task of the connection.
+    task: RefCell<Option<Waker>>,
+    /// Timers of streams that ended, for those to come.
+    timers: RefCell<Vec<Timer>>,
 }
 
 /// Streams that a client may have reset by protocol errors of its own (MadeYouReset).
@@ -44,6 +51,42 @@ const PREMATURE_TOTAL: u64 = 500;
 const PREMATURE_LIFETIME: u64 = 1;
 
 impl Shared {
+    fn new() -> Self {
+        Self {
+            streams: Cell::new(0),
+            last_end: Cell::new(Instant::now()),
+            close: Cell::new(false),
+            ending: Cell::new(false),
+            ended: Cell::new(0),
+            premature: Cell::new(0),
+            changed: Cell::new(false),
+            task: RefCell::default(),
+            timers: RefCell::default(),
+        }
+    }
+
+    /// Has `notify` wake the connection.
+    fn register(&self, cx: &Context<'_>) {
+        let mut task = self.task.borrow_mut();
+        if !task.as_ref().is_some_and(|task| task.will_wake(cx.waker())) {
+            *task = Some(cx.waker().clone());
+        }
+    }
+
+    /// Has the connection look at what changed.
+    fn notify(&self) {
+        self.changed.set(true);
+        if let Some(task) = &*self.task.borrow() {
+            task.wake_by_ref();
+        }
+    }
+
+    /// The client gave up a stream too soon, or sent one that cannot be taken.
+    fn count_premature(&self) {
+        self.premature.set(self.premature.get() + 1);
+        self.notify();
+    }
+
     /// Whether the client resets too many streams right after it opened them (CVE-2023-44487): half of `limit` at first, half
     /// of all later on.
     fn is_abusive(&self, limit: u64) -> bool {
@@ -56,7 +99,7 @@ fn is_abusive(premature: u64, ended: u64, limit: u64) -> bool {
 }
 
 /// Serves `connection` until it ends.
-pub(super) async fn serve(cx: Rc<ConnectionCx>, connection: Connection) {
+pub(super) async fn serve(cx: Rc<ConnectionCx>, connection: Box<Connection>) {
     let manager = cx.manager.clone();
     let stats = manager.stats.here();
     stats.downstream_cx_http2_total.inc();
@@ -90,7 +133,7 @@ pub(super) async fn serve(cx: Rc<ConnectionCx>, connection: Connection) {
     );
     let mut timer = Timer::default();
     let deadline = manager.idle_timeout.map(|idle| Instant::now() + idle);
-    let mut handshake = pin!(builder.handshake::<_, Bytes>(connection));
+    let mut handshake = Box::pin(builder.handshake::<_, Bytes>(connection));
     let connected = poll_fn(|task| {
         if let Poll::Ready(connected) = handshake.as_mut().poll(task) {
             return Poll::Ready(connected.ok());
@@ -98,6 +141,7 @@ pub(super) async fn serve(cx: Rc<ConnectionCx>, connection: Connection) {
         deadline.map_or(Poll::Pending, |deadline| timer.poll(task, deadline).map(|()| None))
     })
     .await;
+    drop(handshake);
     if let Some(connected) = connected {
         accept(&cx, connected, timer).await;
     } else {
@@ -127,20 +171,20 @@ enum Next {
 /// A connection that accepts streams.
 struct Accept<'c> {
     cx: &'c ConnectionCx,
-    connection: h2::server::Connection<Guarded<Connection>, Bytes>,
+    connection: h2::server::Connection<Guarded<Box<Connection>>, Bytes>,
     keepalive: Option<Keepalive>,
     timer: Timer,
     shared: Rc<Shared>,
+    /// Ready when what is left must end.
+    drained: Pin<Box<dyn Future<Output = ()> + 'c>>,
     /// When GOAWAY was sent, and whether streams may not outlast `drain_timeout`.
     ending: Option<(Instant, bool)>,
 }
 
 impl Accept<'_> {
     async fn next(&mut self) -> Next {
-        let shared = self.shared.clone();
-        let mut drained = pin!(self.cx.drain.closed());
-        let mut changed = pin!(shared.changed.notified());
         poll_fn(|task| {
+            self.shared.register(task);
             match self.connection.poll_accept(task) {
                 Poll::Ready(Some(Ok((request, response)))) => {
                     return Poll::Ready(Next::Stream(request, response));
@@ -149,7 +193,7 @@ impl Accept<'_> {
                 Poll::Ready(None) => return Poll::Ready(Next::Closed),
                 Poll::Pending => {}
             }
-            if changed.as_mut().poll(task).is_ready() {
+            if self.shared.changed.take() {
                 return Poll::Ready(Next::Again);
             }
             if let Some(keepalive) = &mut self.keepalive
@@ -158,10 +202,10 @@ impl Accept<'_> {
                 return Poll::Ready(Next::Unanswered);
             }
             let is_forced = self.ending.is_some_and(|(_, forced)| forced);
-            if !is_forced && drained.as_mut().poll(task).is_ready() {
+            if !is_forced && self.drained.as_mut().poll(task).is_ready() {
                 return Poll::Ready(Next::Drained);
             }
-            if self.ending.is_none() && shared.close.get() {
+            if self.ending.is_none() && self.shared.close.get() {
                 return Poll::Ready(Next::Asked);
             }
             match self.deadline() {
@@ -180,8 +224,9 @@ impl Accept<'_> {
             let since = if forced { since } else { since.max(self.shared.last_end.get()) };
             return (is_quiet || forced).then_some((since + manager.drain_timeout, Next::Overdue));
         }
-        let idle = manager.idle_timeout.filter(|_| is_quiet);
-        let idle = idle.map(|idle| (self.shared.last_end.get() + idle, Next::Idle));
+        // While there are streams the deadline moves along, so that the last one need not wake the connection to set it.
+        let since = if is_quiet { self.shared.last_end.get() } else { Instant::now() };
+        let idle = manager.idle_timeout.map(|idle| (since + idle, Next::Idle));
         let oldest = manager.max_connection_duration;
         let oldest = oldest.map(|oldest| (self.cx.info.start + oldest, Next::Duration));
         match (idle, oldest) {
@@ -193,29 +238,25 @@ impl Accept<'_> {
     /// No new streams: those there are come to their end, if `forced` within `drain_timeout`.
     fn end(&mut self, forced: bool) {
         self.ending = Some((Instant::now(), forced));
+        self.shared.ending.set(true);
         self.connection.graceful_shutdown();
     }
 }
 
 async fn accept(
     cx: &Rc<ConnectionCx>,
-    mut connection: h2::server::Connection<Guarded<Connection>, Bytes>,
+    mut connection: h2::server::Connection<Guarded<Box<Connection>>, Bytes>,
     timer: Timer,
 ) {
     let manager = &*cx.manager;
     let stats = manager.stats.here();
-    let shared = Rc::new(Shared {
-        streams: Cell::new(0),
-        last_end: Cell::new(Instant::now()),
-        close: Cell::new(false),
-        ended: Cell::new(0),
-        premature: Cell::new(0),
-        changed: tokio::sync::Notify::new(),
-    });
+    let shared = Rc::new(Shared::new());
     let options = &manager.http2;
     let keepalive =
         options.keepalive.and_then(|schedule| Some(Keepalive::new(connection.ping_pong()?, schedule)));
-    let mut accept = Accept { cx, connection, keepalive, timer, shared: shared.clone(), ending: None };
+    let drained = Box::pin(cx.drain.closed());
+    let mut accept =
+        Accept { cx, connection, keepalive, timer, shared: shared.clone(), drained, ending: None };
     let mut total = 0_u32;
     let is_remote = loop {
         match accept.next().await {
@@ -298,7 +339,7 @@ async fn serve_stream(
         Err(malformed) => {
             count_malformed(&cx, &malformed);
             stream::refused(&cx, down.protocol(), malformed.flag(), malformed.details());
-            shared.premature.set(shared.premature.get() + 1);
+            shared.count_premature();
             down.refuse(match malformed.flag() {
                 ResponseFlag::DownstreamProtocolError => Reason::PROTOCOL_ERROR,
                 _ => Reason::INTERNAL_ERROR,
@@ -306,22 +347,25 @@ async fn serve_stream(
             return;
         }
     };
-    let mut timer = Timer::default();
+    let recycled = shared.timers.borrow_mut().pop();
+    let mut timer = recycled.unwrap_or_default();
     let lacks_host = head.authority.is_empty();
     let incoming = Incoming { head, end, lacks_host };
     let complete = stream::serve(&cx, &mut down, &mut timer, incoming).await;
+    timer.rest();
+    shared.timers.borrow_mut().push(timer);
     // After an early response the codec itself says, once that has left, that the rest of the request is not wanted
     // (RST_STREAM with NO_ERROR); a reset from here would take back what is still queued.
     if !complete && !down.has_responded() {
         let lifetime = cx.shared.env.runtime.number("overload.premature_reset_min_stream_lifetime_seconds");
         // Envoy compares whole seconds.
         if start.elapsed() < Duration::from_secs(lifetime.unwrap_or(PREMATURE_LIFETIME).saturating_add(1)) {
-            shared.premature.set(shared.premature.get() + 1);
+            shared.count_premature();
         }
     }
     if down.asks_to_close() {
         shared.close.set(true);
-        shared.changed.notify_one();
+        shared.notify();
     }
 }
 
@@ -365,7 +409,10 @@ impl Drop for Active {
         shared.ended.set(shared.ended.get() + 1);
         shared.streams.set(shared.streams.get() - 1);
         shared.last_end.set(Instant::now());
-        shared.changed.notify_one();
+        // A drain waits for the last stream.
+        if shared.streams.get() == 0 && shared.ending.get() {
+            shared.notify();
+        }
     }
 }
 

@@ -45,22 +45,26 @@ pub(super) async fn serve(
     socket: Socket,
     mut place: Place,
 ) {
-    let connection = Connection::new(socket);
-    let Some(mut info) = describe(&connection, &listener.config()) else { return };
+    // Boxed, as what follows is: a value that is handed from future to future has a place in each of them.
+    let connection = Box::new(Connection::new(socket));
     let config = listener.config();
-    if !config.filters.is_empty() {
-        let stats = config.stats.here();
-        stats.downstream_pre_cx_active.inc();
-        let passed = Box::pin(inspect(&config, &connection, &mut info)).await;
-        stats.downstream_pre_cx_active.dec();
+    let Some(mut info) = describe(&connection, &config).map(Rc::new) else { return };
+    if let Some(known) = Rc::get_mut(&mut info) {
+        let passed = config.filters.is_empty() || {
+            let stats = config.stats.here();
+            stats.downstream_pre_cx_active.inc();
+            let passed = Box::pin(inspect(&config, &connection, known)).await;
+            stats.downstream_pre_cx_active.dec();
+            passed
+        };
+        if passed && config.use_original_dst && !known.local_restored {
+            // As if the original_dst filter stood last among the listener filters.
+            restore_destination(&View(&connection), known);
+        }
         if !passed {
-            log(&config, &mut stream_of(Rc::new(info)));
+            log(&config, &mut stream_of(info));
             return;
         }
-    }
-    if config.use_original_dst && !info.local_restored {
-        // As if the original_dst filter stood last among the listener filters.
-        restore_destination(&View(&connection), &mut info);
     }
     let target = match config.use_original_dst && info.local_restored {
         true => listeners.bound_to(&info.local).unwrap_or(listener),
@@ -179,8 +183,8 @@ fn stream_of(info: Rc<ConnectionInfo>) -> StreamInfo {
 async fn serve_on(
     listeners: &Rc<Listeners>,
     listener: &Rc<ActiveListener>,
-    mut connection: Connection,
-    mut info: ConnectionInfo,
+    mut connection: Box<Connection>,
+    mut info: Rc<ConnectionInfo>,
 ) {
     let config = listener.config();
     if let (Some(keepalive), Socket::Tcp(tcp)) = (&config.keepalive, connection.socket()) {
@@ -190,37 +194,43 @@ async fn serve_on(
     let Some((chain, drain)) = found else {
         config.stats.here().no_filter_chain_match.inc();
         refuse(&connection, !connection.replay_is_empty());
-        let mut stream = stream_of(Rc::new(info));
+        let mut stream = stream_of(info);
         stream.flags.set(ResponseFlag::NoRouteFound);
         stream.details = Some("filter_chain_not_found".into());
         log(&config, &mut stream);
         return;
     };
     let _counted = listener.count();
-    info.filter_chain = chain.name.clone();
-    info.filter_chain_metadata = chain.metadata.clone();
-    info.listener = config.name.clone();
-    info.listener_metadata = config.metadata.clone();
-    let info = Rc::new(info);
-    let mut stream = stream_of(info.clone());
+    if let Some(info) = Rc::get_mut(&mut info) {
+        info.filter_chain = chain.name.clone();
+        info.filter_chain_metadata = chain.metadata.clone();
+        info.listener = config.name.clone();
+        info.listener_metadata = config.metadata.clone();
+    }
+    // HTTP keeps account of each of its streams; the connection itself needs one for its policies and its log only.
+    let is_http = matches!(chain.terminal, Terminal::Http(_));
+    let is_accounted = !is_http || !chain.policies.is_empty() || !config.access_logs.is_empty();
+    let mut stream = is_accounted.then(|| Box::new(stream_of(info.clone())));
     let mut policies: Vec<Box<dyn NetworkFilter>> = chain.policies.iter().map(|policy| policy()).collect();
-    if let Err(details) = pass(&mut policies, &mut stream).await {
+    if let Some(stream) = &mut stream
+        && let Err(details) = Box::pin(pass(&mut policies, stream)).await
+    {
         stream.local_close_reason.get_or_insert(details);
         if let Terminal::Tcp(tcp) = &chain.terminal {
-            tcp.refuse(&mut stream);
+            tcp.refuse(stream);
         }
-        log(&config, &mut stream);
+        log(&config, stream);
         return;
     }
     let is_http = matches!(chain.terminal, Terminal::Http(_));
     let traffic = (is_http && !config.access_logs.is_empty()).then(|| connection.count());
     let serving = async {
-        match &chain.terminal {
-            Terminal::Http(http) => {
+        match (&chain.terminal, &mut stream) {
+            (Terminal::Http(http), _) => {
                 let cx = ConnectionCx {
                     shared: listeners.context.clone(),
                     manager: http.manager.clone(),
-                    info: info.clone(),
+                    info,
                     listener_stats: http.listener_stats.clone(),
                     router_stats: http.router_stats.clone(),
                     drain: drain.clone(),
@@ -230,20 +240,25 @@ async fn serve_on(
                 };
                 Box::pin(crate::http::connection::serve(Rc::new(cx), connection)).await;
             }
-            Terminal::Tcp(tcp) => Box::pin(tcp.serve(&listeners.context, connection, &mut stream)).await,
-            Terminal::Extension(terminal) => terminal.serve(Box::new(connection), &mut stream).await,
-            Terminal::None => {}
+            (Terminal::Tcp(tcp), Some(stream)) => {
+                Box::pin(tcp.serve(&listeners.context, *connection, stream)).await;
+            }
+            (Terminal::Extension(terminal), Some(stream)) => terminal.serve(connection, stream).await,
+            (Terminal::Tcp(_) | Terminal::Extension(_), None) | (Terminal::None, _) => {}
         }
     };
     tokio::select! {
+        biased;
         () = serving => {}
         () = drain.closed() => {}
     }
-    if let Some(traffic) = traffic {
-        stream.bytes_received = traffic.received.get();
-        stream.bytes_sent = traffic.sent.get();
+    if let Some(stream) = &mut stream {
+        if let Some(traffic) = traffic {
+            stream.bytes_received = traffic.received.get();
+            stream.bytes_sent = traffic.sent.get();
+        }
+        log(&config, stream);
     }
-    log(&config, &mut stream);
 }
 
 async fn pass(policies: &mut [Box<dyn NetworkFilter>], stream: &mut StreamInfo) -> Result<(), Details> {

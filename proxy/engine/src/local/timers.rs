@@ -13,8 +13,10 @@ use smallvec::SmallVec;
 use std::rc::Rc;
 use tokio::sync::Notify;
 
+const TICKS_A_SECOND: u64 = 100;
+const TICK_NANOS: u32 = 10_000_000;
 /// Precision of deadlines.
-const TICK: Duration = Duration::from_millis(10);
+const TICK: Duration = Duration::from_nanos(TICK_NANOS as u64);
 
 #[derive(Default)]
 struct Entry {
@@ -42,8 +44,8 @@ thread_local! {
 impl Wheel {
     /// The first tick that is not before `at`.
     fn tick(&self, at: Instant) -> u64 {
-        let nanos = at.saturating_duration_since(self.start).as_nanos();
-        u64::try_from(nanos.div_ceil(TICK.as_nanos())).unwrap_or(u64::MAX)
+        let since = at.saturating_duration_since(self.start);
+        since.as_secs() * TICKS_A_SECOND + u64::from(since.subsec_nanos().div_ceil(TICK_NANOS))
     }
 
     fn instant(&self, tick: u64) -> Instant {
@@ -91,11 +93,13 @@ impl Wheel {
 #[derive(Debug)]
 pub struct Timer {
     key: usize,
+    /// What the entry in the queue was made for, if there is one.
+    armed: Option<Instant>,
 }
 
 impl Default for Timer {
     fn default() -> Self {
-        Self { key: WHEEL.with_borrow_mut(|wheel| wheel.entries.insert(Entry::default())) }
+        Self { key: WHEEL.with_borrow_mut(|wheel| wheel.entries.insert(Entry::default())), armed: None }
     }
 }
 
@@ -105,18 +109,16 @@ impl Timer {
     /// Wake-ups may come early: the task polls again and nothing is lost.
     pub fn poll(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
         WHEEL.with_borrow_mut(|wheel| {
-            let entry = &wheel.entries[self.key];
-            if entry.queued.is_none() && Instant::now() >= deadline {
+            let is_queued = wheel.entries[self.key].queued.is_some();
+            if !is_queued && Instant::now() >= deadline {
                 return Poll::Ready(());
             }
-            let tick = wheel.tick(deadline);
-            match entry.queued {
-                Some(queued) if queued <= tick => {}
-                Some(_) => {
-                    wheel.dequeue(self.key);
-                    wheel.enqueue(self.key, tick);
-                }
-                None => wheel.enqueue(self.key, tick),
+            // An entry that fires too early is queued anew then: deadlines that move on cost nothing until they pass.
+            if !is_queued || self.armed.is_none_or(|armed| deadline < armed) {
+                wheel.dequeue(self.key);
+                let tick = wheel.tick(deadline);
+                wheel.enqueue(self.key, tick);
+                self.armed = Some(deadline);
             }
             let entry = &mut wheel.entries[self.key];
             if !entry.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
@@ -124,6 +126,11 @@ impl Timer {
             }
             Poll::Pending
         })
+    }
+
+    /// Nobody waits for the time being; the entry stays in the queue for whoever polls next.
+    pub fn rest(&mut self) {
+        WHEEL.with_borrow_mut(|wheel| wheel.entries[self.key].waker = None);
     }
 
     /// Waits until `deadline`.

@@ -116,11 +116,12 @@ impl Store {
         )
     }
 
-    /// Takes the static resources and the sources of dynamic ones. Binds nothing and starts nothing.
+    /// Takes the static resources out of `bootstrap`, and the sources of dynamic ones from it. Binds nothing and
+    /// starts nothing.
     ///
     /// # Errors
     /// Everything that is wrong with them.
-    pub fn load(&mut self, bootstrap: &Bootstrap) -> Result<(), Vec<ConfigError>> {
+    pub fn load(&mut self, bootstrap: &mut Bootstrap) -> Result<(), Vec<ConfigError>> {
         let mut errors = Vec::new();
         let dynamic = bootstrap.dynamic_resources.clone().unwrap_or_default();
         let env = self.env.clone();
@@ -140,14 +141,14 @@ impl Store {
             self.lds = self.collection("lds_config", dynamic.lds_config.as_ref(), cx);
         });
         errors.extend(cx.into_errors());
-        let resources = bootstrap.static_resources.clone().unwrap_or_default();
-        for (index, cluster) in resources.clusters.iter().enumerate() {
-            if let Err(found) = self.load_cluster(cluster) {
+        let resources = bootstrap.static_resources.take().unwrap_or_default();
+        for (index, cluster) in resources.clusters.into_iter().enumerate() {
+            if let Err(found) = self.load_cluster(&cluster) {
                 errors.extend(within(&format!("static_resources.clusters[{index}]"), found));
             }
         }
-        for (index, listener) in resources.listeners.iter().enumerate() {
-            if let Err(found) = self.load_listener(listener) {
+        for (index, listener) in resources.listeners.into_iter().enumerate() {
+            if let Err(found) = self.load_listener(&listener) {
                 errors.extend(within(&format!("static_resources.listeners[{index}]"), found));
             }
         }

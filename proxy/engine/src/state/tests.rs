@@ -71,7 +71,7 @@ fn store(bootstrap: &str) -> Store {
         cluster_defaults: Default::default(),
     };
     let mut store = Store::new(Arc::new(env));
-    store.load(&message::<Bootstrap>(bootstrap)).unwrap();
+    store.load(&mut message::<Bootstrap>(bootstrap)).unwrap();
     store
 }
 

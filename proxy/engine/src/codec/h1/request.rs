@@ -1,5 +1,7 @@
 //! Request heads: from bytes to a [`RequestHead`] and the framing of what follows (RFC 9112 sections 3 to 6).
 
+use std::sync::Arc;
+
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::Method;
 use proxy_core::head::{Protocol, RequestHead, Scheme};
@@ -86,7 +88,7 @@ pub struct ParsedRequest {
 #[derive(Debug)]
 pub struct RequestParser {
     limits: HeadLimits,
-    options: RequestOptions,
+    options: Arc<RequestOptions>,
     scanner: HeadScanner,
     line_checked: bool,
     empty_lines: u32,
@@ -94,8 +96,14 @@ pub struct RequestParser {
 
 impl RequestParser {
     /// A parser for a new connection.
-    pub fn new(limits: HeadLimits, options: RequestOptions) -> Self {
-        Self { limits, options, scanner: HeadScanner::default(), line_checked: false, empty_lines: 0 }
+    pub fn new(limits: HeadLimits, options: impl Into<Arc<RequestOptions>>) -> Self {
+        Self {
+            limits,
+            options: options.into(),
+            scanner: HeadScanner::default(),
+            line_checked: false,
+            empty_lines: 0,
+        }
     }
 
     /// Takes the next head from the front of `buf`, or `None` until it is complete.
