@@ -118,12 +118,12 @@ enum Ended {
 }
 
 async fn serve_http1(cx: &Rc<ConnectionCx>, connection: Box<Connection>) {
-    let manager = cx.manager.clone();
+    let manager = &*cx.manager;
     let stats = manager.stats.here();
     stats.downstream_cx_http1_total.inc();
     stats.downstream_cx_http1_active.inc();
     let options = manager.http1_server[usize::from(cx.info.secure)]
-        .get_or_init(|| Arc::new(server_options(&manager, cx.info.secure)))
+        .get_or_init(|| Arc::new(server_options(manager, cx.info.secure)))
         .clone();
     let mut server = ServerConnection::new(connection, options);
     let mut timer = Timer::default();

@@ -19,7 +19,7 @@ use super::config::{FilterChain, Listener};
 use super::connection;
 use crate::context::Context;
 use crate::local::drain::{DrainHandle, DrainStrategy};
-use crate::net::connection::Socket;
+use crate::net::connection::{Connection, Socket};
 
 /// How long accepting rests when the process is out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -307,7 +307,8 @@ impl Listeners {
             AcceptedSocket::Unix(unix) => tokio::net::UnixStream::from_std(unix).map(Socket::Unix),
         };
         if let Ok(socket) = socket {
-            tokio::task::spawn_local(connection::serve(self.clone(), listener, socket, accepted.place));
+            let connection = Box::new(Connection::new(socket));
+            tokio::task::spawn_local(connection::serve(self.clone(), listener, connection, accepted.place));
         }
     }
 
@@ -434,7 +435,8 @@ fn dispatch(listeners: &Rc<Listeners>, listener: &Rc<ActiveListener>, socket: So
     let worker = if balanced { listener.shared.least_loaded() } else { listeners.worker };
     let Some(place) = Place::take(listeners, listener, worker) else { return };
     if worker == listeners.worker {
-        tokio::task::spawn_local(connection::serve(listeners.clone(), listener.clone(), socket, place));
+        let connection = Box::new(Connection::new(socket));
+        tokio::task::spawn_local(connection::serve(listeners.clone(), listener.clone(), connection, place));
         return;
     }
     let socket = match socket {

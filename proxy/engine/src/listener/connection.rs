@@ -42,11 +42,10 @@ impl ListenerSocket for View<'_> {
 pub(super) async fn serve(
     listeners: Rc<Listeners>,
     listener: Rc<ActiveListener>,
-    socket: Socket,
+    // Boxed, as what follows is: a value that is handed from future to future has a place in each of them.
+    connection: Box<Connection>,
     mut place: Place,
 ) {
-    // Boxed, as what follows is: a value that is handed from future to future has a place in each of them.
-    let connection = Box::new(Connection::new(socket));
     let config = listener.config();
     let Some(mut info) = describe(&connection, &config).map(Rc::new) else { return };
     if let Some(known) = Rc::get_mut(&mut info) {

@@ -23,6 +23,8 @@ struct Entry {
     /// Tick at which the queue holds this entry; `None` when it fired or was never armed.
     queued: Option<u64>,
     waker: Option<Waker>,
+    /// The deadline that the queued tick was made of.
+    armed: Option<Instant>,
 }
 
 struct Wheel {
@@ -93,13 +95,11 @@ impl Wheel {
 #[derive(Debug)]
 pub struct Timer {
     key: usize,
-    /// What the entry in the queue was made for, if there is one.
-    armed: Option<Instant>,
 }
 
 impl Default for Timer {
     fn default() -> Self {
-        Self { key: WHEEL.with_borrow_mut(|wheel| wheel.entries.insert(Entry::default())), armed: None }
+        Self { key: WHEEL.with_borrow_mut(|wheel| wheel.entries.insert(Entry::default())) }
     }
 }
 
@@ -109,16 +109,17 @@ impl Timer {
     /// Wake-ups may come early: the task polls again and nothing is lost.
     pub fn poll(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
         WHEEL.with_borrow_mut(|wheel| {
-            let is_queued = wheel.entries[self.key].queued.is_some();
+            let entry = &wheel.entries[self.key];
+            let is_queued = entry.queued.is_some();
             if !is_queued && Instant::now() >= deadline {
                 return Poll::Ready(());
             }
             // An entry that fires too early is queued anew then: deadlines that move on cost nothing until they pass.
-            if !is_queued || self.armed.is_none_or(|armed| deadline < armed) {
+            if !is_queued || entry.armed.is_none_or(|armed| deadline < armed) {
                 wheel.dequeue(self.key);
                 let tick = wheel.tick(deadline);
                 wheel.enqueue(self.key, tick);
-                self.armed = Some(deadline);
+                wheel.entries[self.key].armed = Some(deadline);
             }
             let entry = &mut wheel.entries[self.key];
             if !entry.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
