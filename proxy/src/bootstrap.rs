@@ -135,11 +135,11 @@ impl Text {
 /// The value of a key in the static layers of the bootstrap itself, the last one winning.
 fn static_runtime(bootstrap: &Bootstrap, key: &str) -> Option<String> {
     let layers = bootstrap.layered_runtime.iter().flat_map(|runtime| &runtime.layers);
-    let values = layers.filter_map(|layer| match &layer.layer_specifier {
+    let mut values = layers.filter_map(|layer| match &layer.layer_specifier {
         Some(LayerSpecifier::StaticLayer(values)) => values.fields.get(key)?.kind.as_ref(),
         _ => None,
     });
-    values.last().and_then(|value| match value {
+    values.next_back().and_then(|value| match value {
         Kind::BoolValue(flag) => Some(flag.to_string()),
         Kind::StringValue(text) => Some(text.clone()),
         _ => None,

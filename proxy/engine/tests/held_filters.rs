@@ -302,7 +302,7 @@ impl Rig {
         tokio::task::spawn_local(echo(upstream));
         let text = text.replace("IDLE", idle);
         let source = Source::yaml("test", text.as_bytes());
-        let bootstrap = read::<Bootstrap>(&source, &Options::default()).unwrap().message;
+        let mut bootstrap = read::<Bootstrap>(&source, &Options::default()).unwrap().message;
         let env = Arc::new(BuildEnv {
             extensions: Extensions { http_filters: FILTERS, ..Extensions::default() },
             clusters: Names::default(),
@@ -316,7 +316,7 @@ impl Rig {
             cluster_defaults: Default::default(),
         });
         let mut store = Store::new(env.clone());
-        store.load(&bootstrap).unwrap();
+        store.load(&mut bootstrap).unwrap();
         store.start(&mut NoSockets).unwrap();
         let resources = bootstrap.static_resources.unwrap();
         let config = Listener::build(&resources.listeners[0], &mut BuildCx::new(&env)).unwrap();

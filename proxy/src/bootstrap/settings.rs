@@ -44,7 +44,9 @@ impl Settings {
             Some(manager) => cx.at("cluster_manager", |cx| local_cluster(manager, proto, cx)),
             None => Ok(()),
         };
-        (engine?, extensions?, local?);
+        engine?;
+        extensions?;
+        local?;
         Ok(Self { most_connections: most_connections?, resolver: resolver? })
     }
 

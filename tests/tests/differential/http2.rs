@@ -78,8 +78,12 @@ fn many(count: usize, bytes: Vec<u8>) -> Vec<u8> {
 
 /// What breaks the rules, and what it counts.
 pub(crate) fn frame_cases() -> Vec<Case> {
+    [head_cases(), sequence_cases()].concat()
+}
+
+/// Heads that break the rules.
+fn head_cases() -> Vec<Case> {
     let get = |stream, path| head(stream, WHOLE, "GET", path, &[]);
-    let post = |stream| head(stream, END_HEADERS, "POST", "/up", &[]);
     let one = |name, listener, bytes| Case::frames(name, listener, [bytes]);
     let crumbs: Vec<(&str, &str)> = std::iter::repeat_n(("cookie", "a=b"), 120).collect();
     let large = "a".repeat(2000);
@@ -136,6 +140,14 @@ pub(crate) fn frame_cases() -> Vec<Case> {
         one("frames, 9 headers of 8", "few", head(1, WHOLE, "GET", "/up", &[("x-a", "b"); 5])),
         one("frames, 120 crumbs", "auto", head(1, WHOLE, "GET", "/up", &crumbs)),
         one("frames, head too large", "small", head(1, WHOLE, "GET", "/up", &[("x-a", large.as_str())])),
+    ]
+}
+
+/// Sequences of frames that break the rules.
+fn sequence_cases() -> Vec<Case> {
+    let get = |stream, path| head(stream, WHOLE, "GET", path, &[]);
+    let post = |stream| head(stream, END_HEADERS, "POST", "/up", &[]);
+    vec![
         Case::frames(
             "frames, trailers",
             "auto",

@@ -358,6 +358,15 @@ impl StripPort {
     }
 }
 
+fn build_codec(proto: &proto::HttpConnectionManager, cx: &mut BuildCx<'_>) -> Result<Codec, Rejected> {
+    match CodecType::try_from(proto.codec_type) {
+        Ok(CodecType::Auto) => Ok(Codec::Auto),
+        Ok(CodecType::Http1) => Ok(Codec::Http1),
+        Ok(CodecType::Http2) => Ok(Codec::Http2),
+        Ok(CodecType::Http3) | Err(_) => Err(cx.at("codec_type", |cx| cx.reject("HTTP/3 is not available"))),
+    }
+}
+
 impl ConnectionManager {
     /// Builds the configuration; what follows from the listener is added per connection.
     pub fn build(proto: &proto::HttpConnectionManager, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
@@ -369,14 +378,7 @@ impl ConnectionManager {
 
     fn build_here(proto: &proto::HttpConnectionManager, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
         let common = proto.common_http_protocol_options.unwrap_or_default();
-        let codec = match CodecType::try_from(proto.codec_type) {
-            Ok(CodecType::Auto) => Ok(Codec::Auto),
-            Ok(CodecType::Http1) => Ok(Codec::Http1),
-            Ok(CodecType::Http2) => Ok(Codec::Http2),
-            Ok(CodecType::Http3) | Err(_) => {
-                Err(cx.at("codec_type", |cx| cx.reject("HTTP/3 is not available")))
-            }
-        };
+        let codec = build_codec(proto, cx);
         let routes = Self::build_routes(proto, cx);
         let chain = build_chain("http_filters", &proto.http_filters, cx);
         let http1 = cx

@@ -122,10 +122,7 @@ async fn serve_http1(cx: &Rc<ConnectionCx>, connection: Box<Connection>) {
     let stats = manager.stats.here();
     stats.downstream_cx_http1_total.inc();
     stats.downstream_cx_http1_active.inc();
-    let options = manager.http1_server[usize::from(cx.info.secure)]
-        .get_or_init(|| Arc::new(server_options(manager, cx.info.secure)))
-        .clone();
-    let mut server = ServerConnection::new(connection, options);
+    let mut server = ServerConnection::new(connection, server_options(manager, cx.info.secure));
     let mut timer = Timer::default();
     let mut requests = 0_u32;
     let mut counted = (0, 0);
@@ -303,7 +300,13 @@ async fn linger(cx: &ConnectionCx, server: &mut ServerConnection, timer: &mut Ti
     .await;
 }
 
-fn server_options(manager: &ConnectionManager, secure: bool) -> ServerOptions {
+/// What the codec of every connection of `manager` needs, made once.
+fn server_options(manager: &ConnectionManager, secure: bool) -> Arc<ServerOptions> {
+    let made = &manager.http1_server[usize::from(secure)];
+    made.get_or_init(|| Arc::new(make_server_options(manager, secure))).clone()
+}
+
+fn make_server_options(manager: &ConnectionManager, secure: bool) -> ServerOptions {
     let http1 = &manager.http1;
     ServerOptions {
         limits: HeadLimits {
