@@ -9,6 +9,8 @@ use integration::expect::{SOON, eventually};
 use integration::http1::field;
 use integration::process::{Kind, Proxy};
 use integration::upstream::{EchoServer, Reply, Step, Upstream};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpListener;
 
 use super::{expect_stat, fetch, get, start, stat_becomes, subject};
 
@@ -197,6 +199,49 @@ async fn a_full_http2_connection_gets_another_beside_it() -> Result<()> {
         ensure!(client.response("POST", SOON).await?.head.status()? == 200);
     }
     ensure!(upstream.opened() >= 2, "{} connections", upstream.opened());
+    proxy.stop().await
+}
+
+#[tokio::test]
+async fn streams_wait_for_the_settings_of_a_new_connection() -> Result<()> {
+    const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    if subject()?.kind == Kind::Envoy {
+        // It waits for no SETTINGS.
+        return Ok(());
+    }
+    let host = TcpListener::bind(("127.0.0.1", 0)).await?;
+    let to = |name: &str, timeout: &str| -> Result<String> {
+        let cluster = limited(name, host.local_addr()?, "thresholds: []", H2_CLUSTER);
+        Ok(cluster.replace("connect_timeout: 1s", &format!("connect_timeout: {timeout}")))
+    };
+    let clusters =
+        [("slow", to("slow", "60s")?), ("never", to("never", "0.3s")?), ("ends", to("ends", "60s")?)];
+    let proxy = start(&clusters, "").await?;
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        clients.push(post(&proxy, "/slow").await?);
+    }
+    let (mut connection, _) = host.accept().await?;
+    stat_becomes(&proxy, "cluster.slow.upstream_rq_active", 1).await?;
+    stat_becomes(&proxy, "cluster.slow.upstream_rq_pending_active", 2).await?;
+    connection.write_all(&SETTINGS).await?;
+    stat_becomes(&proxy, "cluster.slow.upstream_rq_active", 3).await?;
+    expect_stat(&proxy, "cluster.slow.upstream_cx_total", 1).await?;
+    for _ in 0..3 {
+        clients.push(post(&proxy, "/never").await?);
+    }
+    stat_becomes(&proxy, "cluster.never.upstream_rq_active", 3).await?;
+    expect_stat(&proxy, "cluster.never.upstream_cx_total", 1).await?;
+    // a connection that ends meanwhile keeps nobody
+    for _ in 0..2 {
+        clients.push(post(&proxy, "/ends").await?);
+    }
+    let (never, _) = host.accept().await?;
+    stat_becomes(&proxy, "cluster.ends.upstream_rq_pending_active", 1).await?;
+    let (ends, _) = host.accept().await?;
+    drop((never, ends));
+    stat_becomes(&proxy, "cluster.ends.upstream_cx_total", 2).await?;
+    stat_becomes(&proxy, "cluster.ends.upstream_rq_pending_active", 0).await?;
     proxy.stop().await
 }
 

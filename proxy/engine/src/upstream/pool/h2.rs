@@ -30,12 +30,18 @@ use crate::upstream::circuit_breaker::{BreakerPriority, Permit, Resource};
 /// How often, and how many times, SETTINGS are looked for before an extended CONNECT.
 const SETTINGS_INTERVAL: Duration = Duration::from_millis(2);
 const SETTINGS_LOOKS: u32 = 100;
+/// How many streams the codec says a host allows while its SETTINGS have not come: a number that none can say.
+const UNSETTLED: usize = usize::MAX - 1;
 
 /// The connections of one host.
+///
+/// A new connection carries one stream until the host's SETTINGS say how many it takes: whatever went beyond that would be
+/// refused, and a request whose body was passed on cannot be sent again. No host may answer before its SETTINGS (RFC 9113,
+/// 3.4), so who waits loses nothing; they are waited for as long as for the connection.
 #[derive(Default)]
 pub(crate) struct Http2Pool {
     ready: RefCell<Vec<Rc<Shared>>>,
-    /// A connection being made, and how it ended; every request that waits looks at it.
+    /// A connection being made or waiting for SETTINGS, and how that ended; every request that waits looks at it.
     connecting: RefCell<Option<Progress>>,
     /// A stream or a connection ended, or a connection was made: who waits for room looks again.
     room: Notify,
@@ -56,6 +62,10 @@ struct Shared {
     streams: Cell<usize>,
     total: Cell<u32>,
     draining: Cell<bool>,
+    /// How many streams the host allows is known, or waited for no longer.
+    settled: Cell<bool>,
+    /// There is nothing to wait for any longer: SETTINGS came, or no stream is to be had here.
+    settings: Notify,
     /// Ends the connection's task.
     close: Notify,
     /// Has the connection checked with a PING.
@@ -69,9 +79,35 @@ impl Shared {
         !matches!(self.send.clone().poll_ready(&mut nobody), Poll::Ready(Err(_)))
     }
 
+    /// How many streams may be open.
+    fn room(&self, limit: usize) -> usize {
+        if !self.settled.get() {
+            return 1;
+        }
+        // A host that allows no stream at all is given one to wait with, or connections would be made for ever.
+        limit.min(self.send.current_max_send_streams()).max(1)
+    }
+
+    /// Takes note of the host's SETTINGS once they are in force.
+    fn look_for_settings(&self) {
+        if !self.settled.get() && self.send.current_max_send_streams() != UNSETTLED {
+            self.settled.set(true);
+            self.settings.notify_one();
+        }
+    }
+
+    /// Waits for the host's SETTINGS, unless one stream is all there may be (`limit`).
+    async fn settle(&self, limit: usize, deadline: Duration) {
+        if limit > 1 && !self.draining.get() {
+            let _ = tokio::time::timeout(deadline, self.settings.notified()).await;
+        }
+        self.settled.set(true);
+    }
+
     /// No new streams: the connection ends with its last one.
     fn retire(&self) {
         self.draining.set(true);
+        self.settings.notify_one();
         if self.streams.get() == 0 {
             self.close.notify_one();
         }
@@ -129,9 +165,7 @@ impl Http2Pool {
     fn available(&self, pool: &HostPool, limit: usize) -> Option<Rc<Shared>> {
         self.leave_retired(pool);
         let ready = self.ready.borrow();
-        // A host that allows no stream at all is given one to wait with, or connections would be made for ever.
-        let room = |shared: &Shared| limit.min(shared.send.current_max_send_streams()).max(1);
-        ready.iter().find(|shared| shared.streams.get() < room(shared)).cloned()
+        ready.iter().find(|shared| shared.streams.get() < shared.room(limit)).cloned()
     }
 }
 
@@ -153,21 +187,24 @@ impl HostPool {
         let _waiting = Waiting::new(self);
         loop {
             let running = self.http2.connecting.borrow().clone();
-            let Some(mut done) = running.or_else(|| self.start_http2(priority)) else {
-                // The breaker allows no further connection: room is where a stream or a connection ends.
-                self.http2.room.notified().await;
-                if let Some(shared) = self.http2.available(self, limit) {
-                    return Ok(Http2Lease::new(shared, self));
+            let room = self.http2.room.notified();
+            if let Some(mut done) = running.or_else(|| self.start_http2(priority)) {
+                // Safe to cancel: both only wait. A failure counts before room, which it makes as well.
+                let outcome = tokio::select! {
+                    biased;
+                    outcome = done.wait_for(Option::is_some) => match outcome {
+                        Ok(outcome) => outcome.clone(),
+                        Err(_) => Some(Err((UpstreamReset::ConnectFailure, String::new()))),
+                    },
+                    () = room => None,
+                };
+                if let Some(Err(failure)) = outcome {
+                    stats.here().upstream_rq_pending_failure_eject.inc();
+                    return Err(failure);
                 }
-                continue;
-            };
-            let outcome = match done.wait_for(Option::is_some).await {
-                Ok(outcome) => outcome.clone(),
-                Err(_) => Some(Err((UpstreamReset::ConnectFailure, String::new()))),
-            };
-            if let Some(Err(failure)) = outcome {
-                stats.here().upstream_rq_pending_failure_eject.inc();
-                return Err(failure);
+            } else {
+                // The breaker allows no further connection: room is where a stream or a connection ends.
+                room.await;
             }
             if let Some(shared) = self.http2.available(self, limit) {
                 return Ok(Http2Lease::new(shared, self));
@@ -188,8 +225,14 @@ impl HostPool {
                 Ok(connected) => pool.handshake(connected).await,
                 Err(failure) => Err(failure),
             };
+            if let Ok(shared) = &handshaken {
+                // The first who waits takes its first stream.
+                pool.http2.room.notify_waiters();
+                let limit = pool.cluster.http.http2.max_concurrent_streams as usize;
+                shared.settle(limit, pool.cluster.connect_timeout).await;
+            }
             *pool.http2.connecting.borrow_mut() = None;
-            sender.send_replace(Some(handshaken));
+            sender.send_replace(Some(handshaken.map(drop)));
             pool.http2.room.notify_waiters();
             if pool.draining.get() {
                 // The host left meanwhile: who waited takes the connection, and with the last of them it ends.
@@ -200,7 +243,10 @@ impl HostPool {
         Some(receiver)
     }
 
-    async fn handshake(self: &Rc<Self>, connected: ConnectedSocket) -> Result<(), (UpstreamReset, String)> {
+    async fn handshake(
+        self: &Rc<Self>,
+        connected: ConnectedSocket,
+    ) -> Result<Rc<Shared>, (UpstreamReset, String)> {
         let options = &self.cluster.http.http2;
         let mut builder = h2::client::Builder::new();
         builder
@@ -209,7 +255,7 @@ impl HostPool {
             .header_table_size(options.hpack_table_size)
             .max_header_list_size(self.cluster.http.max_response_headers_kb * 1024)
             .enable_push(false)
-            .initial_max_send_streams(options.max_concurrent_streams as usize);
+            .initial_max_send_streams(UNSETTLED);
         let ConnectedSocket { connection, local, id, connect_times, guard } = connected;
         let limits = FrameLimits {
             empty_frames: options.max_consecutive_inbound_frames_with_empty_payload,
@@ -242,6 +288,8 @@ impl HostPool {
             streams: Cell::new(0),
             total: Cell::new(0),
             draining: Cell::new(false),
+            settled: Cell::new(false),
+            settings: Notify::new(),
             close: Notify::new(),
             probe: Notify::new(),
         });
@@ -252,17 +300,19 @@ impl HostPool {
             .as_ref()
             .and_then(|options| Some(Keepalive::new(driver.ping_pong()?, options.schedule)));
         let pool = Rc::downgrade(self);
+        let made = shared.clone();
         tokio::task::spawn_local(async move {
             let mut guard = guard;
             let ended = drive(driver, keepalive, &shared).await;
             shared.draining.set(true);
+            shared.settings.notify_one();
             guard.requests = shared.total.get();
             if let Some(pool) = pool.upgrade() {
                 pool.http2.ready.borrow_mut().retain(|other| !Rc::ptr_eq(other, &shared));
                 pool.count_end(&ended, shared.streams.get(), &codec);
             }
         });
-        Ok(())
+        Ok(made)
     }
 }
 
@@ -300,6 +350,7 @@ async fn drive(
                 Ok(()) | Err(_) => Ended::There,
             });
         }
+        shared.look_for_settings();
         if close.as_mut().poll(task).is_ready() {
             return Poll::Ready(Ended::Here);
         }
@@ -364,6 +415,7 @@ impl Http2Lease {
         if limit.is_some_and(|limit| shared.total.get() >= limit) {
             pool.cluster.stats.traffic.here().upstream_cx_max_requests.inc();
             shared.draining.set(true);
+            shared.settings.notify_one();
             pool.http2.ready.borrow_mut().retain(|other| !Rc::ptr_eq(other, &shared));
         }
         Self {
