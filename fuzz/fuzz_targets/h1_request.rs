@@ -3,9 +3,11 @@
 
 use bytes::BytesMut;
 use libfuzzer_sys::fuzz_target;
+use proxy_core::head::PreserveCase;
 use proxy_core::text::Text;
 use proxy_engine::codec::h1::{
-    HeadLimits, KeyFormat, ParsedRequest, RequestError, RequestMessage, RequestOptions, RequestParser, Underscores,
+    BodyEncoder, EncodeError, HeadLimits, KeyFormat, ParsedRequest, RequestError, RequestMessage, RequestOptions, RequestParser, TargetForm,
+    Underscores,
 };
 
 fuzz_target!(|input: &[u8]| {
@@ -34,7 +36,7 @@ fn options(flags: u8) -> RequestOptions {
         allow_chunked_length: flags & 8 != 0,
         allow_custom_methods: flags & 16 != 0,
         underscores: if flags & 32 != 0 { Underscores::Drop } else { Underscores::Allow },
-        keep_case: flags & 64 != 0,
+        keep_case: (flags & 64 != 0).then(PreserveCase::default),
         proxy_100_continue: true,
         ..RequestOptions::default()
     }
@@ -62,9 +64,8 @@ fn describe(outcome: &Result<Option<ParsedRequest>, RequestError>) -> String {
 
 fn check_forwarded(parsed: &ParsedRequest) {
     let mut out = BytesMut::new();
-    let message = RequestMessage { head: &parsed.head, framing: parsed.framing, keys: KeyFormat::Lower };
-    message.encode(&mut out).expect("what was parsed can be written");
-    let lenient = RequestOptions { allow_custom_methods: true, proxy_100_continue: true, ..RequestOptions::default() };
+    write(parsed, &mut out).expect("what was parsed can be written");
+    let lenient = RequestOptions { allow_custom_methods: true, proxy_100_continue: true, keep_case: parsed.head.case.as_ref().map(|_| PreserveCase::default()), ..RequestOptions::default() };
     let sent = out.clone();
     let limits = HeadLimits { max_bytes: usize::MAX, max_headers: 1000 };
     let again = RequestParser::new(limits, lenient).parse(&mut out).expect("sound").expect("complete");
@@ -75,8 +76,16 @@ fn check_forwarded(parsed: &ParsedRequest) {
     assert_eq!(again.head.path, parsed.head.path);
     assert_eq!(again.head.upgrade, parsed.head.upgrade);
     let mut twice = BytesMut::new();
-    RequestMessage { head: &again.head, framing: again.framing, keys: KeyFormat::Lower }
-        .encode(&mut twice)
-        .expect("what was parsed can be written");
+    write(&again, &mut twice).expect("what was parsed can be written");
     assert_eq!(twice, sent);
+}
+
+fn write(parsed: &ParsedRequest, out: &mut BytesMut) -> Result<BodyEncoder, EncodeError> {
+    let message = RequestMessage {
+        head: &parsed.head,
+        framing: parsed.framing,
+        keys: parsed.head.case.as_deref().map_or(KeyFormat::Lower, KeyFormat::Preserve),
+        target: TargetForm::Origin,
+    };
+    message.encode(out)
 }

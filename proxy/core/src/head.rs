@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use std::fmt;
 
+pub use crate::header_case::{HeaderCase, PreserveCase};
 use crate::text::Text;
 
 /// Version of HTTP on one side of the proxy.
@@ -71,6 +72,8 @@ pub struct RequestHead {
     pub upgrade: Option<Text>,
     /// All other headers, names in lower case, order of arrival kept per name.
     pub headers: HeaderMap,
+    /// How the client spelled the names, where that is to be kept.
+    pub case: Option<Box<HeaderCase>>,
 }
 
 impl RequestHead {
@@ -105,12 +108,14 @@ pub struct ResponseHead {
     pub status: StatusCode,
     /// All other headers; never hop-by-hop headers (but those of a 101) or `transfer-encoding`.
     pub headers: HeaderMap,
+    /// How the upstream spelled the names, where that is to be kept.
+    pub case: Option<Box<HeaderCase>>,
 }
 
 impl ResponseHead {
     /// A head without headers.
     pub fn new(status: StatusCode) -> Self {
-        Self { status, headers: HeaderMap::new() }
+        Self { status, headers: HeaderMap::new(), case: None }
     }
 }
 

@@ -13,6 +13,7 @@ pub mod format;
 pub mod grpc;
 pub mod hash;
 pub mod head;
+pub mod header_case;
 pub mod headers;
 pub mod local_reply;
 pub mod log_filter;

@@ -112,7 +112,7 @@ impl Pair {
         while let Some(BodyEvent::Data(data)) = decoder.decode(&mut self.input).ok()? {
             encoder.data(&data, &mut self.output).ok()?;
         }
-        encoder.finish(None, KeyFormat::Lower, &mut self.output).ok()?;
+        encoder.finish(None, &mut self.output).ok()?;
         black_box(&self.output[..]);
         self.output.clear();
         Some(())

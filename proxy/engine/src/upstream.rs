@@ -7,6 +7,7 @@ pub mod discovery;
 pub mod dns;
 pub mod fields;
 pub mod http_options;
+pub mod key_format;
 pub mod pool;
 pub mod socket_options;
 

@@ -159,6 +159,7 @@ impl Stream {
             authority: "host".into(),
             path: "/".into(),
             upgrade: None,
+            case: None,
             headers: header_map(headers),
         };
         Self {
@@ -173,7 +174,7 @@ impl Stream {
 
     pub(crate) fn respond(&mut self, status: http::StatusCode, headers: http::HeaderMap) {
         self.info.response_code = Some(status.as_u16());
-        self.response = Some(ResponseHead { status, headers });
+        self.response = Some(ResponseHead { status, headers, case: None });
     }
 
     pub(crate) fn cx(&mut self) -> StreamCx<'_> {

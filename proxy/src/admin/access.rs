@@ -58,6 +58,7 @@ impl Entry {
             authority: head.uri.authority().map(|authority| authority.as_str()).or(host).unwrap_or("").into(),
             path: head.uri.path_and_query().map_or("/", |path| path.as_str()).into(),
             upgrade: None,
+            case: None,
             headers,
         };
         Self { request, info }

@@ -13,6 +13,7 @@ mod logs;
 mod paths;
 mod replies;
 mod routing;
+mod spelling;
 mod tcp;
 mod timeouts;
 mod tunnels;
@@ -52,6 +53,11 @@ async fn routes() {
 #[tokio::test]
 async fn header_rules() {
     differential(headers::setup(), headers::cases()).await;
+}
+
+#[tokio::test]
+async fn header_spelling() {
+    differential(spelling::setup(), spelling::cases()).await;
 }
 
 #[tokio::test]

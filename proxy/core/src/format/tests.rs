@@ -74,6 +74,7 @@ fn request() -> RequestHead {
         authority: "ex.com:80".into(),
         path: "/a/b?x=1&y=%20z".into(),
         upgrade: None,
+        case: None,
         headers: headers(&[
             ("user-agent", b"ua"),
             ("foo", "b\"a\\r\té/</".as_bytes()),

@@ -68,6 +68,7 @@ fn request(headers: &[(&'static str, &str)]) -> RequestHead {
         authority: "h".into(),
         path: "/a?b".into(),
         upgrade: None,
+        case: None,
         headers: map,
     }
 }

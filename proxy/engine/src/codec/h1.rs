@@ -30,7 +30,7 @@ mod scan;
 mod target;
 
 pub use body::{BodyDecoder, TrailerOptions, Trailers};
-pub use case::{HeaderCase, KeyFormat};
+pub use case::KeyFormat;
 pub use encode::{BodyEncoder, ConnectionOption, RequestMessage, ResponseMessage, TargetForm};
 pub use error::{BodyError, EncodeError, RequestError, ResponseError};
 pub use fields::Underscores;

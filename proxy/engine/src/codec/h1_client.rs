@@ -4,7 +4,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method};
-use proxy_core::head::{BodyEvent, RequestHead};
+use proxy_core::head::{BodyEvent, HeaderCase, RequestHead};
 use proxy_core::stream_error::UpstreamReset;
 use proxy_core::stream_info::WireBytes;
 
@@ -149,8 +149,13 @@ impl ClientConnection {
         }
     }
 
-    fn keys(&self) -> KeyFormat<'static> {
-        if self.options.proper_case { KeyFormat::ProperCase } else { KeyFormat::Lower }
+    /// The spelling for one message: what goes with its head is first.
+    fn keys<'h>(&self, case: Option<&'h HeaderCase>) -> KeyFormat<'h> {
+        match case {
+            Some(case) => KeyFormat::Preserve(case),
+            None if self.options.proper_case => KeyFormat::ProperCase,
+            None => KeyFormat::Lower,
+        }
     }
 
     /// Queues the request head.
@@ -178,7 +183,7 @@ impl ClientConnection {
             BodyFraming::Chunked | BodyFraming::None if is_tunnel => BodyFraming::UntilClose,
             other => other,
         };
-        let keys = self.keys();
+        let keys = self.keys(head.case.as_deref());
         let out = self.output.small();
         let before = out.len();
         let encoder = RequestMessage { head, framing, keys, target: self.options.target }
@@ -209,12 +214,11 @@ impl ClientConnection {
 
     /// Ends the request.
     pub(crate) fn finish(&mut self, trailers: Option<HeaderMap>) {
-        let keys = self.keys();
         let trailers = trailers.as_ref().filter(|_| self.options.trailers);
         if let Some(encoder) = &mut self.exchange.encoder {
             let out = self.output.small();
             let before = out.len();
-            let finished = encoder.finish(trailers, keys, out);
+            let finished = encoder.finish(trailers, out);
             self.exchange.head_sent += (out.len() - before).saturating_sub(LAST_CHUNK) as u64;
             self.exchange.keep_alive &= finished.is_ok();
         }

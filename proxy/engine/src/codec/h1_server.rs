@@ -5,7 +5,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, StatusCode};
-use proxy_core::head::{BodyEvent, Protocol, ResponseHead};
+use proxy_core::head::{BodyEvent, HeaderCase, Protocol, ResponseHead};
 use proxy_core::stream_info::WireBytes;
 
 use super::downstream::{Downstream, DownstreamError, Incoming};
@@ -260,8 +260,13 @@ impl ServerConnection {
         Poll::Ready(Ok(()))
     }
 
-    fn keys(&self) -> KeyFormat<'static> {
-        if self.options.proper_case { KeyFormat::ProperCase } else { KeyFormat::Lower }
+    /// The spelling for one message: what goes with its head is first.
+    fn keys<'h>(&self, case: Option<&'h HeaderCase>) -> KeyFormat<'h> {
+        match case {
+            Some(case) => KeyFormat::Preserve(case),
+            None if self.options.proper_case => KeyFormat::ProperCase,
+            None => KeyFormat::Lower,
+        }
     }
 
     fn encode(&mut self, head: &ResponseHead, framing: BodyFraming) -> Option<BodyEncoder> {
@@ -272,7 +277,7 @@ impl ServerConnection {
         } else {
             ConnectionOption::Default
         };
-        let keys = self.keys();
+        let keys = self.keys(head.case.as_deref());
         let out = self.output.small();
         let before = out.len();
         let encoded = ResponseMessage {
@@ -419,20 +424,18 @@ impl Downstream for ServerConnection {
     }
 
     fn trailers(&mut self, trailers: HeaderMap) {
-        let keys = self.keys();
         let trailers = self.options.trailers.then_some(&trailers);
         if let Some(encoder) = &mut self.stream.encoder {
             let out = self.output.small();
             let before = out.len();
-            self.stream.broken |= encoder.finish(trailers, keys, out).is_err();
+            self.stream.broken |= encoder.finish(trailers, out).is_err();
             self.stream.head_sent += (out.len() - before).saturating_sub(LAST_CHUNK) as u64;
         }
     }
 
     fn finish(&mut self) {
-        let keys = self.keys();
         if let Some(encoder) = &mut self.stream.encoder {
-            self.stream.broken |= encoder.finish(None, keys, self.output.small()).is_err();
+            self.stream.broken |= encoder.finish(None, self.output.small()).is_err();
         }
     }
 

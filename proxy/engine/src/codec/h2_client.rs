@@ -176,7 +176,7 @@ impl ClientStream {
         if let Some(response) = &mut self.response {
             if let Poll::Ready(Some(Ok(head))) = response.poll_informational(cx) {
                 let (parts, ()) = head.into_parts();
-                let head = ResponseHead { status: parts.status, headers: parts.headers };
+                let head = ResponseHead { status: parts.status, headers: parts.headers, case: None };
                 return Poll::Ready(Ok(UpstreamEvent::Informational(head)));
             }
             let received = ready!(std::pin::Pin::new(response).poll(cx));
@@ -221,7 +221,7 @@ impl ClientStream {
         let end = receive.is_end_stream();
         let is_upgrade = self.is_upgrade && parts.status.is_success() && !end;
         self.receive = (!end).then_some(receive);
-        let mut head = ResponseHead { status: parts.status, headers: parts.headers };
+        let mut head = ResponseHead { status: parts.status, headers: parts.headers, case: None };
         if let Some(protocol) = self.protocol.as_ref().filter(|_| is_upgrade) {
             // What HTTP/1 says; an HTTP/2 client is told 200 again.
             head.status = StatusCode::SWITCHING_PROTOCOLS;

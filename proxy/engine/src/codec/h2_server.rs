@@ -185,7 +185,7 @@ pub(crate) fn request_head(
         name_upgrade(&mut parts.headers, protocol.as_str());
     }
     let upgrade = protocol.map(|protocol| Text::from(protocol.as_str().to_ascii_lowercase()));
-    Ok(RequestHead { method, scheme, authority, path, upgrade, headers: parts.headers })
+    Ok(RequestHead { method, scheme, authority, path, upgrade, headers: parts.headers, case: None })
 }
 
 /// Cookie crumbs become one header (RFC 9113, 8.2.3).

@@ -30,6 +30,7 @@ use crate::codec::h1_server::ServerOptions;
 use crate::codec::h2_keepalive::Schedule;
 use crate::codec::h2_server::FieldRules;
 use crate::router::RouteTable;
+use crate::upstream::key_format::HeaderKeyFormat;
 
 /// How long the answer to a PING may take if configuration does not say.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -208,8 +209,8 @@ pub struct Http1Options {
     pub accept_http_10: bool,
     /// `Host` of HTTP/1.0 requests without one.
     pub default_host_for_http_10: String,
-    /// Write header names in `Proper-Case`.
-    pub proper_case: bool,
+    /// How header names are written, and whether those of the client are kept.
+    pub header_key_format: HeaderKeyFormat,
     /// Pass trailers on.
     pub enable_trailers: bool,
     /// Let `transfer-encoding: chunked` win over `content-length`.
@@ -266,29 +267,16 @@ impl Default for Http2Options {
 impl Http1Options {
     /// Takes the options of `proto`.
     pub fn build(proto: Option<&core::Http1ProtocolOptions>, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
-        use core::http1_protocol_options::header_key_format::HeaderFormat;
         let Some(proto) = proto else { return Ok(Self::default()) };
         cx.reject_if(
             proto.allow_absolute_url == Some(false),
             "allow_absolute_url",
             "absolute URLs are always understood",
         )?;
-        let format = proto.header_key_format.as_ref().and_then(|format| format.header_format.as_ref());
-        let proper_case = match format {
-            None => false,
-            Some(HeaderFormat::ProperCaseWords(_)) => true,
-            Some(HeaderFormat::StatefulFormatter(_)) => {
-                return Err(cx.at("header_key_format", |cx| {
-                    cx.at("stateful_formatter", |cx| {
-                        cx.reject("header case is not preserved by this version; use proper_case_words")
-                    })
-                }));
-            }
-        };
         Ok(Self {
             accept_http_10: proto.accept_http_10,
             default_host_for_http_10: proto.default_host_for_http_10.clone(),
-            proper_case,
+            header_key_format: HeaderKeyFormat::build(proto, cx)?,
             enable_trailers: proto.enable_trailers,
             allow_chunked_length: proto.allow_chunked_length,
             allow_custom_methods: proto.allow_custom_methods,

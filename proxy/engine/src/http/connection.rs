@@ -20,6 +20,7 @@ use crate::codec::h1::{HeadLimits, RequestError, RequestOptions};
 use crate::codec::h1_server::{NextRequest, ServerConnection, ServerOptions};
 use crate::local::timers::Timer;
 use crate::net::connection::Connection;
+use crate::upstream::key_format::HeaderKeyFormat;
 
 /// How an HTTP/2 connection with prior knowledge begins (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -322,11 +323,11 @@ fn make_server_options(manager: &ConnectionManager, secure: bool) -> ServerOptio
             allow_chunked_length: http1.allow_chunked_length,
             allow_custom_methods: http1.allow_custom_methods,
             underscores: manager.underscores,
-            keep_case: false,
+            keep_case: http1.header_key_format.kept(),
             proxy_100_continue: manager.proxy_100_continue,
         }),
         trailers: http1.enable_trailers,
-        proper_case: http1.proper_case,
+        proper_case: http1.header_key_format == HeaderKeyFormat::ProperCase,
         proxy_100_continue: manager.proxy_100_continue,
     }
 }

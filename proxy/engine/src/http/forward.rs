@@ -98,7 +98,8 @@ impl Stream<'_> {
 
     /// A reply of the route's own, with the header mutations of its levels.
     fn route_reply(&self, mut reply: LocalReply) -> StreamEnd {
-        let mut head = ResponseHead { status: reply.status, headers: std::mem::take(&mut reply.headers) };
+        let mut head =
+            ResponseHead { status: reply.status, headers: std::mem::take(&mut reply.headers), case: None };
         if !reply.body.is_empty() && !head.headers.contains_key(header::CONTENT_TYPE) {
             head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
         }

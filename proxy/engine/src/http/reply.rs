@@ -158,7 +158,7 @@ fn build_body(proto: Option<&core::DataSource>, cx: &mut BuildCx<'_>) -> Result<
 
 /// The head and the body of `reply`, gRPC not considered.
 pub(crate) fn plain(reply: LocalReply) -> (ResponseHead, Bytes) {
-    let mut head = ResponseHead { status: reply.status, headers: reply.headers };
+    let mut head = ResponseHead { status: reply.status, headers: reply.headers, case: None };
     let has_body = !matches!(reply.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     if !has_body || reply.body.is_empty() {
         return (head, Bytes::new());
@@ -172,7 +172,7 @@ pub(crate) fn plain(reply: LocalReply) -> (ResponseHead, Bytes) {
 
 /// The same as a trailers-only gRPC response: the body is the message, the status is mapped unless `status` says it.
 pub(crate) fn grpc(plain: ResponseHead, body: &[u8], status: Option<u32>) -> ResponseHead {
-    let mut head = ResponseHead { status: StatusCode::OK, headers: plain.headers };
+    let mut head = ResponseHead { status: StatusCode::OK, headers: plain.headers, case: None };
     head.headers.remove(header::CONTENT_LENGTH);
     head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     let status = status.unwrap_or_else(|| grpc_status_of(plain.status));

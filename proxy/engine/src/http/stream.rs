@@ -193,6 +193,7 @@ fn no_request() -> RequestHead {
         authority: Text::default(),
         path: Text::default(),
         upgrade: None,
+        case: None,
         headers: HeaderMap::new(),
     }
 }

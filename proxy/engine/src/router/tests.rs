@@ -103,6 +103,7 @@ pub(super) fn get(authority: &str, path: &str) -> RequestHead {
         authority: authority.into(),
         path: path.into(),
         upgrade: None,
+        case: None,
         headers,
     }
 }

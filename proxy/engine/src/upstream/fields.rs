@@ -430,12 +430,13 @@ pub const SHARED_FIELDS: &[MessageFields] = &[
     ),
     (
         "envoy.config.core.v3.Http1ProtocolOptions.HeaderKeyFormat",
-        &[
-            ("proper_case_words", Used),
-            ("stateful_formatter", Rejected("header case is not preserved yet; use proper_case_words")),
-        ],
+        &[("proper_case_words", Used), ("stateful_formatter", Used)],
     ),
     ("envoy.config.core.v3.Http1ProtocolOptions.HeaderKeyFormat.ProperCaseWords", &[]),
+    (
+        "envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig",
+        &[("forward_reason_phrase", Used), ("formatter_type_on_envoy_headers", Used)],
+    ),
     (
         "envoy.config.core.v3.Http2ProtocolOptions",
         &[

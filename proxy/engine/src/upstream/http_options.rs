@@ -14,6 +14,7 @@ use xds_api::envoy::config::core::v3 as core;
 use xds_api::envoy::extensions::upstreams::http::v3 as proto;
 use xds_api::envoy::extensions::upstreams::http::v3::http_protocol_options as options_proto;
 
+use super::key_format::HeaderKeyFormat;
 use crate::codec::h2_keepalive::Schedule;
 
 /// Which HTTP the hosts speak.
@@ -50,16 +51,6 @@ pub struct UpstreamHttp {
     pub http1: Http1Options,
     /// HTTP/2.
     pub http2: Http2Options,
-}
-
-/// How names of header fields are written to an HTTP/1 host.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum HeaderKeyFormat {
-    /// In lower case.
-    #[default]
-    Lower,
-    /// `Proper-Case-Words`.
-    ProperCase,
 }
 
 /// HTTP/1 towards hosts.
@@ -323,21 +314,8 @@ fn check_filters(proto: &proto::HttpProtocolOptions, cx: &mut BuildCx<'_>) -> Re
 
 impl Http1Options {
     fn build(proto: &core::Http1ProtocolOptions, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
-        use core::http1_protocol_options::header_key_format::HeaderFormat;
-        let format = proto.header_key_format.as_ref().and_then(|format| format.header_format.as_ref());
-        let header_key_format = match format {
-            None => HeaderKeyFormat::Lower,
-            Some(HeaderFormat::ProperCaseWords(_)) => HeaderKeyFormat::ProperCase,
-            Some(HeaderFormat::StatefulFormatter(_)) => {
-                return Err(cx.at("header_key_format", |cx| {
-                    cx.at("stateful_formatter", |cx| {
-                        cx.reject("header case is not preserved by this version; use proper_case_words")
-                    })
-                }));
-            }
-        };
         Ok(Self {
-            header_key_format,
+            header_key_format: HeaderKeyFormat::build(proto, cx)?,
             enable_trailers: proto.enable_trailers,
             allow_chunked_length: proto.allow_chunked_length,
             send_fully_qualified_url: proto.send_fully_qualified_url,

@@ -1,6 +1,7 @@
 //! Spelling of field names on the wire (`header_key_format`).
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::{BufMut as _, BytesMut};
+use proxy_core::head::HeaderCase;
 
 /// How field names are written.
 #[derive(Clone, Copy, Debug, Default)]
@@ -10,29 +11,8 @@ pub enum KeyFormat<'a> {
     Lower,
     /// `proper_case_words`: the first letter of every word is upper case.
     ProperCase,
-    /// `preserve_case`: as the other side spelled them, lower case for what it did not send.
+    /// `preserve_case`: as the other side spelled them; what it did not send as that says.
     Preserve(&'a HeaderCase),
-}
-
-/// The spelling of the field names of one message, as received.
-#[derive(Clone, Debug, Default)]
-pub struct HeaderCase {
-    names: Vec<Bytes>,
-}
-
-impl HeaderCase {
-    /// Notes a name that is not all lower case. The last spelling of a name counts.
-    pub(super) fn note(&mut self, name: Bytes) {
-        match self.names.iter_mut().find(|known| known.eq_ignore_ascii_case(&name)) {
-            Some(known) => *known = name,
-            None => self.names.push(name),
-        }
-    }
-
-    /// The original spelling of a lower-case name, if it differed.
-    pub fn original(&self, name: &str) -> Option<&[u8]> {
-        self.names.iter().find(|known| known.eq_ignore_ascii_case(name.as_bytes())).map(|known| &known[..])
-    }
 }
 
 impl KeyFormat<'_> {
@@ -47,7 +27,11 @@ impl KeyFormat<'_> {
                     in_word = byte.is_ascii_alphanumeric();
                 }
             }
-            Self::Preserve(case) => out.put_slice(case.original(name).unwrap_or(name.as_bytes())),
+            Self::Preserve(case) => match case.original(name) {
+                Some(original) => out.put_slice(original),
+                None if case.proper_case_for_others() => Self::ProperCase.write(name, out),
+                None => out.put_slice(name.as_bytes()),
+            },
         }
     }
 }

@@ -152,7 +152,8 @@ impl ResponseMessage<'_> {
             other => other,
         };
         out.reserve(estimate(&self.head.headers));
-        put_status_line(status, self.protocol, out);
+        let reason = self.head.case.as_ref().and_then(|case| case.reason());
+        put_status_line(status, reason, self.protocol, out);
         let mut fields = FieldWriter { keys: self.keys, out };
         let side = if undelivered { Side::Undelivered } else { Side::Response };
         let mut framing_written = fields.put_headers(&self.head.headers, framing, side);
@@ -368,20 +369,16 @@ impl BodyEncoder {
         Ok(())
     }
 
-    /// Appends the end of the body. Trailers are written after chunks only, and only if given.
+    /// Appends the end of the body. Trailers are written after chunks only, and only if given; their names in lower case
+    /// whatever the format of the head, as Envoy 1.40 does.
     ///
     /// # Errors
     /// Less than the announced length was written: the connection must be closed.
-    pub fn finish(
-        &mut self,
-        trailers: Option<&HeaderMap>,
-        keys: KeyFormat<'_>,
-        out: &mut BytesMut,
-    ) -> Result<(), EncodeError> {
+    pub fn finish(&mut self, trailers: Option<&HeaderMap>, out: &mut BytesMut) -> Result<(), EncodeError> {
         match self.state {
             EncoderState::Chunked => {
                 out.put_slice(b"0\r\n");
-                let mut fields = FieldWriter { keys, out };
+                let mut fields = FieldWriter { keys: KeyFormat::Lower, out };
                 for (name, value) in trailers.into_iter().flatten() {
                     if role(name) == Role::Plain && name != http::header::TRAILER {
                         fields.put(name.as_str(), value.as_bytes());
@@ -412,11 +409,11 @@ fn put_chunk_size(length: usize, out: &mut BytesMut) {
     out.put_slice(&line[start..]);
 }
 
-fn put_status_line(status: StatusCode, protocol: Protocol, out: &mut BytesMut) {
+fn put_status_line(status: StatusCode, kept: Option<&[u8]>, protocol: Protocol, out: &mut BytesMut) {
     out.put_slice(if protocol == Protocol::Http10 { b"HTTP/1.0 " } else { b"HTTP/1.1 " });
     out.put_slice(status.as_str().as_bytes());
     out.put_u8(b' ');
-    out.put_slice(reason(status).as_bytes());
+    out.put_slice(kept.unwrap_or_else(|| reason(status).as_bytes()));
     out.put_slice(b"\r\n");
 }
 

@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use http::header::{Entry, HeaderName};
 use http::{HeaderMap, HeaderValue};
+use proxy_core::head::{HeaderCase, PreserveCase};
 use proxy_core::text::Text;
 
-use super::case::HeaderCase;
 use super::framing::FramingFields;
 use super::hop::ConnectionFields;
 use super::names::{self, Join, Role, Side};
@@ -31,7 +31,7 @@ const ROOM_FOR_ADDITIONS: usize = 8;
 pub(super) struct FieldOptions {
     pub(super) side: Side,
     pub(super) underscores: Underscores,
-    pub(super) keep_case: bool,
+    pub(super) keep_case: Option<PreserveCase>,
     pub(super) keep_expect: bool,
 }
 
@@ -55,7 +55,7 @@ pub(super) struct FieldSection {
     pub(super) upgrade: Option<Text>,
     pub(super) expect_continue: bool,
     pub(super) dropped_underscores: u32,
-    pub(super) case: Option<HeaderCase>,
+    pub(super) case: Option<Box<HeaderCase>>,
 }
 
 /// Why a section was refused.
@@ -82,7 +82,7 @@ pub(super) fn parse(
         let mut section = FieldSection {
             headers: HeaderMap::try_with_capacity(lines.len() + ROOM_FOR_ADDITIONS)
                 .map_err(|_| FieldError::TooMany)?,
-            case: options.keep_case.then(HeaderCase::default),
+            case: options.keep_case.map(|rules| Box::new(HeaderCase::new(rules))),
             ..FieldSection::default()
         };
         for line in lines {
@@ -224,8 +224,7 @@ impl FieldSection {
             self.dropped_underscores += 1;
             return Ok(());
         }
-        if let Some(case) = self.case.as_mut().filter(|_| name.bytes().any(|byte| byte.is_ascii_uppercase()))
-        {
+        if let Some(case) = &mut self.case {
             case.note(head.slice_ref(name.as_bytes()));
         }
         let Some(known) = names::lookup(name.as_bytes()) else {

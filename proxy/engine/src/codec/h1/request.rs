@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::Method;
-use proxy_core::head::{Protocol, RequestHead, Scheme};
+use proxy_core::head::{PreserveCase, Protocol, RequestHead, Scheme};
 use proxy_core::text::Text;
 
-use super::case::HeaderCase;
 use super::error::RequestError;
 use super::fields::{self, FieldError, FieldOptions, FieldSection, HostField, Underscores};
 use super::framing::{BodyFraming, Invalid};
@@ -36,8 +35,8 @@ pub struct RequestOptions {
     pub allow_custom_methods: bool,
     /// `headers_with_underscores_action`
     pub underscores: Underscores,
-    /// Whether the spelling of names is noted, for `header_key_format: preserve_case`.
-    pub keep_case: bool,
+    /// What is kept of the spelling of names, for `header_key_format: preserve_case`.
+    pub keep_case: Option<PreserveCase>,
     /// `proxy_100_continue`: `expect: 100-continue` stays in the head.
     pub proxy_100_continue: bool,
 }
@@ -52,7 +51,7 @@ impl Default for RequestOptions {
             allow_chunked_length: false,
             allow_custom_methods: false,
             underscores: Underscores::Allow,
-            keep_case: false,
+            keep_case: None,
             proxy_100_continue: false,
         }
     }
@@ -80,8 +79,6 @@ pub struct ParsedRequest {
     pub header_bytes: usize,
     /// Fields dropped by [`Underscores::Drop`].
     pub dropped_underscores: u32,
-    /// Spelling of names, if asked for.
-    pub case: Option<HeaderCase>,
 }
 
 /// Parses the request heads of one connection, one after the other.
@@ -201,6 +198,7 @@ impl RequestParser {
                 path: line.target.path,
                 upgrade,
                 headers: section.headers,
+                case: section.case,
             },
             protocol: line.protocol,
             framing,
@@ -209,7 +207,6 @@ impl RequestParser {
             size: span.end,
             header_bytes: span.header_bytes(),
             dropped_underscores: section.dropped_underscores,
-            case: section.case,
         })
     }
 

@@ -2,10 +2,9 @@
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::{Method, StatusCode};
-use proxy_core::head::{Protocol, RequestHead, ResponseHead};
+use proxy_core::head::{PreserveCase, Protocol, RequestHead, ResponseHead};
 use proxy_core::text::Text;
 
-use super::case::HeaderCase;
 use super::error::ResponseError;
 use super::fields::{self, FieldError, FieldOptions, FieldSection, Underscores};
 use super::framing::{BodyFraming, Invalid};
@@ -20,8 +19,8 @@ const MAX_INFORMATIONAL: u32 = 1000;
 pub struct ResponseOptions {
     /// `headers_with_underscores_action` of the upstream side.
     pub underscores: Underscores,
-    /// Whether the spelling of names is noted, for `header_key_format: preserve_case`.
-    pub keep_case: bool,
+    /// What is kept of the spelling of names, for `header_key_format: preserve_case`.
+    pub keep_case: Option<PreserveCase>,
     /// `allow_chunked_length` of the cluster: `content-length` next to `transfer-encoding: chunked` is dropped.
     pub allow_chunked_length: bool,
 }
@@ -84,8 +83,6 @@ pub struct ParsedResponse {
     pub header_bytes: usize,
     /// Fields dropped by [`Underscores::Drop`].
     pub dropped_underscores: u32,
-    /// Spelling of names, if asked for.
-    pub case: Option<HeaderCase>,
 }
 
 /// Parses the response heads of one connection, one after the other.
@@ -163,6 +160,9 @@ impl ResponseParser {
         // RFC 9112 section 6.1: a transfer coding in HTTP/1.0 is a faulty framing, so nothing may follow.
         let faulty = protocol == Protocol::Http10 && framing == BodyFraming::Chunked;
         let persists = section.connection.persists(protocol == Protocol::Http11);
+        if let Some(case) = &mut section.case {
+            case.note_reason(reason.clone());
+        }
         Ok(ParsedResponse {
             reason,
             protocol,
@@ -173,8 +173,7 @@ impl ResponseParser {
             size: span.end,
             header_bytes: span.header_bytes(),
             dropped_underscores: section.dropped_underscores,
-            case: section.case,
-            head: ResponseHead { status, headers: section.headers },
+            head: ResponseHead { status, headers: section.headers, case: section.case },
         })
     }
 

@@ -25,6 +25,7 @@ fn head(authority: &'static str) -> RequestHead {
         authority: authority.into(),
         path: "/".into(),
         upgrade: None,
+        case: None,
         headers,
     }
 }

@@ -23,6 +23,7 @@ fn request(path: &str) -> RequestHead {
         authority: "h".into(),
         path: path.into(),
         upgrade: None,
+        case: None,
         headers: HeaderMap::new(),
     }
 }

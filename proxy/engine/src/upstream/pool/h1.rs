@@ -21,7 +21,7 @@ use crate::codec::h1::{HeadLimits, ResponseOptions, TargetForm};
 use crate::codec::h1_client::{ClientConnection, ClientOptions};
 use crate::codec::upstream::UpstreamEvent;
 use crate::upstream::circuit_breaker::{BreakerPriority, Permit, Resource};
-use crate::upstream::http_options::HeaderKeyFormat;
+use crate::upstream::key_format::HeaderKeyFormat;
 
 /// A connection and what it counts as.
 struct Pooled {
@@ -201,6 +201,7 @@ impl HostPool {
             },
             response: ResponseOptions {
                 allow_chunked_length: http.http1.allow_chunked_length,
+                keep_case: http.http1.header_key_format.kept(),
                 ..ResponseOptions::default()
             },
             trailers: http.http1.enable_trailers,

@@ -19,6 +19,7 @@ fn head(method: Method, path: &str, fields: &[(&'static str, &'static str)]) -> 
         authority: "a".into(),
         path: path.into(),
         upgrade: None,
+        case: None,
         headers: headers(fields),
     }
 }
@@ -48,7 +49,11 @@ fn encode_response(message: &ResponseMessage<'_>) -> String {
 }
 
 fn response(status: u16, fields: &[(&'static str, &'static str)]) -> ResponseHead {
-    ResponseHead { status: StatusCode::from_u16(status).expect("valid"), headers: headers(fields) }
+    ResponseHead {
+        status: StatusCode::from_u16(status).expect("valid"),
+        headers: headers(fields),
+        case: None,
+    }
 }
 
 /// Everything that a header map can say about framing and the connection, all of it lies.
@@ -170,7 +175,7 @@ fn bodies_that_are_not_sent_are_described() {
         );
         let length = out.len();
         body.data(b"hello", &mut out).expect("suppressed");
-        body.finish(None, KeyFormat::Lower, &mut out).expect("suppressed");
+        body.finish(None, &mut out).expect("suppressed");
         assert!(!body.sends_body() && out.len() == length);
     }
 }
@@ -230,10 +235,10 @@ fn bodies_are_held_to_their_length() {
     let mut body = message(&head, BodyFraming::Length(5)).encode(&mut out).expect("can be written");
     out.clear();
     body.data(b"hel", &mut out).expect("fits");
-    assert_eq!(body.finish(None, KeyFormat::Lower, &mut out), Err(EncodeError::BodyTooShort));
+    assert_eq!(body.finish(None, &mut out), Err(EncodeError::BodyTooShort));
     assert_eq!(body.data(b"lo!", &mut out), Err(EncodeError::BodyTooLong));
     body.data(b"lo", &mut out).expect("fits");
-    assert_eq!(body.finish(None, KeyFormat::Lower, &mut out), Ok(()));
+    assert_eq!(body.finish(None, &mut out), Ok(()));
     assert_eq!(&out[..], b"hello");
 }
 
@@ -248,7 +253,7 @@ fn chunks_and_trailers_are_written() {
     body.data(&[b'x'; 300], &mut out).expect("a chunk");
     let trailers =
         headers(&[("grpc-status", "0"), ("content-length", "3"), ("transfer-encoding", "chunked")]);
-    body.finish(Some(&trailers), KeyFormat::Lower, &mut out).expect("the end");
+    body.finish(Some(&trailers), &mut out).expect("the end");
     let expected = format!("5\r\nhello\r\n12c\r\n{}\r\n0\r\ngrpc-status: 0\r\n\r\n", "x".repeat(300));
     assert_eq!(out, expected);
 }

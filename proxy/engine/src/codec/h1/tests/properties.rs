@@ -237,7 +237,7 @@ proptest! {
         for part in &parts {
             encoder.data(part, &mut out).expect("a chunk");
         }
-        encoder.finish(None, KeyFormat::Lower, &mut out).expect("the end");
+        encoder.finish(None, &mut out).expect("the end");
         let mut parser = ResponseParser::new(HeadLimits::RESPONSE, ResponseOptions::default());
         let parsed = parser.parse(&mut out, ResponseContext::default()).expect("sound").expect("complete");
         let mut body = Body::default();

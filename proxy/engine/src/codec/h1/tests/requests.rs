@@ -1,5 +1,5 @@
 use super::*;
-use proxy_core::head::{Protocol, Scheme};
+use proxy_core::head::{PreserveCase, Protocol, Scheme};
 
 /// Line, fields, and the error that answers them.
 type Refusal = (&'static str, &'static str, RequestError);
@@ -503,10 +503,10 @@ fn pipelined_heads_are_taken_one_at_a_time() {
 
 #[test]
 fn spelling_is_kept_when_asked() {
-    let options = RequestOptions { keep_case: true, ..RequestOptions::default() };
+    let options = RequestOptions { keep_case: Some(PreserveCase::default()), ..RequestOptions::default() };
     let input = request("GET / HTTP/1.1", "HOST: a\r\nX-MyHeader: 1\r\nplain: 2\r\n");
     let parsed = parse_request_with(options, &input).expect("accepted").expect("complete");
-    let case = parsed.case.as_ref().expect("asked for");
+    let case = parsed.head.case.as_ref().expect("asked for");
     let mut out = BytesMut::new();
     RequestMessage {
         head: &parsed.head,
