@@ -173,23 +173,8 @@ async fn serve_http1(cx: &Rc<ConnectionCx>, connection: Box<Connection>) {
             Err(Ended::Invalid(error)) => {
                 Box::pin(reply_invalid(cx, &mut server, &mut timer, error)).await;
             }
-            Err(Ended::HeadIdle) => {
-                stats.downstream_rq_idle_timeout.inc();
-                let body = Bytes::from_static(b"stream timeout");
-                let reply = LocalReply::new(StatusCode::REQUEST_TIMEOUT, body, "stream_idle_timeout")
-                    .with_flag(ResponseFlag::StreamIdleTimeout);
-                server.begin_invalid();
-                Box::pin(stream::reply_without_request(cx, &mut server, &mut timer, reply)).await;
-            }
-            Err(Ended::HeadTimeout) => {
-                stats.downstream_rq_header_timeout.inc();
-                let reply = LocalReply::new(
-                    StatusCode::REQUEST_TIMEOUT,
-                    Bytes::from_static(b"request header timeout"),
-                    "request_header_timeout",
-                );
-                server.begin_invalid();
-                Box::pin(stream::reply_without_request(cx, &mut server, &mut timer, reply)).await;
+            Err(late @ (Ended::HeadIdle | Ended::HeadTimeout)) => {
+                Box::pin(reply_late(cx, &mut server, &mut timer, &late)).await;
             }
             Err(Ended::Closed) => {
                 if server.has_partial_request() {
@@ -265,6 +250,23 @@ async fn wait(cx: &ConnectionCx, server: &mut ServerConnection, timer: &mut Time
         timer.poll(task, at).map(|()| Waited::Ended(what))
     })
     .await
+}
+
+/// Answers where the head of a request did not come in time.
+async fn reply_late(cx: &Rc<ConnectionCx>, server: &mut ServerConnection, timer: &mut Timer, late: &Ended) {
+    let stats = cx.manager.stats.here();
+    let reply = if matches!(late, Ended::HeadIdle) {
+        stats.downstream_rq_idle_timeout.inc();
+        let body = Bytes::from_static(b"stream timeout");
+        LocalReply::new(StatusCode::REQUEST_TIMEOUT, body, "stream_idle_timeout")
+            .with_flag(ResponseFlag::StreamIdleTimeout)
+    } else {
+        stats.downstream_rq_header_timeout.inc();
+        let body = Bytes::from_static(b"request header timeout");
+        LocalReply::new(StatusCode::REQUEST_TIMEOUT, body, "request_header_timeout")
+    };
+    server.begin_invalid();
+    stream::reply_without_request(cx, server, timer, reply).await;
 }
 
 /// Answers bytes that are no request.

@@ -4,7 +4,7 @@ use proxy_core::stats::Registry;
 use tokio::io::AsyncWriteExt;
 
 use super::*;
-use crate::codec::h2_guard::{FrameLimits, Guarded, Side, is_flood};
+use crate::codec::h2_guard::{FrameLimits, Guarded, Side, Traffic, is_flood};
 
 const LIMITS: HeadLimits = HeadLimits { fields: 100, bytes: 60 * 1024 };
 
@@ -59,8 +59,10 @@ async fn a_flood_ends_the_connection() {
     let ping: &[u8] = &[0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
     for (name, flood) in [("SETTINGS", settings), ("PING", ping)] {
         let (near, mut far) = tokio::io::duplex(1 << 20);
-        let stats = Registry::new(1).scope("http2").cells();
-        let guarded = Guarded::new(near, Side::Server, limits, stats);
+        let registry = Registry::new(1);
+        let stats = registry.scope("http2").cells();
+        let traffic = Traffic::Downstream(registry.scope("http").cells());
+        let guarded = Guarded::new(near, Side::Server, limits, stats, traffic);
         far.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
         far.write_all(settings).await.unwrap();
         far.write_all(&flood.repeat(1001)).await.unwrap();
