@@ -5,7 +5,7 @@
 //! no transport. What holds at all times:
 //! * a resource that is rejected leaves the one in force as it was; the good ones of the same response apply;
 //! * a cluster or listener serves in its old form until its new one is warm;
-//! * identical bytes change nothing and keep the same objects.
+//! * identical bytes change nothing, keep the same objects and are not even read again.
 //!
 //! Source: Envoy `docs/root/intro/arch_overview/{upstream/cluster_manager,operations/init}.rst`, "xDS REST and gRPC protocol".
 

@@ -8,7 +8,7 @@ use proxy_core::stats::Shared;
 use proxy_core::stats::groups::{ClusterManagerStats, ConfigReloadStats};
 use xds_api::envoy::config::cluster::v3 as proto;
 
-use super::decode::{Decoded, decode_all, join, to_any};
+use super::decode::{Decoded, Fresh, decode_all, join, to_any};
 use super::dump::{ErrorState, Resource};
 use super::endpoints::millis;
 use super::store::Store;
@@ -69,6 +69,12 @@ impl Clusters {
         self.entries.get(name).is_some_and(|entry| entry.versions().next().is_some())
     }
 
+    /// Whether these very bytes were delivered before and taken.
+    fn holds(&self, delivered: &Delivered) -> bool {
+        let entry = self.entries.get(&delivered.name).filter(|entry| !entry.is_static);
+        entry.is_some_and(|entry| entry.versions().any(|version| *version.resource.any == delivered.any))
+    }
+
     pub(super) fn any_warming(&self) -> bool {
         self.entries.values().any(|entry| entry.warming.is_some())
     }
@@ -114,7 +120,8 @@ impl Store {
     }
 
     pub(super) fn apply_clusters(&mut self, response: &Response) -> Vec<(String, String)> {
-        let decoded = match decode_all::<proto::Cluster>(response, &self.env) {
+        let is_held = |delivered: &Delivered| self.clusters.holds(delivered);
+        let decoded = match decode_all::<proto::Cluster>(response, &self.env, is_held) {
             Ok(decoded) => decoded,
             Err(details) => return vec![(String::new(), details)],
         };
@@ -122,8 +129,9 @@ impl Store {
             self.remove_cluster(name);
         }
         let mut rejected = Vec::new();
-        for Decoded { delivered, proto, refused } in decoded {
-            if let Err(reason) = self.put_cluster(delivered, &proto, refused) {
+        for decoded in decoded {
+            let delivered = decoded.delivered;
+            if let Err(reason) = self.put_cluster(decoded) {
                 let resource = self.resource(delivered);
                 let entry = self.clusters.entries.entry(delivered.name.clone()).or_default();
                 entry.error = Some(ErrorState { resource, details: reason.clone() });
@@ -137,12 +145,8 @@ impl Store {
         rejected
     }
 
-    fn put_cluster(
-        &mut self,
-        delivered: &Delivered,
-        proto: &proto::Cluster,
-        refused: Vec<ConfigError>,
-    ) -> Result<(), String> {
+    fn put_cluster(&mut self, decoded: Decoded<'_, proto::Cluster>) -> Result<(), String> {
+        let delivered = decoded.delivered;
         if let Some(entry) = self.clusters.entries.get_mut(&delivered.name) {
             // What the bootstrap says is not changed by a control plane.
             if entry.is_static {
@@ -158,7 +162,8 @@ impl Store {
                 return Ok(());
             }
         }
-        let version = match self.build_cluster(proto, delivered) {
+        let Fresh { proto, refused } = decoded.read(&self.env)?;
+        let version = match self.build_cluster(&proto, delivered) {
             Ok(version) if refused.is_empty() => version,
             built => return Err(join(&all_errors(refused, built.err().unwrap_or_default()))),
         };

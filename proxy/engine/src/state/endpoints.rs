@@ -45,6 +45,12 @@ impl Assignments {
         needed.current.as_ref().map(|(_, assignment)| assignment)
     }
 
+    /// The assignment of this name, if these very bytes are in force.
+    fn held(&self, source: SourceId, delivered: &Delivered) -> Option<&ClusterLoadAssignment> {
+        let (resource, assignment) = self.0.get(&(source, delivered.name.clone()))?.current.as_ref()?;
+        (*resource.any == delivered.any).then_some(assignment)
+    }
+
     pub(super) fn is_settled(&self, source: SourceId, name: &str) -> bool {
         self.0.get(&(source, name.to_owned())).is_some_and(|needed| needed.settled)
     }
@@ -77,7 +83,8 @@ impl Store {
     }
 
     pub(super) fn apply_endpoints(&mut self, response: &Response) -> Vec<(String, String)> {
-        let decoded = match decode_all::<ClusterLoadAssignment>(response, &self.env) {
+        let is_held = |delivered: &Delivered| self.assignments.held(response.source, delivered).is_some();
+        let decoded = match decode_all::<ClusterLoadAssignment>(response, &self.env, is_held) {
             Ok(decoded) => decoded,
             Err(details) => {
                 for delivered in &response.upserts {
@@ -88,10 +95,11 @@ impl Store {
             }
         };
         let mut rejected = Vec::new();
-        for Decoded { delivered, proto, refused } in decoded {
-            let put = match refused.is_empty() {
-                true => self.put_assignment(response.source, delivered, proto, &response.version),
-                false => Err(join(&refused)),
+        for decoded in decoded {
+            let delivered = decoded.delivered;
+            let put = match &decoded.fresh {
+                Some(fresh) if !fresh.refused.is_empty() => Err(join(&fresh.refused)),
+                Some(_) | None => self.put_assignment(response.source, decoded, &response.version),
             };
             if let Err(reason) = put {
                 self.count_rejection(response.source, &delivered.name);
@@ -110,19 +118,23 @@ impl Store {
     fn put_assignment(
         &mut self,
         source: SourceId,
-        delivered: &Delivered,
-        proto: ClusterLoadAssignment,
+        decoded: Decoded<'_, ClusterLoadAssignment>,
         version_info: &str,
     ) -> Result<(), String> {
-        let resource = self.resource(delivered);
-        let stale_after = proto.policy.as_ref().and_then(|policy| policy.endpoint_stale_after.as_ref());
-        let stale_after = stale_after.and_then(duration).filter(|after| !after.is_zero());
+        let delivered = decoded.delivered;
+        let (changed, stale_after) = match self.assignments.held(source, delivered) {
+            Some(held) => (None, stale_after(held)),
+            None => {
+                let proto = decoded.read(&self.env)?.proto;
+                let stale_after = stale_after(&proto);
+                (Some((self.resource(delivered), proto)), stale_after)
+            }
+        };
         let id = self.next_id();
         let Some(needed) = self.assignments.0.get_mut(&(source, delivered.name.clone())) else {
             return Ok(());
         };
         let mut taken = Vec::new();
-        let same = needed.current.as_ref().is_some_and(|(old, _)| old.any.value == delivered.any.value);
         for name in &needed.clusters {
             let Some(entry) = self.clusters.entries.get(name) else { continue };
             for (index, version) in entry.versions().enumerate() {
@@ -133,11 +145,9 @@ impl Store {
                     continue;
                 }
                 let state = &version.cluster.stats.state;
-                if same {
-                    state.update_no_rebuild.inc();
-                } else {
+                if let Some((_, proto)) = &changed {
                     let mut cx = BuildCx::new(&self.env);
-                    match version.cluster.apply_assignment(&proto, &mut cx) {
+                    match version.cluster.apply_assignment(proto, &mut cx) {
                         Ok(update) if update.changed && index == 0 && entry.active.is_some() => {
                             let slot = version.cluster.name.slot();
                             self.effects.plane.push(Effect::HostsChanged(slot));
@@ -145,13 +155,15 @@ impl Store {
                         Ok(_) => {}
                         Err(Rejected) => return Err(join(&cx.into_errors())),
                     }
+                } else {
+                    state.update_no_rebuild.inc();
                 }
                 state.assignment_timeout_received.add(u64::from(stale_after.is_some()));
                 taken.push(version.cluster.clone());
             }
         }
-        if !same {
-            needed.current = Some((resource, proto));
+        if changed.is_some() {
+            needed.current = changed;
         }
         if needed.expiry.is_some() || stale_after.is_some() {
             let id = *needed.expiry.get_or_insert(id);
@@ -238,6 +250,12 @@ impl Store {
             self.settle_endpoints(source, &name);
         }
     }
+}
+
+/// After which time without confirmation these endpoints are used no longer.
+fn stale_after(assignment: &ClusterLoadAssignment) -> Option<Duration> {
+    let after = assignment.policy.as_ref()?.endpoint_stale_after.as_ref().and_then(duration)?;
+    (!after.is_zero()).then_some(after)
 }
 
 /// Milliseconds since 1970.

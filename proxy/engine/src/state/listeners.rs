@@ -12,7 +12,7 @@ use xds_api::envoy::config::listener::v3 as proto;
 use xds_api::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use xds_api::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::RouteSpecifier;
 
-use super::decode::{Decoded, decode_all, join, to_any};
+use super::decode::{Decoded, Fresh, decode_all, join, to_any};
 use super::dump::{ErrorState, Forms, Named, Resource};
 use super::routes::{RouteConfigs, RouteUse, unknown_cluster};
 use super::store::Store;
@@ -79,6 +79,12 @@ impl Listeners {
             let active = entry.active.as_ref()?;
             Some((name.as_str(), active.tag, &active.listener))
         })
+    }
+
+    /// Whether these very bytes were delivered before and taken.
+    fn holds(&self, delivered: &Delivered) -> bool {
+        let entry = self.entries.get(&delivered.name).filter(|entry| !entry.is_static);
+        entry.is_some_and(|entry| entry.versions().any(|version| *version.resource.any == delivered.any))
     }
 
     pub(super) fn drained(&mut self, id: u64) {
@@ -208,7 +214,8 @@ impl Store {
         response: &Response,
         sockets: &mut dyn Sockets,
     ) -> Vec<(String, String)> {
-        let decoded = match decode_all::<proto::Listener>(response, &self.env) {
+        let is_held = |delivered: &Delivered| self.listeners.holds(delivered);
+        let decoded = match decode_all::<proto::Listener>(response, &self.env, is_held) {
             Ok(decoded) => decoded,
             Err(details) => return vec![(String::new(), details)],
         };
@@ -216,8 +223,9 @@ impl Store {
             self.remove_listener(name);
         }
         let mut rejected = Vec::new();
-        for Decoded { delivered, proto, refused } in decoded {
-            if let Err(reason) = self.put_listener(delivered, proto, refused, sockets) {
+        for decoded in decoded {
+            let delivered = decoded.delivered;
+            if let Err(reason) = self.put_listener(decoded, sockets) {
                 let resource = self.resource(delivered);
                 let entry = self.listeners.entries.entry(delivered.name.clone()).or_default();
                 entry.error = Some(ErrorState { resource, details: reason.clone() });
@@ -229,11 +237,10 @@ impl Store {
 
     fn put_listener(
         &mut self,
-        delivered: &Delivered,
-        proto: proto::Listener,
-        refused: Vec<ConfigError>,
+        decoded: Decoded<'_, proto::Listener>,
         sockets: &mut dyn Sockets,
     ) -> Result<(), String> {
+        let delivered = decoded.delivered;
         if let Some(entry) = self.listeners.entries.get_mut(&delivered.name) {
             // What the bootstrap says is not changed by a control plane.
             if entry.is_static {
@@ -249,6 +256,7 @@ impl Store {
                 return Ok(());
             }
         }
+        let Fresh { proto, refused } = decoded.read(&self.env)?;
         let mut version = match self.build_listener(&proto, delivered) {
             Ok(version) if refused.is_empty() => version,
             built => return Err(join(&all_errors(refused, built.err().unwrap_or_default()))),

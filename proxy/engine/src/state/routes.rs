@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proxy_core::config::{BuildCx, ConfigError, Rejected, all_errors};
+use proxy_core::config::{BuildCx, Rejected, all_errors};
 use proxy_core::hash::xxhash64;
 use proxy_core::names::Name;
 use proxy_core::stats::Shared;
@@ -12,7 +12,7 @@ use proxy_core::stats::groups::{ConfigReloadStats, RdsStats, XdsStats};
 use xds_api::envoy::config::route::v3::RouteConfiguration;
 
 use super::counting::Taker;
-use super::decode::{Decoded, decode_all, join};
+use super::decode::{Decoded, Fresh, decode_all, join};
 use super::dump::{ErrorState, Resource};
 use super::endpoints::millis;
 use super::interest::Interest;
@@ -97,6 +97,12 @@ impl RouteConfigs {
         }
     }
 
+    /// Whether these very bytes are in force.
+    fn holds(&self, delivered: &Delivered) -> bool {
+        let current = self.0.get(&delivered.name).and_then(|config| config.current.as_ref());
+        current.is_some_and(|(held, _)| *held.any == delivered.any)
+    }
+
     /// Those that are waited for by name.
     pub(super) fn is_awaited(&self, name: &str) -> bool {
         self.0.get(name).is_some_and(|config| !config.settled)
@@ -141,7 +147,8 @@ impl Store {
     }
 
     pub(super) fn apply_routes(&mut self, response: &Response) -> Vec<(String, String)> {
-        let decoded = match decode_all::<RouteConfiguration>(response, &self.env) {
+        let is_held = |delivered: &Delivered| self.routes.holds(delivered);
+        let decoded = match decode_all::<RouteConfiguration>(response, &self.env, is_held) {
             Ok(decoded) => decoded,
             Err(details) => {
                 for delivered in &response.upserts {
@@ -151,8 +158,9 @@ impl Store {
             }
         };
         let mut rejected = Vec::new();
-        for Decoded { delivered, proto, refused } in decoded {
-            if let Err(reason) = self.put_routes(delivered, &proto, &response.version, refused) {
+        for decoded in decoded {
+            let delivered = decoded.delivered;
+            if let Err(reason) = self.put_routes(decoded, &response.version) {
                 self.reject_routes(delivered, &reason);
                 rejected.push((delivered.name.clone(), reason));
             }
@@ -167,17 +175,17 @@ impl Store {
 
     fn put_routes(
         &mut self,
-        delivered: &Delivered,
-        proto: &RouteConfiguration,
+        decoded: Decoded<'_, RouteConfiguration>,
         version_info: &str,
-        refused: Vec<ConfigError>,
     ) -> Result<(), String> {
-        let resource = self.resource(delivered);
+        let delivered = decoded.delivered;
+        let same = self.routes.holds(delivered);
+        let resource = (!same).then(|| self.resource(delivered));
         let Some(config) = self.routes.0.get_mut(&delivered.name) else { return Ok(()) };
-        let same = config.current.as_ref().is_some_and(|(old, _)| old.any.value == delivered.any.value);
-        if !same {
+        if let Some(resource) = resource {
+            let Fresh { proto, refused } = decoded.read(&self.env)?;
             let mut cx = BuildCx::new(&self.env);
-            let table = match RouteTable::build(proto, &mut cx) {
+            let table = match RouteTable::build(&proto, &mut cx) {
                 Ok(table) if refused.is_empty() => table,
                 Ok(_) | Err(Rejected) => return Err(join(&all_errors(refused, cx.into_errors()))),
             };

@@ -1,11 +1,12 @@
 //! Sequences of inputs and what the store makes of them.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use proptest::prelude::*;
 use prost::Message;
 use prost_types::Any;
-use proxy_core::config::{BuildEnv, NodeInfo};
+use proxy_core::config::{BuildEnv, Constraints, Findings, NodeInfo, ResourceCheck};
 use proxy_core::extension::Extensions;
 use proxy_core::extension::access_log::{LogFile, LogFiles};
 use proxy_core::names::Names;
@@ -58,6 +59,10 @@ static_resources:
 ";
 
 fn store(bootstrap: &str) -> Store {
+    store_with(bootstrap, Arc::new(Constraints))
+}
+
+fn store_with(bootstrap: &str, checks: Arc<dyn ResourceCheck>) -> Store {
     let env = BuildEnv {
         extensions: Extensions::default(),
         clusters: Names::default(),
@@ -67,7 +72,7 @@ fn store(bootstrap: &str) -> Store {
         node: NodeInfo::default(),
         concurrency: 1,
         log_files: Arc::new(NoFiles),
-        checks: Arc::new(proxy_core::config::Constraints),
+        checks,
         cluster_defaults: Default::default(),
     };
     let mut store = Store::new(Arc::new(env));
@@ -264,6 +269,72 @@ fn the_same_bytes_change_nothing() {
     ] {
         assert_eq!(words(&apply(&mut store, kind, vec![same], &[])), ["verdict"], "{kind:?}");
     }
+}
+
+/// Counts what is read: every resource is checked before it is decoded.
+#[derive(Default)]
+struct Counting(AtomicUsize);
+
+impl ResourceCheck for Counting {
+    fn check(&self, type_url: &str, bytes: &[u8]) -> Findings {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Constraints.check(type_url, bytes)
+    }
+}
+
+#[test]
+fn only_what_changed_is_read() {
+    let checks = Arc::new(Counting::default());
+    let mut store = store_with(BOOTSTRAP, checks.clone());
+    store.start(&mut FakeSockets).unwrap();
+    let read = |store: &mut Store, kind, upserts: Vec<Delivered>| {
+        let effects = apply(store, kind, upserts, &[]);
+        assert_eq!(words(&effects).iter().filter(|word| *word == "verdict").count(), 1, "{kind:?}");
+        checks.0.swap(0, Ordering::Relaxed)
+    };
+    let clusters = |timeout| -> Vec<Delivered> {
+        let names = (0..100).map(|index| (format!("c{index}"), if index == 7 { timeout } else { 1 }));
+        names.map(|(name, timeout)| cluster(&name, timeout)).collect()
+    };
+    assert_eq!(read(&mut store, Kind::Cluster, clusters(1)), 100);
+    assert_eq!(read(&mut store, Kind::Cluster, clusters(1)), 0, "those that warm are held as well");
+    assert_eq!(read(&mut store, Kind::Endpoints, vec![endpoints(80)]), 1);
+    assert_eq!(read(&mut store, Kind::Endpoints, vec![endpoints(80)]), 0);
+    assert_eq!(read(&mut store, Kind::Endpoints, vec![endpoints(81)]), 1);
+    assert_eq!(read(&mut store, Kind::Cluster, clusters(2)), 1);
+    assert_eq!(read(&mut store, Kind::Cluster, clusters(1)), 1, "what was replaced is held no longer");
+    let listeners = |prefix| vec![listener("l", 0, "p", RDS), listener("m", 0, prefix, RDS)];
+    assert_eq!(read(&mut store, Kind::Listener, listeners("p")), 2);
+    assert_eq!(read(&mut store, Kind::Routes, vec![routes("c1")]), 1);
+    assert_eq!(read(&mut store, Kind::Listener, listeners("q")), 1);
+    assert_eq!(read(&mut store, Kind::Routes, vec![routes("c1")]), 0);
+    assert_eq!(read(&mut store, Kind::Routes, vec![routes("c2")]), 1);
+    apply(&mut store, Kind::Cluster, vec![], &["c3"]);
+    assert_eq!(read(&mut store, Kind::Cluster, clusters(1)), 1, "what was removed is held no longer");
+}
+
+#[test]
+fn what_is_held_and_removed_at_once_comes_back() {
+    let mut store = live();
+    let effects = apply(&mut store, Kind::Cluster, vec![cluster("a", 1)], &["a"]);
+    assert!(words(&effects).contains(&"verdict".to_owned()), "{:?}", words(&effects));
+    assert!(store.clusters.has("a"));
+}
+
+#[test]
+fn a_rejected_form_is_forgotten_when_the_one_in_force_is_repeated() {
+    let mut store = live();
+    let updated = |store: &Store| store.dump().clusters[0].active.as_ref().unwrap().updated;
+    let before = updated(&store);
+    store.set_time(std::time::SystemTime::now());
+    apply(&mut store, Kind::Cluster, vec![bad_cluster("a")], &[]);
+    assert!(store.dump().clusters[0].error.is_some());
+    let bad = bad_cluster("a");
+    let effects = apply(&mut store, Kind::Cluster, vec![bad], &[]);
+    assert_eq!(words(&effects), ["verdict a"], "what was rejected is not held");
+    apply(&mut store, Kind::Cluster, vec![cluster("a", 1)], &[]);
+    assert!(store.dump().clusters[0].error.is_none());
+    assert_eq!(updated(&store), before);
 }
 
 #[test]
