@@ -25,6 +25,16 @@ const MUTATIONS: &str = r#"
     request_headers_to_remove: [x-remove]
 "#;
 
+/// Routes that tell the scheme before and after a host is asked.
+const SCHEME_ROUTES: &str = r#"
+- match: {path: /redirect}
+  redirect: {path_redirect: /there}
+- match: {prefix: /}
+  route: {cluster: h2up}
+  request_headers_to_add: [{header: {key: x-scheme, value: "%REQ(:SCHEME)%"}}]
+  response_headers_to_add: [{header: {key: x-scheme, value: "%REQ(:SCHEME)%"}}]
+"#;
+
 pub(crate) fn setup() -> Setup {
     let list = |name: &str, options: &str| HttpListener::to_up(name).options(options).yaml();
     Setup::new(
@@ -44,6 +54,16 @@ pub(crate) fn setup() -> Setup {
             list("cert_set", "forward_client_cert_details: SANITIZE_SET"),
             list("cert_always", "forward_client_cert_details: ALWAYS_FORWARD_ONLY"),
             list("agent", "add_user_agent: true"),
+            HttpListener::new("scheme", SCHEME_ROUTES).yaml(),
+            HttpListener::new("scheme_set", SCHEME_ROUTES)
+                .options("scheme_header_transformation: {scheme_to_overwrite: https}")
+                .yaml(),
+            HttpListener::new("scheme_set_edge", SCHEME_ROUTES)
+                .options("scheme_header_transformation: {scheme_to_overwrite: https}\nuse_remote_address: true")
+                .yaml(),
+            HttpListener::new("scheme_matched", SCHEME_ROUTES)
+                .options("scheme_header_transformation: {match_upstream: true}")
+                .yaml(),
             HttpListener::with_virtual_hosts("mutations", MUTATIONS)
                 .route_config("request_headers_to_add: [{header: {key: x-level, value: table}}]")
                 .yaml(),
@@ -77,6 +97,12 @@ pub(crate) fn cases() -> Vec<Case> {
         get("forwarded-for is appended at the edge", "edge", "x-forwarded-for: 1.2.3.4\r\n"),
         get("forwarded-proto is overwritten at the edge", "edge", "x-forwarded-proto: https\r\n"),
         get("request id is renewed at the edge", "edge", "x-request-id: mine\r\n"),
+        get("scheme of a secured client", "scheme", "x-forwarded-proto: https\r\n"),
+        get("scheme that is overwritten", "scheme_set", "x-forwarded-proto: http\r\n"),
+        get("scheme that is overwritten, unheard", "scheme_set", ""),
+        get("scheme that is overwritten at the edge", "scheme_set_edge", "x-forwarded-proto: http\r\n"),
+        get("scheme that matches the host", "scheme_matched", "x-forwarded-proto: https\r\n"),
+        Case::get("scheme of a redirect", "scheme_matched", "/redirect", "x-forwarded-proto: https\r\n"),
         get("external headers are removed at the edge", "edge", SANITISED),
         get("trusted hops", "hops", "x-forwarded-for: 1.2.3.4, 5.6.7.8\r\nx-forwarded-proto: https\r\n"),
         get("internal by forwarded-for", "inner", "x-forwarded-for: 10.1.2.3\r\nx-envoy-max-retries: 3\r\n"),

@@ -21,6 +21,15 @@ pub(crate) fn setup() -> Setup {
             HttpListener::to_up("expects").options("proxy_100_continue: true").yaml(),
             HttpListener::to_up("limits").options(limits).yaml(),
             HttpListener::to_up("lenient").options(lenient).yaml(),
+            HttpListener::to_up("forgiving")
+                .options("stream_error_on_invalid_http_message: true\nnormalize_path: true")
+                .yaml(),
+            HttpListener::to_up("forgiving_http1")
+                .options("http_protocol_options: {override_stream_error_on_invalid_http_message: true}")
+                .yaml(),
+            HttpListener::to_up("forgiving_http2")
+                .options("http_protocol_options: {override_stream_error_on_invalid_http_message: false}\nstream_error_on_invalid_http_message: true")
+                .yaml(),
             HttpListener::to_up("two")
                 .options("common_http_protocol_options: {max_requests_per_connection: 2}")
                 .yaml(),
@@ -138,6 +147,7 @@ pub(crate) fn cases() -> Vec<Case> {
     cases.extend(limit_cases());
     cases.extend(connection_cases());
     cases.extend(interim_cases());
+    cases.extend(forgiven_cases());
     cases
 }
 
@@ -230,6 +240,52 @@ fn connection_cases() -> Vec<Case> {
             "failed health checks close connections",
             "plain",
             [Do::Admin("/healthcheck/fail"), get("/"), Do::Response("GET"), Do::Admin("/healthcheck/ok")],
+        ),
+    ]
+}
+
+/// Requests that break a rule, and what becomes of the connection.
+fn forgiven_cases() -> Vec<Case> {
+    let ordinary = || Do::Send(b"GET /next HTTP/1.1\r\nhost: test\r\n\r\n".to_vec());
+    let then_ordinary = |name, listener, first: &str| {
+        Case::steps(
+            name,
+            listener,
+            [Do::Send(first.into()), Do::Response("GET"), ordinary(), Do::Response("GET")],
+        )
+    };
+    let then_end = |name, listener, first: &str| {
+        Case::steps(name, listener, [Do::Send(first.into()), Do::Response("GET"), Do::AwaitEnd])
+    };
+    let no_host = "GET / HTTP/1.1\r\n\r\n";
+    vec![
+        then_end("broken rule: no host", "plain", no_host),
+        then_ordinary("broken rule, forgiven: no host", "forgiving", no_host),
+        then_ordinary("broken rule, forgiven in HTTP/1: no host", "forgiving_http1", no_host),
+        then_end("broken rule, not forgiven in HTTP/1: no host", "forgiving_http2", no_host),
+        then_ordinary(
+            "broken rule, forgiven: a path",
+            "forgiving",
+            "GET /%00 HTTP/1.1\r\nhost: test\r\n\r\n",
+        ),
+        then_end(
+            "broken rule, forgiven: no host, inside a body",
+            "forgiving",
+            "POST / HTTP/1.1\r\ncontent-length: 9\r\n\r\nhello",
+        ),
+        then_end("broken message, never forgiven", "forgiving", "GET / HTTP/1.1\r\nx-a : 1\r\n\r\n"),
+        Case::steps(
+            "broken chunk, never forgiven",
+            "forgiving",
+            [
+                Do::Send(
+                    b"POST / HTTP/1.1\r\nhost: test\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n".to_vec(),
+                ),
+                Do::AwaitUpstream(1),
+                Do::Send(b"x\r\n".to_vec()),
+                Do::Response("GET"),
+                Do::AwaitEnd,
+            ],
         ),
     ]
 }

@@ -11,12 +11,16 @@ pub(crate) fn setup() -> Setup {
             list("raw", ""),
             list("normal", "normalize_path: true"),
             list("merged", "normalize_path: true\nmerge_slashes: true"),
+            list("options", OPTIONS),
             list("reject", "path_with_escaped_slashes_action: REJECT_REQUEST"),
             list("redirect", "path_with_escaped_slashes_action: UNESCAPE_AND_REDIRECT"),
             list("forward", "path_with_escaped_slashes_action: UNESCAPE_AND_FORWARD\nnormalize_path: true"),
         ],
     )
 }
+
+const OPTIONS: &str = "path_normalization_options: {forwarding_transformation: {operations: \
+    [{normalize_path_rfc_3986: {}}, {merge_slashes: {}}]}}";
 
 pub(crate) fn cases() -> Vec<Case> {
     let get = |name, listener, target: &str| Case::get(name, listener, target, "");
@@ -29,6 +33,7 @@ pub(crate) fn cases() -> Vec<Case> {
         get("backslash", "normal", "/a\\..\\b"),
         get("encoded NUL", "normal", "/a%00b"),
         get("slashes are merged", "merged", "//a///b?c=//"),
+        get("path options have no effect", "options", "/a/..//b"),
         get("escaped slash is refused", "reject", "/a%2Fb"),
         get("escaped slash redirects", "redirect", "/a%2Fb%5cc?d=%2F"),
         get("escaped slash is forwarded", "forward", "/a%2F..%5cb"),

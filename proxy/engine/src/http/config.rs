@@ -71,6 +71,8 @@ pub struct ConnectionManager {
     pub request_headers_timeout: Option<Duration>,
     /// Time between the two GOAWAY frames of a drain.
     pub drain_timeout: Duration,
+    /// Percent by which that time is lengthened at random.
+    pub drain_timeout_jitter: f64,
     /// Longest wait for the peer to close after a response that ends the connection.
     pub delayed_close_timeout: Option<Duration>,
     /// Most bytes of a request head.
@@ -102,6 +104,8 @@ pub struct ConnectionManager {
     pub server_header: ServerHeaderTransformation,
     /// Scheme to overwrite the client's with.
     pub scheme_overwrite: Option<proxy_core::head::Scheme>,
+    /// Tell hosts the scheme of the connection to them, not that of the client.
+    pub scheme_match_upstream: bool,
     /// Make an `x-request-id` where there is none.
     pub generate_request_id: bool,
     /// Keep `x-request-id` of external requests.
@@ -419,6 +423,7 @@ impl ConnectionManager {
             request_timeout: timeout_or(proto.request_timeout.as_ref(), None),
             request_headers_timeout: timeout_or(proto.request_headers_timeout.as_ref(), None),
             drain_timeout: proto.drain_timeout.as_ref().and_then(duration).unwrap_or(Duration::from_secs(5)),
+            drain_timeout_jitter: proto.drain_timeout_jitter.as_ref().map_or(0.0, |jitter| jitter.value),
             delayed_close_timeout: timeout_or(
                 proto.delayed_close_timeout.as_ref(),
                 Some(Duration::from_secs(1)),
@@ -438,6 +443,7 @@ impl ConnectionManager {
             server_header: ServerHeaderTransformation::try_from(proto.server_header_transformation)
                 .unwrap_or(ServerHeaderTransformation::Overwrite),
             scheme_overwrite: scheme_overwrite?,
+            scheme_match_upstream: proto.scheme_header_transformation.as_ref().is_some_and(matches_upstream),
             generate_request_id: proto.generate_request_id.unwrap_or(true),
             preserve_external_request_id: proto.preserve_external_request_id,
             always_set_request_id_in_response: proto.always_set_request_id_in_response,
@@ -454,7 +460,7 @@ impl ConnectionManager {
             strip_trailing_host_dot: proto.strip_trailing_host_dot,
             upgrades: upgrades?,
             local_replies: local_replies?,
-            stream_error_on_invalid_http_message: proto.stream_error_on_invalid_http_message.unwrap_or(false),
+            stream_error_on_invalid_http_message: forgives(proto),
             stats: scope.cells(),
             http1_stats: cx.env.stats.scope("http1").cells(),
             http2_stats: cx.env.stats.scope("http2").cells(),
@@ -634,6 +640,19 @@ fn build_request_id(proto: Option<&proto::RequestIdExtension>, cx: &mut BuildCx<
             other => Err(cx.reject(format!("request ID extension '{other}' is not available"))),
         })
     })
+}
+
+/// Whether an HTTP/1 connection outlives a request that breaks a rule.
+fn forgives(proto: &proto::HttpConnectionManager) -> bool {
+    let http1 = proto.http_protocol_options.as_ref();
+    http1
+        .and_then(|http1| http1.override_stream_error_on_invalid_http_message)
+        .or(proto.stream_error_on_invalid_http_message)
+        .unwrap_or(false)
+}
+
+fn matches_upstream(scheme: &core::SchemeHeaderTransformation) -> bool {
+    scheme.match_upstream
 }
 
 fn build_scheme(

@@ -237,7 +237,10 @@ impl Accept<'_> {
 
     /// No new streams: those there are come to their end, if `forced` within `drain_timeout`.
     fn end(&mut self, forced: bool) {
-        self.ending = Some((Instant::now(), forced));
+        let manager = &self.cx.manager;
+        // Connections that are drained together do not all come back at once (`drain_timeout_jitter`).
+        let later = jitter(manager.drain_timeout, manager.drain_timeout_jitter, fastrand::f64());
+        self.ending = Some((Instant::now() + later, forced));
         self.shared.ending.set(true);
         self.connection.graceful_shutdown();
     }
@@ -303,6 +306,11 @@ async fn accept(
         }
     };
     count_end(cx, is_remote, shared.streams.get());
+}
+
+/// What is added to `time` if it is lengthened by up to `percent` of it; `random` is between 0 and 1.
+fn jitter(time: Duration, percent: f64, random: f64) -> Duration {
+    time.mul_f64(percent / 100.0 * random)
 }
 
 fn count_end(cx: &ConnectionCx, is_remote: bool, streams: usize) {
@@ -435,5 +443,18 @@ mod tests {
         ] {
             assert_eq!(is_abusive(premature, ended, 500), abusive, "{premature} of {ended}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drain_is_lengthened_by_up_to_the_jitter() {
+        let drain = Duration::from_secs(10);
+        assert_eq!(jitter(drain, 0.0, 0.9), Duration::ZERO);
+        assert_eq!(jitter(drain, 50.0, 0.5), Duration::from_millis(2500));
+        assert_eq!(jitter(drain, 100.0, 1.0), drain);
     }
 }

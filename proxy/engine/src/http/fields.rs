@@ -30,7 +30,7 @@ pub const FIELDS: &[MessageFields] = &[
             ("request_timeout", Used),
             ("request_headers_timeout", Used),
             ("drain_timeout", Used),
-            ("drain_timeout_jitter", Rejected("not available yet")),
+            ("drain_timeout_jitter", Used),
             ("delayed_close_timeout", Used),
             ("access_log", Used),
             ("access_log_flush_interval", Rejected("requests are logged when they end")),
@@ -62,11 +62,11 @@ pub const FIELDS: &[MessageFields] = &[
             ("local_reply_config", Used),
             ("strip_matching_host_port", Used),
             ("strip_any_host_port", Used),
+            ("stream_error_on_invalid_http_message", Used),
             (
-                "stream_error_on_invalid_http_message",
-                Rejected("connections always end after a request that breaks the rules"),
+                "path_normalization_options",
+                Ignored("Envoy does not implement it; use normalize_path and merge_slashes"),
             ),
-            ("path_normalization_options", Rejected("use normalize_path and merge_slashes")),
             ("strip_trailing_host_dot", Used),
             ("proxy_status_config", Rejected("the Proxy-Status header is not available")),
             ("typed_header_validation_config", Rejected("header validators are not available")),
@@ -159,13 +159,7 @@ pub const FIELDS: &[MessageFields] = &[
     ),
     (
         "envoy.config.core.v3.SchemeHeaderTransformation",
-        &[
-            ("scheme_to_overwrite", Used),
-            (
-                "match_upstream",
-                Rejected("the scheme is not adapted to upstream TLS, which is not available yet"),
-            ),
-        ],
+        &[("scheme_to_overwrite", Used), ("match_upstream", Used)],
     ),
     (
         "envoy.extensions.filters.http.router.v3.Router",
@@ -208,10 +202,7 @@ pub const DOWNSTREAM_FIELDS: &[MessageFields] = &[
             ("header_key_format", Used),
             ("enable_trailers", Used),
             ("allow_chunked_length", Used),
-            (
-                "override_stream_error_on_invalid_http_message",
-                Rejected("connections always end after a request that breaks the rules"),
-            ),
+            ("override_stream_error_on_invalid_http_message", Used),
             ("send_fully_qualified_url", Ignored("concerns requests to hosts, not from clients")),
             ("use_balsa_parser", Ignored("there is one parser")),
             ("allow_custom_methods", Used),

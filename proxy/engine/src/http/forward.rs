@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode, header};
 use proxy_core::extension::http_filter::Direction;
-use proxy_core::head::{Protocol, ResponseHead};
+use proxy_core::head::{Protocol, ResponseHead, Scheme};
 use proxy_core::headers::{
     X_ENVOY_ATTEMPT_COUNT, X_ENVOY_DROP_OVERLOAD, X_ENVOY_MAX_RETRIES, X_ENVOY_OVERLOADED,
     X_ENVOY_RETRY_GRPC_ON, X_ENVOY_RETRY_ON, X_ENVOY_UNCONDITIONAL_DROP_OVERLOAD,
@@ -114,6 +114,10 @@ impl Stream<'_> {
         let cluster = self.choose_cluster()?;
         self.cluster = Some(cluster.cluster.clone());
         let priority = self.prepare(&cluster);
+        if self.cx.manager.scheme_match_upstream {
+            // No connection to a host is secured.
+            self.request.scheme = Scheme::Http;
+        }
         let mut attempt = 0;
         loop {
             attempt += 1;

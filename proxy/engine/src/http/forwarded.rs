@@ -142,10 +142,11 @@ fn sanitize(request: &mut RequestHead, is_edge: bool) {
     request.headers.remove(&X_ENVOY_UPSTREAM_STREAM_DURATION_MS);
 }
 
-/// `:scheme` follows `x-forwarded-proto` unless it is to be overwritten.
+/// `:scheme` follows `x-forwarded-proto` unless both are to be overwritten.
 fn set_scheme(manager: &ConnectionManager, request: &mut RequestHead) {
     if let Some(scheme) = manager.scheme_overwrite {
         request.scheme = scheme;
+        request.headers.insert(&X_FORWARDED_PROTO, HeaderValue::from_static(scheme.as_str()));
         return;
     }
     request.scheme = match request.headers.get(&X_FORWARDED_PROTO).map(HeaderValue::as_bytes) {

@@ -125,7 +125,10 @@ impl Stream<'_> {
             self.info.flags.set(flag);
         }
         self.info.details = Some(reply.details.clone());
-        if reply.status == StatusCode::BAD_REQUEST && self.info.protocol != Some(Protocol::Http2) {
+        if reply.status == StatusCode::BAD_REQUEST
+            && self.info.protocol != Some(Protocol::Http2)
+            && !self.cx.manager.stream_error_on_invalid_http_message
+        {
             // To Envoy this status says that the message was broken, whoever says it.
             self.close = true;
         }
