@@ -426,7 +426,7 @@ impl Drop for Active {
 
 #[cfg(test)]
 mod tests {
-    use super::is_abusive;
+    use super::*;
 
     #[test]
     fn premature_resets_as_envoy_counts_them() {
@@ -444,11 +444,6 @@ mod tests {
             assert_eq!(is_abusive(premature, ended, 500), abusive, "{premature} of {ended}");
         }
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
 
     #[test]
     fn a_drain_is_lengthened_by_up_to_the_jitter() {
