@@ -316,9 +316,9 @@ impl Rig {
             cluster_defaults: Default::default(),
         });
         let mut store = Store::new(env.clone());
+        let resources = bootstrap.static_resources.clone().unwrap();
         store.load(&mut bootstrap).unwrap();
         store.start(&mut NoSockets).unwrap();
-        let resources = bootstrap.static_resources.unwrap();
         let config = Listener::build(&resources.listeners[0], &mut BuildCx::new(&env)).unwrap();
         let clusters = Rc::new(Clusters::default());
         clusters.install(&store.snapshot().clusters);
