@@ -341,9 +341,6 @@ fn flush_interval(bootstrap: &Bootstrap) -> Duration {
 /// `version` is what `server.version` shows (`stats_server_version_override`).
 async fn flush_statistics(process: Rc<Process>, interval: Duration, version: Option<u64>) {
     let server = process.env.stats.scope("server").shared::<ServerStats>();
-    if let Some(version) = version {
-        server.version.set(version);
-    }
     let runtime = process.env.stats.scope("runtime").shared::<RuntimeStats>();
     server.concurrency.set(process.options.workers() as u64);
     server.live.set(1);
@@ -352,7 +349,7 @@ async fn flush_statistics(process: Rc<Process>, interval: Duration, version: Opt
     server.fips_mode.set(0);
     server.parent_connections.set(0);
     server.stats_recent_lookups.set(0);
-    server.version.set(0);
+    server.version.set(version.unwrap_or_default());
     server.days_until_first_cert_expiring.set(u32::MAX.into());
     server.static_unknown_fields.add(0);
     server.dynamic_unknown_fields.add(0);
