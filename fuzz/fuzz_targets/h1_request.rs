@@ -6,8 +6,8 @@ use libfuzzer_sys::fuzz_target;
 use proxy_core::head::PreserveCase;
 use proxy_core::text::Text;
 use proxy_engine::codec::h1::{
-    BodyEncoder, EncodeError, HeadLimits, KeyFormat, ParsedRequest, RequestError, RequestMessage, RequestOptions, RequestParser, TargetForm,
-    Underscores,
+    BodyEncoder, EncodeError, HeadLimits, KeyFormat, ParsedRequest, RequestError, RequestMessage,
+    RequestOptions, RequestParser, TargetForm, Underscores,
 };
 
 fuzz_target!(|input: &[u8]| {
@@ -65,7 +65,12 @@ fn describe(outcome: &Result<Option<ParsedRequest>, RequestError>) -> String {
 fn check_forwarded(parsed: &ParsedRequest) {
     let mut out = BytesMut::new();
     write(parsed, &mut out).expect("what was parsed can be written");
-    let lenient = RequestOptions { allow_custom_methods: true, proxy_100_continue: true, keep_case: parsed.head.case.as_ref().map(|_| PreserveCase::default()), ..RequestOptions::default() };
+    let lenient = RequestOptions {
+        allow_custom_methods: true,
+        proxy_100_continue: true,
+        keep_case: parsed.head.case.as_ref().map(|_| PreserveCase::default()),
+        ..RequestOptions::default()
+    };
     let sent = out.clone();
     let limits = HeadLimits { max_bytes: usize::MAX, max_headers: 1000 };
     let again = RequestParser::new(limits, lenient).parse(&mut out).expect("sound").expect("complete");

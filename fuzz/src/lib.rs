@@ -78,6 +78,7 @@ pub fn with_entry<T>(print: impl FnOnce(&LogEntry<'_>) -> T) -> T {
         authority: "example.com".into(),
         path: "/path?query=1#fragment".into(),
         upgrade: None,
+        case: None,
         headers: headers.clone(),
     };
     let response = ResponseHead { headers, ..ResponseHead::new(StatusCode::OK) };
