@@ -1,0 +1,7 @@
+//! HTTP through the running proxy: how connections end, what passes besides head and body, filters as configurations set
+//! them up.
+//!
+//! `SUBJECT=envoy cargo test -p integration --test http` runs the same against Envoy: what is demanded here is what it does.
+
+mod goaway;
+mod session;
