@@ -4,4 +4,5 @@
 //! `SUBJECT=envoy cargo test -p integration --test http` runs the same against Envoy: what is demanded here is what it does.
 
 mod goaway;
+mod messages;
 mod session;
