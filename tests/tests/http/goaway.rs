@@ -18,6 +18,8 @@ use crate::session::Session;
 
 /// The last stream of the GOAWAY that announces.
 const ANY: u32 = 0x7fff_ffff;
+/// RFC 9113, section 7
+const REFUSED_STREAM: u32 = 7;
 
 async fn start(options: &str, extra: &[&str]) -> Result<(Proxy, Upstream)> {
     let upstream = Upstream::start().await?;
@@ -162,4 +164,31 @@ async fn no_request_is_lost_or_sent_twice_when_connections_end_under_load() -> R
     let expected = paths.into_iter().map(|path| (format!("GET {path} HTTP/1.1"), 1)).collect();
     ensure!(seen == expected, "{:?}", seen.iter().filter(|(_, count)| **count != 1).collect::<Vec<_>>());
     Ok(())
+}
+
+/// A client that answers no PING cannot keep its connection by opening stream after stream.
+#[tokio::test]
+async fn a_connection_ends_although_its_client_answers_no_ping() -> Result<()> {
+    let options = "common_http_protocol_options: {max_connection_duration: 0.1s}\ndrain_timeout: 0.3s";
+    let (proxy, _upstream) = start(options, &[]).await?;
+    let mut session = Session::connect(proxy.listener("http")?).await?;
+    session.begin(1, false).await?;
+    session.until("the announcement", |session| !session.goaways.is_empty()).await?;
+    let refusal = async {
+        let mut stream = 3;
+        loop {
+            session.begin(stream, true).await?;
+            let settled = |session: &Session| session.goaways.len() > 1 || session.is_settled(stream);
+            session.until("an answer or a refusal", settled).await?;
+            if session.goaways.len() > 1 || session.resets.contains(&(stream, REFUSED_STREAM)) {
+                return anyhow::Ok(());
+            }
+            session.answered(stream).await?;
+            stream += 2;
+        }
+    };
+    within("the first stream that is not taken", SOON, refusal).await??;
+    session.end(1).await?;
+    session.answered(1).await?;
+    session.closed().await
 }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use integration::client::{Client, End};
 use integration::expect::SOON;
 use integration::frames::{
-    ACK, DATA, END_HEADERS, END_STREAM, Frame, GOAWAY, HEADERS, PING, block, frame, hello, parse,
+    ACK, DATA, END_HEADERS, END_STREAM, Frame, GOAWAY, HEADERS, PING, RST_STREAM, block, frame, hello, parse,
 };
 
 /// The length of a frame's header.
@@ -24,6 +24,8 @@ pub(crate) struct Session {
     heads: BTreeMap<u32, u8>,
     /// Streams that the server ended.
     ended: BTreeSet<u32>,
+    /// Streams that the server reset, with the code.
+    pub(crate) resets: Vec<(u32, u32)>,
 }
 
 impl Session {
@@ -37,6 +39,7 @@ impl Session {
             goaways: Vec::new(),
             heads: BTreeMap::new(),
             ended: BTreeSet::new(),
+            resets: Vec::new(),
         })
     }
 
@@ -70,6 +73,7 @@ impl Session {
                 let last = u32::from_be_bytes(*last);
                 self.goaways.push((last, frame.code().context("a short GOAWAY")?));
             }
+            RST_STREAM => self.resets.push((frame.stream, frame.code().context("a short RST_STREAM")?)),
             PING if frame.flags & ACK == 0 => self.pings.push(frame.payload),
             HEADERS => {
                 self.heads.insert(frame.stream, *frame.payload.first().context("an empty head")?);
@@ -96,6 +100,11 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// Whether nothing more comes on a stream.
+    pub(crate) fn is_settled(&self, stream: u32) -> bool {
+        self.ended.contains(&stream) || self.resets.iter().any(|(reset, _)| *reset == stream)
     }
 
     /// Reads until a stream has its whole answer, which must be a 200.

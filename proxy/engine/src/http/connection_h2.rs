@@ -235,6 +235,11 @@ impl Accept<'_> {
         }
     }
 
+    /// Whether the time is up in which streams are taken after the first GOAWAY.
+    fn is_over(&self) -> bool {
+        self.ending.is_some_and(|(since, _)| since.elapsed() >= self.cx.manager.drain_timeout)
+    }
+
     /// No new streams: those there are come to their end, if `forced` within `drain_timeout`.
     fn end(&mut self, forced: bool) {
         let manager = &self.cx.manager;
@@ -263,6 +268,9 @@ async fn accept(
     let mut total = 0_u32;
     let is_remote = loop {
         match accept.next().await {
+            // The codec names the last stream when its PING is answered. Who answers none gets no further streams either: nobody
+            // worked on them, and they may be sent again elsewhere (RFC 9113, 8.7).
+            Next::Stream(_, mut response) if accept.is_over() => response.send_reset(Reason::REFUSED_STREAM),
             Next::Stream(request, response) => {
                 total = total.saturating_add(1);
                 if manager.max_requests_per_connection > 0 && total >= manager.max_requests_per_connection {
