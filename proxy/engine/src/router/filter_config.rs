@@ -113,6 +113,10 @@ fn build_own(name: &str, any: &prost_types::Any, cx: &mut BuildCx<'_>) -> Result
     let Some(any) = config else {
         return Err(cx.reject(format!("Empty route/virtual host per filter configuration for {name} filter")));
     };
+    // `config: {}` switches a filter on and says nothing else.
+    if any.type_url.is_empty() {
+        return Ok(Some(Own { disabled: Some(false), config: None }));
+    }
     cx.at("config", |cx| {
         let (message, payload) = cx.unpack(&any)?;
         match build_config(&message, &payload, cx)? {

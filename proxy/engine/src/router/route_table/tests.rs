@@ -725,6 +725,7 @@ fn filter_configuration_is_refused_as_in_envoy() {
         (wrapped(Some(unknown()), true, false), None),
         (wrapped(None, true, false), Some("Empty route/virtual host per filter configuration for f filter")),
         (wrapped(None, false, true), None),
+        (wrapped(Some(prost_types::Any::default()), false, false), None),
         (probe("bad"), Some("no such key")),
     ] {
         let mut proto = one_host(vec![]);

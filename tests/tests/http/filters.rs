@@ -1,0 +1,322 @@
+//! The HTTP filters, switched on and off and configured route by route.
+
+use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
+use integration::client::{Client, H2Client, Response};
+use integration::config::{H2_CLUSTER, HttpListener, bootstrap, cluster, fill, indent, port};
+use integration::expect::{SOON, eventually};
+use integration::http1::field;
+use integration::process::{Binary, Proxy};
+use integration::upstream::h2::{H2Reply, H2Upstream};
+use integration::upstream::{Reply, Upstream};
+
+const MUTATION: &str = "type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation";
+const PER_ROUTE: &str =
+    "type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutationPerRoute";
+const FILTER_CONFIG: &str = "type.googleapis.com/envoy.config.route.v3.FilterConfig";
+
+/// Mutations that add `x-level: <value>` to the request.
+fn adds(value: &str) -> String {
+    format!("mutations: {{request_mutations: [{{append: {{header: {{key: x-level, value: {value}}}}}}}]}}")
+}
+
+/// The filter `name`, which adds `x-level: <value>`; further fields of the list's element and of the filter.
+fn mutation(name: &str, value: &str, element: &str, fields: &str) -> String {
+    format!(
+        "- name: {name}\n{element}  typed_config:\n    \"@type\": {MUTATION}\n    {}\n{fields}",
+        adds(value)
+    )
+}
+
+/// A level's configuration of the filter `name`, which adds `x-level: <value>`.
+fn level(name: &str, value: &str) -> String {
+    format!("typed_per_filter_config: {{{name}: {{\"@type\": {PER_ROUTE}, {}}}}}\n", adds(value))
+}
+
+/// A level's `FilterConfig` of the filter `name`.
+fn wrapped(name: &str, fields: &str) -> String {
+    format!("typed_per_filter_config: {{{name}: {{\"@type\": {FILTER_CONFIG}, {fields}}}}}\n")
+}
+
+fn route(path: &str, extra: &str) -> String {
+    format!("- match: {{path: {path}}}\n  route: {{cluster: up}}\n{}", indent(extra, 2))
+}
+
+async fn start(listener: &HttpListener) -> Result<(Proxy, Upstream)> {
+    let upstream = Upstream::start().await?;
+    let yaml = bootstrap(&[listener.yaml()], &[cluster("up", "up", "")], "");
+    let yaml = fill(&yaml, [("up", port(upstream.addr()))]);
+    Ok((Proxy::start(&Binary::subject()?, &yaml).await?, upstream))
+}
+
+async fn ask(proxy: &Proxy, method: &str, path: &str, fields: &str) -> Result<Response> {
+    let mut client = Client::connect(proxy.listener("http")?).await?;
+    client.send(format!("{method} {path} HTTP/1.1\r\nhost: test\r\n{fields}\r\n").as_bytes()).await?;
+    client.response(method, SOON).await
+}
+
+async fn get(proxy: &Proxy, path: &str) -> Result<u16> {
+    ask(proxy, "GET", path, "").await?.head.status()
+}
+
+/// The values of `x-level` that the upstream gets with a request for that path.
+async fn levels(proxy: &Proxy, upstream: &Upstream, path: &str) -> Result<Vec<String>> {
+    upstream.forget();
+    let status = get(proxy, path).await?;
+    ensure!(status == 200, "{path}: {status}");
+    let received = upstream.received();
+    let fields = &received.first().with_context(|| format!("{path} did not reach the upstream"))?.fields;
+    Ok(fields.iter().filter(|(name, _)| name == "x-level").map(|(_, value)| value.clone()).collect())
+}
+
+#[tokio::test]
+async fn filters_are_switched_by_the_list_and_by_the_route() -> Result<()> {
+    let filters =
+        [mutation("always", "always", "", ""), mutation("asked", "asked", "  disabled: true\n", "")].concat();
+    let configured = format!("config: {{\"@type\": {PER_ROUTE}, {}}}", adds("route"));
+    let unknown = "config: {\"@type\": type.googleapis.com/envoy.config.core.v3.Metadata}";
+    let routes = [
+        route("/plain", ""),
+        route("/enable", &wrapped("asked", "config: {}")),
+        route("/enable-configured", &wrapped("asked", &configured)),
+        route("/bare", &level("asked", "route")),
+        route("/disable", &wrapped("always", "disabled: true")),
+        route("/disable-configured", &wrapped("always", &format!("disabled: true, {configured}"))),
+        route("/optional", &wrapped("always", &format!("is_optional: true, {unknown}"))),
+        route("/absent", &wrapped("nobody", &format!("is_optional: true, {unknown}"))),
+    ]
+    .concat();
+    let (proxy, upstream) = start(&HttpListener::new("http", &routes).filters(&filters)).await?;
+    let expected: [(&str, &[&str]); 8] = [
+        ("/plain", &["always"]),
+        ("/enable", &["always", "asked"]),
+        ("/enable-configured", &["always", "asked", "route"]),
+        ("/bare", &["always", "asked", "route"]),
+        ("/disable", &[]),
+        ("/disable-configured", &[]),
+        ("/optional", &["always"]),
+        ("/absent", &["always"]),
+    ];
+    for (path, expected) in expected {
+        let seen = levels(&proxy, &upstream, path).await?;
+        ensure!(seen == expected, "{path}: {seen:?} instead of {expected:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_levels_of_a_route_apply_in_order() -> Result<()> {
+    let both = |value: &str| {
+        let one = |name| format!("{name}: {{\"@type\": {PER_ROUTE}, {}}}", adds(value));
+        format!("typed_per_filter_config: {{{}, {}}}\n", one("inner"), one("outer"))
+    };
+    let filters = [
+        mutation("inner", "filter", "", ""),
+        mutation("outer", "filter", "", "    most_specific_header_mutations_wins: true\n"),
+    ]
+    .concat();
+    let weighted = format!(
+        "- match: {{path: /weighted}}\n{}  route:\n    weighted_clusters:\n      clusters:\n      - name: up\n        weight: 1\n{}",
+        indent(&both("route"), 2),
+        indent(&both("weight"), 8),
+    );
+    let routes = [weighted, route("/route", &both("route")), route("/host", "")].concat();
+    let host = format!(
+        "- name: all\n  domains: [\"*\"]\n{}  routes:\n{}",
+        indent(&both("host"), 2),
+        indent(&routes, 2)
+    );
+    let listener =
+        HttpListener::with_virtual_hosts("http", &host).route_config(&both("table")).filters(&filters);
+    let (proxy, upstream) = start(&listener).await?;
+    let expected: [(&str, &[&str]); 3] = [
+        ("/weighted", &["weight", "route", "host", "table"]),
+        ("/route", &["route", "host", "table"]),
+        ("/host", &["host", "table"]),
+    ];
+    for (path, specific_first) in expected {
+        let general_first = specific_first.iter().rev();
+        // each filter's own first
+        let expected: Vec<&str> = ["filter"]
+            .iter()
+            .chain(specific_first)
+            .chain(&["filter"])
+            .chain(general_first)
+            .copied()
+            .collect();
+        let seen = levels(&proxy, &upstream, path).await?;
+        ensure!(seen == expected, "{path}: {seen:?} instead of {expected:?}");
+    }
+    Ok(())
+}
+
+/// A health check filter for one path.
+fn health_check(path: &str, fields: &str) -> String {
+    format!(
+        "- name: health{}\n  typed_config:\n    \"@type\": type.googleapis.com/envoy.extensions.filters.http.health_check.v3.HealthCheck\n    headers: [{{name: \":path\", string_match: {{exact: {path}}}}}]\n{}",
+        path.replace('/', "-"),
+        indent(fields, 4)
+    )
+}
+
+#[tokio::test]
+async fn health_checks_are_answered_here_passed_on_or_remembered() -> Result<()> {
+    let filters = [
+        health_check("/local", "pass_through_mode: false"),
+        health_check(
+            "/enough",
+            "pass_through_mode: false\ncluster_min_healthy_percentages: {up: {value: 100}}",
+        ),
+        health_check(
+            "/nobody",
+            "pass_through_mode: false\ncluster_min_healthy_percentages: {nobody: {value: 1}}",
+        ),
+        health_check("/passed", "pass_through_mode: true"),
+        health_check("/remembered", "pass_through_mode: true\ncache_time: 600s"),
+    ]
+    .concat();
+    let (proxy, upstream) = start(&HttpListener::to_up("http").filters(&filters)).await?;
+    let refusal = "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n";
+    upstream.script([Reply::raw(refusal), Reply::raw(refusal), Reply::raw(refusal), Reply::ok()]);
+    let expected = [
+        ("/local", 200, 0),
+        ("/enough", 200, 0),
+        ("/nobody", 503, 0),
+        ("/passed", 404, 1),
+        ("/passed", 404, 2),
+        ("/remembered", 404, 3),
+        // the answer comes from memory: the upstream would say 200 now
+        ("/remembered", 404, 3),
+        ("/other", 200, 4),
+    ];
+    for (step, (path, status, requests)) in expected.into_iter().enumerate() {
+        let seen = (get(&proxy, path).await?, upstream.received().len());
+        ensure!(seen == (status, requests), "step {step}, {path}: {seen:?}");
+    }
+    let stats = proxy.admin().stats("^http\\.http\\.health_check\\.").await?;
+    let stat = |name: &str| stats.get(&format!("http.http.health_check.{name}")).copied().unwrap_or(0);
+    let counts = ["request_total", "ok", "failed", "failed_cluster_not_found", "cached_response"].map(stat);
+    ensure!(counts == [4, 2, 2, 1, 1], "{stats:?}");
+
+    let answer = proxy.admin().request("POST", "/healthcheck/fail").await?;
+    ensure!(answer.status == 200, "{answer:?}");
+    for path in ["/local", "/enough", "/passed", "/remembered"] {
+        let seen = (get(&proxy, path).await?, upstream.received().len());
+        ensure!(seen == (503, 4), "{path} while failing: {seen:?}");
+    }
+    let other = ask(&proxy, "GET", "/other", "").await?.head;
+    ensure!(other.status()? == 200, "{other:?}");
+    ensure!(field(&other.fields, "x-envoy-immediate-health-check-fail").is_some(), "{other:?}");
+    Ok(())
+}
+
+const CORS: &str = r#"
+- name: envoy.filters.http.cors
+  typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors}
+"#;
+
+/// A route's CORS policy for `https://good.example`.
+fn policy(fields: &str) -> String {
+    format!(
+        "typed_per_filter_config:\n  envoy.filters.http.cors:\n    \"@type\": type.googleapis.com/envoy.extensions.filters.http.cors.v3.CorsPolicy\n    allow_origin_string_match: [{{exact: \"https://good.example\"}}]\n{}",
+        indent(fields, 4)
+    )
+}
+
+#[tokio::test]
+async fn preflights_are_answered_for_origins_that_are_allowed() -> Result<()> {
+    let full = "allow_methods: \"GET, PUT\"\nallow_headers: x-a\nexpose_headers: x-b\nmax_age: \"60\"\nallow_credentials: true";
+    let routes = [
+        route("/full", &policy(full)),
+        route("/strict", &policy("forward_not_matching_preflights: false")),
+        route("/none", ""),
+    ]
+    .concat();
+    let (proxy, upstream) = start(&HttpListener::new("http", &routes).filters(CORS)).await?;
+    let preflight =
+        |origin: &str| format!("origin: https://{origin}.example\r\naccess-control-request-method: PUT\r\n");
+    let good = ask(&proxy, "OPTIONS", "/full", &preflight("good")).await?.head;
+    ensure!(good.status()? == 200 && upstream.received().is_empty(), "{good:?}");
+    for (name, value) in [
+        ("access-control-allow-origin", "https://good.example"),
+        ("access-control-allow-methods", "GET, PUT"),
+        ("access-control-allow-headers", "x-a"),
+        ("access-control-max-age", "60"),
+        ("access-control-allow-credentials", "true"),
+    ] {
+        ensure!(field(&good.fields, name) == Some(value), "{name}: {good:?}");
+    }
+    let request = ask(&proxy, "GET", "/full", "origin: https://good.example\r\n").await?.head;
+    ensure!(
+        field(&request.fields, "access-control-allow-origin") == Some("https://good.example"),
+        "{request:?}"
+    );
+    ensure!(field(&request.fields, "access-control-expose-headers") == Some("x-b"), "{request:?}");
+    // what reaches the upstream, and gets no mark
+    let expected = [("/full", "evil", 2), ("/strict", "evil", 2), ("/none", "good", 3)];
+    for (path, origin, requests) in expected {
+        let seen = ask(&proxy, "OPTIONS", path, &preflight(origin)).await?.head;
+        ensure!(seen.status()? == 200, "{path}: {seen:?}");
+        ensure!(field(&seen.fields, "access-control-allow-origin").is_none(), "{path}: {seen:?}");
+        ensure!(upstream.received().len() == requests, "{path}: {} requests", upstream.received().len());
+    }
+    let stats = proxy.admin().stats("^http\\.http\\.cors\\.").await?;
+    let counts = ["origin_valid", "origin_invalid"].map(|name| stats.get(&format!("http.http.cors.{name}")));
+    ensure!(counts == [Some(&2), Some(&2)], "{stats:?}");
+    Ok(())
+}
+
+const GRPC_STATS: &str = r#"
+- name: envoy.filters.http.grpc_stats
+  typed_config:
+    "@type": type.googleapis.com/envoy.extensions.filters.http.grpc_stats.v3.FilterConfig
+    individual_method_stats_allowlist: {services: [{name: chat.Room, method_names: [Talk]}]}
+"#;
+
+#[tokio::test]
+async fn calls_and_messages_are_counted_by_method() -> Result<()> {
+    let upstream = H2Upstream::start().await?;
+    let listener = HttpListener::to_up("http").filters(GRPC_STATS).yaml();
+    let yaml = bootstrap(&[listener], &[cluster("up", "up", H2_CLUSTER)], "");
+    let yaml = fill(&yaml, [("up", port(upstream.addr()))]);
+    let proxy = Proxy::start(&Binary::subject()?, &yaml).await?;
+    // three messages there: two empty ones and one of a byte; one back
+    let body = Bytes::from_static(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, b'x']);
+    let grpc = |body: &str| H2Reply::new(200, body).field("content-type", "application/grpc");
+    let client = H2Client::connect(proxy.listener("http")?).await?;
+    let calls = [
+        ("chat.Room/Talk", "application/grpc", grpc("\0\0\0\0\0").trailer("grpc-status", "0")),
+        ("chat.Room/Talk", "application/grpc", grpc("").field("grpc-status", "5")),
+        ("chat.Room/Leave", "application/grpc", grpc("\0\0\0\0\0").trailer("grpc-status", "0")),
+        ("chat.Room/Talk", "text/plain", H2Reply::new(200, "no call")),
+    ];
+    for (path, kind, reply) in calls {
+        upstream.script([reply]);
+        let request = http::Request::post(format!("http://test/{path}")).header("content-type", kind);
+        let response = client.request(request.body(body.clone())?, None).await?;
+        ensure!(response.status == 200, "{path}: {response:?}");
+    }
+    let expected = [
+        ("chat.Room.Talk.0", 1),
+        ("chat.Room.Talk.5", 1),
+        ("chat.Room.Talk.success", 1),
+        ("chat.Room.Talk.failure", 1),
+        ("chat.Room.Talk.total", 2),
+        ("chat.Room.Talk.request_message_count", 6),
+        ("chat.Room.Talk.response_message_count", 1),
+        ("0", 1),
+        ("success", 1),
+        ("total", 1),
+        ("request_message_count", 3),
+        ("response_message_count", 1),
+    ];
+    let expected = expected.map(|(name, value)| (format!("cluster.up.grpc.{name}"), value));
+    let mut last = String::new();
+    eventually("the counters", SOON, async || {
+        let stats = proxy.admin().stats("^cluster\\.up\\.grpc\\.").await.ok()?;
+        last = format!("{stats:?}");
+        expected.iter().all(|(name, value)| stats.get(name) == Some(value)).then_some(())
+    })
+    .await
+    .with_context(|| last)
+}
