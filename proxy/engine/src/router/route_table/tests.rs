@@ -1,6 +1,7 @@
 use std::any::Any;
 
 use http::{Method, StatusCode};
+use proptest::prelude::*;
 use prost::Message;
 use proxy_core::extension::http_filter::{
     HttpFilter, HttpFilterExtension, HttpFilterFactory, Of, Phases, Route,
@@ -9,6 +10,8 @@ use proxy_core::extension::{Descriptor, SecurityPosture, Status};
 use proxy_core::runtime::RuntimeLayer;
 use xds_api::envoy::config::core::v3 as core;
 use xds_api::envoy::config::core::v3::{HeaderValue as HeaderValueProto, HeaderValueOption};
+use xds_api::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
+use xds_api::envoy::config::route::v3::query_parameter_matcher::QueryParameterMatchSpecifier;
 use xds_api::envoy::config::route::v3::route::Action as ActionProto;
 use xds_api::envoy::config::route::v3::route_action::{
     ClusterSpecifier, HostRewriteSpecifier, UpgradeConfig,
@@ -16,6 +19,10 @@ use xds_api::envoy::config::route::v3::route_action::{
 use xds_api::envoy::config::route::v3::route_match::PathSpecifier;
 use xds_api::envoy::config::route::v3::weighted_cluster::{
     ClusterWeight as WeightProto, RandomValueSpecifier,
+};
+use xds_api::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
+use xds_api::envoy::r#type::matcher::v3::{
+    RegexMatcher as RegexMatcherProto, StringMatcher as StringMatcherProto,
 };
 
 use super::*;
@@ -782,5 +789,139 @@ fn large_tables_are_searched_by_index() {
         let found = matched.and_then(|matched| table.selected(matched));
         let cluster = found.map(|route| route.cluster(&request).named().to_owned()).unwrap_or_default();
         assert_eq!(cluster, expected, "{name}");
+    }
+}
+
+/// A route's conditions, and what they mean without any index.
+#[derive(Clone, Debug)]
+struct Model {
+    path: PathSpecifier,
+    ignores_case: bool,
+    /// `x-a`: the value it must have, or none to be there at all; and whether that is turned around.
+    header: Option<(Option<&'static str>, bool)>,
+    /// `k`: the value it must have, or none to be there at all.
+    parameter: Option<Option<&'static str>>,
+}
+
+/// A request of the model: path, query, the header `x-a`.
+type Asked = (String, &'static str, Option<&'static str>);
+
+/// Regular expressions in which a plain function can stand in for the engine.
+const WORDS: &str = "/[ab]+";
+const SUFFIX: &str = "/.*b";
+
+fn exactly(text: &str) -> StringMatcherProto {
+    StringMatcherProto { match_pattern: Some(MatchPattern::Exact(text.to_owned())), ..Default::default() }
+}
+
+impl Model {
+    fn proto(&self, cluster: &str) -> proto::Route {
+        let mut route = to_cluster(self.path.clone(), cluster);
+        let matched = route.r#match.as_mut().unwrap();
+        matched.case_sensitive = Some(!self.ignores_case);
+        matched.headers = self
+            .header
+            .map(|(value, invert_match)| proto::HeaderMatcher {
+                name: "x-a".to_owned(),
+                invert_match,
+                header_match_specifier: Some(match value {
+                    Some(value) => HeaderMatchSpecifier::StringMatch(exactly(value)),
+                    None => HeaderMatchSpecifier::PresentMatch(true),
+                }),
+                ..Default::default()
+            })
+            .into_iter()
+            .collect();
+        matched.query_parameters = self
+            .parameter
+            .map(|value| proto::QueryParameterMatcher {
+                name: "k".to_owned(),
+                query_parameter_match_specifier: Some(match value {
+                    Some(value) => QueryParameterMatchSpecifier::StringMatch(exactly(value)),
+                    None => QueryParameterMatchSpecifier::PresentMatch(true),
+                }),
+            })
+            .into_iter()
+            .collect();
+        route
+    }
+
+    fn holds(&self, (path, query, header): &Asked) -> bool {
+        let fold = |text: &str| if self.ignores_case { text.to_ascii_lowercase() } else { text.to_owned() };
+        let folded = fold(path);
+        let path_holds = match &self.path {
+            PathSpecifier::Prefix(prefix) => folded.starts_with(&fold(prefix)),
+            PathSpecifier::Path(exact) => folded == fold(exact),
+            PathSpecifier::PathSeparatedPrefix(prefix) => folded
+                .strip_prefix(&fold(prefix))
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
+            PathSpecifier::SafeRegex(regex) if regex.regex == WORDS => {
+                path.len() > 1 && path[1..].chars().all(|c| c == 'a' || c == 'b')
+            }
+            PathSpecifier::SafeRegex(_) => path.len() > 1 && path.ends_with('b'),
+            _ => unreachable!(),
+        };
+        let header_holds = self.header.is_none_or(|(value, turned)| {
+            // what is not there has no value that could differ
+            match (value, header) {
+                (None, header) => header.is_some() != turned,
+                (Some(_), None) => false,
+                (Some(value), Some(header)) => (value == *header) != turned,
+            }
+        });
+        let parameter = query.split('&').find_map(|pair| match pair.split_once('=') {
+            Some((name, value)) => (name == "k").then_some(value),
+            None => (pair == "k").then_some(""),
+        });
+        let parameter_holds = self
+            .parameter
+            .is_none_or(|value| parameter.is_some_and(|found| value.is_none_or(|value| value == found)));
+        path_holds && header_holds && parameter_holds
+    }
+}
+
+fn any_model() -> impl Strategy<Value = Model> {
+    let regex = |text: &str| {
+        PathSpecifier::SafeRegex(RegexMatcherProto { regex: text.to_owned(), engine_type: None })
+    };
+    let path = prop_oneof![
+        "/[abA/]{0,3}".prop_map(PathSpecifier::Prefix),
+        "/[abA/]{0,3}".prop_map(PathSpecifier::Path),
+        "(/[abA]{1,2}){1,2}".prop_map(PathSpecifier::PathSeparatedPrefix),
+        Just(regex(WORDS)),
+        Just(regex(SUFFIX)),
+    ];
+    let value = || prop::option::of(prop::sample::select(vec!["1", "2"]));
+    let header = prop::option::weighted(0.3, (value(), prop::bool::ANY));
+    let parameter = prop::option::weighted(0.3, value());
+    (path, prop::bool::ANY, header, parameter).prop_map(|(path, ignores_case, header, parameter)| Model {
+        path,
+        ignores_case,
+        header,
+        parameter,
+    })
+}
+
+fn any_asked() -> impl Strategy<Value = Asked> {
+    let query = prop::sample::select(vec!["", "k=1", "k=2", "k", "j=1&k=1", "k=2&k=1", "kk=1"]);
+    ("/[abA/]{0,5}", query, prop::option::of(prop::sample::select(vec!["1", "2"])))
+}
+
+proptest! {
+    #[test]
+    fn the_first_route_whose_conditions_all_hold_is_found(
+        models in prop::collection::vec(any_model(), 0..40),
+        asked in prop::collection::vec(any_asked(), 1..12),
+    ) {
+        let routes = (0..).zip(&models).map(|(number, model): (usize, _)| model.proto(&number.to_string()));
+        let table = build_table(&one_host(routes.collect())).unwrap();
+        for asked in &asked {
+            let (path, query, header) = asked;
+            let target = if query.is_empty() { path.clone() } else { format!("{path}?{query}") };
+            let headers: Vec<_> = header.iter().map(|value| ("x-a", *value)).collect();
+            let found = cluster_of(&table, &with(get("h", &target), &headers));
+            let expected = models.iter().position(|model| model.holds(asked)).map(|number| number.to_string());
+            prop_assert_eq!(found, expected, "{:?}", asked);
+        }
     }
 }
