@@ -55,7 +55,7 @@ async fn ends_in_two_steps(session: &mut Session, upstream: &Upstream, late: u32
 
 #[tokio::test]
 async fn an_old_connection_ends_in_two_steps() -> Result<()> {
-    let options = "common_http_protocol_options: {max_connection_duration: 0.3s}\ndrain_timeout: 2s";
+    let options = "common_http_protocol_options: {max_connection_duration: 0.3s}\ndrain_timeout: 5s";
     let (proxy, upstream) = start(options, &[]).await?;
     let mut session = Session::connect(proxy.listener("http")?).await?;
     session.begin(1, false).await?;
@@ -67,7 +67,7 @@ async fn an_old_connection_ends_in_two_steps() -> Result<()> {
 
 #[tokio::test]
 async fn a_connection_with_enough_requests_ends_in_two_steps() -> Result<()> {
-    let options = "common_http_protocol_options: {max_requests_per_connection: 2}\ndrain_timeout: 2s";
+    let options = "common_http_protocol_options: {max_requests_per_connection: 2}\ndrain_timeout: 5s";
     let (proxy, upstream) = start(options, &[]).await?;
     let mut session = Session::connect(proxy.listener("http")?).await?;
     session.begin(1, false).await?;
@@ -82,7 +82,7 @@ async fn a_connection_with_enough_requests_ends_in_two_steps() -> Result<()> {
 #[tokio::test]
 async fn a_drained_connection_ends_in_two_steps() -> Result<()> {
     let words = ["--drain-time-s", "600", "--drain-strategy", "immediate"];
-    let (proxy, upstream) = start("drain_timeout: 2s", &words).await?;
+    let (proxy, upstream) = start("drain_timeout: 5s", &words).await?;
     let mut session = Session::connect(proxy.listener("http")?).await?;
     session.begin(1, false).await?;
     session.begin(3, true).await?;
@@ -169,7 +169,7 @@ async fn no_request_is_lost_or_sent_twice_when_connections_end_under_load() -> R
 /// A client that answers no PING cannot keep its connection by opening stream after stream.
 #[tokio::test]
 async fn a_connection_ends_although_its_client_answers_no_ping() -> Result<()> {
-    let options = "common_http_protocol_options: {max_connection_duration: 0.1s}\ndrain_timeout: 0.3s";
+    let options = "common_http_protocol_options: {max_connection_duration: 0.1s}\ndrain_timeout: 1s";
     let (proxy, _upstream) = start(options, &[]).await?;
     let mut session = Session::connect(proxy.listener("http")?).await?;
     session.begin(1, false).await?;
