@@ -18,6 +18,7 @@ release: ## the proxy as it is measured and shipped (target/release/outrigger)
 
 .PHONY: test
 test: ## every test; installs the real Envoy to compare with
+	@command -v iptables >/dev/null || PATH=$$PATH:/usr/sbin command -v iptables >/dev/null || scripts/apt.sh iptables iproute2 || true
 	@peers=$$(scripts/peers.sh envoy) && eval "$$peers" && $(CARGO) test --workspace $(ARGS)
 
 .PHONY: differential
