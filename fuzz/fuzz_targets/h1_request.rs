@@ -20,7 +20,7 @@ fuzz_target!(|input: &[u8]| {
     assert_eq!(describe(&outcome), describe(&dribbled));
     if let Ok(Some(parsed)) = outcome {
         assert!(parsed.size <= bytes.len() && bytes.ends_with(&buf));
-        check_forwarded(&parsed);
+        check_forwarded(&parsed, flags);
     }
 });
 
@@ -62,10 +62,12 @@ fn describe(outcome: &Result<Option<ParsedRequest>, RequestError>) -> String {
     }
 }
 
-fn check_forwarded(parsed: &ParsedRequest) {
+fn check_forwarded(parsed: &ParsedRequest, flags: u8) {
     let mut out = BytesMut::new();
     write(parsed, &mut out).expect("what was parsed can be written");
     let lenient = RequestOptions {
+        // With it an absolute target names the host, without it is a path, which the connection manager refuses.
+        allow_absolute_url: options(flags).allow_absolute_url,
         allow_custom_methods: true,
         proxy_100_continue: true,
         keep_case: parsed.head.case.as_ref().map(|_| PreserveCase::default()),
