@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds every fuzz target and runs each for SECONDS_EACH seconds (default 6), from the committed seeds. Arguments restrict
-# it to those targets. What it finds lies in fuzz/artifacts/TARGET.
+# it to those targets. What it finds lies in fuzz/artifacts/TARGET. SEED other than 0 makes the choices repeat.
 #
 # Needs cargo-fuzz, which it installs into target/tools if it is missing. Where a nightly toolchain is installed the address
 # sanitizer is on; otherwise the stable one builds without it.
@@ -25,7 +25,7 @@ for target in "${targets[@]}"; do
   # the corpus grows and is not committed; seeds are only read
   mkdir -p "fuzz/corpus/$target" "fuzz/seeds/$target"
   if ! cargo "${toolchain[@]}" fuzz run "${sanitizer[@]}" "$target" "fuzz/corpus/$target" "fuzz/seeds/$target" -- \
-      -max_total_time="$each" -max_len=4096 -timeout=10 -rss_limit_mb=2048 -verbosity=0 -print_final_stats=1; then
+      -seed="${SEED:-0}" -max_total_time="$each" -max_len=4096 -timeout=10 -rss_limit_mb=2048 -verbosity=0 -print_final_stats=1; then
     echo "fuzz: $target FAILED"
     failed=$((failed + 1))
   fi
