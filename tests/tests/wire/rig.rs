@@ -94,10 +94,9 @@ impl Rig {
         if best >= PROMPT {
             self.fail(name, &format!("the next good request took {best:?}"));
         }
-        // The upstream closes what the good request left; a POST that met that close would be nobody's fault.
-        self.no_upstream_connections().await?;
+        // With that the upstream closes what the good request left; a POST that met the close would be nobody's fault.
         self.upstream.forget();
-        Ok(())
+        self.no_upstream_connections().await
     }
 
     async fn no_upstream_connections(&self) -> Result<()> {
