@@ -27,14 +27,6 @@ const ENGINE: &[&[&str]] = &[
     &["local", "log_file"],
 ];
 
-/// Uses against the order that exist today: the file, and the module that it should not know. A line that is no longer
-/// needed fails the test.
-const AGAINST_THE_ORDER: &[(&str, &str)] = &[
-    // drives the pool's leases; belongs to `upstream`, or the leases to `codec`
-    ("codec/upstream.rs", "upstream"),
-    ("codec/tunnel.rs", "upstream"),
-];
-
 /// What a crate must never depend on, and why it would be wrong.
 const NEVER: &[(&str, &[&str])] = &[
     ("xds-api", &["xds", "proxy-core", "proxy-engine", "proxy-extensions", "proxy", "tokio"]),
@@ -226,7 +218,6 @@ fn engine_modules_use_only_lower_ones() {
     let rank = |module: &str| ENGINE.iter().position(|line| line.contains(&module));
     let mut wrong = Vec::new();
     let mut files = 0;
-    let mut against = AGAINST_THE_ORDER.to_vec();
     for path in rust_files(&source).unwrap() {
         let inside = path.strip_prefix(&source).unwrap();
         let first = inside.components().next().unwrap().as_os_str().to_str().unwrap().trim_end_matches(".rs");
@@ -243,9 +234,6 @@ fn engine_modules_use_only_lower_ones() {
         for used in used_modules(&std::fs::read_to_string(&path).unwrap()) {
             match rank(&used) {
                 Some(rank) if rank > own || used == first => {}
-                _ if AGAINST_THE_ORDER.contains(&(inside.to_str().unwrap(), &used)) => {
-                    against.retain(|line| *line != (inside.to_str().unwrap(), &*used));
-                }
                 _ => wrong.push(format!("{} uses crate::{used}", inside.display())),
             }
         }
@@ -253,7 +241,6 @@ fn engine_modules_use_only_lower_ones() {
     wrong.sort();
     wrong.dedup();
     assert!(files > 0, "no engine under {}", source.display());
-    assert!(against.is_empty(), "no longer needed in AGAINST_THE_ORDER: {against:?}");
     assert!(wrong.is_empty(), "modules may use only those below them: {wrong:#?}");
 }
 

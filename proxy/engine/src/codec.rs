@@ -1,7 +1,7 @@
 //! Wire protocols: bytes to messages and back.
 //!
 //! [`h1`] is sans-io; the `*_server` and `*_client` modules drive a codec over a connection, and `downstream` and
-//! `upstream` are what the connection manager and the router see of any of them.
+//! `upstream` are what the connection manager and the pools see of any of them.
 
 pub(crate) mod downstream;
 pub mod h1;
@@ -12,6 +12,5 @@ pub mod h2_guard;
 pub(crate) mod h2_headers;
 pub(crate) mod h2_keepalive;
 pub(crate) mod h2_server;
-mod output;
-pub(crate) mod tunnel;
+pub(crate) mod output;
 pub(crate) mod upstream;

@@ -1,4 +1,5 @@
-//! Clusters: hosts, load balancing, circuit breakers, discovery by DNS, and the options of connections.
+//! Clusters: hosts, load balancing, circuit breakers, discovery by DNS, the options of connections, and the
+//! streams to hosts that the router drives.
 
 pub mod balancing;
 pub mod circuit_breaker;
@@ -10,6 +11,8 @@ pub mod http_options;
 pub mod key_format;
 pub mod pool;
 pub mod socket_options;
+pub(crate) mod stream;
+pub(crate) mod tunnel;
 
 #[cfg(test)]
 mod tests;

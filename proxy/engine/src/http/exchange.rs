@@ -20,8 +20,9 @@ use super::deadlines::Timeout;
 use super::filter_chain::{Ending, Parts};
 use super::stream::{Stream, StreamEnd};
 use crate::codec::downstream::{Downstream, DownstreamError};
-use crate::codec::upstream::{Upstream, UpstreamEvent};
+use crate::codec::upstream::UpstreamEvent;
 use crate::local::timers::Timer;
+use crate::upstream::stream::Upstream;
 
 /// What happened next.
 enum Event {

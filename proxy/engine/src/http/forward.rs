@@ -27,8 +27,6 @@ use proxy_core::stream_error::UpstreamReset;
 use super::exchange::Failure;
 use super::stream::{Stream, StreamEnd, refuse};
 use crate::codec::downstream::Downstream;
-use crate::codec::tunnel::Tunnel;
-use crate::codec::upstream::Upstream;
 use crate::local::timers::Timer;
 use crate::router::cluster::ClusterChoice;
 use crate::router::forward::Priority;
@@ -38,6 +36,8 @@ use crate::router::timeouts::ExpectedTimeout;
 use crate::upstream::circuit_breaker::BreakerPriority;
 use crate::upstream::http_options::UpstreamProtocol;
 use crate::upstream::pool::{HostPool, NoHost, RequestGuard, WorkerCluster};
+use crate::upstream::stream::Upstream;
+use crate::upstream::tunnel::Tunnel;
 
 /// How often a request is sent that hosts refuse without having worked on it.
 const MAX_SENDS: u32 = 4;

@@ -8,10 +8,10 @@ use proxy_core::head::{BodyEvent, ResponseHead};
 use proxy_core::stream_error::UpstreamReset;
 use proxy_core::stream_info::WireBytes;
 
-use super::output::Output;
-use super::upstream::UpstreamEvent;
+use super::pool::ConnectedSocket;
+use crate::codec::output::Output;
+use crate::codec::upstream::UpstreamEvent;
 use crate::local::buffers;
-use crate::upstream::pool::ConnectedSocket;
 
 /// A TCP connection that looks like a stream: it answers 200 by itself, then carries bytes.
 pub(crate) struct Tunnel {
