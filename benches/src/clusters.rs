@@ -5,33 +5,30 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use crate::options::{Measure, Options};
+use crate::options::{Measure, Options, Part};
 use crate::peers::{Peer, Process, free_ports};
 use crate::report::Report;
 use crate::{proc, say};
 
 /// Compares a bootstrap of one cluster with one of many.
 pub(crate) fn measure(options: &Options, report: &mut Report) -> Result<()> {
-    let count = if options.quick { 1_000 } else { 5_000 };
-    for peer in [Peer::Outrigger, Peer::Envoy].into_iter().filter(|peer| options.peers.contains(peer)) {
-        let sample = || -> Result<(f64, f64)> {
-            let (one, _) = start(peer, options, 1)?;
-            let (many, seconds) = start(peer, options, count)?;
-            Ok(((many - one) / (count - 1) as f64, seconds))
-        };
-        match sample() {
-            Ok((kib, seconds)) => {
-                report.add(Measure::Clusters, peer, kib);
-                report.add_ready(peer, count, seconds);
-            }
-            Err(error) => report.fail(format!("{} clusters: {error:#}", peer.name())),
+    let count = options.many_clusters();
+    for _ in 0..options.starts() {
+        for peer in [Peer::Outrigger, Peer::Envoy].into_iter().filter(|peer| options.peers.contains(peer)) {
+            let sample = || -> Result<_> {
+                let (one, _) = start(peer, options, 1)?;
+                let (many, ready) = start(peer, options, count)?;
+                let each = (many - one) / (count - 1) as f64;
+                Ok([(Part::Main, each), (Part::Ready, ready), (Part::Count, count as f64)])
+            };
+            report.add_all(Measure::Clusters, peer, sample());
         }
     }
     say("clusters done");
     Ok(())
 }
 
-/// Resident KiB and seconds to ready, of a proxy with that many clusters.
+/// Resident KiB, and milliseconds to ready, of a proxy with that many clusters.
 fn start(peer: Peer, options: &Options, count: usize) -> Result<(f64, f64)> {
     let [admin, http] = free_ports()?;
     let dir = tempfile::Builder::new().prefix("outrigger-bench-").tempdir()?;
@@ -42,8 +39,8 @@ fn start(peer: Peer, options: &Options, count: usize) -> Result<(f64, f64)> {
     let args = ["-c", &path, "--concurrency", "1", "--disable-hot-restart", "-l", "error"];
     let mut process = Process::spawn(dir, &peer.binary(options)?, &args)?;
     process.answers(admin, "/ready")?;
-    let seconds = start.elapsed().as_secs_f64();
-    Ok((proc::resident_kib(process.pid())? as f64, seconds))
+    let ready = start.elapsed().as_secs_f64() * 1e3;
+    Ok((proc::resident_kib(process.pid())? as f64, ready))
 }
 
 /// N clusters of three hosts, one virtual host each with two routes.

@@ -1,61 +1,76 @@
-//! One run of a load generator against one proxy.
+//! One run of a load generator against one proxy: a closed loop, as fast as the proxy answers.
 
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::options::{Measure, Options};
+use crate::options::{Measure, Options, Part};
 use crate::peers::{Peer, Running, program};
 use crate::proc::Cpu;
 
-/// What one run gave.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Sample {
-    /// CPU time of the proxy per request, in microseconds.
-    pub(crate) cpu: f64,
-    /// The part of it in user mode.
-    pub(crate) user: f64,
-    /// Requests per second.
-    pub(crate) rate: f64,
-    /// Latency in milliseconds, where the generator tells: median and 99th percentile.
-    pub(crate) latency: Option<(f64, f64)>,
-}
-
-/// What a load generator reported.
-struct Answered {
-    requests: f64,
-    latency: Option<(f64, f64)>,
-}
+/// What clients of a mesh send along, beside `host`.
+const FIELDS: [&str; 19] = [
+    "accept: application/json, text/plain, */*",
+    "accept-encoding: gzip, deflate, br",
+    "accept-language: en-GB,en;q=0.9,de;q=0.8",
+    "authorization: Bearer 4f1c2d3e5a6b7c8d9e0f1a2b3c4d5e6f7a8b9c0d1e2f3a4b5c6d7e8f",
+    "cache-control: no-cache",
+    "content-type: application/json",
+    "cookie: session=0f9e8d7c6b5a49382716; theme=light; region=eu-west",
+    "origin: https://shop.example.com",
+    "pragma: no-cache",
+    "referer: https://shop.example.com/cart",
+    "user-agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/128.0 Safari/537.36",
+    "x-api-version: 2024-06-01",
+    "x-b3-sampled: 1",
+    "x-b3-spanid: a2fb4a1d1a96d312",
+    "x-b3-traceid: 463ac35c9f6413ad48485a3953bb6124",
+    "x-client-region: eu-west-1",
+    "x-debug: 1",
+    "x-tenant: acme",
+    "x-user-id: 8812734",
+];
 
 /// Runs one load; nothing where the peer does not do that.
-pub(crate) fn run(measure: Measure, proxy: &Running, options: &Options) -> Result<Option<Sample>> {
+pub(crate) fn run(measure: Measure, proxy: &Running, options: &Options) -> Result<Vec<(Part, f64)>> {
     let does = match measure {
-        Measure::H1 | Measure::Big => true,
         // nginx speaks HTTP/1 only to its upstreams, and its TCP proxy is a module that may be absent
-        Measure::H2 | Measure::H2Wide | Measure::Tcp | Measure::TcpBig => proxy.peer != Peer::Nginx,
-        Measure::Start | Measure::Idle | Measure::Clusters => false,
+        Measure::H2 | Measure::H2Wide | Measure::H1ToH2 | Measure::Tcp | Measure::TcpBig => {
+            proxy.peer != Peer::Nginx
+        }
+        _ => true,
     };
     if !does {
-        return Ok(None);
+        return Ok(Vec::new());
     }
     let before = Cpu::of(proxy.pid())?;
-    let answered = match measure {
-        Measure::H2 => h2load(proxy.h2, "8", "32", options)?,
-        Measure::H2Wide => h2load(proxy.h2, "64", "1", options)?,
-        Measure::Tcp => wrk(proxy.tcp, "/", "64", options)?,
-        Measure::TcpBig => wrk(proxy.tcp, "/big/1m", "8", options)?,
-        Measure::Big => wrk(proxy.h1, "/big/1m", "8", options)?,
-        Measure::H1 | Measure::Start | Measure::Idle | Measure::Clusters => {
-            wrk(proxy.h1, "/", "64", options)?
-        }
+    let ports = &proxy.ports;
+    let (requests, latency) = match measure {
+        Measure::H2 => h2load(ports.h2, "8", "32", options)?,
+        Measure::H2Wide => h2load(ports.h2, "64", "1", options)?,
+        Measure::H2ToH1 => h2load(ports.h2_to_h1, "64", "1", options)?,
+        Measure::H1ToH2 => wrk(ports.h1_to_h2, "/", "64", &[], options)?,
+        Measure::H1Rich => wrk(ports.h1_rich, "/", "64", &FIELDS, options)?,
+        Measure::Tcp => wrk(ports.tcp, "/", "64", &[], options)?,
+        Measure::TcpBig => wrk(ports.tcp, "/big/1m", "8", &[], options)?,
+        Measure::Big => wrk(ports.h1, "/big/1m", "8", &[], options)?,
+        _ => wrk(ports.h1, "/", "64", &[], options)?,
     };
     let used = Cpu::of(proxy.pid())?.since(before);
-    ensure!(answered.requests > 0.0, "no request was answered");
-    let user = used.user.as_secs_f64() * 1e6 / answered.requests;
-    let cpu = user + used.system.as_secs_f64() * 1e6 / answered.requests;
-    let rate = answered.requests / f64::from(options.seconds);
-    Ok(Some(Sample { cpu, user, rate, latency: answered.latency }))
+    ensure!(requests > 0.0, "no request was answered");
+    let mut values = vec![
+        (Part::Main, used.total().as_secs_f64() * 1e6 / requests),
+        (Part::User, used.user.as_secs_f64() * 1e6 / requests),
+        (Part::Rate, requests / f64::from(options.seconds)),
+    ];
+    if let Some((median, tail)) = latency {
+        values.extend([(Part::Median, median), (Part::Tail, tail)]);
+    }
+    Ok(values)
 }
+
+/// Requests answered; median and 99th percentile of latency in milliseconds, where the generator tells.
+type Answered = (f64, Option<(f64, f64)>);
 
 fn output(command: &mut Command) -> Result<String> {
     let output = command.output().with_context(|| format!("{command:?}"))?;
@@ -63,11 +78,12 @@ fn output(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-fn wrk(port: u16, path: &str, connections: &str, options: &Options) -> Result<Answered> {
+fn wrk(port: u16, path: &str, connections: &str, fields: &[&str], options: &Options) -> Result<Answered> {
     let text = output(
         Command::new(program("WRK")?)
             .args(["-t1", "--latency", "-c", connections, "-d"])
             .arg(format!("{}s", options.seconds))
+            .args(fields.iter().flat_map(|field| ["-H", field]))
             .arg(format!("http://127.0.0.1:{port}{path}")),
     )?;
     for bad in ["Non-2xx", "Socket errors"] {
@@ -78,7 +94,7 @@ fn wrk(port: u16, path: &str, connections: &str, options: &Options) -> Result<An
     let requests = line(" requests in ")?.split_whitespace().next().unwrap_or_default().parse()?;
     let percentile =
         |what| -> Result<f64> { millis(line(what)?.split_whitespace().nth(1).unwrap_or_default()) };
-    Ok(Answered { requests, latency: Some((percentile("50%")?, percentile("99%")?)) })
+    Ok((requests, Some((percentile("50%")?, percentile("99%")?))))
 }
 
 /// `1.23ms`, `456us` or `1.2s` in milliseconds.
@@ -105,7 +121,7 @@ fn h2load(port: u16, connections: &str, streams: &str, options: &Options) -> Res
         Ok(line[..at].split_whitespace().next_back().unwrap_or_default().parse()?)
     };
     ensure!(number("failed")? == 0.0 && number("errored")? == 0.0, "h2load: {line}");
-    Ok(Answered { requests: number("succeeded")?, latency: None })
+    Ok((number("succeeded")?, None))
 }
 
 #[cfg(test)]

@@ -4,17 +4,23 @@
 //! (A B C D A B C D ...) and the median over the rounds counts. The measure is CPU time of the proxy's processes per
 //! request, from `/proc`: it is far steadier than requests per second on a shared machine, and it is what is paid for.
 //!
-//! Usage: `load [--quick] [--only h1,h2,...] [--outrigger PATH] [--rounds N] [--seconds N] [--results FOLDER]`.
+//! Usage: `load [--quick] [--only h1,h2,...] [--peers outrigger,envoy,...] [--rounds N] [--seconds N] [--rate N]
+//! [--outrigger PATH] [--results FOLDER]`. What is measured, by name: `options.rs`.
 //! The peers come from the environment as `scripts/peers.sh` prints it (`ENVOY`, `HAPROXY`, `NGINX`, `WRK`, `H2LOAD`).
 
 mod clusters;
+mod endpoints;
 mod idle;
 mod load;
+mod open_loop;
 mod options;
 mod peers;
 mod plot;
 mod proc;
 mod report;
+mod start;
+mod tail;
+mod workers;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -22,7 +28,7 @@ use std::process::ExitCode;
 use anyhow::{Result, ensure};
 
 use options::{Measure, Options};
-use peers::{Backend, Peer};
+use peers::{Backend, Peer, Running};
 use report::Report;
 
 /// One line of progress. The result goes to files; this is for whoever watches.
@@ -54,39 +60,48 @@ fn run() -> Result<()> {
 }
 
 fn measure(options: &Options, backend: &Backend, report: &mut Report) -> Result<()> {
+    loads(options, backend, report)?;
+    if options.wants(Measure::Workers) {
+        workers::measure(options, backend, report)?;
+    }
+    if options.wants(Measure::Start) {
+        start::measure(options, backend, report)?;
+    }
+    for idle in [Measure::Idle, Measure::IdleH2].into_iter().filter(|idle| options.wants(*idle)) {
+        idle::measure(idle, options, backend, report)?;
+    }
+    if options.wants(Measure::Clusters) {
+        clusters::measure(options, report)?;
+    }
+    if options.wants(Measure::Endpoints) {
+        endpoints::measure(options, report)?;
+    }
+    Ok(())
+}
+
+/// What is measured on one process of each proxy, side by side.
+fn loads(options: &Options, backend: &Backend, report: &mut Report) -> Result<()> {
+    let loads: Vec<Measure> = Measure::LOADS.into_iter().filter(|load| options.wants(*load)).collect();
+    if loads.is_empty() && !options.wants(Measure::Tail) {
+        return Ok(());
+    }
     let mut running = Vec::new();
     for peer in Peer::ALL.into_iter().filter(|peer| options.peers.contains(peer)) {
-        match peers::Running::start(peer, options, backend) {
+        match Running::start(peer, options, backend, 1) {
             Ok(process) => running.push(process),
             Err(error) => report.fail(format!("{} did not start: {error:#}", peer.name())),
         }
     }
-    if options.wants(Measure::Start) {
-        for process in &running {
-            report.add(Measure::Start, process.peer, proc::resident_kib(process.pid())? as f64 / 1024.0);
-        }
-    }
-    for measure in Measure::LOADS.into_iter().filter(|measure| options.wants(*measure)) {
-        for round in 0..options.rounds {
+    for measure in loads {
+        for _ in 0..options.rounds {
             for process in &running {
-                match load::run(measure, process, options) {
-                    Ok(Some(sample)) => report.add_sample(measure, process.peer, sample),
-                    Ok(None) => {}
-                    Err(error) if round == 0 => {
-                        report.fail(format!("{} {}: {error:#}", process.peer.name(), measure.name()));
-                    }
-                    Err(_) => {}
-                }
+                report.add_all(measure, process.peer, load::run(measure, process, options));
             }
         }
         say(&format!("{} done", measure.name()));
     }
-    drop(running);
-    if options.wants(Measure::Idle) {
-        idle::measure(options, backend, report)?;
-    }
-    if options.wants(Measure::Clusters) {
-        clusters::measure(options, report)?;
+    if options.wants(Measure::Tail) {
+        tail::measure(options, &running, report)?;
     }
     Ok(())
 }

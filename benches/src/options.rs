@@ -11,66 +11,145 @@ use crate::peers::Peer;
 pub(crate) enum Measure {
     /// HTTP/1 small GET, 64 connections.
     H1,
+    /// The same with 20 request headers, four header mutations and an access log.
+    H1Rich,
     /// HTTP/2 both ways, 8 connections of 32 streams.
     H2,
     /// HTTP/2 both ways, 64 connections of one stream.
     H2Wide,
+    /// HTTP/2 from clients, HTTP/1 to upstreams, 64 connections of one stream.
+    H2ToH1,
+    /// HTTP/1 from clients, HTTP/2 to upstreams, 64 connections.
+    H1ToH2,
     /// TCP proxy, small HTTP/1 requests through it.
     Tcp,
     /// HTTP/1, bodies of 1 MiB, 8 connections.
     Big,
     /// TCP proxy, bodies of 1 MiB, 8 connections.
     TcpBig,
-    /// Memory after the start.
+    /// Latency at a rate that does not depend on the answers.
+    Tail,
+    /// What a CPU second is worth with two workers, against one.
+    Workers,
+    /// Memory after the start, and the time to ready.
     Start,
     /// Memory per idle HTTP/1 connection.
     Idle,
+    /// Memory per idle HTTP/2 connection.
+    IdleH2,
     /// Memory per static cluster, and the time to ready.
     Clusters,
+    /// From the arrival of new endpoints to the first request that reaches them.
+    Endpoints,
 }
 
 impl Measure {
-    pub(crate) const LOADS: [Self; 6] =
-        [Self::H1, Self::H2, Self::H2Wide, Self::Tcp, Self::Big, Self::TcpBig];
-    pub(crate) const ALL: [Self; 9] = [
+    /// What a load generator is let loose on.
+    pub(crate) const LOADS: [Self; 9] = [
         Self::H1,
+        Self::H1Rich,
         Self::H2,
         Self::H2Wide,
+        Self::H2ToH1,
+        Self::H1ToH2,
         Self::Tcp,
         Self::Big,
         Self::TcpBig,
+    ];
+    pub(crate) const ALL: [Self; 16] = [
+        Self::H1,
+        Self::H1Rich,
+        Self::H2,
+        Self::H2Wide,
+        Self::H2ToH1,
+        Self::H1ToH2,
+        Self::Tcp,
+        Self::Big,
+        Self::TcpBig,
+        Self::Tail,
+        Self::Workers,
         Self::Start,
         Self::Idle,
+        Self::IdleH2,
         Self::Clusters,
+        Self::Endpoints,
     ];
 
     /// As `--only` takes it.
     pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::H1 => "h1",
-            Self::H2 => "h2",
-            Self::H2Wide => "h2wide",
-            Self::Tcp => "tcp",
-            Self::Big => "big",
-            Self::TcpBig => "tcpbig",
-            Self::Start => "start",
-            Self::Idle => "idle",
-            Self::Clusters => "clusters",
-        }
+        self.texts().0
     }
 
     /// As the table says it, with its unit.
     pub(crate) fn title(self) -> &'static str {
+        self.texts().1
+    }
+
+    fn texts(self) -> (&'static str, &'static str) {
         match self {
-            Self::H1 => "HTTP/1 small GET, 64 connections: CPU µs per request",
-            Self::H2 => "HTTP/2 small GET, 8 x 32 streams: CPU µs per request",
-            Self::H2Wide => "HTTP/2 small GET, 64 x 1 streams: CPU µs per request",
-            Self::Tcp => "TCP proxy, small HTTP/1 GET, 64 connections: CPU µs per request",
-            Self::Big => "HTTP/1, 1 MiB bodies, 8 connections: CPU µs per request",
-            Self::TcpBig => "TCP proxy, 1 MiB bodies, 8 connections: CPU µs per request",
-            Self::Start => "Memory after the start: MiB",
-            Self::Idle => "Memory per idle HTTP/1 connection: KiB",
-            Self::Clusters => "Memory per static cluster: KiB",
+            Self::H1 => ("h1", "HTTP/1 small GET, 64 connections: CPU µs per request"),
+            Self::H1Rich => (
+                "h1rich",
+                "HTTP/1 with 20 headers, 4 header mutations, JSON access log to a file: CPU µs per request",
+            ),
+            Self::H2 => ("h2", "HTTP/2 small GET, 8 x 32 streams: CPU µs per request"),
+            Self::H2Wide => ("h2wide", "HTTP/2 small GET, 64 x 1 streams: CPU µs per request"),
+            Self::H2ToH1 => ("h2toh1", "HTTP/2 to HTTP/1 upstream, 64 x 1 streams: CPU µs per request"),
+            Self::H1ToH2 => ("h1toh2", "HTTP/1 to HTTP/2 upstream, 64 connections: CPU µs per request"),
+            Self::Tcp => ("tcp", "TCP proxy, small HTTP/1 GET, 64 connections: CPU µs per request"),
+            Self::Big => ("big", "HTTP/1, 1 MiB bodies, 8 connections: CPU µs per request"),
+            Self::TcpBig => ("tcpbig", "TCP proxy, 1 MiB bodies, 8 connections: CPU µs per request"),
+            Self::Tail => {
+                ("tail", "HTTP/1 at 60 % of Envoy's saturation rate, open loop: latency, 99th percentile, ms")
+            }
+            Self::Workers => ("workers", "Requests per CPU second with 2 workers, against 1 worker"),
+            Self::Start => ("start", "Memory after the start: MiB"),
+            Self::Idle => ("idle", "Memory per idle HTTP/1 connection: KiB"),
+            Self::IdleH2 => ("idleh2", "Memory per idle HTTP/2 connection: KiB"),
+            Self::Clusters => ("clusters", "Memory per static cluster: KiB"),
+            Self::Endpoints => {
+                ("endpoints", "One EDS update among many clusters, arrival to first routed request: ms")
+            }
+        }
+    }
+}
+
+/// A number that belongs to a measure, in the order of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Part {
+    /// What the title says.
+    Main,
+    /// The part of the CPU time that was spent in user mode.
+    User,
+    /// Requests per second.
+    Rate,
+    /// Median latency.
+    Median,
+    /// 99th percentile of latency.
+    Tail,
+    /// CPU time per request, where that is not the main number.
+    Cpu,
+    /// Until `/ready` answers 200, in milliseconds.
+    Ready,
+    /// How many clusters there were.
+    Count,
+}
+
+impl Part {
+    pub(crate) const ALL: [Self; 8] =
+        [Self::Main, Self::User, Self::Rate, Self::Median, Self::Tail, Self::Cpu, Self::Ready, Self::Count];
+
+    /// As the results name it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Main => "value",
+            Self::User => "of it in user mode",
+            Self::Rate => "requests per second",
+            Self::Median => "latency, median, ms",
+            Self::Tail => "latency, 99th percentile, ms",
+            Self::Cpu => "CPU µs per request",
+            Self::Ready => "ms to ready",
+            Self::Count => "clusters",
         }
     }
 }
@@ -83,6 +162,8 @@ pub(crate) struct Options {
     pub(crate) quick: bool,
     pub(crate) rounds: usize,
     pub(crate) seconds: u32,
+    /// Requests per second of the open loop, if not 60 % of what saturates Envoy.
+    pub(crate) rate: Option<f64>,
     pub(crate) outrigger: PathBuf,
     pub(crate) results: PathBuf,
 }
@@ -95,8 +176,9 @@ impl Options {
             only: Measure::ALL.to_vec(),
             peers: Peer::ALL.to_vec(),
             quick: false,
-            rounds: 7,
-            seconds: 4,
+            rounds: 5,
+            seconds: 2,
+            rate: None,
             outrigger: root.join("../target/release/outrigger"),
             results: root.join("results"),
         };
@@ -107,6 +189,7 @@ impl Options {
                 "--quick" => (options.quick, options.rounds, options.seconds) = (true, 3, 1),
                 "--rounds" => options.rounds = value()?.parse()?,
                 "--seconds" => options.seconds = value()?.parse()?,
+                "--rate" => options.rate = Some(value()?.parse()?),
                 "--outrigger" => options.outrigger = value()?.into(),
                 "--results" => options.results = value()?.into(),
                 "--only" => options.only = named(&value()?, &Measure::ALL, Measure::name)?,
@@ -120,6 +203,16 @@ impl Options {
     /// Whether that is to be measured.
     pub(crate) fn wants(&self, measure: Measure) -> bool {
         self.only.contains(&measure)
+    }
+
+    /// How many clusters many are.
+    pub(crate) fn many_clusters(&self) -> usize {
+        if self.quick { 1_000 } else { 5_000 }
+    }
+
+    /// How often what takes whole processes is repeated.
+    pub(crate) fn starts(&self) -> usize {
+        if self.quick { 1 } else { 3 }
     }
 }
 

@@ -92,7 +92,7 @@ impl Process {
                 let tail: Vec<&str> = log.lines().rev().take(5).collect();
                 bail!("no 200 on port {port} ({ended:?}): {tail:?}");
             }
-            std::thread::sleep(Duration::from_millis(2));
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 }
@@ -140,12 +140,12 @@ fn folder() -> Result<TempDir> {
 }
 
 /// A text with `@NAME@` replaced.
-fn fill(text: &str, values: &[(&str, String)]) -> String {
+pub(crate) fn fill(text: &str, values: &[(&str, String)]) -> String {
     values.iter().fold(text.to_owned(), |text, (name, value)| text.replace(&format!("@{name}@"), value))
 }
 
 /// What every nginx here needs: folders of its own, and the right to read them.
-fn nginx_head(dir: &Path) -> String {
+fn nginx_head(dir: &Path, workers: usize) -> String {
     let user = if rustix::process::getuid().is_root() { "user root;\n" } else { "" };
     let dir = dir.display();
     let temp: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
@@ -153,7 +153,7 @@ fn nginx_head(dir: &Path) -> String {
         .map(|name| format!("  {name}_temp_path {dir}/{name};\n"))
         .collect();
     format!(
-        "{user}daemon off;\nworker_processes 1;\nworker_rlimit_nofile 20000;\npid {dir}/pid;\nerror_log {dir}/error.log;\n\
+        "{user}daemon off;\nworker_processes {workers};\nworker_rlimit_nofile 20000;\npid {dir}/pid;\nerror_log {dir}/error.log;\n\
          events {{ worker_connections 16384; }}\nhttp {{\n  access_log off;\n  keepalive_requests 100000000;\n  keepalive_timeout 3600s;\n{temp}"
     )
 }
@@ -179,7 +179,7 @@ impl Backend {
              server {{\n    listen 127.0.0.1:{h1} backlog=4096;\n    listen 127.0.0.1:{h2} http2 backlog=4096;\n    \
              location / {{ return 200 \"hello world, this is a small body from the backend\\n\"; }}\n    \
              location /big {{ root {www}; }}\n  }}\n}}\n",
-            nginx_head(dir.path())
+            nginx_head(dir.path(), 1)
         );
         let path = dir.path().join("nginx.conf");
         std::fs::write(&path, config)?;
@@ -190,49 +190,73 @@ impl Backend {
     }
 }
 
+/// Where a proxy listens for what.
+#[derive(Debug)]
+pub(crate) struct Ports {
+    pub(crate) h1: u16,
+    pub(crate) h1_rich: u16,
+    pub(crate) h2: u16,
+    pub(crate) h2_to_h1: u16,
+    pub(crate) h1_to_h2: u16,
+    pub(crate) tcp: u16,
+}
+
 /// A proxy that is ready.
 #[derive(Debug)]
 pub(crate) struct Running {
     pub(crate) peer: Peer,
     process: Process,
-    pub(crate) h1: u16,
-    pub(crate) h2: u16,
-    pub(crate) tcp: u16,
+    pub(crate) ports: Ports,
+    /// How long it took to be.
+    pub(crate) ready: Duration,
 }
 
 impl Running {
     /// Starts a proxy in front of the backend and waits until it forwards a request.
-    pub(crate) fn start(peer: Peer, options: &Options, backend: &Backend) -> Result<Self> {
+    pub(crate) fn start(peer: Peer, options: &Options, backend: &Backend, workers: usize) -> Result<Self> {
         let dir = folder()?;
-        let [h1, h2, tcp, admin] = free_ports()?;
+        let [h1, h1_rich, h2, h2_to_h1, h1_to_h2, tcp, admin] = free_ports()?;
         let values = [
             ("H1", h1.to_string()),
+            ("H1_RICH", h1_rich.to_string()),
             ("H2", h2.to_string()),
+            ("H2_TO_H1", h2_to_h1.to_string()),
+            ("H1_TO_H2", h1_to_h2.to_string()),
             ("TCP", tcp.to_string()),
             ("ADMIN", admin.to_string()),
             ("BACKEND_H1", backend.h1.to_string()),
             ("BACKEND_H2", backend.h2.to_string()),
+            ("LOG", dir.path().join("access.log").display().to_string()),
+            ("WORKERS", workers.to_string()),
         ];
         let (file, text) = match peer {
             Peer::Outrigger | Peer::Envoy => ("envoy.yaml", include_str!("../configs/envoy.yaml").to_owned()),
             Peer::Haproxy => ("haproxy.cfg", include_str!("../configs/haproxy.cfg").to_owned()),
             Peer::Nginx => {
-                ("nginx.conf", format!("{}{}", nginx_head(dir.path()), include_str!("../configs/nginx.conf")))
+                let head = nginx_head(dir.path(), workers);
+                ("nginx.conf", head + include_str!("../configs/nginx.conf"))
             }
         };
         let path = dir.path().join(file);
         std::fs::write(&path, fill(&text, &values))?;
         let path = path.display().to_string();
+        let workers = workers.to_string();
         let args: &[&str] = match peer {
             Peer::Outrigger | Peer::Envoy => {
-                &["-c", &path, "--concurrency", "1", "--disable-hot-restart", "-l", "error"]
+                &["-c", &path, "--concurrency", &workers, "--disable-hot-restart", "-l", "error"]
             }
             Peer::Haproxy => &["-db", "-f", &path],
             Peer::Nginx => &["-c", &path],
         };
+        let start = Instant::now();
         let mut process = Process::spawn(dir, &peer.binary(options)?, args)?;
+        match peer {
+            Peer::Outrigger | Peer::Envoy => process.answers(admin, "/ready")?,
+            Peer::Haproxy | Peer::Nginx => process.answers(h1, "/")?,
+        }
+        let ready = start.elapsed();
         process.answers(h1, "/")?;
-        Ok(Self { peer, process, h1, h2, tcp })
+        Ok(Self { peer, process, ports: Ports { h1, h1_rich, h2, h2_to_h1, h1_to_h2, tcp }, ready })
     }
 
     pub(crate) fn pid(&self) -> u32 {

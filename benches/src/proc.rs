@@ -29,6 +29,11 @@ impl Cpu {
         Ok(total)
     }
 
+    /// Both together.
+    pub(crate) fn total(self) -> Duration {
+        self.user + self.system
+    }
+
     /// What was used since `before`.
     pub(crate) fn since(self, before: Self) -> Self {
         Self {

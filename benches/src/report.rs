@@ -6,8 +6,7 @@ use std::fmt::Write;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use crate::load::Sample;
-use crate::options::{Measure, Options};
+use crate::options::{Measure, Options, Part};
 use crate::peers::Peer;
 use crate::plot;
 
@@ -15,36 +14,32 @@ use crate::plot;
 #[derive(Debug)]
 pub(crate) struct Report {
     options: Options,
-    values: BTreeMap<(Measure, Peer), Vec<f64>>,
-    samples: BTreeMap<(Measure, Peer), Vec<Sample>>,
-    /// Clusters and seconds to ready.
-    ready: BTreeMap<Peer, (usize, f64)>,
+    samples: BTreeMap<(Measure, Part, Peer), Vec<f64>>,
     failures: Vec<String>,
 }
 
 impl Report {
     pub(crate) fn new(options: &Options) -> Result<Self> {
         std::fs::create_dir_all(&options.results)?;
-        Ok(Self {
-            options: options.clone(),
-            values: BTreeMap::new(),
-            samples: BTreeMap::new(),
-            ready: BTreeMap::new(),
-            failures: Vec::new(),
-        })
+        Ok(Self { options: options.clone(), samples: BTreeMap::new(), failures: Vec::new() })
     }
 
-    pub(crate) fn add(&mut self, measure: Measure, peer: Peer, value: f64) {
-        self.values.entry((measure, peer)).or_default().push(value);
+    /// Adds one sample.
+    pub(crate) fn add(&mut self, measure: Measure, part: Part, peer: Peer, value: f64) {
+        self.samples.entry((measure, part, peer)).or_default().push(value);
     }
 
-    pub(crate) fn add_sample(&mut self, measure: Measure, peer: Peer, sample: Sample) {
-        self.add(measure, peer, sample.cpu);
-        self.samples.entry((measure, peer)).or_default().push(sample);
-    }
-
-    pub(crate) fn add_ready(&mut self, peer: Peer, clusters: usize, seconds: f64) {
-        self.ready.insert(peer, (clusters, seconds));
+    /// Adds what one run gave, or that it failed.
+    pub(crate) fn add_all(
+        &mut self,
+        measure: Measure,
+        peer: Peer,
+        run: Result<impl IntoIterator<Item = (Part, f64)>>,
+    ) {
+        match run {
+            Ok(values) => values.into_iter().for_each(|(part, value)| self.add(measure, part, peer, value)),
+            Err(error) => self.fail(format!("{} {}: {error:#}", peer.name(), measure.name())),
+        }
     }
 
     pub(crate) fn fail(&mut self, text: String) {
@@ -56,8 +51,9 @@ impl Report {
         &self.failures
     }
 
-    fn value(&self, measure: Measure, peer: Peer) -> Option<f64> {
-        median(self.values.get(&(measure, peer))?)
+    /// The median of what was measured so far.
+    pub(crate) fn value(&self, measure: Measure, part: Part, peer: Peer) -> Option<f64> {
+        median(self.samples.get(&(measure, part, peer))?)
     }
 
     /// Writes `latest.md`, `latest.json` and the plots; the table.
@@ -69,7 +65,7 @@ impl Report {
         for measure in Measure::ALL {
             let bars: Vec<_> = Peer::ALL
                 .iter()
-                .filter_map(|peer| Some((peer.name(), self.value(measure, *peer)?)))
+                .filter_map(|peer| Some((peer.name(), self.value(measure, Part::Main, *peer)?)))
                 .collect();
             if !bars.is_empty() {
                 std::fs::write(
@@ -87,36 +83,23 @@ impl Report {
             self.how()
         );
         out.push_str("|---|---|---|---|---|---|\n");
-        let mut row = |title: &str, of: &dyn Fn(Peer) -> Option<f64>| {
-            let values: Vec<Option<f64>> = Peer::ALL.iter().map(|peer| of(*peer)).collect();
-            if values.iter().all(Option::is_none) {
-                return;
-            }
-            let cells: Vec<String> =
-                values.iter().map(|value| value.map_or("-".to_owned(), number)).collect();
-            let ratio = match (values.first(), values.get(1)) {
-                (Some(Some(ours)), Some(Some(theirs))) => format!("{:.2}", ours / theirs),
-                _ => "-".to_owned(),
-            };
-            let _ = writeln!(out, "| {title} | {} | {ratio} |", cells.join(" | "));
-        };
         for measure in Measure::ALL {
-            row(measure.title(), &|peer| self.value(measure, peer));
-            let of = |peer: Peer, part: &dyn Fn(&Sample) -> Option<f64>| {
-                median(&self.samples.get(&(measure, peer))?.iter().filter_map(part).collect::<Vec<_>>())
-            };
-            row("- of it in user mode", &|peer| of(peer, &|sample| Some(sample.user)));
-            row("- requests per second", &|peer| of(peer, &|sample| Some(sample.rate)));
-            row("- latency, median, ms", &|peer| {
-                of(peer, &|sample| sample.latency.map(|(median, _)| median))
-            });
-            row("- latency, 99th percentile, ms", &|peer| {
-                of(peer, &|sample| sample.latency.map(|(_, tail)| tail))
-            });
-        }
-        if let Some((clusters, _)) = self.ready.values().next() {
-            let title = format!("- seconds to ready with {clusters} clusters");
-            row(&title, &|peer| self.ready.get(&peer).map(|(_, seconds)| *seconds));
+            for part in Part::ALL {
+                let values = Peer::ALL.map(|peer| self.value(measure, part, peer));
+                if values.iter().all(Option::is_none) {
+                    continue;
+                }
+                let title = match part {
+                    Part::Main => measure.title().to_owned(),
+                    part => format!("- {}", part.name()),
+                };
+                let cells = values.map(|value| value.map_or("-".to_owned(), number)).join(" | ");
+                let ratio = match values {
+                    [Some(ours), Some(theirs), ..] => format!("{:.2}", ours / theirs),
+                    _ => "-".to_owned(),
+                };
+                let _ = writeln!(out, "| {title} | {cells} | {ratio} |");
+            }
         }
         out
     }
@@ -131,31 +114,16 @@ impl Report {
 
     fn json(&self) -> Value {
         let mut measures = serde_json::Map::new();
-        for ((measure, peer), values) in &self.values {
-            let mut entry = json!({"median": median(values), "values": values});
-            if let Some(samples) = self.samples.get(&(*measure, *peer)) {
-                let users: Vec<f64> = samples.iter().map(|sample| sample.user).collect();
-                let rates: Vec<f64> = samples.iter().map(|sample| sample.rate).collect();
-                let latency: Vec<_> = samples.iter().filter_map(|sample| sample.latency).collect();
-                entry["user"] = json!(users);
-                entry["requests_per_second"] = json!(rates);
-                entry["latency_ms_p50_p99"] = json!(latency);
-            }
-            let key = measure.name();
-            measures.entry(key).or_insert_with(|| json!({"title": measure.title()}))[peer.name()] = entry;
+        for ((measure, part, peer), values) in &self.samples {
+            let entry = measures.entry(measure.name()).or_insert_with(|| json!({"title": measure.title()}));
+            entry[peer.name()][part.name()] = json!({"median": median(values), "values": values});
         }
-        let ready: serde_json::Map<String, Value> = self
-            .ready
-            .iter()
-            .map(|(peer, (clusters, seconds))| {
-                (peer.name().to_owned(), json!({"clusters": clusters, "seconds": seconds}))
-            })
-            .collect();
-        json!({"how": self.how(), "quick": self.options.quick, "measures": measures, "ready": ready, "failures": self.failures})
+        json!({"how": self.how(), "quick": self.options.quick, "measures": measures, "failures": self.failures})
     }
 }
 
-fn median(values: &[f64]) -> Option<f64> {
+/// The one in the middle.
+pub(crate) fn median(values: &[f64]) -> Option<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let middle = sorted.len() / 2;

@@ -5,12 +5,13 @@ use std::process::ExitCode;
 
 use proxy::bootstrap::{Sources, load};
 use proxy::cli::{self, Command, Mode, Options};
-use proxy::{logging, server};
+use proxy::{logging, memory, server};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    memory::use_small_pages();
     let options = match cli::parse(std::env::args()) {
         Ok(Command::Run(options)) => *options,
         Ok(Command::Print(text)) => {
