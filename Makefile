@@ -25,6 +25,10 @@ test: ## every test; installs the real Envoy to compare with
 differential: ## only the comparison with the real Envoy (CASE=word, SHOW=1)
 	@peers=$$(scripts/peers.sh envoy) && eval "$$peers" && $(CARGO) test -p integration --test differential $(ARGS)
 
+.PHONY: interop
+interop: ## with programs of others: control planes, clients, servers, conformance suites
+	@tools=$$(scripts/interop.sh) && eval "$$tools" && $(CARGO) test --workspace --test interop $(ARGS)
+
 .PHONY: bench
 bench: release ## CPU, latency and memory beside Envoy, HAProxy and nginx (ARGS='--quick --only h1,h2')
 	@peers=$$(scripts/peers.sh all) && eval "$$peers" && $(CARGO) run --release -p benches --bin load -- $(ARGS)
