@@ -5,4 +5,5 @@
 //! proxy's place, which proves the expectations themselves.
 
 mod control_plane;
+mod h2spec;
 mod rig;
