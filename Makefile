@@ -33,10 +33,14 @@ interop: ## with programs of others: control planes, clients, servers, conforman
 bench: release ## CPU, latency and memory beside Envoy, HAProxy and nginx (ARGS='--quick --only h1,h2')
 	@peers=$$(scripts/peers.sh all) && eval "$$peers" && $(CARGO) run --release -p benches --bin load -- $(ARGS)
 
+.PHONY: instructions
+instructions: ## instructions per request, counted by callgrind, against benches/instructions.tsv (ARGS='--only h1 --tables')
+	CARGO=$(CARGO) scripts/instructions.sh $(ARGS)
+
 .PHONY: demo
 demo: ## real traffic while the routes change underneath
-	$(CARGO) build --release -p proxy --bin outrigger
-	$(CARGO) run --release -p integration --bin demo -- $(ARGS)
+	$(CARGO) build --release --workspace --bin outrigger --bin demo
+	OUTRIGGER=$(CURDIR)/target/release/outrigger target/release/demo $(ARGS)
 
 .PHONY: fmt
 fmt: ## formats the code

@@ -12,9 +12,7 @@ use proxy_core::stream_error::UpstreamReset;
 use proxy_core::stream_info::WireBytes;
 use proxy_core::text::Text;
 
-use super::h2_headers::{
-    PLAIN_STATUS, name_upgrade, plain_bytes, plain_request_bytes, remove_connection_specific,
-};
+use super::h2_headers::{PLAIN_STATUS, fit, name_upgrade, plain_bytes, plain_request_bytes};
 use super::upstream::UpstreamEvent;
 
 const FRAME_HEADER: u64 = 9;
@@ -101,7 +99,7 @@ impl ClientStream {
         *request.uri_mut() = uri;
         *request.method_mut() = head.method.clone();
         *request.headers_mut() = head.headers.clone();
-        remove_connection_specific(request.headers_mut());
+        fit(request.headers_mut());
         // `:authority` says it, and two hosts are one too many.
         request.headers_mut().remove(http::header::HOST);
         if let Some(protocol) = &head.upgrade {

@@ -13,9 +13,29 @@ const CONNECTION_SPECIFIC: [HeaderName; 5] = [
     HeaderName::from_static("proxy-connection"),
 ];
 
-/// Removes what HTTP/2 may not carry; of `te` only `trailers` stays. The codec would refuse the message otherwise, whoever
-/// put the field there: the peer's HTTP/1, a route, a filter.
-pub(crate) fn remove_connection_specific(headers: &mut HeaderMap) {
+/// Makes `headers` fit for HTTP/2: removes what it may not carry; of `te` only `trailers` stays. The codec would refuse the
+/// message otherwise, whoever put the field there: the peer's HTTP/1, a route, a filter.
+///
+/// One pass over the names finds nearly always that there is nothing to remove. It also keeps ids of requests out of the
+/// compression's table: no two are alike, they would only push out what is, and be compared with each later one.
+pub(crate) fn fit(headers: &mut HeaderMap) {
+    let mut has_connection_specific = false;
+    for (name, value) in headers.iter_mut() {
+        match name.as_str() {
+            "x-request-id" | "traceparent" => value.set_sensitive(true),
+            "connection" | "transfer-encoding" | "upgrade" | "keep-alive" | "proxy-connection" | "te" => {
+                has_connection_specific = true;
+            }
+            _ => {}
+        }
+    }
+    if has_connection_specific {
+        remove_connection_specific(headers);
+    }
+}
+
+#[cold]
+fn remove_connection_specific(headers: &mut HeaderMap) {
     for name in &CONNECTION_SPECIFIC {
         headers.remove(name);
     }
@@ -71,7 +91,9 @@ mod tests {
             }
             headers.insert("te", te.parse().unwrap());
             headers.insert("content-length", HeaderValue::from_static("3"));
-            remove_connection_specific(&mut headers);
+            headers.insert("x-request-id", HeaderValue::from_static("1"));
+            fit(&mut headers);
+            assert!(headers.remove("x-request-id").is_some_and(|id| id.is_sensitive()), "never indexed");
             assert_eq!(headers.get("te").is_some_and(|te| te == "trailers"), kept, "{te}");
             assert_eq!(headers.len(), 1 + usize::from(kept), "{te}");
         }

@@ -15,9 +15,7 @@ use proxy_core::text::Text;
 
 use super::downstream::{Downstream, DownstreamError};
 use super::h1::{Underscores, is_valid_authority, is_valid_path};
-use super::h2_headers::{
-    PLAIN_STATUS, name_upgrade, plain_bytes, plain_request_bytes, remove_connection_specific,
-};
+use super::h2_headers::{PLAIN_STATUS, fit, name_upgrade, plain_bytes, plain_request_bytes};
 
 /// Octets of a frame header (RFC 9113, 4.1).
 const FRAME_HEADER: u64 = 9;
@@ -325,7 +323,7 @@ impl Downstream for ServerStream {
         let mut response = Response::new(());
         *response.status_mut() = head.status;
         *response.headers_mut() = head.headers.clone();
-        remove_connection_specific(response.headers_mut());
+        fit(response.headers_mut());
         let _ = self.response.send_informational(response);
     }
 
@@ -335,7 +333,7 @@ impl Downstream for ServerStream {
         // The answer to an extended CONNECT is 200 where HTTP/1 says 101.
         *response.status_mut() = if is_upgrade { http::StatusCode::OK } else { head.status };
         *response.headers_mut() = head.headers.clone();
-        remove_connection_specific(response.headers_mut());
+        fit(response.headers_mut());
         if is_upgrade {
             // A tunnel has no length (RFC 9110, 9.3.6).
             response.headers_mut().remove(header::CONTENT_LENGTH);
