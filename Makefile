@@ -63,6 +63,10 @@ deny: ## crate layers, licences, sources (needs nothing but cargo)
 fuzz: ## every fuzz target for a while (SECONDS_EACH=6)
 	scripts/fuzz.sh $(ARGS)
 
+.PHONY: sim
+sim: ## random schedules of the state machines without sockets; SEED=n repeats one
+	$(CARGO) test --workspace --lib simulation $(ARGS)
+
 .PHONY: peers
 peers: ## installs Envoy, HAProxy, nginx, wrk, h2load, and prints where they are
 	@scripts/peers.sh all

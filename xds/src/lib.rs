@@ -6,7 +6,7 @@
 //! * [`protocol`] is the state machine, without sockets or clocks: responses, interest and verdicts in, requests and
 //!   updates out.
 //! * [`client`] drives it with tokio over gRPC or REST and watches configuration files.
-//! * `fake` (feature `testing`) is a scripted management server.
+//! * `fake` (feature `testing`) is a scripted management server, `simulation` a random one for the state machine alone.
 //!
 //! References: Envoy's xDS protocol documentation ("xDS REST and gRPC protocol") and `envoy.service.discovery.v3`.
 
@@ -15,6 +15,8 @@ pub mod client;
 pub mod fake;
 pub mod protocol;
 pub mod resource;
+#[cfg(any(test, feature = "testing"))]
+pub mod simulation;
 
 pub use protocol::{
     Event, Limits, Observer, Protocol, RateLimit, Request, ResourceUpdate, Response, Settings, Update,

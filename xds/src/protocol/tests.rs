@@ -8,7 +8,6 @@ use super::*;
 use crate::resource::WILDCARD;
 
 mod delta;
-mod simulation;
 mod state_of_world;
 
 const CDS: TypeUrl = TypeUrl::CLUSTER;
