@@ -42,24 +42,40 @@ fuzz_target!(|input: &[u8]| {
 /// Every type that something is built from.
 fn registered() -> Vec<(&'static str, Box<Build>)> {
     let mut types: Vec<(&'static str, Box<Build>)> = vec![
-        ("envoy.config.listener.v3.Listener", Box::new(|bytes, cx| {
-            let _ = listener::v3::Listener::decode(bytes).map(|proto| Listener::build(&proto, cx).map(drop));
-        })),
-        ("envoy.config.cluster.v3.Cluster", Box::new(|bytes, cx| {
-            let _ = cluster::v3::Cluster::decode(bytes).map(|proto| Cluster::build(&proto, cx).map(drop));
-        })),
-        ("envoy.config.route.v3.RouteConfiguration", Box::new(|bytes, cx| {
-            let _ = route::v3::RouteConfiguration::decode(bytes).map(|proto| RouteTable::build(&proto, cx).map(drop));
-        })),
-        ("envoy.config.endpoint.v3.ClusterLoadAssignment", Box::new(|bytes, cx| {
-            let mut proto = cluster::v3::Cluster { name: "c".to_owned(), ..cluster::v3::Cluster::default() };
-            proto.load_assignment = endpoint::v3::ClusterLoadAssignment::decode(bytes).ok();
-            let _ = Cluster::build(&proto, cx).map(drop);
-        })),
+        (
+            "envoy.config.listener.v3.Listener",
+            Box::new(|bytes, cx| {
+                let _ =
+                    listener::v3::Listener::decode(bytes).map(|proto| Listener::build(&proto, cx).map(drop));
+            }),
+        ),
+        (
+            "envoy.config.cluster.v3.Cluster",
+            Box::new(|bytes, cx| {
+                let _ = cluster::v3::Cluster::decode(bytes).map(|proto| Cluster::build(&proto, cx).map(drop));
+            }),
+        ),
+        (
+            "envoy.config.route.v3.RouteConfiguration",
+            Box::new(|bytes, cx| {
+                let _ = route::v3::RouteConfiguration::decode(bytes)
+                    .map(|proto| RouteTable::build(&proto, cx).map(drop));
+            }),
+        ),
+        (
+            "envoy.config.endpoint.v3.ClusterLoadAssignment",
+            Box::new(|bytes, cx| {
+                let mut proto =
+                    cluster::v3::Cluster { name: "c".to_owned(), ..cluster::v3::Cluster::default() };
+                proto.load_assignment = endpoint::v3::ClusterLoadAssignment::decode(bytes).ok();
+                let _ = Cluster::build(&proto, cx).map(drop);
+            }),
+        ),
         (
             "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
             Box::new(|bytes, cx| {
-                let _ = HttpConnectionManager::decode(bytes).map(|proto| ConnectionManager::build(&proto, cx).map(drop));
+                let _ = HttpConnectionManager::decode(bytes)
+                    .map(|proto| ConnectionManager::build(&proto, cx).map(drop));
             }),
         ),
     ];

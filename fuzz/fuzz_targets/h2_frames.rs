@@ -7,8 +7,12 @@ use proxy_engine::codec::h2_guard::{FrameGuard, FrameLimits, Side};
 fuzz_target!(|input: (bool, u8, &[u8])| {
     let (is_server, cut, bytes) = input;
     let side = if is_server { Side::Server } else { Side::Client };
-    let limits =
-        FrameLimits { empty_frames: 1, priority_per_stream: 4, window_updates_per_data: 2, control_frames: 1_000_000 };
+    let limits = FrameLimits {
+        empty_frames: 1,
+        priority_per_stream: 4,
+        window_updates_per_data: 2,
+        control_frames: 1_000_000,
+    };
     let mut whole = FrameGuard::new(side, limits);
     let mut pieces = FrameGuard::new(side, limits);
     let expected = whole.received(bytes);

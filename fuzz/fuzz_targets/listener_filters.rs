@@ -48,7 +48,8 @@ fn config(which: u8) -> Arc<dyn ListenerFilterConfig> {
         _ => Vec::new(),
     };
     let mut filters = proxy_extensions::LISTENER_FILTERS.iter();
-    let factory = filters.find(|one| one.descriptor().message.ends_with(NAMES[index])).expect("is registered");
+    let factory =
+        filters.find(|one| one.descriptor().message.ends_with(NAMES[index])).expect("is registered");
     let env = outrigger_fuzz::env();
     let mut cx = BuildCx::new(&env);
     let Ok(config) = factory.build(&payload, &mut cx) else { panic!("{:?}", cx.into_errors()) };
@@ -65,12 +66,19 @@ fn run(config: &dyn ListenerFilterConfig, bytes: &[u8], step: usize) -> String {
         let most = filter.max_read_bytes().min(seen);
         match filter.on_data(&bytes[..most], &Plain, &mut info) {
             // (It may want to see more at once than before.)
-            ListenerStep::NeedData if seen < bytes.len() || filter.max_read_bytes().min(seen) > most => continue,
+            ListenerStep::NeedData if seen < bytes.len() || filter.max_read_bytes().min(seen) > most => {
+                continue;
+            }
             ListenerStep::NeedData => filter.on_close(),
             ListenerStep::Continue { consume } => assert!(consume <= most),
             ListenerStep::Close => return "closed".to_owned(),
         }
-        let proxy_core::stream_info::ConnectionInfo { remote, local, server_name, application_protocols, .. } = info;
-        return format!("{remote:?} {local:?} {server_name:?} {application_protocols:?} {}", info.transport_protocol);
+        let proxy_core::stream_info::ConnectionInfo {
+            remote, local, server_name, application_protocols, ..
+        } = info;
+        return format!(
+            "{remote:?} {local:?} {server_name:?} {application_protocols:?} {}",
+            info.transport_protocol
+        );
     }
 }

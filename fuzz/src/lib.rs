@@ -1,5 +1,9 @@
 //! What fuzz targets share: an environment to build configurations in, and something to print.
 
+pub mod h1;
+pub mod h2;
+pub mod rig;
+
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -93,4 +97,10 @@ pub fn with_entry<T>(print: impl FnOnce(&LogEntry<'_>) -> T) -> T {
         local_reply_body: "",
         log_type: LogType::DownstreamEnd,
     })
+}
+
+/// A message as a control plane would send it.
+pub fn any<M: prost::Message + prost::Name>(message: &M) -> prost_types::Any {
+    let type_url = format!("type.googleapis.com/{}", M::full_name());
+    prost_types::Any { type_url, value: message.encode_to_vec() }
 }

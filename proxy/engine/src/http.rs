@@ -9,7 +9,7 @@ pub mod fields;
 mod filter_chain;
 mod forward;
 mod forwarded;
-mod normalize;
+pub mod normalize;
 mod passing;
 mod reply;
 mod request_id;

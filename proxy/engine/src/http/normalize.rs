@@ -15,7 +15,7 @@ const REJECT_FRAGMENT: &str = "envoy.reloadable_features.http_reject_path_with_f
 
 /// What became of the path.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum PathOutcome {
+pub enum PathOutcome {
     /// Use the request as it is now.
     Ok,
     /// 400: the path cannot be normalised or is forbidden.
@@ -25,7 +25,7 @@ pub(crate) enum PathOutcome {
 }
 
 /// Normalises `request.path` as configured.
-pub(crate) fn path(manager: &ConnectionManager, runtime: &Runtime, request: &mut RequestHead) -> PathOutcome {
+pub fn path(manager: &ConnectionManager, runtime: &Runtime, request: &mut RequestHead) -> PathOutcome {
     use PathWithEscapedSlashesAction as Action;
     if request.path.is_empty() {
         return PathOutcome::Ok;
@@ -66,7 +66,7 @@ pub(crate) fn path(manager: &ConnectionManager, runtime: &Runtime, request: &mut
 }
 
 /// Strips port and trailing dot from `request.authority` as configured.
-pub(crate) fn authority(manager: &ConnectionManager, request: &mut RequestHead, listener_port: Option<u16>) {
+pub fn authority(manager: &ConnectionManager, request: &mut RequestHead, listener_port: Option<u16>) {
     if manager.strip_port != StripPort::No
         && let Some((host, port)) = split_port(&request.authority)
     {
