@@ -62,6 +62,7 @@ pub struct Session<'r> {
 }
 
 /// One end of a connection, the client's or the upstream's.
+#[derive(Debug)]
 pub struct Peer {
     stream: UnixStream,
     /// What came.
@@ -227,6 +228,11 @@ impl Session<'_> {
     /// A connection that the proxy made to the upstream, if there is one more.
     pub fn accept(&self) -> Option<Peer> {
         self.rig.accepted.borrow_mut().pop_front().map(Peer::new)
+    }
+
+    /// Whether the proxy made a connection that was not taken yet.
+    pub fn is_waiting(&self) -> bool {
+        !self.rig.accepted.borrow().is_empty()
     }
 
     /// Lets everything run until nothing moves; what comes to `peers` is read.
