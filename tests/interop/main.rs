@@ -5,5 +5,6 @@
 //! proxy's place, which proves the expectations themselves.
 
 mod control_plane;
+mod grpc;
 mod h2spec;
 mod rig;

@@ -60,14 +60,14 @@ impl Program {
         writeln!(input, "{line}").with_context(|| format!("{} does not listen: {}", self.name, self.said()))
     }
 
-    /// The rest of the next line that begins with `word`.
+    /// What follows `word` in the next line that has it.
     pub async fn hears(&mut self, word: &str, limit: Duration) -> Result<String> {
         let deadline = Instant::now() + limit;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match tokio::time::timeout(left, self.lines.recv()).await {
                 Ok(Some(line)) => {
-                    if let Some(rest) = line.strip_prefix(word) {
+                    if let Some((_, rest)) = line.split_once(word) {
                         return Ok(rest.trim().to_owned());
                     }
                 }
