@@ -68,6 +68,24 @@ pub struct BuildEnv {
     pub cluster_defaults: ClusterDefaults,
 }
 
+impl BuildEnv {
+    /// Of a process with this many workers that knows no extension and opens no file.
+    pub fn new(workers: u16) -> Self {
+        Self {
+            extensions: Extensions::default(),
+            clusters: Names::default(),
+            routes: Names::default(),
+            runtime: Arc::default(),
+            stats: crate::stats::Registry::new(workers),
+            node: NodeInfo::default(),
+            concurrency: workers.into(),
+            log_files: Arc::new(crate::extension::access_log::NoLogFiles),
+            checks: Arc::new(Constraints),
+            cluster_defaults: ClusterDefaults::default(),
+        }
+    }
+}
+
 /// What the bootstrap says for clusters that do not say it themselves (`cluster_manager`).
 #[derive(Clone, Debug, Default)]
 pub struct ClusterDefaults {

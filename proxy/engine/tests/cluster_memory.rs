@@ -3,14 +3,9 @@
 #![allow(unsafe_code, reason = "an allocator that counts is unsafe to write, and counts for this test only")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use proxy_core::config::{BuildCx, BuildEnv, NodeInfo};
-use proxy_core::extension::Extensions;
-use proxy_core::extension::access_log::{LogFile, LogFiles};
-use proxy_core::names::Names;
-use proxy_core::stats::Registry;
+use proxy_core::config::{BuildCx, BuildEnv};
 use proxy_engine::upstream::cluster::Cluster;
 use xds_api::envoy::config::cluster::v3 as proto;
 use xds_api::envoy::config::core::v3 as core;
@@ -38,14 +33,6 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-struct NoFiles;
-
-impl LogFiles for NoFiles {
-    fn open(&self, _path: &str) -> std::io::Result<Arc<dyn LogFile>> {
-        Err(std::io::ErrorKind::Unsupported.into())
-    }
-}
-
 fn cluster(number: u32) -> proto::Cluster {
     let lb_endpoints = (1..=3).map(|port| {
         let socket = core::SocketAddress {
@@ -72,18 +59,7 @@ fn cluster(number: u32) -> proto::Cluster {
 
 #[test]
 fn a_static_cluster_of_three_hosts_takes_little() {
-    let env = BuildEnv {
-        extensions: Extensions::default(),
-        clusters: Names::default(),
-        routes: Names::default(),
-        runtime: Arc::default(),
-        stats: Registry::new(2),
-        node: NodeInfo::default(),
-        concurrency: 2,
-        log_files: Arc::new(NoFiles),
-        checks: Arc::new(proxy_core::config::Constraints),
-        cluster_defaults: Default::default(),
-    };
+    let env = BuildEnv::new(2);
     let mut built = Vec::with_capacity(1_001);
     let mut build = |number: u32| {
         let proto = cluster(number);

@@ -11,8 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
-use proxy_core::config::{BuildCx, BuildEnv, NodeInfo, Rejected};
-use proxy_core::extension::access_log::{LogFile, LogFiles};
+use proxy_core::config::{BuildCx, BuildEnv, Rejected};
 use proxy_core::extension::http_filter::{
     DataStep, Direction, HeadersStep, HttpFilter, HttpFilterExtension, HttpFilterFactory, NoRouteConfig, Of,
     Phases, StreamCx, Verdict,
@@ -20,8 +19,6 @@ use proxy_core::extension::http_filter::{
 use proxy_core::extension::{Descriptor, Extensions, SecurityPosture, Status};
 use proxy_core::head::{RequestHead, ResponseHead};
 use proxy_core::local_reply::LocalReply;
-use proxy_core::names::Names;
-use proxy_core::stats::Registry;
 use proxy_core::stream_info::StreamInfo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -228,14 +225,6 @@ impl HttpFilter for Observer {
     }
 }
 
-struct NoFiles;
-
-impl LogFiles for NoFiles {
-    fn open(&self, _path: &str) -> std::io::Result<Arc<dyn LogFile>> {
-        Err(std::io::ErrorKind::Unsupported.into())
-    }
-}
-
 struct NoSockets;
 
 impl Sockets for NoSockets {
@@ -303,18 +292,8 @@ impl Rig {
         let text = text.replace("IDLE", idle);
         let source = Source::yaml("test", text.as_bytes());
         let mut bootstrap = read::<Bootstrap>(&source, &Options::default()).unwrap().message;
-        let env = Arc::new(BuildEnv {
-            extensions: Extensions { http_filters: FILTERS, ..Extensions::default() },
-            clusters: Names::default(),
-            routes: Names::default(),
-            runtime: Arc::default(),
-            stats: Registry::new(1),
-            node: NodeInfo::default(),
-            concurrency: 1,
-            log_files: Arc::new(NoFiles),
-            checks: Arc::new(proxy_core::config::Constraints),
-            cluster_defaults: Default::default(),
-        });
+        let extensions = Extensions { http_filters: FILTERS, ..Extensions::default() };
+        let env = Arc::new(BuildEnv { extensions, ..BuildEnv::new(1) });
         let mut store = Store::new(env.clone());
         let resources = bootstrap.static_resources.clone().unwrap();
         store.load(&mut bootstrap).unwrap();

@@ -9,11 +9,8 @@ use proxy_core::address::Address;
 use proxy_core::config::BuildEnv;
 use proxy_core::extension::access_log::{LogFile, LogFiles};
 use proxy_core::extension::http_filter::{HeadersStep, StreamCx};
-use proxy_core::filter_state::FilterState;
 use proxy_core::head::{RequestHead, ResponseHead, Scheme};
 use proxy_core::local_reply::LocalReply;
-use proxy_core::metadata::{DynamicMetadata, Metadata};
-use proxy_core::stats::Registry;
 use proxy_core::stream_info::{ConnectionInfo, StreamInfo};
 
 /// Log files in memory.
@@ -49,18 +46,8 @@ pub(crate) fn env() -> BuildEnv {
 }
 
 pub(crate) fn env_with(log_files: Arc<dyn LogFiles>) -> BuildEnv {
-    BuildEnv {
-        extensions: crate::extensions(),
-        clusters: Default::default(),
-        routes: Default::default(),
-        runtime: Default::default(),
-        node: proxy_core::config::NodeInfo { cluster: "here".to_owned(), ..Default::default() },
-        concurrency: 1,
-        log_files,
-        checks: Arc::new(proxy_core::config::Constraints),
-        cluster_defaults: Default::default(),
-        stats: Registry::new(1),
-    }
+    let node = proxy_core::config::NodeInfo { cluster: "here".to_owned(), ..Default::default() };
+    BuildEnv { extensions: crate::extensions(), node, log_files, ..BuildEnv::new(1) }
 }
 
 pub(crate) fn address(text: &str) -> Address {
@@ -68,25 +55,8 @@ pub(crate) fn address(text: &str) -> Address {
 }
 
 pub(crate) fn connection_info() -> ConnectionInfo {
-    ConnectionInfo {
-        id: 1,
-        start: Instant::now(),
-        direct_remote: address("10.0.0.1:1000"),
-        remote: address("10.0.0.1:1000"),
-        local: address("10.0.0.2:80"),
-        direct_local: address("10.0.0.2:80"),
-        local_restored: false,
-        secure: false,
-        server_name: None,
-        application_protocols: Vec::new(),
-        transport_protocol: "raw_buffer",
-        listener: "l".into(),
-        listener_metadata: Metadata::default(),
-        filter_chain: "".into(),
-        filter_chain_metadata: Metadata::default(),
-        metadata: DynamicMetadata::default(),
-        filter_state: FilterState::default(),
-    }
+    let info = ConnectionInfo::new(address("10.0.0.1:1000"), address("10.0.0.2:80"), "l".into());
+    ConnectionInfo { id: 1, ..info }
 }
 
 pub(crate) fn stream_info() -> StreamInfo {

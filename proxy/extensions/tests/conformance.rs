@@ -8,7 +8,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use prost::Message as _;
-use proxy_core::config::{BuildCx, BuildEnv, ConfigError, FieldUse, NodeInfo, Rejected};
+use proxy_core::config::{BuildCx, BuildEnv, ConfigError, FieldUse, Rejected};
 use proxy_core::extension::Descriptor;
 use proxy_core::extension::access_log::{LogFile, LogFiles};
 use proxy_core::stats::Registry;
@@ -28,18 +28,8 @@ impl LogFiles for Nowhere {
 }
 
 fn env() -> BuildEnv {
-    BuildEnv {
-        extensions: proxy_extensions::extensions(),
-        clusters: Default::default(),
-        routes: Default::default(),
-        runtime: Default::default(),
-        node: NodeInfo::default(),
-        concurrency: 1,
-        log_files: Arc::new(Nowhere),
-        checks: Arc::new(proxy_core::config::Constraints),
-        cluster_defaults: Default::default(),
-        stats: Registry::new(1),
-    }
+    let extensions = proxy_extensions::extensions();
+    BuildEnv { extensions, log_files: Arc::new(Nowhere), ..BuildEnv::new(1) }
 }
 
 type Build = dyn Fn(&[u8], &mut BuildCx<'_>) -> Result<Box<dyn Any>, Rejected>;

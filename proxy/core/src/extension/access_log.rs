@@ -72,6 +72,15 @@ pub trait LogFiles: Send + Sync {
     fn open(&self, path: &str) -> io::Result<Arc<dyn LogFile>>;
 }
 
+/// Opens none.
+pub struct NoLogFiles;
+
+impl LogFiles for NoLogFiles {
+    fn open(&self, _path: &str) -> io::Result<Arc<dyn LogFile>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
 /// A kind of access log, erased.
 pub trait AccessLogFactory: Sync {
     /// What it says about itself.

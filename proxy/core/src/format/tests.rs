@@ -10,9 +10,9 @@ use prost_types::{Struct, Value, value::Kind};
 use super::{Empty, Format, LineFormat};
 use crate::address::Address;
 use crate::extension::access_log::{LogEntry, LogType};
-use crate::filter_state::{FilterState, FilterStateValue};
+use crate::filter_state::FilterStateValue;
 use crate::head::{Protocol, RequestHead, ResponseHead, Scheme};
-use crate::metadata::{DynamicMetadata, Metadata};
+use crate::metadata::Metadata;
 use crate::response_flag::{ResponseFlag, ResponseFlags};
 use crate::stream_info::{ConnectionInfo, StreamInfo, WireBytes};
 use crate::upstream::Host;
@@ -40,25 +40,8 @@ fn metadata(name: &str) -> Metadata {
 }
 
 fn connection() -> ConnectionInfo {
-    ConnectionInfo {
-        secure: false,
-        id: 198,
-        start: Instant::now(),
-        direct_remote: address("127.0.0.1:48522"),
-        remote: address("127.0.0.1:48522"),
-        local: address("127.0.0.1:56525"),
-        direct_local: address("127.0.0.1:56525"),
-        local_restored: false,
-        server_name: None,
-        application_protocols: Vec::new(),
-        transport_protocol: "raw_buffer",
-        listener: "l".into(),
-        listener_metadata: Metadata::default(),
-        filter_chain: "fc".into(),
-        filter_chain_metadata: Metadata::default(),
-        metadata: DynamicMetadata::default(),
-        filter_state: FilterState::default(),
-    }
+    let info = ConnectionInfo::new(address("127.0.0.1:48522"), address("127.0.0.1:56525"), "l".into());
+    ConnectionInfo { id: 198, filter_chain: "fc".into(), ..info }
 }
 
 pub(crate) fn headers(list: &[(&'static str, &[u8])]) -> HeaderMap {

@@ -1,7 +1,5 @@
 //! Access log filters against the table of what each lets through.
 
-use std::io;
-
 use prost_types::{Struct, Value, value::Kind as ValueKind};
 use xds_api::envoy::config::core::v3::RuntimeUInt32;
 use xds_api::envoy::config::route::v3::HeaderMatcher as ProtoHeader;
@@ -9,36 +7,14 @@ use xds_api::envoy::r#type::matcher::v3 as matcher;
 use xds_api::envoy::r#type::v3::FractionalPercent;
 
 use super::*;
-use crate::config::{BuildEnv, NodeInfo};
-use crate::extension::Extensions;
-use crate::extension::access_log::{LogFile, LogFiles};
+use crate::config::BuildEnv;
 use crate::format::tests::{Fixture, headers};
 use crate::runtime::RuntimeLayer;
-use crate::stats::Registry;
-
-struct NoFiles;
-
-impl LogFiles for NoFiles {
-    fn open(&self, _path: &str) -> io::Result<Arc<dyn LogFile>> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-}
 
 fn env(runtime: &[(&str, &str)]) -> BuildEnv {
     let values = runtime.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
     let layer = RuntimeLayer { name: "static".to_owned(), values, is_admin: false };
-    BuildEnv {
-        extensions: Extensions::default(),
-        clusters: Default::default(),
-        routes: Default::default(),
-        runtime: Arc::new(Runtime::new(vec![layer])),
-        node: NodeInfo::default(),
-        concurrency: 1,
-        log_files: Arc::new(NoFiles),
-        checks: Arc::new(crate::config::Constraints),
-        cluster_defaults: Default::default(),
-        stats: Registry::new(1),
-    }
+    BuildEnv { runtime: Arc::new(Runtime::new(vec![layer])), ..BuildEnv::new(1) }
 }
 
 fn wrap(specifier: FilterSpecifier) -> proto::AccessLogFilter {

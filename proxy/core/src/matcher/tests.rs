@@ -11,23 +11,11 @@ use xds_api::envoy::r#type::matcher::v3::string_matcher::MatchPattern as Pattern
 use xds_api::envoy::r#type::v3::{DoubleRange, Int64Range};
 
 use super::*;
-use crate::config::{BuildCx, BuildEnv, ConfigError, NodeInfo, Rejected};
-use crate::extension::Extensions;
-use crate::extension::access_log::{LogFile, LogFiles};
+use crate::config::{BuildCx, BuildEnv, ConfigError, Rejected};
 use crate::filter_state::FilterState;
 use crate::head::{RequestHead, Scheme};
 use crate::metadata::DynamicMetadata;
-use crate::names::Names;
 use crate::runtime::{Runtime, RuntimeLayer};
-use crate::stats::Registry;
-
-struct NoFiles;
-
-impl LogFiles for NoFiles {
-    fn open(&self, _path: &str) -> std::io::Result<Arc<dyn LogFile>> {
-        Err(std::io::ErrorKind::Unsupported.into())
-    }
-}
 
 /// Builds with a default environment, or says what is wrong.
 pub(super) fn build<T>(
@@ -41,18 +29,7 @@ pub(super) fn build_with<T>(
     layers: Vec<RuntimeLayer>,
     make: impl FnOnce(&mut BuildCx<'_>) -> Result<T, Rejected>,
 ) -> Result<T, Vec<ConfigError>> {
-    let env = BuildEnv {
-        extensions: Extensions::default(),
-        clusters: Names::default(),
-        routes: Names::default(),
-        runtime: Arc::new(Runtime::new(layers)),
-        stats: Registry::new(1),
-        node: NodeInfo::default(),
-        concurrency: 1,
-        log_files: Arc::new(NoFiles),
-        checks: Arc::new(crate::config::Constraints),
-        cluster_defaults: Default::default(),
-    };
+    let env = BuildEnv { runtime: Arc::new(Runtime::new(layers)), ..BuildEnv::new(1) };
     let mut cx = BuildCx::new(&env);
     make(&mut cx).map_err(|Rejected| cx.into_errors())
 }

@@ -6,16 +6,11 @@ use std::time::{Instant, SystemTime};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use proxy_core::address::Address;
-use proxy_core::config::{BuildCx, BuildEnv, ConfigError, NodeInfo, Rejected};
+use proxy_core::config::{BuildCx, BuildEnv, ConfigError, Rejected};
 use proxy_core::extension::Extensions;
-use proxy_core::extension::access_log::{LogFile, LogFiles};
 use proxy_core::extension::http_filter::HttpFilterFactory;
-use proxy_core::filter_state::FilterState;
 use proxy_core::head::{Protocol, RequestHead, Scheme};
-use proxy_core::metadata::{DynamicMetadata, Metadata};
-use proxy_core::names::Names;
 use proxy_core::runtime::Runtime;
-use proxy_core::stats::Registry;
 use proxy_core::stream_info::{ConnectionInfo, StreamInfo};
 use xds_api::envoy::config::route::v3 as proto;
 use xds_api::envoy::config::route::v3::route::Action as ActionProto;
@@ -24,14 +19,6 @@ use xds_api::envoy::config::route::v3::route_match::PathSpecifier;
 use xds_api::envoy::r#type::matcher::v3::{RegexMatchAndSubstitute, RegexMatcher};
 
 use super::RouteTable;
-
-struct NoFiles;
-
-impl LogFiles for NoFiles {
-    fn open(&self, _path: &str) -> std::io::Result<Arc<dyn LogFile>> {
-        Err(std::io::ErrorKind::Unsupported.into())
-    }
-}
 
 /// Builds without extensions, or says what is wrong.
 pub(super) fn build<T>(
@@ -45,18 +32,8 @@ pub(super) fn build_with<T>(
     http_filters: &'static [&'static dyn HttpFilterFactory],
     make: impl FnOnce(&mut BuildCx<'_>) -> Result<T, Rejected>,
 ) -> Result<T, Vec<ConfigError>> {
-    let env = BuildEnv {
-        extensions: Extensions { http_filters, ..Extensions::default() },
-        clusters: Names::default(),
-        routes: Names::default(),
-        runtime: Arc::default(),
-        stats: Registry::new(1),
-        node: NodeInfo::default(),
-        concurrency: 1,
-        log_files: Arc::new(NoFiles),
-        checks: Arc::new(proxy_core::config::Constraints),
-        cluster_defaults: Default::default(),
-    };
+    let extensions = Extensions { http_filters, ..Extensions::default() };
+    let env = BuildEnv { extensions, ..BuildEnv::new(1) };
     let mut cx = BuildCx::new(&env);
     make(&mut cx).map_err(|Rejected| cx.into_errors())
 }
@@ -69,25 +46,7 @@ pub(super) fn build_table(proto: &proto::RouteConfiguration) -> Result<Arc<Route
 pub(super) fn info() -> StreamInfo {
     let now = Instant::now();
     let address = Address::from(std::net::SocketAddr::from(([127, 0, 0, 1], 1)));
-    let connection = ConnectionInfo {
-        id: 0,
-        start: now,
-        direct_remote: address.clone(),
-        remote: address.clone(),
-        local: address.clone(),
-        direct_local: address,
-        local_restored: false,
-        server_name: None,
-        application_protocols: Vec::new(),
-        transport_protocol: "raw_buffer",
-        secure: false,
-        listener: "".into(),
-        listener_metadata: Metadata::default(),
-        filter_chain: "".into(),
-        filter_chain_metadata: Metadata::default(),
-        metadata: DynamicMetadata::default(),
-        filter_state: FilterState::default(),
-    };
+    let connection = ConnectionInfo::new(address.clone(), address, "".into());
     let mut info = StreamInfo::new(Rc::new(connection), now, SystemTime::now());
     info.protocol = Some(Protocol::Http11);
     info

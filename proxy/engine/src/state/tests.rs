@@ -6,11 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use proptest::prelude::*;
 use prost::Message;
 use prost_types::Any;
-use proxy_core::config::{BuildEnv, Constraints, Findings, NodeInfo, ResourceCheck};
-use proxy_core::extension::Extensions;
-use proxy_core::extension::access_log::{LogFile, LogFiles};
-use proxy_core::names::Names;
-use proxy_core::stats::Registry;
+use proxy_core::config::{BuildEnv, Constraints, Findings, ResourceCheck};
 use xds_api::envoy::config::bootstrap::v3::Bootstrap;
 use xds_api::envoy::config::cluster::v3::Cluster as ClusterProto;
 use xds_api::envoy::config::endpoint::v3::ClusterLoadAssignment;
@@ -19,14 +15,6 @@ use xds_api::envoy::config::route::v3::RouteConfiguration;
 use xds_api::read::{Options, Source as Text, read};
 
 use super::*;
-
-struct NoFiles;
-
-impl LogFiles for NoFiles {
-    fn open(&self, _path: &str) -> std::io::Result<Arc<dyn LogFile>> {
-        Err(std::io::ErrorKind::Unsupported.into())
-    }
-}
 
 /// Binds nothing; addresses with port 1 are taken.
 struct FakeSockets;
@@ -63,18 +51,7 @@ fn store(bootstrap: &str) -> Store {
 }
 
 fn store_with(bootstrap: &str, checks: Arc<dyn ResourceCheck>) -> Store {
-    let env = BuildEnv {
-        extensions: Extensions::default(),
-        clusters: Names::default(),
-        routes: Names::default(),
-        runtime: Arc::default(),
-        stats: Registry::new(1),
-        node: NodeInfo::default(),
-        concurrency: 1,
-        log_files: Arc::new(NoFiles),
-        checks,
-        cluster_defaults: Default::default(),
-    };
+    let env = BuildEnv { checks, ..BuildEnv::new(1) };
     let mut store = Store::new(Arc::new(env));
     store.load(&mut message::<Bootstrap>(bootstrap)).unwrap();
     store

@@ -71,7 +71,7 @@ mod tests {
     use prost::{Message as _, Name as _};
 
     use super::*;
-    use crate::upstream::tests::env;
+    use proxy_core::config::BuildEnv;
 
     fn options(type_url: String, value: Vec<u8>) -> core::Http1ProtocolOptions {
         let any = prost_types::Any { type_url, value };
@@ -92,13 +92,13 @@ mod tests {
         };
         let options = options(proto::PreserveCaseFormatterConfig::type_url(), config.encode_to_vec());
         let rules = PreserveCase { proper_case_for_others: true, reason_phrase: true };
-        let built = HeaderKeyFormat::build(&options, &mut BuildCx::new(&env())).ok();
+        let built = HeaderKeyFormat::build(&options, &mut BuildCx::new(&BuildEnv::new(1))).ok();
         assert_eq!(built, Some(HeaderKeyFormat::Preserve(rules)));
     }
 
     #[test]
     fn another_formatter_is_refused_with_its_path() {
-        let env = env();
+        let env = BuildEnv::new(1);
         let mut cx = BuildCx::new(&env);
         let options = options(core::Node::type_url(), vec![]);
         assert_eq!(HeaderKeyFormat::build(&options, &mut cx).ok(), None);

@@ -7,11 +7,7 @@ use std::time::Duration;
 
 use prost_types::Any;
 use proxy_core::address::Address;
-use proxy_core::config::{BuildCx, BuildEnv, ConfigError, NodeInfo, Rejected};
-use proxy_core::extension::Extensions;
-use proxy_core::extension::access_log::{LogFile, LogFiles};
-use proxy_core::names::Names;
-use proxy_core::stats::Registry;
+use proxy_core::config::{BuildCx, BuildEnv, ConfigError, Rejected};
 use proxy_core::upstream::{Host, PickCx};
 use xds_api::envoy::config::cluster::v3 as proto;
 use xds_api::envoy::config::cluster::v3::circuit_breakers::Thresholds;
@@ -27,31 +23,8 @@ use super::cluster::Cluster;
 use super::discovery::Discovery;
 use super::http_options::UpstreamProtocol;
 
-struct NoFiles;
-
-impl LogFiles for NoFiles {
-    fn open(&self, _path: &str) -> std::io::Result<Arc<dyn LogFile>> {
-        Err(std::io::ErrorKind::Unsupported.into())
-    }
-}
-
-pub(super) fn env() -> BuildEnv {
-    BuildEnv {
-        extensions: Extensions::default(),
-        clusters: Names::default(),
-        routes: Names::default(),
-        runtime: Arc::default(),
-        stats: Registry::new(1),
-        node: NodeInfo::default(),
-        concurrency: 1,
-        log_files: Arc::new(NoFiles),
-        checks: Arc::new(proxy_core::config::Constraints),
-        cluster_defaults: Default::default(),
-    }
-}
-
 pub(super) fn build(proto: &proto::Cluster) -> Result<Arc<Cluster>, Vec<ConfigError>> {
-    let env = env();
+    let env = BuildEnv::new(1);
     let mut cx = BuildCx::new(&env);
     Cluster::build(proto, &mut cx).map_err(|Rejected| cx.into_errors())
 }
@@ -165,7 +138,7 @@ fn eds_needs_a_source_and_keeps_hosts_when_an_assignment_is_wrong() {
     });
     let built = build(&proto).unwrap();
     assert!(matches!(&built.discovery, Discovery::Eds(eds) if &*eds.service_name == "c"));
-    let env = env();
+    let env = BuildEnv::new(1);
     let mut cx = BuildCx::new(&env);
     let first = assignment(vec![lb_endpoint("127.0.0.1", 1), lb_endpoint("127.0.0.1", 2)]);
     let update = built.apply_assignment(&first, &mut cx).unwrap();
@@ -227,7 +200,7 @@ fn permits_hold_the_limit_and_the_gauges() {
     let thresholds = Thresholds { max_requests: Some(2), track_remaining: true, ..Default::default() };
     proto.circuit_breakers =
         Some(proto::CircuitBreakers { thresholds: vec![thresholds], per_host_thresholds: Vec::new() });
-    let env = env();
+    let env = BuildEnv::new(1);
     let mut cx = BuildCx::new(&env);
     let built = Cluster::build(&proto, &mut cx).unwrap();
     let take = || Permit::acquire(built.clone(), BreakerPriority::Default, Resource::Requests);
