@@ -28,7 +28,7 @@ pub struct ConnectionInfo {
     pub local: Address,
     /// Address of the accepting socket.
     pub direct_local: Address,
-    /// Whether `local` is another address than the socket's (redirected, PROXY protocol).
+    /// Whether it is known that the client meant `local` (redirected, PROXY protocol); it may be the socket's address.
     pub local_restored: bool,
     /// TLS ends here.
     pub secure: bool,
@@ -50,6 +50,37 @@ pub struct ConnectionInfo {
     pub metadata: DynamicMetadata,
     /// Values set by listener and network filters.
     pub filter_state: FilterState,
+}
+
+impl ConnectionInfo {
+    /// A plain connection from `remote` to `local` that `listener` accepted, of which nothing else is known yet.
+    pub fn new(remote: Address, local: Address, listener: Arc<str>) -> Self {
+        Self {
+            id: 0,
+            start: Instant::now(),
+            direct_remote: remote.clone(),
+            remote,
+            direct_local: local.clone(),
+            local,
+            local_restored: false,
+            secure: false,
+            server_name: None,
+            application_protocols: Vec::new(),
+            transport_protocol: "raw_buffer",
+            listener,
+            listener_metadata: Metadata::default(),
+            filter_chain: Arc::default(),
+            filter_chain_metadata: Metadata::default(),
+            metadata: DynamicMetadata::default(),
+            filter_state: FilterState::default(),
+        }
+    }
+
+    /// The client meant `destination`: what it was redirected from, or what the PROXY protocol says.
+    pub fn restore_local(&mut self, destination: Address) {
+        self.local = destination;
+        self.local_restored = true;
+    }
 }
 
 /// How a connection ended (`%DOWNSTREAM_DETECTED_CLOSE_TYPE%`, `%UPSTREAM_DETECTED_CLOSE_TYPE%`).

@@ -7,32 +7,12 @@ use std::time::{Instant, SystemTime};
 use http::{HeaderMap, HeaderValue, StatusCode, Version};
 use proxy_core::address::Address;
 use proxy_core::extension::access_log::{AccessLog, LogEntry, LogType};
-use proxy_core::filter_state::FilterState;
 use proxy_core::head::{Protocol, RequestHead, ResponseHead, Scheme};
-use proxy_core::metadata::{DynamicMetadata, Metadata};
 use proxy_core::stream_info::{ConnectionInfo, StreamInfo};
 
 /// What is logged about a connection of the admin interface.
 pub(super) fn connection(remote: Address, local: Address) -> Rc<ConnectionInfo> {
-    Rc::new(ConnectionInfo {
-        id: 0,
-        start: Instant::now(),
-        direct_remote: remote.clone(),
-        remote,
-        direct_local: local.clone(),
-        local,
-        local_restored: false,
-        secure: false,
-        server_name: None,
-        application_protocols: Vec::new(),
-        transport_protocol: "raw_buffer",
-        listener: "admin".into(),
-        listener_metadata: Metadata::default(),
-        filter_chain: "".into(),
-        filter_chain_metadata: Metadata::default(),
-        metadata: DynamicMetadata::default(),
-        filter_state: FilterState::default(),
-    })
+    Rc::new(ConnectionInfo::new(remote, local, "admin".into()))
 }
 
 /// A request that will be logged once it is answered.

@@ -306,6 +306,64 @@ async fn the_most_specific_chain_serves() {
         .unwrap();
 }
 
+/// What a chain can ask of a connection, in the order in which it is asked (Envoy's documentation of `FilterChainMatch`), each
+/// as the connection of [`a_chain_is_chosen_by_every_criterion_in_order`] has it, and otherwise.
+const CRITERIA: [(&str, &str, &str); 9] = [
+    ("destination port", "destination_port: 443", "destination_port: 444"),
+    (
+        "destination",
+        "prefix_ranges: [{address_prefix: 5.6.7.8, prefix_len: 32}]",
+        "prefix_ranges: [{address_prefix: 5.6.7.9, prefix_len: 32}]",
+    ),
+    ("server name", "server_names: [www.a.test]", "server_names: [www.b.test]"),
+    ("transport", "transport_protocol: tls", "transport_protocol: raw_buffer"),
+    ("application protocol", "application_protocols: [h2]", "application_protocols: [h3]"),
+    (
+        "peer",
+        "direct_source_prefix_ranges: [{address_prefix: 127.0.0.1, prefix_len: 32}]",
+        "direct_source_prefix_ranges: [{address_prefix: 1.2.3.4, prefix_len: 32}]",
+    ),
+    ("source type", "source_type: EXTERNAL", "source_type: SAME_IP_OR_LOOPBACK"),
+    (
+        "source",
+        "source_prefix_ranges: [{address_prefix: 1.2.3.4, prefix_len: 32}]",
+        "source_prefix_ranges: [{address_prefix: 127.0.0.1, prefix_len: 32}]",
+    ),
+    ("source port", "source_ports: [1000]", "source_ports: [1001]"),
+];
+
+#[tokio::test]
+async fn a_chain_is_chosen_by_every_criterion_in_order() {
+    let filters = with_filters(&(proxy_protocol("") + &tls_inspector()));
+    let mut listeners = Vec::new();
+    let mut expected = Vec::new();
+    let mut expect = |name: String, chains: String, answer: &'static str| {
+        listeners.push(listener(&name, &filters, &chains));
+        expected.push((name, answer));
+    };
+    let all: Vec<&str> = CRITERIA.iter().map(|(_, holds, _)| *holds).collect();
+    let of =
+        |name: &str, criteria: &[&str]| chain(name, &format!("{{{}}}", criteria.join(", ")), &says(name));
+    expect("all".into(), of("met", &all), "met");
+    for (index, (_, _, fails)) in CRITERIA.iter().enumerate() {
+        let mut but_one = all.clone();
+        but_one[index] = fails;
+        // one that is not met is enough, whatever the others say
+        expect(format!("but_{index}"), of("met", &but_one), "");
+    }
+    for index in 1..CRITERIA.len() {
+        // the earlier criterion wins, in whatever order the chains are written
+        let chains = of("later", &all[index..]) + &of("earlier", &all[index - 1..index]);
+        expect(format!("pair_{index}"), chains, "earlier");
+    }
+    let proxy = start(&listeners, &[], "", &[]).await.unwrap();
+    let mut bytes = b"PROXY TCP4 1.2.3.4 5.6.7.8 1000 443\r\n".to_vec();
+    bytes.extend(client_hello());
+    for (name, answer) in expected {
+        assert_eq!(ask(proxy.listener(&name).unwrap(), &bytes).await.unwrap().0, answer, "{name}");
+    }
+}
+
 #[test]
 fn chains_that_cannot_both_be_meant_are_refused() {
     let chains = chain("a", "{server_names: [x.test, y.test]}", &says("a"))

@@ -70,9 +70,9 @@ fn filter(kind: &str, message: &str, fields: &str) -> String {
     )
 }
 
-/// Starts Outrigger with these listeners and clusters.
+/// Starts the proxy under test with these listeners and clusters.
 async fn start(listeners: &[String], clusters: &[String], rest: &str, extra: &[&str]) -> Result<Proxy> {
-    Proxy::start_with(&Binary::outrigger()?, &bootstrap(listeners, clusters, rest), extra).await
+    Proxy::start_with(&Binary::subject()?, &bootstrap(listeners, clusters, rest), extra).await
 }
 
 /// Sends, and reads until the connection ends.

@@ -1,11 +1,14 @@
 //! Connections that the kernel redirected, in a network namespace of its own.
 //!
 //! The tests that do the work are run by [`in_a_namespace`], which calls this program again inside a namespace where
-//! 10.9.9.9 is local and its ports 80 to 89 are redirected. Where there is no right to make one, or no `iptables`, they
+//! 10.9.9.9 is local and its ports 80 to 89 are redirected (REDIRECT), and 10.7.7.7 and 10.7.7.8 lead to local sockets although
+//! they are nobody's addresses (TPROXY). Where there is no right to make one, or no `iptables`, they
 //! fail: a skipped test would look like a passed one. `make test` installs what is missing.
 
 use std::process::{Command, Output};
 
+use integration::client::Client;
+use integration::expect::SOON;
 use integration::process::{Binary, Proxy};
 
 use crate::{ask, chain, expect_log, filter, listener_at, log_lines, says, start};
@@ -14,7 +17,11 @@ use crate::{ask, chain, expect_log, filter, listener_at, log_lines, says, start}
 fn in_namespace(command: &str) -> std::io::Result<Output> {
     let script = format!(
         "ip link set lo up\nip address add 10.9.9.9/32 dev lo\n\
-         iptables -t nat -A OUTPUT -p tcp -d 10.9.9.9 --dport 80:89 -j REDIRECT --to-ports {PORT}\n{command}"
+         iptables -t nat -A OUTPUT -p tcp -d 10.9.9.9 --dport 80:89 -j REDIRECT --to-ports {PORT}\n\
+         ip rule add fwmark 1 lookup 100\nip route add local default dev lo table 100\nip route add default dev lo\n\
+         iptables -t mangle -A OUTPUT -p tcp -d 10.7.0.0/16 -j MARK --set-mark 1\n\
+         iptables -t mangle -A PREROUTING -p tcp -d 10.7.7.7 -j TPROXY --on-port {PORT} --tproxy-mark 1\n\
+         iptables -t mangle -A PREROUTING -p tcp -d 10.7.7.8 -j TPROXY --on-port 15002 --tproxy-mark 1\n{command}"
     );
     let mut unshare = Command::new("unshare");
     unshare.args(["--map-root-user", "--net", "sh", "-ec", &script]);
@@ -34,7 +41,7 @@ fn in_a_namespace() {
     let output = in_namespace(&format!("exec {} --ignored --test-threads 1 {tests}", me.display())).unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
-    assert!(text.contains(" 2 passed"), "{text}");
+    assert!(text.contains(" 4 passed"), "{text}");
 }
 
 const PORT: u16 = 15001;
@@ -96,5 +103,52 @@ async fn inside_the_original_dst_filter_lets_chains_match_the_destination() {
     assert!(lines[1].starts_with("local=10.9.9.9:81|"), "{lines:?}");
     assert_eq!(ask(([127, 0, 0, 1], PORT).into(), b"").await.unwrap().0, "rest");
     assert_eq!(ask(([127, 0, 0, 1], 15002).into(), b"").await.unwrap().0, "rest");
+    stop(proxy).await;
+}
+
+#[tokio::test]
+#[ignore = "run by in_a_namespace"]
+async fn inside_a_transparent_listener_sees_both_ends_as_they_are() {
+    let chains =
+        chain("eighty", "{destination_port: 80}", &says("eighty")) + &chain("rest", "{}", &says("rest"));
+    let of = |name: &str, port: u16, fields: &str| {
+        let fields =
+            format!("address: {{socket_address: {{address: 0.0.0.0, port_value: {port}}}}}\n{fields}");
+        listener_at(name, &fields, &chains)
+    };
+    let original = format!(
+        "transparent: true\nlistener_filters:\n{}",
+        filter("listener.original_dst", "OriginalDst", "")
+    );
+    let proxy = start(&[of("open", PORT, &original), of("closed", 15002, "")], &[], "", &[]).await.unwrap();
+    for (count, (port, chain)) in [(80, "eighty"), (81, "rest")].into_iter().enumerate() {
+        let mut client = Client::connect(([10, 7, 7, 7], port).into()).await.unwrap();
+        let own = client.local_addr().unwrap().to_string();
+        assert_eq!(String::from_utf8_lossy(&client.rest(SOON).await.0), chain);
+        let local = format!("10.7.7.7:{port}");
+        expect_log(&proxy, "open", count + 1, &[("local", local.as_str()), ("remote", own.as_str())])
+            .await
+            .unwrap();
+    }
+    // The kernel gives such a connection to a socket with IP_TRANSPARENT only.
+    assert!(Client::connect(([10, 7, 7, 8], 80).into()).await.is_err(), "a listener that is not transparent");
+    stop(proxy).await;
+}
+
+#[tokio::test]
+#[ignore = "run by in_a_namespace"]
+async fn inside_a_transparent_connection_goes_to_the_listener_of_its_destination() {
+    let listeners = [
+        at("catch_all", "0.0.0.0", PORT, "transparent: true\nuse_original_dst: true"),
+        at("exact", "10.7.7.7", 80, "bind_to_port: false"),
+        // an address of nobody can be bound
+        at("foreign", "10.7.7.9", 9000, "transparent: true"),
+    ];
+    let proxy = start(&listeners, &[], "", &[]).await.unwrap();
+    for (port, expected) in [(80, "exact"), (81, "catch_all")] {
+        assert_eq!(ask(([10, 7, 7, 7], port).into(), b"").await.unwrap().0, expected, "port {port}");
+    }
+    expect_log(&proxy, "exact", 1, &[("local", "10.7.7.7:80")]).await.unwrap();
+    expect_log(&proxy, "catch_all", 1, &[("local", "10.7.7.7:81")]).await.unwrap();
     stop(proxy).await;
 }

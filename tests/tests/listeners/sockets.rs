@@ -216,3 +216,58 @@ async fn options_of_sockets_take_effect() {
     let text = format!("{refused:#}");
     assert!(text.contains("cannot bind '192.0.2.3:0'"), "{text}");
 }
+
+/// How many connections wait to be accepted at a port of 127.0.0.1: the receive queue of a socket that listens.
+fn waiting(port: u16) -> usize {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let local = format!(":{port:04X}");
+    let waiting = table.lines().filter_map(|line| {
+        let columns: Vec<&str> = line.split_whitespace().collect();
+        let is_ours = columns[1].ends_with(&local) && columns[3] == "0A";
+        is_ours.then(|| usize::from_str_radix(columns[4].split_once(':')?.1, 16).ok())?
+    });
+    waiting.sum()
+}
+
+/// Whether every thread of a process is stopped by a signal.
+fn is_stopped(pid: u32) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().filter_map(Result::ok);
+    let state = |stat: String| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'));
+    threads
+        .map(|thread| std::fs::read_to_string(thread.path().join("stat")))
+        .all(|stat| stat.is_ok_and(state))
+}
+
+#[tokio::test]
+async fn no_more_connections_wait_than_the_backlog_allows() {
+    let listeners = [echo("short", "tcp_backlog_size: 2"), echo("long", "")];
+    let mut proxy = start(&listeners, &[], "", &[]).await.unwrap();
+    let addr = |name: &str| proxy.listener(name).unwrap();
+    let (short, long) = (addr("short"), addr("long"));
+    // nobody accepts
+    proxy.signal(rustix::process::Signal::STOP).unwrap();
+    eventually("that every thread stands still", SOON, async || is_stopped(proxy.pid()).then_some(()))
+        .await
+        .unwrap();
+    let (mut made, mut others) = (Vec::new(), Vec::new());
+    for _ in 0..20 {
+        others.push(TcpStream::connect(long).await.unwrap());
+    }
+    // The kernel lets one more wait than the number says, and drops the next SYN.
+    for _ in 0..3 {
+        made.push(TcpStream::connect(short).await.unwrap());
+    }
+    eventually("the queues", SOON, async || {
+        (waiting(short.port()) == 3 && waiting(long.port()) == 20).then_some(())
+    })
+    .await
+    .unwrap();
+    let mut late = Box::pin(TcpStream::connect(short));
+    let too_early = tokio::time::timeout(std::time::Duration::from_millis(500), &mut late).await;
+    assert!(too_early.is_err(), "a fourth connection while three wait");
+    proxy.signal(rustix::process::Signal::CONT).unwrap();
+    // the client's kernel tries again after a second
+    tokio::time::timeout(SOON, late).await.unwrap().unwrap();
+    expect_stat(&proxy, "listener.short.downstream_cx_total", 4).await.unwrap();
+    assert!(proxy.alive());
+}

