@@ -1,5 +1,6 @@
 //! What the running process is and does, as the admin interface asks for it.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -9,6 +10,7 @@ use proxy_core::address::Address;
 use proxy_core::config::BuildEnv;
 use proxy_core::runtime::Runtime;
 use proxy_core::stats::Registry;
+use proxy_core::stats::groups::RuntimeStats;
 use proxy_engine::listener::accept::GlobalConnections;
 use proxy_engine::local::drain::ProcessDrain;
 use proxy_engine::log_file::FileLogs;
@@ -64,6 +66,18 @@ pub fn dumped(name: &str, type_name: &str, bytes: Vec<u8>) -> Resource {
 /// The admin interface's view of the process; holds it weakly through `Rc`.
 pub struct Admin(pub Rc<Process>);
 
+/// What `runtime.*` says of the layers that were loaded just now.
+pub(crate) fn count_runtime(env: &BuildEnv) {
+    let stats = env.stats.scope("runtime").shared::<RuntimeStats>();
+    let layers = env.runtime.layers();
+    let keys: BTreeSet<&String> = layers.iter().flat_map(|layer| layer.values.keys()).collect();
+    let is_overridden = layers.iter().any(|layer| layer.is_admin && !layer.values.is_empty());
+    stats.load_success.inc();
+    stats.num_layers.set(layers.len() as u64);
+    stats.num_keys.set(keys.len() as u64);
+    stats.admin_overrides_active.set(is_overridden.into());
+}
+
 impl AdminState for Admin {
     fn state(&self) -> ServerState {
         match self.0.configuration.state().get() {
@@ -95,6 +109,14 @@ impl AdminState for Admin {
 
     fn runtime(&self) -> &Arc<Runtime> {
         &self.0.env.runtime
+    }
+
+    fn modify_runtime(&self, changes: &[(String, String)]) -> bool {
+        let is_done = self.0.env.runtime.modify(changes);
+        if is_done {
+            count_runtime(&self.0.env);
+        }
+        is_done
     }
 
     fn memory(&self) -> MemoryUse {

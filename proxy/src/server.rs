@@ -12,7 +12,7 @@ use proxy_core::extension::access_log::AccessLog;
 use proxy_core::log_filter::{build_access_log, build_access_logs};
 use proxy_core::names::Names;
 use proxy_core::runtime::{Runtime, RuntimeLayer};
-use proxy_core::stats::groups::{RuntimeStats, ServerStats};
+use proxy_core::stats::groups::ServerStats;
 use proxy_core::stats::{self, Registry, ShardId, set_shard};
 use proxy_engine::listener::accept::{ConnectionLimit, GLOBAL_LIMIT, GlobalConnections};
 use proxy_engine::local::drain::{DrainStrategy, ProcessDrain};
@@ -33,7 +33,7 @@ use crate::admin::ConfigDump;
 use crate::admin::{AdminOptions, AdminServer};
 use crate::bootstrap::{Checked, Settings};
 use crate::fields::guard::{FieldGuard, UnknownFields};
-use crate::process::{Admin, Process, dumped};
+use crate::process::{Admin, Process, count_runtime, dumped};
 use crate::xds::{self, Configuration};
 use crate::{cli, logging, memory};
 
@@ -341,7 +341,7 @@ fn flush_interval(bootstrap: &Bootstrap) -> Duration {
 /// `version` is what `server.version` shows (`stats_server_version_override`).
 async fn flush_statistics(process: Rc<Process>, interval: Duration, version: Option<u64>) {
     let server = process.env.stats.scope("server").shared::<ServerStats>();
-    let runtime = process.env.stats.scope("runtime").shared::<RuntimeStats>();
+    count_runtime(&process.env);
     server.concurrency.set(process.options.workers() as u64);
     server.live.set(1);
     server.hot_restart_epoch.set(process.options.restart_epoch.into());
@@ -356,7 +356,6 @@ async fn flush_statistics(process: Rc<Process>, interval: Duration, version: Opt
     server.wip_protos.add(0);
     let started = u64::try_from(process.started.elapsed().as_millis()).unwrap_or(u64::MAX);
     server.initialization_time_ms.record(started);
-    runtime.load_success.inc();
     let admin = Admin(process.clone());
     loop {
         server.state.set(admin.state().gauge());
@@ -366,9 +365,6 @@ async fn flush_statistics(process: Rc<Process>, interval: Duration, version: Opt
         server.memory_heap_size.set(memory.heap_size);
         server.memory_physical_size.set(memory.total_physical_bytes);
         server.total_connections.set(process.connections.count() as u64);
-        let layers = process.env.runtime.layers();
-        runtime.num_layers.set(layers.len() as u64);
-        runtime.num_keys.set(layers.iter().map(|layer| layer.values.len()).sum::<usize>() as u64);
         tokio::time::sleep(interval).await;
         process.env.stats.flush();
     }

@@ -7,50 +7,22 @@ use std::process::{Command, Output, Stdio};
 use anyhow::{Context, Result, ensure};
 use integration::client::{Client, End};
 use integration::config::{HttpListener, bootstrap, cluster, fill, port};
+use integration::control_plane::{bootstrap_with, management_cluster, served, socket};
+use integration::dns::DnsServer;
 use integration::expect::{SOON, eventually, within};
 use integration::process::{Binary, Proxy};
 use integration::upstream::{Reply, Upstream};
-use prost::{Message, Name};
-use prost_types::Any;
 use xds::TypeUrl;
 use xds::fake::{ManagementServer, Served};
 use xds_api::envoy::config::cluster::v3::Cluster;
 use xds_api::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use xds_api::envoy::config::listener::v3::Listener;
 use xds_api::envoy::config::route::v3::RouteConfiguration;
-use xds_api::read::{Options, Source, read};
-
-fn served<M: Message + Name + Default>(yaml: &str) -> Result<Served> {
-    let message = read::<M>(&Source::yaml("test", yaml.as_bytes()), &Options::default())?.message;
-    let type_url = format!("type.googleapis.com/{}", M::full_name());
-    Ok(Served::new(Any { type_url, value: message.encode_to_vec() }))
-}
 
 /// Clusters and listeners by ADS.
 fn dynamic(management: &ManagementServer) -> String {
-    let address = management.address().port();
-    format!(
-        "
-node: {{id: test, cluster: test}}
-admin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}}}
-dynamic_resources:
-  ads_config: {{api_type: GRPC, transport_api_version: V3, grpc_services: [{{envoy_grpc: {{cluster_name: m}}}}]}}
-  lds_config: {{resource_api_version: V3, initial_fetch_timeout: 0.2s, ads: {{}}}}
-  cds_config: {{resource_api_version: V3, initial_fetch_timeout: 0.2s, ads: {{}}}}
-static_resources:
-  clusters:
-  - name: m
-    type: STATIC
-    connect_timeout: 1s
-    typed_extension_protocol_options:
-      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
-        \"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
-        explicit_http_config: {{http2_protocol_options: {{}}}}
-    load_assignment:
-      cluster_name: m
-      endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {address}}}}}}}}}]}}]
-"
-    )
+    let clusters = management_cluster(&socket(management.address()));
+    bootstrap_with(&clusters, "GRPC", "{resource_api_version: V3, initial_fetch_timeout: 0.2s, ads: {}}")
 }
 
 const CLUSTER: &str = "{name: c, connect_timeout: 1s, type: EDS, eds_cluster_config: {eds_config: {resource_api_version: V3, ads: {}}}";
@@ -267,50 +239,20 @@ overload_manager:
     proxy.stop().await
 }
 
-/// Answers every question for an A record with 127.0.0.1, and everything else with nothing.
-async fn name_server() -> Result<u16> {
-    let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await?;
-    let port = socket.local_addr()?.port();
-    tokio::spawn(async move {
-        let mut buffer = [0; 1500];
-        while let Ok((length, peer)) = socket.recv_from(&mut buffer).await {
-            let query = &buffer[..length];
-            // The question ends after the name, its type and its class.
-            let Some(end) = query.get(12..).and_then(|rest| rest.iter().position(|byte| *byte == 0)) else {
-                continue;
-            };
-            let question = &query[12..12 + end + 5];
-            let is_a = question[question.len() - 3] == 1;
-            let mut answer = query[..2].to_vec();
-            answer.extend_from_slice(&[0x81, 0x80, 0, 1, 0, u8::from(is_a), 0, 0, 0, 0]);
-            answer.extend_from_slice(question);
-            if is_a {
-                answer.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 127, 0, 0, 1]);
-            }
-            let _ = socket.send_to(&answer, peer).await;
-        }
-    });
-    Ok(port)
-}
-
 #[tokio::test]
 async fn clusters_take_resolver_and_source_address_from_the_bootstrap() -> Result<()> {
     let upstream = Upstream::start().await?;
     upstream.answer(Reply::ok());
+    let server = DnsServer::start().await?;
+    server.addresses("backend.example.com", &["127.0.0.1"])?;
     let rest = format!(
         "
 cluster_manager: {{upstream_bind_config: {{source_address: {{address: 127.0.0.77, port_value: 0}}}}}}
-typed_dns_resolver_config:
-  name: cares
-  typed_config:
-    \"@type\": type.googleapis.com/envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig
-    resolvers: [{{socket_address: {{address: 127.0.0.1, port_value: {}}}}}]
-    dns_resolver_options: {{no_default_search_domain: true}}
-",
-        name_server().await?
+{}",
+        server.resolver()
     );
     let up = cluster("up", "up", "")
-        .replace("type: STATIC", "type: STRICT_DNS")
+        .replace("type: STATIC", "type: STRICT_DNS\n  dns_lookup_family: V4_ONLY")
         .replace("address: 127.0.0.1", "address: backend.example.com");
     let listener = HttpListener::to_up("l").route_config(
         "response_headers_to_add: [{header: {key: x-from, value: '%UPSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%'}}]",

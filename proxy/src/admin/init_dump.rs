@@ -1,6 +1,5 @@
 //! `/init_dump` (`envoy.admin.v3.UnreadyTargetsDumps`): what initialisation still waits for.
 
-use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::json::{list, object, print};
@@ -20,18 +19,15 @@ pub struct UnreadyTargets {
 }
 
 pub(super) fn init_dump(state: &dyn AdminState, request: &Request) -> Response {
-    let listeners_only = match request.non_empty("mask") {
-        None => false,
-        Some("listener") => true,
-        Some(mask) => {
-            let reason = format!("{mask} is no component with targets; only listener is");
-            return Response::error(StatusCode::BAD_REQUEST, reason);
-        }
+    // A mask that names no component selects nothing.
+    let wanted = |dump: &UnreadyTargets| match request.non_empty("mask") {
+        None => true,
+        Some(mask) => mask == "listener" && dump.of_listener,
     };
     let dumps = state
         .unready_targets()
         .into_iter()
-        .filter(|dump| dump.of_listener || !listeners_only)
+        .filter(wanted)
         .map(|dump| json!({"name": dump.name, "target_names": dump.targets}))
         .collect::<Vec<Value>>();
     Response::json(print(&object([("unready_targets_dumps", list(dumps))])))

@@ -34,7 +34,7 @@ pub(super) fn modify(state: &dyn AdminState, request: &Request) -> Response {
              values\nuse an empty value to remove a previously added override",
         );
     }
-    if state.runtime().modify(request.params()) {
+    if state.modify_runtime(request.params()) {
         Response::ok()
     } else {
         Response::error(StatusCode::SERVICE_UNAVAILABLE, "No admin layer specified")

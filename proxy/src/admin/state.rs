@@ -63,6 +63,10 @@ pub trait AdminState: 'static {
     fn stats(&self) -> &Arc<Registry>;
     /// Runtime values, which `/runtime_modify` changes.
     fn runtime(&self) -> &Arc<Runtime>;
+    /// Sets runtime values in the admin layer; `false` if there is none.
+    fn modify_runtime(&self, changes: &[(String, String)]) -> bool {
+        self.runtime().modify(changes)
+    }
     /// What the allocator and the system say about memory.
     fn memory(&self) -> MemoryUse;
 

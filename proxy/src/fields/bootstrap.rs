@@ -18,7 +18,7 @@ pub const FIELDS: &[MessageFields] = &[
             ("stats_sinks", Rejected("statistics are not pushed: read them from the admin interface")),
             ("deferred_stat_options", Ignored("statistics are always made at once")),
             ("stats_config", Used),
-            ("stats_flush_interval", Ignored("without sinks there is nothing to flush")),
+            ("stats_flush_interval", Used),
             ("stats_flush_on_admin", Ignored("statistics are current whenever they are read")),
             ("stats_eviction_interval", Ignored("statistics are kept")),
             ("watchdog", Ignored("there is no watchdog")),

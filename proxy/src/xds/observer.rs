@@ -2,29 +2,34 @@
 //!
 //! What is counted for each cluster or route configuration is counted by the store.
 
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use proxy_core::hash::xxhash64;
 use proxy_core::stats::groups::{ControlPlaneStats, XdsStats};
 use proxy_core::stats::{Registry, Shared};
-use std::sync::Arc;
 use xds::{Observer, TypeUrl};
 
-/// The groups, shared by all streams.
+/// The groups, shared by all streams. Each comes into being with its first use: a process without a control plane shows
+/// none of them.
 #[derive(Clone)]
-pub(super) struct StreamStats {
-    control_plane: Shared<ControlPlaneStats>,
-    clusters: Shared<XdsStats>,
-    listeners: Shared<XdsStats>,
+pub(super) struct StreamStats(Arc<Groups>);
+
+struct Groups {
+    registry: Arc<Registry>,
+    control_plane: OnceLock<Shared<ControlPlaneStats>>,
+    clusters: OnceLock<Shared<XdsStats>>,
+    listeners: OnceLock<Shared<XdsStats>>,
 }
 
 impl StreamStats {
     pub(super) fn new(registry: &Arc<Registry>) -> Self {
-        Self {
-            control_plane: registry.scope("control_plane").shared(),
-            clusters: registry.scope("cluster_manager.cds").shared(),
-            listeners: registry.scope("listener_manager.lds").shared(),
-        }
+        Self(Arc::new(Groups {
+            registry: registry.clone(),
+            control_plane: OnceLock::new(),
+            clusters: OnceLock::new(),
+            listeners: OnceLock::new(),
+        }))
     }
 
     /// `update_duration` of a response that was taken.
@@ -35,31 +40,36 @@ impl StreamStats {
     }
 
     fn of(&self, type_url: &TypeUrl) -> Option<&XdsStats> {
-        if *type_url == TypeUrl::CLUSTER {
-            Some(&self.clusters)
+        let (group, name) = if *type_url == TypeUrl::CLUSTER {
+            (&self.0.clusters, "cluster_manager.cds")
         } else if *type_url == TypeUrl::LISTENER {
-            Some(&self.listeners)
+            (&self.0.listeners, "listener_manager.lds")
         } else {
-            None
-        }
+            return None;
+        };
+        Some(group.get_or_init(|| self.0.registry.scope(name).shared()))
+    }
+
+    fn control_plane(&self) -> &ControlPlaneStats {
+        self.0.control_plane.get_or_init(|| self.0.registry.scope("control_plane").shared())
     }
 }
 
 impl Observer for StreamStats {
     fn connected_state(&self, connected: bool) {
-        self.control_plane.connected_state.set(u64::from(connected));
+        self.control_plane().connected_state.set(u64::from(connected));
     }
 
     fn pending_requests(&self, count: usize) {
-        self.control_plane.pending_requests.set(count as u64);
+        self.control_plane().pending_requests.set(count as u64);
     }
 
     fn rate_limit_enforced(&self) {
-        self.control_plane.rate_limit_enforced.inc();
+        self.control_plane().rate_limit_enforced.inc();
     }
 
     fn identifier(&self, identifier: &str) {
-        self.control_plane.identifier.set(identifier);
+        self.control_plane().identifier.set(identifier);
     }
 
     fn update_attempt(&self, type_url: &TypeUrl) {

@@ -210,6 +210,45 @@ async fn health_checks_are_answered_here_passed_on_or_remembered() -> Result<()>
     Ok(())
 }
 
+#[tokio::test]
+async fn a_remembered_health_check_expires_and_may_be_degraded() -> Result<()> {
+    let filters = health_check("/check", "pass_through_mode: true\ncache_time: 1s");
+    let (proxy, upstream) = start(&HttpListener::to_up("http").filters(&filters)).await?;
+    let reply =
+        |line: &str, more: &str| Reply::raw(format!("HTTP/1.1 {line}\r\n{more}content-length: 0\r\n\r\n"));
+    upstream.script([
+        reply("200 OK", "x-envoy-degraded: true\r\n"),
+        reply("404 Not Found", ""),
+        reply("200 OK", ""),
+    ]);
+    let check = async || {
+        let head = ask(&proxy, "GET", "/check", "").await?.head;
+        let is_degraded = field(&head.fields, "x-envoy-degraded").is_some();
+        anyhow::Ok((head.status()?, is_degraded, upstream.received().len()))
+    };
+    ensure!(check().await? == (200, true, 1), "passed on");
+    // How many are answered from memory depends on how fast they are made; each has the first answer, mark included.
+    let mut remembered = 0;
+    let expired = eventually("the next answer of the upstream", SOON, async || {
+        let seen = check().await.ok()?;
+        remembered += i64::from(seen.2 == 1);
+        (seen.2 == 1 && seen != (200, true, 1) || seen.2 > 1).then_some(seen)
+    });
+    let expired = expired.await?;
+    ensure!(expired == (404, false, 2), "{expired:?} after {remembered}");
+    let last = eventually("the answer after it", SOON, async || {
+        let seen = check().await.ok()?;
+        remembered += i64::from(seen.2 == 2);
+        (seen.2 > 2).then_some(seen)
+    });
+    let last = last.await?;
+    ensure!(last == (200, false, 3) && remembered > 0, "{last:?} after {remembered}");
+    let cached = proxy.admin().stat("http.http.health_check.cached_response").await?;
+    ensure!(cached == remembered, "{cached} of {remembered}");
+    ensure!(proxy.admin().stat("http.http.health_check.degraded").await? > 0);
+    Ok(())
+}
+
 const CORS: &str = r#"
 - name: envoy.filters.http.cors
   typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors}
@@ -319,4 +358,43 @@ async fn calls_and_messages_are_counted_by_method() -> Result<()> {
     })
     .await
     .with_context(|| last)
+}
+
+/// The policy is evaluated and counted, and changes nothing.
+#[tokio::test]
+async fn a_policy_in_the_shadow_only_counts() -> Result<()> {
+    let share = |field: &str, percent: u32| {
+        format!(
+            "{field}: {{default_value: {{numerator: {percent}, denominator: HUNDRED}}, runtime_key: {field}}}\n"
+        )
+    };
+    let routes = [
+        route("/shadow", &policy(&format!("{}{}", share("filter_enabled", 0), share("shadow_enabled", 100)))),
+        route("/off", &policy(&format!("{}{}", share("filter_enabled", 0), share("shadow_enabled", 0)))),
+        route("/on", &policy(&format!("{}{}", share("filter_enabled", 100), share("shadow_enabled", 100)))),
+    ]
+    .concat();
+    let (proxy, upstream) = start(&HttpListener::new("http", &routes).filters(CORS)).await?;
+    let counts = async || {
+        let stats = proxy.admin().stats("^http\\.http\\.cors\\.").await?;
+        let count = |name: &str| stats.get(&format!("http.http.cors.{name}")).copied().unwrap_or(0);
+        anyhow::Ok((count("origin_valid"), count("origin_invalid")))
+    };
+    // (whether a response is marked, requests that reached the upstream, valid and invalid origins so far)
+    for (method, path, origin, expected) in [
+        ("GET", "/shadow", "good", (false, 1, (1, 0))),
+        ("GET", "/shadow", "evil", (false, 2, (1, 1))),
+        ("OPTIONS", "/shadow", "good", (false, 3, (2, 1))),
+        ("GET", "/off", "good", (false, 4, (2, 1))),
+        ("OPTIONS", "/off", "evil", (false, 5, (2, 1))),
+        ("GET", "/on", "good", (true, 6, (3, 1))),
+        ("OPTIONS", "/on", "good", (true, 6, (4, 1))),
+    ] {
+        let fields = format!("origin: https://{origin}.example\r\naccess-control-request-method: PUT\r\n");
+        let head = ask(&proxy, method, path, &fields).await?.head;
+        let is_marked = field(&head.fields, "access-control-allow-origin").is_some();
+        let seen = (is_marked, upstream.received().len(), counts().await?);
+        ensure!(head.status()? == 200 && seen == expected, "{method} {path} {origin}: {seen:?}");
+    }
+    Ok(())
 }

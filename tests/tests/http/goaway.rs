@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
@@ -191,4 +192,38 @@ async fn a_connection_ends_although_its_client_answers_no_ping() -> Result<()> {
     session.end(1).await?;
     session.answered(1).await?;
     session.closed().await
+}
+
+/// How long a connection takes from its first GOAWAY to its end, if its client answers no PING.
+async fn time_to_the_end(addr: SocketAddr) -> Result<Duration> {
+    let mut session = Session::connect(addr).await?;
+    session.begin(1, true).await?;
+    session.answered(1).await?;
+    session.until("the announcement", |session| !session.goaways.is_empty()).await?;
+    let since = Instant::now();
+    session.closed().await?;
+    Ok(since.elapsed())
+}
+
+/// `drain_timeout_jitter`: what is drained together does not come back all at once.
+#[tokio::test]
+async fn connections_that_drain_together_end_at_different_times() -> Result<()> {
+    let options = "common_http_protocol_options: {max_connection_duration: 0.1s}\ndrain_timeout: 0.4s\ndrain_timeout_jitter: {value: 100}";
+    let (proxy, _upstream) = start(options, &[]).await?;
+    let addr = proxy.listener("http")?;
+    let mut clients = JoinSet::new();
+    for _ in 0..24 {
+        clients.spawn(time_to_the_end(addr));
+    }
+    let mut times = Vec::new();
+    while let Some(time) = clients.join_next().await {
+        times.push(time??);
+    }
+    times.sort();
+    let [first, last] = [times[0], times[times.len() - 1]];
+    // The frame that announces may arrive a little late, but not the end too early. That no connection takes half of the
+    // jitter has odds of one in sixteen million.
+    ensure!(first >= Duration::from_millis(300), "{times:?}");
+    ensure!(last >= Duration::from_millis(600) && last - first >= Duration::from_millis(100), "{times:?}");
+    Ok(())
 }

@@ -279,3 +279,28 @@ async fn a_status_without_messages_stays_a_head_alone() -> Result<()> {
     ensure!(field(&received[0].fields, "te") == Some("trailers"), "{received:?}");
     Ok(())
 }
+
+/// `strip_matching_host_port`: the listener's port goes, another one stays.
+#[tokio::test]
+async fn the_port_of_the_listener_is_stripped_from_hosts() -> Result<()> {
+    let upstream = Upstream::start().await?;
+    let listener = HttpListener::to_up("http").options("strip_matching_host_port: true").yaml();
+    let yaml = bootstrap(&[listener], &[cluster("up", "up", "")], "");
+    let proxy = Proxy::start(&Binary::subject()?, &fill(&yaml, [("up", port(upstream.addr()))])).await?;
+    let addr = proxy.listener("http")?;
+    let own = addr.port();
+    let mut client = Client::connect(addr).await?;
+    for (host, expected) in [
+        (format!("test:{own}"), "test".to_owned()),
+        (format!("test:{}", own ^ 1), format!("test:{}", own ^ 1)),
+        (format!("[::1]:{own}"), "[::1]".to_owned()),
+        ("test".to_owned(), "test".to_owned()),
+    ] {
+        client.send(format!("GET / HTTP/1.1\r\nhost: {host}\r\n\r\n").as_bytes()).await?;
+        ensure!(client.response("GET", SOON).await?.head.status()? == 200);
+        let received = upstream.received();
+        let last = received.last().context("nothing at the upstream")?;
+        ensure!(field(&last.fields, "host") == Some(expected.as_str()), "{host}: {last:?}");
+    }
+    Ok(())
+}

@@ -7,12 +7,12 @@ use integration::client::{Client, H2Client, Response};
 use integration::config::{H2_CLUSTER, bootstrap, cluster, fill, listener_with_filters, port, tcp_proxy};
 use integration::expect::{SOON, eventually};
 use integration::http1::field;
-use integration::process::{Kind, Proxy};
+use integration::process::{Binary, Kind, Proxy};
 use integration::upstream::{EchoServer, Reply, Step, Upstream};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
 
-use super::{expect_stat, fetch, get, start, stat_becomes, subject};
+use super::{expect_stat, fetch, get, start, stat_becomes};
 
 /// Answers only after the request's body is complete, so that the client decides when the request ends.
 fn held() -> Reply {
@@ -181,7 +181,7 @@ async fn a_full_http2_connection_makes_requests_wait() -> Result<()> {
 
 #[tokio::test]
 async fn a_full_http2_connection_gets_another_beside_it() -> Result<()> {
-    if subject()?.kind == Kind::Envoy {
+    if Binary::subject()?.kind == Kind::Envoy {
         // It resets streams that a connection turns out not to have room for.
         return Ok(());
     }
@@ -205,7 +205,7 @@ async fn a_full_http2_connection_gets_another_beside_it() -> Result<()> {
 #[tokio::test]
 async fn streams_wait_for_the_settings_of_a_new_connection() -> Result<()> {
     const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
-    if subject()?.kind == Kind::Envoy {
+    if Binary::subject()?.kind == Kind::Envoy {
         // It waits for no SETTINGS.
         return Ok(());
     }
@@ -256,7 +256,7 @@ async fn connections_for_tcp_are_limited() -> Result<()> {
     ];
     let listeners = ["one", "pending", "pools"]
         .map(|name| listener_with_filters(name, &tcp_proxy(name, &format!("cluster: {name}"))));
-    let proxy = Proxy::start(&subject()?, &bootstrap(&listeners, &clusters, "")).await?;
+    let proxy = Proxy::start(&Binary::subject()?, &bootstrap(&listeners, &clusters, "")).await?;
     let echoes = async |name: &str| -> Result<(Client, bool)> {
         let mut client = Client::connect(proxy.listener(name)?).await?;
         client.send(b"hello").await?;

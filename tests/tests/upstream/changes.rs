@@ -5,25 +5,17 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use integration::client::Client;
-use integration::config::{HttpListener, indent};
+use integration::config::HttpListener;
+use integration::control_plane::{ADS, bootstrap_of, management_cluster, served, socket};
 use integration::expect::{SOON, eventually};
-use integration::process::Proxy;
+use integration::process::{Binary, Proxy};
 use integration::upstream::{Reply, Step, Upstream};
-use prost::{Message, Name};
-use prost_types::Any;
 use xds::TypeUrl;
 use xds::fake::{ManagementServer, Served};
 use xds_api::envoy::config::cluster::v3::Cluster;
 use xds_api::envoy::config::endpoint::v3::ClusterLoadAssignment;
-use xds_api::read::{Options, Source, read};
 
-use super::{fetch, get, stat_becomes, subject};
-
-fn served<M: Message + Name + Default>(yaml: &str) -> Result<Served> {
-    let message = read::<M>(&Source::yaml("test", yaml.as_bytes()), &Options::default())?.message;
-    let type_url = format!("type.googleapis.com/{}", M::full_name());
-    Ok(Served::new(Any { type_url, value: message.encode_to_vec() }))
-}
+use super::{fetch, get, stat_becomes};
 
 fn cluster(extra: &str) -> Result<Served> {
     served::<Cluster>(&format!(
@@ -49,27 +41,9 @@ fn endpoints(addrs: &[SocketAddr], policy: &str) -> Result<Served> {
 async fn start(management: &ManagementServer) -> Result<Proxy> {
     let listener = HttpListener::new("http", "- match: {prefix: /}\n  route: {cluster: c}")
         .route_config("validate_clusters: false");
-    let text = format!(
-        "node: {{id: test, cluster: test}}
-admin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}}}
-dynamic_resources:
-  ads_config: {{api_type: GRPC, transport_api_version: V3, grpc_services: [{{envoy_grpc: {{cluster_name: m}}}}]}}
-  cds_config: {{resource_api_version: V3, ads: {{}}}}
-static_resources:
-  listeners:
-{}
-  clusters:
-  - name: m
-    connect_timeout: 1s
-    http2_protocol_options: {{}}
-    load_assignment:
-      cluster_name: m
-      endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {}}}}}}}}}]}}]
-",
-        indent(&listener.yaml(), 2),
-        management.address().port()
-    );
-    Proxy::start(&subject()?, &text).await
+    let clusters = management_cluster(&socket(management.address()));
+    let text = bootstrap_of(&format!("cds_config: {ADS}\n"), &[listener.yaml()], &clusters, "GRPC");
+    Proxy::start(&Binary::subject()?, &text).await
 }
 
 fn body(text: &str) -> Reply {

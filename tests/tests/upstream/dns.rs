@@ -7,10 +7,10 @@ use integration::client::Client;
 use integration::config::{HttpListener, bootstrap, indent};
 use integration::dns::{A, AAAA, Answer, DnsServer, NO_SUCH_NAME, REFUSED, SERVER_FAILURE};
 use integration::expect::{SOON, eventually};
-use integration::process::Proxy;
+use integration::process::{Binary, Proxy};
 use integration::upstream::{Reply, Step, Upstream};
 
-use super::{expect_stat, fetch, get, hosts, start, stat_becomes, subject};
+use super::{expect_stat, fetch, get, hosts, start, stat_becomes};
 
 /// A cluster named and resolved as `name`, at that port, with further fields.
 fn cluster(server: &DnsServer, kind: &str, name: &str, port: u16, extra: &str) -> (String, String) {
@@ -257,7 +257,8 @@ async fn the_bootstrap_names_the_resolver_of_clusters_that_name_none() -> Result
     ensure!(yaml.len() < own.len());
     let routes = format!("- match: {{prefix: /}}\n  route: {{cluster: {name}}}");
     let listener = HttpListener::new("http", &routes).yaml();
-    let proxy = Proxy::start(&subject()?, &bootstrap(&[listener], &[yaml], &server.resolver())).await?;
+    let proxy =
+        Proxy::start(&Binary::subject()?, &bootstrap(&[listener], &[yaml], &server.resolver())).await?;
     ensure!(hosts(&proxy, "a").await? == ["127.0.0.1:80"]);
     proxy.stop().await
 }

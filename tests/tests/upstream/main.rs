@@ -2,6 +2,7 @@
 //!
 //! `SUBJECT=envoy` runs the cases that describe Envoy's behaviour against the real one, which proves the tests themselves.
 
+mod addresses;
 mod breakers;
 mod changes;
 mod dns;
@@ -13,14 +14,6 @@ use integration::config::{HttpListener, bootstrap};
 use integration::expect::{SOON, eventually};
 use integration::process::{Binary, Proxy};
 
-/// The program under test.
-fn subject() -> Result<Binary> {
-    match std::env::var("SUBJECT").as_deref() {
-        Ok("envoy") => Binary::envoy(),
-        _ => Binary::outrigger(),
-    }
-}
-
 /// A proxy with a listener `http` whose route `/<name>` leads to the cluster of that name.
 async fn start(clusters: &[(&str, String)], more_routes: &str) -> Result<Proxy> {
     let mut routes = more_routes.to_owned();
@@ -30,7 +23,8 @@ async fn start(clusters: &[(&str, String)], more_routes: &str) -> Result<Proxy> 
         ));
     }
     let clusters: Vec<String> = clusters.iter().map(|(_, yaml)| yaml.clone()).collect();
-    Proxy::start(&subject()?, &bootstrap(&[HttpListener::new("http", &routes).yaml()], &clusters, "")).await
+    Proxy::start(&Binary::subject()?, &bootstrap(&[HttpListener::new("http", &routes).yaml()], &clusters, ""))
+        .await
 }
 
 /// One GET on a connection of its own.

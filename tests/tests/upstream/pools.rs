@@ -17,8 +17,8 @@ use integration::upstream::{Reply, Step, Upstream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{expect_stat, fetch, get, start, stat_becomes, subject};
-use integration::process::Kind;
+use super::{expect_stat, fetch, get, start, stat_becomes};
+use integration::process::{Binary, Kind};
 
 fn to(name: &'static str, addr: SocketAddr, extra: &str) -> (&'static str, String) {
     (name, fill(&cluster(name, "up", extra), [("up", port(addr))]))
@@ -400,7 +400,7 @@ async fn rounds(closing: Closing, method: &str, body: &str, count: usize) -> Res
 
 #[tokio::test]
 async fn a_get_survives_every_close_of_a_kept_connection() -> Result<()> {
-    if subject()?.kind == Kind::Envoy {
+    if Binary::subject()?.kind == Kind::Envoy {
         // Envoy answers 503 here: it needs a retry policy for this.
         return Ok(());
     }
@@ -442,7 +442,7 @@ async fn a_goaway_costs_no_request() -> Result<()> {
 
 #[tokio::test]
 async fn a_refused_stream_is_sent_again_only_whole() -> Result<()> {
-    if subject()?.kind == Kind::Envoy {
+    if Binary::subject()?.kind == Kind::Envoy {
         // It needs a retry policy for this.
         return Ok(());
     }

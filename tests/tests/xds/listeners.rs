@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, ensure};
 use integration::client::{Client, End};
-use integration::expect::{SOON, eventually};
+use integration::expect::{SOON, eventually, within};
+use integration::upstream::{Reply, Step};
+use tokio::net::TcpStream;
 use xds::fake::Served;
 use xds_api::envoy::config::listener::v3::Listener;
 
@@ -144,6 +146,42 @@ async fn a_removed_listener_serves_what_it_has_until_the_drain_time_ends() -> Re
         rig.management.set(&LDS, "3", [listener("l", "r")?]);
         let mut again = rig.connect("l").await?;
         ensure!(mark(&mut again).await? == "1");
+        rig.proxy.stop().await?;
+    }
+    Ok(())
+}
+
+/// Streams of HTTP/2 that are still in flight when the drain time of their listener ends do not keep it.
+#[tokio::test]
+async fn streams_that_outlast_the_drain_of_a_removed_listener_are_cut() -> Result<()> {
+    for api_type in ["GRPC", "DELTA_GRPC"] {
+        let rig = Rig::start_with(api_type, DRAIN).await?;
+        let chain = http_chain("p", &rds("r", ADS)).replace(
+            "stat_prefix: p",
+            "stat_prefix: p\n      drain_timeout: 0.3s\n      stream_idle_timeout: 0s",
+        );
+        rig.management.set(&LDS, "2", [listener_with("l", ANY_PORT, &chain)?]);
+        rig.stat("listener_manager.listener_in_place_updated", 1).await?;
+        rig.upstream.answer(Reply::steps([Step::Stall]));
+        let stream = TcpStream::connect(rig.address("l").await?).await?;
+        let (send, connection) = h2::client::handshake(stream).await?;
+        let connection = tokio::spawn(connection);
+        let request = || http::Request::get("http://a/").body(());
+        let mut send = send.ready().await?;
+        let (cut, _) = send.send_request(request()?, true)?;
+        rig.stat("cluster.c.upstream_rq_active", 1).await?;
+        rig.management.set(&LDS, "3", []);
+        rig.stat("listener_manager.total_listeners_draining", 1).await?;
+        let error = within("the end of the stream", SOON, cut).await?.err().context("an answer")?;
+        ensure!(!error.is_reset() || error.reason().is_some(), "{error:?}");
+        let _ = within("the end of the connection", SOON, connection).await?;
+        // nothing of it is left, at the upstream either
+        for name in
+            ["cluster.c.upstream_rq_active", "http.p.downstream_cx_active", "http.p.downstream_rq_active"]
+        {
+            rig.stat(name, 0).await?;
+        }
+        rig.stat("listener_manager.total_listeners_draining", 0).await?;
         rig.proxy.stop().await?;
     }
     Ok(())

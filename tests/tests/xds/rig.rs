@@ -8,86 +8,23 @@ use integration::client::Client;
 use integration::expect::{SOON, eventually, within};
 use integration::process::{Binary, Proxy};
 use integration::upstream::{Reply, Upstream};
-use prost::{Message, Name};
-use prost_types::Any;
 use xds::TypeUrl;
 use xds::fake::{ManagementServer, Recorded, Served};
 use xds_api::envoy::config::cluster::v3::Cluster;
 use xds_api::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use xds_api::envoy::config::listener::v3::Listener;
 use xds_api::envoy::config::route::v3::RouteConfiguration;
-use xds_api::read::{Options, Source, read};
+
+pub use integration::control_plane::{ADS, bootstrap, bootstrap_with, management_cluster, served, socket};
 
 pub const CDS: TypeUrl = TypeUrl::CLUSTER;
 pub const EDS: TypeUrl = TypeUrl::CLUSTER_LOAD_ASSIGNMENT;
 pub const LDS: TypeUrl = TypeUrl::LISTENER;
 pub const RDS: TypeUrl = TypeUrl::ROUTE_CONFIGURATION;
 
-/// The aggregated stream as a `ConfigSource`.
-pub const ADS: &str = "{resource_api_version: V3, ads: {}}";
-
-/// The proxy under test: Outrigger, or with `SUBJECT=envoy` the real Envoy, which proves the expectations themselves.
+/// The proxy under test.
 pub fn binary() -> Result<Binary> {
-    match std::env::var("SUBJECT").as_deref() {
-        Ok("envoy") => Binary::envoy(),
-        _ => Binary::outrigger(),
-    }
-}
-
-/// A resource from YAML, for the server.
-pub fn served<M: Message + Name + Default>(yaml: &str) -> Result<Served> {
-    Ok(Served::new(any::<M>(yaml)?))
-}
-
-/// A message from YAML, packed.
-pub fn any<M: Message + Name + Default>(yaml: &str) -> Result<Any> {
-    let message = read::<M>(&Source::yaml("test", yaml.as_bytes()), &Options::default())?.message;
-    Ok(Any { type_url: format!("type.googleapis.com/{}", M::full_name()), value: message.encode_to_vec() })
-}
-
-/// A static cluster `m` that leads to the management server.
-pub fn management_cluster(endpoint: &str) -> String {
-    format!(
-        "
-  - name: m
-    type: STATIC
-    connect_timeout: 1s
-    typed_extension_protocol_options:
-      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
-        \"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
-        explicit_http_config: {{http2_protocol_options: {{}}}}
-    load_assignment:
-      cluster_name: m
-      endpoints: [{{lb_endpoints: [{{endpoint: {{address: {endpoint}}}}}]}}]
-"
-    )
-}
-
-/// `{socket_address: ..}` as YAML.
-pub fn socket(addr: SocketAddr) -> String {
-    format!("{{socket_address: {{address: {}, port_value: {}}}}}", addr.ip(), addr.port())
-}
-
-/// A bootstrap that takes listeners and clusters over one aggregated stream.
-pub fn bootstrap(management: SocketAddr, api_type: &str) -> String {
-    bootstrap_with(&management_cluster(&socket(management)), api_type, "{ads: {}, resource_api_version: V3}")
-}
-
-/// [`bootstrap`] with the sources of listeners and clusters as given.
-pub fn bootstrap_with(clusters: &str, api_type: &str, source: &str) -> String {
-    format!(
-        "
-node: {{id: test, cluster: test}}
-stats_flush_interval: 0.1s
-admin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}}}
-dynamic_resources:
-  ads_config: {{api_type: {api_type}, transport_api_version: V3, grpc_services: [{{envoy_grpc: {{cluster_name: m}}}}]}}
-  lds_config: {source}
-  cds_config: {source}
-static_resources:
-  clusters:{clusters}
-"
-    )
+    Binary::subject()
 }
 
 /// A cluster whose endpoints come from `source`.

@@ -65,6 +65,21 @@ async fn subscriptions_count_as_envoy_does() -> Result<()> {
         ] {
             ensure!(text.lines().any(|shown| shown == line), "{line}");
         }
+        let admin = rig.proxy.admin();
+        let readouts = admin.get("/stats?type=TextReadouts&filter=version_text").await?;
+        ensure!(
+            readouts.lines().filter(|line| line.contains(".version_text: \"")).count() == 4,
+            "{readouts}"
+        );
+        let json: Value =
+            serde_json::from_str(&admin.get("/stats?type=TextReadouts&format=json&filter=cds").await?)?;
+        let expected = serde_json::json!({"name": "cluster_manager.cds.version_text", "value": "2"});
+        ensure!(json["stats"] == serde_json::json!([expected]), "{json}");
+        let line = "envoy_cluster_manager_cds_version_text{text_value=\"2\"} 0";
+        let shown = admin.get("/stats/prometheus?text_readouts&filter=cds").await?;
+        ensure!(shown.lines().any(|shown| shown == line), "{shown}");
+        let hidden = admin.get("/stats/prometheus?filter=cds").await?;
+        ensure!(!hidden.contains("version_text"), "{hidden}");
         for name in ["cluster_manager.cds", "listener_manager.lds", "http.p.rds.r", "cluster.c"] {
             for gauge in ["version", "update_time"] {
                 ensure!(!text.contains(&format!("{name}.{gauge}: 0\n")), "{name}.{gauge}");
