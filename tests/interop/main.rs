@@ -4,7 +4,9 @@
 //! to write around them in Go, Python and JavaScript lies beside this file. With `SUBJECT=envoy` the real Envoy takes the
 //! proxy's place, which proves the expectations themselves.
 
+mod clients;
 mod control_plane;
 mod grpc;
 mod h2spec;
+mod lies;
 mod rig;

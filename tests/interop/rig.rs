@@ -19,6 +19,27 @@ pub fn built(name: &str) -> Result<Command> {
     Ok(Command::new(path))
 }
 
+/// A program of the distribution.
+pub fn installed(name: &str) -> Command {
+    Command::new(name)
+}
+
+/// One of our Python programs.
+pub fn python(script: &str) -> Result<Command> {
+    interpreted("INTEROP_PYTHON", &format!("python/{script}"))
+}
+
+/// One of our JavaScript programs.
+pub fn node(script: &str) -> Result<Command> {
+    interpreted("INTEROP_NODE", &format!("node/{script}"))
+}
+
+fn interpreted(interpreter: &str, script: &str) -> Result<Command> {
+    let mut command = Command::new(variable(interpreter)?);
+    command.arg(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("interop").join(script));
+    Ok(command)
+}
+
 fn variable(name: &str) -> Result<std::ffi::OsString> {
     std::env::var_os(name).with_context(|| format!("{name} is not set: run `make interop`"))
 }
@@ -96,6 +117,24 @@ impl Program {
             text.push('\n');
         }
         Ok((status.code(), text))
+    }
+
+    /// The port of IPv4 that it listens on, from `/proc`, if it does already: for programs that do not say it.
+    pub fn listening_port(&self) -> Option<u16> {
+        let files = std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).ok()?;
+        let targets = files.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok());
+        let sockets: Vec<String> = targets
+            .filter_map(|target| {
+                Some(target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned())
+            })
+            .collect();
+        let table = std::fs::read_to_string("/proc/net/tcp").ok()?;
+        table.lines().find_map(|line| {
+            let columns: Vec<&str> = line.split_whitespace().collect();
+            let listens = *columns.get(3)? == "0A" && sockets.iter().any(|inode| inode == columns[9]);
+            let (_, port) = columns.get(1)?.split_once(':')?;
+            u16::from_str_radix(port, 16).ok().filter(|_| listens)
+        })
     }
 
     /// The last lines that it said.
