@@ -6,6 +6,7 @@ pub mod cli;
 pub mod fields;
 pub mod logging;
 pub mod memory;
+pub mod panics;
 pub mod process;
 pub mod server;
 pub mod xds;

@@ -2,5 +2,6 @@
 
 pub mod buffers;
 pub mod clock;
+pub(crate) mod contain;
 pub mod drain;
 pub mod timers;

@@ -15,8 +15,11 @@ use proxy_core::stats::{ShardId, set_shard};
 use tokio::sync::mpsc;
 
 use crate::context::Context;
-use crate::listener::accept::{Accepted, Bound, GlobalConnections, ListenerTag, Listeners, SharedListener};
+use crate::listener::accept::{
+    self, Accepted, Bound, GlobalConnections, ListenerTag, Listeners, SharedListener,
+};
 use crate::listener::config::Listener;
+use crate::local::contain::vital;
 use crate::local::drain::{DrainStrategy, ProcessDrain};
 use crate::local::timers;
 use crate::router::Routes;
@@ -49,6 +52,8 @@ pub struct WorkerSetup {
     pub drain: Arc<ProcessDrain>,
     /// Limit of connections of the process.
     pub connections: Arc<GlobalConnections>,
+    /// Has the allocator give back what the calling thread freed.
+    pub give_back: fn(),
 }
 
 impl Workers {
@@ -68,7 +73,7 @@ impl Workers {
             let thread = std::thread::Builder::new().name(format!("wrk:{index}")).spawn(move || {
                 set_shard(ShardId(u16::try_from(index + 1).unwrap_or(u16::MAX)));
                 let local = tokio::task::LocalSet::new();
-                local.block_on(&runtime, run(index, &setup, mailboxes, receiver));
+                local.block_on(&runtime, vital(run(index, &setup, mailboxes, receiver)));
             })?;
             threads.push(thread);
         }
@@ -138,6 +143,23 @@ impl Workers {
     }
 }
 
+/// So many connections that ended leave memory behind that is worth giving back.
+const MANY: usize = 100;
+
+/// Gives memory back when many connections have ended and no more do: the allocator does so by itself only while it is busy.
+async fn tidy(give_back: fn()) {
+    let mut ended = 0;
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let lately = accept::take_ended();
+        ended += lately;
+        if ended >= MANY && lately < MANY / 10 {
+            ended = 0;
+            give_back();
+        }
+    }
+}
+
 async fn run(
     index: usize,
     setup: &Arc<WorkerSetup>,
@@ -159,9 +181,10 @@ async fn run(
         }
     };
     let listeners = Listeners::new(context, index, setup.connections.clone(), Box::new(hand_over));
-    tokio::task::spawn_local(timers::drive());
+    tokio::task::spawn_local(vital(timers::drive()));
     let sweeping = clusters.clone();
-    tokio::task::spawn_local(async move { sweeping.sweep().await });
+    tokio::task::spawn_local(vital(async move { sweeping.sweep().await }));
+    tokio::task::spawn_local(vital(tidy(setup.give_back)));
     let (drain_time, strategy): (Duration, DrainStrategy) = (setup.drain.time(), setup.drain.strategy());
     while let Some(message) = mailbox.recv().await {
         match message {

@@ -18,6 +18,7 @@ pub use super::stream::ConnectionCx;
 use crate::codec::downstream::Downstream;
 use crate::codec::h1::{HeadLimits, RequestError, RequestOptions};
 use crate::codec::h1_server::{NextRequest, ServerConnection, ServerOptions};
+use crate::local::contain::Finally;
 use crate::local::timers::Timer;
 use crate::net::connection::Connection;
 use crate::upstream::key_format::HeaderKeyFormat;
@@ -123,6 +124,7 @@ async fn serve_http1(cx: &Rc<ConnectionCx>, connection: Box<Connection>) {
     let stats = manager.stats.here();
     stats.downstream_cx_http1_total.inc();
     stats.downstream_cx_http1_active.inc();
+    let _active = Finally(|| stats.downstream_cx_http1_active.dec());
     let mut server = ServerConnection::new(connection, server_options(manager, cx.info.secure));
     let mut timer = Timer::default();
     let mut requests = 0_u32;
@@ -184,7 +186,6 @@ async fn serve_http1(cx: &Rc<ConnectionCx>, connection: Box<Connection>) {
                 }
                 stats.downstream_cx_destroy_remote.inc();
                 count_bytes(cx, &server, &mut counted);
-                stats.downstream_cx_http1_active.dec();
                 return;
             }
             Err(Ended::Idle) => {
@@ -205,7 +206,6 @@ async fn serve_http1(cx: &Rc<ConnectionCx>, connection: Box<Connection>) {
         true => stats.downstream_cx_destroy_remote.inc(),
         false => stats.downstream_cx_destroy_local.inc(),
     }
-    stats.downstream_cx_http1_active.dec();
 }
 
 fn count_bytes(cx: &ConnectionCx, server: &ServerConnection, counted: &mut (u64, u64)) {

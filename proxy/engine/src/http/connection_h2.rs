@@ -19,6 +19,7 @@ use crate::codec::downstream::{Downstream, Incoming};
 use crate::codec::h2_guard::{FrameLimits, Guarded, Side, Traffic, is_flood};
 use crate::codec::h2_keepalive::Keepalive;
 use crate::codec::h2_server::{HeadLimits, Malformed, ServerStream, request_head};
+use crate::local::contain::Finally;
 use crate::local::timers::Timer;
 use crate::net::connection::Connection;
 
@@ -104,6 +105,7 @@ pub(super) async fn serve(cx: Rc<ConnectionCx>, connection: Box<Connection>) {
     let stats = manager.stats.here();
     stats.downstream_cx_http2_total.inc();
     stats.downstream_cx_http2_active.inc();
+    let _active = Finally(|| stats.downstream_cx_http2_active.dec());
     let options = &manager.http2;
     let mut builder = h2::server::Builder::new();
     builder
@@ -147,7 +149,6 @@ pub(super) async fn serve(cx: Rc<ConnectionCx>, connection: Box<Connection>) {
     } else {
         stats.downstream_cx_protocol_error.inc();
     }
-    stats.downstream_cx_http2_active.dec();
 }
 
 /// What the connection does next.

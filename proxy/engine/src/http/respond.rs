@@ -18,6 +18,7 @@ use super::reply;
 use super::stream::{Stream, StreamEnd};
 use crate::codec::downstream::Downstream;
 use crate::local::clock;
+use crate::local::contain::drill_request;
 use crate::local::timers::Timer;
 
 impl Stream<'_> {
@@ -30,6 +31,7 @@ impl Stream<'_> {
                 return true;
             }
         }
+        drill_request("body", &self.request, &self.cx.shared.env.runtime);
         let end = parts.ends();
         if !parts.data.is_empty() {
             self.info.bytes_sent += parts.data.len() as u64;
@@ -52,6 +54,7 @@ impl Stream<'_> {
         if !is_upgrade && (self.close || is_cut_short || self.should_close()) {
             down.close_after();
         }
+        drill_request("response", &self.request, &self.cx.shared.env.runtime);
         let says_close = down.says_close();
         let Some(response) = &mut self.response else { return };
         if says_close && !is_upgrade {

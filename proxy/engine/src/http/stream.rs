@@ -1,5 +1,6 @@
 //! One request and its response, from the head to the access log.
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,6 +23,7 @@ use super::normalize::PathOutcome;
 use super::{Context, forwarded, normalize};
 use crate::codec::downstream::{Downstream, Incoming};
 use crate::local::clock;
+use crate::local::contain::{contain, drill_request};
 use crate::local::drain::DrainHandle;
 use crate::local::timers::Timer;
 use crate::router::cluster::ClusterChoice;
@@ -112,13 +114,18 @@ pub(crate) async fn serve<D: Downstream>(
 ) -> bool {
     let Incoming { head, end, lacks_host } = incoming;
     let mut stream = Stream::new(cx, down.protocol(), head, end);
-    let mut ended = match stream.admit(lacks_host) {
-        Ok(()) => stream.run(down, timer, end).await,
-        Err(refused) => Err(refused),
-    };
-    if let Err(StreamEnd::Reply(reply)) = ended {
-        ended = stream.local_reply(down, timer, *reply).await;
-    }
+    // A panic ends the stream as a broken upstream would, and its connection only if that cannot go on without it.
+    let served = contain(pin!(async {
+        match stream.serve(down, timer, lacks_host, end).await {
+            Err(StreamEnd::Reply(reply)) => stream.local_reply(down, timer, *reply).await,
+            ended => ended,
+        }
+    }))
+    .await;
+    let ended = served.unwrap_or_else(|| {
+        stream.info.details = Some("panic".into());
+        Err(StreamEnd::Reset)
+    });
     let goes_on = match ended {
         Ok(()) => {
             stream.info.last_downstream_tx = Some(Instant::now());
@@ -257,13 +264,17 @@ impl<'c> Stream<'c> {
         }
     }
 
-    async fn run<D: Downstream>(
+    /// Takes the request in, and does with it what its route says.
+    async fn serve<D: Downstream>(
         &mut self,
         down: &mut D,
         timer: &mut Timer,
+        lacks_host: bool,
         end: bool,
     ) -> Result<(), StreamEnd> {
+        self.admit(lacks_host)?;
         self.match_route();
+        drill_request("request", &self.request, &self.cx.shared.env.runtime);
         self.check_upgrade()?;
         let limit = self.cx.buffer_limit;
         self.filters = FilterChain::new(self.configured_filters(), self.route().as_ref(), limit);
@@ -450,6 +461,7 @@ impl Drop for Stream<'_> {
             .record(u64::try_from(self.info.duration(now).as_millis()).unwrap_or(u64::MAX));
         self.track_end(now);
         self.in_flight = None;
+        drill_request("complete", &self.request, &self.cx.shared.env.runtime);
         self.filters.complete(&self.request, self.response.as_ref(), &mut self.info);
         let entry = self.entry(LogType::DownstreamEnd);
         for log in &self.cx.manager.access_logs {

@@ -1,6 +1,6 @@
 //! The listeners of one worker: sockets, accepting, balancing, draining.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use tokio::task::AbortHandle;
 use super::config::{FilterChain, Listener};
 use super::connection;
 use crate::context::Context;
+use crate::local::contain::vital;
 use crate::local::drain::{DrainHandle, DrainStrategy};
 use crate::net::connection::{Connection, Socket};
 
@@ -248,7 +249,7 @@ impl Listeners {
         }
         self.active.borrow_mut().insert(tag, listener.clone());
         for socket in sockets {
-            let task = tokio::task::spawn_local(accept(self.clone(), listener.clone(), socket));
+            let task = tokio::task::spawn_local(vital(accept(self.clone(), listener.clone(), socket)));
             listener.tasks.borrow_mut().push(task.abort_handle());
         }
     }
@@ -374,8 +375,19 @@ pub(super) struct Counted {
     start: Instant,
 }
 
+thread_local! {
+    /// Connections of this worker that ended and that nobody asked about yet.
+    static ENDED: Cell<usize> = const { Cell::new(0) };
+}
+
+/// How many connections of this worker ended since this was asked last.
+pub(crate) fn take_ended() -> usize {
+    ENDED.take()
+}
+
 impl Drop for Counted {
     fn drop(&mut self) {
+        ENDED.set(ENDED.get() + 1);
         let stats = self.config.stats.here();
         stats.downstream_cx_active.dec();
         stats.downstream_cx_destroy.inc();

@@ -18,6 +18,7 @@ use super::accept::{ActiveListener, Listeners, Place};
 use super::config::{Listener, Terminal};
 use crate::http::connection::ConnectionCx;
 use crate::local::clock;
+use crate::local::contain::{Finally, drill};
 use crate::local::timers::Timer;
 use crate::net::connection::{Connection, Socket, next_id};
 use crate::net::socket;
@@ -50,9 +51,9 @@ pub(super) async fn serve(
         let passed = config.filters.is_empty() || {
             let stats = config.stats.here();
             stats.downstream_pre_cx_active.inc();
-            let passed = Box::pin(inspect(&config, &connection, known)).await;
-            stats.downstream_pre_cx_active.dec();
-            passed
+            let _active = Finally(|| stats.downstream_pre_cx_active.dec());
+            drill("inspect", &listeners.context.env.runtime);
+            Box::pin(inspect(&config, &connection, known)).await
         };
         if passed && config.use_original_dst && !known.local_restored {
             // As if the original_dst filter stood last among the listener filters.
@@ -218,6 +219,7 @@ async fn serve_on(
                 Box::pin(crate::http::connection::serve(Rc::new(cx), connection)).await;
             }
             (Terminal::Tcp(tcp), Some(stream)) => {
+                drill("tcp", &listeners.context.env.runtime);
                 Box::pin(tcp.serve(&listeners.context, *connection, stream)).await;
             }
             (Terminal::Extension(terminal), Some(stream)) => terminal.serve(connection, stream).await,

@@ -72,7 +72,7 @@ pub struct Cluster {
     pub stats: ClusterStats,
     socket: Arc<SocketOptions>,
     hosts: ArcSwap<HostSet>,
-    runtime: Arc<Runtime>,
+    pub(crate) runtime: Arc<Runtime>,
 }
 
 impl Cluster {

@@ -25,6 +25,7 @@ use crate::codec::h2_client::{ClientStream, reset_of};
 use crate::codec::h2_guard::{FrameLimits, Guarded, Side, Traffic, is_flood};
 use crate::codec::h2_keepalive::Keepalive;
 use crate::codec::upstream::UpstreamEvent;
+use crate::local::contain::{contain, drill};
 use crate::upstream::circuit_breaker::{BreakerPriority, Permit, Resource};
 
 /// How often, and how many times, SETTINGS are looked for before an extended CONNECT.
@@ -220,11 +221,13 @@ impl HostPool {
         *self.http2.connecting.borrow_mut() = Some(receiver.clone());
         let pool = self.clone();
         tokio::task::spawn_local(async move {
-            let connected = connect(guard).await;
-            let handshaken = match connected {
-                Ok(connected) => pool.handshake(connected).await,
-                Err(failure) => Err(failure),
-            };
+            let handshaken = contain(pin!(async {
+                let connected = connect(guard).await?;
+                drill("handshake", &pool.cluster.runtime);
+                pool.handshake(connected).await
+            }))
+            .await;
+            let handshaken = handshaken.unwrap_or(Err((UpstreamReset::ConnectFailure, String::new())));
             if let Ok(shared) = &handshaken {
                 // The first who waits takes its first stream.
                 pool.http2.room.notify_waiters();
@@ -303,7 +306,7 @@ impl HostPool {
         let made = shared.clone();
         tokio::task::spawn_local(async move {
             let mut guard = guard;
-            let ended = drive(driver, keepalive, &shared).await;
+            let ended = contain(pin!(drive(driver, keepalive, &shared))).await.unwrap_or(Ended::Broken);
             shared.draining.set(true);
             shared.settings.notify_one();
             guard.requests = shared.total.get();
