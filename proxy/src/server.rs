@@ -35,7 +35,7 @@ use crate::bootstrap::{Checked, Settings};
 use crate::fields::guard::{FieldGuard, UnknownFields};
 use crate::process::{Admin, Process, count_runtime, dumped};
 use crate::xds::{self, Configuration};
-use crate::{cli, logging, memory};
+use crate::{cli, logging, memory, panics};
 
 /// What the bootstrap's resources become.
 pub struct Built {
@@ -265,6 +265,7 @@ async fn serve(built: Built, options: cli::Options) -> anyhow::Result<()> {
         cli::DrainStrategy::Gradual => DrainStrategy::Gradual,
         cli::DrainStrategy::Immediate => DrainStrategy::Immediate,
     };
+    panics::watch(&built.env.stats);
     let workers = options.workers();
     let drain = Arc::new(ProcessDrain::new(options.drain_time, strategy));
     let connections = GlobalConnections::new(connection_limit(&built));
@@ -272,6 +273,7 @@ async fn serve(built: Built, options: cli::Options) -> anyhow::Result<()> {
         env: built.env.clone(),
         drain: drain.clone(),
         connections: connections.clone(),
+        give_back: memory::give_back,
     });
     let (configuration, inputs) = Configuration::new(
         &built.env,
@@ -374,11 +376,16 @@ async fn wait_for_the_end(process: &Process) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut reopen = signal(SignalKind::user_defined1())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     loop {
         tokio::select! {
             _ = terminate.recv() => tracing::warn!("caught ENVOY_SIGTERM"),
             _ = interrupt.recv() => tracing::warn!("caught SIGINT"),
             () = process.quit.notified() => {}
+            _ = hangup.recv() => {
+                tracing::warn!("caught and eating SIGHUP");
+                continue;
+            }
             _ = reopen.recv() => {
                 tracing::info!("caught SIGUSR1. Reopening access logs.");
                 process.logs.reopen();
