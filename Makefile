@@ -19,6 +19,7 @@ release: ## the proxy as it is measured and shipped (target/release/outrigger)
 .PHONY: test
 test: ## every test; installs the real Envoy to compare with
 	@command -v iptables >/dev/null || PATH=$$PATH:/usr/sbin command -v iptables >/dev/null || scripts/apt.sh iptables iproute2 || true
+	@command -v faketime >/dev/null || scripts/apt.sh faketime || true
 	@peers=$$(scripts/peers.sh envoy) && eval "$$peers" && $(CARGO) test --workspace $(ARGS)
 
 .PHONY: differential
@@ -28,6 +29,19 @@ differential: ## only the comparison with the real Envoy (CASE=word, SHOW=1)
 .PHONY: interop
 interop: ## with programs of others: control planes, clients, servers, conformance suites
 	@tools=$$(scripts/interop.sh) && eval "$$tools" && $(CARGO) test --workspace --test interop $(ARGS)
+
+.PHONY: faults
+faults: ## fault scenarios on the build that is shipped (FULL=1: all sizes of the list); the worst amplifications
+	@command -v faketime >/dev/null || scripts/apt.sh faketime || true
+	$(CARGO) build --release --workspace --bin outrigger
+	@rm -f target/debug/amplification.tsv
+	FULL=$(FULL) OUTRIGGER=$$PWD/target/release/outrigger $(CARGO) test --workspace --test faults $(ARGS)
+	@echo "Worst amplifications (times what the peer sent or spent):"; sort -rn target/debug/amplification.tsv | head -n 5
+
+.PHONY: soak
+soak: ## mixed load, changes and kills for MINUTES=20
+	$(CARGO) build --release --workspace --bin outrigger
+	SOAK_MINUTES=$${MINUTES:-20} OUTRIGGER=$$PWD/target/release/outrigger $(CARGO) test --workspace --test faults s01 -- --nocapture
 
 .PHONY: bench
 bench: release ## CPU, latency and memory beside Envoy, HAProxy and nginx (ARGS='--quick --only h1,h2')

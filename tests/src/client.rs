@@ -217,7 +217,20 @@ impl H2Client {
         request: http::Request<Bytes>,
         trailers: Option<http::HeaderMap>,
     ) -> Result<H2Response> {
-        timeout(SOON, self.exchange(request, trailers)).await.context("no response over HTTP/2")?
+        self.request_within(request, trailers, SOON).await
+    }
+
+    /// [`H2Client::request`] with patience of another length.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn request_within(
+        &self,
+        request: http::Request<Bytes>,
+        trailers: Option<http::HeaderMap>,
+        limit: Duration,
+    ) -> Result<H2Response> {
+        timeout(limit, self.exchange(request, trailers)).await.context("no response over HTTP/2")?
     }
 
     async fn exchange(

@@ -9,6 +9,7 @@ pub mod admin;
 pub mod client;
 pub mod config;
 pub mod control_plane;
+pub mod cost;
 pub mod differential;
 pub mod dns;
 pub mod expect;

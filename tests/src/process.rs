@@ -55,7 +55,20 @@ impl Binary {
     /// Our own: `$OUTRIGGER`, or the binary of the profile that this test was built with, built now if it is stale.
     pub fn outrigger() -> Result<Self> {
         static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-        let path = BUILT.get_or_init(|| build_outrigger().map_err(|error| format!("{error:#}")));
+        if let Some(path) = std::env::var_os("OUTRIGGER") {
+            return Ok(Self { kind: Kind::Outrigger, path: PathBuf::from(path) });
+        }
+        let folder = build_folder()?;
+        let path = BUILT.get_or_init(|| build_outrigger(&folder).map_err(|error| format!("{error:#}")));
+        let path = path.clone().map_err(|error| anyhow!("{error}"))?;
+        Ok(Self { kind: Kind::Outrigger, path })
+    }
+
+    /// Our own as built for development, with its debug assertions, whatever else is under test.
+    pub fn debug() -> Result<Self> {
+        static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+        let folder = build_folder()?.with_file_name("debug");
+        let path = BUILT.get_or_init(|| build_outrigger(&folder).map_err(|error| format!("{error:#}")));
         let path = path.clone().map_err(|error| anyhow!("{error}"))?;
         Ok(Self { kind: Kind::Outrigger, path })
     }
@@ -103,14 +116,15 @@ fn installed_envoy() -> Option<PathBuf> {
     pythons.map(|python| python.path().join("site-packages/envoy/_bin/envoy")).find(|path| path.is_file())
 }
 
-/// `cargo test` does not build another package's binary, and a stale one would prove nothing: so it is built here.
-fn build_outrigger() -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os("OUTRIGGER") {
-        return Ok(PathBuf::from(path));
-    }
+/// Where cargo put this test, and puts the binary of the same profile.
+pub fn build_folder() -> Result<PathBuf> {
     let me = std::env::current_exe()?;
-    let folder =
-        me.ancestors().find(|path| path.join("deps").is_dir()).context("not inside a target folder")?;
+    let folder = me.ancestors().find(|path| path.join("deps").is_dir());
+    Ok(folder.context("not inside a target folder")?.to_owned())
+}
+
+/// `cargo test` does not build another package's binary, and a stale one would prove nothing: so it is built here.
+fn build_outrigger(folder: &Path) -> Result<PathBuf> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(["build", "--quiet", "--package", "proxy", "--bin", "outrigger"]);
     cargo.current_dir(env!("CARGO_MANIFEST_DIR"));

@@ -280,6 +280,8 @@ pub(crate) async fn run() -> Result<()> {
     let mut rig = Rig::start().await?;
     let cases: Vec<Frames> = [framing(), heads(), floods()].into_iter().flatten().collect();
     for case in cases.iter().filter(|case| wanted(case.name)) {
+        rig.meter.connected(1);
+        rig.meter.sent(case.bytes.len());
         let exchange = Exchange::run(rig.listener("plain")?, &case.bytes, QUIET * 3).await?;
         let errors = exchange.goaway().is_some_and(|code| code != 0) || !exchange.resets().is_empty();
         let refusal = errors || exchange.end != End::Open || !exchange.bytes.starts_with(&[0, 0]);

@@ -46,6 +46,8 @@ async fn run_requests(listener: &str, cases: Result<Vec<RequestCase>>, suffix: &
         let most = expected.iter().map(|outcome| outcome.statuses.len()).max().unwrap_or(0);
         let bytes = [case.bytes.as_slice(), suffix.as_bytes()].concat();
         let mut client = Client::connect(rig.listener(listener)?).await?;
+        rig.meter.connected(1);
+        rig.meter.sent(bytes.len());
         client.send(&bytes).await?;
         if case.fin {
             client.half_close().await?;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use integration::client::Client;
 use integration::config::{HttpListener, bootstrap, cluster, fill, port};
+use integration::cost::Meter;
 use integration::expect::{SOON, eventually};
 use integration::process::{Binary, Kind, Proxy};
 use integration::upstream::Upstream;
@@ -34,6 +35,8 @@ listener_filters_timeout: 0.3s
 pub(crate) struct Rig {
     proxy: Proxy,
     pub(crate) upstream: Upstream,
+    /// What the case under way costs.
+    pub(crate) meter: Meter,
     failures: String,
     cases: usize,
 }
@@ -48,7 +51,8 @@ impl Rig {
         ];
         let text = bootstrap(&listeners, &[cluster("up", "up", "")], "");
         let proxy = Proxy::start(&binary, &fill(&text, [("up", port(upstream.addr()))])).await?;
-        Ok(Self { proxy, upstream, failures: String::new(), cases: 0 })
+        let meter = Meter::start(proxy.pid())?;
+        Ok(Self { proxy, upstream, meter, failures: String::new(), cases: 0 })
     }
 
     pub(crate) fn kind(&self) -> Kind {
@@ -74,6 +78,11 @@ impl Rig {
     /// What must hold after every case; then everything is forgotten.
     pub(crate) async fn aftermath(&mut self, name: &str) -> Result<()> {
         self.cases += 1;
+        let cost = self.meter.read()?;
+        cost.record(&format!("wire {name}"))?;
+        if let Err(error) = cost.check() {
+            self.fail(name, &format!("{error:#}"));
+        }
         for text in self.upstream.malformed() {
             self.fail(name, &format!("the upstream could not read: {text}"));
         }
@@ -96,7 +105,9 @@ impl Rig {
         }
         // With that the upstream closes what the good request left; a POST that met the close would be nobody's fault.
         self.upstream.forget();
-        self.no_upstream_connections().await
+        self.no_upstream_connections().await?;
+        self.meter = Meter::start(self.proxy.pid())?;
+        Ok(())
     }
 
     async fn no_upstream_connections(&self) -> Result<()> {

@@ -1,0 +1,88 @@
+//! Networks that lose packets or carry small ones only (N1, N2), in network namespaces of their own.
+//!
+//! The tests that do the work are run by those outside, as in `tests/listeners/redirect.rs`; where no namespace can be made, they
+//! fail. Loss comes from `iptables`: kernels without `sch_netem` are common, which is why nothing is delayed or reordered here
+//! but by retransmission.
+
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use bytes::Bytes;
+use integration::client::{Client, H2Client};
+use integration::config::cluster;
+use integration::process::Binary;
+use integration::upstream::Reply;
+
+use crate::rig::Setup;
+
+/// Lost segments are sent again after 200 ms at the earliest, and several times if need be.
+const PATIENCE: Duration = Duration::from_secs(60);
+const BODY: usize = 200_000;
+
+fn in_namespace(preparation: &str, command: &str) -> std::io::Result<Output> {
+    let script = format!("ip link set lo up\n{preparation}\n{command}");
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--map-root-user", "--net", "sh", "-ec", &script]);
+    unshare.env("OUTRIGGER", Binary::subject().map(|binary| binary.path).unwrap_or_default()).output()
+}
+
+fn inside(preparation: &str) -> Result<()> {
+    let me = std::env::current_exe()?;
+    let command = format!("exec {} --ignored --test-threads 1 network::inside", me.display());
+    let output = in_namespace(preparation, &command)?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    ensure!(text.contains(" 1 passed"), "{text}");
+    Ok(())
+}
+
+#[test]
+fn n01_loss() -> Result<()> {
+    // of each direction of both connections
+    inside("iptables -A INPUT -i lo -p tcp -m statistic --mode random --probability 0.05 -j DROP")
+}
+
+#[test]
+fn n02_small_packets() -> Result<()> {
+    inside("ip link set lo mtu 576")
+}
+
+#[tokio::test]
+#[ignore = "run by the tests above, in a namespace"]
+async fn inside_everything_arrives() -> Result<()> {
+    // a lost SYN is sent again after a second
+    let up = cluster("up", "up", "").replace("connect_timeout: 1s", "connect_timeout: 20s");
+    let mut rig = Setup::http("").cluster(up).start().await?;
+    rig.measured = false;
+    let body: Vec<u8> = (0..BODY).map(|n| (n % 251) as u8).collect();
+    let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {BODY}\r\n\r\n");
+    rig.upstream.answer(Reply::raw([head.into_bytes(), body.clone()].concat()));
+    let addr = rig.addr()?;
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        let body = body.clone();
+        tasks.spawn(async move {
+            let mut client = Client::connect(addr).await?;
+            for _ in 0..3 {
+                let head = format!("POST / HTTP/1.1\r\nhost: t\r\ncontent-length: {BODY}\r\n\r\n");
+                // send and receive at once: no side waits for the other
+                client.send(&[head.into_bytes(), body.clone()].concat()).await?;
+                let response = client.response("POST", PATIENCE).await?;
+                ensure!(response.complete && response.body == body, "{:?}", response.head);
+            }
+            anyhow::Ok(())
+        });
+    }
+    let two = H2Client::connect(addr).await?;
+    for _ in 0..4 {
+        let request = http::Request::post("http://t/two").body(Bytes::from(body.clone()))?;
+        let response = two.request_within(request, None, PATIENCE).await?;
+        ensure!(response.cut.is_none() && response.body == body, "{} {:?}", response.status, response.cut);
+    }
+    while let Some(done) = tasks.join_next().await {
+        done??;
+    }
+    drop(two);
+    rig.passes("network").await
+}
