@@ -13,9 +13,13 @@ const MAX_REPEAT: u32 = 1000;
 /// Rewrites `re2` so that the `regex` crate reads it as RE2 would, or says what RE2 would not accept.
 pub(super) fn translate(re2: &str) -> Result<String, String> {
     let bytes: String = re2.bytes().map(char::from).collect();
-    let mut parser = Parser { rest: bytes.chars().peekable(), out: String::with_capacity(re2.len() + 16) };
+    let out = String::with_capacity(re2.len() + 16);
+    let mut parser = Parser { rest: bytes.chars().peekable(), out, depth: 0 };
     parser.out.push_str("(?-u:");
     parser.run()?;
+    if parser.depth > 0 {
+        return Err(format!("missing ): {re2}"));
+    }
     parser.out.push(')');
     Ok(parser.out)
 }
@@ -23,6 +27,8 @@ pub(super) fn translate(re2: &str) -> Result<String, String> {
 struct Parser<'r> {
     rest: Peekable<Chars<'r>>,
     out: String,
+    /// Groups that are open: what is around the translation must not be closed by it.
+    depth: usize,
 }
 
 impl Parser<'_> {
@@ -42,7 +48,11 @@ impl Parser<'_> {
                 },
                 '}' => self.out.push_str(r"\}"),
                 ']' => self.out.push_str(r"\]"),
-                '^' | '$' | '.' | '|' | ')' => self.out.push(char),
+                ')' => {
+                    self.depth = self.depth.checked_sub(1).ok_or_else(|| "unexpected )".to_owned())?;
+                    self.out.push(char);
+                }
+                '^' | '$' | '.' | '|' => self.out.push(char),
                 other => push_literal(&mut self.out, other),
             }
         }
@@ -82,6 +92,7 @@ impl Parser<'_> {
 
     fn group(&mut self) -> Result<(), String> {
         self.out.push('(');
+        self.depth += 1;
         if self.rest.peek() != Some(&'?') {
             return Ok(());
         }
@@ -95,6 +106,7 @@ impl Parser<'_> {
                 'i' | 'm' | 's' | 'U' | '-' => self.out.push(char),
                 ':' | ')' => {
                     self.out.push(char);
+                    self.depth -= usize::from(char == ')');
                     return Ok(());
                 }
                 other => return Err(format!("invalid perl operator: (?{other}")),
