@@ -30,6 +30,7 @@ pub(crate) fn cases() -> Vec<Case> {
         get("dot segments", "normal", "/a/../b//c%2f%2e/./d?e=../f"),
         get("above the root", "normal", "/../../etc/passwd"),
         get("unreserved is decoded", "normal", "/%7Euser/%41%2d%zz"),
+        get("no escape out of two", "normal", "/a/%%32e%%32e/%2%65%%338%zz%"),
         get("backslash", "normal", "/a\\..\\b"),
         get("encoded NUL", "normal", "/a%00b"),
         get("slashes are merged", "merged", "//a///b?c=//"),

@@ -6,6 +6,7 @@
 use proxy_core::head::RequestHead;
 use proxy_core::runtime::Runtime;
 use proxy_core::text::Text;
+use smallvec::SmallVec;
 use xds_api::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::PathWithEscapedSlashesAction;
 
 use super::config::{ConnectionManager, StripPort};
@@ -158,6 +159,8 @@ fn canonical(path: &str) -> Result<Option<String>, NotNormal> {
         return Ok(None);
     }
     let mut decoded = Vec::with_capacity(bytes.len());
+    // Where a `%` stands that begins no escape.
+    let mut bare: SmallVec<[usize; 4]> = SmallVec::new();
     let mut at = 0;
     while let Some(&byte) = bytes.get(at) {
         at += 1;
@@ -169,11 +172,21 @@ fn canonical(path: &str) -> Result<Option<String>, NotNormal> {
                     decoded.push(code);
                     at += 2;
                 }
-                Some(_) | None => decoded.push(b'%'),
+                Some(_) => decoded.push(b'%'),
+                None => {
+                    bare.push(decoded.len());
+                    decoded.push(b'%');
+                }
             },
             0 => return Err(NotNormal),
             byte if byte.is_ascii_graphic() => decoded.push(byte),
             byte => decoded.extend_from_slice(format!("%{byte:02X}").as_bytes()),
+        }
+    }
+    // What was decoded behind it must not make it one: nobody may decode twice.
+    for at in bare.into_iter().rev() {
+        if decoded.get(at + 1..at + 3).and_then(hex).is_some() {
+            decoded.splice(at..=at, *b"%25");
         }
     }
     let decoded = String::from_utf8(decoded).map_err(|_| NotNormal)?;
@@ -211,7 +224,25 @@ fn hex(digits: &[u8]) -> Option<u8> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+
+        /// What is normal stays as it is, climbs nowhere, and grows by escapes only.
+        #[test]
+        fn normal_paths_are_stable(path in "/[a-b./\\\\%25\u{e9}eEfF?]{0,16}") {
+            let Ok(normal) = canonical(&path) else { return Ok(()) };
+            let normal = normal.unwrap_or_else(|| path.clone());
+            prop_assert_eq!(canonical(&normal), Ok(None), "{} became {}", path, normal);
+            prop_assert!(normal.len() <= 3 * path.len());
+            let (before_query, _) = split_query(&normal);
+            prop_assert!(before_query.starts_with('/') && !before_query.contains('\\'));
+            prop_assert!(!before_query.split('/').any(|segment| matches!(segment, "." | "..")), "{}", normal);
+        }
+    }
 
     #[test]
     fn canonical_paths() {
@@ -226,6 +257,10 @@ mod tests {
             ("/a?x=/../b", "/a?x=/../b"),
             ("/", "/"),
             ("/..%2fa", "/..%2fa"),
+            ("/%%338", "/%2538"),
+            ("/a/%%32e%%32e/x", "/a/%252e%252e/x"),
+            ("/%2%65", "/%252e"),
+            ("/%%zz%", "/%%zz%"),
         ];
         for (path, expected) in table {
             let normal = canonical(path).unwrap().unwrap_or_else(|| path.to_owned());
