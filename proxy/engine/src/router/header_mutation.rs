@@ -273,35 +273,43 @@ impl Value {
     }
 }
 
-/// Rewrites what only header formats know: `DYNAMIC_METADATA(["a","b"])` means `DYNAMIC_METADATA(a:b)`, and
-/// `PER_REQUEST_STATE(key)` means `FILTER_STATE(key:PLAIN)`.
+/// Operators that only header formats know: how each begins and ends.
+const OLD_FORMS: [(&str, &str); 3] =
+    [("%DYNAMIC_METADATA([", "])%"), ("%UPSTREAM_METADATA([", "])%"), ("%PER_REQUEST_STATE(", ")%")];
+
+/// Rewrites what only header formats know: `%DYNAMIC_METADATA(["a","b"])%` means `%DYNAMIC_METADATA(a:b)%`, and
+/// `%PER_REQUEST_STATE(key)%` means `%FILTER_STATE(key:PLAIN)%`.
 fn modern(text: &str) -> Cow<'_, str> {
-    if !text.contains("_METADATA([") && !text.contains("PER_REQUEST_STATE(") {
-        return Cow::Borrowed(text);
-    }
-    let mut out = String::with_capacity(text.len());
+    let mut out = String::new();
     let mut rest = text;
-    while let Some(at) = ["_METADATA([", "PER_REQUEST_STATE("].iter().filter_map(|word| rest.find(word)).min()
-    {
+    while let Some((at, open, close)) = first_old_form(rest) {
         let (before, found) = rest.split_at(at);
         out.push_str(before);
-        let (word, close) =
-            if found.starts_with('_') { ("_METADATA([", "])") } else { ("PER_REQUEST_STATE(", ")") };
-        let inside = found.get(word.len()..).unwrap_or_default();
-        let Some((arguments, after)) = inside.split_once(close) else {
-            out.push_str(found);
-            return Cow::Owned(out);
-        };
-        if word.starts_with('_') {
-            let keys: Vec<&str> = arguments.split(',').map(|key| key.trim().trim_matches('"')).collect();
-            out.push_str(&format!("_METADATA({})", keys.join(":")));
-        } else {
-            out.push_str(&format!("FILTER_STATE({arguments}:PLAIN)"));
+        let (arguments, after) =
+            found.get(open.len()..).and_then(|inside| inside.split_once(close)).unwrap_or_default();
+        match open.strip_suffix("([") {
+            Some(operator) => {
+                let keys: Vec<&str> = arguments.split(',').map(|key| key.trim().trim_matches('"')).collect();
+                out.push_str(&format!("{operator}({})%", keys.join(":")));
+            }
+            None => out.push_str(&format!("%FILTER_STATE({arguments}:PLAIN)%")),
         }
         rest = after;
     }
+    if out.is_empty() {
+        return Cow::Borrowed(rest);
+    }
     out.push_str(rest);
     Cow::Owned(out)
+}
+
+/// Where the first of them is, with its beginning and its end.
+fn first_old_form(text: &str) -> Option<(usize, &'static str, &'static str)> {
+    let found = OLD_FORMS.iter().filter_map(|(open, close)| {
+        let at = text.find(open)?;
+        text.get(at + open.len()..)?.contains(close).then_some((at, *open, *close))
+    });
+    found.min()
 }
 
 #[cfg(test)]

@@ -163,6 +163,8 @@ fn old_forms_of_commands_are_read() {
         ("x%UPSTREAM_METADATA([\"a\"])%y", "x%UPSTREAM_METADATA(a)%y"),
         ("%PER_REQUEST_STATE(k)%", "%FILTER_STATE(k:PLAIN)%"),
         ("%PER_REQUEST_STATE(k", "%PER_REQUEST_STATE(k"),
+        // Found by fuzzing: what only looks like one is text.
+        ("P(SP(%%]_METADATA([)a%%)%%--%%])a", "P(SP(%%]_METADATA([)a%%)%%--%%])a"),
         ("%DYNAMIC_METADATA(a:b)%", "%DYNAMIC_METADATA(a:b)%"),
     ] {
         assert_eq!(modern(old), new);
