@@ -253,3 +253,6 @@ fn is_local(info: &ConnectionInfo) -> bool {
         _ => true,
     }
 }
+
+#[cfg(test)]
+mod tests;

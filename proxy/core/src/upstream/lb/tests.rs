@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::upstream::{Assignment, Endpoint, HostHealth, HostSetOptions, Locality, LocalityEndpoints};
 
@@ -90,4 +92,56 @@ fn localities_get_their_weight() {
     assert_eq!(counts(weighted, &hosts, 400), [(1, 50), (2, 50), (3, 300)].into());
     let unweighted = &mut Balancer::new(Policy::RoundRobin, false, false);
     assert_eq!(counts(unweighted, &hosts, 400), [(1, 100), (2, 100), (3, 100), (4, 100)].into());
+}
+
+/// How far a count of `picks` may be from its expectation: five deviations, and one.
+fn tolerance(picks: usize, share: f64) -> f64 {
+    5.0 * (picks as f64 * share * (1.0 - share)).sqrt() + 1.0
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// In turn, each host gets what its weight says, within one round.
+    #[test]
+    fn round_robin_gives_each_its_weight(weights in prop::collection::vec(1u32..20, 1..8)) {
+        let endpoints = (1u16..).zip(&weights).map(|(port, weight)| endpoint(port, *weight)).collect();
+        let hosts = set(vec![locality("a", 0, endpoints)]);
+        let total: u32 = weights.iter().sum();
+        let counts = counts(&mut Balancer::new(Policy::RoundRobin, false, false), &hosts, 10 * total as usize);
+        for (port, weight) in (1u16..).zip(&weights) {
+            let count = counts.get(&port).copied().unwrap_or(0);
+            prop_assert!(count.abs_diff(10 * *weight as usize) <= 1, "{:?} of {:?}", counts, weights);
+        }
+    }
+
+    /// At random, each host is as likely as any other, and each locality as its weight says.
+    #[test]
+    fn random_picks_follow_localities(localities in prop::collection::vec((1u32..5, 1usize..4), 1..4), seed: u64) {
+        let mut port = 0;
+        let built = localities.iter().enumerate().map(|(index, (weight, count))| {
+            let endpoints = (0..*count).map(|_| { port += 1; endpoint(port, 1) }).collect();
+            locality(&format!("z{index}"), *weight, endpoints)
+        });
+        let hosts = set(built.collect());
+        let mut balancer = Balancer::new(Policy::Random, true, false);
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut counts = vec![0usize; usize::from(port) + 1];
+        const PICKS: usize = 4000;
+        for _ in 0..PICKS {
+            let host = balancer.pick(&hosts, &mut PickCx::new(&mut random)).unwrap();
+            counts[usize::from(host.address.port().unwrap())] += 1;
+        }
+        let total: u32 = localities.iter().map(|(weight, _)| weight).sum();
+        let mut port = 0;
+        for (weight, count) in &localities {
+            let share = f64::from(*weight) / f64::from(total) / *count as f64;
+            for _ in 0..*count {
+                port += 1;
+                let far = (counts[port] as f64 - share * PICKS as f64).abs();
+                // The localities take turns exactly, their hosts at random.
+                prop_assert!(far <= tolerance(PICKS, share), "{:?} of {:?}", counts, localities);
+            }
+        }
+    }
 }
