@@ -334,7 +334,8 @@ impl Protocol {
         }
     }
 
-    /// Removes names from what is wanted of a type. Their resources are forgotten here; no removal is reported.
+    /// Removes names from what is wanted of a type. Their resources are forgotten here, those of open updates as well, which
+    /// the receiver has to skip; no removal is reported. Who wants them again is sent them again.
     pub fn unsubscribe(&mut self, type_url: &TypeUrl, names: &[String]) {
         let Some(index) = self.find(type_url) else { return };
         let Some(subscription) = self.subscriptions.get_mut(index) else { return };

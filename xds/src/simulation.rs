@@ -247,11 +247,17 @@ impl World {
         self.wanted[t].contains(name) || self.wanted[t].contains(WILDCARD)
     }
 
-    /// Resources of names that are not wanted any more are forgotten without a word.
+    /// Resources of names that are not wanted any more are forgotten without a word, those of open updates as well.
     fn forget_unwanted(&mut self, t: usize) {
         let mut in_force = std::mem::take(&mut self.in_force[t]);
         in_force.retain(|name, _| self.wants(t, name));
         self.in_force[t] = in_force;
+        let mut updates = std::mem::take(&mut self.updates);
+        for update in updates.iter_mut().filter(|update| update.type_url == TYPES[t]) {
+            update.upserts.retain(|one| self.wants(t, &one.name));
+            update.removed.retain(|name| self.wants(t, name));
+        }
+        self.updates = updates;
     }
 
     fn respond(&mut self, t: usize, resources: u8, removed: u8, manner: Manner) {

@@ -17,6 +17,8 @@ mod endpoints;
 mod interest;
 mod listeners;
 mod routes;
+#[cfg(any(test, feature = "testing"))]
+pub mod simulation;
 pub mod snapshot;
 pub mod source;
 mod store;

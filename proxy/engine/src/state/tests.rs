@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use proptest::prelude::*;
 use prost::Message;
 use prost_types::Any;
 use proxy_core::config::{BuildEnv, Constraints, Findings, ResourceCheck};
@@ -358,81 +357,4 @@ fn two_listeners_cannot_have_one_address() {
     apply(&mut store, Kind::Listener, vec![listener("m", 3, "p", RDS)], &[]);
     let effects = apply(&mut store, Kind::Listener, vec![listener("k", 3, "p", RDS)], &[]);
     assert_eq!(words(&effects), ["verdict k"]);
-}
-
-#[derive(Clone, Debug)]
-enum Step {
-    Cluster(&'static str, u32),
-    BadCluster(&'static str),
-    RemoveCluster(&'static str),
-    Endpoints(u32),
-    EndpointsTimeout,
-    Listener(u32, &'static str),
-    RemoveListener,
-    Routes(&'static str),
-    BadRoutes,
-}
-
-fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let names = prop_oneof![Just("a"), Just("b")];
-    let step = prop_oneof![
-        (names.clone(), 1..3u32).prop_map(|(name, timeout)| Step::Cluster(name, timeout)),
-        names.clone().prop_map(Step::BadCluster),
-        names.clone().prop_map(Step::RemoveCluster),
-        (80..82u32).prop_map(Step::Endpoints),
-        Just(Step::EndpointsTimeout),
-        (1..4u32, prop_oneof![Just("p"), Just("q")]).prop_map(|(port, prefix)| Step::Listener(port, prefix)),
-        Just(Step::RemoveListener),
-        names.prop_map(Step::Routes),
-        Just(Step::BadRoutes),
-    ];
-    prop::collection::vec(step, 1..40)
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
-
-    #[test]
-    fn invariants_hold_over_any_sequence(steps in steps()) {
-        let mut store = started();
-        for step in steps {
-            let before = store.snapshot();
-            let effects = match &step {
-                Step::Cluster(name, timeout) => apply(&mut store, Kind::Cluster, vec![cluster(name, *timeout)], &[]),
-                Step::BadCluster(name) => apply(&mut store, Kind::Cluster, vec![bad_cluster(name)], &[]),
-                Step::RemoveCluster(name) => apply(&mut store, Kind::Cluster, vec![], &[name]),
-                Step::Endpoints(port) => apply(&mut store, Kind::Endpoints, vec![endpoints(*port)], &[]),
-                Step::EndpointsTimeout => store.fetch_timeout(ADS, Kind::Endpoints, "s"),
-                Step::Listener(port, prefix) => {
-                    apply(&mut store, Kind::Listener, vec![listener("l", *port, prefix, RDS)], &[])
-                }
-                Step::RemoveListener => apply(&mut store, Kind::Listener, vec![], &["l"]),
-                Step::Routes(to) => apply(&mut store, Kind::Routes, vec![routes(to)], &[]),
-                Step::BadRoutes => apply(&mut store, Kind::Routes, vec![bad_routes()], &[]),
-            };
-            let after = store.snapshot();
-            let same = |one: &Snapshot, other: &Snapshot, name: &str| match (one.cluster(name), other.cluster(name)) {
-                (Some(one), Some(other)) => Arc::ptr_eq(one, other),
-                (None, None) => true,
-                _ => false,
-            };
-            let is_bad = matches!(step, Step::BadCluster(_) | Step::BadRoutes);
-            if is_bad {
-                let publishes = words(&effects).iter().any(|word| word == "publish");
-                prop_assert!(!publishes);
-                prop_assert!(["a", "b", "xds"].iter().all(|name| same(&before, &after, name)));
-            }
-            // old serves until new is warm: nothing vanishes but by removal
-            for name in ["a", "b", "xds"] {
-                let removed = matches!(step, Step::RemoveCluster(gone) if gone == name);
-                prop_assert!(removed || before.cluster(name).is_none() || after.cluster(name).is_some());
-            }
-            // no listener is added before its routes are settled
-            let settled = store.routes.is_settled("r");
-            let adds = words(&effects).iter().any(|word| word == "add");
-            prop_assert!(settled || !adds);
-            let verdicts = effects.iter().filter(|effect| matches!(effect, Effect::Verdict { .. })).count();
-            prop_assert_eq!(verdicts, usize::from(!matches!(step, Step::EndpointsTimeout)));
-        }
-    }
 }

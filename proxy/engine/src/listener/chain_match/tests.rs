@@ -4,11 +4,11 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use proptest::prelude::*;
+use proxy_core::config::BuildEnv;
 use proxy_core::filter_state::FilterState;
 use proxy_core::metadata::{DynamicMetadata, Metadata};
 
 use super::*;
-use proxy_core::config::BuildEnv;
 
 #[derive(Clone, Debug)]
 struct Connection {
