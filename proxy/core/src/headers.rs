@@ -1,4 +1,8 @@
-//! Names of the headers that the proxy itself reads or writes, ready to use without allocation.
+//! Names of the headers that the proxy itself reads or writes, ready to use without allocation, and numbers as values.
+
+use std::cell::RefCell;
+
+use http::HeaderValue;
 
 /// Declares constants for header names that `http` does not know.
 macro_rules! header_names {
@@ -54,4 +58,40 @@ header_names! {
     X_FORWARDED_PORT = "x-forwarded-port";
     X_FORWARDED_PROTO = "x-forwarded-proto";
     X_REQUEST_ID = "x-request-id";
+}
+
+/// Two digits of every number below 100.
+const DIGITS: &str = "000102030405060708091011121314151617181920212223242526272829303132333435363738394041424344454647\
+     48495051525354555657585960616263646566676869707172737475767778798081828384858687888990919293949596979899";
+
+thread_local! {
+    /// The last larger number; a route's timeout is the same each time.
+    static LAST: RefCell<(u64, HeaderValue)> = const { RefCell::new((0, HeaderValue::from_static("0"))) };
+}
+
+/// `number` in decimal digits. Small ones and those that repeat need no allocation.
+pub fn number(number: u64) -> HeaderValue {
+    if number < 100 {
+        let at = 2 * usize::try_from(number).unwrap_or_default();
+        let first = at + usize::from(number < 10);
+        return HeaderValue::from_static(DIGITS.get(first..at + 2).unwrap_or_default());
+    }
+    LAST.with_borrow_mut(|(last, value)| {
+        if *last != number {
+            (*last, *value) = (number, HeaderValue::from(number));
+        }
+        value.clone()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_written_as_usual() {
+        for one in (0..300).chain([15_000, 15_000, u64::MAX, 15_000]) {
+            assert_eq!(number(one), HeaderValue::from(one));
+        }
+    }
 }

@@ -6,39 +6,43 @@ use std::sync::Arc;
 use prost_types::{Struct, Value};
 use xds_api::envoy::config::core::v3 as proto;
 
-/// Metadata of a configured object, immutable and shared.
+/// Metadata of a configured object, immutable and shared; none costs nothing.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Metadata(Arc<BTreeMap<String, Struct>>);
+pub struct Metadata(Option<Arc<BTreeMap<String, Struct>>>);
 
 impl Metadata {
     /// Takes the untyped part of `proto`.
     pub fn new(proto: Option<&proto::Metadata>) -> Self {
-        let Some(proto) = proto else { return Self::default() };
-        Self(Arc::new(
-            proto.filter_metadata.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
-        ))
+        let Some(proto) = proto.filter(|proto| !proto.filter_metadata.is_empty()) else {
+            return Self::default();
+        };
+        let namespaces = proto.filter_metadata.iter();
+        Self(Some(Arc::new(namespaces.map(|(key, value)| (key.clone(), value.clone())).collect())))
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.0.is_none()
     }
 
     /// Everything in `namespace`.
     pub fn namespace(&self, namespace: &str) -> Option<&Struct> {
-        self.0.get(namespace)
+        self.0.as_ref()?.get(namespace)
     }
 
     /// As the message that configuration has it in, without typed metadata.
     pub fn to_proto(&self) -> proto::Metadata {
-        let filter_metadata =
-            self.0.iter().map(|(namespace, values)| (namespace.clone(), values.clone())).collect();
+        let filter_metadata = self
+            .0
+            .iter()
+            .flat_map(|all| all.iter().map(|(name, values)| (name.clone(), values.clone())))
+            .collect();
         proto::Metadata { filter_metadata, ..proto::Metadata::default() }
     }
 
     /// The value at `path` inside `namespace`.
     pub fn value(&self, namespace: &str, path: &[String]) -> Option<&Value> {
-        value_at(self.0.get(namespace)?, path)
+        value_at(self.namespace(namespace)?, path)
     }
 }
 

@@ -235,6 +235,7 @@ pub struct StreamInfo {
 
 impl StreamInfo {
     /// A stream that starts now on `connection`.
+    #[inline]
     pub fn new(connection: Rc<ConnectionInfo>, start: Instant, start_time: SystemTime) -> Self {
         Self {
             connection,

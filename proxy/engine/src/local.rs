@@ -4,4 +4,5 @@ pub mod buffers;
 pub mod clock;
 pub(crate) mod contain;
 pub mod drain;
+pub mod header_maps;
 pub mod timers;

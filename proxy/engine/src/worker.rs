@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use proxy_core::config::BuildEnv;
 use proxy_core::stats::{ShardId, set_shard};
+use tokio::runtime::{LocalOptions, LocalRuntime};
 use tokio::sync::mpsc;
 
 use crate::context::Context;
@@ -21,7 +22,7 @@ use crate::listener::accept::{
 use crate::listener::config::Listener;
 use crate::local::contain::vital;
 use crate::local::drain::{DrainStrategy, ProcessDrain};
-use crate::local::timers;
+use crate::local::{clock, timers};
 use crate::router::Routes;
 pub use crate::state::Snapshot;
 use crate::upstream::pool::Clusters;
@@ -66,15 +67,21 @@ impl Workers {
         let mailboxes: Arc<[_]> = senders.into();
         let mut threads = Vec::with_capacity(count);
         for (index, receiver) in receivers.into_iter().enumerate() {
-            let runtime =
-                tokio::runtime::Builder::new_current_thread().enable_all().event_interval(61).build()?;
             let setup = setup.clone();
             let mailboxes = mailboxes.clone();
+            let (started, starts) = std::sync::mpsc::sync_channel(1);
             let thread = std::thread::Builder::new().name(format!("wrk:{index}")).spawn(move || {
                 set_shard(ShardId(u16::try_from(index + 1).unwrap_or(u16::MAX)));
-                let local = tokio::task::LocalSet::new();
-                local.block_on(&runtime, vital(run(index, &setup, mailboxes, receiver)));
+                // It may not leave its thread, so it is made here.
+                let runtime = match runtime() {
+                    Ok(runtime) => runtime,
+                    Err(error) => return drop(started.send(Err(error))),
+                };
+                if started.send(Ok(())).is_ok() {
+                    runtime.block_on(vital(run(index, &setup, mailboxes, receiver)));
+                }
             })?;
+            starts.recv().map_err(io::Error::other)??;
             threads.push(thread);
         }
         Ok(Self { mailboxes, threads })
@@ -160,6 +167,16 @@ async fn tidy(give_back: fn()) {
     }
 }
 
+/// One thread's runtime; its clock is read once a turn.
+fn runtime() -> io::Result<LocalRuntime> {
+    clock::turn();
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .event_interval(61)
+        .on_thread_unpark(clock::turn)
+        .build_local(LocalOptions::default())
+}
+
 async fn run(
     index: usize,
     setup: &Arc<WorkerSetup>,
@@ -204,5 +221,7 @@ async fn run(
             Message::Accepted(tag, accepted) => listeners.take_over(tag, accepted),
             Message::Shutdown => break,
         }
+        // It may have been a large one.
+        clock::turn();
     }
 }

@@ -330,16 +330,6 @@ impl ClientConnection {
 
     /// Reads more; 0 means the end, orderly or not.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<usize> {
-        if self.input.capacity() == self.input.len() {
-            if self.input.is_empty() {
-                if ready!(self.connection.poll_readable(cx)).is_err() {
-                    return Poll::Ready(0);
-                }
-                self.input = buffers::take();
-            } else {
-                self.input.reserve(buffers::BUFFER_SIZE);
-            }
-        }
         let count = ready!(self.connection.poll_read(cx, &mut self.input)).unwrap_or(0);
         self.received += count as u64;
         Poll::Ready(count)

@@ -241,14 +241,6 @@ impl ServerConnection {
 
     /// Reads more into `input`; sets `eof` at the end.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        if self.input.capacity() == self.input.len() {
-            if self.input.is_empty() {
-                ready!(self.connection.poll_readable(cx))?;
-                self.input = buffers::take();
-            } else {
-                self.input.reserve(buffers::BUFFER_SIZE);
-            }
-        }
         match ready!(self.connection.poll_read(cx, &mut self.input)) {
             Ok(0) => self.eof = true,
             Ok(count) => self.received += count as u64,

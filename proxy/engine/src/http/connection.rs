@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
@@ -18,6 +18,7 @@ pub use super::stream::ConnectionCx;
 use crate::codec::downstream::Downstream;
 use crate::codec::h1::{HeadLimits, RequestError, RequestOptions};
 use crate::codec::h1_server::{NextRequest, ServerConnection, ServerOptions};
+use crate::local::clock;
 use crate::local::contain::Finally;
 use crate::local::timers::Timer;
 use crate::net::connection::Connection;
@@ -67,16 +68,10 @@ async fn sniff(cx: &ConnectionCx, connection: &Connection) -> Sniffed {
         return Sniffed::Codec(Codec::Http2);
     }
     let mut timer = Timer::default();
-    let deadline = cx.manager.idle_timeout.map(|idle| Instant::now() + idle);
+    let deadline = cx.manager.idle_timeout.map(|idle| clock::now() + idle);
     let mut buffer = BytesMut::new();
     let codec = poll_fn(|task| {
         loop {
-            if buffer.capacity() == buffer.len() {
-                if connection.poll_readable(task).is_pending() {
-                    break;
-                }
-                buffer = crate::local::buffers::take();
-            }
             match connection.poll_read(task, &mut buffer) {
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Sniffed::Gone),
                 Poll::Ready(Ok(_)) => {}
@@ -219,7 +214,7 @@ fn count_bytes(cx: &ConnectionCx, server: &ServerConnection, counted: &mut (u64,
 /// Waits for the next request, within the timeouts that run while there is none.
 async fn wait(cx: &ConnectionCx, server: &mut ServerConnection, timer: &mut Timer) -> Waited {
     let manager = &*cx.manager;
-    let idle_since = Instant::now();
+    let idle_since = clock::now();
     let idle = manager.idle_timeout.map(|idle| idle_since + idle);
     let duration = manager.max_connection_duration.map(|max| cx.info.start + max);
     let mut head_since = None;
@@ -236,7 +231,7 @@ async fn wait(cx: &ConnectionCx, server: &mut ServerConnection, timer: &mut Time
             server.rest();
         }
         // With its first byte a request has begun: the connection is not idle any more, the stream may be.
-        let head_since = is_partial.then(|| *head_since.get_or_insert_with(Instant::now));
+        let head_since = is_partial.then(|| *head_since.get_or_insert_with(clock::now));
         let since = |limit: Option<Duration>| Some(head_since? + limit?);
         let deadlines = [
             (idle.filter(|_| !is_partial), Ended::Idle),
@@ -293,7 +288,7 @@ async fn reply_invalid(
 async fn linger(cx: &ConnectionCx, server: &mut ServerConnection, timer: &mut Timer) {
     let _ = server.connection().shutdown_write();
     let Some(timeout) = cx.manager.delayed_close_timeout else { return };
-    let deadline = Instant::now() + timeout;
+    let deadline = clock::now() + timeout;
     poll_fn(|task| {
         if server.poll_drain(task).is_ready() {
             return Poll::Ready(());

@@ -19,6 +19,7 @@ use crate::codec::downstream::{Downstream, Incoming};
 use crate::codec::h2_guard::{FrameLimits, Guarded, Side, Traffic, is_flood};
 use crate::codec::h2_keepalive::Keepalive;
 use crate::codec::h2_server::{HeadLimits, Malformed, ServerStream, request_head};
+use crate::local::clock;
 use crate::local::contain::Finally;
 use crate::local::timers::Timer;
 use crate::net::connection::Connection;
@@ -55,7 +56,7 @@ impl Shared {
     fn new() -> Self {
         Self {
             streams: Cell::new(0),
-            last_end: Cell::new(Instant::now()),
+            last_end: Cell::new(clock::now()),
             close: Cell::new(false),
             ending: Cell::new(false),
             ended: Cell::new(0),
@@ -134,7 +135,7 @@ pub(super) async fn serve(cx: Rc<ConnectionCx>, connection: Box<Connection>) {
         Traffic::Downstream(manager.stats.clone()),
     );
     let mut timer = Timer::default();
-    let deadline = manager.idle_timeout.map(|idle| Instant::now() + idle);
+    let deadline = manager.idle_timeout.map(|idle| clock::now() + idle);
     let mut handshake = Box::pin(builder.handshake::<_, Bytes>(connection));
     let connected = poll_fn(|task| {
         if let Poll::Ready(connected) = handshake.as_mut().poll(task) {
@@ -226,7 +227,7 @@ impl Accept<'_> {
             return (is_quiet || forced).then_some((since + manager.drain_timeout, Next::Overdue));
         }
         // While there are streams the deadline moves along, so that the last one need not wake the connection to set it.
-        let since = if is_quiet { self.shared.last_end.get() } else { Instant::now() };
+        let since = if is_quiet { self.shared.last_end.get() } else { clock::now() };
         let idle = manager.idle_timeout.map(|idle| (since + idle, Next::Idle));
         let oldest = manager.max_connection_duration;
         let oldest = oldest.map(|oldest| (self.cx.info.start + oldest, Next::Duration));
@@ -246,7 +247,7 @@ impl Accept<'_> {
         let manager = &self.cx.manager;
         // Connections that are drained together do not all come back at once (`drain_timeout_jitter`).
         let later = jitter(manager.drain_timeout, manager.drain_timeout_jitter, fastrand::f64());
-        self.ending = Some((Instant::now() + later, forced));
+        self.ending = Some((clock::now() + later, forced));
         self.shared.ending.set(true);
         self.connection.graceful_shutdown();
     }
@@ -345,7 +346,7 @@ async fn serve_stream(
     request: Request<RecvStream>,
     response: SendResponse<Bytes>,
 ) {
-    let start = Instant::now();
+    let start = clock::now();
     let _active = Active { cx: cx.clone(), shared: shared.clone() };
     let (parts, receive) = request.into_parts();
     let end = receive.is_end_stream();
@@ -368,7 +369,8 @@ async fn serve_stream(
     let mut timer = recycled.unwrap_or_default();
     let lacks_host = head.authority.is_empty();
     let incoming = Incoming { head, end, lacks_host };
-    let complete = stream::serve(&cx, &mut down, &mut timer, incoming).await;
+    // Boxed: a task is moved when it is spawned and when it ends, which several kilobytes should not be.
+    let complete = Box::pin(stream::serve(&cx, &mut down, &mut timer, incoming)).await;
     timer.rest();
     shared.timers.borrow_mut().push(timer);
     // After an early response the codec itself says, once that has left, that the rest of the request is not wanted
@@ -425,7 +427,7 @@ impl Drop for Active {
         let shared = &self.shared;
         shared.ended.set(shared.ended.get() + 1);
         shared.streams.set(shared.streams.get() - 1);
-        shared.last_end.set(Instant::now());
+        shared.last_end.set(clock::now());
         // A drain waits for the last stream.
         if shared.streams.get() == 0 && shared.ending.get() {
             shared.notify();

@@ -6,7 +6,6 @@
 
 use std::future::poll_fn;
 use std::task::{Context, Poll};
-use std::time::Instant;
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -21,6 +20,7 @@ use super::filter_chain::{Ending, Parts};
 use super::stream::{Stream, StreamEnd};
 use crate::codec::downstream::{Downstream, DownstreamError};
 use crate::codec::upstream::UpstreamEvent;
+use crate::local::clock;
 use crate::local::timers::Timer;
 use crate::upstream::stream::Upstream;
 
@@ -182,7 +182,7 @@ impl Stream<'_> {
             Some(Ending::Trailers(trailers)) => up.finish(Some(*trailers)),
             None => return,
         }
-        self.info.upstream.last_tx = Some(Instant::now());
+        self.info.upstream.last_tx = Some(clock::now());
     }
 
     /// A piece of the request arrived.
@@ -196,7 +196,7 @@ impl Stream<'_> {
     ) -> Result<(), Failure> {
         progress.request_done = !matches!(body, BodyEvent::Data(_));
         let parts = if progress.tunnel && matches!(body, BodyEvent::End) {
-            self.deadlines.touch(Instant::now());
+            self.deadlines.touch(clock::now());
             self.request_done = true;
             self.info.details = Some("downstream_remote_disconnect".into());
             Parts::body(body)
@@ -216,7 +216,7 @@ impl Stream<'_> {
         progress: &mut Progress,
         event: UpstreamEvent,
     ) -> Result<(), Failure> {
-        let now = Instant::now();
+        let now = clock::now();
         self.deadlines.touch(now);
         match event {
             UpstreamEvent::Informational(head) => {
@@ -275,7 +275,7 @@ impl Stream<'_> {
     ) -> Result<(), Failure> {
         if parts.end.is_some() {
             progress.response_read = true;
-            self.upstream_complete(Instant::now());
+            self.upstream_complete(clock::now());
         }
         let parts = self.pass(down, timer, Direction::Response, 0, parts).await?;
         progress.response_done = self.emit(down, parts);

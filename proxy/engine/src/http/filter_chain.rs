@@ -199,7 +199,11 @@ impl FilterChain {
     /// Whether any filter has to do with `parts`; all pass untouched otherwise.
     pub(crate) fn concerns(&self, direction: Direction, parts: &Parts) -> bool {
         match direction {
-            Direction::Request => parts.head || self.phases.request_body || !self.request.is_empty(),
+            Direction::Request => {
+                (parts.head && !self.instances.is_empty())
+                    || self.phases.request_body
+                    || !self.request.is_empty()
+            }
             Direction::Response => {
                 (parts.head && self.phases.response_headers)
                     || self.phases.response_body

@@ -16,7 +16,7 @@ use proxy_core::head::{Protocol, ResponseHead, Scheme};
 use proxy_core::headers::{
     X_ENVOY_ATTEMPT_COUNT, X_ENVOY_DROP_OVERLOAD, X_ENVOY_MAX_RETRIES, X_ENVOY_OVERLOADED,
     X_ENVOY_RETRY_GRPC_ON, X_ENVOY_RETRY_ON, X_ENVOY_UNCONDITIONAL_DROP_OVERLOAD,
-    X_ENVOY_UPSTREAM_SERVICE_TIME,
+    X_ENVOY_UPSTREAM_SERVICE_TIME, number,
 };
 use proxy_core::local_reply::LocalReply;
 use proxy_core::response_flag::ResponseFlag;
@@ -27,6 +27,7 @@ use proxy_core::stream_error::UpstreamReset;
 use super::exchange::Failure;
 use super::stream::{Stream, StreamEnd, refuse};
 use crate::codec::downstream::Downstream;
+use crate::local::clock;
 use crate::local::timers::Timer;
 use crate::router::cluster::ClusterChoice;
 use crate::router::forward::Priority;
@@ -135,7 +136,7 @@ impl Stream<'_> {
             let was_sent = queued.is_ok();
             let ended = match queued {
                 Ok(()) => {
-                    let sent = Instant::now();
+                    let sent = clock::now();
                     self.info.upstream.first_tx = Some(sent);
                     self.info.upstream.last_tx = self.request_done.then_some(sent);
                     self.exchange(down, &mut up, timer).await
@@ -228,7 +229,7 @@ impl Stream<'_> {
             false => ExpectedTimeout::Overwritten,
         };
         let mut timeouts = route.timeouts(&self.request, expected);
-        let now = Instant::now();
+        let now = clock::now();
         self.deadlines.set_idle(timeouts.idle.or(manager.stream_idle_timeout));
         let max_stream = timeouts.resolve_max_stream(manager.max_stream_duration);
         self.deadlines.set_max_duration(max_stream.map(|max| self.info.start + max));
@@ -241,8 +242,10 @@ impl Stream<'_> {
             self.request.headers.insert(&X_ENVOY_ATTEMPT_COUNT, HeaderValue::from_static("1"));
         }
         // Retries are the router's business, not the upstream's.
-        for name in [&X_ENVOY_RETRY_ON, &X_ENVOY_RETRY_GRPC_ON, &X_ENVOY_MAX_RETRIES] {
-            self.request.headers.remove(name);
+        if timeouts.is_asked {
+            for name in [&X_ENVOY_RETRY_ON, &X_ENVOY_RETRY_GRPC_ON, &X_ENVOY_MAX_RETRIES] {
+                self.request.headers.remove(name);
+            }
         }
         route.finalize_request(&mut self.request, &self.info, headers);
         match route.action() {
@@ -274,7 +277,7 @@ impl Stream<'_> {
             return Err(Unavailable::End(self.no_host(NoHost::Unavailable)));
         };
         let up = self.checkout(down, timer, &pool, priority, fresh).await;
-        self.info.upstream.pool_ready = Some(Instant::now());
+        self.info.upstream.pool_ready = Some(clock::now());
         if matches!(up, Err(Unavailable::Reset(UpstreamReset::Overflow, _))) {
             // Nobody was asked: Envoy names no host then.
             self.info.upstream.host = None;
@@ -285,7 +288,7 @@ impl Stream<'_> {
         };
         self.in_flight = Some(guard);
         if let Some(limit) = cluster.cluster.http.max_stream_duration {
-            self.deadlines.set_upstream(Some(Instant::now() + limit));
+            self.deadlines.set_upstream(Some(clock::now() + limit));
         }
         for stats in self.route_stats() {
             stats.here().upstream_rq_total.inc();
@@ -482,7 +485,7 @@ impl Stream<'_> {
             if !suppress && let Some(since) = self.info.request_complete {
                 let elapsed =
                     u64::try_from(now.saturating_duration_since(since).as_millis()).unwrap_or(u64::MAX);
-                response.headers.insert(&X_ENVOY_UPSTREAM_SERVICE_TIME, HeaderValue::from(elapsed));
+                response.headers.insert(&X_ENVOY_UPSTREAM_SERVICE_TIME, number(elapsed));
             }
             let route =
                 self.table.as_ref().zip(self.matched).and_then(|(table, matched)| table.selected(matched));

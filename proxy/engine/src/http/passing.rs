@@ -4,7 +4,6 @@
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::{Context, Poll};
-use std::time::Instant;
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -16,6 +15,7 @@ use super::deadlines::{Deadlines, Timeout};
 use super::filter_chain::{Parts, Passed};
 use super::stream::{Stream, StreamEnd};
 use crate::codec::downstream::{Downstream, DownstreamError};
+use crate::local::clock;
 use crate::local::timers::Timer;
 
 /// Why a wait for a filter ended without it.
@@ -86,7 +86,7 @@ impl Stream<'_> {
 
     /// Takes note of what the client sent after the head.
     pub(crate) fn receive(&mut self, body: BodyEvent) -> Parts {
-        self.deadlines.touch(Instant::now());
+        self.deadlines.touch(clock::now());
         match &body {
             BodyEvent::Data(data) => self.info.bytes_received += data.len() as u64,
             BodyEvent::Trailers(_) | BodyEvent::End => self.on_request_complete(),
@@ -145,7 +145,7 @@ impl Stream<'_> {
     ) -> Result<Parts, StreamEnd> {
         match verdict {
             Verdict::Continue => {
-                self.deadlines.touch(Instant::now());
+                self.deadlines.touch(clock::now());
                 let parts = self.filters.release(direction, position);
                 self.pass(down, timer, direction, position + 1, parts).await
             }

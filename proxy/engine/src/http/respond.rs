@@ -9,7 +9,6 @@ use proxy_core::extension::http_filter::Direction;
 use proxy_core::head::{Protocol, ResponseHead};
 use proxy_core::headers::X_REQUEST_ID;
 use proxy_core::local_reply::LocalReply;
-use std::time::Instant;
 use xds_api::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::ServerHeaderTransformation;
 
 use super::filter_chain::{Ending, Parts};
@@ -64,7 +63,7 @@ impl Stream<'_> {
         let status = response.status;
         set_server(manager.server_header, &manager.server_name, response);
         if !response.headers.contains_key(header::DATE) {
-            let now = Instant::now();
+            let now = clock::now();
             response.headers.insert(header::DATE, clock::date(clock::wall(now)));
         }
         if let Some(via) = &manager.via {
@@ -76,7 +75,7 @@ impl Stream<'_> {
             response.headers.insert(&X_REQUEST_ID, id.clone());
         }
         self.info.response_code = Some(status.as_u16());
-        self.info.first_downstream_tx = Some(Instant::now());
+        self.info.first_downstream_tx = Some(clock::now());
         self.committed = true;
         let stats = manager.stats.here();
         stats.downstream_rq_completed.inc();

@@ -3,7 +3,7 @@
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
@@ -25,6 +25,7 @@ use crate::codec::downstream::{Downstream, Incoming};
 use crate::local::clock;
 use crate::local::contain::{contain, drill_request};
 use crate::local::drain::DrainHandle;
+use crate::local::header_maps;
 use crate::local::timers::Timer;
 use crate::router::cluster::ClusterChoice;
 use crate::router::route::Action;
@@ -128,7 +129,7 @@ pub(crate) async fn serve<D: Downstream>(
     });
     let goes_on = match ended {
         Ok(()) => {
-            stream.info.last_downstream_tx = Some(Instant::now());
+            stream.info.last_downstream_tx = Some(clock::now());
             if !stream.request_done && (down.protocol() != Protocol::Http2 || stream.is_tunnel()) {
                 // The rest of the request is not read.
                 let stats = cx.manager.stats.here();
@@ -181,7 +182,7 @@ pub(crate) async fn reply_without_request<D: Downstream>(
     stream.info.request_complete = None;
     if stream.local_reply(down, timer, reply).await.is_ok() {
         // Nobody is there to be told if this fails too.
-        stream.info.last_downstream_tx = Some(Instant::now());
+        stream.info.last_downstream_tx = Some(clock::now());
     }
     stream.info.wire = down.wire();
 }
@@ -206,8 +207,9 @@ fn no_request() -> RequestHead {
 }
 
 impl<'c> Stream<'c> {
+    #[inline]
     fn new(cx: &'c ConnectionCx, protocol: Protocol, request: RequestHead, end: bool) -> Self {
-        let now = Instant::now();
+        let now = clock::now();
         let manager = &cx.manager;
         let stats = manager.stats.here();
         stats.downstream_rq_total.inc();
@@ -257,7 +259,7 @@ impl<'c> Stream<'c> {
     pub(crate) fn on_request_complete(&mut self) {
         self.request_done = true;
         self.deadlines.request_complete();
-        let now = Instant::now();
+        let now = clock::now();
         self.info.request_complete = Some(now);
         if self.in_flight.is_some() {
             self.deadlines.set_route(self.route_timeout.map(|timeout| now + timeout));
@@ -444,7 +446,7 @@ impl<'c> Stream<'c> {
 
 impl Drop for Stream<'_> {
     fn drop(&mut self) {
-        let now = Instant::now();
+        let now = clock::now();
         self.info.end = Some(now);
         let stats = self.cx.manager.stats.here();
         stats.downstream_rq_active.dec();
@@ -466,6 +468,10 @@ impl Drop for Stream<'_> {
         let entry = self.entry(LogType::DownstreamEnd);
         for log in &self.cx.manager.access_logs {
             log.log(&entry);
+        }
+        header_maps::give(std::mem::take(&mut self.request.headers));
+        if let Some(response) = &mut self.response {
+            header_maps::give(std::mem::take(&mut response.headers));
         }
     }
 }

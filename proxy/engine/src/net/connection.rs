@@ -2,6 +2,7 @@
 
 use bytes::{Buf, BytesMut};
 use proxy_core::address::Address;
+use rustix::net::{SendFlags, send};
 use rustix::pipe::{SpliceFlags, splice};
 use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
@@ -12,6 +13,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+
+use super::sys;
+use crate::local::buffers;
 
 /// A number for a new connection, downstream or upstream, unique in the process.
 pub fn next_id() -> u64 {
@@ -116,7 +120,7 @@ impl Connection {
         !matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    /// Ready when `poll_read` would return something.
+    /// Ready when `poll_read` would return something, as far as is known.
     pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.replay.borrow().is_empty() {
             return Poll::Ready(Ok(()));
@@ -124,7 +128,9 @@ impl Connection {
         each!(self, socket => socket.poll_read_ready(cx))
     }
 
-    /// Reads into the free room of `buffer`; 0 means the peer will send no more.
+    /// Reads into the free room of `buffer`, or room of its own choice if there is none; 0 means the peer will send no more.
+    ///
+    /// Room is made only when there is something to read, so that who waits holds no memory for it.
     pub fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut BytesMut) -> Poll<io::Result<usize>> {
         {
             let mut replay = self.replay.borrow_mut();
@@ -135,23 +141,32 @@ impl Connection {
                 return Poll::Ready(Ok(take));
             }
         }
-        let room = buffer.capacity() - buffer.len();
         loop {
             each!(self, socket => ready!(socket.poll_read_ready(cx))?);
-            match each!(self, socket => socket.try_read_buf(buffer)) {
-                Ok(count) => {
-                    if count > 0 && count < room {
-                        // The socket is drained: saying so now saves the read that would find out. An edge that
-                        // arrives later sets it readable again; a close that was seen is not forgotten.
-                        let _ = each!(self, socket => socket.try_io(Interest::READABLE, || {
-                            Err::<(), _>(io::ErrorKind::WouldBlock.into())
-                        }));
-                    }
+            if buffer.capacity() == buffer.len() {
+                match buffer.is_empty() {
+                    true => *buffer = buffers::take(),
+                    false => buffer.reserve(buffers::BUFFER_SIZE),
+                }
+            }
+            let room = buffer.capacity() - buffer.len();
+            let mut received = None;
+            let tried = each!(self, socket => socket.try_io(Interest::READABLE, || {
+                let count = sys::receive(socket, buffer)?;
+                received = Some(count);
+                // The socket is drained: saying so now saves the read that would find out. An edge that arrives later
+                // sets it readable again; a close that was seen is not forgotten.
+                if count > 0 && count < room { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+            }));
+            match (received, tried) {
+                (Some(count), _) => {
                     self.received(count);
                     return Poll::Ready(Ok(count));
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
+                (None, Err(error)) if error.kind() != io::ErrorKind::WouldBlock => {
+                    return Poll::Ready(Err(error));
+                }
+                (None, _) => {}
             }
         }
     }
@@ -159,13 +174,17 @@ impl Connection {
     /// Writes some of `slices`.
     pub fn poll_write(&self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         loop {
-            each!(self, socket => ready!(socket.poll_write_ready(cx))?);
             let written = match slices {
-                [one] => each!(self, socket => socket.try_write(one)),
+                [one] => each!(self, socket => socket.try_io(Interest::WRITABLE, || {
+                    Ok(send(socket, one, SendFlags::NOSIGNAL)?)
+                })),
                 many => each!(self, socket => socket.try_write_vectored(many)),
             };
             match written {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // Nearly never: whether there is room is asked only then. The reads that bring what is written take turns.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    each!(self, socket => ready!(socket.poll_write_ready(cx))?);
+                }
                 other => {
                     self.sent(*other.as_ref().unwrap_or(&0));
                     return Poll::Ready(other);

@@ -1,8 +1,21 @@
-//! The only `unsafe` of the engine: socket options that no safe library offers.
+//! The only `unsafe` of the engine: socket options that no safe library offers, and receiving into memory that nobody has
+//! written to before.
 #![allow(unsafe_code)]
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use bytes::BytesMut;
+use rustix::net::{RecvFlags, recv};
+
+/// Receives into the free room of `buffer`.
+pub fn receive(socket: impl AsFd, buffer: &mut BytesMut) -> io::Result<usize> {
+    let ((_, _), count) = recv(socket, buffer.spare_capacity_mut(), RecvFlags::empty())?;
+    let length = buffer.len() + count;
+    // SAFETY: the kernel has written the `count` octets behind those that were there, and no more than there was room for.
+    unsafe { buffer.set_len(length) };
+    Ok(count)
+}
 
 /// Sets a socket option given by numbers.
 pub fn set_option(socket: BorrowedFd<'_>, level: i32, name: i32, value: &[u8]) -> io::Result<()> {

@@ -11,7 +11,7 @@ use proxy_core::config::{BuildCx, Rejected, duration};
 use proxy_core::head::RequestHead;
 use proxy_core::headers::{
     GRPC_TIMEOUT, X_ENVOY_EXPECTED_RQ_TIMEOUT_MS, X_ENVOY_UPSTREAM_RQ_PER_TRY_TIMEOUT_MS,
-    X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS,
+    X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS, number,
 };
 use xds_api::envoy::config::route::v3 as proto;
 
@@ -84,6 +84,8 @@ pub struct Timeouts {
     grpc_follows_expected: bool,
     /// Whether `x-envoy-expected-rq-timeout-ms` of the request stays.
     keeps_expected: bool,
+    /// Whether the request has headers that ask something of the router, about timeouts or retries.
+    pub(crate) is_asked: bool,
 }
 
 /// The timeouts of one route.
@@ -135,18 +137,23 @@ impl RouteTimeouts {
     /// The timeouts for `request`.
     pub(super) fn for_request(&self, request: &RequestHead, expected: ExpectedTimeout) -> Timeouts {
         let headers = &request.headers;
+        let is_grpc = request.is_grpc();
         let grpc_header = grpc_timeout(headers);
         let mut timeouts = Timeouts { idle: self.idle, flush: self.flush, ..Timeouts::default() };
         match (&self.max_stream, self.max_grpc_timeout) {
             (Some(max_stream), _) => timeouts.max_stream = max_stream.for_grpc_timeout(grpc_header),
-            (None, Some(max)) if request.is_grpc() => {
+            (None, Some(max)) if is_grpc => {
                 timeouts.global = self.capped_grpc(grpc_header, max);
                 timeouts.grpc_follows_expected = true;
             }
             (None, _) => timeouts.global = self.timeout,
         }
-        timeouts.grpc_follows_max_stream = request.is_grpc();
+        timeouts.grpc_follows_max_stream = is_grpc;
         timeouts.resolve_max_stream(None);
+        timeouts.is_asked = asks_router(headers);
+        if !timeouts.is_asked {
+            return timeouts;
+        }
         let from_peer = (expected == ExpectedTimeout::Respected)
             .then(|| headers.get(&X_ENVOY_EXPECTED_RQ_TIMEOUT_MS))
             .flatten();
@@ -224,10 +231,12 @@ impl Timeouts {
     /// timeouts. `elapsed` is the time since the first try began.
     pub fn write_headers(&self, request: &mut RequestHead, elapsed: Duration, envoy_headers: EnvoyHeaders) {
         let headers = &mut request.headers;
-        if !self.keeps_expected {
-            headers.remove(&X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS);
+        if self.is_asked {
+            if !self.keeps_expected {
+                headers.remove(&X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS);
+            }
+            headers.remove(&X_ENVOY_UPSTREAM_RQ_PER_TRY_TIMEOUT_MS);
         }
-        headers.remove(&X_ENVOY_UPSTREAM_RQ_PER_TRY_TIMEOUT_MS);
         if let Some(grpc_timeout) = self.grpc_timeout {
             set_grpc_timeout(headers, grpc_timeout);
         }
@@ -239,13 +248,22 @@ impl Timeouts {
             expected = expected.min(left.unwrap_or(Duration::from_millis(1)));
         }
         if envoy_headers == EnvoyHeaders::Added {
-            let value = number_value(whole_milliseconds(expected));
+            let value = number(whole_milliseconds(expected));
             headers.insert(&X_ENVOY_EXPECTED_RQ_TIMEOUT_MS, value);
         }
         if self.grpc_follows_expected {
             set_grpc_timeout(headers, expected);
         }
     }
+}
+
+/// Whether any header may ask something of the router. One pass over the names saves most requests nine look-ups.
+fn asks_router(headers: &HeaderMap) -> bool {
+    let asks = |name: &HeaderName| {
+        let rest = name.as_str().strip_prefix("x-envoy-");
+        rest.is_some_and(|rest| !matches!(rest, "internal" | "external-address"))
+    };
+    headers.keys().any(asks)
 }
 
 fn not_zero(duration: Duration) -> Option<Duration> {
@@ -259,10 +277,6 @@ fn milliseconds(headers: &HeaderMap, name: &'static HeaderName) -> Option<Durati
 
 fn whole_milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn number_value(number: u64) -> HeaderValue {
-    HeaderValue::from(number)
 }
 
 /// Reads `grpc-timeout`: up to eight digits and a unit (gRPC over HTTP2, "Timeout").

@@ -10,6 +10,7 @@ use super::framing::FramingFields;
 use super::hop::ConnectionFields;
 use super::names::{self, Join, Role, Side};
 use super::scan::{HeadLimits, HeadSpan, trim_line_end};
+use crate::local::header_maps;
 
 /// What happens to field names with an underscore (`headers_with_underscores_action`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -80,8 +81,7 @@ pub(super) fn parse(
     let block = head.get(span.first_line..).unwrap_or_default();
     with_lines(block, span.fields, |lines| {
         let mut section = FieldSection {
-            headers: HeaderMap::try_with_capacity(lines.len() + ROOM_FOR_ADDITIONS)
-                .map_err(|_| FieldError::TooMany)?,
+            headers: header_maps::take(lines.len() + ROOM_FOR_ADDITIONS).ok_or(FieldError::TooMany)?,
             case: options.keep_case.map(|rules| Box::new(HeaderCase::new(rules))),
             ..FieldSection::default()
         };

@@ -140,12 +140,25 @@ pub(super) fn lookup(name: &[u8]) -> Option<&'static Known> {
         // Free slots hold 0, for which there is no entry: the search ends.
         let known = KNOWN.get(index.checked_sub(1)?)?;
         let text = known.text.as_bytes();
-        // Most names arrive in lower case, and one comparison of the whole is much cheaper than folding octet by octet.
-        if text == name || text.eq_ignore_ascii_case(name) {
+        if is_same(text, name) {
             return Some(known);
         }
         slot = (slot + 1) % SLOTS;
     }
+}
+
+/// Whether `name` is `text` but for letter case, eight octets at a time. `text` has small letters, digits and hyphens, all of
+/// which have the bit that is set here; of the octets that become one of them by it, none but capital letters can be in a
+/// name (the others are control characters, which [`hash`] and this may then take for what they are not).
+fn is_same(text: &[u8], name: &[u8]) -> bool {
+    if text.len() != name.len() {
+        return false;
+    }
+    let (texts, text_rest) = text.as_chunks::<8>();
+    let (names, name_rest) = name.as_chunks::<8>();
+    let folded = |octets: &[u8; 8]| u64::from_ne_bytes(*octets) | 0x2020_2020_2020_2020;
+    texts.iter().zip(names).all(|(text, name)| u64::from_ne_bytes(*text) == folded(name))
+        && text_rest.iter().zip(name_rest).all(|(text, name)| *text == *name | 0x20)
 }
 
 /// Whether values of this field in a request become one, joined with `,`.

@@ -20,6 +20,7 @@ use super::connect::{ConnectionGuard, connect};
 use crate::codec::h1::{HeadLimits, ResponseOptions, TargetForm};
 use crate::codec::h1_client::{ClientConnection, ClientOptions};
 use crate::codec::upstream::UpstreamEvent;
+use crate::local::clock;
 use crate::upstream::circuit_breaker::{BreakerPriority, Permit, Resource};
 use crate::upstream::key_format::HeaderKeyFormat;
 
@@ -120,7 +121,7 @@ impl Http1Pool {
     fn take_idle(&self, idle_timeout: Option<Duration>) -> Option<Box<Pooled>> {
         loop {
             let pooled = self.idle.borrow_mut().pop()?;
-            match pooled.worn(idle_timeout, Instant::now()) {
+            match pooled.worn(idle_timeout, clock::now()) {
                 None => return Some(pooled),
                 Some(worn) => pooled.count(&worn),
             }
@@ -130,7 +131,7 @@ impl Http1Pool {
     /// Gives a connection back after its request.
     fn put(&self, mut pooled: Box<Pooled>) {
         pooled.connection.rest();
-        pooled.idle_since = Instant::now();
+        pooled.idle_since = clock::now();
         loop {
             let Some(waiter) = self.waiters.borrow_mut().pop_front() else { break };
             match waiter.send(Some(pooled)) {
@@ -212,7 +213,7 @@ impl HostPool {
             },
             buffer_limit: self.cluster.buffer_limit as usize,
         };
-        let now = Instant::now();
+        let now = clock::now();
         let pooled = Pooled {
             connection: ClientConnection::new(connected.connection, options),
             local: connected.local,
@@ -348,7 +349,7 @@ impl Drop for Http1Lease {
         } else if is_worn {
             stats.upstream_cx_max_requests.inc();
             stats.upstream_cx_destroy_local.inc();
-        } else if pooled.expires.is_some_and(|at| at <= Instant::now()) {
+        } else if pooled.expires.is_some_and(|at| at <= clock::now()) {
             pooled.count(&Worn::Old);
         } else if self.pool.draining.get() {
             stats.upstream_cx_destroy_local.inc();

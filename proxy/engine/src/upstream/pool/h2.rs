@@ -25,6 +25,7 @@ use crate::codec::h2_client::{ClientStream, reset_of};
 use crate::codec::h2_guard::{FrameLimits, Guarded, Side, Traffic, is_flood};
 use crate::codec::h2_keepalive::Keepalive;
 use crate::codec::upstream::UpstreamEvent;
+use crate::local::clock;
 use crate::local::contain::{contain, drill};
 use crate::upstream::circuit_breaker::{BreakerPriority, Permit, Resource};
 
@@ -280,7 +281,7 @@ impl HostPool {
             .map_err(|error| (reset_of(&error), String::new()))?;
         let stats = self.cluster.stats.traffic.here();
         stats.upstream_cx_http2_total.inc();
-        let now = Instant::now();
+        let now = clock::now();
         let shared = Rc::new(Shared {
             send,
             local,
@@ -495,7 +496,7 @@ impl Drop for Http2Lease {
         shared.streams.set(shared.streams.get() - 1);
         self.pool.http2.room.notify_one();
         if shared.streams.get() == 0 {
-            shared.idle_since.set(Instant::now());
+            shared.idle_since.set(clock::now());
             if shared.draining.get() || !shared.takes_streams() {
                 shared.close.notify_one();
             }
