@@ -8,7 +8,7 @@ mod admin;
 mod config;
 mod downstream;
 #[path = "../xds/rig.rs"]
-#[allow(dead_code, reason = "the rig of the tests of xDS, of which some is needed here")]
+#[allow(dead_code, unused_imports, reason = "the rig of the tests of xDS, of which some is needed here")]
 mod management;
 mod network;
 mod overload;
