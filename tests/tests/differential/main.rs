@@ -10,6 +10,7 @@ mod headers;
 mod http1;
 mod http2;
 mod logs;
+mod options;
 mod paths;
 mod replies;
 mod routing;
@@ -48,6 +49,11 @@ async fn http1_misbehaving_upstreams() {
 #[tokio::test]
 async fn routes() {
     differential(routing::setup(), routing::cases()).await;
+}
+
+#[tokio::test]
+async fn further_options() {
+    differential(options::setup(), options::cases()).await;
 }
 
 #[tokio::test]
