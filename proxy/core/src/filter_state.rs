@@ -20,27 +20,30 @@ pub trait FilterStateValue: Any {
     fn as_any(&self) -> &dyn Any;
 }
 
-/// Values by key. Few entries: a vector beats a map.
+/// Values by key. Few entries, a vector beats a map; mostly none, and then a pointer is all that a connection holds.
 #[derive(Clone, Default)]
-pub struct FilterState(Vec<(Rc<str>, Rc<dyn FilterStateValue>)>);
+pub struct FilterState(Option<Box<Entries>>);
+
+type Entries = Vec<(Rc<str>, Rc<dyn FilterStateValue>)>;
 
 impl FilterState {
     /// Sets `key`, replacing an earlier value.
     pub fn set(&mut self, key: &str, value: Rc<dyn FilterStateValue>) {
-        match self.0.iter_mut().find(|(name, _)| &**name == key) {
+        let entries = self.0.get_or_insert_default();
+        match entries.iter_mut().find(|(name, _)| &**name == key) {
             Some((_, old)) => *old = value,
-            None => self.0.push((key.into(), value)),
+            None => entries.push((key.into(), value)),
         }
     }
 
     /// The value of `key`.
     pub fn get(&self, key: &str) -> Option<&dyn FilterStateValue> {
-        self.0.iter().find(|(name, _)| &**name == key).map(|(_, value)| &**value)
+        self.0.as_ref()?.iter().find(|(name, _)| &**name == key).map(|(_, value)| &**value)
     }
 }
 
 impl fmt::Debug for FilterState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.0.iter().map(|(key, _)| key)).finish()
+        f.debug_list().entries(self.0.iter().flat_map(|entries| entries.iter()).map(|(key, _)| key)).finish()
     }
 }

@@ -330,6 +330,13 @@ impl ClientConnection {
 
     /// Reads more; 0 means the end, orderly or not.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<usize> {
+        let size = buffers::size_for(self.exchange.decoder.expected(), self.options.buffer_limit);
+        if size > buffers::BUFFER_SIZE && self.input.capacity() == 0 {
+            if ready!(self.connection.poll_readable(cx)).is_err() {
+                return Poll::Ready(0);
+            }
+            buffers::renew(&mut self.input, size);
+        }
         let count = ready!(self.connection.poll_read(cx, &mut self.input)).unwrap_or(0);
         self.received += count as u64;
         Poll::Ready(count)

@@ -33,6 +33,8 @@ pub(crate) struct ServerOptions {
     pub(crate) proper_case: bool,
     /// `expect: 100-continue` is the upstream's to answer.
     pub(crate) proxy_100_continue: bool,
+    /// `per_connection_buffer_limit_bytes` of the listener.
+    pub(crate) buffer_limit: usize,
 }
 
 /// What waiting for a request brought.
@@ -121,6 +123,12 @@ impl ServerConnection {
             dropped: 0,
             stream: StreamState::idle(),
         }
+    }
+
+    /// The connection by itself again, when nothing is read or written any more.
+    pub(crate) fn into_connection(mut self) -> Box<Connection> {
+        self.rest();
+        self.connection
     }
 
     /// The connection beneath.
@@ -241,6 +249,11 @@ impl ServerConnection {
 
     /// Reads more into `input`; sets `eof` at the end.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        let size = buffers::size_for(self.stream.decoder.expected(), self.options.buffer_limit);
+        if size > buffers::BUFFER_SIZE && self.input.capacity() == 0 {
+            ready!(self.connection.poll_readable(cx))?;
+            buffers::renew(&mut self.input, size);
+        }
         match ready!(self.connection.poll_read(cx, &mut self.input)) {
             Ok(0) => self.eof = true,
             Ok(count) => self.received += count as u64,

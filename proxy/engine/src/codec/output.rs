@@ -68,13 +68,13 @@ impl Output {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         while !self.is_empty() {
-            let count = if self.large.is_empty() {
-                ready!(connection.poll_write(cx, &[IoSlice::new(&self.before)]))?
-            } else {
-                let slices =
-                    [IoSlice::new(&self.before), IoSlice::new(&self.large), IoSlice::new(&self.after)];
-                ready!(connection.poll_write(cx, &slices))?
+            let slices = [IoSlice::new(&self.before), IoSlice::new(&self.large), IoSlice::new(&self.after)];
+            let waiting = match (self.before.is_empty(), self.large.is_empty(), self.after.is_empty()) {
+                (_, true, _) => &slices[..1],
+                (true, false, true) => &slices[1..2],
+                (..) => &slices[..],
             };
+            let count = ready!(connection.poll_write(cx, waiting))?;
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }

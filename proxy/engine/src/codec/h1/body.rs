@@ -138,6 +138,14 @@ impl BodyDecoder {
         }
     }
 
+    /// Octets of data that are known to come.
+    pub fn expected(&self) -> u64 {
+        match self.state {
+            State::Length(left) | State::Data(left) => left,
+            _ => 0,
+        }
+    }
+
     /// Whether the body is complete.
     pub fn is_done(&self) -> bool {
         self.state == State::Done
