@@ -14,6 +14,7 @@ mod passing;
 mod reply;
 mod request_id;
 mod respond;
+mod splice;
 mod stream;
 mod tracking;
 

@@ -1,5 +1,6 @@
 //! Sockets: the only place that talks to the kernel about them.
 
 pub mod connection;
+pub mod pipe;
 pub mod socket;
 mod sys;

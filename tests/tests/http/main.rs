@@ -3,6 +3,7 @@
 //!
 //! `SUBJECT=envoy cargo test -p integration --test http` runs the same against Envoy: what is demanded here is what it does.
 
+mod bodies;
 mod filters;
 mod goaway;
 mod messages;

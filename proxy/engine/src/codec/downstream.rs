@@ -7,6 +7,8 @@ use http::HeaderMap;
 use proxy_core::head::{BodyEvent, Protocol, RequestHead, ResponseHead};
 use proxy_core::stream_info::WireBytes;
 
+use crate::net::pipe::Pipe;
+
 /// Why nothing more comes from, or goes to, downstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DownstreamError {
@@ -55,6 +57,18 @@ pub(crate) trait Downstream {
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), DownstreamError>>;
     /// Ready when everything queued has been handed to the kernel (HTTP/1) or to flow control (HTTP/2).
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), DownstreamError>>;
+    /// Whether the next `length` octets of the response body may come through a pipe, once everything queued has left.
+    fn can_splice(&self, _length: u64) -> bool {
+        false
+    }
+    /// Sends some of what is in a pipe; the number of octets. Only where [`Self::can_splice`] said so.
+    fn poll_splice(
+        &mut self,
+        _pipe: &mut Pipe,
+        _cx: &mut Context<'_>,
+    ) -> Poll<Result<usize, DownstreamError>> {
+        Poll::Ready(Err(DownstreamError::Reset))
+    }
     /// Ends the stream abruptly: the response cannot be completed.
     fn reset(&mut self);
     /// Asks that the connection end after this response (`connection: close`, GOAWAY).

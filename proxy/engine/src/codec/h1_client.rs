@@ -17,6 +17,7 @@ use super::output::Output;
 use super::upstream::UpstreamEvent;
 use crate::local::buffers;
 use crate::net::connection::Connection;
+use crate::net::pipe::{self, Pipe};
 
 /// How a connection reads and writes.
 #[derive(Clone, Copy, Debug)]
@@ -302,6 +303,35 @@ impl ClientConnection {
                 }));
             }
         }
+    }
+
+    /// Octets of the response that the kernel may move elsewhere: none of them was read, nothing is between them.
+    pub(crate) fn unread(&self) -> u64 {
+        let is_plain = self.exchange.phase == Phase::Body && self.input.is_empty();
+        if is_plain && self.options.buffer_limit >= pipe::CAPACITY {
+            self.exchange.decoder.unframed()
+        } else {
+            0
+        }
+    }
+
+    /// Moves some of what is [`Self::unread`] into an empty pipe.
+    pub(crate) fn poll_splice(
+        &mut self,
+        pipe: &mut Pipe,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), UpstreamReset>> {
+        let most = usize::try_from(self.unread()).unwrap_or(usize::MAX);
+        let count = ready!(pipe.poll_fill(&self.connection, cx, most)).unwrap_or(0);
+        if count == 0 {
+            // Half a message is worse than none.
+            self.exchange.eof = true;
+            self.exchange.keep_alive = false;
+            return Poll::Ready(Err(UpstreamReset::ProtocolError));
+        }
+        self.received += count as u64;
+        self.exchange.decoder.skip(count as u64);
+        Poll::Ready(Ok(()))
     }
 
     fn parse_head(&mut self) -> Result<Option<UpstreamEvent>, UpstreamReset> {

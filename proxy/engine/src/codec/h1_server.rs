@@ -16,6 +16,7 @@ use super::h1::{
 use super::output::Output;
 use crate::local::buffers;
 use crate::net::connection::Connection;
+use crate::net::pipe::{self, Pipe};
 
 /// Most bytes that a client may send ahead of the response it waits for.
 const READ_AHEAD: usize = 16 * 1024;
@@ -453,6 +454,23 @@ impl Downstream for ServerConnection {
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), DownstreamError>> {
         self.output.poll_flush(&self.connection, cx).map_err(|_| DownstreamError::Disconnected)
+    }
+
+    fn can_splice(&self, length: u64) -> bool {
+        let left = self.stream.encoder.as_ref().and_then(BodyEncoder::unframed);
+        !self.stream.broken
+            && self.options.buffer_limit >= pipe::CAPACITY
+            && left.is_some_and(|left| left >= length)
+    }
+
+    fn poll_splice(&mut self, pipe: &mut Pipe, cx: &mut Context<'_>) -> Poll<Result<usize, DownstreamError>> {
+        let drained = ready!(pipe.poll_drain(&self.connection, cx));
+        let count = drained.map_err(|_| DownstreamError::Disconnected)?;
+        self.output.count(count);
+        if let Some(encoder) = &mut self.stream.encoder {
+            encoder.skip(count as u64);
+        }
+        Poll::Ready(Ok(count))
     }
 
     fn reset(&mut self) {

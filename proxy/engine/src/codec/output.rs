@@ -61,6 +61,11 @@ impl Output {
         self.written
     }
 
+    /// Counts bytes that went to the connection another way.
+    pub(crate) fn count(&mut self, count: usize) {
+        self.written += count as u64;
+    }
+
     /// Writes until nothing is left; then holds no buffer.
     pub(crate) fn poll_flush(
         &mut self,

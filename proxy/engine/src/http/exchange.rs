@@ -75,6 +75,13 @@ impl Stream<'_> {
             self.send_on(up, parts);
         }
         while !progress.response_done {
+            if progress.request_done
+                && !progress.response_read
+                && !progress.tunnel
+                && self.may_splice(down, up)
+            {
+                self.splice(down, up, timer).await?;
+            }
             let event = poll_fn(|cx| self.poll_event(down, up, timer, &progress, cx)).await;
             match event {
                 Event::Request(body) => self.on_request(down, up, timer, &mut progress, body).await?,

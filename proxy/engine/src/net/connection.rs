@@ -68,7 +68,7 @@ impl Connection {
         Self { socket, replay: RefCell::default(), traffic: None }
     }
 
-    /// Counts what is carried from now on, except what is spliced.
+    /// Counts what is carried from now on.
     pub fn count(&mut self) -> Rc<Traffic> {
         self.traffic.get_or_insert_default().clone()
     }
@@ -212,7 +212,10 @@ impl Connection {
             }));
             match moved {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                other => return Poll::Ready(other),
+                other => {
+                    self.received(*other.as_ref().unwrap_or(&0));
+                    return Poll::Ready(other);
+                }
             }
         }
     }
@@ -231,7 +234,10 @@ impl Connection {
             }));
             match moved {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                other => return Poll::Ready(other),
+                other => {
+                    self.sent(*other.as_ref().unwrap_or(&0));
+                    return Poll::Ready(other);
+                }
             }
         }
     }

@@ -4,33 +4,16 @@
 //! on in the kernel (`splice(2)`): the bytes no longer pass through this process.
 
 use std::io::{self, IoSlice};
-use std::os::fd::OwnedFd;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
 
 use crate::local::buffers;
 use crate::net::connection::Connection;
+use crate::net::pipe::{self, Pipe};
 
 /// Bytes after which a direction moves on in the kernel: below this a pipe costs more than it saves.
 const SPLICE_AFTER: u64 = 256 * 1024;
-/// Bytes asked of the kernel at once; the default capacity of a pipe.
-const PIPE_SIZE: usize = 64 * 1024;
-
-/// A pipe, and how much is in it.
-struct Pipe {
-    read: OwnedFd,
-    write: OwnedFd,
-    filled: usize,
-}
-
-impl Pipe {
-    fn new() -> Option<Self> {
-        use rustix::pipe::PipeFlags;
-        let (read, write) = rustix::pipe::pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC).ok()?;
-        Some(Self { read, write, filled: 0 })
-    }
-}
 
 /// What failed while bytes were moved.
 #[derive(Debug)]
@@ -107,7 +90,7 @@ impl Direction {
         }
         if self.moved >= SPLICE_AFTER && !self.no_pipe && from.replay_is_empty() {
             self.rest();
-            self.pipe = Pipe::new();
+            self.pipe = Pipe::take();
             self.no_pipe = self.pipe.is_none();
             return Poll::Ready(Ok(()));
         }
@@ -136,18 +119,14 @@ impl Direction {
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Failed>> {
         let Some(pipe) = &mut self.pipe else { return Poll::Ready(Ok(())) };
-        while pipe.filled > 0 {
-            let count = ready!(to.poll_splice_from(cx, &pipe.read, pipe.filled)).map_err(Failed::Sink)?;
-            pipe.filled -= count;
+        while !pipe.is_empty() {
+            let count = ready!(pipe.poll_drain(to, cx)).map_err(Failed::Sink)?;
             self.moved += count as u64;
         }
         if self.eof {
             return Poll::Ready(self.finish(to));
         }
-        match ready!(from.poll_splice_to(cx, &pipe.write, PIPE_SIZE)).map_err(Failed::Source)? {
-            0 => self.eof = true,
-            count => pipe.filled += count,
-        }
+        self.eof = ready!(pipe.poll_fill(from, cx, pipe::CAPACITY)).map_err(Failed::Source)? == 0;
         Poll::Ready(Ok(()))
     }
 }

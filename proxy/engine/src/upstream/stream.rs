@@ -13,6 +13,7 @@ use proxy_core::stream_info::WireBytes;
 use super::pool::{Http1Lease as Http1, Http2Lease as Http2};
 use super::tunnel::Tunnel;
 use crate::codec::upstream::UpstreamEvent;
+use crate::net::pipe::Pipe;
 
 /// A request to an upstream and its response.
 pub(crate) enum Upstream {
@@ -84,6 +85,26 @@ impl Upstream {
             Self::Http1(stream) => stream.poll_event(cx),
             Self::Http2(stream) => stream.poll_event(cx),
             Self::Tunnel(stream) => stream.poll_event(cx),
+        }
+    }
+
+    /// Octets of the response that the kernel may move elsewhere.
+    pub(crate) fn unread(&self) -> u64 {
+        match self {
+            Self::Http1(stream) => stream.unread(),
+            Self::Http2(_) | Self::Tunnel(_) => 0,
+        }
+    }
+
+    /// Moves some of what is [`Self::unread`] into an empty pipe.
+    pub(crate) fn poll_splice(
+        &mut self,
+        pipe: &mut Pipe,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), UpstreamReset>> {
+        match self {
+            Self::Http1(stream) => stream.poll_splice(pipe, cx),
+            Self::Http2(_) | Self::Tunnel(_) => Poll::Ready(Err(UpstreamReset::LocalReset)),
         }
     }
 

@@ -146,6 +146,19 @@ impl BodyDecoder {
         }
     }
 
+    /// Octets of data that are known to come with no framing between or after them.
+    pub fn unframed(&self) -> u64 {
+        if let State::Length(left) = self.state { left } else { 0 }
+    }
+
+    /// `count` of the [`Self::unframed`] octets went another way.
+    pub fn skip(&mut self, count: u64) {
+        if let State::Length(left) = self.state {
+            let rest = left.saturating_sub(count);
+            self.state = if rest > 0 { State::Length(rest) } else { State::Done };
+        }
+    }
+
     /// Whether the body is complete.
     pub fn is_done(&self) -> bool {
         self.state == State::Done

@@ -355,6 +355,18 @@ impl BodyEncoder {
         if self.state == EncoderState::Chunked { b"\r\n" } else { b"" }
     }
 
+    /// Octets that are still to be written as they are; `None` if framing is written around pieces, or no length is known.
+    pub fn unframed(&self) -> Option<u64> {
+        if let EncoderState::Length(left) = self.state { Some(left) } else { None }
+    }
+
+    /// `count` of the [`Self::unframed`] octets went another way.
+    pub fn skip(&mut self, count: u64) {
+        if let EncoderState::Length(left) = &mut self.state {
+            *left = left.saturating_sub(count);
+        }
+    }
+
     /// Appends a piece of the body, copied. A suppressed body is dropped.
     ///
     /// # Errors

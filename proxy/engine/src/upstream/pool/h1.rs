@@ -21,6 +21,7 @@ use crate::codec::h1::{HeadLimits, ResponseOptions, TargetForm};
 use crate::codec::h1_client::{ClientConnection, ClientOptions};
 use crate::codec::upstream::UpstreamEvent;
 use crate::local::clock;
+use crate::net::pipe::Pipe;
 use crate::upstream::circuit_breaker::{BreakerPriority, Permit, Resource};
 use crate::upstream::key_format::HeaderKeyFormat;
 
@@ -321,6 +322,21 @@ impl Http1Lease {
     pub(crate) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<UpstreamEvent, UpstreamReset>> {
         match self.connection() {
             Ok(connection) => connection.poll_event(cx),
+            Err(reset) => Poll::Ready(Err(reset)),
+        }
+    }
+
+    pub(crate) fn unread(&self) -> u64 {
+        self.pooled.as_ref().map_or(0, |pooled| pooled.connection.unread())
+    }
+
+    pub(crate) fn poll_splice(
+        &mut self,
+        pipe: &mut Pipe,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), UpstreamReset>> {
+        match self.connection() {
+            Ok(connection) => connection.poll_splice(pipe, cx),
             Err(reset) => Poll::Ready(Err(reset)),
         }
     }

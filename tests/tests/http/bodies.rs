@@ -1,0 +1,77 @@
+//! Long bodies over HTTP/1, which no filter looks at: they arrive whole, are counted, and what ends them early is told.
+
+use anyhow::{Result, ensure};
+use integration::client::{Client, End};
+use integration::config::{HttpListener, bootstrap, cluster, fill, port};
+use integration::expect::{SOON, eventually};
+use integration::process::{Binary, Proxy};
+use integration::upstream::{Reply, Step, Upstream};
+
+const LENGTH: usize = 3_000_000;
+
+async fn start() -> Result<(Proxy, Upstream)> {
+    let upstream = Upstream::start().await?;
+    let yaml = bootstrap(&[HttpListener::to_up("http").yaml()], &[cluster("up", "up", "")], "");
+    let yaml = fill(&yaml, [("up", port(upstream.addr()))]);
+    Ok((Proxy::start(&Binary::subject()?, &yaml).await?, upstream))
+}
+
+fn content(length: usize) -> Vec<u8> {
+    (0..length).map(|at| (at % 251) as u8).collect()
+}
+
+/// A response that announces [`LENGTH`] bytes and has `length` of them.
+fn response(length: usize) -> Vec<u8> {
+    let mut bytes = format!("HTTP/1.1 200 OK\r\ncontent-length: {LENGTH}\r\n\r\n").into_bytes();
+    bytes.extend(content(length));
+    bytes
+}
+
+async fn ask(client: &mut Client) -> Result<()> {
+    client.send(b"GET / HTTP/1.1\r\nhost: test\r\n\r\n").await
+}
+
+#[tokio::test]
+async fn long_bodies_arrive_whole_and_leave_the_connections_usable() -> Result<()> {
+    let (proxy, upstream) = start().await?;
+    upstream.answer(Reply::raw(response(LENGTH)));
+    let mut client = Client::connect(proxy.listener("http")?).await?;
+    for round in 1..=3 {
+        ask(&mut client).await?;
+        let response = client.response("GET", SOON).await?;
+        ensure!(response.complete && response.body == content(LENGTH), "round {round}");
+    }
+    ensure!(upstream.opened() == 1, "{} upstream connections", upstream.opened());
+    let least = i64::try_from(3 * LENGTH)?;
+    eventually("bytes counted on both sides", SOON, async || {
+        let sent = proxy.admin().stat("http.http.downstream_cx_tx_bytes_total").await.ok()?;
+        let received = proxy.admin().stat("cluster.up.upstream_cx_rx_bytes_total").await.ok()?;
+        let fits = |count: i64| (least..least + 3_000).contains(&count);
+        (fits(sent) && fits(received)).then_some(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_client_sees_that_a_long_body_was_cut() -> Result<()> {
+    let (proxy, upstream) = start().await?;
+    upstream.answer(Reply::raw_then_close(response(LENGTH / 2)));
+    let mut client = Client::connect(proxy.listener("http")?).await?;
+    ask(&mut client).await?;
+    let response = client.response("GET", SOON).await?;
+    ensure!(!response.complete && response.body == content(LENGTH / 2), "{} bytes", response.body.len());
+    ensure!(client.end_within(SOON).await != End::Open, "the connection stays open");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_upstream_learns_that_the_client_left_amid_a_long_body() -> Result<()> {
+    let (proxy, upstream) = start().await?;
+    upstream.answer(Reply::steps([Step::Send(response(LENGTH / 2)), Step::Stall]));
+    let mut client = Client::connect(proxy.listener("http")?).await?;
+    ask(&mut client).await?;
+    client.at_least(LENGTH / 2, SOON).await?;
+    ensure!(upstream.open() == 1, "{} open", upstream.open());
+    drop(client);
+    eventually("the upstream connection ends", SOON, async || (upstream.open() == 0).then_some(())).await
+}
