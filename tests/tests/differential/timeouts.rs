@@ -33,7 +33,8 @@ pub(crate) fn setup() -> Setup {
             list("idle", "common_http_protocol_options: {idle_timeout: 0.15s}\ndrain_timeout: 0.05s"),
             list(
                 "duration",
-                "common_http_protocol_options: {max_connection_duration: 0.15s}\ndrain_timeout: 0.05s",
+                // long enough for a request to be there before the connection is too old, on a busy machine too
+                "common_http_protocol_options: {max_connection_duration: 1s}\ndrain_timeout: 0.05s",
             ),
             list("stream", "common_http_protocol_options: {max_stream_duration: 0.15s}"),
             list("tunnel", "stream_idle_timeout: 0.15s\nupgrade_configs: [{upgrade_type: websocket}]"),
@@ -134,7 +135,7 @@ fn further_cases() -> Vec<Case> {
             [Do::Send(b"GET / HTTP/1.1\r\nhost: test\r\n\r\n".to_vec()), Do::Response("GET"), Do::AwaitEnd],
         )
         .reply(Reply::steps([
-            Step::Pause(std::time::Duration::from_millis(250)),
+            Step::Pause(std::time::Duration::from_millis(1300)),
             Step::Send(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".to_vec()),
         ])),
         Case::steps(
