@@ -117,11 +117,6 @@ fn routes(cluster: &str) -> Delivered {
     delivered(Kind::Routes, "r", &message::<RouteConfiguration>(&yaml))
 }
 
-fn bad_routes() -> Delivered {
-    let yaml = "{name: r, virtual_hosts: [{name: v, domains: ['*', '*']}]}";
-    delivered(Kind::Routes, "r", &message::<RouteConfiguration>(yaml))
-}
-
 fn apply(store: &mut Store, kind: Kind, upserts: Vec<Delivered>, removed: &[&str]) -> Vec<Effect> {
     let removed = removed.iter().map(|name| (*name).to_owned()).collect();
     let response = Response { source: ADS, kind, version: "v".to_owned(), upserts, removed };
