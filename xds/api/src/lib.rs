@@ -10,6 +10,7 @@ mod error;
 mod json;
 pub mod read;
 pub mod schema;
+mod suggest;
 mod text_format;
 mod tree;
 mod wire;

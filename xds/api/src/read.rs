@@ -13,7 +13,8 @@ use std::sync::Arc;
 use crate::{
     error::{Error, Errors, Path, Segment},
     json,
-    schema::{Enum, Field, Kind, Message, WellKnown},
+    schema::{Enum, EnumValue, Field, Kind, Message, WellKnown},
+    suggest::did_you_mean,
     text_format,
     tree::{Entry, Node, Position, Value},
     wire, yaml,
@@ -297,7 +298,8 @@ impl Reader {
             }
             let Some(field) = message.field_named(&entry.key) else {
                 let path = self.path.with(Segment::Name((*entry.key).into()));
-                let reason = format!("no such field: '{}'", entry.key);
+                let meant = did_you_mean(&entry.key, message.fields().map(Field::name));
+                let reason = format!("no such field: '{}'{meant}", entry.key);
                 let unknown = self.located(entry.at, path, reason);
                 self.unknown_fields.push(unknown);
                 continue;
@@ -442,7 +444,9 @@ impl Reader {
                 Value::String(text) | Value::Number(text) => text.as_ref(),
                 _ => "",
             };
-            let reason = format!("unknown enum value: '{text}' of {an_enum:?}");
+            let upper = text.to_ascii_uppercase();
+            let meant = did_you_mean(&upper, an_enum.values().map(EnumValue::name));
+            let reason = format!("unknown enum value: '{text}' of {an_enum:?}{meant}");
             let unknown = self.located(node.at, self.path.to_string(), reason);
             self.unknown_fields.push(unknown);
             return None;

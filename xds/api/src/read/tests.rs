@@ -40,7 +40,11 @@ fn enums_by_name_in_any_case_or_by_number() {
     }
     assert_eq!(cluster("type: null").unwrap().cluster_discovery_type, None);
     for (text, error) in [
-        ("strict-dns", "unknown enum value: 'strict-dns' of envoy.config.cluster.v3.Cluster.DiscoveryType"),
+        (
+            "strict-dns",
+            "unknown enum value: 'strict-dns' of envoy.config.cluster.v3.Cluster.DiscoveryType \
+             (did you mean 'STRICT_DNS'?)",
+        ),
         ("1.0", "unknown enum value: '1.0' of envoy.config.cluster.v3.Cluster.DiscoveryType"),
         ("\"\"", "unknown enum value: '' of envoy.config.cluster.v3.Cluster.DiscoveryType"),
         ("[STATIC]", "expected number or string, got a list"),
