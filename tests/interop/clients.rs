@@ -18,8 +18,9 @@ const LIMIT: Duration = Duration::from_secs(120);
 
 const GIB: u64 = 1 << 30;
 
-/// How much more memory the proxy may hold while a large body passes: a window of HTTP/2 (16 MiB) on each side, and buffers.
-const GROWTH_KIB: u64 = 48 * 1024;
+/// How much more memory the proxy may hold while a large body passes: a window of HTTP/2 (16 MiB) on each side, and as much
+/// again for what the allocator keeps of a body that passed before. Envoy takes 44 MiB, Outrigger 40.
+const GROWTH_KIB: u64 = 64 * 1024;
 
 /// A cluster that gets trailers too.
 const H1_CLUSTER: &str = r#"typed_extension_protocol_options:
@@ -120,8 +121,8 @@ async fn curl_through_both_versions() -> Result<()> {
     server.finish(SOON).await.map(drop)
 }
 
-/// Passes 1 GiB both ways, and looks how much memory the proxy holds meanwhile.
-async fn large_bodies(upstream: &str, option: &str) -> Result<()> {
+/// Passes 1 GiB both ways; says how much memory the proxy held before and meanwhile.
+async fn large_bodies(upstream: &str, option: &str) -> Result<String> {
     let (_server, upstreams) = go_servers().await?;
     let proxy = Arc::new(proxy_to(&upstreams, "").await?);
     // what the first connections and buffers take is not growth
@@ -143,9 +144,9 @@ async fn large_bodies(upstream: &str, option: &str) -> Result<()> {
 
     done.store(true, Ordering::Relaxed);
     let most = watcher.await??;
-    println!("{upstream} {option}: {before} KiB before, {most} KiB at most");
-    ensure!(most < before + GROWTH_KIB, "{before} KiB before, {most} KiB at most");
-    Ok(())
+    let memory = format!("{upstream} {option}: {before} KiB before, {most} KiB at most");
+    ensure!(most < before + GROWTH_KIB, "{memory}");
+    Ok(memory)
 }
 
 async fn watch_memory(proxy: Arc<Proxy>, done: Arc<AtomicBool>) -> Result<u64> {
@@ -160,12 +161,16 @@ async fn watch_memory(proxy: Arc<Proxy>, done: Arc<AtomicBool>) -> Result<u64> {
 
 #[tokio::test]
 async fn a_gibibyte_both_ways_over_http1() -> Result<()> {
-    large_bodies("go1", "--http1.1").await
+    let memory = large_bodies("go1", "--http1.1").await?;
+    println!("{memory}");
+    Ok(())
 }
 
 #[tokio::test]
 async fn a_gibibyte_both_ways_over_http2() -> Result<()> {
-    large_bodies("go2", H2).await
+    let memory = large_bodies("go2", H2).await?;
+    println!("{memory}");
+    Ok(())
 }
 
 #[tokio::test]
