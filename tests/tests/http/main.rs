@@ -6,5 +6,6 @@
 mod bodies;
 mod filters;
 mod goaway;
+mod idle;
 mod messages;
 mod session;
