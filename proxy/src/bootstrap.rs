@@ -10,7 +10,7 @@ use proxy_core::config::{ConfigError, all_errors};
 use xds_api::Error;
 use xds_api::check::walk;
 use xds_api::envoy::config::bootstrap::v3::{Bootstrap, runtime_layer::LayerSpecifier};
-use xds_api::read::{Deprecated, Loaded, Options, Source, UnknownFields, locate, merge, read};
+use xds_api::read::{Deprecated, Loaded, Options, Source, UnknownFields, locate, merge, read_what_is_right};
 
 use crate::fields::guard::{forbids, is_allowed};
 use crate::fields::{Enforcer, Ignored};
@@ -38,6 +38,8 @@ pub struct Checked {
     pub ignored: Vec<Ignored>,
     /// The deprecated fields and values in it that may be used.
     pub deprecated: Vec<Deprecated>,
+    /// What could not be read, and is not in `loaded`.
+    unreadable: Vec<Error>,
     /// What the API forbids.
     invalid: Vec<Error>,
     /// What cannot be honoured.
@@ -56,19 +58,23 @@ struct Text {
 /// Reads and checks the bootstrap. What is wrong with what could be read, [`Checked::verdict`] tells.
 ///
 /// # Errors
-/// Why it cannot be read, one line for each reason, with file and place.
+/// Why nothing can be read at all, with file and place.
 pub fn load(sources: &Sources) -> anyhow::Result<Checked> {
     let unknown_fields =
         if sources.allow_unknown_fields { UnknownFields::Allow } else { UnknownFields::Reject };
     let options = Options { unknown_fields };
     let mut text = Text { path: sources.path.clone(), yaml: sources.yaml.clone(), ..Text::default() };
     let mut loaded: Option<Loaded<Bootstrap>> = None;
+    let mut unreadable = Vec::new();
     if let Some(path) = &sources.path {
         text.file = std::fs::read(Path::new(path)).with_context(|| format!("unable to read file: {path}"))?;
-        loaded = Some(read(&Source::file(path, &text.file), &options)?);
+        let (file, errors) = read_what_is_right(&Source::file(path, &text.file), &options)?;
+        loaded = Some(file);
+        unreadable.extend(errors);
     }
     if let Some(yaml) = &sources.yaml {
-        let over = read(&Source::yaml("--config-yaml", yaml.as_bytes()), &options)?;
+        let (over, errors) = read_what_is_right(&Source::yaml("--config-yaml", yaml.as_bytes()), &options)?;
+        unreadable.extend(errors);
         loaded = Some(match loaded {
             Some(base) => merge(base, over)?,
             None => over,
@@ -77,11 +83,11 @@ pub fn load(sources: &Sources) -> anyhow::Result<Checked> {
     let Some(loaded) = loaded else {
         bail!("At least one of --config-path or --config-yaml or Options::configProto() should be non-empty");
     };
-    Ok(check(loaded, text))
+    Ok(check(loaded, unreadable, text))
 }
 
 /// Holds the bootstrap to the constraints of the API and to what this version honours.
-fn check(loaded: Loaded<Bootstrap>, text: Text) -> Checked {
+fn check(loaded: Loaded<Bootstrap>, unreadable: Vec<Error>, text: Text) -> Checked {
     let mut enforcer = Enforcer::default();
     let report =
         walk("type.googleapis.com/envoy.config.bootstrap.v3.Bootstrap", &loaded.bytes, &mut enforcer);
@@ -92,7 +98,9 @@ fn check(loaded: Loaded<Bootstrap>, text: Text) -> Checked {
         .partition(|one| is_allowed(one, |key| static_runtime(&loaded.message, key)));
     let forbidden = forbidden.iter().map(forbids).map(ConfigError::from);
     let refused = forbidden.chain(enforcer.errors).collect();
-    Checked { loaded, ignored: enforcer.ignored, deprecated, invalid: report.errors, refused, text }
+    let mut invalid = report.errors;
+    invalid.retain(|error| !unreadable.iter().any(|cause| follows(&error.path, &error.reason, cause)));
+    Checked { loaded, ignored: enforcer.ignored, deprecated, unreadable, invalid, refused, text }
 }
 
 impl Checked {
@@ -102,11 +110,14 @@ impl Checked {
     /// Everything that is wrong, one line each, with file, place and path.
     pub fn verdict(&self, built: Vec<ConfigError>) -> anyhow::Result<()> {
         let mut invalid = self.invalid.clone();
+        let built = built
+            .into_iter()
+            .filter(|error| !self.unreadable.iter().any(|cause| follows(&error.path, &error.reason, cause)));
         let known = invalid.iter().cloned().map(ConfigError::from).chain(self.refused.iter().cloned());
-        let others = all_errors(known.collect(), built).split_off(invalid.len());
+        let others = all_errors(known.collect(), built.collect()).split_off(invalid.len());
         let mut others: Vec<Error> =
             others.into_iter().map(|error| Error::new(error.path, error.reason)).collect();
-        let mut lines = Vec::new();
+        let mut lines: Vec<String> = self.unreadable.iter().map(ToString::to_string).collect();
         if !invalid.is_empty() {
             lines.push("Proto constraint validation failed:".to_owned());
             lines.extend(self.text.place(&mut invalid));
@@ -114,6 +125,19 @@ impl Checked {
         lines.extend(self.text.place(&mut others));
         if lines.is_empty() { Ok(()) } else { bail!("{}", lines.join("\n")) }
     }
+}
+
+/// Whether something is wrong only because a value was left out that could not be read: it is about that value, or misses
+/// something in the same message.
+fn follows(path: &str, reason: &str, cause: &Error) -> bool {
+    let parent = |path: &str| path.rsplit_once('.').map_or(String::new(), |(parent, _)| parent.to_owned());
+    if path == cause.path {
+        return true;
+    }
+    let left_out = !cause.reason.starts_with("no such field");
+    left_out
+        && reason.contains("required")
+        && (path == parent(&cause.path) || parent(path) == parent(&cause.path))
 }
 
 impl Text {
@@ -149,6 +173,7 @@ fn static_runtime(bootstrap: &Bootstrap, key: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use xds_api::read::read;
 
     fn load_yaml(text: &str) -> Result<(), String> {
         let sources = Sources { yaml: Some(text.to_owned()), ..Sources::default() };
@@ -167,6 +192,26 @@ mod tests {
         assert_eq!(
             load_yaml("node: {id: a}\nheader_prefix: x").unwrap_err(),
             "--config-yaml:2:1: header_prefix: headers begin with x-envoy-"
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_told_with_the_rest() {
+        let error = load_yaml(
+            "node: {id: a}\nstatic_resources:\n  clusters:\n  - {name: 7, connect_timeout: -1s, no_such: 1}\n  \
+             - {connect_timeout: soon}\n  - {connect_timeout: -2s}\nheader_prefix: x",
+        );
+        assert_eq!(
+            error.unwrap_err(),
+            "--config-yaml:4:12: static_resources.clusters[0].name: expected a string, got a number\n\
+             --config-yaml:4:37: static_resources.clusters[0].no_such: no such field: 'no_such'\n\
+             --config-yaml:5:23: static_resources.clusters[1].connect_timeout: duration must start with an integer\n\
+             Proto constraint validation failed:\n\
+             --config-yaml:4:15: static_resources.clusters[0].connect_timeout: value must be greater than 0s\n\
+             --config-yaml:5:5: static_resources.clusters[1].name: value length must be at least 1 characters\n\
+             --config-yaml:6:6: static_resources.clusters[2].connect_timeout: value must be greater than 0s\n\
+             --config-yaml:6:5: static_resources.clusters[2].name: value length must be at least 1 characters\n\
+             --config-yaml:7:1: header_prefix: headers begin with x-envoy-"
         );
     }
 

@@ -117,16 +117,30 @@ pub fn read<M: prost::Message + prost::Name + Default>(
     source: &Source<'_>,
     options: &Options,
 ) -> Result<Loaded<M>, Errors> {
+    let (loaded, errors) = read_what_is_right(source, options)?;
+    if errors.is_empty() { Ok(loaded) } else { Err(Errors(errors)) }
+}
+
+/// Reads a message of type `M` without the values that are wrong, which are told beside it: so that what is wrong with the
+/// rest can be told together with them.
+///
+/// # Errors
+/// The text cannot be parsed, or is no message at all.
+pub fn read_what_is_right<M: prost::Message + prost::Name + Default>(
+    source: &Source<'_>,
+    options: &Options,
+) -> Result<(Loaded<M>, Vec<Error>), Errors> {
     let name = M::full_name();
     let message = Message::find(&name).ok_or_else(|| Error::new("", format!("unknown type {name}")))?;
-    let wire = to_wire(message, source, options)?;
+    let (wire, errors) = to_wire_what_is_right(message, source, options)?;
     let message = decode(&wire.bytes, source.name)?;
-    Ok(Loaded {
+    let loaded = Loaded {
         message,
         bytes: wire.bytes,
         unknown_fields: wire.unknown_fields,
         deprecated: wire.deprecated,
-    })
+    };
+    Ok((loaded, errors))
 }
 
 /// Merges `over` into `base` as `--config-yaml` is merged over the file: single values replace, lists append, messages
@@ -176,6 +190,15 @@ pub struct Wire {
 /// # Errors
 /// As [`read`].
 pub fn to_wire(message: Message, source: &Source<'_>, options: &Options) -> Result<Wire, Errors> {
+    let (wire, errors) = to_wire_what_is_right(message, source, options)?;
+    if errors.is_empty() { Ok(wire) } else { Err(Errors(errors)) }
+}
+
+fn to_wire_what_is_right(
+    message: Message,
+    source: &Source<'_>,
+    options: &Options,
+) -> Result<(Wire, Vec<Error>), Errors> {
     let file: Option<Arc<str>> = (!source.name.is_empty()).then(|| source.name.into());
     let in_file = |error: Error| Errors::from(Error { file: file.clone(), ..error });
     let text;
@@ -202,21 +225,32 @@ pub fn to_wire(message: Message, source: &Source<'_>, options: &Options) -> Resu
         reader.style = Style::Text;
     }
     reader.message(message, &tree);
-    reader.finish(options)
+    Ok(reader.finish_what_is_right(options))
 }
 
 /// The binary form: unknown fields are found by walking it.
-fn binary(message: Message, source: &Source<'_>, options: &Options) -> Result<Wire, Errors> {
+fn binary(message: Message, source: &Source<'_>, options: &Options) -> Result<(Wire, Vec<Error>), Errors> {
     let mut report = crate::check::structure(message, source.text);
-    if options.unknown_fields == UnknownFields::Reject {
-        report.errors.append(&mut report.unknown_fields);
-    }
-    if report.errors.is_empty() {
-        let (unknown_fields, deprecated) = (report.unknown_fields, report.deprecated);
-        return Ok(Wire { bytes: source.text.to_vec(), unknown_fields, deprecated });
-    }
     let file: Arc<str> = source.name.into();
-    Err(Errors(report.errors.into_iter().map(|error| Error { file: Some(file.clone()), ..error }).collect()))
+    let located = |errors: Vec<Error>| -> Vec<Error> {
+        errors.into_iter().map(|error| Error { file: Some(file.clone()), ..error }).collect()
+    };
+    if !report.errors.is_empty() {
+        if options.unknown_fields == UnknownFields::Reject {
+            report.errors.append(&mut report.unknown_fields);
+        }
+        return Err(Errors(located(report.errors)));
+    }
+    let mut wire = Wire {
+        bytes: source.text.to_vec(),
+        unknown_fields: report.unknown_fields,
+        deprecated: report.deprecated,
+    };
+    let mut errors = Vec::new();
+    if options.unknown_fields == UnknownFields::Reject {
+        errors = located(std::mem::take(&mut wire.unknown_fields));
+    }
+    Ok((wire, errors))
 }
 
 /// What a tree means.
@@ -252,15 +286,18 @@ impl Reader {
         }
     }
 
-    pub(crate) fn finish(mut self, options: &Options) -> Result<Wire, Errors> {
+    pub(crate) fn finish(self, options: &Options) -> Result<Wire, Errors> {
+        let (wire, errors) = self.finish_what_is_right(options);
+        if errors.is_empty() { Ok(wire) } else { Err(Errors(errors)) }
+    }
+
+    fn finish_what_is_right(mut self, options: &Options) -> (Wire, Vec<Error>) {
         if options.unknown_fields == UnknownFields::Reject {
             self.errors.append(&mut self.unknown_fields);
             self.errors.sort_by_key(|error| error.position);
         }
-        if !self.errors.is_empty() {
-            return Err(Errors(self.errors));
-        }
-        Ok(Wire { bytes: self.out, unknown_fields: self.unknown_fields, deprecated: self.deprecated })
+        let wire = Wire { bytes: self.out, unknown_fields: self.unknown_fields, deprecated: self.deprecated };
+        (wire, self.errors)
     }
 
     fn located(&self, at: Position, path: String, reason: impl Into<String>) -> Error {
