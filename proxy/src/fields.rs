@@ -30,14 +30,14 @@ pub fn tables() -> impl Iterator<Item = &'static MessageFields> {
         proxy_engine::router::fields::FIELDS,
         proxy_engine::tcp::fields::FIELDS,
         proxy_engine::upstream::fields::FIELDS,
-        proxy_engine::upstream::fields::SHARED_FIELDS,
+        proxy_engine::codec::fields::UPSTREAM,
     ];
     own.into_iter().chain(proxy_extensions::FIELDS.iter().copied()).flatten()
 }
 
 /// The tables that replace those of the same messages inside of a connection manager.
 pub fn downstream_tables() -> impl Iterator<Item = &'static MessageFields> {
-    proxy_engine::http::fields::DOWNSTREAM_FIELDS.iter()
+    proxy_engine::codec::fields::DOWNSTREAM.iter()
 }
 
 /// A field that is set and has no effect.

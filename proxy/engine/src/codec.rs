@@ -4,6 +4,7 @@
 //! `upstream` are what the connection manager and the pools see of any of them.
 
 pub(crate) mod downstream;
+pub mod fields;
 pub mod h1;
 pub(crate) mod h1_client;
 pub(crate) mod h1_server;

@@ -164,7 +164,7 @@ pub const FIELDS: &[MessageFields] = &[
     (
         "envoy.extensions.filters.http.router.v3.Router",
         &[
-            ("dynamic_stats", Rejected("statistics of the router cannot be turned off")),
+            ("dynamic_stats", Used),
             ("start_child_span", Ignored("tracing is not available")),
             ("upstream_log", Rejected("upstream access logs are not available yet")),
             ("upstream_log_options", Rejected("upstream access logs are not available yet")),
@@ -174,78 +174,6 @@ pub const FIELDS: &[MessageFields] = &[
             ("suppress_grpc_request_failure_code_stats", Rejected("not available yet")),
             ("upstream_http_filters", Rejected("upstream filters are not available yet")),
             ("reject_connect_request_early_data", Rejected("not available yet")),
-        ],
-    ),
-];
-
-/// Options that clusters share, as far as the connection manager goes.
-pub const DOWNSTREAM_FIELDS: &[MessageFields] = &[
-    (
-        "envoy.config.core.v3.HttpProtocolOptions",
-        &[
-            ("idle_timeout", Used),
-            ("max_connection_duration", Used),
-            ("max_connection_duration_jitter", Rejected("not available yet")),
-            ("max_headers_count", Used),
-            ("max_response_headers_kb", Ignored("concerns responses of hosts, not requests")),
-            ("max_stream_duration", Used),
-            ("headers_with_underscores_action", Used),
-            ("max_requests_per_connection", Used),
-        ],
-    ),
-    (
-        "envoy.config.core.v3.Http1ProtocolOptions",
-        &[
-            ("allow_absolute_url", Used),
-            ("accept_http_10", Used),
-            ("default_host_for_http_10", Used),
-            ("header_key_format", Used),
-            ("enable_trailers", Used),
-            ("allow_chunked_length", Used),
-            ("override_stream_error_on_invalid_http_message", Used),
-            ("send_fully_qualified_url", Ignored("concerns requests to hosts, not from clients")),
-            ("use_balsa_parser", Ignored("there is one parser")),
-            ("allow_custom_methods", Used),
-            ("ignore_http_11_upgrade", Rejected("not available")),
-        ],
-    ),
-    (
-        "envoy.config.core.v3.Http2ProtocolOptions",
-        &[
-            ("hpack_table_size", Used),
-            ("max_concurrent_streams", Used),
-            ("initial_stream_window_size", Used),
-            ("initial_connection_window_size", Used),
-            ("allow_connect", Used),
-            ("allow_metadata", Rejected("METADATA frames are not available")),
-            ("max_outbound_frames", Ignored("frames are made as the peer takes them, none wait")),
-            ("max_outbound_control_frames", Used),
-            ("max_consecutive_inbound_frames_with_empty_payload", Used),
-            ("max_inbound_priority_frames_per_stream", Used),
-            ("max_inbound_window_update_frames_per_data_frame_sent", Used),
-            ("stream_error_on_invalid_http_messaging", Ignored("a broken request costs its stream only")),
-            (
-                "override_stream_error_on_invalid_http_message",
-                Ignored("a broken request costs its stream only"),
-            ),
-            ("custom_settings_parameters", Rejected("custom SETTINGS are not available")),
-            ("connection_keepalive", Used),
-            ("use_oghttp2_codec", Ignored("there is one codec")),
-            ("max_metadata_size", Ignored("concerns METADATA frames only, which are refused")),
-            ("enable_huffman_encoding", Rejected("Huffman coding is always on")),
-            ("max_header_field_size_kb", Used),
-            ("disallow_obs_text", Used),
-            ("stream_reset_burst", Rejected("the limit on resets is built in")),
-            ("stream_reset_rate", Rejected("the limit on resets is built in")),
-        ],
-    ),
-    (
-        "envoy.config.core.v3.KeepaliveSettings",
-        &[
-            ("interval", Used),
-            ("timeout", Used),
-            ("interval_jitter", Used),
-            ("connection_idle_interval", Ignored("concerns streams to hosts, not from clients")),
         ],
     ),
 ];

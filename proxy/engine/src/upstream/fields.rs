@@ -13,7 +13,6 @@ const NO_SLOW_START: FieldUse = Rejected("slow start is not available yet");
 const NO_REPORTS: FieldUse = Ignored("load reports are sent with load_stats_config only, which is refused");
 const NO_LOCAL_CLUSTER: FieldUse = Ignored("without a local cluster, Envoy does not route by zone either");
 const WITH_TLS: FieldUse = Ignored("takes effect with TLS only, which is refused");
-const SERVER_SIDE: FieldUse = Ignored("concerns requests from clients, not responses of hosts");
 const NO_HTTP3: FieldUse = Rejected("HTTP/3 is not available");
 
 /// Every field of the messages that this module reads.
@@ -384,49 +383,9 @@ pub const FIELDS: &[MessageFields] = &[
         ],
     ),
     ("envoy.extensions.load_balancing_policies.common.v3.LocalityLbConfig.LocalityWeightedLbConfig", &[]),
-];
-
-const NAMES: FieldUse = Ignored("extensions are found by type, not by name");
-const WITHOUT_SELECTORS: FieldUse = Ignored("takes effect with subset_selectors only, which are refused");
-const OWN_SOCKET: FieldUse = Ignored("every query has a socket of its own");
-const OWN_THREADS: FieldUse = Ignored("lookups run on the process's own threads");
-
-/// The same for the HTTP options that clusters share with the connection manager, as far as clusters go.
-///
-/// A field that either side honours is honoured.
-pub const SHARED_FIELDS: &[MessageFields] = &[
     (
         "envoy.config.core.v3.UpstreamHttpProtocolOptions",
         &[("auto_sni", WITH_TLS), ("auto_san_validation", WITH_TLS), ("override_auto_sni_header", WITH_TLS)],
-    ),
-    (
-        "envoy.config.core.v3.HttpProtocolOptions",
-        &[
-            ("idle_timeout", Used),
-            ("max_connection_duration", Used),
-            ("max_connection_duration_jitter", Used),
-            ("max_headers_count", Used),
-            ("max_response_headers_kb", Used),
-            ("max_stream_duration", Used),
-            ("headers_with_underscores_action", SERVER_SIDE),
-            ("max_requests_per_connection", Used),
-        ],
-    ),
-    (
-        "envoy.config.core.v3.Http1ProtocolOptions",
-        &[
-            ("allow_absolute_url", SERVER_SIDE),
-            ("accept_http_10", SERVER_SIDE),
-            ("default_host_for_http_10", SERVER_SIDE),
-            ("header_key_format", Used),
-            ("enable_trailers", Used),
-            ("allow_chunked_length", Used),
-            ("override_stream_error_on_invalid_http_message", Used),
-            ("send_fully_qualified_url", Used),
-            ("use_balsa_parser", Ignored("there is one parser")),
-            ("allow_custom_methods", SERVER_SIDE),
-            ("ignore_http_11_upgrade", SERVER_SIDE),
-        ],
     ),
     (
         "envoy.config.core.v3.Http1ProtocolOptions.HeaderKeyFormat",
@@ -437,49 +396,12 @@ pub const SHARED_FIELDS: &[MessageFields] = &[
         "envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig",
         &[("forward_reason_phrase", Used), ("formatter_type_on_envoy_headers", Used)],
     ),
-    (
-        "envoy.config.core.v3.Http2ProtocolOptions",
-        &[
-            ("hpack_table_size", Used),
-            ("max_concurrent_streams", Used),
-            ("initial_stream_window_size", Used),
-            ("initial_connection_window_size", Used),
-            ("allow_connect", Used),
-            ("allow_metadata", Rejected("METADATA frames are not available")),
-            ("max_outbound_frames", Ignored("frames are made as the peer takes them, none wait")),
-            ("max_outbound_control_frames", Used),
-            ("max_consecutive_inbound_frames_with_empty_payload", Used),
-            ("max_inbound_priority_frames_per_stream", Used),
-            ("max_inbound_window_update_frames_per_data_frame_sent", Used),
-            ("stream_error_on_invalid_http_messaging", Ignored("a broken response costs its stream only")),
-            (
-                "override_stream_error_on_invalid_http_message",
-                Ignored("a broken response costs its stream only"),
-            ),
-            ("custom_settings_parameters", Rejected("custom SETTINGS are not available")),
-            ("connection_keepalive", Used),
-            ("use_oghttp2_codec", Ignored("there is one codec")),
-            ("max_metadata_size", Ignored("concerns METADATA frames only, which are refused")),
-            ("enable_huffman_encoding", Rejected("Huffman coding is always on")),
-            (
-                "max_header_field_size_kb",
-                Rejected("the size of a whole head is limited, not that of a field"),
-            ),
-            ("disallow_obs_text", Rejected("not available yet")),
-            ("stream_reset_burst", Rejected("the limit on resets is built in")),
-            ("stream_reset_rate", Rejected("the limit on resets is built in")),
-        ],
-    ),
-    (
-        "envoy.config.core.v3.KeepaliveSettings",
-        &[
-            ("interval", Used),
-            ("timeout", Used),
-            ("interval_jitter", Used),
-            ("connection_idle_interval", Used),
-        ],
-    ),
 ];
+
+const NAMES: FieldUse = Ignored("extensions are found by type, not by name");
+const WITHOUT_SELECTORS: FieldUse = Ignored("takes effect with subset_selectors only, which are refused");
+const OWN_SOCKET: FieldUse = Ignored("every query has a socket of its own");
+const OWN_THREADS: FieldUse = Ignored("lookups run on the process's own threads");
 
 #[cfg(test)]
 mod tests {
@@ -509,7 +431,7 @@ mod tests {
             }
         }
         let mut seen = std::collections::BTreeSet::new();
-        for (message, fields) in FIELDS.iter().chain(SHARED_FIELDS) {
+        for (message, fields) in FIELDS {
             assert!(seen.insert(message), "{message} is listed twice");
             let mut listed: Vec<&str> = fields.iter().map(|(field, _)| *field).collect();
             let mut wanted: Vec<&str> = all[*message].iter().map(String::as_str).collect();
