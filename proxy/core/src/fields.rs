@@ -85,10 +85,10 @@ pub const FIELDS: &[MessageFields] = &[
         &[
             ("api_type", Used),
             ("transport_api_version", Used),
-            ("cluster_names", Rejected("REST is not available")),
+            ("cluster_names", Used),
             ("grpc_services", Used),
-            ("refresh_delay", Ignored("concerns REST only, which is refused")),
-            ("request_timeout", Ignored("concerns REST only, which is refused")),
+            ("refresh_delay", Used),
+            ("request_timeout", Used),
             ("rate_limit_settings", Used),
             ("set_node_on_first_message_only", Used),
             ("config_validators", Rejected("validators are not available")),

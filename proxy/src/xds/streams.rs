@@ -5,11 +5,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proxy_core::config::BuildEnv;
+use prost::{Message, Name};
+use proxy_core::config::{BuildEnv, duration};
 use proxy_engine::state::{Kind, Source, SourceId, Store};
 use tokio::sync::mpsc;
 use xds::client::filesystem::{self, FileConfig};
 use xds::client::grpc::{self, GrpcConfig};
+use xds::client::rest::{self, Json, RestConfig};
 use xds::client::service::Service;
 use xds::client::{Client, Command, Driver, Events};
 use xds::{Event, RateLimit, Settings, TypeUrl, Variant};
@@ -17,8 +19,9 @@ use xds_api::envoy::config::bootstrap::v3::Bootstrap;
 use xds_api::envoy::config::core::v3::api_config_source::ApiType;
 use xds_api::envoy::config::core::v3::grpc_service::TargetSpecifier;
 use xds_api::envoy::config::core::v3::{ApiConfigSource, Node};
-use xds_api::envoy::service::discovery::v3::DiscoveryResponse;
-use xds_api::read::{Options, Source as Text, UnknownFields, read};
+use xds_api::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
+use xds_api::read::{Format, Options, Source as Text, UnknownFields, read};
+use xds_api::write::{JsonOptions, to_json};
 
 use super::dial::Directory;
 use super::observer::StreamStats;
@@ -63,7 +66,7 @@ impl Streams {
             node: node(env, bootstrap),
             ads: bootstrap.dynamic_resources.as_ref().and_then(|dynamic| dynamic.ads_config.clone()),
             directory,
-            stats: StreamStats::new(&env.stats),
+            stats: StreamStats::new(&env.stats, bootstrap.dynamic_resources.as_ref()),
             events,
         }
     }
@@ -78,6 +81,7 @@ impl Streams {
         let type_url = TypeUrl::new(kind.type_url());
         let (client, mut events, driver) = match config {
             Source::Ads => self.grpc(self.ads.as_ref()?, Service::Aggregated)?,
+            Source::Api(api) if api.api_type == ApiType::Rest as i32 => self.rest(api, &type_url)?,
             Source::Api(api) => self.grpc(api, Service::Single(type_url))?,
             Source::File { path, watched_directory } => {
                 let config = FileConfig {
@@ -110,6 +114,16 @@ impl Streams {
         if let Some(client) = self.open.get(&key) {
             client.apply(commands);
         }
+    }
+
+    fn rest(&self, api: &ApiConfigSource, type_url: &TypeUrl) -> Option<(Client, Events, Driver)> {
+        let cluster = api.cluster_names.first()?;
+        let mut config = RestConfig::new(cluster, type_url, api.refresh_delay.as_ref().and_then(duration)?);
+        if let Some(timeout) = api.request_timeout.as_ref().and_then(duration) {
+            config.request_timeout = timeout;
+        }
+        let (directory, stats) = (self.directory.clone(), Arc::new(self.stats.clone()));
+        rest::client(self.node.clone(), config, directory, Arc::new(ProtoJson), stats)
     }
 
     fn grpc(&self, api: &ApiConfigSource, service: Service) -> Option<(Client, Events, Driver)> {
@@ -153,6 +167,26 @@ fn node(env: &BuildEnv, bootstrap: &Bootstrap) -> Node {
         node.user_agent_name = "outrigger".to_owned();
     }
     node
+}
+
+/// The bodies of polls.
+struct ProtoJson;
+
+impl Json for ProtoJson {
+    fn encode(&self, request: &DiscoveryRequest) -> Result<Vec<u8>, String> {
+        let mut text = String::new();
+        let type_url = format!("type.googleapis.com/{}", DiscoveryRequest::full_name());
+        to_json(&type_url, &request.encode_to_vec(), &JsonOptions::default(), &mut text)
+            .map_err(|error| format!("{error:?}"))?;
+        Ok(text.into_bytes())
+    }
+
+    fn decode(&self, bytes: &[u8]) -> Result<DiscoveryResponse, String> {
+        let options = Options { unknown_fields: UnknownFields::Allow };
+        read::<DiscoveryResponse>(&Text { name: "", text: bytes, format: Format::Json }, &options)
+            .map(|loaded| loaded.message)
+            .map_err(|errors| errors.to_string())
+    }
 }
 
 /// A configuration file as a response, by Envoy's rules for text.

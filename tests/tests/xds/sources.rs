@@ -4,13 +4,15 @@ use std::path::Path;
 
 use anyhow::{Result, anyhow, ensure};
 use integration::client::Client;
-use integration::expect::{SOON, within};
+use integration::expect::{SOON, eventually, within};
 use integration::process::{Kind, Proxy};
+use integration::upstream::{Reply, Upstream};
 use prost::{Message, Name};
 use prost_types::Any;
 use xds::client::service::Service;
 use xds::fake::{ManagementServer, Served};
-use xds_api::envoy::service::discovery::v3::DiscoveryResponse;
+use xds_api::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
+use xds_api::read::{Format, Options, Source, read};
 use xds_api::write::{JsonOptions, to_json};
 
 use crate::rig::*;
@@ -79,6 +81,60 @@ async fn the_stream_rides_a_unix_domain_socket() -> Result<()> {
     let mut connection = Client::connect(proxy.listener("l")?).await?;
     ensure!(mark(&mut connection).await? == "1");
     proxy.stop().await
+}
+
+/// 200 with a `DiscoveryResponse`.
+fn polled(version: &str, resources: &[Served]) -> Result<Reply> {
+    let body = file_of(version, resources)?;
+    Ok(Reply::raw(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len())))
+}
+
+#[tokio::test]
+async fn clusters_are_polled_by_rest() -> Result<()> {
+    let server = Upstream::start().await?;
+    let addr = server.addr();
+    server.push(polled("first", &[static_cluster("c", addr)?])?);
+    server.push(Reply::raw("HTTP/1.1 304 Not Modified\r\n\r\n"));
+    server.push(Reply::raw("HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\n\r\n"));
+    server.push(polled("second", &[static_cluster("c", addr)?, static_cluster("d", addr)?])?);
+    let config = format!(
+        "
+node: {{id: test, cluster: test}}
+admin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}}}
+dynamic_resources:
+  cds_config:
+    resource_api_version: V3
+    api_config_source: {{api_type: REST, transport_api_version: V3, cluster_names: [m], refresh_delay: 0.02s}}
+static_resources:
+  clusters:
+  - name: m
+    type: STATIC
+    load_assignment: {{cluster_name: m, endpoints: [{{lb_endpoints: [{{endpoint: {{address: {}}}}}]}}]}}
+",
+        socket(addr)
+    );
+    let proxy = Proxy::start(&binary()?, &config).await?;
+    eventually("both clusters", SOON, async || {
+        let clusters = proxy.admin().get("/clusters").await.ok()?;
+        (clusters.contains("c::added_via_api::true") && clusters.contains("d::added_via_api::true"))
+            .then_some(())
+    })
+    .await?;
+    let failures = proxy.admin().stat("cluster_manager.cds.update_failure").await?;
+    proxy.stop().await?;
+    ensure!(failures > 0, "the 500 is a failure");
+    let received = server.received();
+    let mut versions = Vec::new();
+    for request in received.iter().take(4) {
+        ensure!(request.line == "POST /v3/discovery:clusters HTTP/1.1", "{request:?}");
+        ensure!(request.fields.contains(&("host".to_owned(), "m".to_owned())), "{request:?}");
+        let body = Source { name: "request", text: &request.body, format: Format::Json };
+        let asked = read::<DiscoveryRequest>(&body, &Options::default())?.message;
+        ensure!(asked.node.is_some_and(|node| node.id == "test"), "the node is in every request");
+        versions.push(asked.version_info);
+    }
+    ensure!(versions == ["", "first", "first", "first"], "{versions:?}");
+    Ok(())
 }
 
 /// A `DiscoveryResponse` as JSON, for a file.
@@ -215,10 +271,12 @@ async fn other_sources_are_refused() -> Result<()> {
     if subject.kind != Kind::Outrigger {
         return Ok(());
     }
-    let rest = "{api_config_source: {api_type: REST, transport_api_version: V3, cluster_names: [m], refresh_delay: 1s}}";
+    let rest = "{api_config_source: {api_type: REST, transport_api_version: V3, cluster_names: [m, o], refresh_delay: 1s}}";
     let google = "{api_config_source: {api_type: GRPC, transport_api_version: V3, grpc_services: [{google_grpc: {target_uri: 'x:1', stat_prefix: g}}]}}";
     let clusters = management_cluster("{socket_address: {address: 127.0.0.1, port_value: 1}}");
-    for (source, path) in [(rest, "REST is not available"), (google, "google_grpc: use envoy_grpc")] {
+    for (source, path) in
+        [(rest, "cluster_names: must be one cluster"), (google, "google_grpc: use envoy_grpc")]
+    {
         let verdict = subject.validate(&bootstrap_with(&clusters, "GRPC", source))?;
         ensure!(
             !verdict.accepted && verdict.text.contains("dynamic_resources.lds_config"),

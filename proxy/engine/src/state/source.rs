@@ -107,7 +107,7 @@ pub enum ApiUse {
     Single,
 }
 
-/// Whether streams can be opened as `api` says: over gRPC, to a cluster.
+/// Whether streams can be opened as `api` says: over gRPC, or by polling, to a cluster.
 pub fn check_api(api: &core::ApiConfigSource, usage: ApiUse, cx: &mut BuildCx<'_>) -> Result<(), Rejected> {
     if api.transport_api_version == VERSION_2 {
         return Err(cx.at("transport_api_version", |cx| cx.reject("version 2 is not available, use V3")));
@@ -122,14 +122,20 @@ pub fn check_api(api: &core::ApiConfigSource, usage: ApiUse, cx: &mut BuildCx<'_
             }));
         }
         (Ok(ApiType::AggregatedGrpc | ApiType::AggregatedDeltaGrpc), ApiUse::Aggregated) => {}
-        (Ok(ApiType::Rest), _) => {
-            return Err(cx.at("api_type", |cx| cx.reject("REST is not available")));
+        (Ok(ApiType::Rest), ApiUse::Single) => return check_rest(api, cx),
+        (Ok(ApiType::Rest), ApiUse::Aggregated) => {
+            return Err(cx.at("api_type", |cx| cx.reject("REST has no aggregated stream")));
         }
         #[allow(deprecated)]
         (Ok(ApiType::DeprecatedAndUnavailableDoNotUse) | Err(_), _) => {
-            return Err(cx.at("api_type", |cx| cx.reject("must be GRPC or DELTA_GRPC")));
+            return Err(cx.at("api_type", |cx| cx.reject("must be GRPC, DELTA_GRPC or REST")));
         }
     }
+    cx.reject_if(
+        !api.cluster_names.is_empty(),
+        "cluster_names",
+        "cannot be set with gRPC, which names its cluster in grpc_services",
+    )?;
     let Some(service) = api.grpc_services.first() else {
         return Err(cx.at("grpc_services", |cx| cx.reject("must name a cluster")));
     };
@@ -145,4 +151,27 @@ pub fn check_api(api: &core::ApiConfigSource, usage: ApiUse, cx: &mut BuildCx<'_
         }
         None => Err(cx.reject("target_specifier: is required")),
     })
+}
+
+/// What polling needs: one cluster, and how often.
+fn check_rest(api: &core::ApiConfigSource, cx: &mut BuildCx<'_>) -> Result<(), Rejected> {
+    let services = cx.reject_if(
+        !api.grpc_services.is_empty(),
+        "grpc_services",
+        "cannot be set with REST, which names its cluster in cluster_names",
+    );
+    let cluster = match api.cluster_names.as_slice() {
+        [_] => Ok(()),
+        _ => Err(cx.at("cluster_names", |cx| cx.reject("must be one cluster"))),
+    };
+    let delay = match api.refresh_delay.as_ref().and_then(duration) {
+        Some(_) => Ok(()),
+        None => Err(cx.at("refresh_delay", |cx| cx.reject("is required with REST"))),
+    };
+    let limit = cx.reject_if(
+        api.rate_limit_settings.is_some(),
+        "rate_limit_settings",
+        "concerns gRPC only: polls are as far apart as refresh_delay says",
+    );
+    services.and(cluster).and(delay).and(limit)
 }
