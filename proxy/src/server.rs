@@ -12,12 +12,16 @@ use proxy_core::extension::access_log::AccessLog;
 use proxy_core::log_filter::{build_access_log, build_access_logs};
 use proxy_core::names::Names;
 use proxy_core::runtime::{Runtime, RuntimeLayer};
-use proxy_core::stats::groups::ServerStats;
-use proxy_core::stats::{self, Registry, ShardId, set_shard};
+use proxy_core::stats::groups::{
+    HighMemoryStreamStats, OverloadStats, ResourceMonitorStats, RouterStats, ServerStats,
+    ThreadLocalClusterManagerStats,
+};
+use proxy_core::stats::{self, Cells, Registry, ShardId, Shared, set_shard};
 use proxy_engine::listener::accept::{ConnectionLimit, GLOBAL_LIMIT, GlobalConnections};
 use proxy_engine::local::drain::{DrainStrategy, ProcessDrain};
+use proxy_engine::local::watchdog::Watchdog;
 use proxy_engine::log_file::FileLogs;
-use proxy_engine::net::socket;
+use proxy_engine::net::socket::{self, HostAddress};
 use proxy_engine::state::Store;
 use proxy_engine::upstream::dns::Resolvers;
 use proxy_engine::worker::{WorkerSetup, Workers};
@@ -198,6 +202,10 @@ fn node_info(bootstrap: &Bootstrap, options: &cli::Options) -> NodeInfo {
         id: or(node.id, &options.service_node),
         cluster: or(node.cluster, &options.service_cluster),
         zone: or(node.locality.map(|locality| locality.zone).unwrap_or_default(), &options.service_zone),
+        address: Some(socket::host_address(match options.local_address_ip_version {
+            cli::IpVersion::V4 => HostAddress::V4,
+            cli::IpVersion::V6 => HostAddress::V6,
+        })),
     }
 }
 
@@ -269,7 +277,9 @@ async fn serve(built: Built, options: cli::Options) -> anyhow::Result<()> {
     let workers = options.workers();
     let drain = Arc::new(ProcessDrain::new(options.drain_time, strategy));
     let connections = GlobalConnections::new(connection_limit(&built));
+    let watchdog = Watchdog::start(&built.env.stats)?;
     let setup = Arc::new(WorkerSetup {
+        watchdog: watchdog.clone(),
         env: built.env.clone(),
         drain: drain.clone(),
         connections: connections.clone(),
@@ -279,7 +289,7 @@ async fn serve(built: Built, options: cli::Options) -> anyhow::Result<()> {
         &built.env,
         built.store,
         &built.bootstrap,
-        Resolvers::new(built.settings.resolver.clone()),
+        Resolvers::new(built.settings.resolver.clone(), &built.env.stats),
         options.drain_time,
     );
     let process = Rc::new(Process {
@@ -301,6 +311,8 @@ async fn serve(built: Built, options: cli::Options) -> anyhow::Result<()> {
     let (interval, version) =
         (flush_interval(&built.bootstrap), built.bootstrap.stats_server_version_override);
     tokio::task::spawn_local(flush_statistics(process.clone(), interval, version));
+    tokio::task::spawn_local(watchdog.watch("main_thread", "main_thread"));
+    let _standing = StandingStats::new(&process.env.stats, built.settings.most_connections.is_some());
     // With thousands of clusters it is the largest thing there is; what is dumped of it is kept as bytes.
     drop(built.bootstrap);
     tracing::info!("starting main dispatch loop");
@@ -328,6 +340,26 @@ fn connection_limit(built: &Built) -> ConnectionLimit {
     ConnectionLimit::Runtime(built.env.runtime.clone())
 }
 
+/// Names that are there in Envoy from the start and for ever, whatever happens to them.
+struct StandingStats {
+    _overload: Shared<OverloadStats>,
+    _connections: Option<Shared<ResourceMonitorStats>>,
+    _streams: Shared<HighMemoryStreamStats>,
+    _async_client: Cells<RouterStats>,
+}
+
+impl StandingStats {
+    fn new(stats: &Arc<Registry>, limits_connections: bool) -> Self {
+        let monitor = || stats.scope("overload.envoy.resource_monitors.global_downstream_max_connections");
+        Self {
+            _overload: stats.scope("overload").shared(),
+            _connections: limits_connections.then(|| monitor().shared()),
+            _streams: stats.scope("envoy.overload_actions.reset_high_memory_stream").shared(),
+            _async_client: stats.scope("http.async-client").cells(),
+        }
+    }
+}
+
 /// `stats_flush_interval`, 5 s by default.
 fn flush_interval(bootstrap: &Bootstrap) -> Duration {
     bootstrap
@@ -344,6 +376,8 @@ fn flush_interval(bootstrap: &Bootstrap) -> Duration {
 async fn flush_statistics(process: Rc<Process>, interval: Duration, version: Option<u64>) {
     let server = process.env.stats.scope("server").shared::<ServerStats>();
     count_runtime(&process.env);
+    let held = process.env.stats.scope("thread_local_cluster_manager.main_thread");
+    let held: Shared<ThreadLocalClusterManagerStats> = held.shared();
     server.concurrency.set(process.options.workers() as u64);
     server.live.set(1);
     server.hot_restart_epoch.set(process.options.restart_epoch.into());
@@ -367,6 +401,7 @@ async fn flush_statistics(process: Rc<Process>, interval: Duration, version: Opt
         server.memory_heap_size.set(memory.heap_size);
         server.memory_physical_size.set(memory.total_physical_bytes);
         server.total_connections.set(process.connections.count() as u64);
+        held.clusters_inflated.set(process.configuration.store().active_clusters().count() as u64);
         tokio::time::sleep(interval).await;
         process.env.stats.flush();
     }

@@ -1,6 +1,7 @@
 //! From a configuration message to an immutable runtime object: the path, the errors, and what building may ask for.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use xds_api::envoy::config::core::v3::BindConfig;
@@ -42,6 +43,8 @@ pub struct NodeInfo {
     pub cluster: String,
     /// `node.locality.zone`, or `--service-zone`.
     pub zone: String,
+    /// The address that stands for this host where a client on the host itself has only a loopback address.
+    pub address: Option<IpAddr>,
 }
 
 /// What building may ask of the process; one for its whole life.

@@ -6,3 +6,4 @@ pub(crate) mod contain;
 pub mod drain;
 pub mod header_maps;
 pub mod timers;
+pub mod watchdog;

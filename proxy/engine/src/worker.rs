@@ -11,7 +11,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use proxy_core::config::BuildEnv;
-use proxy_core::stats::{ShardId, set_shard};
+use proxy_core::stats::groups::ThreadLocalClusterManagerStats;
+use proxy_core::stats::{ShardId, Shared, set_shard};
 use tokio::runtime::{LocalOptions, LocalRuntime};
 use tokio::sync::mpsc;
 
@@ -22,6 +23,7 @@ use crate::listener::accept::{
 use crate::listener::config::Listener;
 use crate::local::contain::vital;
 use crate::local::drain::{DrainStrategy, ProcessDrain};
+use crate::local::watchdog::Watchdog;
 use crate::local::{clock, timers};
 use crate::router::Routes;
 pub use crate::state::Snapshot;
@@ -55,6 +57,8 @@ pub struct WorkerSetup {
     pub connections: Arc<GlobalConnections>,
     /// Has the allocator give back what the calling thread freed.
     pub give_back: fn(),
+    /// Notices workers that are stuck.
+    pub watchdog: Arc<Watchdog>,
 }
 
 impl Workers {
@@ -199,6 +203,10 @@ async fn run(
     };
     let listeners = Listeners::new(context, index, setup.connections.clone(), Box::new(hand_over));
     tokio::task::spawn_local(vital(timers::drive()));
+    let (watchdog, name) = (setup.watchdog.clone(), format!("worker_{index}"));
+    let held = setup.env.stats.scope(&format!("thread_local_cluster_manager.{name}"));
+    let held: Shared<ThreadLocalClusterManagerStats> = held.shared();
+    tokio::task::spawn_local(async move { watchdog.watch(&name, "workers").await });
     let sweeping = clusters.clone();
     tokio::task::spawn_local(vital(async move { sweeping.sweep().await }));
     tokio::task::spawn_local(vital(tidy(setup.give_back)));
@@ -207,6 +215,7 @@ async fn run(
         match message {
             Message::Snapshot(snapshot) => {
                 clusters.install(&snapshot.clusters);
+                held.clusters_inflated.set(snapshot.clusters.iter().flatten().count() as u64);
                 routes.install(&snapshot.routes);
             }
             Message::HostsChanged(slot) => clusters.hosts_changed(slot),

@@ -1,4 +1,4 @@
-//! What Envoy's profilers and tracers would answer: this build has none and says so.
+//! What Envoy's profilers and tracers would answer: this build has none and says so, as Envoy does of what is not in its.
 
 use http::StatusCode;
 
@@ -6,11 +6,31 @@ use super::request::Request;
 use super::response::Response;
 use super::state::AdminState;
 
-pub(super) fn unsupported(_state: &dyn AdminState, request: &Request) -> Response {
+/// Profilers that are started and stopped.
+pub(super) fn switchable(_state: &dyn AdminState, request: &Request) -> Response {
+    match request.param("enable") {
+        Some("y" | "n") => unsupported(request),
+        _ => Response::error(StatusCode::BAD_REQUEST, "?enable=<y|n>\n"),
+    }
+}
+
+/// The heap profiler; Envoy's release has none either, and does not look at the parameters.
+pub(super) fn heap_profiler(_state: &dyn AdminState, _request: &Request) -> Response {
+    Response::error(StatusCode::NOT_IMPLEMENTED, "The current build does not support heap profiler")
+}
+
+/// Dumps and statistics of an allocator that is not used here.
+pub(super) fn allocator(_state: &dyn AdminState, request: &Request) -> Response {
+    unsupported(request)
+}
+
+fn unsupported(request: &Request) -> Response {
     let body = format!("The current build does not support {}\n", request.path.trim_start_matches('/'));
     Response::error(StatusCode::NOT_IMPLEMENTED, body)
 }
 
 pub(super) fn contention(_state: &dyn AdminState, _request: &Request) -> Response {
-    Response::text("Mutex contention tracing is not enabled.\n")
+    Response::text(
+        "Mutex contention tracing is not enabled. To enable, run Envoy with flag --enable-mutex-tracing.",
+    )
 }

@@ -55,7 +55,7 @@ const ENABLE: &[(&str, &str)] = &[("enable", "Start or stop; One of (y, n)")];
 /// Every endpoint, sorted by path.
 pub(super) const ENDPOINTS: &[Endpoint] = &[
     reads("/", "Admin home page", &[], home::page),
-    changes("/allocprofiler", "allocation profiler (not in this build)", ENABLE, profiling::unsupported),
+    changes("/allocprofiler", "allocation profiler (not in this build)", ENABLE, profiling::switchable),
     reads("/certs", "certificates in use", &[], certs::certs),
     reads(
         "/clusters",
@@ -78,7 +78,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         config_dump::config_dump,
     ),
     reads("/contention", "mutex contention (not traced by this build)", &[], profiling::contention),
-    changes("/cpuprofiler", "CPU profiler (not in this build)", ENABLE, profiling::unsupported),
+    changes("/cpuprofiler", "CPU profiler (not in this build)", ENABLE, profiling::switchable),
     changes(
         "/drain_listeners",
         "drain listeners",
@@ -91,8 +91,8 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     ),
     changes("/healthcheck/fail", "fail health checks from now on", &[], lifecycle::fail_health_check),
     changes("/healthcheck/ok", "pass health checks again", &[], lifecycle::pass_health_check),
-    reads("/heap_dump", "heap dump (not in this build)", &[], profiling::unsupported),
-    changes("/heapprofiler", "heap profiler (not in this build)", ENABLE, profiling::unsupported),
+    reads("/heap_dump", "heap dump (not in this build)", &[], profiling::allocator),
+    changes("/heapprofiler", "heap profiler (not in this build)", ENABLE, profiling::heap_profiler),
     reads("/help", "this list", &[], help),
     reads("/hot_restart_version", "hot restart compatibility version", &[], server_info::hot_restart_version),
     reads(
@@ -117,7 +117,8 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         logging::logging,
     ),
     reads("/memory", "memory in use", &[], memory::memory),
-    reads("/peak_heap_dump", "heap dump at its peak (not in this build)", &[], profiling::unsupported),
+    reads("/memory/tcmalloc", "statistics of tcmalloc (not in this build)", &[], profiling::allocator),
+    reads("/peak_heap_dump", "heap dump at its peak (not in this build)", &[], profiling::allocator),
     changes("/quitquitquit", "end the process", &[], lifecycle::quit),
     reads("/ready", "state of the server: 200 if LIVE, otherwise 503", &[], lifecycle::ready),
     changes("/reopen_logs", "open the access logs anew", &[], lifecycle::reopen_logs),

@@ -369,7 +369,11 @@ async fn unknown_and_forbidden_paths_and_methods() {
         assert_eq!(get(address, "/quitquitquit").await, (405, reason));
         assert_eq!(send(address, "DELETE", "/logging").await.0, 405);
         assert_eq!(post(address, "/ready").await, (200, "LIVE\n".to_owned()));
-        assert_eq!(post(address, "/cpuprofiler?enable=y").await.0, 501);
+        assert_eq!(post(address, "/cpuprofiler").await, (400, "?enable=<y|n>\n".to_owned()));
+        for path in ["/cpuprofiler?enable=y", "/allocprofiler?enable=n", "/heapprofiler"] {
+            assert_eq!(post(address, path).await.0, 501, "{path}");
+        }
+        assert_eq!(get(address, "/memory/tcmalloc").await.0, 501);
     })
     .await;
 }

@@ -1,7 +1,10 @@
 //! What becomes of every field of the bootstrap's own messages.
 
 use proxy_core::config::FieldUse::{Ignored, Rejected, Used};
-use proxy_core::config::MessageFields;
+use proxy_core::config::{FieldUse, MessageFields};
+
+const WATCHDOG: FieldUse =
+    Ignored("stuck threads are counted with Envoy's default limits, and never end the process");
 
 /// Fields by message.
 pub const FIELDS: &[MessageFields] = &[
@@ -21,8 +24,8 @@ pub const FIELDS: &[MessageFields] = &[
             ("stats_flush_interval", Used),
             ("stats_flush_on_admin", Ignored("statistics are current whenever they are read")),
             ("stats_eviction_interval", Ignored("statistics are kept")),
-            ("watchdog", Ignored("there is no watchdog")),
-            ("watchdogs", Ignored("there is no watchdog")),
+            ("watchdog", WATCHDOG),
+            ("watchdogs", WATCHDOG),
             ("tracing", Rejected("tracing is not available yet")),
             ("layered_runtime", Used),
             ("admin", Used),

@@ -66,7 +66,7 @@ impl Streams {
             node: node(env, bootstrap),
             ads: bootstrap.dynamic_resources.as_ref().and_then(|dynamic| dynamic.ads_config.clone()),
             directory,
-            stats: StreamStats::new(&env.stats, bootstrap.dynamic_resources.as_ref()),
+            stats: StreamStats::new(&env.stats),
             events,
         }
     }

@@ -48,6 +48,14 @@ const ROUTES: &str = r#"
   route: {cluster: up, host_rewrite_header: x-host}
 - match: {prefix: /rewrite/path}
   route: {cluster: up, host_rewrite_path_regex: {pattern: {regex: "^/rewrite/path/(.+)$"}, substitution: "\\1.test"}}
+- match: {prefix: /rewrite/format}
+  route: {cluster: up, path_rewrite: "/x/%REQ(x-a)%%PATH(NQ)%", host_rewrite: "%REQ(x-a)%.test"}
+- match: {prefix: /rewrite/maybe}
+  route: {cluster: up, path_rewrite: "%REQ(x-a)%", host_rewrite: "%REQ(x-a)%"}
+- match: {prefix: /rewrite/query}
+  route: {cluster: up, path_rewrite: "/new?a=%REQ(x-a)%"}
+- match: {prefix: /redirect/format}
+  redirect: {path_rewrite: "/r/%REQ(x-a)%"}
 - match: {prefix: /weighted}
   route:
     weighted_clusters:
@@ -145,6 +153,12 @@ pub(crate) fn cases() -> Vec<Case> {
         get("host rewrite", "/rewrite/host"),
         with("host rewrite from a header", "/rewrite/header", "x-host: from-header.test\r\n"),
         get("host rewrite from the path", "/rewrite/path/abc?d"),
+        with("formatted rewrites", "/rewrite/format/p?b=c", "x-a: one\r\n"),
+        get("formatted rewrites of what is missing", "/rewrite/format/p?b=c"),
+        with("formatted path without a slash", "/rewrite/maybe?b=c", "x-a: one\r\n"),
+        get("formatted path that is empty", "/rewrite/maybe?b=c"),
+        with("formatted path with a query", "/rewrite/query?b=c", "x-a: one\r\n"),
+        with("formatted redirect", "/redirect/format?b=c", "x-a: one\r\n"),
         get("weighted clusters", "/weighted"),
         with("cluster from a header", "/by-header", "x-cluster: up\r\n"),
         with("cluster from a header that names none", "/by-header", "x-cluster: nobody\r\n"),

@@ -17,7 +17,7 @@ pub use listener::{
 };
 pub use server::{
     CaresStats, ClusterManagerStats, ConfigReloadStats, ControlPlaneStats, FilesystemStats,
-    HighMemoryStreamStats, OverloadStats, RdsStats, RuntimeStats, ServerStats,
+    HighMemoryStreamStats, OverloadStats, RdsStats, ResourceMonitorStats, RuntimeStats, ServerStats,
     ThreadLocalClusterManagerStats, WatchdogStats, XdsStats,
 };
 

@@ -2,6 +2,7 @@
 //!
 //! Source: Envoy `http_connection_manager.proto`; defaults as documented there.
 
+use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use proxy_core::extension::message_name;
 use proxy_core::log_filter::build_access_logs;
 use proxy_core::names::Name;
 use proxy_core::stats::Cells;
-use proxy_core::stats::groups::{Http1Stats, Http2Stats, HttpStats};
+use proxy_core::stats::groups::{Http1Stats, Http2Stats, HttpStats, TracingStats};
 use xds_api::envoy::config::core::v3 as core;
 use xds_api::envoy::config::core::v3::http_protocol_options::HeadersWithUnderscoresAction;
 use xds_api::envoy::extensions::filters::http::router::v3::Router;
@@ -136,8 +137,12 @@ pub struct ConnectionManager {
     pub stream_error_on_invalid_http_message: bool,
     /// `http.<stat_prefix>`
     pub stats: Cells<HttpStats>,
+    /// What stands for a client on this host in `x-forwarded-for`.
+    pub host_address: Option<IpAddr>,
     /// `http1`
     pub http1_stats: Cells<Http1Stats>,
+    /// `http.<stat_prefix>.tracing`; nothing is traced, but the names are there in Envoy without tracing too.
+    pub tracing_stats: Cells<TracingStats>,
     /// `http2`
     pub http2_stats: Cells<Http2Stats>,
 }
@@ -198,8 +203,10 @@ pub struct Upgrade {
 }
 
 /// Options of the router filter.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct RouterOptions {
+    /// Count what becomes of requests: response codes and times of clusters, routes and virtual clusters.
+    pub dynamic_stats: bool,
     /// Add no `x-envoy-*` headers.
     pub suppress_envoy_headers: bool,
     /// Take the request's own `x-envoy-expected-rq-timeout-ms` for the timeout.
@@ -440,6 +447,7 @@ impl ConnectionManager {
             keep_client_cert: proto.forward_client_cert_details == ALWAYS_FORWARD_ONLY,
             via: via?,
             server_name: server_name?,
+            host_address: cx.env.node.address,
             server_header: ServerHeaderTransformation::try_from(proto.server_header_transformation)
                 .unwrap_or(ServerHeaderTransformation::Overwrite),
             scheme_overwrite: scheme_overwrite?,
@@ -463,6 +471,7 @@ impl ConnectionManager {
             stream_error_on_invalid_http_message: forgives(proto),
             stats: scope.cells(),
             http1_stats: cx.env.stats.scope("http1").cells(),
+            tracing_stats: scope.child("tracing").cells(),
             http2_stats: cx.env.stats.scope("http2").cells(),
         })
     }
@@ -598,6 +607,7 @@ fn build_router(payload: &[u8], cx: &mut BuildCx<'_>) -> Result<RouterOptions, R
     let proto = Router::decode(payload).map_err(|error| cx.reject(format!("cannot be decoded: {error}")))?;
     Ok(RouterOptions {
         suppress_envoy_headers: proto.suppress_envoy_headers,
+        dynamic_stats: proto.dynamic_stats.unwrap_or(true),
         respect_expected_rq_timeout: proto.respect_expected_rq_timeout,
     })
 }

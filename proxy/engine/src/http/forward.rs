@@ -72,7 +72,7 @@ impl Stream<'_> {
                 stats.rq_direct_response.inc();
                 let mut reply = LocalReply::new(redirect.status, Bytes::new(), "direct_response");
                 let headers = self.envoy_headers();
-                if let Some(location) = route.redirect(&mut self.request, headers) {
+                if let Some(location) = route.redirect(&mut self.request, &self.info, headers) {
                     reply.headers.insert(header::LOCATION, location);
                 }
                 Err(self.route_reply(reply))
@@ -503,7 +503,7 @@ impl Stream<'_> {
     /// The upstream's response is complete.
     pub(crate) fn upstream_complete(&mut self, now: Instant) {
         self.info.upstream.last_rx = Some(now);
-        if let Some(guard) = &self.in_flight {
+        if let Some(guard) = self.in_flight.as_ref().filter(|_| self.cx.manager.router.dynamic_stats) {
             let since = self.info.request_complete.unwrap_or(self.info.start);
             let elapsed = u64::try_from(now.saturating_duration_since(since).as_millis()).unwrap_or(u64::MAX);
             for stats in self.route_stats() {
@@ -526,7 +526,9 @@ impl Stream<'_> {
 
     /// Counts a response of the cluster, or one made in its place.
     pub(crate) fn charge(&self, status: StatusCode) {
-        let Some(cluster) = &self.cluster else { return };
+        let Some(cluster) = self.cluster.as_ref().filter(|_| self.cx.manager.router.dynamic_stats) else {
+            return;
+        };
         for stats in self.route_stats() {
             stats.here().upstream_rq.inc(status.as_u16());
         }

@@ -68,7 +68,7 @@ pub(crate) fn apply(
             hops => forwarded_for(&request.headers, hops - 1).map(|(address, _)| address),
         };
         if !manager.skip_xff_append {
-            append_forwarded_for(request, connection);
+            append_forwarded_for(manager, request, connection);
         }
         (address, is_single)
     } else {
@@ -177,10 +177,10 @@ fn forwarded_for(headers: &HeaderMap, skip: usize) -> Option<(IpAddr, bool)> {
     Some((address, is_single))
 }
 
-fn append_forwarded_for(request: &mut RequestHead, connection: &ConnectionInfo) {
+fn append_forwarded_for(manager: &ConnectionManager, request: &mut RequestHead, connection: &ConnectionInfo) {
     let Some(ip) = connection.remote.ip() else { return };
     // A loopback peer says nothing to the upstream; Envoy names this host instead.
-    let ip = if ip.is_loopback() { crate::net::socket::host_address(ip.is_ipv4()).unwrap_or(ip) } else { ip };
+    let ip = manager.host_address.filter(|_| ip.is_loopback()).unwrap_or(ip);
     let mut buffer = [0_u8; 45];
     let text = {
         use std::io::Write;

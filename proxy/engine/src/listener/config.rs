@@ -14,7 +14,7 @@ use proxy_core::extension::network_filter::{NetworkFilter, NetworkFilterConfig, 
 use proxy_core::log_filter::build_access_logs;
 use proxy_core::metadata::Metadata;
 use proxy_core::stats::Cells;
-use proxy_core::stats::groups::{ListenerHttpStats, ListenerStats, RouterStats};
+use proxy_core::stats::groups::{ListenerExtensionStats, ListenerHttpStats, ListenerStats, RouterStats};
 use xds_api::envoy::config::core::v3 as core;
 use xds_api::envoy::config::core::v3::TrafficDirection;
 use xds_api::envoy::config::listener::v3 as proto;
@@ -74,6 +74,8 @@ pub struct Listener {
     pub stat_prefix: String,
     /// `listener.<address>`
     pub stats: Cells<ListenerStats>,
+    /// `listener.<address>`: what is delivered apart from the listener, which nothing is yet.
+    pub extension_stats: Cells<ListenerExtensionStats>,
 }
 
 /// A listener filter and when it is skipped.
@@ -229,6 +231,7 @@ impl Listener {
             access_logs: access_logs?,
             metadata: Metadata::new(proto.metadata.as_ref()),
             stats: scope.cells(),
+            extension_stats: scope.cells(),
             stat_prefix,
         }))
     }

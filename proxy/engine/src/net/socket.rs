@@ -1,9 +1,8 @@
 //! Making, binding, connecting and configuring sockets.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use proxy_core::address::Address;
@@ -262,21 +261,23 @@ pub fn original_destination(tcp: &TcpStream) -> Option<Address> {
     }
 }
 
-/// An address of this host that others can reach: that of the first interface which is up and not loopback.
-pub fn host_address(v4: bool) -> Option<IpAddr> {
-    static ADDRESSES: OnceLock<[Option<IpAddr>; 2]> = OnceLock::new();
-    let addresses = ADDRESSES.get_or_init(|| [find_host_address(true), find_host_address(false)]);
-    addresses[usize::from(!v4)]
+/// The address that stands for this host (Envoy's `LocalInfo`): the first of its interfaces' addresses that is of this
+/// family and not loopback, or else the loopback address.
+pub fn host_address(family: HostAddress) -> IpAddr {
+    let is_v4 = family == HostAddress::V4;
+    let addresses = super::sys::interface_addresses().unwrap_or_default();
+    let found = addresses.into_iter().find(|ip| !ip.is_loopback() && ip.is_ipv4() == is_v4);
+    found.unwrap_or(match family {
+        HostAddress::V4 => Ipv4Addr::LOCALHOST.into(),
+        HostAddress::V6 => Ipv6Addr::LOCALHOST.into(),
+    })
 }
 
-/// Asks the routing table which source address a packet to the outside would have; nothing is sent.
-fn find_host_address(v4: bool) -> Option<IpAddr> {
-    // TEST-NET-1 and the documentation prefix (RFC 5737, RFC 3849): never reached, only routed.
-    let (any, outside) = match v4 {
-        true => ("0.0.0.0:0", "192.0.2.1:9"),
-        false => ("[::]:0", "[2001:db8::1]:9"),
-    };
-    let socket = std::net::UdpSocket::bind(any).ok()?;
-    socket.connect(outside).ok()?;
-    Some(socket.local_addr().ok()?.ip()).filter(|ip| !ip.is_unspecified())
+/// The family of the address that stands for this host (`--local-address-ip-version`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostAddress {
+    /// IPv4
+    V4,
+    /// IPv6
+    V6,
 }

@@ -1,8 +1,9 @@
-//! The only `unsafe` of the engine: socket options that no safe library offers, and receiving into memory that nobody has
-//! written to before.
+//! The only `unsafe` of the engine: socket options and interface addresses, which no safe library of ours offers, and receiving
+//! into memory that nobody has written to before.
 #![allow(unsafe_code)]
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use bytes::BytesMut;
@@ -34,4 +35,46 @@ pub fn set_transparent_v6(socket: &impl AsFd) -> io::Result<()> {
 /// Turns TCP Fast Open on for a listening socket.
 pub fn set_fast_open(socket: &impl AsFd, queue: u32) -> io::Result<()> {
     set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_FASTOPEN, &queue.to_ne_bytes())
+}
+
+/// The addresses of this host's interfaces, in the order of the system.
+pub fn interface_addresses() -> io::Result<Vec<IpAddr>> {
+    let mut first: *mut libc::ifaddrs = std::ptr::null_mut();
+    // SAFETY: the call writes a list of its own to `first`, or nothing and fails.
+    if unsafe { libc::getifaddrs(&raw mut first) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let mut found = Vec::new();
+    let mut next = first;
+    // SAFETY: every pointer of the list is null or denotes an element of it until the list is freed below.
+    while let Some(interface) = unsafe { next.as_ref() } {
+        // SAFETY: as above; an address, where there is one, is as long as its family says.
+        found.extend(unsafe { ip_of(interface.ifa_addr) });
+        next = interface.ifa_next;
+    }
+    // SAFETY: the list came from `getifaddrs` and nothing refers to it any more.
+    unsafe { libc::freeifaddrs(first) };
+    Ok(found)
+}
+
+/// The IP address, if it is one.
+///
+/// # Safety
+/// `address` is null or denotes a socket address as long as its family says.
+unsafe fn ip_of(address: *const libc::sockaddr) -> Option<IpAddr> {
+    // SAFETY: the caller's promise.
+    let family = i32::from(unsafe { address.as_ref() }?.sa_family);
+    match family {
+        libc::AF_INET => {
+            // SAFETY: the family says that it is a `sockaddr_in`; it is read wherever it lies.
+            let v4 = unsafe { address.cast::<libc::sockaddr_in>().read_unaligned() };
+            Some(IpAddr::from(v4.sin_addr.s_addr.to_ne_bytes()))
+        }
+        libc::AF_INET6 => {
+            // SAFETY: the family says that it is a `sockaddr_in6`; it is read wherever it lies.
+            let v6 = unsafe { address.cast::<libc::sockaddr_in6>().read_unaligned() };
+            Some(IpAddr::from(v6.sin6_addr.s6_addr))
+        }
+        _ => None,
+    }
 }

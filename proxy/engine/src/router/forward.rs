@@ -5,6 +5,7 @@ use prost_types::Value;
 use proxy_core::config::{BuildCx, Rejected};
 use proxy_core::head::RequestHead;
 use proxy_core::matcher::RegexRewrite;
+use proxy_core::stream_info::StreamInfo;
 use proxy_core::text::Text;
 use xds_api::envoy::config::core::v3 as core_proto;
 use xds_api::envoy::config::core::v3::RoutingPriority;
@@ -130,8 +131,13 @@ impl ForwardAction {
         self.upgrades.iter().find(|upgrade| &*upgrade.protocol == protocol)
     }
 
-    pub(super) fn rewrite_host(&self, request: &mut RequestHead, envoy_headers: EnvoyHeaders) {
-        let new = self.host_rewrite.as_ref().and_then(|rewrite| rewrite.new_host(request));
+    pub(super) fn rewrite_host(
+        &self,
+        request: &mut RequestHead,
+        info: &StreamInfo,
+        envoy_headers: EnvoyHeaders,
+    ) {
+        let new = self.host_rewrite.as_ref().and_then(|rewrite| rewrite.new_host(request, info));
         if let Some(host) = new {
             rewrite::update_authority(request, host, self.forwarded_host, envoy_headers);
         }
@@ -158,7 +164,7 @@ fn reject_unsupported(proto: &proto::RouteAction, cx: &mut BuildCx<'_>) -> Resul
         prefix_rewrite: _,
         regex_rewrite: _,
         path_rewrite_policy: _,
-        path_rewrite,
+        path_rewrite: _,
         append_x_forwarded_host: _,
         timeout: _,
         idle_timeout: _,
@@ -184,7 +190,6 @@ fn reject_unsupported(proto: &proto::RouteAction, cx: &mut BuildCx<'_>) -> Resul
         host_rewrite_specifier: _,
     } = proto;
     let all = [
-        cx.reject_if(!path_rewrite.is_empty(), "path_rewrite", "formatted path rewrites are not available"),
         cx.reject_if(early_data_policy.is_some(), "early_data_policy", "early data is not available"),
         cx.reject_if(retry_policy.is_some(), "retry_policy", "retries are not available"),
         cx.reject_if(
@@ -215,12 +220,20 @@ fn reject_unsupported(proto: &proto::RouteAction, cx: &mut BuildCx<'_>) -> Resul
     all.into_iter().collect()
 }
 
+const ONE_REWRITE: &str = "Specify only one of prefix_rewrite, regex_rewrite or path_rewrite_policy";
+
 fn build_path_rewrite(
     proto: &proto::RouteAction,
     rule: Option<&PathRule>,
     cx: &mut BuildCx<'_>,
 ) -> Result<Option<PathRewrite>, Rejected> {
-    let proto::RouteAction { prefix_rewrite, regex_rewrite, path_rewrite_policy, .. } = proto;
+    let proto::RouteAction { prefix_rewrite, regex_rewrite, path_rewrite_policy, path_rewrite, .. } = proto;
+    if !path_rewrite.is_empty() {
+        if !prefix_rewrite.is_empty() || regex_rewrite.is_some() || path_rewrite_policy.is_some() {
+            return Err(cx.reject(ONE_REWRITE));
+        }
+        return PathRewrite::build_format(path_rewrite, cx).map(Some);
+    }
     match (prefix_rewrite.as_str(), regex_rewrite, path_rewrite_policy) {
         ("", None, None) => Ok(None),
         ("", Some(regex), None) => cx
@@ -233,7 +246,7 @@ fn build_path_rewrite(
             Err(cx.reject("Cannot use prefix_rewrite with matcher extension"))
         }
         (prefix, None, None) => Ok(Some(PathRewrite::Prefix(prefix.into()))),
-        _ => Err(cx.reject("Specify only one of prefix_rewrite, regex_rewrite or path_rewrite_policy")),
+        _ => Err(cx.reject(ONE_REWRITE)),
     }
 }
 

@@ -127,7 +127,8 @@ impl HeaderMutations {
     }
 }
 
-fn entry<'a>(
+/// What formats may print of a request or a response on its way.
+pub(super) fn entry<'a>(
     request: Option<&'a RequestHead>,
     response: Option<&'a ResponseHead>,
     info: &'a StreamInfo,

@@ -176,8 +176,9 @@ fn build_path(
             let regex = cx.at("regex_rewrite", |cx| RegexRewrite::build(regex, cx))?;
             Some(PathRedirect::Rewrite(PathRewrite::Regex(regex)))
         }
-        Some(PathRewriteSpecifier::PathRewrite(_)) => {
-            return Err(cx.at("path_rewrite", |cx| cx.reject("formatted path rewrites are not available")));
+        Some(PathRewriteSpecifier::PathRewrite(format)) if format.is_empty() => None,
+        Some(PathRewriteSpecifier::PathRewrite(format)) => {
+            Some(PathRedirect::Rewrite(PathRewrite::build_format(format, cx)?))
         }
     })
 }

@@ -8,15 +8,18 @@ use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use proxy_core::config::{BuildCx, Rejected};
 use proxy_core::extension::decode;
+use proxy_core::format::{Empty, Format};
 use proxy_core::head::RequestHead;
 use proxy_core::headers::{X_ENVOY_ORIGINAL_HOST, X_ENVOY_ORIGINAL_PATH, X_FORWARDED_HOST};
 use proxy_core::matcher::header::RequestHeader;
 use proxy_core::matcher::{RegexRewrite, UriTemplate, UriTemplateRewrite};
+use proxy_core::stream_info::StreamInfo;
 use proxy_core::text::Text;
 use xds_api::envoy::config::core::v3::TypedExtensionConfig;
 use xds_api::envoy::config::route::v3::route_action::HostRewriteSpecifier;
 use xds_api::envoy::extensions::path::rewrite::uri_template::v3::UriTemplateRewriteConfig;
 
+use super::header_mutation::entry;
 use super::path::PathRule;
 
 const URI_TEMPLATE_REWRITE: &str = "envoy.extensions.path.rewrite.uri_template.v3.UriTemplateRewriteConfig";
@@ -37,6 +40,8 @@ pub enum PathRewrite {
     Prefix(Box<str>),
     /// Every match of a regex in the path is replaced.
     Regex(RegexRewrite),
+    /// The path becomes what this prints of the request, the query excepted; what is missing prints nothing.
+    Format(Format),
     /// The path is composed anew from the variables of the route's URI template.
     Template {
         /// The template of the route.
@@ -57,6 +62,8 @@ pub enum HostRewrite {
     Header(RequestHeader),
     /// To the path with a regex replaced.
     PathRegex(RegexRewrite),
+    /// To what this prints of the request.
+    Format(Format),
 }
 
 /// Whether the old host is appended to `x-forwarded-host`.
@@ -91,8 +98,14 @@ impl PathRewrite {
         })
     }
 
+    /// Builds `path_rewrite`.
+    pub(super) fn build_format(format: &str, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
+        let format = Format::parse_with(format, Empty::Omit);
+        format.map(Self::Format).map_err(|reason| cx.at("path_rewrite", |cx| cx.reject(reason)))
+    }
+
     /// `request`'s path, query included, after the rewrite; `None` if it stays.
-    pub(super) fn new_path(&self, rule: &PathRule, request: &RequestHead) -> Option<Text> {
+    pub(super) fn new_path(&self, rule: &PathRule, request: &RequestHead, info: &StreamInfo) -> Option<Text> {
         let path = request.path_only();
         let query = request.path.as_str().get(path.len()..).unwrap_or_default();
         let joined = |start: &[u8], middle: &str| {
@@ -111,6 +124,12 @@ impl PathRewrite {
                 let new = regex.replace_all(path.as_bytes())?;
                 joined(&new, "")
             }
+            Self::Format(format) => {
+                let mut new = Vec::new();
+                format.render(&entry(Some(request), None, info), &mut new);
+                // An empty one is none at all, whatever the query.
+                if new.is_empty() { Some(Text::default()) } else { joined(&new, "") }
+            }
             Self::Template { template, rewrite } => joined(rewrite.rewrite(template, path)?.as_bytes(), ""),
         }
     }
@@ -121,10 +140,11 @@ pub(super) fn rewrite_path(
     rewrite: Option<&PathRewrite>,
     rule: &PathRule,
     request: &mut RequestHead,
+    info: &StreamInfo,
     envoy_headers: EnvoyHeaders,
 ) {
     let Some(rewrite) = rewrite else { return };
-    let new = rewrite.new_path(rule, request);
+    let new = rewrite.new_path(rule, request, info);
     if new.as_deref().is_some_and(|new| new.is_empty() || new.starts_with('?')) {
         // A path cannot vanish; Envoy leaves it as it was.
         return;
@@ -156,16 +176,16 @@ impl HostRewrite {
             Some(HostRewriteSpecifier::HostRewritePathRegex(regex)) => {
                 Some(Self::PathRegex(cx.at("host_rewrite_path_regex", |cx| RegexRewrite::build(regex, cx))?))
             }
-            Some(HostRewriteSpecifier::HostRewrite(_)) => {
-                return Err(
-                    cx.at("host_rewrite", |cx| cx.reject("formatted host rewrites are not available"))
-                );
+            Some(HostRewriteSpecifier::HostRewrite(format)) if format.is_empty() => None,
+            Some(HostRewriteSpecifier::HostRewrite(format)) => {
+                let format = Format::parse(format);
+                Some(Self::Format(format.map_err(|reason| cx.at("host_rewrite", |cx| cx.reject(reason)))?))
             }
         })
     }
 
     /// The new host, before an upstream host is chosen; `None` if it stays.
-    pub(super) fn new_host(&self, request: &RequestHead) -> Option<Text> {
+    pub(super) fn new_host(&self, request: &RequestHead, info: &StreamInfo) -> Option<Text> {
         let host = match self {
             Self::Literal(host) => return Some(host.clone()),
             Self::Upstream => return None,
@@ -176,6 +196,11 @@ impl HostRewrite {
             Self::PathRegex(regex) => {
                 let path = request.path_only().as_bytes();
                 regex.replace_all(path).map_or_else(|| Bytes::copy_from_slice(path), Bytes::from)
+            }
+            Self::Format(format) => {
+                let mut host = Vec::new();
+                format.render(&entry(Some(request), None, info), &mut host);
+                Bytes::from(host)
             }
         };
         Text::from_bytes(host).filter(|host| !host.is_empty())

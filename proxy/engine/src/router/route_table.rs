@@ -359,10 +359,16 @@ impl<'t> SelectedRoute<'t> {
     /// Where a redirecting route sends `request`: the value of `location`; `None` for other routes.
     ///
     /// A path rewrite of the redirect changes the request's path too, as access logs show it in Envoy.
-    pub fn redirect(&self, request: &mut RequestHead, envoy_headers: EnvoyHeaders) -> Option<HeaderValue> {
+    pub fn redirect(
+        &self,
+        request: &mut RequestHead,
+        info: &StreamInfo,
+        envoy_headers: EnvoyHeaders,
+    ) -> Option<HeaderValue> {
         match &self.entry.action {
             Action::Redirect(redirect) => {
-                rewrite::rewrite_path(redirect.path_rewrite(), &self.entry.path, request, envoy_headers);
+                let rewrite = redirect.path_rewrite();
+                rewrite::rewrite_path(rewrite, &self.entry.path, request, info, envoy_headers);
                 redirect.location(request)
             }
             Action::Forward(_) | Action::DirectResponse(_) | Action::NonForwarding => None,
@@ -398,8 +404,9 @@ impl<'t> SelectedRoute<'t> {
             mutations.apply_to_request(request, info);
         }
         if let Action::Forward(forward) = &self.entry.action {
-            forward.rewrite_host(request, envoy_headers);
-            rewrite::rewrite_path(forward.path_rewrite.as_ref(), &self.entry.path, request, envoy_headers);
+            forward.rewrite_host(request, info, envoy_headers);
+            let rewrite = forward.path_rewrite.as_ref();
+            rewrite::rewrite_path(rewrite, &self.entry.path, request, info, envoy_headers);
         }
     }
 

@@ -47,7 +47,8 @@ pub(super) struct Clusters {
     /// How many that were delivered warm.
     pub(super) delivered_warming: usize,
     stats: Shared<ClusterManagerStats>,
-    reload: Shared<ConfigReloadStats>,
+    /// Once the bootstrap names a source of clusters.
+    reload: Option<Shared<ConfigReloadStats>>,
 }
 
 impl Clusters {
@@ -56,8 +57,13 @@ impl Clusters {
             entries: BTreeMap::new(),
             delivered_warming: 0,
             stats: env.stats.scope("cluster_manager").shared(),
-            reload: env.stats.scope("cluster_manager.cds").shared(),
+            reload: None,
         }
+    }
+
+    /// Clusters are delivered.
+    pub(super) fn are_delivered(&mut self, env: &BuildEnv) {
+        self.reload = Some(env.stats.scope("cluster_manager.cds").shared());
     }
 
     pub(super) fn active(&self) -> impl Iterator<Item = &Arc<Cluster>> {
@@ -138,9 +144,11 @@ impl Store {
                 rejected.push((delivered.name.clone(), reason));
             }
         }
-        if self.applied {
-            self.clusters.reload.config_reload.inc();
-            self.clusters.reload.config_reload_time_ms.set(millis(self.now));
+        if self.applied
+            && let Some(reload) = &self.clusters.reload
+        {
+            reload.config_reload.inc();
+            reload.config_reload_time_ms.set(millis(self.now));
         }
         rejected
     }

@@ -138,6 +138,9 @@ impl Store {
                 let _ = cx.reject_if(set, field, "collections by xdstp:// are not available");
             }
             self.cds = self.collection("cds_config", dynamic.cds_config.as_ref(), cx);
+            if dynamic.cds_config.is_some() {
+                self.clusters.are_delivered(&env);
+            }
             self.lds = self.collection("lds_config", dynamic.lds_config.as_ref(), cx);
         });
         errors.extend(cx.into_errors());

@@ -3,7 +3,7 @@
 //! A `Cluster` is immutable but for its hosts, which are swapped as a whole, its breakers' counts and its statistics.
 //! Source: `envoy/config/cluster/v3/cluster.proto`.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
@@ -14,7 +14,8 @@ use proxy_core::metadata::Metadata;
 use proxy_core::names::Name;
 use proxy_core::runtime::Runtime;
 use proxy_core::stats::groups::{
-    ClusterSizeStats, ClusterStateStats, ClusterTimeoutBudgetStats, ClusterTrafficStats,
+    ClusterSizeStats, ClusterStateStats, ClusterTimeoutBudgetStats, ClusterTrafficStats, Http1Stats,
+    Http2Stats,
 };
 use proxy_core::stats::{Cells, Scope, Shared};
 use proxy_core::upstream::{
@@ -45,6 +46,14 @@ pub struct ClusterStats {
     pub timeout_budgets: Option<Cells<ClusterTimeoutBudgetStats>>,
     /// The scope, for what is counted under other names.
     pub scope: Scope,
+    codecs: CodecStats,
+}
+
+/// What the codecs of a cluster count: from the first connection that uses one, as in Envoy, to the end of the cluster.
+#[derive(Clone, Debug, Default)]
+struct CodecStats {
+    http1: OnceLock<Cells<Http1Stats>>,
+    http2: OnceLock<Cells<Http2Stats>>,
 }
 
 /// Hosts behind one name.
@@ -251,7 +260,18 @@ impl ClusterStats {
             sizes: track.request_response_sizes.then(|| scope.cells()),
             timeout_budgets: (track.timeout_budgets || proto.track_timeout_budgets).then(|| scope.cells()),
             scope,
+            codecs: CodecStats::default(),
         }
+    }
+
+    /// `cluster.<name>.http1`, there from now on.
+    pub fn http1(&self) -> &Cells<Http1Stats> {
+        self.codecs.http1.get_or_init(|| self.scope.child("http1").cells())
+    }
+
+    /// `cluster.<name>.http2`, there from now on.
+    pub fn http2(&self) -> &Cells<Http2Stats> {
+        self.codecs.http2.get_or_init(|| self.scope.child("http2").cells())
     }
 }
 

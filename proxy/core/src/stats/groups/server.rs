@@ -199,6 +199,14 @@ crate::stats! {
         histogram refresh_interval_delay (Milliseconds),
     }
 
+    /// `overload.<resource monitor>`.
+    pub shared struct ResourceMonitorStats {
+        /// Measurements that failed.
+        counter failed_updates,
+        /// Percent of the resource in use; 0 for one that is counted as it is taken.
+        gauge pressure,
+    }
+
     /// `envoy.overload_actions.reset_high_memory_stream`.
     pub shared struct HighMemoryStreamStats {
         /// Streams reset.

@@ -3,12 +3,13 @@ use xds_api::envoy::config::route::v3::route_match::PathSpecifier;
 
 use super::*;
 use crate::router::rewrite::EnvoyHeaders;
-use crate::router::tests::{build_table, get, one_host, prefix, regex_rewrite, route, selected, with};
+use crate::router::tests::{build_table, get, info, one_host, prefix, regex_rewrite, route, selected, with};
 
 fn location(path: PathSpecifier, redirect: proto::RedirectAction, request: &RequestHead) -> String {
     let table = build_table(&one_host(vec![route(path, ActionProto::Redirect(redirect))])).unwrap();
     let mut changed = request.clone();
-    let location = selected(&table, request, 0, |route| route.redirect(&mut changed, EnvoyHeaders::Added));
+    let location =
+        selected(&table, request, 0, |route| route.redirect(&mut changed, &info(), EnvoyHeaders::Added));
     location.unwrap().unwrap().to_str().unwrap().to_owned()
 }
 
@@ -107,7 +108,7 @@ fn a_rewritten_path_is_seen_by_access_logs() {
     let table = build_table(&one_host(vec![route(prefix("/foo"), ActionProto::Redirect(redirect))])).unwrap();
     let mut request = get("h", "/foo?q");
     let before = request.clone();
-    selected(&table, &before, 0, |route| route.redirect(&mut request, EnvoyHeaders::Added));
+    selected(&table, &before, 0, |route| route.redirect(&mut request, &info(), EnvoyHeaders::Added));
     assert_eq!(request.path.as_str(), "/bar?q");
     assert_eq!(request.headers["x-envoy-original-path"], "/foo?q");
 }

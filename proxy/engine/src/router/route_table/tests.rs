@@ -459,7 +459,7 @@ fn plain_requests_are_redirected_where_tls_is_required() {
         let mut request = request.clone();
         let before = request.clone();
         selected(&table, &before, 0, |route| {
-            let location = route.redirect(&mut request, EnvoyHeaders::Added)?;
+            let location = route.redirect(&mut request, &info(), EnvoyHeaders::Added)?;
             let mut response = ResponseHead::new(StatusCode::OK);
             route.finalize_response(&before, &mut response, &info());
             assert!(response.headers.is_empty(), "a TLS redirect has no mutations");

@@ -16,6 +16,8 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::op::Query;
 use hickory_resolver::proto::rr::{Name, RecordType};
 use hickory_resolver::{Hosts, TokioResolver};
+use proxy_core::stats::groups::CaresStats;
+use proxy_core::stats::{Registry, Shared};
 
 use super::config::{DnsConfig, LookupFamily, ResolverConfig, ResolverKind};
 use super::schedule::{Answer, ResolveError};
@@ -31,16 +33,17 @@ pub trait Resolver: Send + Sync {
 }
 
 /// The resolvers of the process: clusters with equal settings share one.
-#[derive(Default)]
 pub struct Resolvers {
     default: ResolverConfig,
+    stats: Shared<CaresStats>,
     known: Mutex<HashMap<ResolverConfig, Weak<dyn Resolver>>>,
 }
 
 impl Resolvers {
-    /// Clusters that name no resolver use one with the settings `default`, those of the bootstrap.
-    pub fn new(default: ResolverConfig) -> Self {
-        Self { default, known: Mutex::default() }
+    /// Clusters that name no resolver use one with the settings `default`, those of the bootstrap. All that ask DNS count
+    /// under `dns.cares`, the name of Envoy's own resolver.
+    pub fn new(default: ResolverConfig, stats: &Arc<Registry>) -> Self {
+        Self { default, stats: stats.scope("dns.cares").shared(), known: Mutex::default() }
     }
 
     /// The resolver for the names of a cluster.
@@ -57,7 +60,7 @@ impl Resolvers {
         known.retain(|_, resolver| resolver.strong_count() > 0);
         let resolver: Arc<dyn Resolver> = match config.kind {
             ResolverKind::System => Arc::new(SystemResolver),
-            ResolverKind::Dns => Arc::new(DnsResolver::new(config.clone())),
+            ResolverKind::Dns => Arc::new(DnsResolver::new(config.clone(), self.stats.clone())),
         };
         known.insert(config.clone(), Arc::downgrade(&resolver));
         resolver
@@ -121,6 +124,7 @@ impl LookupFamily {
 /// Asks DNS servers; `/etc/hosts` comes first and is read again when it changes.
 struct DnsResolver {
     config: ResolverConfig,
+    stats: Shared<CaresStats>,
     /// One client for each family, made when first needed.
     clients: Mutex<Clients>,
     hosts: Mutex<HostsFile>,
@@ -143,8 +147,8 @@ struct HostsFile {
 const HOSTS: &str = "/etc/hosts";
 
 impl DnsResolver {
-    fn new(config: ResolverConfig) -> Self {
-        Self { config, clients: Mutex::default(), hosts: Mutex::default() }
+    fn new(config: ResolverConfig, stats: Shared<CaresStats>) -> Self {
+        Self { config, stats, clients: Mutex::default(), hosts: Mutex::default() }
     }
 
     fn in_hosts_file(&self, name: &str, family: LookupFamily) -> Option<Answer> {
@@ -187,12 +191,57 @@ impl Resolver for DnsResolver {
         name: Arc<str>,
         family: LookupFamily,
     ) -> BoxFuture<'static, Result<Answer, ResolveError>> {
+        self.stats.resolve_total.inc();
         if let Some(answer) = self.in_hosts_file(&name, family) {
             return Box::pin(std::future::ready(Ok(answer)));
         }
         let client = self.client(family);
-        Box::pin(async move { client?.resolve(&name).await })
+        let question = Question::new(self.stats.clone());
+        Box::pin(async move {
+            let answer = client?.resolve(&name).await;
+            question.count(&answer);
+            answer.map_err(|error| ResolveError(error.to_string()))
+        })
     }
+}
+
+/// Counts as pending until it is dropped.
+struct Question {
+    stats: Shared<CaresStats>,
+}
+
+impl Question {
+    fn new(stats: Shared<CaresStats>) -> Self {
+        stats.pending_resolutions.add(1);
+        Self { stats }
+    }
+
+    fn count(&self, answer: &Result<Answer, LookupError>) {
+        match answer {
+            Ok(answer) if answer.addresses.is_empty() => self.stats.not_found.inc(),
+            Ok(_) => {}
+            Err(LookupError::Net(NetError::Timeout)) => {
+                self.stats.timeouts.inc();
+                self.stats.get_addr_failure.inc();
+            }
+            Err(LookupError::Net(_) | LookupError::Name(_)) => self.stats.get_addr_failure.inc(),
+        }
+    }
+}
+
+impl Drop for Question {
+    fn drop(&mut self) {
+        self.stats.pending_resolutions.sub(1);
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+enum LookupError {
+    #[error("{0}")]
+    Net(NetError),
+    #[error("{0}")]
+    Name(String),
 }
 
 impl Client {
@@ -240,7 +289,7 @@ impl Client {
     /// Tries the name and its search domains one after the other.
     ///
     /// A server that fails ends the search: what a later domain lacks says nothing about the name.
-    async fn resolve(&self, name: &str) -> Result<Answer, ResolveError> {
+    async fn resolve(&self, name: &str) -> Result<Answer, LookupError> {
         for candidate in self.candidates(name)? {
             match self.resolver.lookup_ip(candidate).await {
                 Ok(found) => {
@@ -258,14 +307,15 @@ impl Client {
                     }
                 }
                 Err(error) if error.is_no_records_found() => {}
-                Err(error) => return Err(ResolveError(error.to_string())),
+                Err(error) => return Err(LookupError::Net(error)),
             }
         }
         Ok(Answer::default())
     }
 
-    fn candidates(&self, name: &str) -> Result<Vec<Name>, ResolveError> {
-        let wrong = |error: &dyn std::fmt::Display| ResolveError(format!("'{name}' is no name: {error}"));
+    fn candidates(&self, name: &str) -> Result<Vec<Name>, LookupError> {
+        let wrong =
+            |error: &dyn std::fmt::Display| LookupError::Name(format!("'{name}' is no name: {error}"));
         let mut plain = Name::from_utf8(name).map_err(|error| wrong(&error))?;
         let mut names = Vec::new();
         if !plain.is_fqdn() {

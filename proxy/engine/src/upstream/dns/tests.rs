@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use proxy_core::stats::groups::CaresStats;
+use proxy_core::stats::{Registry, Shared, SharedCounter};
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -224,7 +226,8 @@ async fn servers_are_asked_over_the_wire() {
         ..ResolverConfig::default()
     };
     tokio::spawn(serve(socket));
-    let resolvers = Resolvers::default();
+    let stats = Registry::new(1);
+    let resolvers = Resolvers::new(ResolverConfig::default(), &stats);
     let resolver = resolvers.resolver(&config);
     assert!(Arc::ptr_eq(&resolver, &resolvers.resolver(&config)));
     let found = resolver.resolve("good.test".into(), LookupFamily::V4Only).await.unwrap();
@@ -238,6 +241,14 @@ async fn servers_are_asked_over_the_wire() {
     assert_eq!(resolver.resolve("bad.test".into(), LookupFamily::V4Only).await, Ok(Answer::default()));
     let local = resolver.resolve("localhost".into(), LookupFamily::V4Preferred).await.unwrap();
     assert!(local.addresses[0].is_loopback());
+    let counted: Shared<CaresStats> = stats.scope("dns.cares").shared();
+    let values = [&counted.resolve_total, &counted.not_found, &counted.get_addr_failure];
+    assert_eq!(values.map(SharedCounter::value), [4, 1, 0]);
+    assert_eq!(counted.pending_resolutions.value(), 0);
+}
+
+fn resolvers() -> Resolvers {
+    Resolvers::new(ResolverConfig::default(), &Registry::new(1))
 }
 
 #[tokio::test]
@@ -250,14 +261,14 @@ async fn a_silent_server_is_a_failure() {
         tries: Some(1),
         ..ResolverConfig::default()
     };
-    let resolver = Resolvers::default().resolver(&config);
+    let resolver = resolvers().resolver(&config);
     assert!(resolver.resolve("good.test.".into(), LookupFamily::V4Only).await.is_err());
 }
 
 #[tokio::test]
 async fn the_c_library_knows_localhost() {
     let config = ResolverConfig { kind: ResolverKind::System, ..ResolverConfig::default() };
-    let resolver = Resolvers::default().resolver(&config);
+    let resolver = resolvers().resolver(&config);
     let found = resolver.resolve("localhost".into(), LookupFamily::V4Only).await.unwrap();
     assert_eq!(found.addresses, ["127.0.0.1".parse::<IpAddr>().unwrap()]);
 }

@@ -195,6 +195,7 @@ impl HostPool {
         let connected = connect(guard).await.inspect_err(|_| {
             self.cluster.stats.traffic.here().upstream_rq_pending_failure_eject.inc();
         })?;
+        self.cluster.stats.http1();
         let http = &self.cluster.http;
         let options = ClientOptions {
             limits: HeadLimits {

@@ -267,7 +267,7 @@ impl HostPool {
             window_updates_per_data: options.max_inbound_window_update_frames_per_data_frame_sent,
             control_frames: options.max_outbound_control_frames,
         };
-        let codec: Cells<Http2Stats> = self.cluster.stats.scope.child("http2").cells();
+        let codec = self.cluster.stats.http2().clone();
         let connection = Guarded::new(
             connection,
             Side::Client,
