@@ -168,6 +168,8 @@ impl Proxy {
             false => &["--concurrency", "1"],
         };
         let child = Command::new(&binary.path)
+            // Backtraces are long, and tests read the log.
+            .env_remove("RUST_BACKTRACE")
             .arg("-c")
             .arg(&config)
             .arg("--admin-address-path")
