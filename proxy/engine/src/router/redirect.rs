@@ -159,6 +159,11 @@ impl Redirect {
             Some(PathRedirect::Whole { .. }) | None => None,
         }
     }
+
+    /// Whether that rewrite is a format: then the request itself keeps its path.
+    pub(super) fn has_formatted_path(&self) -> bool {
+        matches!(self.path_rewrite(), Some(PathRewrite::Format(_)))
+    }
 }
 
 fn build_path(

@@ -368,8 +368,14 @@ impl<'t> SelectedRoute<'t> {
         match &self.entry.action {
             Action::Redirect(redirect) => {
                 let rewrite = redirect.path_rewrite();
+                // What follows the redirect in the request's life sees a formatted path as little as in Envoy.
+                let original = redirect.has_formatted_path().then(|| request.path.clone());
                 rewrite::rewrite_path(rewrite, &self.entry.path, request, info, envoy_headers);
-                redirect.location(request)
+                let location = redirect.location(request);
+                if let Some(original) = original {
+                    request.path = original;
+                }
+                location
             }
             Action::Forward(_) | Action::DirectResponse(_) | Action::NonForwarding => None,
         }
