@@ -453,18 +453,18 @@ async fn a_refused_stream_is_sent_again_only_whole() -> Result<()> {
     ensure!(get(&proxy, "/c").await?.body == b"done");
     ensure!(h2.received().len() == 3);
     // The host refuses after the body was sent: it cannot be sent again, and must not be left out.
-    h2.forget();
+    // (What was received is counted on: forgetting it closes the connection, which would race with the request.)
     h2.script([H2Reply::refuse(REFUSED_STREAM)]);
     let mut client = Client::connect(proxy.listener("http")?).await?;
     client.send(b"POST /c HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\nbody").await?;
     let response = client.response("POST", SOON).await?;
     ensure!(response.head.status()? == 503, "{response:?}");
-    let bodies: Vec<Vec<u8>> = h2.received().into_iter().map(|received| received.body).collect();
+    let bodies: Vec<Vec<u8>> = h2.received().into_iter().skip(3).map(|received| received.body).collect();
     ensure!(bodies == [b"body"], "{bodies:?}");
     // A host that always refuses is not asked for ever.
-    h2.forget();
     h2.script((0..100).map(|_| H2Reply::refuse(REFUSED_STREAM)));
     ensure!(get(&proxy, "/c").await?.head.status()? == 503);
-    ensure!(h2.received().len() < 10, "{} tries", h2.received().len());
+    let tries = h2.received().len() - 4;
+    ensure!(tries < 10, "{tries} tries");
     proxy.stop().await
 }
