@@ -1,7 +1,7 @@
 //! What a peer makes the proxy spend: memory and CPU time, beside what the peer itself sent and spent.
 //!
 //! The bar is Envoy's own (`threat_model.rst`): a hundred times. Figures that are too small to be a threat (below
-//! [`HELD`] and [`BUSY`]) count as none: the smallest allocation is many times one byte.
+//! `HELD` and `BUSY`) count as none: the smallest allocation is many times one byte.
 
 use std::fmt;
 use std::path::Path;
