@@ -4,9 +4,13 @@
 //! Source: Envoy `docs/root/intro/arch_overview/upstream/connection_pooling.rst`, `circuit_breaking.rst`.
 
 mod connect;
+mod exclusive;
 mod h1;
 mod h2;
+mod multiplexed;
 mod pace;
+#[cfg(test)]
+mod simulation;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -16,13 +20,14 @@ use std::time::Instant;
 
 use hashbrown::HashMap;
 use proxy_core::names::Name;
+use proxy_core::stream_error::UpstreamReset;
 use proxy_core::upstream::{Host, HostSet, LoadBalancer, PickCx};
 
 pub(crate) use self::connect::ConnectedSocket;
+use self::exclusive::{Exclusive, Rests};
 pub(crate) use self::h1::Http1Lease;
-use self::h1::Http1Pool;
 pub(crate) use self::h2::Http2Lease;
-use self::h2::Http2Pool;
+use self::multiplexed::{Carries, Failure, Multiplexed};
 use super::circuit_breaker::{BreakerPriority, Permit, Resource};
 use super::cluster::Cluster;
 
@@ -186,15 +191,8 @@ impl WorkerCluster {
     }
 
     fn insert_pool(self: &Rc<Self>, host: &Arc<Host>, permit: Option<Permit<Arc<Cluster>>>) -> Rc<HostPool> {
-        let pool = Rc::new(HostPool {
-            host: host.clone(),
-            cluster: self.cluster.clone(),
-            http1: Http1Pool::default(),
-            http2: Http2Pool::default(),
-            connections: Cell::new(0),
-            draining: Cell::new(self.retired.get()),
-            _permit: permit,
-        });
+        let pool = Rc::new(HostPool::new(host.clone(), self.cluster.clone(), permit));
+        pool.draining.set(self.retired.get());
         self.pools.borrow_mut().insert(Arc::as_ptr(host), pool.clone());
         pool
     }
@@ -205,8 +203,7 @@ impl WorkerCluster {
 
     fn sweep(&self, now: Instant) {
         self.pools.borrow_mut().retain(|_, pool| {
-            pool.http1.sweep(pool, now);
-            pool.http2.sweep(pool, now);
+            pool.sweep(now);
             pool.is_used()
         });
     }
@@ -249,20 +246,43 @@ pub enum NoHost {
     DroppedAlways,
 }
 
+/// What the connections of a pool are: those of the network, or those of a simulation.
+pub(crate) trait Wire: Sized + 'static {
+    /// A connection that carries one request at a time.
+    type Exclusive: Rests;
+    /// A connection that carries many.
+    type Multiplexed: Carries;
+}
+
+/// The connections of the network.
+pub(crate) enum Sockets {}
+
 /// The connections to one host.
-pub(crate) struct HostPool {
+pub(crate) struct HostPool<P: Wire = Sockets> {
     pub(crate) host: Arc<Host>,
     pub(crate) cluster: Arc<Cluster>,
-    pub(crate) http1: Http1Pool,
-    pub(crate) http2: Http2Pool,
+    exclusive: Exclusive<P::Exclusive>,
+    multiplexed: Multiplexed<P::Multiplexed>,
     /// Connections open or being made, on this worker.
-    pub(crate) connections: Cell<usize>,
+    connections: Cell<usize>,
     /// No connection is kept after its request.
-    pub(crate) draining: Cell<bool>,
+    draining: Cell<bool>,
     _permit: Option<Permit<Arc<Cluster>>>,
 }
 
-impl HostPool {
+impl<P: Wire> HostPool<P> {
+    fn new(host: Arc<Host>, cluster: Arc<Cluster>, permit: Option<Permit<Arc<Cluster>>>) -> Self {
+        Self {
+            host,
+            cluster,
+            exclusive: Exclusive::default(),
+            multiplexed: Multiplexed::default(),
+            connections: Cell::new(0),
+            draining: Cell::new(false),
+            _permit: permit,
+        }
+    }
+
     /// Whether a connection is open or being made, or somebody is about to.
     fn is_used(self: &Rc<Self>) -> bool {
         self.connections.get() > 0 || Rc::strong_count(self) > 1
@@ -270,8 +290,36 @@ impl HostPool {
 
     fn drain(&self) {
         self.draining.set(true);
-        self.http1.close_idle();
-        self.http2.drain();
+        self.exclusive.close_idle();
+        self.multiplexed.drain();
+    }
+
+    fn sweep(&self, now: Instant) {
+        self.exclusive.sweep(self.cluster.http.idle_timeout, now);
+        self.sweep_multiplexed(now);
+    }
+}
+
+/// A request that waits for a connection: counts in the circuit breaker and in statistics until it is dropped.
+struct Pending(Permit<Arc<Cluster>>);
+
+impl Pending {
+    /// Counts a request; fails if the breaker is open.
+    fn new(cluster: &Arc<Cluster>, priority: BreakerPriority) -> Result<Self, Failure> {
+        let stats = cluster.stats.traffic.here();
+        let Ok(permit) = Permit::acquire(cluster.clone(), priority, Resource::Pending) else {
+            stats.upstream_rq_pending_overflow.inc();
+            return Err((UpstreamReset::Overflow, String::new()));
+        };
+        stats.upstream_rq_pending_total.inc();
+        stats.upstream_rq_pending_active.inc();
+        Ok(Self(permit))
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.0.owner().stats.traffic.here().upstream_rq_pending_active.dec();
     }
 }
 

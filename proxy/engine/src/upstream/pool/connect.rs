@@ -12,8 +12,7 @@ use proxy_core::address::Address;
 use proxy_core::stats::groups::ClusterTrafficStats;
 use proxy_core::stream_error::UpstreamReset;
 
-use super::HostPool;
-use super::h1::Waiting;
+use super::{HostPool, Pending, Sockets, Wire};
 use crate::net::connection::{Connection, Socket};
 use crate::net::socket::{self, BindFailed};
 use crate::upstream::circuit_breaker::{BreakerPriority, Permit, Resource};
@@ -21,8 +20,8 @@ use crate::upstream::cluster::Cluster;
 use crate::upstream::socket_options::SocketOptions;
 
 /// Counts as one connection of a host until it is dropped.
-pub(crate) struct ConnectionGuard {
-    pool: Rc<HostPool>,
+pub(crate) struct ConnectionGuard<P: Wire = Sockets> {
+    pool: Rc<HostPool<P>>,
     permit: Option<Permit<Arc<Cluster>>>,
     begun: Instant,
     state: State,
@@ -38,9 +37,9 @@ enum State {
     Refused,
 }
 
-impl ConnectionGuard {
+impl<P: Wire> ConnectionGuard<P> {
     /// Counts a connection to be made; `None` if the breaker is open. The first connection of a pool is always allowed.
-    pub(crate) fn new(pool: &Rc<HostPool>, priority: BreakerPriority) -> Option<Self> {
+    pub(crate) fn new(pool: &Rc<HostPool<P>>, priority: BreakerPriority) -> Option<Self> {
         let cluster = pool.cluster.clone();
         let permit = match cluster.host_may_connect(&pool.host, priority) {
             true => Permit::acquire(cluster, priority, Resource::Connections),
@@ -81,7 +80,7 @@ impl ConnectionGuard {
         self.begun.elapsed()
     }
 
-    fn establish(&mut self) {
+    pub(super) fn establish(&mut self) {
         self.state = State::Established;
         self.stats().upstream_cx_connect_ms.record(millis(self.age()));
     }
@@ -98,7 +97,7 @@ impl ConnectionGuard {
     }
 }
 
-impl Drop for ConnectionGuard {
+impl<P: Wire> Drop for ConnectionGuard<P> {
     fn drop(&mut self) {
         self.permit = None;
         self.pool.connections.set(self.pool.connections.get() - 1);
@@ -113,8 +112,8 @@ impl Drop for ConnectionGuard {
             stats.upstream_rq_per_cx.record(self.requests.into());
         }
         self.pool.host.active_connections.fetch_sub(1, Ordering::Relaxed);
-        self.pool.http1.connection_gone();
-        self.pool.http2.connection_gone();
+        self.pool.exclusive.connection_gone();
+        self.pool.multiplexed.connection_gone();
     }
 }
 
@@ -212,11 +211,7 @@ impl HostPool {
         self: &Rc<Self>,
         priority: BreakerPriority,
     ) -> Result<ConnectedSocket, (UpstreamReset, String)> {
-        let Ok(_pending) = Permit::acquire(self.cluster.clone(), priority, Resource::Pending) else {
-            self.cluster.stats.traffic.here().upstream_rq_pending_overflow.inc();
-            return Err((UpstreamReset::Overflow, String::new()));
-        };
-        let _waiting = Waiting::new(self);
+        let _pending = Pending::new(&self.cluster, priority)?;
         let Some(guard) = ConnectionGuard::new(self, priority) else {
             return Err((UpstreamReset::Overflow, String::new()));
         };

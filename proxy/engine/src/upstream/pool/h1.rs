@@ -1,7 +1,5 @@
-//! HTTP/1 connections to one host: one request on each at a time, the one used last taken first.
+//! HTTP/1 connections to one host, and their leases; which one is taken is decided in `exclusive.rs`.
 
-use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -13,20 +11,21 @@ use proxy_core::head::RequestHead;
 use proxy_core::stats::groups::ClusterTrafficStats;
 use proxy_core::stream_error::UpstreamReset;
 use proxy_core::stream_info::WireBytes;
-use tokio::sync::oneshot;
 
-use super::HostPool;
 use super::connect::{ConnectionGuard, connect};
+use super::exclusive::{Chosen, Closing, Rests, Served, Worn};
+use super::multiplexed::Failure;
+use super::{HostPool, Pending};
 use crate::codec::h1::{HeadLimits, ResponseOptions, TargetForm};
 use crate::codec::h1_client::{ClientConnection, ClientOptions};
 use crate::codec::upstream::UpstreamEvent;
 use crate::local::clock;
 use crate::net::pipe::Pipe;
-use crate::upstream::circuit_breaker::{BreakerPriority, Permit, Resource};
+use crate::upstream::circuit_breaker::BreakerPriority;
 use crate::upstream::key_format::HeaderKeyFormat;
 
 /// A connection and what it counts as.
-struct Pooled {
+pub(crate) struct Pooled {
     connection: ClientConnection,
     local: Option<Address>,
     id: u64,
@@ -37,16 +36,7 @@ struct Pooled {
     guard: ConnectionGuard,
 }
 
-/// Why an idle connection closes.
-enum Worn {
-    /// The host closed it.
-    Gone,
-    Idle,
-    Old,
-}
-
-impl Pooled {
-    /// Why it carries no further request, if so.
+impl Rests for Box<Pooled> {
     fn worn(&self, idle_timeout: Option<Duration>, now: Instant) -> Option<Worn> {
         if !self.connection.is_alive() {
             Some(Worn::Gone)
@@ -59,90 +49,19 @@ impl Pooled {
         }
     }
 
-    /// Counts why it closes.
-    fn count(&self, worn: &Worn) {
+    fn count(&self, why: Closing) {
         let stats = self.guard.stats();
-        match worn {
-            Worn::Gone => {
+        match why {
+            Closing::Worn(Worn::Gone) => {
                 stats.upstream_cx_destroy_remote.inc();
                 return;
             }
-            Worn::Idle => stats.upstream_cx_idle_timeout.inc(),
-            Worn::Old => stats.upstream_cx_max_duration_reached.inc(),
+            Closing::Worn(Worn::Idle) => stats.upstream_cx_idle_timeout.inc(),
+            Closing::Worn(Worn::Old) => stats.upstream_cx_max_duration_reached.inc(),
+            Closing::MaxRequests => stats.upstream_cx_max_requests.inc(),
+            Closing::Drained => {}
         }
         stats.upstream_cx_destroy_local.inc();
-    }
-}
-
-/// The idle connections, and who waits for one.
-#[derive(Default)]
-pub(crate) struct Http1Pool {
-    #[expect(clippy::vec_box, reason = "a connection goes to its lease and comes back without being copied")]
-    idle: RefCell<Vec<Box<Pooled>>>,
-    waiters: RefCell<VecDeque<oneshot::Sender<Option<Box<Pooled>>>>>,
-}
-
-impl Http1Pool {
-    /// A connection closed: whoever waits may make another.
-    pub(super) fn connection_gone(&self) {
-        while let Some(waiter) = self.waiters.borrow_mut().pop_front() {
-            if waiter.send(None).is_ok() {
-                break;
-            }
-        }
-    }
-
-    /// Closes all idle connections.
-    pub(super) fn close_idle(&self) {
-        // Dropping a connection looks at the pool again.
-        let idle = std::mem::take(&mut *self.idle.borrow_mut());
-        for pooled in &idle {
-            pooled.guard.stats().upstream_cx_destroy_local.inc();
-        }
-        drop(idle);
-    }
-
-    /// Closes idle connections that the host closed, and those that were idle or open for too long.
-    pub(super) fn sweep(&self, pool: &HostPool, now: Instant) {
-        let mut closing: Vec<Box<Pooled>> = Vec::new();
-        let idle = std::mem::take(&mut *self.idle.borrow_mut());
-        for pooled in idle {
-            match pooled.worn(pool.cluster.http.idle_timeout, now) {
-                None => self.idle.borrow_mut().push(pooled),
-                Some(worn) => {
-                    pooled.count(&worn);
-                    closing.push(pooled);
-                }
-            }
-        }
-        // Dropping a connection looks at the pool again, which must not be borrowed then.
-        drop(closing);
-    }
-
-    fn take_idle(&self, idle_timeout: Option<Duration>) -> Option<Box<Pooled>> {
-        loop {
-            let pooled = self.idle.borrow_mut().pop()?;
-            match pooled.worn(idle_timeout, clock::now()) {
-                None => return Some(pooled),
-                Some(worn) => pooled.count(&worn),
-            }
-        }
-    }
-
-    /// Gives a connection back after its request.
-    fn put(&self, mut pooled: Box<Pooled>) {
-        pooled.connection.rest();
-        pooled.idle_since = clock::now();
-        loop {
-            let Some(waiter) = self.waiters.borrow_mut().pop_front() else { break };
-            match waiter.send(Some(pooled)) {
-                Ok(()) => return,
-                Err(Some(back)) => pooled = back,
-                Err(None) => return,
-            }
-        }
-        self.idle.borrow_mut().push(pooled);
-        super::pace::came_back();
     }
 }
 
@@ -156,41 +75,23 @@ pub(crate) struct Http1Lease {
 impl HostPool {
     /// An idle HTTP/1 connection, if there is one.
     pub(crate) fn idle_http1(self: &Rc<Self>) -> Option<Http1Lease> {
-        let pooled = self.http1.take_idle(self.cluster.http.idle_timeout)?;
+        let pooled = self.exclusive.take(self.cluster.http.idle_timeout, clock::now)?;
         Some(Http1Lease { pooled: Some(pooled), pool: self.clone(), reused: true })
     }
 
-    /// A new HTTP/1 connection, or one that becomes free while the breaker does not allow a new one.
-    ///
-    /// Cancel-safe: a connection handed over to a wait that is gone goes to the next.
+    /// A new HTTP/1 connection, or one that becomes free while the breaker does not allow a new one. Cancel-safe.
     pub(crate) async fn open_http1(
         self: &Rc<Self>,
         priority: BreakerPriority,
-    ) -> Result<Http1Lease, (UpstreamReset, String)> {
-        let stats = &self.cluster.stats;
-        let Ok(_pending) = Permit::acquire(self.cluster.clone(), priority, Resource::Pending) else {
-            stats.traffic.here().upstream_rq_pending_overflow.inc();
-            return Err((UpstreamReset::Overflow, String::new()));
-        };
-        let _waiting = Waiting::new(self);
-        loop {
-            if let Some(guard) = ConnectionGuard::new(self, priority) {
-                return self.connect_http1(guard).await;
-            }
-            let (sender, receiver) = oneshot::channel();
-            self.http1.waiters.borrow_mut().push_back(sender);
-            if let Ok(Some(pooled)) = receiver.await
-                && pooled.connection.is_alive()
-            {
-                return Ok(Http1Lease { pooled: Some(pooled), pool: self.clone(), reused: true });
-            }
+    ) -> Result<Http1Lease, Failure> {
+        let _pending = Pending::new(&self.cluster, priority)?;
+        match self.choose(priority, clock::now).await {
+            Chosen::New(guard) => self.connect_http1(guard).await,
+            Chosen::Free(pooled) => Ok(Http1Lease { pooled: Some(pooled), pool: self.clone(), reused: true }),
         }
     }
 
-    async fn connect_http1(
-        self: &Rc<Self>,
-        guard: ConnectionGuard,
-    ) -> Result<Http1Lease, (UpstreamReset, String)> {
+    async fn connect_http1(self: &Rc<Self>, guard: ConnectionGuard) -> Result<Http1Lease, Failure> {
         self.cluster.stats.traffic.here().upstream_cx_http1_total.inc();
         let connected = connect(guard).await.inspect_err(|_| {
             self.cluster.stats.traffic.here().upstream_rq_pending_failure_eject.inc();
@@ -244,24 +145,6 @@ fn count_end(stats: &ClusterTrafficStats, connection: &ClientConnection) {
     match is_remote {
         true => stats.upstream_cx_destroy_remote_with_active_rq.inc(),
         false => stats.upstream_cx_destroy_local_with_active_rq.inc(),
-    }
-}
-
-/// Counts a request that waits for a connection.
-pub(super) struct Waiting<'p>(&'p HostPool);
-
-impl<'p> Waiting<'p> {
-    pub(super) fn new(pool: &'p HostPool) -> Self {
-        let stats = pool.cluster.stats.traffic.here();
-        stats.upstream_rq_pending_total.inc();
-        stats.upstream_rq_pending_active.inc();
-        Self(pool)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.cluster.stats.traffic.here().upstream_rq_pending_active.dec();
     }
 }
 
@@ -351,27 +234,24 @@ impl Drop for Http1Lease {
     fn drop(&mut self) {
         let Some(mut pooled) = self.pooled.take() else { return };
         pooled.guard.requests = pooled.connection.exchanges();
-        let http = &self.pool.cluster.http;
         let stats = self.pool.cluster.stats.traffic.here();
         let wire = pooled.connection.wire();
         stats.upstream_cx_rx_bytes_total.add(wire.received);
         stats.upstream_cx_tx_bytes_total.add(wire.sent);
-        let is_worn =
-            http.max_requests_per_connection.is_some_and(|limit| pooled.connection.exchanges() >= limit);
         if pooled.connection.has_excess() {
             stats.upstream_cx_protocol_error.inc();
         }
         if !pooled.connection.is_reusable() {
             count_end(stats, &pooled.connection);
-        } else if is_worn {
-            stats.upstream_cx_max_requests.inc();
-            stats.upstream_cx_destroy_local.inc();
-        } else if pooled.expires.is_some_and(|at| at <= clock::now()) {
-            pooled.count(&Worn::Old);
-        } else if self.pool.draining.get() {
-            stats.upstream_cx_destroy_local.inc();
-        } else {
-            self.pool.http1.put(pooled);
+            return;
         }
+        let served = Served { requests: pooled.connection.exchanges(), expires: pooled.expires };
+        if let Some(closing) = self.pool.closing(&served, clock::now) {
+            pooled.count(closing);
+            return;
+        }
+        pooled.connection.rest();
+        pooled.idle_since = clock::now();
+        self.pool.exclusive.put(pooled);
     }
 }
