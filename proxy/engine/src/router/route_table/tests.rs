@@ -1,3 +1,5 @@
+mod mutations;
+
 use std::any::Any;
 
 use http::{Method, StatusCode};
