@@ -248,8 +248,30 @@ impl FrameGuard {
 struct Frame {
     kind: u8,
     flags: u8,
+    length: u32,
     payload: u32,
     word: u32,
+}
+
+impl Frame {
+    /// The frame of a header and the four octets behind it, and how many octets of these it takes to know it.
+    #[inline]
+    fn read(header: &[u8; HEADER + 4]) -> (Self, usize) {
+        let [l0, l1, l2, kind, flags, _, _, _, _, pad, c1, c2, c3] = *header;
+        let length = u32::from_be_bytes([0, l0, l1, l2]);
+        let is_padded = flags & PADDED != 0 && matches!(kind, DATA | HEADERS) && length > 0;
+        let has_word = matches!(kind, RST_STREAM | GOAWAY) && length >= 4;
+        let more = if has_word { 4 } else { usize::from(is_padded) };
+        let mut payload = length;
+        if is_padded {
+            payload = payload.saturating_sub(1 + u32::from(pad));
+        }
+        if kind == HEADERS && flags & WITH_PRIORITY != 0 {
+            payload = payload.saturating_sub(5);
+        }
+        let word = if has_word { u32::from_be_bytes([pad, c1, c2, c3]) } else { 0 };
+        (Self { kind, flags, length, payload, word }, HEADER + more)
+    }
 }
 
 /// Finds frame headers in a byte stream.
@@ -273,6 +295,15 @@ impl Scanner {
             let skipped = self.skip.min(bytes.len());
             *bytes = bytes.get(skipped..)?;
             self.skip -= skipped;
+            // Most headers come whole; the others are put together.
+            if self.have == 0
+                && let Some(header) = bytes.first_chunk()
+            {
+                let (frame, used) = Frame::read(header);
+                *bytes = bytes.get(used..)?;
+                self.skip = frame.length as usize - (used - HEADER);
+                return Some(frame);
+            }
             let byte = bytes.first().copied()?;
             *bytes = bytes.get(1..)?;
             *self.header.get_mut(self.have)? = byte;
@@ -280,25 +311,13 @@ impl Scanner {
             if self.have < HEADER {
                 continue;
             }
-            let [l0, l1, l2, kind, flags, _, _, _, _, pad, c1, c2, c3] = self.header;
-            let length = u32::from_be_bytes([0, l0, l1, l2]);
-            let is_padded = flags & PADDED != 0 && matches!(kind, DATA | HEADERS) && length > 0;
-            let has_word = matches!(kind, RST_STREAM | GOAWAY) && length >= 4;
-            let more = if has_word { 4 } else { usize::from(is_padded) };
-            if self.have < HEADER + more {
+            let (frame, used) = Frame::read(&self.header);
+            if self.have < used {
                 continue;
             }
-            let mut payload = length;
-            self.skip = length as usize - more;
-            if is_padded {
-                payload = payload.saturating_sub(1 + u32::from(pad));
-            }
-            if kind == HEADERS && flags & WITH_PRIORITY != 0 {
-                payload = payload.saturating_sub(5);
-            }
+            self.skip = frame.length as usize - (used - HEADER);
             self.have = 0;
-            let word = if has_word { u32::from_be_bytes([pad, c1, c2, c3]) } else { 0 };
-            return Some(Frame { kind, flags, payload, word });
+            return Some(frame);
         }
     }
 }
