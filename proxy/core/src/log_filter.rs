@@ -356,14 +356,14 @@ fn log_types(proto: &proto::LogTypeFilter, cx: &mut BuildCx<'_>) -> Result<Kind,
             AccessLogType::DownstreamStart => Some(LogType::DownstreamStart),
             AccessLogType::DownstreamPeriodic => Some(LogType::DownstreamPeriodic),
             AccessLogType::DownstreamEnd => Some(LogType::DownstreamEnd),
+            AccessLogType::UpstreamPoolReady => Some(LogType::UpstreamPoolReady),
+            AccessLogType::UpstreamPeriodic => Some(LogType::UpstreamPeriodic),
             AccessLogType::UpstreamEnd => Some(LogType::UpstreamEnd),
             AccessLogType::DownstreamTunnelSuccessfullyEstablished => {
                 Some(LogType::DownstreamTunnelSuccessfullyEstablished)
             }
             // Entries that are never written here: nothing to compare with.
-            AccessLogType::UpstreamPoolReady
-            | AccessLogType::UpstreamPeriodic
-            | AccessLogType::UdpTunnelUpstreamConnected
+            AccessLogType::UdpTunnelUpstreamConnected
             | AccessLogType::UdpPeriodic
             | AccessLogType::UdpSessionEnd => None,
         })

@@ -17,5 +17,6 @@ mod respond;
 mod splice;
 mod stream;
 mod tracking;
+mod upstream_log;
 
 use crate::context::Context;

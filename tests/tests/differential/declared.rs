@@ -36,6 +36,7 @@ fn sections() -> Result<Vec<(&'static str, Vec<Row>)>> {
         ("Upgrades and CONNECT", tunnels::cases()),
         ("TCP", tcp::cases()),
         ("Access logs", logs::cases()),
+        ("Upstream logs", logs::upstream_cases()),
     ];
     let mut sections: Vec<(&'static str, Vec<Row>)> =
         groups.into_iter().map(|(title, cases)| (title, declared(&cases))).collect();

@@ -223,6 +223,7 @@ pub(crate) fn setup() -> Setup {
     let typed_json = format!("typed_json_format:\n{}", json_members(COMMANDS, 2));
     let legacy =
         "format: \"s=%REQ(x-sentinel)%|legacy=%RESPONSE_CODE% %REQ(x-missing)% %UPSTREAM_CLUSTER%\\n\"";
+    let often = "log_format: {text_format_source: {inline_string: \"s=%REQ(x-sentinel)%|type=%ACCESS_LOG_TYPE%|tx=%BYTES_SENT%|code=%RESPONSE_CODE%\\n\"}}";
     let tcp = |name: &str, options: &str| {
         let logs = format!("access_log:\n{}", file_log(&everything));
         let listener = listener_with_filters(name, &tcp_proxy_with_logs(name, &logs, options));
@@ -238,6 +239,13 @@ pub(crate) fn setup() -> Setup {
             http("legacy_json", &format!("{}{mark}", file_log(&legacy_json))).yaml(),
             http("typed_json", &format!("{}{mark}", file_log(&typed_json))).yaml(),
             http("legacy", &file_log(legacy)).yaml(),
+            http("upstream", &mark).router(&upstream_log(&everything, "")).yaml(),
+            http("upstream_begun", &mark)
+                .router(&upstream_log(&everything, "flush_upstream_log_on_upstream_stream: true"))
+                .yaml(),
+            http("upstream_often", &mark)
+                .router(&upstream_log(often, "upstream_log_flush_interval: 0.1s"))
+                .yaml(),
             tcp("tcp", "cluster: echo"),
             tcp("tcp_refused", "cluster: refused"),
             tcp("tcp_idle", "cluster: echo\nidle_timeout: 0.15s"),
@@ -254,6 +262,11 @@ pub(crate) fn setup() -> Setup {
             ),
         ],
     )
+}
+
+/// Fields of the router that log each stream to a host, with these options.
+fn upstream_log(format: &str, options: &str) -> String {
+    format!("upstream_log:\n{}upstream_log_options: {{{options}}}", file_log(format))
 }
 
 const HPACK: &str =
@@ -369,6 +382,60 @@ pub(crate) fn cases() -> Vec<Case> {
     ];
     cases.extend(json_and_tcp_cases());
     cases
+}
+
+/// A stream that no host was asked for.
+fn unasked(case: Case) -> Case {
+    case.differs(
+        "log[0].server_name_host",
+        "the host is that of the request, whether or not a host was asked",
+    )
+}
+
+/// What the router logs of each stream to a host. The connection manager logs the marks alone.
+pub(crate) fn upstream_cases() -> Vec<Case> {
+    let get = |name, target: &str| Case::get(name, "upstream", target, "");
+    let cut = || b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc".to_vec();
+    vec![
+        Case::get("upstream log: 200", "upstream", "/up/a?a=1&b=2", FIELDS),
+        Case::send(
+            "upstream log: POST, chunked, trailers both ways",
+            "upstream",
+            "POST /up HTTP/1.1\r\nhost: test\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nx-t: 1\r\n\r\n",
+        )
+        .raw("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nx-t: 2\r\n\r\n")
+        .differs("log[0].ds_*", "the entry is written when the response was passed on, not when it was received")
+        .differs("log[0].response_headers_bytes", "hop-by-hop fields are taken off before the size is"),
+        get("upstream log: rewritten", "/rewritten/a?b=c"),
+        get("upstream log: no route", "/nowhere"),
+        unasked(get("upstream log: refused", "/refused")),
+        unasked(get("upstream log: connect timeout", "/blackhole")),
+        get("upstream log: no host in the cluster", "/empty"),
+        unasked(get("upstream log: overflow", "/full")),
+        get("upstream log: reset before the response", "/up").reply(Reply::steps([Step::Reset])),
+        get("upstream log: closed before the response", "/up").reply(Reply::steps([Step::Close])),
+        get("upstream log: closed inside the response", "/up")
+            .reply(Reply::raw_then_close(cut()))
+            .differs("log[0].ds_wire_tx", "the entry is written before the last of what was received leaves"),
+        get("upstream log: not HTTP from upstream", "/up").raw("garbage\r\n\r\n"),
+        get("upstream log: route timeout", "/slow").reply(Reply::steps([Step::Stall])),
+        get("upstream log: stream duration", "/max").reply(Reply::steps([Step::Stall])),
+        Case::steps(
+            "upstream log: client gone",
+            "upstream",
+            [Do::Send(b"GET /up HTTP/1.1\r\nhost: test\r\n\r\n".to_vec()), Do::AwaitUpstream(1)],
+        )
+        .reply(Reply::steps([Step::Stall])),
+        h2("upstream log: h2 to h2", "upstream", H2Request::post("http://test/h2", "hello"))
+            .differs("log[0].us_header_*", HPACK)
+            .differs("log[0].us_wire_*", HPACK),
+        Case::get("upstream log: at its begin", "upstream_begun", "/up", ""),
+        unasked(Case::get("upstream log: at its begin, refused", "upstream_begun", "/refused", "")),
+        Case::get("upstream log: again and again", "upstream_often", "/up", "").reply(Reply::steps([
+            Step::Pause(Duration::from_millis(250)),
+            Step::Send(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi".to_vec()),
+        ])),
+    ]
 }
 
 fn json_and_tcp_cases() -> Vec<Case> {

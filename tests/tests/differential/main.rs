@@ -101,6 +101,11 @@ async fn access_logs() {
     differential(logs::setup(), logs::cases()).await;
 }
 
+#[tokio::test]
+async fn upstream_logs() {
+    differential(logs::setup(), logs::upstream_cases()).await;
+}
+
 /// The rig itself: what varies from run to run is no difference.
 #[tokio::test]
 async fn envoy_against_itself() {

@@ -31,6 +31,10 @@ pub enum LogType {
     DownstreamPeriodic,
     /// `DownstreamEnd`
     DownstreamEnd,
+    /// `UpstreamPoolReady`
+    UpstreamPoolReady,
+    /// `UpstreamPeriodic`
+    UpstreamPeriodic,
     /// `UpstreamEnd`
     UpstreamEnd,
     /// `DownstreamTunnelSuccessfullyEstablished`

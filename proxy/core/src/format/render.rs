@@ -295,8 +295,12 @@ fn put_flags(
     Shape::Text
 }
 
-/// Envoy's stream id is the request's id; a TCP connection gets one of its own.
+/// Envoy's stream id is the request's id; a TCP connection gets one of its own, a stream to a host none.
 fn put_stream_id(out: &mut Vec<u8>, entry: &LogEntry<'_>) -> Shape {
+    if matches!(entry.log_type, LogType::UpstreamPoolReady | LogType::UpstreamPeriodic | LogType::UpstreamEnd)
+    {
+        return Shape::Missing;
+    }
     if let Some(request) = entry.request {
         return match request.headers.get(&X_REQUEST_ID) {
             Some(id) => {
@@ -334,6 +338,8 @@ fn log_type(log_type: LogType) -> &'static str {
         LogType::DownstreamStart => "DownstreamStart",
         LogType::DownstreamPeriodic => "DownstreamPeriodic",
         LogType::DownstreamEnd => "DownstreamEnd",
+        LogType::UpstreamPoolReady => "UpstreamPoolReady",
+        LogType::UpstreamPeriodic => "UpstreamPeriodic",
         LogType::UpstreamEnd => "UpstreamEnd",
         LogType::DownstreamTunnelSuccessfullyEstablished => "DownstreamTunnelSuccessfullyEstablished",
     }

@@ -26,6 +26,7 @@ use xds_api::envoy::extensions::filters::http::router::v3::Router;
 use xds_api::envoy::extensions::filters::network::http_connection_manager::v3 as proto;
 
 use super::reply::LocalReplies;
+use super::upstream_log::UpstreamLogs;
 use crate::codec::h1::Underscores;
 use crate::codec::h1_server::ServerOptions;
 use crate::codec::h2_keepalive::Schedule;
@@ -203,7 +204,7 @@ pub struct Upgrade {
 }
 
 /// Options of the router filter.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct RouterOptions {
     /// Count what becomes of requests: response codes and times of clusters, routes and virtual clusters.
     pub dynamic_stats: bool,
@@ -211,6 +212,8 @@ pub struct RouterOptions {
     pub suppress_envoy_headers: bool,
     /// Take the request's own `x-envoy-expected-rq-timeout-ms` for the timeout.
     pub respect_expected_rq_timeout: bool,
+    /// Logs of streams to hosts.
+    pub upstream_logs: Option<Arc<UpstreamLogs>>,
 }
 
 /// HTTP/1 options of one side.
@@ -609,6 +612,7 @@ fn build_router(payload: &[u8], cx: &mut BuildCx<'_>) -> Result<RouterOptions, R
         suppress_envoy_headers: proto.suppress_envoy_headers,
         dynamic_stats: proto.dynamic_stats.unwrap_or(true),
         respect_expected_rq_timeout: proto.respect_expected_rq_timeout,
+        upstream_logs: UpstreamLogs::build(&proto, cx)?,
     })
 }
 

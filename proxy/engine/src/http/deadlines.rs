@@ -20,6 +20,14 @@ pub(crate) enum Timeout {
     UpstreamMaxDuration,
 }
 
+/// What happens at a moment that was waited for.
+pub(crate) enum Tick {
+    /// A deadline passed.
+    TimedOut(Timeout),
+    /// The stream to the host is logged again.
+    UpstreamLog,
+}
+
 /// The deadlines of one stream.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Deadlines {
@@ -29,6 +37,7 @@ pub(crate) struct Deadlines {
     route: Option<Instant>,
     max_duration: Option<Instant>,
     upstream: Option<Instant>,
+    upstream_log: Option<Instant>,
 }
 
 impl Deadlines {
@@ -41,6 +50,7 @@ impl Deadlines {
             route: None,
             max_duration: None,
             upstream: None,
+            upstream_log: None,
         }
     }
 
@@ -74,12 +84,33 @@ impl Deadlines {
         self.upstream = at;
     }
 
+    /// Sets when the stream to the host is logged again.
+    pub(crate) fn set_upstream_log(&mut self, at: Option<Instant>) {
+        self.upstream_log = at;
+    }
+
     /// Ready when a deadline has passed.
     pub(crate) fn poll(&self, timer: &mut Timer, cx: &mut Context<'_>) -> Poll<Timeout> {
         let Some(earliest) = self.earliest() else { return Poll::Pending };
         while timer.poll(cx, earliest).is_ready() {
             if let Some(timeout) = self.passed(Instant::now()) {
                 return Poll::Ready(timeout);
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Ready when a deadline has passed, or when the stream to the host is to be logged again.
+    pub(crate) fn poll_tick(&self, timer: &mut Timer, cx: &mut Context<'_>) -> Poll<Tick> {
+        let Some(log) = self.upstream_log else { return self.poll(timer, cx).map(Tick::TimedOut) };
+        let earliest = self.earliest().map_or(log, |earliest| earliest.min(log));
+        while timer.poll(cx, earliest).is_ready() {
+            let now = Instant::now();
+            if let Some(timeout) = self.passed(now) {
+                return Poll::Ready(Tick::TimedOut(timeout));
+            }
+            if log <= now {
+                return Poll::Ready(Tick::UpstreamLog);
             }
         }
         Poll::Pending

@@ -15,7 +15,7 @@ use proxy_core::local_reply::LocalReply;
 use proxy_core::response_flag::ResponseFlag;
 use proxy_core::stream_error::UpstreamReset;
 
-use super::deadlines::Timeout;
+use super::deadlines::{Tick, Timeout};
 use super::filter_chain::{Ending, Parts};
 use super::stream::{Stream, StreamEnd};
 use crate::codec::downstream::{Downstream, DownstreamError};
@@ -30,7 +30,7 @@ enum Event {
     Response(UpstreamEvent),
     UpstreamFailed(UpstreamReset),
     DownstreamFailed(DownstreamError),
-    TimedOut(Timeout),
+    Tick(Tick),
     /// The filter at this position lets go of what it held.
     Resumed(Direction, usize, Verdict),
 }
@@ -96,7 +96,8 @@ impl Stream<'_> {
                 }
                 Event::UpstreamFailed(reset) => return Err(Failure::Upstream(reset)),
                 Event::DownstreamFailed(error) => return Err(self.downstream_failed(error).into()),
-                Event::TimedOut(timeout) => return Err(self.timed_out(timeout).into()),
+                Event::Tick(Tick::UpstreamLog) => self.log_upstream_again(down.wire()),
+                Event::Tick(Tick::TimedOut(timeout)) => return Err(self.timed_out(timeout).into()),
             }
         }
         if !self.request_done && !progress.tunnel {
@@ -166,7 +167,7 @@ impl Stream<'_> {
         {
             return Poll::Ready(Event::DownstreamFailed(error));
         }
-        self.deadlines.poll(timer, cx).map(Event::TimedOut)
+        self.deadlines.poll_tick(timer, cx).map(Event::Tick)
     }
 
     fn poll_resume(&mut self, direction: Direction, cx: &mut Context<'_>) -> Option<Event> {

@@ -166,8 +166,8 @@ pub const FIELDS: &[MessageFields] = &[
         &[
             ("dynamic_stats", Used),
             ("start_child_span", Ignored("tracing is not available")),
-            ("upstream_log", Rejected("upstream access logs are not available yet")),
-            ("upstream_log_options", Rejected("upstream access logs are not available yet")),
+            ("upstream_log", Used),
+            ("upstream_log_options", Used),
             ("suppress_envoy_headers", Used),
             ("strict_check_headers", Rejected("not available yet")),
             ("respect_expected_rq_timeout", Used),
@@ -175,5 +175,9 @@ pub const FIELDS: &[MessageFields] = &[
             ("upstream_http_filters", Rejected("upstream filters are not available yet")),
             ("reject_connect_request_early_data", Rejected("not available yet")),
         ],
+    ),
+    (
+        "envoy.extensions.filters.http.router.v3.Router.UpstreamAccessLogOptions",
+        &[("flush_upstream_log_on_upstream_stream", Used), ("upstream_log_flush_interval", Used)],
     ),
 ];

@@ -6,7 +6,7 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
-use std::task::Poll;
+use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -24,6 +24,7 @@ use proxy_core::stats::Cells;
 use proxy_core::stats::groups::RouteStats;
 use proxy_core::stream_error::UpstreamReset;
 
+use super::deadlines::Tick;
 use super::exchange::Failure;
 use super::stream::{Stream, StreamEnd, refuse};
 use crate::codec::downstream::Downstream;
@@ -124,9 +125,19 @@ impl Stream<'_> {
             attempt += 1;
             let mut up = match self.open(down, timer, &cluster, priority, attempt > 1).await {
                 Ok(up) => up,
-                Err(Unavailable::End(end)) => return Err(end),
-                Err(Unavailable::Reset(reset, reason)) => return Err(self.upstream_failed(reset, reason)),
+                Err(Unavailable::End(end)) => {
+                    if !matches!(end, StreamEnd::Gone) {
+                        self.log_upstream_end(|| down.wire());
+                    }
+                    return Err(end);
+                }
+                Err(Unavailable::Reset(reset, reason)) => {
+                    let end = self.upstream_failed(reset, reason);
+                    self.log_upstream_end(|| down.wire());
+                    return Err(end);
+                }
             };
+            self.log_upstream_ready(|| down.wire());
             // What was gathered of the body follows the head.
             let end = (self.request_done || self.is_tunnel())
                 && self.gathered.is_none()
@@ -144,6 +155,12 @@ impl Stream<'_> {
                 Err(reset) => Err(Failure::Upstream(reset)),
             };
             self.info.upstream.wire = up.wire();
+            if let Err(Failure::Upstream(reset)) = &ended {
+                self.log_upstream_failure(*reset);
+            }
+            if !matches!(ended, Err(Failure::End(StreamEnd::Gone))) {
+                self.log_upstream_end(|| down.wire());
+            }
             match ended {
                 Ok(()) => return Ok(()),
                 Err(Failure::End(end)) => {
@@ -276,6 +293,7 @@ impl Stream<'_> {
             self.info.upstream.host = None;
             return Err(Unavailable::End(self.no_host(NoHost::Unavailable)));
         };
+        self.log_upstream_start();
         let up = self.checkout(down, timer, &pool, priority, fresh).await;
         self.info.upstream.pool_ready = Some(clock::now());
         if matches!(up, Err(Unavailable::Reset(UpstreamReset::Overflow, _))) {
@@ -388,7 +406,14 @@ impl Stream<'_> {
                 pool.cluster.stats.traffic.here().upstream_rq_cancelled.inc();
                 return Poll::Ready(Err(Unavailable::End(self.downstream_failed(error))));
             }
-            self.deadlines.poll(timer, cx).map(|timeout| Err(Unavailable::End(self.timed_out(timeout))))
+            loop {
+                match ready!(self.deadlines.poll_tick(timer, cx)) {
+                    Tick::UpstreamLog => self.log_upstream_again(down.wire()),
+                    Tick::TimedOut(timeout) => {
+                        return Poll::Ready(Err(Unavailable::End(self.timed_out(timeout))));
+                    }
+                }
+            }
         })
         .await
     }
@@ -406,6 +431,7 @@ impl Stream<'_> {
     /// What a failed upstream means for the stream.
     pub(crate) fn upstream_failed(&mut self, reset: UpstreamReset, reason: String) -> StreamEnd {
         self.info.flags.set(reset.flag());
+        self.log_upstream_failure(reset);
         if let Some(cluster) = &self.cluster {
             let stats = cluster.stats.traffic.here();
             match reset {
@@ -471,6 +497,7 @@ impl Stream<'_> {
     pub(crate) fn upstream_head(&mut self, head: ResponseHead, now: Instant) {
         let status = head.status;
         self.track_response_head(&head);
+        self.log_upstream_head(&head);
         self.response = Some(head);
         self.info.response_code = Some(status.as_u16());
         self.charge(status);

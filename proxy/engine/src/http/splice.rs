@@ -37,6 +37,7 @@ impl Stream<'_> {
         let left = up.unread();
         left >= SPLICE_FROM
             && down.can_splice(left)
+            && !self.is_logged_again()
             && !self.filters.concerns(Direction::Response, &Parts::body(BodyEvent::Data(Bytes::new())))
     }
 

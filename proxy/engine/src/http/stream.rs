@@ -20,6 +20,7 @@ use super::config::{ConnectionManager, HttpFilter, RouteSource};
 use super::deadlines::Deadlines;
 use super::filter_chain::{FilterChain, Parts, View};
 use super::normalize::PathOutcome;
+use super::upstream_log::LoggedStream;
 use super::{Context, forwarded, normalize};
 use crate::codec::downstream::{Downstream, Incoming};
 use crate::local::clock;
@@ -103,6 +104,8 @@ pub(crate) struct Stream<'c> {
     /// The route's timeout, once there is one.
     pub(crate) route_timeout: Option<Duration>,
     pub(crate) clear_route: bool,
+    /// The stream to a host, if such are logged.
+    pub(crate) upstream_log: Option<Box<LoggedStream>>,
 }
 
 /// Serves one request. Says whether the request was read to its end and the response
@@ -247,6 +250,7 @@ impl<'c> Stream<'c> {
             virtual_cluster: None,
             route_timeout: None,
             clear_route: false,
+            upstream_log: None,
         };
         stream.random = cx.shared.random.borrow_mut().u64(..);
         if end && !stream.is_tunnel() {
@@ -469,6 +473,9 @@ impl Drop for Stream<'_> {
         for log in &self.cx.manager.access_logs {
             log.log(&entry);
         }
+        // Where the client is gone, the stream to the host ends with this one.
+        let wire = self.info.wire;
+        self.log_upstream_end(|| wire);
         header_maps::give(std::mem::take(&mut self.request.headers));
         if let Some(response) = &mut self.response {
             header_maps::give(std::mem::take(&mut response.headers));
