@@ -1,4 +1,5 @@
-//! Clusters and upstreams of the running proxy: discovery by DNS, pools, circuit breakers, what a control plane changes.
+//! Clusters and upstreams of the running proxy: discovery by DNS, pools, balancing, circuit breakers, what a control plane
+//! changes.
 //!
 //! `SUBJECT=envoy` runs the cases that describe Envoy's behaviour against the real one, which proves the tests themselves.
 
@@ -6,6 +7,7 @@ mod addresses;
 mod breakers;
 mod changes;
 mod dns;
+mod logs;
 mod pools;
 
 use anyhow::{Result, ensure};
