@@ -4,11 +4,13 @@
 //! `SUBJECT=envoy` runs the cases that describe Envoy's behaviour against the real one, which proves the tests themselves.
 
 mod addresses;
+mod balancing;
 mod breakers;
 mod changes;
 mod dns;
 mod logs;
 mod pools;
+mod resolvers;
 
 use anyhow::{Result, ensure};
 use integration::client::{Client, Response};
