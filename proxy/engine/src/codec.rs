@@ -9,6 +9,7 @@ pub mod h1;
 pub(crate) mod h1_client;
 pub(crate) mod h1_server;
 pub(crate) mod h2_client;
+pub(crate) mod h2_cookies;
 pub mod h2_guard;
 pub(crate) mod h2_headers;
 pub(crate) mod h2_keepalive;

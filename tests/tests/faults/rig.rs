@@ -129,8 +129,6 @@ pub(crate) struct Rig {
     pub(crate) standing: Option<&'static str>,
     /// Whether what is sent is to be held against what it costs.
     pub(crate) measured: bool,
-    /// Whether more may be held than the bytes justify: the scenario itself says how much.
-    pub(crate) beyond_its_bytes: bool,
     /// Whether it is to panic.
     pub(crate) panics: bool,
 }
@@ -165,7 +163,6 @@ impl Rig {
             standing: None,
             measured: true,
             panics: false,
-            beyond_its_bytes: false,
         })
     }
 
@@ -253,9 +250,7 @@ impl Rig {
         let cost = self.meter.read()?;
         if self.measured {
             cost.record(name)?;
-            if !self.beyond_its_bytes {
-                cost.check()?;
-            }
+            cost.check()?;
         }
         self.stands().await.with_context(|| format!("{name}\n{}", self.proxy.log_tail()))
     }

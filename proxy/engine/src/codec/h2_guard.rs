@@ -7,8 +7,10 @@
 //! and the last stream of GOAWAY, and keeps no bytes.
 //! `Guarded` puts it on a connection.
 
+use std::cell::Cell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -330,6 +332,7 @@ pub(crate) struct Guarded<T> {
     stats: Cells<Http2Stats>,
     traffic: Traffic,
     failed: bool,
+    received: Rc<Cell<u64>>,
 }
 
 /// Where the bytes of a connection are counted.
@@ -366,7 +369,20 @@ impl<T> Guarded<T> {
         traffic: Traffic,
     ) -> Self {
         let guard = FrameGuard::new(side, limits);
-        Self { io, guard, counted: FrameCounts::default(), stats, traffic, failed: false }
+        Self {
+            io,
+            guard,
+            counted: FrameCounts::default(),
+            stats,
+            traffic,
+            failed: false,
+            received: Rc::default(),
+        }
+    }
+
+    /// Octets that came, now and later.
+    pub(crate) fn received(&self) -> Rc<Cell<u64>> {
+        self.received.clone()
     }
 
     fn count(&mut self) {
@@ -412,6 +428,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Guarded<T> {
         ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
         let new = buf.filled().get(before..).unwrap_or_default();
         this.traffic.received(new.len());
+        this.received.set(this.received.get() + new.len() as u64);
         let seen = this.guard.received(new);
         this.count();
         Poll::Ready(seen.map_err(|flood| this.fail(flood)))

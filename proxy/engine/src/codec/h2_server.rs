@@ -15,6 +15,7 @@ use proxy_core::text::Text;
 
 use super::downstream::{Downstream, DownstreamError};
 use super::h1::{Underscores, is_valid_authority, is_valid_path};
+use super::h2_cookies::Cookies;
 use super::h2_headers::{PLAIN_STATUS, fit, name_upgrade, plain_bytes, plain_request_bytes};
 
 /// Octets of a frame header (RFC 9113, 4.1).
@@ -55,6 +56,8 @@ pub(crate) enum Malformed {
     TooLarge,
     /// A name with an underscore, which configuration forbids.
     Underscore,
+    /// The cookies of its connection hold too much.
+    TooManyCookies,
 }
 
 impl Malformed {
@@ -65,6 +68,7 @@ impl Malformed {
             Self::TooManyHeaders => "http2.too_many_headers",
             Self::TooLarge => "http2.header_list_size_too_large",
             Self::Underscore => "http2.unexpected_underscore",
+            Self::TooManyCookies => "http2.too_many_cookies",
         }
     }
 
@@ -72,7 +76,9 @@ impl Malformed {
     pub(crate) fn flag(&self) -> ResponseFlag {
         match self {
             Self::Invalid(_) => ResponseFlag::DownstreamProtocolError,
-            Self::TooManyHeaders | Self::TooLarge | Self::Underscore => ResponseFlag::DownstreamRemoteReset,
+            Self::TooManyHeaders | Self::TooLarge | Self::Underscore | Self::TooManyCookies => {
+                ResponseFlag::DownstreamRemoteReset
+            }
         }
     }
 }
@@ -137,6 +143,7 @@ pub(crate) fn request_head(
     request: Request<()>,
     secure: bool,
     limits: HeadLimits,
+    cookies: &Cookies,
 ) -> Result<RequestHead, Malformed> {
     let (mut parts, ()) = request.into_parts();
     let pseudo = 1
@@ -174,7 +181,7 @@ pub(crate) fn request_head(
         None if secure => Scheme::Https,
         None => Scheme::Http,
     };
-    join_cookies(&mut parts.headers);
+    cookies.join(&mut parts.headers)?;
     let is_plain_connect = parts.method == Method::CONNECT && protocol.is_none();
     let path = if is_plain_connect { Text::default() } else { Text::from(path) };
     // An extended CONNECT (RFC 8441) is an upgrade, and looks like one from here on.
@@ -184,23 +191,6 @@ pub(crate) fn request_head(
     }
     let upgrade = protocol.map(|protocol| Text::from(protocol.as_str().to_ascii_lowercase()));
     Ok(RequestHead { method, scheme, authority, path, upgrade, headers: parts.headers, case: None })
-}
-
-/// Cookie crumbs become one header (RFC 9113, 8.2.3).
-fn join_cookies(headers: &mut HeaderMap) {
-    if headers.get_all(header::COOKIE).iter().nth(1).is_none() {
-        return;
-    }
-    let joined = headers.get_all(header::COOKIE).iter().fold(Vec::new(), |mut joined, crumb| {
-        if !joined.is_empty() {
-            joined.extend_from_slice(b"; ");
-        }
-        joined.extend_from_slice(crumb.as_bytes());
-        joined
-    });
-    if let Ok(value) = http::HeaderValue::from_maybe_shared(Bytes::from(joined)) {
-        headers.insert(header::COOKIE, value);
-    }
 }
 
 impl ServerStream {

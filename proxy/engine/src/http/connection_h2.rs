@@ -16,6 +16,7 @@ use proxy_core::response_flag::ResponseFlag;
 
 use super::stream::{self, ConnectionCx};
 use crate::codec::downstream::{Downstream, Incoming};
+use crate::codec::h2_cookies::Cookies;
 use crate::codec::h2_guard::{FrameLimits, Guarded, Side, Traffic, is_flood};
 use crate::codec::h2_keepalive::Keepalive;
 use crate::codec::h2_server::{HeadLimits, Malformed, ServerStream, request_head};
@@ -41,6 +42,7 @@ struct Shared {
     task: RefCell<Option<Waker>>,
     /// Timers of streams that ended, for those to come.
     timers: RefCell<Vec<Timer>>,
+    cookies: Cookies,
 }
 
 /// Streams that a client may have reset by protocol errors of its own (MadeYouReset).
@@ -53,7 +55,7 @@ const PREMATURE_TOTAL: u64 = 500;
 const PREMATURE_LIFETIME: u64 = 1;
 
 impl Shared {
-    fn new() -> Self {
+    fn new(cookies: Cookies) -> Self {
         Self {
             streams: Cell::new(0),
             last_end: Cell::new(clock::now()),
@@ -63,6 +65,7 @@ impl Shared {
             premature: Cell::new(0),
             changed: Cell::new(false),
             task: RefCell::default(),
+            cookies,
             timers: RefCell::default(),
         }
     }
@@ -134,6 +137,7 @@ pub(super) async fn serve(cx: Rc<ConnectionCx>, connection: Box<Connection>) {
         manager.http2_stats.clone(),
         Traffic::Downstream(manager.stats.clone()),
     );
+    let cookies = Cookies::new(connection.received());
     let mut timer = Timer::default();
     let deadline = manager.idle_timeout.map(|idle| clock::now() + idle);
     let mut handshake = Box::pin(builder.handshake::<_, Bytes>(connection));
@@ -146,7 +150,7 @@ pub(super) async fn serve(cx: Rc<ConnectionCx>, connection: Box<Connection>) {
     .await;
     drop(handshake);
     if let Some(connected) = connected {
-        accept(&cx, connected, timer).await;
+        accept(&cx, connected, timer, cookies).await;
     } else {
         stats.downstream_cx_protocol_error.inc();
     }
@@ -257,10 +261,11 @@ async fn accept(
     cx: &Rc<ConnectionCx>,
     mut connection: h2::server::Connection<Guarded<Box<Connection>>, Bytes>,
     timer: Timer,
+    cookies: Cookies,
 ) {
     let manager = &*cx.manager;
     let stats = manager.stats.here();
-    let shared = Rc::new(Shared::new());
+    let shared = Rc::new(Shared::new(cookies));
     let options = &manager.http2;
     let keepalive =
         options.keepalive.and_then(|schedule| Some(Keepalive::new(connection.ping_pong()?, schedule)));
@@ -352,13 +357,14 @@ async fn serve_stream(
     let end = receive.is_end_stream();
     let rules = cx.manager.http2.field_rules;
     let mut down = ServerStream::new(receive, response, &parts, rules, cx.manager.http2_stats.clone());
-    let head = match read_head(&cx, Request::from_parts(parts, ())) {
+    let head = match read_head(&cx, &shared.cookies, Request::from_parts(parts, ())) {
         Ok(head) => head,
         Err(malformed) => {
             count_malformed(&cx, &malformed);
             stream::refused(&cx, down.protocol(), malformed.flag(), malformed.details());
             shared.count_premature();
             down.refuse(match malformed.flag() {
+                _ if malformed == Malformed::TooManyCookies => Reason::REFUSED_STREAM,
                 ResponseFlag::DownstreamProtocolError => Reason::PROTOCOL_ERROR,
                 _ => Reason::INTERNAL_ERROR,
             });
@@ -389,21 +395,25 @@ async fn serve_stream(
 }
 
 /// The request head, if protocol and configuration allow it.
-fn read_head(cx: &ConnectionCx, mut request: Request<()>) -> Result<RequestHead, Malformed> {
+fn read_head(
+    cx: &ConnectionCx,
+    cookies: &Cookies,
+    mut request: Request<()>,
+) -> Result<RequestHead, Malformed> {
     let manager = &cx.manager;
     if let Some(rules) = &manager.http2.field_rules {
         let dropped = rules.apply(request.headers_mut())?;
         manager.http2_stats.here().dropped_headers_with_underscores.add(dropped);
     }
     let limits = HeadLimits { fields: manager.max_headers_count, bytes: manager.max_request_headers_bytes };
-    request_head(request, cx.info.secure, limits)
+    request_head(request, cx.info.secure, limits, cookies)
 }
 
 fn count_malformed(cx: &ConnectionCx, malformed: &Malformed) {
     let stats = cx.manager.http2_stats.here();
     match malformed {
         Malformed::Invalid(_) => cx.manager.stats.here().downstream_cx_protocol_error.inc(),
-        Malformed::TooManyHeaders => stats.header_overflow.inc(),
+        Malformed::TooManyHeaders | Malformed::TooManyCookies => stats.header_overflow.inc(),
         Malformed::TooLarge => stats.header_list_size_too_large.inc(),
         Malformed::Underscore => stats.requests_rejected_with_underscores_in_headers.inc(),
     }

@@ -1,4 +1,5 @@
 use std::future::poll_fn;
+use std::rc::Rc;
 
 use proxy_core::stats::Registry;
 use tokio::io::AsyncWriteExt;
@@ -25,12 +26,13 @@ fn authority_wins_over_host() {
         ("/", None, ""),
     ] {
         let fields: Vec<_> = host.iter().map(|host| ("host", *host)).collect();
-        let head = request_head(request(uri, &fields), false, LIMITS).ok().unwrap();
+        let head =
+            request_head(request(uri, &fields), false, LIMITS, &Cookies::new(Rc::default())).ok().unwrap();
         assert_eq!(head.authority.as_str(), expected, "{uri} {host:?}");
         assert!(!head.headers.contains_key("host"), "{uri} {host:?}");
     }
     assert_eq!(
-        request_head(request("/", &[("host", "a/b")]), false, LIMITS).err(),
+        request_head(request("/", &[("host", "a/b")]), false, LIMITS, &Cookies::new(Rc::default())).err(),
         Some(Malformed::Invalid("http2.invalid.header.field"))
     );
 }
@@ -39,11 +41,14 @@ fn authority_wins_over_host() {
 fn crumbs_count_and_are_joined() {
     // Four pseudo headers count too.
     let crumbs: Vec<_> = std::iter::repeat_n(("cookie", "a=b"), 96).collect();
-    let head = request_head(request("http://a.test/", &crumbs), false, LIMITS).ok().unwrap();
+    let head = request_head(request("http://a.test/", &crumbs), false, LIMITS, &Cookies::new(Rc::default()))
+        .ok()
+        .unwrap();
     assert_eq!(head.headers.len(), 1);
     assert_eq!(head.headers["cookie"].len(), 96 * 3 + 95 * 2);
     let crumbs: Vec<_> = std::iter::repeat_n(("cookie", "a=b"), 97).collect();
-    let refused = request_head(request("http://a.test/", &crumbs), false, LIMITS).err();
+    let refused =
+        request_head(request("http://a.test/", &crumbs), false, LIMITS, &Cookies::new(Rc::default())).err();
     assert_eq!(refused, Some(Malformed::TooManyHeaders));
 }
 
