@@ -18,6 +18,7 @@ use proxy_core::stats::groups::{
 };
 use proxy_core::stats::{self, Cells, Registry, ShardId, Shared, set_shard};
 use proxy_engine::listener::accept::{ConnectionLimit, GLOBAL_LIMIT, GlobalConnections};
+use proxy_engine::local::dispatcher::Dispatcher;
 use proxy_engine::local::drain::{DrainStrategy, ProcessDrain};
 use proxy_engine::local::watchdog::Watchdog;
 use proxy_engine::log_file::FileLogs;
@@ -263,8 +264,14 @@ fn flatten(prefix: &str, values: &prost_types::Struct, layer: &mut RuntimeLayer)
 pub fn run(built: Built, options: cli::Options) -> anyhow::Result<()> {
     memory::give_back();
     set_shard(ShardId(0));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
     let local = tokio::task::LocalSet::new();
+    if built.bootstrap.enable_dispatcher_stats {
+        let dispatcher = Dispatcher::new(&built.env.stats, "server");
+        dispatcher.observe(&mut runtime, || ());
+        local.spawn_local(dispatcher.measure_delays());
+    }
+    let runtime = runtime.enable_all().build()?;
     local.block_on(&runtime, serve(built, options))
 }
 
@@ -280,6 +287,7 @@ async fn serve(built: Built, options: cli::Options) -> anyhow::Result<()> {
     let watchdog = Watchdog::start(&built.env.stats)?;
     let setup = Arc::new(WorkerSetup {
         watchdog: watchdog.clone(),
+        dispatcher_stats: built.bootstrap.enable_dispatcher_stats,
         env: built.env.clone(),
         drain: drain.clone(),
         connections: connections.clone(),

@@ -3,6 +3,7 @@
 pub mod buffers;
 pub mod clock;
 pub(crate) mod contain;
+pub mod dispatcher;
 pub mod drain;
 pub mod header_maps;
 pub mod timers;

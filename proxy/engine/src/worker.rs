@@ -22,6 +22,7 @@ use crate::listener::accept::{
 };
 use crate::listener::config::Listener;
 use crate::local::contain::vital;
+use crate::local::dispatcher::Dispatcher;
 use crate::local::drain::{DrainStrategy, ProcessDrain};
 use crate::local::watchdog::Watchdog;
 use crate::local::{clock, timers};
@@ -59,6 +60,15 @@ pub struct WorkerSetup {
     pub give_back: fn(),
     /// Notices workers that are stuck.
     pub watchdog: Arc<Watchdog>,
+    /// Measure the loops of the workers.
+    pub dispatcher_stats: bool,
+}
+
+impl WorkerSetup {
+    fn dispatcher(&self, index: usize) -> Option<Dispatcher> {
+        let scope = format!("listener_manager.worker_{index}");
+        self.dispatcher_stats.then(|| Dispatcher::new(&self.env.stats, &scope))
+    }
 }
 
 impl Workers {
@@ -77,11 +87,15 @@ impl Workers {
             let thread = std::thread::Builder::new().name(format!("wrk:{index}")).spawn(move || {
                 set_shard(ShardId(u16::try_from(index + 1).unwrap_or(u16::MAX)));
                 // It may not leave its thread, so it is made here.
-                let runtime = match runtime() {
+                let dispatcher = setup.dispatcher(index);
+                let runtime = match runtime(dispatcher.as_ref()) {
                     Ok(runtime) => runtime,
                     Err(error) => return drop(started.send(Err(error))),
                 };
                 if started.send(Ok(())).is_ok() {
+                    if let Some(dispatcher) = dispatcher {
+                        runtime.spawn_local(vital(dispatcher.measure_delays()));
+                    }
                     runtime.block_on(vital(run(index, &setup, mailboxes, receiver)));
                 }
             })?;
@@ -172,13 +186,14 @@ async fn tidy(give_back: fn()) {
 }
 
 /// One thread's runtime; its clock is read once a turn.
-fn runtime() -> io::Result<LocalRuntime> {
+fn runtime(dispatcher: Option<&Dispatcher>) -> io::Result<LocalRuntime> {
     clock::turn();
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .event_interval(61)
-        .on_thread_unpark(clock::turn)
-        .build_local(LocalOptions::default())
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().event_interval(61).on_thread_unpark(clock::turn);
+    if let Some(dispatcher) = dispatcher {
+        dispatcher.observe(&mut builder, clock::turn);
+    }
+    builder.build_local(LocalOptions::default())
 }
 
 async fn run(

@@ -30,7 +30,7 @@ pub const FIELDS: &[MessageFields] = &[
             ("layered_runtime", Used),
             ("admin", Used),
             ("overload_manager", Used),
-            ("enable_dispatcher_stats", Rejected("not available")),
+            ("enable_dispatcher_stats", Used),
             ("header_prefix", Rejected("headers begin with x-envoy-")),
             ("stats_server_version_override", Used),
             ("use_tcp_for_dns_lookups", Used),

@@ -16,7 +16,7 @@ pub use listener::{
     TlsInspectorStats,
 };
 pub use server::{
-    CaresStats, ClusterManagerStats, ConfigReloadStats, ControlPlaneStats, FilesystemStats,
+    CaresStats, ClusterManagerStats, ConfigReloadStats, ControlPlaneStats, DispatcherStats, FilesystemStats,
     HighMemoryStreamStats, OverloadStats, RdsStats, ResourceMonitorStats, RuntimeStats, ServerStats,
     ThreadLocalClusterManagerStats, WatchdogStats, XdsStats,
 };

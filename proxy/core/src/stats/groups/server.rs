@@ -55,6 +55,14 @@ crate::stats! {
         counter wip_protos,
     }
 
+    /// `server.dispatcher` and `listener_manager.worker_<n>.dispatcher`.
+    pub shared struct DispatcherStats {
+        /// Time between two waits of the loop.
+        histogram loop_duration_us (Microseconds),
+        /// How late the loop came back.
+        histogram poll_delay_us (Microseconds),
+    }
+
     /// `main_thread`, `workers`, `server.main_thread` and `server.worker_<n>`.
     pub shared struct WatchdogStats {
         /// Threads that answered much too late.
