@@ -17,6 +17,7 @@ pub mod redirect;
 pub mod rewrite;
 pub mod route;
 pub mod route_table;
+pub mod strict_headers;
 pub mod tables;
 pub mod timeouts;
 pub mod virtual_host;

@@ -119,6 +119,7 @@ pub(crate) fn setup() -> Setup {
                 .router("respect_expected_rq_timeout: true")
                 .yaml(),
             HttpListener::to_up("unexpected").options(internal).yaml(),
+            HttpListener::to_up("strict").options(internal).router(STRICT).yaml(),
             HttpListener::to_up("quiet").router("suppress_envoy_headers: true").yaml(),
             list("kept", "use_remote_address: true\npreserve_external_request_id: true"),
             list("dot", "strip_trailing_host_dot: true"),
@@ -131,6 +132,14 @@ pub(crate) fn setup() -> Setup {
 
 fn get(name: &'static str, target: &str, lines: &str) -> Case {
     Case::get(name, "routes", target, lines)
+}
+
+const STRICT: &str = "strict_check_headers: [x-envoy-upstream-rq-timeout-ms, x-envoy-upstream-rq-per-try-timeout-ms, \
+                      x-envoy-max-retries, x-envoy-retry-grpc-on, x-envoy-retry-on]";
+
+/// A request from inside, whose headers are believed.
+fn strict(name: &'static str, lines: &str) -> Case {
+    Case::get(name, "strict", "/", &format!("x-forwarded-for: 10.1.2.3\r\n{lines}"))
 }
 
 fn host(name: &'static str, listener: &'static str, host: &str) -> Case {
@@ -218,6 +227,13 @@ pub(crate) fn cases() -> Vec<Case> {
             "/",
             "x-envoy-upstream-rq-timeout-ms: 150\r\n",
         ),
+        strict("strict, in order", "x-envoy-max-retries: 2\r\nx-envoy-retry-on: 5xx, reset\r\n"),
+        strict("strict, retries", "x-envoy-max-retries: two\r\n"),
+        strict("strict, timeout", "x-envoy-upstream-rq-timeout-ms: 1.5\r\n"),
+        strict("strict, timeout of a try", "x-envoy-upstream-rq-per-try-timeout-ms: -1\r\n"),
+        strict("strict, retry-on", "x-envoy-retry-on: 5xx,never\r\n"),
+        strict("strict, retry-grpc-on", "x-envoy-retry-grpc-on: internal,5xx\r\n"),
+        strict("strict, two", "x-envoy-retry-on: never\r\nx-envoy-max-retries: x\r\n"),
         Case::get("no headers of Envoy's", "quiet", "/", ""),
         Case::get("request id is kept at the edge", "kept", "/", "x-request-id: mine\r\n"),
         host("dot is stripped", "dot", "test."),

@@ -32,6 +32,7 @@ use crate::codec::h1_server::ServerOptions;
 use crate::codec::h2_keepalive::Schedule;
 use crate::codec::h2_server::FieldRules;
 use crate::router::RouteTable;
+use crate::router::strict_headers::StrictHeader;
 use crate::upstream::key_format::HeaderKeyFormat;
 
 /// How long the answer to a PING may take if configuration does not say.
@@ -212,6 +213,8 @@ pub struct RouterOptions {
     pub suppress_envoy_headers: bool,
     /// Take the request's own `x-envoy-expected-rq-timeout-ms` for the timeout.
     pub respect_expected_rq_timeout: bool,
+    /// Headers that must make sense.
+    pub strict_check_headers: Vec<StrictHeader>,
     /// Logs of streams to hosts.
     pub upstream_logs: Option<Arc<UpstreamLogs>>,
 }
@@ -612,6 +615,11 @@ fn build_router(payload: &[u8], cx: &mut BuildCx<'_>) -> Result<RouterOptions, R
         suppress_envoy_headers: proto.suppress_envoy_headers,
         dynamic_stats: proto.dynamic_stats.unwrap_or(true),
         respect_expected_rq_timeout: proto.respect_expected_rq_timeout,
+        strict_check_headers: proto
+            .strict_check_headers
+            .iter()
+            .filter_map(|name| StrictHeader::named(name))
+            .collect(),
         upstream_logs: UpstreamLogs::build(&proto, cx)?,
     })
 }

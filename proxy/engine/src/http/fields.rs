@@ -169,7 +169,7 @@ pub const FIELDS: &[MessageFields] = &[
             ("upstream_log", Used),
             ("upstream_log_options", Used),
             ("suppress_envoy_headers", Used),
-            ("strict_check_headers", Rejected("not available yet")),
+            ("strict_check_headers", Used),
             ("respect_expected_rq_timeout", Used),
             ("suppress_grpc_request_failure_code_stats", Rejected("not available yet")),
             ("upstream_http_filters", Rejected("upstream filters are not available yet")),

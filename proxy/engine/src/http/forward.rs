@@ -115,6 +115,7 @@ impl Stream<'_> {
     async fn forward<D: Downstream>(&mut self, down: &mut D, timer: &mut Timer) -> Result<(), StreamEnd> {
         let cluster = self.choose_cluster()?;
         self.cluster = Some(cluster.cluster.clone());
+        self.check_strictly(&cluster)?;
         let priority = self.prepare(&cluster);
         if self.cx.manager.scheme_match_upstream {
             // No connection to a host is secured.
@@ -225,6 +226,21 @@ impl Stream<'_> {
         self.cx.router_stats.here().no_cluster.inc();
         self.info.flags.set(ResponseFlag::NoClusterFound);
         Err(refuse(status, "cluster_not_found"))
+    }
+
+    /// Refuses requests by `strict_check_headers`.
+    fn check_strictly(&mut self, cluster: &WorkerCluster) -> Result<(), StreamEnd> {
+        let strict = &self.cx.manager.router.strict_check_headers;
+        let Some((name, value)) = strict.iter().find_map(|header| header.violated(&self.request.headers))
+        else {
+            return Ok(());
+        };
+        let value = String::from_utf8_lossy(value.as_bytes());
+        let body = format!("invalid header '{name}' with value '{value}'");
+        let details = format!("request_headers_failed_strict_check{{{name}}}");
+        self.info.flags.set(ResponseFlag::InvalidEnvoyRequestHeaders);
+        self.info.upstream.cluster = Some(cluster.cluster.name.shared());
+        Err(StreamEnd::Reply(Box::new(LocalReply::new(StatusCode::BAD_REQUEST, body, details))))
     }
 
     /// Makes the request ready to leave: timeouts, header mutations, rewrites.

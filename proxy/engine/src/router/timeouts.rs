@@ -72,8 +72,6 @@ pub struct Timeouts {
     pub per_try: Option<Duration>,
     /// Without any event on the stream.
     pub idle: Override,
-    /// Without progress in writing to the client what is already received.
-    pub flush: Override,
     /// From the start of the stream to its end, whatever happens.
     pub max_stream: Override,
     /// What `grpc-timeout` says upstream; `None` leaves the header as it is.
@@ -93,7 +91,6 @@ pub struct Timeouts {
 pub struct RouteTimeouts {
     timeout: Option<Duration>,
     idle: Override,
-    flush: Override,
     max_grpc_timeout: Option<Duration>,
     grpc_timeout_offset: Option<Duration>,
     max_stream: Option<MaxStreamDuration>,
@@ -111,7 +108,6 @@ impl RouteTimeouts {
     pub(super) fn build(proto: &proto::RouteAction, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
         let timeout = read("timeout", proto.timeout.as_ref(), cx);
         let idle = read("idle_timeout", proto.idle_timeout.as_ref(), cx);
-        let flush = read("flush_timeout", proto.flush_timeout.as_ref(), cx);
         #[allow(deprecated, reason = "still sent by control planes")]
         let (max_grpc_timeout, grpc_timeout_offset) = (
             read("max_grpc_timeout", proto.max_grpc_timeout.as_ref(), cx),
@@ -127,7 +123,6 @@ impl RouteTimeouts {
                 Some(timeout) => not_zero(timeout),
             },
             idle: Override::new(idle?),
-            flush: Override::new(flush?),
             max_grpc_timeout: max_grpc_timeout?,
             grpc_timeout_offset: grpc_timeout_offset?,
             max_stream,
@@ -139,7 +134,7 @@ impl RouteTimeouts {
         let headers = &request.headers;
         let is_grpc = request.is_grpc();
         let grpc_header = grpc_timeout(headers);
-        let mut timeouts = Timeouts { idle: self.idle, flush: self.flush, ..Timeouts::default() };
+        let mut timeouts = Timeouts { idle: self.idle, ..Timeouts::default() };
         match (&self.max_stream, self.max_grpc_timeout) {
             (Some(max_stream), _) => timeouts.max_stream = max_stream.for_grpc_timeout(grpc_header),
             (None, Some(max)) if is_grpc => {
