@@ -288,6 +288,8 @@ impl Store {
     }
 
     fn forget_cluster(&mut self, version: &Version) {
+        // Nobody waits for its endpoints any more.
+        self.graph_changed = true;
         if matches!(version.cluster.discovery, Discovery::Dns(_)) {
             self.effects.plane.push(Effect::StopDns(version.id));
         }

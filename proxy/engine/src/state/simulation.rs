@@ -237,6 +237,20 @@ mod tests {
     /// How many seeds are tried unless `SEED` names one.
     const SEEDS: u64 = 150;
 
+    /// The endpoints were still asked for, and an answer to nobody's question made the cluster serve without hosts.
+    #[test]
+    fn a_cluster_that_takes_its_change_back_gives_up_the_endpoints() {
+        #[rustfmt::skip]
+        let schedule = [
+            100, 120, 36, 33, // the cluster, static
+            247, 204, 246, 62, // by EDS: waits
+            100, 120, 36, 33, // static again: nothing waits
+            38, 145, 69, 58, // endpoints that are refused
+            247, 204, 246, 62, // by EDS: waits again
+        ];
+        super::run(&schedule, BuildEnv::new(1));
+    }
+
     #[test]
     fn simulation_keeps_to_the_model() {
         let chosen: Option<u64> = std::env::var("SEED").ok().map(|seed| seed.parse().unwrap());
