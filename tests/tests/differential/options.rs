@@ -120,6 +120,7 @@ pub(crate) fn setup() -> Setup {
                 .yaml(),
             HttpListener::to_up("unexpected").options(internal).yaml(),
             HttpListener::to_up("strict").options(internal).router(STRICT).yaml(),
+            HttpListener::to_up("uncounted").router("suppress_grpc_request_failure_code_stats: true").yaml(),
             HttpListener::to_up("quiet").router("suppress_envoy_headers: true").yaml(),
             list("kept", "use_remote_address: true\npreserve_external_request_id: true"),
             list("dot", "strip_trailing_host_dot: true"),
@@ -149,6 +150,7 @@ fn host(name: &'static str, listener: &'static str, host: &str) -> Case {
 pub(crate) fn cases() -> Vec<Case> {
     let stall = || Reply::steps([Step::Stall]);
     let inside = "x-forwarded-for: 10.1.2.3\r\n";
+    let grpc = "content-type: application/grpc\r\n";
     let odd = "HTTP/1.1 200 OK\r\nx-remove: 1\r\ncontent-length: 0\r\n\r\n";
     let long = format!("HTTP/1.1 200 OK\r\nx-long: {}\r\ncontent-length: 0\r\n\r\n", "a".repeat(1500));
     let many = format!("HTTP/1.1 200 OK\r\n{}content-length: 0\r\n\r\n", "x-a: 1\r\n".repeat(8));
@@ -234,6 +236,11 @@ pub(crate) fn cases() -> Vec<Case> {
         strict("strict, retry-on", "x-envoy-retry-on: 5xx,never\r\n"),
         strict("strict, retry-grpc-on", "x-envoy-retry-grpc-on: internal,5xx\r\n"),
         strict("strict, two", "x-envoy-retry-on: never\r\nx-envoy-max-retries: x\r\n"),
+        Case::get("codes of gRPC are not counted", "uncounted", "/", grpc)
+            .raw("HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n"),
+        Case::get("codes of gRPC are not counted, success", "uncounted", "/", grpc),
+        Case::get("codes are counted without gRPC", "uncounted", "/", "")
+            .raw("HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n"),
         Case::get("no headers of Envoy's", "quiet", "/", ""),
         Case::get("request id is kept at the edge", "kept", "/", "x-request-id: mine\r\n"),
         host("dot is stripped", "dot", "test."),

@@ -29,6 +29,11 @@ struct Table {
 }
 
 impl Codes {
+    /// Counts one response in total only.
+    pub fn inc_completed(&self) {
+        self.0.get_or_init(Box::default).completed.inc();
+    }
+
     /// Counts one response.
     #[inline]
     pub fn inc(&self, code: u16) {

@@ -213,6 +213,8 @@ pub struct RouterOptions {
     pub suppress_envoy_headers: bool,
     /// Take the request's own `x-envoy-expected-rq-timeout-ms` for the timeout.
     pub respect_expected_rq_timeout: bool,
+    /// Count gRPC requests in the total of the cluster's response codes only.
+    pub suppress_grpc_codes: bool,
     /// Headers that must make sense.
     pub strict_check_headers: Vec<StrictHeader>,
     /// Logs of streams to hosts.
@@ -615,6 +617,7 @@ fn build_router(payload: &[u8], cx: &mut BuildCx<'_>) -> Result<RouterOptions, R
         suppress_envoy_headers: proto.suppress_envoy_headers,
         dynamic_stats: proto.dynamic_stats.unwrap_or(true),
         respect_expected_rq_timeout: proto.respect_expected_rq_timeout,
+        suppress_grpc_codes: proto.suppress_grpc_request_failure_code_stats,
         strict_check_headers: proto
             .strict_check_headers
             .iter()

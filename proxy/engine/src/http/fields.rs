@@ -171,7 +171,7 @@ pub const FIELDS: &[MessageFields] = &[
             ("suppress_envoy_headers", Used),
             ("strict_check_headers", Used),
             ("respect_expected_rq_timeout", Used),
-            ("suppress_grpc_request_failure_code_stats", Rejected("not available yet")),
+            ("suppress_grpc_request_failure_code_stats", Used),
             ("upstream_http_filters", Rejected("upstream filters are not available yet")),
             ("reject_connect_request_early_data", Rejected("not available yet")),
         ],

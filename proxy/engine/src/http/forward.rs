@@ -576,7 +576,10 @@ impl Stream<'_> {
             stats.here().upstream_rq.inc(status.as_u16());
         }
         let stats = cluster.stats.traffic.here();
-        stats.upstream_rq.inc(status.as_u16());
+        match self.cx.manager.router.suppress_grpc_codes && self.request.is_grpc() {
+            true => stats.upstream_rq.inc_completed(),
+            false => stats.upstream_rq.inc(status.as_u16()),
+        }
         match self.is_internal {
             true => stats.internal_upstream_rq.inc(status.as_u16()),
             false => stats.external_upstream_rq.inc(status.as_u16()),
