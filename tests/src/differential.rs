@@ -71,6 +71,8 @@ pub enum Do {
     Interim,
     /// Reads at least that many bytes, as they are.
     Bytes(usize),
+    /// Reads HTTP/2 frames until a stream ends or is reset.
+    StreamEnd,
     /// Sends FIN.
     HalfClose,
     /// Waits until the proxy ends the connection.

@@ -8,6 +8,7 @@ pub mod fields;
 pub mod h1;
 pub(crate) mod h1_client;
 pub(crate) mod h1_server;
+pub(crate) mod h2_backlog;
 pub(crate) mod h2_client;
 pub(crate) mod h2_cookies;
 pub mod h2_guard;

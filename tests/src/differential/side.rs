@@ -9,7 +9,7 @@ use super::{Case, Do, Facts, H2Request, Input, Setup};
 use crate::client::{Client, End, H2Client, Response};
 use crate::config::{fill, port};
 use crate::expect::{SOON, eventually};
-use crate::frames::Exchange;
+use crate::frames::{DATA, END_STREAM, Exchange, Frame, HEADERS, RST_STREAM, parse};
 use crate::ports::{Blackhole, Refusing};
 use crate::process::{Binary, Proxy};
 use crate::upstream::h2::H2Upstream;
@@ -129,6 +129,8 @@ pub struct Side {
 enum Seen {
     Response(Response),
     Bytes(Vec<u8>),
+    /// How a stream ended, and after how much data.
+    Stream(String),
 }
 
 impl Side {
@@ -240,7 +242,7 @@ impl Side {
         }
         let says_close = seen.iter().rev().find_map(|seen| match seen {
             Seen::Response(response) => Some(response.head.connection_says("close") || !response.complete),
-            Seen::Bytes(_) => None,
+            Seen::Bytes(_) | Seen::Stream(_) => None,
         });
         let end = client.end_within(if says_close == Some(true) { SOON } else { WATCH }).await;
         // FIN or RST depends on what lay unread when the socket was closed: no difference to anyone
@@ -250,6 +252,7 @@ impl Side {
             match seen {
                 Seen::Response(response) => put_response(facts, &format!("response[{at}]"), response),
                 Seen::Bytes(bytes) => facts.put_body(format!("bytes[{at}]"), bytes),
+                Seen::Stream(end) => facts.put(format!("stream[{at}]"), end),
             }
         }
         result
@@ -272,6 +275,10 @@ impl Side {
             }
             Do::Bytes(count) => {
                 seen.push(Seen::Bytes(client.at_least(*count, SOON).await?));
+                Ok(())
+            }
+            Do::StreamEnd => {
+                seen.push(Seen::Stream(stream_end(client).await?));
                 Ok(())
             }
             Do::HalfClose => client.half_close().await,
@@ -402,6 +409,24 @@ impl Side {
             stats.values().all(|count| *count == 0).then_some(())
         })
         .await
+    }
+}
+
+/// Reads frames until a stream ends.
+async fn stream_end(client: &mut Client) -> Result<String> {
+    let mut bytes = Vec::new();
+    loop {
+        bytes.extend(client.at_least(1, SOON).await?);
+        let frames = parse(&bytes);
+        let data: usize =
+            frames.iter().filter(|frame| frame.kind == DATA).map(|frame| frame.payload.len()).sum();
+        if let Some(reset) = frames.iter().find(|frame| frame.kind == RST_STREAM) {
+            return Ok(format!("reset with {:?} after {data}", reset.code()));
+        }
+        let ends = |frame: &Frame| matches!(frame.kind, DATA | HEADERS) && frame.flags & END_STREAM != 0;
+        if frames.iter().any(ends) {
+            return Ok(format!("complete after {data}"));
+        }
     }
 }
 

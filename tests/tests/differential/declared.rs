@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use integration::differential::Case;
 
-use crate::{headers, http1, http2, logs, paths, replies, routing, tcp, timeouts, tunnels};
+use crate::{flushing, headers, http1, http2, logs, paths, replies, routing, tcp, timeouts, tunnels};
 
 const INTRODUCTION: &str = "\
 # Where Outrigger differs from Envoy
@@ -33,6 +33,7 @@ fn sections() -> Result<Vec<(&'static str, Vec<Row>)>> {
         ("Paths", paths::cases()),
         ("Local replies", replies::cases()),
         ("Time limits", timeouts::cases()),
+        ("Waiting for the window", flushing::cases()),
         ("Upgrades and CONNECT", tunnels::cases()),
         ("TCP", tcp::cases()),
         ("Access logs", logs::cases()),

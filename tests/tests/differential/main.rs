@@ -6,6 +6,7 @@
 
 mod balancing;
 mod declared;
+mod flushing;
 mod headers;
 mod http1;
 mod http2;
@@ -79,6 +80,11 @@ async fn local_replies() {
 #[tokio::test]
 async fn time_limits() {
     differential(timeouts::setup(), timeouts::cases()).await;
+}
+
+#[tokio::test]
+async fn responses_that_wait_for_the_window() {
+    differential(flushing::setup(), flushing::cases()).await;
 }
 
 #[tokio::test]

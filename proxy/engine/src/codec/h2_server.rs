@@ -15,6 +15,7 @@ use proxy_core::text::Text;
 
 use super::downstream::{Downstream, DownstreamError};
 use super::h1::{Underscores, is_valid_authority, is_valid_path};
+use super::h2_backlog::{Allowance, Backlog};
 use super::h2_cookies::Cookies;
 use super::h2_headers::{PLAIN_STATUS, fit, name_upgrade, plain_bytes, plain_request_bytes};
 
@@ -31,6 +32,8 @@ pub(crate) struct ServerStream {
     /// The piece in hand, waiting for the client's window.
     pending: Bytes,
     /// What follows the piece in hand.
+    backlog: Backlog,
+    /// What follows that.
     tail: Tail,
     failed: Option<DownstreamError>,
     close_after: bool,
@@ -200,6 +203,7 @@ impl ServerStream {
         response: SendResponse<Bytes>,
         request: &http::request::Parts,
         rules: Option<FieldRules>,
+        allowance: Allowance,
         stats: Cells<Http2Stats>,
     ) -> Self {
         let wire = WireBytes {
@@ -215,6 +219,7 @@ impl ServerStream {
             is_head: request.method == Method::HEAD,
             data_done: false,
             pending: Bytes::new(),
+            backlog: Backlog::new(allowance),
             tail: Tail::None,
             failed: None,
             close_after: false,
@@ -342,10 +347,14 @@ impl Downstream for ServerStream {
         if self.is_head {
             return;
         }
-        if let Some(send) = &mut self.send {
-            send.reserve_capacity(data.len());
+        if self.pending.is_empty() {
+            if let Some(send) = &mut self.send {
+                send.reserve_capacity(data.len());
+            }
+            self.pending = data;
+        } else {
+            self.backlog.push(data);
         }
-        self.pending = data;
         if end {
             self.tail = Tail::End;
         }
@@ -364,7 +373,10 @@ impl Downstream for ServerStream {
         if self.pending.is_empty() {
             return Poll::Ready(self.failed.map_or(Ok(()), Err));
         }
-        self.poll_flush(cx)
+        match self.poll_flush(cx) {
+            Poll::Pending if self.backlog.has_room() => Poll::Ready(Ok(())),
+            flushed => flushed,
+        }
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), DownstreamError>> {
@@ -377,6 +389,11 @@ impl Downstream for ServerStream {
         }
         let sent = loop {
             if self.pending.is_empty() {
+                if let Some(next) = self.backlog.pop() {
+                    send.reserve_capacity(next.len());
+                    self.pending = next;
+                    continue;
+                }
                 break match std::mem::replace(&mut self.tail, Tail::None) {
                     Tail::None => Ok(()),
                     Tail::End => send.send_data(Bytes::new(), true),
@@ -387,7 +404,8 @@ impl Downstream for ServerStream {
                 Some(Ok(capacity)) => {
                     let piece = self.pending.split_to(capacity.min(self.pending.len()));
                     self.wire.sent += piece.len() as u64 + FRAME_HEADER;
-                    let end = self.pending.is_empty() && matches!(self.tail, Tail::End);
+                    let end =
+                        self.pending.is_empty() && self.backlog.is_empty() && matches!(self.tail, Tail::End);
                     if end {
                         self.tail = Tail::None;
                     }

@@ -68,6 +68,8 @@ pub struct ConnectionManager {
     pub max_stream_duration: Option<Duration>,
     /// Streams end after this long without a byte in either direction.
     pub stream_idle_timeout: Option<Duration>,
+    /// HTTP/2 streams end if a complete response waits this long for the client's window.
+    pub stream_flush_timeout: Option<Duration>,
     /// The request must be complete after this long.
     pub request_timeout: Option<Duration>,
     /// The request's head must be complete after this long.
@@ -418,6 +420,8 @@ impl ConnectionManager {
         let (filters, router) = chain?;
         request_id?;
         let underscores = underscores_of(&common);
+        let stream_idle_timeout =
+            timeout_or(proto.stream_idle_timeout.as_ref(), Some(Duration::from_secs(300)));
         Ok(Self {
             http1_server: Default::default(),
             codec: codec?,
@@ -431,10 +435,8 @@ impl ConnectionManager {
             max_connection_duration: timeout_or(common.max_connection_duration.as_ref(), None),
             max_requests_per_connection: common.max_requests_per_connection.unwrap_or(0),
             max_stream_duration: timeout_or(common.max_stream_duration.as_ref(), None),
-            stream_idle_timeout: timeout_or(
-                proto.stream_idle_timeout.as_ref(),
-                Some(Duration::from_secs(300)),
-            ),
+            stream_idle_timeout,
+            stream_flush_timeout: timeout_or(proto.stream_flush_timeout.as_ref(), stream_idle_timeout),
             request_timeout: timeout_or(proto.request_timeout.as_ref(), None),
             request_headers_timeout: timeout_or(proto.request_headers_timeout.as_ref(), None),
             drain_timeout: proto.drain_timeout.as_ref().and_then(duration).unwrap_or(Duration::from_secs(5)),

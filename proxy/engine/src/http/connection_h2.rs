@@ -16,6 +16,7 @@ use proxy_core::response_flag::ResponseFlag;
 
 use super::stream::{self, ConnectionCx};
 use crate::codec::downstream::{Downstream, Incoming};
+use crate::codec::h2_backlog::Allowance;
 use crate::codec::h2_cookies::Cookies;
 use crate::codec::h2_guard::{FrameLimits, Guarded, Side, Traffic, is_flood};
 use crate::codec::h2_keepalive::Keepalive;
@@ -43,6 +44,8 @@ struct Shared {
     /// Timers of streams that ended, for those to come.
     timers: RefCell<Vec<Timer>>,
     cookies: Cookies,
+    /// What responses may hold back while the client's window is closed.
+    allowance: Allowance,
 }
 
 /// Streams that a client may have reset by protocol errors of its own (MadeYouReset).
@@ -55,7 +58,7 @@ const PREMATURE_TOTAL: u64 = 500;
 const PREMATURE_LIFETIME: u64 = 1;
 
 impl Shared {
-    fn new(cookies: Cookies) -> Self {
+    fn new(cookies: Cookies, buffer_limit: usize) -> Self {
         Self {
             streams: Cell::new(0),
             last_end: Cell::new(clock::now()),
@@ -66,6 +69,7 @@ impl Shared {
             changed: Cell::new(false),
             task: RefCell::default(),
             cookies,
+            allowance: Allowance::new(buffer_limit),
             timers: RefCell::default(),
         }
     }
@@ -265,7 +269,7 @@ async fn accept(
 ) {
     let manager = &*cx.manager;
     let stats = manager.stats.here();
-    let shared = Rc::new(Shared::new(cookies));
+    let shared = Rc::new(Shared::new(cookies, cx.buffer_limit));
     let options = &manager.http2;
     let keepalive =
         options.keepalive.and_then(|schedule| Some(Keepalive::new(connection.ping_pong()?, schedule)));
@@ -356,7 +360,9 @@ async fn serve_stream(
     let (parts, receive) = request.into_parts();
     let end = receive.is_end_stream();
     let rules = cx.manager.http2.field_rules;
-    let mut down = ServerStream::new(receive, response, &parts, rules, cx.manager.http2_stats.clone());
+    let allowance = shared.allowance.clone();
+    let stats = cx.manager.http2_stats.clone();
+    let mut down = ServerStream::new(receive, response, &parts, rules, allowance, stats);
     let head = match read_head(&cx, &shared.cookies, Request::from_parts(parts, ())) {
         Ok(head) => head,
         Err(malformed) => {

@@ -6,6 +6,7 @@
 
 use std::future::poll_fn;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -103,7 +104,11 @@ impl Stream<'_> {
         if !self.request_done && !progress.tunnel {
             self.cx.manager.stats.here().downstream_rq_response_before_rq_complete.inc();
         }
-        self.flush(down, timer).await.map_err(Failure::End)
+        let flushed = poll_fn(|cx| Poll::Ready(down.poll_flush(cx))).await;
+        match flushed {
+            Poll::Ready(Err(error)) => Err(self.downstream_failed(error).into()),
+            Poll::Ready(Ok(())) | Poll::Pending => Ok(()),
+        }
     }
 
     fn poll_event<D: Downstream>(
@@ -290,8 +295,42 @@ impl Stream<'_> {
         Ok(())
     }
 
-    /// Waits until everything queued downstream has left.
+    /// Waits until a complete response has left; over HTTP/2 as long as it may wait for the client's window.
     pub(crate) async fn flush<D: Downstream>(
+        &mut self,
+        down: &mut D,
+        timer: &mut Timer,
+    ) -> Result<(), StreamEnd> {
+        if down.protocol() != Protocol::Http2 {
+            return self.flush_rest(down, timer).await;
+        }
+        let mut overdue = None;
+        let written = poll_fn(|cx| {
+            if let Poll::Ready(result) = down.poll_flush(cx) {
+                return Poll::Ready(Some(result));
+            }
+            let at = overdue.get_or_insert_with(|| Some(clock::now() + self.flush_timeout()?));
+            at.map_or(Poll::Pending, |at| timer.poll(cx, at).map(|()| None))
+        })
+        .await;
+        match written {
+            Some(Ok(())) => Ok(()),
+            Some(Err(error)) => Err(self.downstream_failed(error)),
+            None => {
+                self.cx.manager.http2_stats.here().tx_flush_timeout.inc();
+                down.reset();
+                Err(StreamEnd::Gone)
+            }
+        }
+    }
+
+    fn flush_timeout(&self) -> Option<Duration> {
+        let here = self.cx.manager.stream_flush_timeout;
+        self.route().map_or(here, |route| route.flush_timeout().or(here))
+    }
+
+    /// Waits until everything queued downstream has left, or a deadline passes.
+    pub(crate) async fn flush_rest<D: Downstream>(
         &mut self,
         down: &mut D,
         timer: &mut Timer,

@@ -26,7 +26,7 @@ pub const FIELDS: &[MessageFields] = &[
             ("scheme_header_transformation", Used),
             ("max_request_headers_kb", Used),
             ("stream_idle_timeout", Used),
-            ("stream_flush_timeout", Rejected("not available yet")),
+            ("stream_flush_timeout", Used),
             ("request_timeout", Used),
             ("request_headers_timeout", Used),
             ("drain_timeout", Used),

@@ -163,7 +163,13 @@ impl Stream<'_> {
                 self.log_upstream_end(|| down.wire());
             }
             match ended {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    // The host is done with it, however long the client takes.
+                    drop(up);
+                    self.track_end(clock::now());
+                    self.in_flight = None;
+                    return self.flush(down, timer).await;
+                }
                 Err(Failure::End(end)) => {
                     if matches!(up, Upstream::Http2(_)) && self.info.upstream.last_rx.is_none() {
                         cluster.cluster.stats.traffic.here().upstream_rq_tx_reset.inc();

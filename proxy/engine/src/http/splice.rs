@@ -48,7 +48,7 @@ impl Stream<'_> {
         up: &mut Upstream,
         timer: &mut Timer,
     ) -> Result<(), Failure> {
-        self.flush(down, timer).await?;
+        self.flush_rest(down, timer).await?;
         let Some(mut pipe) = Pipe::take() else { return Ok(()) };
         let ended = poll_fn(|cx| self.poll_splice(down, up, timer, &mut pipe, cx)).await;
         pipe.give();

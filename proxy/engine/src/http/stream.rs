@@ -150,7 +150,7 @@ pub(crate) async fn serve<D: Downstream>(
             // Envoy counts its own resets as resets of the stream too.
             stats.downstream_rq_rx_reset.inc();
             // What was received before it broke is the client's.
-            let _ = stream.flush(down, timer).await;
+            let _ = stream.flush_rest(down, timer).await;
             if down.protocol() == Protocol::Http2 {
                 // It is queued, and a reset would take it back: the connection's task runs first.
                 tokio::task::yield_now().await;

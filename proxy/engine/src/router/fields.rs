@@ -219,7 +219,7 @@ const ROUTE_ACTION: MessageFields = (
         ("append_x_forwarded_host", Used),
         ("timeout", Used),
         ("idle_timeout", Used),
-        ("flush_timeout", Rejected("not available yet")),
+        ("flush_timeout", Used),
         ("early_data_policy", Rejected("early data is not available")),
         ("retry_policy", NO_RETRIES),
         ("retry_policy_typed_config", NO_RETRIES),

@@ -20,7 +20,7 @@ use super::filter_config::{FilterConfig, FilterConfigs};
 use super::header_mutation::{HeaderMutations, MutationContext};
 use super::rewrite::{self, EnvoyHeaders};
 use super::route::{Action, RouteBuilder, RouteEntry};
-use super::timeouts::{ExpectedTimeout, Timeouts};
+use super::timeouts::{ExpectedTimeout, Override, Timeouts};
 use super::virtual_host::{TlsRequirement, VirtualHost};
 
 /// Envoy's default of `max_direct_response_body_size_bytes`.
@@ -386,6 +386,14 @@ impl<'t> SelectedRoute<'t> {
         match &self.entry.action {
             Action::Forward(forward) => forward.timeouts.for_request(request, expected),
             Action::Redirect(_) | Action::DirectResponse(_) | Action::NonForwarding => Timeouts::default(),
+        }
+    }
+
+    /// How long a complete response may wait for the client's HTTP/2 window.
+    pub fn flush_timeout(&self) -> Override {
+        match &self.entry.action {
+            Action::Forward(forward) => forward.timeouts.flush,
+            Action::Redirect(_) | Action::DirectResponse(_) | Action::NonForwarding => Override::Inherit,
         }
     }
 

@@ -91,6 +91,8 @@ pub struct Timeouts {
 pub struct RouteTimeouts {
     timeout: Option<Duration>,
     idle: Override,
+    /// While a complete response waits for the client's HTTP/2 window.
+    pub(super) flush: Override,
     max_grpc_timeout: Option<Duration>,
     grpc_timeout_offset: Option<Duration>,
     max_stream: Option<MaxStreamDuration>,
@@ -108,6 +110,7 @@ impl RouteTimeouts {
     pub(super) fn build(proto: &proto::RouteAction, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
         let timeout = read("timeout", proto.timeout.as_ref(), cx);
         let idle = read("idle_timeout", proto.idle_timeout.as_ref(), cx);
+        let flush = read("flush_timeout", proto.flush_timeout.as_ref(), cx);
         #[allow(deprecated, reason = "still sent by control planes")]
         let (max_grpc_timeout, grpc_timeout_offset) = (
             read("max_grpc_timeout", proto.max_grpc_timeout.as_ref(), cx),
@@ -123,6 +126,7 @@ impl RouteTimeouts {
                 Some(timeout) => not_zero(timeout),
             },
             idle: Override::new(idle?),
+            flush: Override::new(flush?),
             max_grpc_timeout: max_grpc_timeout?,
             grpc_timeout_offset: grpc_timeout_offset?,
             max_stream,
