@@ -517,7 +517,7 @@ fn any(type_url: &TypeUrl, name: &str) -> Any {
 #[cfg(test)]
 mod tests {
     /// How many seeds are tried unless `SEED` names one.
-    const SEEDS: u64 = 1000;
+    const SEEDS: u64 = 4000;
 
     #[test]
     fn simulation_keeps_the_promises() {

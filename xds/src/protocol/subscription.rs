@@ -41,22 +41,39 @@ enum Telling {
     Delta(Delta),
 }
 
+/// A resource from the response that brought it until one takes it away, or nobody wants it any more.
 struct Delivered {
-    /// The version that was accepted last, which the server is told on a new stream; none if all were rejected.
-    accepted: Option<String>,
-    /// What came last, and with which response.
-    version: String,
-    from: UpdateId,
+    /// The response that brought it first.
+    since: UpdateId,
+    /// The newest version that was accepted, which the server is told on a new stream; none if all were rejected.
+    accepted: Option<(UpdateId, String)>,
     expires: Option<Instant>,
+}
+
+impl Delivered {
+    /// Verdicts come in any order: an older version takes nothing back.
+    fn accept(&mut self, accepted: Option<(UpdateId, String)>) {
+        self.accepted = self.accepted.take().max(accepted);
+    }
+
+    /// What lay between it and `newer` was rejected: they are one.
+    fn until(mut self, newer: Option<Self>) -> Self {
+        if let Some(newer) = newer {
+            self.accept(newer.accepted);
+            self.expires = newer.expires;
+        }
+        self
+    }
 }
 
 struct Unjudged {
     id: UpdateId,
     nonce: String,
     version: String,
-    /// What it brought, and what it took away: a response that is rejected as a whole takes away nothing.
-    names: Vec<String>,
-    removed: Vec<(String, Delivered)>,
+    /// The versions it brought, by name.
+    brought: Vec<(String, String)>,
+    /// What it took away, with what was held until then: a response that is rejected as a whole takes away nothing.
+    removed: Vec<(String, Option<Delivered>)>,
     /// Resources refused before the receiver saw them.
     duplicates: Vec<(String, String)>,
     /// Whether the stream it came from still lives.
@@ -163,6 +180,9 @@ impl Subscription {
         if changed {
             let interest = &self.interest;
             self.resources.retain(|name, _| interest.wants(name));
+            for unjudged in &mut self.unjudged {
+                unjudged.removed.retain(|(name, _)| interest.wants(name));
+            }
         }
         changed
     }
@@ -231,7 +251,7 @@ impl Subscription {
             id,
             nonce: content.nonce.clone(),
             version: content.version.clone(),
-            names: update.upserts.iter().map(|upsert| upsert.name.clone()).collect(),
+            brought: update.upserts.iter().map(|new| (new.name.clone(), new.version.clone())).collect(),
             removed: update.forgotten,
             duplicates: decoded.duplicates,
             live: true,
@@ -276,15 +296,14 @@ impl Subscription {
                 }
                 continue;
             };
-            let accepted = self.resources.get_mut(&resource.name).and_then(|held| held.accepted.take());
-            let held = Delivered { accepted, version: resource.version.clone(), from: id, expires };
-            self.resources.insert(resource.name.clone(), held);
+            let new = Delivered { since: id, accepted: None, expires };
+            self.resources.entry(resource.name.clone()).or_insert(new).expires = expires;
             delivery.upserts.push(ResourceUpdate { name: resource.name, version: resource.version, any });
         }
         for name in gone {
             if self.interest.wants(&name) {
                 self.interest.answered(&name);
-                delivery.forgotten.extend(self.resources.remove_entry(&name));
+                delivery.forgotten.push((name.clone(), self.resources.remove(&name)));
                 delivery.removed.push(name);
             }
         }
@@ -292,7 +311,7 @@ impl Subscription {
             let missing = self.resources.extract_if(.., |name, _| !present.contains(name));
             for (name, held) in missing {
                 delivery.removed.push(name.clone());
-                delivery.forgotten.push((name, held));
+                delivery.forgotten.push((name, Some(held)));
             }
         }
         delivery
@@ -304,15 +323,23 @@ impl Subscription {
         let mut unjudged = self.unjudged.remove(position);
         if rejected.iter().any(|(name, _)| name.is_empty()) {
             for (name, held) in std::mem::take(&mut unjudged.removed) {
-                if self.interest.wants(&name) {
-                    self.resources.entry(name).or_insert(held);
+                if let Some(held) = held {
+                    self.give_back(id, name, held);
                 }
             }
         } else {
             let refused: BTreeSet<&str> = rejected.iter().map(|(name, _)| name.as_str()).collect();
-            for name in unjudged.names.iter().filter(|name| !refused.contains(name.as_str())) {
-                if let Some(held) = self.resources.get_mut(name).filter(|held| held.from == id) {
-                    held.accepted = Some(held.version.clone());
+            for (name, version) in std::mem::take(&mut unjudged.brought) {
+                if !refused.contains(name.as_str())
+                    && let Some(held) = self.held_since(&name, id)
+                {
+                    held.accept(Some((id, version)));
+                }
+            }
+            // it is gone, whatever becomes of an earlier removal
+            for (name, _) in &unjudged.removed {
+                for (_, held) in self.removals(name).filter(|(by, _)| *by < id) {
+                    *held = None;
                 }
             }
         }
@@ -327,6 +354,34 @@ impl Subscription {
             self.answers.push_back(Answer { id, nonce: unjudged.nonce, version: unjudged.version, error });
         }
         Some(outcome)
+    }
+
+    /// The removals of a resource that have no verdict, oldest first, and what each took away.
+    fn removals(&mut self, name: &str) -> impl Iterator<Item = (UpdateId, &mut Option<Delivered>)> {
+        self.unjudged.iter_mut().flat_map(move |unjudged| {
+            let (by, removed) = (unjudged.id, unjudged.removed.iter_mut());
+            removed.filter(move |(removed, _)| removed == name).map(move |(_, held)| (by, held))
+        })
+    }
+
+    /// The resource that a response brought or renewed.
+    fn held_since(&mut self, name: &str, id: UpdateId) -> Option<&mut Delivered> {
+        if self.resources.get(name).is_some_and(|held| held.since <= id) {
+            return self.resources.get_mut(name);
+        }
+        let taken = self.removals(name).filter_map(|(_, held)| held.as_mut());
+        taken.filter(|held| held.since <= id).max_by_key(|held| held.since)
+    }
+
+    /// The removal of a resource was rejected: it was there all the time, until the next removal at least.
+    fn give_back(&mut self, id: UpdateId, name: String, held: Delivered) {
+        if let Some((_, next)) = self.removals(&name).find(|(by, _)| *by > id) {
+            *next = Some(held.until(next.take()));
+            return;
+        }
+        let held = held.until(self.resources.remove(&name));
+        self.earliest_expiry = [self.earliest_expiry, held.expires].into_iter().flatten().min();
+        self.resources.insert(name, held);
     }
 
     /// Whether this waiting message still has something to say.
@@ -371,7 +426,7 @@ impl Subscription {
                 let held = self
                     .resources
                     .iter()
-                    .filter_map(|(name, held)| Some((name.clone(), held.accepted.clone()?)));
+                    .filter_map(|(name, held)| Some((name.clone(), held.accepted.clone()?.1)));
                 Request::Delta(Box::new(telling.request(&self.type_url, &self.interest, held)))
             }
         }
@@ -410,7 +465,7 @@ struct Delivery {
     upserts: Vec<ResourceUpdate>,
     removed: Vec<String>,
     /// What was held under the removed names.
-    forgotten: Vec<(String, Delivered)>,
+    forgotten: Vec<(String, Option<Delivered>)>,
     heartbeat: bool,
 }
 

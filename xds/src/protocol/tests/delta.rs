@@ -123,6 +123,65 @@ fn a_reconnect_tells_what_is_held() {
 }
 
 #[test]
+fn what_was_accepted_stays_accepted_when_what_came_after_is_rejected() {
+    let mut rig = rig();
+    rig.subscribe(&EDS, &["a", "b"]);
+    rig.open();
+    for (nonce, version) in [("n1", "1"), ("n2", "2"), ("n3", "3")] {
+        rig.changes(&EDS, nonce, &[("a", version), ("b", version)], &[]);
+    }
+    let [first, second, third] = [rig.update(), rig.update(), rig.update()];
+    rig.protocol.verdict(Verdict::accept(&second));
+    rig.protocol.verdict(Verdict::accept(&first));
+    rig.protocol.verdict(Verdict::reject(&third, vec![(String::new(), "bad".into())]));
+    rig.close();
+    rig.open();
+    assert_eq!(rig.tells(&EDS, &["a", "b"], &[]), [pair("a", "2"), pair("b", "2")]);
+}
+
+#[test]
+fn what_is_brought_back_does_not_count_as_held_before() {
+    let mut rig = rig();
+    rig.subscribe(&EDS, &["a", "b"]);
+    rig.open();
+    rig.changes(&EDS, "n1", &[("a", "1"), ("b", "1")], &[]);
+    rig.changes(&EDS, "n2", &[], &["a", "b"]);
+    rig.changes(&EDS, "n3", &[("a", "3")], &[]);
+    let [first, removal, again] = [rig.update(), rig.update(), rig.update()];
+    rig.protocol.verdict(Verdict::accept(&first));
+    rig.protocol.verdict(Verdict::reject(&again, vec![(String::new(), "bad".into())]));
+    rig.close();
+    rig.open();
+    // whether it is gone has not been said: nothing is claimed, and it comes again
+    assert_eq!(rig.tells(&EDS, &["a", "b"], &[]), []);
+    rig.protocol.verdict(Verdict::reject(&removal, vec![(String::new(), "bad".into())]));
+    rig.close();
+    rig.open();
+    assert_eq!(rig.tells(&EDS, &["a", "b"], &[]), [pair("a", "1"), pair("b", "1")]);
+}
+
+#[test]
+fn what_two_removals_took_away_is_back_when_both_are_rejected() {
+    for second_accepted in [false, true] {
+        let mut rig = rig();
+        rig.subscribe(&EDS, &["a"]);
+        rig.open();
+        rig.changes(&EDS, "n1", &[("a", "1")], &[]);
+        rig.accept();
+        rig.changes(&EDS, "n2", &[], &["a"]);
+        rig.changes(&EDS, "n3", &[], &["a"]);
+        let [first, second] = [rig.update(), rig.update()];
+        let bad = vec![(String::new(), "bad".to_owned())];
+        rig.protocol.verdict(Verdict::reject(&first, bad.clone()));
+        rig.protocol.verdict(Verdict::reject(&second, if second_accepted { Vec::new() } else { bad }));
+        rig.close();
+        rig.open();
+        let held = if second_accepted { vec![] } else { vec![pair("a", "1")] };
+        assert_eq!(rig.tells(&EDS, &["a"], &[]), held);
+    }
+}
+
+#[test]
 fn what_was_not_judged_is_not_held() {
     let mut rig = rig();
     rig.subscribe(&EDS, &["a"]);
