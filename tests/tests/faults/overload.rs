@@ -39,7 +39,8 @@ async fn o02_breakers_at_one() -> Result<()> {
     rig.upstream_has(1).await?;
     let mut second = rig.connect().await?;
     rig.send(&mut second, get).await?;
-    // the first is served, the second waits or is refused, all others are refused
+    // the first is served, the second waits; only then are all others refused
+    rig.reaches("cluster.narrow.upstream_rq_pending_active", 1).await?;
     let count = size(50, 500);
     for _ in 0..count {
         let mut client = rig.connect().await?;
