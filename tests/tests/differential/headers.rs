@@ -64,6 +64,10 @@ pub(crate) fn setup() -> Setup {
             HttpListener::new("scheme_matched", SCHEME_ROUTES)
                 .options("scheme_header_transformation: {match_upstream: true}")
                 .yaml(),
+            ports("ports", ""),
+            ports("ports_edge", "use_remote_address: true"),
+            ports("ports_hops", "use_remote_address: true\nxff_num_trusted_hops: 1"),
+            ports("ports_set", "scheme_header_transformation: {scheme_to_overwrite: http}"),
             HttpListener::with_virtual_hosts("mutations", MUTATIONS)
                 .route_config("request_headers_to_add: [{header: {key: x-level, value: table}}]")
                 .yaml(),
@@ -72,6 +76,49 @@ pub(crate) fn setup() -> Setup {
                 .yaml(),
         ],
     )
+}
+
+/// A listener that tells the scheme by the port that the PROXY protocol names, where it does.
+fn ports(name: &str, options: &str) -> String {
+    HttpListener::new(name, SCHEME_ROUTES)
+        .options("forward_proto_config: {https_destination_ports: [443, 8443, 444], http_destination_ports: [80, 444]}")
+        .options(options)
+        .listener(PROXY_PROTOCOL)
+        .yaml()
+}
+
+const PROXY_PROTOCOL: &str = r#"
+listener_filters:
+- name: envoy.filters.listener.proxy_protocol
+  typed_config:
+    "@type": type.googleapis.com/envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol
+    allow_requests_without_proxy_protocol: true
+"#;
+
+/// A request to `port`, if not to that of the listener, from who says that its client spoke `scheme`, if anything.
+fn to_port(name: &'static str, listener: &'static str, port: Option<u16>, scheme: &str) -> Case {
+    let proxy = port.map_or_else(String::new, |port| format!("PROXY TCP4 1.2.3.4 5.6.7.8 1111 {port}\r\n"));
+    let proto = if scheme.is_empty() { String::new() } else { format!("x-forwarded-proto: {scheme}\r\n") };
+    Case::send(name, listener, format!("{proxy}GET / HTTP/1.1\r\nhost: test\r\n{proto}\r\n"))
+}
+
+/// What `forward_proto_config` says of ports.
+fn port_cases() -> Vec<Case> {
+    vec![
+        to_port("port of https", "ports", Some(443), ""),
+        to_port("port of https, told http", "ports", Some(8443), "http"),
+        to_port("port of http", "ports", Some(80), ""),
+        to_port("port of http, told https", "ports", Some(80), "https"),
+        to_port("port of both", "ports", Some(444), ""),
+        to_port("port of none", "ports", Some(99), ""),
+        to_port("port of the listener", "ports", None, ""),
+        to_port("port of https at the edge, told http", "ports_edge", Some(443), "http"),
+        to_port("port of http at the edge, told https", "ports_edge", Some(80), "https"),
+        to_port("port of none at the edge, told https", "ports_edge", Some(99), "https"),
+        to_port("port of https behind a trusted hop", "ports_hops", Some(443), ""),
+        to_port("port of https behind a trusted hop, told http", "ports_hops", Some(443), "http"),
+        to_port("port of https, scheme overwritten", "ports_set", Some(443), ""),
+    ]
 }
 
 fn get(name: &'static str, listener: &'static str, lines: &str) -> Case {
@@ -129,4 +176,7 @@ pub(crate) fn cases() -> Vec<Case> {
         get("mutations, most specific wins", "specific", mutated).raw(upstream),
         get("mutations without the headers", "mutations", ""),
     ]
+    .into_iter()
+    .chain(port_cases())
+    .collect()
 }

@@ -25,6 +25,7 @@ use xds_api::envoy::config::core::v3::http_protocol_options::HeadersWithUndersco
 use xds_api::envoy::extensions::filters::http::router::v3::Router;
 use xds_api::envoy::extensions::filters::network::http_connection_manager::v3 as proto;
 
+use super::forwarded::ForwardProto;
 use super::reply::LocalReplies;
 use super::upstream_log::UpstreamLogs;
 use crate::codec::h1::Underscores;
@@ -117,6 +118,8 @@ pub struct ConnectionManager {
     pub preserve_external_request_id: bool,
     /// Send `x-request-id` in responses.
     pub always_set_request_id_in_response: bool,
+    /// Schemes by the port that the client meant.
+    pub forward_proto: ForwardProto,
     /// Append `x-forwarded-port`.
     pub append_x_forwarded_port: bool,
     /// Set `user-agent` and `x-envoy-downstream-service-*` to who this proxy is.
@@ -465,6 +468,7 @@ impl ConnectionManager {
             generate_request_id: proto.generate_request_id.unwrap_or(true),
             preserve_external_request_id: proto.preserve_external_request_id,
             always_set_request_id_in_response: proto.always_set_request_id_in_response,
+            forward_proto: ForwardProto::build(proto.forward_proto_config.as_ref()),
             append_x_forwarded_port: proto.append_x_forwarded_port,
             user_agent: user_agent?,
             proxy_100_continue: proto.proxy_100_continue,

@@ -76,7 +76,7 @@ pub const FIELDS: &[MessageFields] = &[
                 "add_proxy_protocol_connection_state",
                 Ignored("read by the PROXY protocol transport socket only, which is refused"),
             ),
-            ("forward_proto_config", Rejected("not available yet")),
+            ("forward_proto_config", Used),
             ("record_route_resolution_stats", Rejected("not available yet")),
         ],
     ),
@@ -128,6 +128,10 @@ pub const FIELDS: &[MessageFields] = &[
             ("flush_access_log_on_new_request", Rejected("requests are logged when they end")),
             ("flush_log_on_tunnel_successfully_established", Rejected("requests are logged when they end")),
         ],
+    ),
+    (
+        "envoy.extensions.filters.network.http_connection_manager.v3.ForwardProtoConfig",
+        &[("https_destination_ports", Used), ("http_destination_ports", Used)],
     ),
     (
         "envoy.extensions.filters.network.http_connection_manager.v3.LocalReplyConfig",

@@ -19,6 +19,7 @@ use proxy_core::headers::{
     X_FORWARDED_FOR, X_FORWARDED_PORT, X_FORWARDED_PROTO,
 };
 use proxy_core::stream_info::ConnectionInfo;
+use xds_api::envoy::extensions::filters::network::http_connection_manager::v3::ForwardProtoConfig;
 
 use super::config::{ConnectionManager, UserAgent};
 use super::request_id;
@@ -45,6 +46,31 @@ static INTERNAL_ONLY: [&HeaderName; 15] = [
 /// Headers that are removed from external requests only where `use_remote_address` says that this is the edge.
 static EDGE_ONLY: [&HeaderName; 3] =
     [&X_ENVOY_DECORATOR_OPERATION, &X_ENVOY_DOWNSTREAM_SERVICE_CLUSTER, &X_ENVOY_DOWNSTREAM_SERVICE_NODE];
+
+/// What clients speak to whoever secures their connections in front of this proxy, by the port that they meant
+/// (`forward_proto_config`).
+#[derive(Clone, Debug, Default)]
+pub struct ForwardProto {
+    https: Vec<u32>,
+    http: Vec<u32>,
+}
+
+impl ForwardProto {
+    /// Takes the ports of `proto`.
+    pub fn build(proto: Option<&ForwardProtoConfig>) -> Self {
+        let Some(proto) = proto else { return Self::default() };
+        let ForwardProtoConfig { https_destination_ports, http_destination_ports } = proto;
+        Self { https: https_destination_ports.clone(), http: http_destination_ports.clone() }
+    }
+
+    /// What the client speaks. Ports count where it is known that the client meant them: redirected, PROXY protocol.
+    fn scheme(&self, connection: &ConnectionInfo) -> Scheme {
+        let port = connection.local.port().filter(|_| connection.local_restored).map(u32::from);
+        let is_in = |ports: &[u32]| port.is_some_and(|port| ports.contains(&port));
+        let https = is_in(&self.https) || (connection.secure && !is_in(&self.http));
+        if https { Scheme::Https } else { Scheme::Http }
+    }
+}
 
 /// What was found out about the client.
 #[derive(Debug)]
@@ -79,8 +105,8 @@ pub(crate) fn apply(
     };
     let is_trusting_nobody = manager.use_remote_address && manager.xff_num_trusted_hops == 0;
     if is_trusting_nobody || !request.headers.contains_key(&X_FORWARDED_PROTO) {
-        let proto = HeaderValue::from_static(if connection.secure { "https" } else { "http" });
-        request.headers.insert(&X_FORWARDED_PROTO, proto);
+        let scheme = manager.forward_proto.scheme(connection);
+        request.headers.insert(&X_FORWARDED_PROTO, HeaderValue::from_static(scheme.as_str()));
     }
     if manager.append_x_forwarded_port
         && (is_trusting_nobody || !request.headers.contains_key(&X_FORWARDED_PORT))
