@@ -40,7 +40,7 @@ impl Sockets for NoSockets {
         Ok(())
     }
 
-    fn share(&mut self, _: ListenerTag, _: ListenerTag) -> Result<(), String> {
+    fn share(&mut self, _: ListenerTag, _: ListenerTag, _: &Listener) -> Result<(), String> {
         Ok(())
     }
 }

@@ -22,7 +22,7 @@ use proxy_engine::local::dispatcher::Dispatcher;
 use proxy_engine::local::drain::{DrainStrategy, ProcessDrain};
 use proxy_engine::local::watchdog::Watchdog;
 use proxy_engine::log_file::FileLogs;
-use proxy_engine::net::socket::{self, HostAddress};
+use proxy_engine::net::socket::{self, HostAddress, ListenOptions};
 use proxy_engine::state::Store;
 use proxy_engine::upstream::dns::Resolvers;
 use proxy_engine::worker::{WorkerSetup, Workers};
@@ -58,6 +58,7 @@ pub struct Built {
 /// The admin interface, built.
 struct AdminConfig {
     address: Address,
+    socket: ListenOptions,
     options: AdminOptions,
 }
 
@@ -67,11 +68,12 @@ impl AdminConfig {
             cx.each("allow_paths", &proto.allow_paths, proxy_core::matcher::StringMatcher::build);
         #[allow(deprecated)] // Envoy takes it still.
         let access_logs = admin_logs(&proto.access_log, &proto.access_log_path, cx);
-        let address = proto.address.as_ref();
-        let address =
-            cx.at("address", |cx| address.map(|address| Address::build(address, cx)).transpose())?;
+        let address = proto.address.as_ref().map(|proto| {
+            Ok((cx.at("address", |cx| Address::build(proto, cx))?, ListenOptions::of_address(proto)))
+        });
+        let address = address.transpose()?;
         let options = AdminOptions { allow_paths: allow_paths?, access_logs: access_logs? };
-        Ok(address.map(|address| Self { address, options }))
+        Ok(address.map(|(address, socket)| Self { address, socket, options }))
     }
 }
 
@@ -440,8 +442,9 @@ async fn wait_for_the_end(process: &Process) -> anyhow::Result<()> {
 }
 
 fn start_admin(process: &Rc<Process>, config: AdminConfig) -> anyhow::Result<()> {
-    let AdminConfig { address, options } = config;
-    let socket = socket::listen(&address, &socket::ListenOptions::default())
+    let AdminConfig { address, socket: listen, options } = config;
+    let socket = socket::bind(&address, &listen)
+        .and_then(|socket| socket::listen(&socket, &listen).map(|()| socket))
         .with_context(|| format!("cannot bind '{address}' for the admin interface"))?;
     let bound = socket::local_address(&socket)?;
     if let Some(path) = &process.options.admin_address_path {

@@ -339,6 +339,8 @@ impl Core {
                     Ok(sockets) => workers.add_listener(tag, &listener, &shared, sockets),
                     Err(error) => {
                         tracing::error!(%error, listener = %listener.name, "a listener cannot be started");
+                        let stats = self.env.stats.scope("listener_manager").shared::<ListenerManagerStats>();
+                        stats.listener_create_failure.inc();
                     }
                 }
             }

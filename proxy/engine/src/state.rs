@@ -183,7 +183,8 @@ pub enum Effect {
     Ready,
 }
 
-/// Binds the sockets of listeners, while the store decides whether a listener can be taken.
+/// The sockets of listeners: bound while the store decides whether a listener can be taken, so that nobody connects to a
+/// listener that warms; whoever carries out [`Effect::AddListener`] lets them listen.
 pub trait Sockets {
     /// Binds the addresses of `listener` under `tag`.
     ///
@@ -191,9 +192,10 @@ pub trait Sockets {
     /// Why they cannot be bound.
     fn open(&mut self, tag: ListenerTag, listener: &Listener) -> Result<(), String>;
 
-    /// Keeps the sockets of `from` open under `tag` too, so that a replaced listener refuses no connection.
+    /// Keeps the sockets of `from` open under `tag` too, for `listener` that has the same addresses, so that a replaced
+    /// listener refuses no connection.
     ///
     /// # Errors
     /// Why they cannot be shared.
-    fn share(&mut self, from: ListenerTag, tag: ListenerTag) -> Result<(), String>;
+    fn share(&mut self, from: ListenerTag, tag: ListenerTag, listener: &Listener) -> Result<(), String>;
 }

@@ -1,6 +1,7 @@
 //! Listeners that change while connections stand and come.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -8,7 +9,8 @@ use anyhow::{Context, Result, ensure};
 use integration::client::{Client, End};
 use integration::expect::{SOON, eventually, within};
 use integration::upstream::{Reply, Step};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
 use xds::fake::Served;
 use xds_api::envoy::config::listener::v3::Listener;
 
@@ -187,4 +189,96 @@ async fn streams_that_outlast_the_drain_of_a_removed_listener_are_cut() -> Resul
         rig.proxy.stop().await?;
     }
     Ok(())
+}
+
+/// A listener at an address (YAML) with these other fields, whose routes are `routes`.
+fn form(address: &str, fields: &str, routes: &str) -> Result<Served> {
+    let chain = http_chain("p", &rds(routes, ADS));
+    let chain = chain.trim_start_matches('\n').strip_prefix(' ').context("no chain")?;
+    served::<Listener>(&format!("name: l\naddress: {address}\n{fields}\nfilter_chains:\n-{chain}"))
+}
+
+/// A form that waits for its routes takes no connection: the kernel gives them all to the form in force.
+#[tokio::test]
+async fn a_listener_that_warms_takes_no_connection_away() -> Result<()> {
+    let rig = Rig::start("GRPC").await?;
+    let port = rig.address("l").await?.port();
+    let address: SocketAddr = (OTHER, port).into();
+    rig.management.set(&LDS, "2", [form(&socket(address), "", "r")?]);
+    eventually("the fixed port", SOON, async || Client::connect(address).await.ok()).await?;
+    let served = async || {
+        for _ in 0..20 {
+            let mut connection = Client::connect(address).await?;
+            ensure!(mark(&mut connection).await? == "1");
+        }
+        anyhow::Ok(())
+    };
+    let other = "freebind: true\ntcp_backlog_size: 100";
+    rig.management.set(&LDS, "3", [form(&socket(address), other, "late")?]);
+    rig.stat("listener_manager.total_listeners_warming", 1).await?;
+    served().await?;
+    rig.management.set(&LDS, "4", [form(&socket(address), "", "r")?]);
+    rig.stat("listener_manager.total_listeners_warming", 0).await?;
+    served().await?;
+    rig.management.set(&LDS, "5", [form(&socket(address), other, "late")?]);
+    rig.stat("listener_manager.total_listeners_warming", 1).await?;
+    rig.management.set(&RDS, "2", [routes("late", "c", "2")?]);
+    eventually("the new form", SOON, async || {
+        let mut connection = Client::connect(address).await.ok()?;
+        (mark(&mut connection).await.ok()? == "2").then_some(())
+    })
+    .await?;
+    rig.proxy.stop().await
+}
+
+#[tokio::test]
+async fn a_pipe_serves_while_another_form_of_its_listener_warms() -> Result<()> {
+    let rig = Rig::start("GRPC").await?;
+    let path = rig.proxy.dir().join("l.sock");
+    let pipe = |mode: &str| format!("{{pipe: {{path: \"{}\", mode: {mode}}}}}", path.display());
+    let status = async || -> Result<String> {
+        let mut stream = UnixStream::connect(&path).await?;
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await?;
+        let mut answer = String::new();
+        within("an answer", SOON, stream.read_to_string(&mut answer)).await??;
+        Ok(answer)
+    };
+    rig.management.set(&LDS, "2", [form(&pipe("448"), "", "r")?]);
+    eventually("the pipe", SOON, async || status().await.ok()).await?;
+    rig.management.set(&LDS, "3", [form(&pipe("384"), "", "late")?]);
+    rig.stat("listener_manager.total_listeners_warming", 1).await?;
+    ensure!(status().await?.contains("x-mark: 1"));
+    // of two addresses the second cannot be bound
+    let nowhere = "additional_addresses: [{address: {socket_address: {address: 192.0.2.1, port_value: 0}}}]";
+    rig.management.set(&LDS, "4", [form(&pipe("416"), nowhere, "r")?]);
+    rig.rejected(&LDS).await?;
+    ensure!(status().await?.contains("x-mark: 1"));
+    rig.management.set(&LDS, "5", [form(&pipe("448"), "", "r")?]);
+    rig.stat("listener_manager.total_listeners_warming", 0).await?;
+    ensure!(status().await?.contains("x-mark: 1"));
+    rig.management.set(&LDS, "6", [form(&pipe("384"), "", "late")?]);
+    rig.management.set(&RDS, "2", [routes("late", "c", "2")?]);
+    eventually("the new form", SOON, async || status().await.ok()?.contains("x-mark: 2").then_some(()))
+        .await?;
+    ensure!(std::fs::metadata(&path)?.permissions().mode() & 0o777 == 0o600);
+    rig.proxy.stop().await
+}
+
+/// Without `SO_REUSEPORT` an address can be bound once: the next form takes over what the form that warms has bound.
+#[tokio::test]
+async fn a_form_that_warms_is_replaced_at_the_same_address() -> Result<()> {
+    let rig = Rig::start("GRPC").await?;
+    let address: SocketAddr = (OTHER, rig.address("l").await?.port()).into();
+    rig.management.set(&LDS, "2", []);
+    rig.stat("listener_manager.total_listeners_active", 0).await?;
+    let fields = "enable_reuse_port: false";
+    rig.management.set(&LDS, "3", [form(&socket(address), fields, "late")?]);
+    rig.stat("listener_manager.total_listeners_warming", 1).await?;
+    let changed = format!("{fields}\nper_connection_buffer_limit_bytes: 99999");
+    rig.management.set(&LDS, "4", [form(&socket(address), &changed, "late")?]);
+    rig.acknowledged(&LDS, "4").await?;
+    rig.management.set(&RDS, "2", [routes("late", "c", "2")?]);
+    let mut connection = rig.connect("l").await?;
+    ensure!(mark(&mut connection).await? == "2");
+    rig.proxy.stop().await
 }

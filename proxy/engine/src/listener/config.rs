@@ -241,6 +241,15 @@ impl Listener {
         self.direction == TrafficDirection::Inbound
     }
 
+    /// Whether the two bind the same addresses in the same way, so that they can share sockets.
+    pub fn binds_like(&self, other: &Self) -> bool {
+        let mut pairs = self.addresses.iter().zip(&other.addresses);
+        self.bind_to_port == other.bind_to_port
+            && self.addresses.len() == other.addresses.len()
+            && pairs
+                .all(|((address, options), (other, others))| address == other && options.binds_like(others))
+    }
+
     /// Whether the two differ in nothing but their filter chains, so that an update can keep the sockets and the
     /// connections on unchanged chains.
     pub fn differs_in_chains_only(old: &proto::Listener, new: &proto::Listener) -> bool {
@@ -294,21 +303,13 @@ fn build_addresses(
 }
 
 fn listen_options(proto: &proto::Listener, address: &core::Address) -> ListenOptions {
-    use core::address::Address as Kind;
-    let ipv4_compat = matches!(&address.address, Some(Kind::SocketAddress(socket)) if socket.ipv4_compat);
-    let pipe_mode = match &address.address {
-        Some(Kind::Pipe(pipe)) => pipe.mode,
-        _ => 0,
-    };
     ListenOptions {
         reuse_port: proto.enable_reuse_port.unwrap_or(true),
         freebind: proto.freebind.unwrap_or(false),
         transparent: proto.transparent.unwrap_or(false),
-        ipv4_compat,
         backlog: proto.tcp_backlog_size,
         fast_open: proto.tcp_fast_open_queue_length,
-        pipe_mode,
-        options: Vec::new(),
+        ..ListenOptions::of_address(address)
     }
 }
 

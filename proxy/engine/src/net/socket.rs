@@ -9,6 +9,7 @@ use proxy_core::address::Address;
 use rustix::net::{RecvFlags, Shutdown};
 use socket2::{Domain, SockAddr, Type};
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
+use xds_api::envoy::config::core::v3 as core;
 
 use super::connection::Socket;
 
@@ -148,6 +149,25 @@ pub struct ListenOptions {
     pub options: Vec<RawOption>,
 }
 
+impl ListenOptions {
+    /// What an address says of its socket.
+    pub fn of_address(address: &core::Address) -> Self {
+        use core::address::Address as Kind;
+        let mut options = Self::default();
+        match &address.address {
+            Some(Kind::SocketAddress(socket)) => options.ipv4_compat = socket.ipv4_compat,
+            Some(Kind::Pipe(pipe)) => options.pipe_mode = pipe.mode,
+            Some(Kind::EnvoyInternalAddress(_)) | None => {}
+        }
+        options
+    }
+
+    /// Whether a socket made with these options is as good as one made with `other`: all but what [`listen`] says anew.
+    pub fn binds_like(&self, other: &Self) -> bool {
+        *self == Self { backlog: self.backlog, ..other.clone() }
+    }
+}
+
 impl RawOption {
     /// Sets the option.
     pub fn apply(&self, socket: &impl AsFd) -> io::Result<()> {
@@ -155,8 +175,8 @@ impl RawOption {
     }
 }
 
-/// A bound and listening socket.
-pub fn listen(address: &Address, options: &ListenOptions) -> io::Result<socket2::Socket> {
+/// A bound socket. Nobody can connect before [`listen`]; only a pipe's file is there, in place of what was there before.
+pub fn bind(address: &Address, options: &ListenOptions) -> io::Result<socket2::Socket> {
     let (domain, sockaddr) = match address {
         Address::Ip(ip) => (Domain::for_address(*ip), SockAddr::from(*ip)),
         Address::Pipe(path) => (Domain::UNIX, unix_address(path)?),
@@ -200,8 +220,12 @@ pub fn listen(address: &Address, options: &ListenOptions) -> io::Result<socket2:
     if let Some(queue) = options.fast_open {
         super::sys::set_fast_open(&socket, queue)?;
     }
-    socket.listen(i32::try_from(options.backlog.unwrap_or(4096)).unwrap_or(i32::MAX))?;
     Ok(socket)
+}
+
+/// Lets clients connect to a bound socket; to one that listens already it gives the length of its queue anew.
+pub fn listen(socket: &socket2::Socket, options: &ListenOptions) -> io::Result<()> {
+    socket.listen(i32::try_from(options.backlog.unwrap_or(4096)).unwrap_or(i32::MAX))
 }
 
 fn unix_address(path: &str) -> io::Result<SockAddr> {

@@ -264,21 +264,7 @@ impl Store {
         if let Some(address) = self.listeners.conflict(&delivered.name, &version.listener) {
             return Err(duplicate_address(&delivered.name, &address));
         }
-        let entry = self.listeners.entries.get(&delivered.name);
-        let bound = match entry.and_then(|entry| entry.active.as_ref()) {
-            Some(active) if Listener::differs_in_chains_only(&active.proto, &proto) => {
-                version.tag = active.tag;
-                Ok(())
-            }
-            Some(active)
-                if active.listener.addresses == version.listener.addresses
-                    && active.listener.bind_to_port == version.listener.bind_to_port =>
-            {
-                sockets.share(active.tag, version.tag)
-            }
-            _ => sockets.open(version.tag, &version.listener),
-        };
-        if let Err(reason) = bound {
+        if let Err(reason) = self.bind(&delivered.name, &mut version, sockets) {
             self.listeners.stats.listener_create_failure.inc();
             return Err(reason);
         }
@@ -295,6 +281,22 @@ impl Store {
         self.applied = true;
         self.graph_changed = true;
         Ok(())
+    }
+
+    /// Gives a new form its sockets: those of the form in force, or of the one that warms, if they are as it wants them.
+    fn bind(&mut self, name: &str, version: &mut Version, sockets: &mut dyn Sockets) -> Result<(), String> {
+        let entry = self.listeners.entries.get(name);
+        if let Some(active) = entry.and_then(|entry| entry.active.as_ref())
+            && Listener::differs_in_chains_only(&active.proto, &version.proto)
+        {
+            version.tag = active.tag;
+            return Ok(());
+        }
+        let mut known = entry.into_iter().flat_map(Entry::versions);
+        match known.find(|known| known.listener.binds_like(&version.listener)) {
+            Some(known) => sockets.share(known.tag, version.tag, &version.listener),
+            None => sockets.open(version.tag, &version.listener),
+        }
     }
 
     fn build_listener(

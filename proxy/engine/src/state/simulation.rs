@@ -124,7 +124,7 @@ impl Sockets for Opened {
         Ok(())
     }
 
-    fn share(&mut self, from: ListenerTag, tag: ListenerTag) -> Result<(), String> {
+    fn share(&mut self, from: ListenerTag, tag: ListenerTag, _: &Listener) -> Result<(), String> {
         assert!(self.0.contains_key(&from), "{from} is not bound");
         assert!(self.0.insert(tag, 1).is_none(), "{tag} is bound twice");
         Ok(())

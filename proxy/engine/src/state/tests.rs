@@ -26,7 +26,7 @@ impl Sockets for FakeSockets {
         }
     }
 
-    fn share(&mut self, _: ListenerTag, _: ListenerTag) -> Result<(), String> {
+    fn share(&mut self, _: ListenerTag, _: ListenerTag, _: &Listener) -> Result<(), String> {
         Ok(())
     }
 }
