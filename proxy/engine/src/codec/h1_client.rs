@@ -273,6 +273,10 @@ impl ClientConnection {
                     }
                 }
                 Phase::Body => match self.exchange.decoder.decode(&mut self.input) {
+                    Ok(Some(BodyEvent::Data(data))) if self.exchange.decoder.is_done() => {
+                        self.exchange.phase = Phase::Done;
+                        return Poll::Ready(Ok(UpstreamEvent::Last(data)));
+                    }
                     Ok(Some(event)) => {
                         if let BodyEvent::Trailers(trailers) = &event {
                             self.exchange.trailers_received = trailer_bytes(trailers);

@@ -193,9 +193,14 @@ impl ClientStream {
                 Some(Ok(data)) => {
                     self.wire.received += data.len() as u64 + FRAME_HEADER;
                     let _ = receive.flow_control().release_capacity(data.len());
-                    if !data.is_empty() {
-                        return Poll::Ready(Ok(UpstreamEvent::Body(BodyEvent::Data(data))));
+                    if data.is_empty() {
+                        continue;
                     }
+                    if receive.is_end_stream() {
+                        self.receive = None;
+                        return Poll::Ready(Ok(UpstreamEvent::Last(data)));
+                    }
+                    return Poll::Ready(Ok(UpstreamEvent::Body(BodyEvent::Data(data))));
                 }
                 Some(Err(error)) => return Poll::Ready(Err(reset_of(&error))),
                 None => self.data_done = true,

@@ -1,5 +1,6 @@
 //! What a client codec hears from an upstream, whatever the protocol.
 
+use bytes::Bytes;
 use proxy_core::head::{BodyEvent, ResponseHead};
 
 /// What an upstream sends.
@@ -18,4 +19,6 @@ pub(crate) enum UpstreamEvent {
     },
     /// A piece of the body, trailers, or the end.
     Body(BodyEvent),
+    /// The last piece of the body, where it is known that nothing follows: the end travels with it.
+    Last(Bytes),
 }

@@ -256,6 +256,10 @@ impl Stream<'_> {
                 let parts = Parts::head(end);
                 self.on_response_parts(down, timer, progress, parts).await?;
             }
+            UpstreamEvent::Last(data) => {
+                self.info.upstream.first_rx_body.get_or_insert(now);
+                self.on_response_parts(down, timer, progress, Parts::last(data)).await?;
+            }
             UpstreamEvent::Body(body) => {
                 if matches!(body, BodyEvent::Data(_)) {
                     self.info.upstream.first_rx_body.get_or_insert(now);

@@ -72,6 +72,11 @@ impl Parts {
         }
     }
 
+    /// The last piece of a body.
+    pub(crate) fn last(data: Bytes) -> Self {
+        Self { data, end: Some(Ending::Stream), ..Self::default() }
+    }
+
     /// The message ends here without trailers.
     pub(crate) fn ends(&self) -> bool {
         matches!(self.end, Some(Ending::Stream))

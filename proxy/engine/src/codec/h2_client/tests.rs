@@ -115,3 +115,53 @@ async fn fields_of_http1_stay_behind() {
     assert_eq!(request.headers().get("te").unwrap(), "trailers");
     assert_eq!(request.headers().len(), 1);
 }
+
+/// What the stream hears of a response with `body`, and `trailers` if it has some.
+async fn heard(body: &'static str, trailers: Option<HeaderMap>) -> Vec<&'static str> {
+    let (near, far) = tokio::io::duplex(65536);
+    let server = async {
+        let mut connection = h2::server::handshake(far).await.unwrap();
+        let (_, mut response) = connection.accept().await.unwrap().unwrap();
+        let mut send = response.send_response(http::Response::new(()), false).unwrap();
+        send.send_data(Bytes::from_static(body.as_bytes()), trailers.is_none()).unwrap();
+        if let Some(trailers) = trailers {
+            send.send_trailers(trailers).unwrap();
+        }
+        drop((response, send));
+        let _ = poll_fn(|cx| connection.poll_closed(cx)).await;
+    };
+    let client = async {
+        let (send, driver) = h2::client::Builder::new().handshake::<_, Bytes>(near).await.unwrap();
+        let mut stream = ClientStream::new(send, 100);
+        stream.request(&head("example.test"), true).unwrap();
+        let exchange = async {
+            let mut heard = Vec::new();
+            loop {
+                heard.push(match poll_fn(|cx| stream.poll_event(cx)).await.unwrap() {
+                    UpstreamEvent::Informational(_) => "informational",
+                    UpstreamEvent::Head { end: false, .. } => "head",
+                    UpstreamEvent::Head { end: true, .. } => "end",
+                    UpstreamEvent::Body(BodyEvent::Data(_)) => "data",
+                    UpstreamEvent::Body(BodyEvent::Trailers(_)) => "trailers",
+                    UpstreamEvent::Body(BodyEvent::End) => "end",
+                    UpstreamEvent::Last(_) => "last",
+                });
+                if matches!(heard.last(), Some(&("last" | "trailers" | "end"))) {
+                    drop(stream);
+                    return heard;
+                }
+            }
+        };
+        tokio::join!(exchange, driver).0
+    };
+    tokio::join!(server, client).1
+}
+
+#[tokio::test]
+async fn the_end_comes_with_the_last_piece() {
+    assert_eq!(heard("x", None).await, ["head", "last"]);
+    assert_eq!(heard("", None).await, ["head", "end"]);
+    let trailers =
+        HeaderMap::from_iter([(http::HeaderName::from_static("x-sum"), http::HeaderValue::from_static("1"))]);
+    assert_eq!(heard("x", Some(trailers)).await, ["head", "data", "trailers"]);
+}
