@@ -8,7 +8,7 @@ use proxy::cli::{self, Command, Mode, Options};
 use proxy::{logging, memory, server};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: memory::Allocator = memory::Allocator;
 
 fn main() -> ExitCode {
     memory::use_small_pages();

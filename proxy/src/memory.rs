@@ -1,5 +1,60 @@
-//! What the allocator is told.
+//! The allocator, and what it is told.
 #![allow(unsafe_code)]
+
+use std::alloc::{GlobalAlloc, Layout};
+
+use libmimalloc_sys::{mi_free, mi_malloc, mi_realloc, mi_zalloc};
+use mimalloc::MiMalloc;
+
+/// mimalloc, called by the short way where nothing needs more than the alignment of a word, which is nearly everywhere: the
+/// entry for any alignment, which its crate takes always, costs more than the allocation itself.
+pub struct Allocator;
+
+/// What every block is aligned to.
+const WORD: usize = align_of::<usize>();
+
+// SAFETY: every block comes from mimalloc with at least the alignment that was asked for (any of its blocks is aligned to a
+// word), and goes back to it, whichever entry made it.
+unsafe impl GlobalAlloc for Allocator {
+    #[inline]
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if layout.align() <= WORD {
+            // SAFETY: any size may be asked for.
+            unsafe { mi_malloc(layout.size()).cast() }
+        } else {
+            // SAFETY: the caller's promise.
+            unsafe { MiMalloc.alloc(layout) }
+        }
+    }
+
+    #[inline]
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        if layout.align() <= WORD {
+            // SAFETY: any size may be asked for.
+            unsafe { mi_zalloc(layout.size()).cast() }
+        } else {
+            // SAFETY: the caller's promise.
+            unsafe { MiMalloc.alloc_zeroed(layout) }
+        }
+    }
+
+    #[inline]
+    unsafe fn dealloc(&self, block: *mut u8, _: Layout) {
+        // SAFETY: the caller's promise: the block is one of ours.
+        unsafe { mi_free(block.cast()) }
+    }
+
+    #[inline]
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        if layout.align() <= WORD {
+            // SAFETY: the caller's promise: the block is one of ours.
+            unsafe { mi_realloc(block.cast(), size).cast() }
+        } else {
+            // SAFETY: the caller's promise.
+            unsafe { MiMalloc.realloc(block, layout, size) }
+        }
+    }
+}
 
 /// Has the process live in pages of 4 KiB.
 ///
