@@ -5,7 +5,8 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
-use http::{HeaderMap, Method, Request, Response, Version, header};
+use http::request::Parts;
+use http::{HeaderMap, Method, Response, Version, header};
 use proxy_core::head::{BodyEvent, Protocol, RequestHead, ResponseHead, Scheme};
 use proxy_core::response_flag::ResponseFlag;
 use proxy_core::stats::Cells;
@@ -140,15 +141,14 @@ impl FieldRules {
     }
 }
 
-/// Takes the parts of `request` apart; refuses what would be ambiguous elsewhere, and what is more than `limits` allow (a
+/// Makes a head of the `parts` of a request; refuses what would be ambiguous elsewhere, and what is more than `limits` allow (a
 /// crumb of a cookie may cost its sender one octet, and the receiver a field).
 pub(crate) fn request_head(
-    request: Request<()>,
+    mut parts: Parts,
     secure: bool,
     limits: HeadLimits,
     cookies: &Cookies,
 ) -> Result<RequestHead, Malformed> {
-    let (mut parts, ()) = request.into_parts();
     let pseudo = 1
         + usize::from(parts.uri.scheme().is_some())
         + usize::from(parts.uri.authority().is_some())
@@ -201,7 +201,7 @@ impl ServerStream {
     pub(crate) fn new(
         receive: RecvStream,
         response: SendResponse<Bytes>,
-        request: &http::request::Parts,
+        request: &Parts,
         rules: Option<FieldRules>,
         allowance: Allowance,
         stats: Cells<Http2Stats>,

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
 use http::Request;
+use http::request::Parts;
 use proxy_core::head::RequestHead;
 use proxy_core::response_flag::ResponseFlag;
 
@@ -290,7 +291,13 @@ async fn accept(
                 }
                 shared.streams.set(shared.streams.get() + 1);
                 manager.http2_stats.here().streams_active.inc();
-                tokio::task::spawn_local(serve_stream(cx.clone(), shared.clone(), request, response));
+                // Boxed: the runtime moves a task thrice.
+                tokio::task::spawn_local(Box::pin(serve_stream(
+                    cx.clone(),
+                    shared.clone(),
+                    request,
+                    response,
+                )));
             }
             Next::Again => {
                 let limit = cx.shared.env.runtime.number("overload.premature_reset_total_stream_count");
@@ -363,7 +370,7 @@ async fn serve_stream(
     let allowance = shared.allowance.clone();
     let stats = cx.manager.http2_stats.clone();
     let mut down = ServerStream::new(receive, response, &parts, rules, allowance, stats);
-    let head = match read_head(&cx, &shared.cookies, Request::from_parts(parts, ())) {
+    let head = match read_head(&cx, &shared.cookies, parts) {
         Ok(head) => head,
         Err(malformed) => {
             count_malformed(&cx, &malformed);
@@ -401,18 +408,14 @@ async fn serve_stream(
 }
 
 /// The request head, if protocol and configuration allow it.
-fn read_head(
-    cx: &ConnectionCx,
-    cookies: &Cookies,
-    mut request: Request<()>,
-) -> Result<RequestHead, Malformed> {
+fn read_head(cx: &ConnectionCx, cookies: &Cookies, mut parts: Parts) -> Result<RequestHead, Malformed> {
     let manager = &cx.manager;
     if let Some(rules) = &manager.http2.field_rules {
-        let dropped = rules.apply(request.headers_mut())?;
+        let dropped = rules.apply(&mut parts.headers)?;
         manager.http2_stats.here().dropped_headers_with_underscores.add(dropped);
     }
     let limits = HeadLimits { fields: manager.max_headers_count, bytes: manager.max_request_headers_bytes };
-    request_head(request, cx.info.secure, limits, cookies)
+    request_head(parts, cx.info.secure, limits, cookies)
 }
 
 fn count_malformed(cx: &ConnectionCx, malformed: &Malformed) {

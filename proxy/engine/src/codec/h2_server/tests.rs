@@ -9,12 +9,12 @@ use crate::codec::h2_guard::{FrameLimits, Guarded, Side, Traffic, is_flood};
 
 const LIMITS: HeadLimits = HeadLimits { fields: 100, bytes: 60 * 1024 };
 
-fn request(uri: &str, fields: &[(&'static str, &str)]) -> Request<()> {
-    let mut request = Request::builder().uri(uri);
+fn request(uri: &str, fields: &[(&'static str, &str)]) -> Parts {
+    let mut request = http::Request::builder().uri(uri);
     for (name, value) in fields {
         request = request.header(*name, *value);
     }
-    request.body(()).unwrap()
+    request.body(()).unwrap().into_parts().0
 }
 
 #[test]
