@@ -32,8 +32,11 @@ use super::state::AdminState;
 
 /// Connections beyond this are closed at once.
 const MAX_CONNECTIONS: usize = 1024;
-/// A connection that sends no request for so long is closed.
+/// A connection on which no request came for so long is closed, whatever it is about: the last answer was not read in
+/// that time, or there is none to wait for.
 const IDLE: Duration = Duration::from_secs(300);
+/// How long a form may take to arrive.
+const FORM_TIME: Duration = Duration::from_secs(30);
 /// A form takes no more than this.
 const MAX_FORM: usize = 64 * 1024;
 /// Bytes of a request head; Envoy's default.
@@ -153,9 +156,13 @@ where
 {
     let _open = OpenConnection::new(shared.clone());
     let wants_quit = Rc::new(Quit::default());
+    let last_request = Rc::new(Cell::new(tokio::time::Instant::now()));
     let service = hyper::service::service_fn({
-        let (shared, wants_quit) = (shared.clone(), wants_quit.clone());
-        move |request| answer(shared.clone(), wants_quit.clone(), info.clone(), request)
+        let (shared, wants_quit, last_request) = (shared.clone(), wants_quit.clone(), last_request.clone());
+        move |request| {
+            last_request.set(tokio::time::Instant::now());
+            answer(shared.clone(), wants_quit.clone(), info.clone(), request)
+        }
     });
     let mut builder = auto::Builder::new(LocalTasks(shared.clone()));
     builder.http1().timer(TokioTimer::new()).header_read_timeout(IDLE).max_buf_size(MAX_HEAD);
@@ -173,12 +180,24 @@ where
             connection.as_mut().graceful_shutdown();
             tokio::time::timeout(FAREWELL, connection).await.unwrap_or(Ok(()))
         }
+        () = idle(&last_request) => Ok(()),
     };
     if let Err(error) = served {
         tracing::debug!(%error, "an admin connection ended with an error");
     }
     if wants_quit.asked.get() {
         shared.state.quit();
+    }
+}
+
+/// Waits until no request came for [`IDLE`].
+async fn idle(last_request: &Cell<tokio::time::Instant>) {
+    loop {
+        let end = last_request.get() + IDLE;
+        if end <= tokio::time::Instant::now() {
+            return;
+        }
+        tokio::time::sleep_until(end).await;
     }
 }
 
@@ -297,9 +316,10 @@ async fn respond(shared: &Shared, request: hyper::Request<Incoming>) -> Response
     let is_form =
         head.headers.get(CONTENT_TYPE).is_some_and(|kind| kind == "application/x-www-form-urlencoded");
     let form = if is_form {
-        match Limited::new(body, MAX_FORM).collect().await {
-            Ok(form) => form.to_bytes(),
-            Err(_) => return Response::error(StatusCode::PAYLOAD_TOO_LARGE, "the form is too large\n"),
+        match tokio::time::timeout(FORM_TIME, Limited::new(body, MAX_FORM).collect()).await {
+            Ok(Ok(form)) => form.to_bytes(),
+            Ok(Err(_)) => return Response::error(StatusCode::PAYLOAD_TOO_LARGE, "the form is too large\n"),
+            Err(_) => return Response::error(StatusCode::REQUEST_TIMEOUT, "the form took too long\n"),
         }
     } else {
         Bytes::new()

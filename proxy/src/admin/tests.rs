@@ -347,6 +347,43 @@ async fn http2_is_spoken_with_prior_knowledge() {
     .await;
 }
 
+/// Whatever a client does not do: it loses its connection, and others can have one.
+#[tokio::test(start_paused = true)]
+async fn nobody_holds_a_connection_for_ever() {
+    let half_a_form = "POST /logging HTTP/1.1\r\nhost: x\r\ncontent-type: application/x-www-form-urlencoded\r\ncontent-length: 9\r\n\r\nlev";
+    let local = tokio::task::LocalSet::new();
+    let clients = async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = AdminServer::new(Fake::new(), AdminOptions::default());
+        tokio::task::spawn_local(async move { server.serve_tcp(listener).await });
+        for (words, answer) in [
+            ("", ""),
+            ("PRI * HTTP/2.0\r\n", ""),
+            ("GET /ready HTTP/1.1\r\nhost: x\r\n\r\n", "HTTP/1.1 200 OK"),
+            (half_a_form, "HTTP/1.1 408 Request Timeout"),
+        ] {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(words.as_bytes()).await.unwrap();
+            let mut got = Vec::new();
+            // reset or closed, whichever; what counts is that it ends
+            let _ = stream.read_to_end(&mut got).await;
+            assert!(got.starts_with(answer.as_bytes()), "{words:?}: {got:?}");
+        }
+        // one that answers each PING
+        let stream = TcpStream::connect(address).await.unwrap();
+        let (mut sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+        let connection = tokio::task::spawn_local(connection);
+        let request = hyper::Request::get("http://x/ready").body(Empty::<bytes::Bytes>::new()).unwrap();
+        let response = sender.send_request(request).await.unwrap();
+        assert_eq!(response.status(), 200);
+        let _ = connection.await.unwrap();
+    };
+    let clients = tokio::time::timeout(Duration::from_secs(24 * 3600), local.run_until(clients));
+    assert!(clients.await.is_ok(), "a connection stayed");
+}
+
 #[tokio::test]
 async fn unknown_and_forbidden_paths_and_methods() {
     let options = AdminOptions {

@@ -380,3 +380,34 @@ async fn statistics_are_left_out_where_a_matcher_says_so() -> Result<()> {
     ensure!(none.is_empty(), "{none:?}");
     Ok(())
 }
+
+/// What the address of the admin interface says beyond where it is.
+#[tokio::test]
+async fn the_admin_address_has_its_mode_and_takes_ipv4() -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir()?;
+    let (config, pipe) = (dir.path().join("b.yaml"), dir.path().join("admin.sock"));
+    std::fs::write(
+        &config,
+        format!("admin: {{address: {{pipe: {{path: '{}', mode: 384}}}}}}", pipe.display()),
+    )?;
+    let mut child = std::process::Command::new(&Binary::subject()?.path)
+        .args(["--disable-hot-restart", "--concurrency", "1", "-c"])
+        .arg(&config)
+        .stderr(std::process::Stdio::null())
+        .spawn()?;
+    let mode = eventually("the pipe", SOON, async || {
+        std::os::unix::net::UnixStream::connect(&pipe).ok()?;
+        Some(std::fs::metadata(&pipe).ok()?.permissions().mode() & 0o777)
+    })
+    .await;
+    child.kill()?;
+    child.wait()?;
+    ensure!(mode? == 0o600);
+
+    let both = "admin: {address: {socket_address: {address: '::', port_value: 0, ipv4_compat: true}}}";
+    let proxy = Proxy::start(&Binary::subject()?, both).await?;
+    let port = proxy.admin().addr().port();
+    Client::connect((std::net::Ipv4Addr::LOCALHOST, port).into()).await?;
+    proxy.stop().await
+}
