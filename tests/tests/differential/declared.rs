@@ -35,6 +35,7 @@ fn sections() -> Result<Vec<(&'static str, Vec<Row>)>> {
         ("Time limits", timeouts::cases()),
         ("Waiting for the window", flushing::cases()),
         ("Upgrades and CONNECT", tunnels::cases()),
+        ("Ignored upgrades", tunnels::ignored_cases()),
         ("TCP", tcp::cases()),
         ("Access logs", logs::cases()),
         ("Upstream logs", logs::upstream_cases()),

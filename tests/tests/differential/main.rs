@@ -93,6 +93,11 @@ async fn upgrades_and_connect() {
 }
 
 #[tokio::test]
+async fn ignored_upgrades() {
+    differential(tunnels::setup(), tunnels::ignored_cases()).await;
+}
+
+#[tokio::test]
 async fn network_filters() {
     differential(tcp::setup(), tcp::cases()).await;
 }

@@ -15,6 +15,8 @@ const ROUTES: &str = r#"
   route: {cluster: h2up_connect}
 - match: {prefix: /refused}
   route: {cluster: refused}
+- match: {prefix: /ignoring}
+  route: {cluster: up_ignoring}
 - match: {prefix: /}
   route: {cluster: up}
 "#;
@@ -38,15 +40,39 @@ pub(crate) fn setup() -> Setup {
             HttpListener::new("websocket", ROUTES)
                 .options("upgrade_configs: [{upgrade_type: websocket}]")
                 .yaml(),
+            HttpListener::new("ignoring", ROUTES).options(IGNORED).yaml(),
+            HttpListener::new("ignoring_some", ROUTES)
+                .options(IGNORED)
+                .options("upgrade_configs: [{upgrade_type: websocket}, {upgrade_type: Other}]")
+                .yaml(),
             HttpListener::new("connect", CONNECT).yaml(),
             HttpListener::new("h2", ROUTES)
                 .options("upgrade_configs: [{upgrade_type: websocket}]\nhttp2_protocol_options: {allow_connect: true}")
                 .yaml(),
             HttpListener::new("h2_connect", CONNECT).options("http2_protocol_options: {allow_connect: true}").yaml(),
         ],
-        [cluster("h2up_connect", "h2up", &H2_CLUSTER.replace("{}", "{allow_connect: true}"))],
+        [
+            cluster("h2up_connect", "h2up", &H2_CLUSTER.replace("{}", "{allow_connect: true}")),
+            cluster(
+                "up_ignoring",
+                "up",
+                &H2_CLUSTER.replace(
+                    "http2_protocol_options: {}",
+                    "http_protocol_options: {ignore_http_11_upgrade: [{exact: websocket}]}",
+                ),
+            ),
+        ],
     )
 }
+
+const IGNORED: &str = r#"
+http_protocol_options:
+  ignore_http_11_upgrade: [{prefix: tls}, {exact: Foo, ignore_case: true}, {exact: "a, b"}]
+"#;
+
+const BROKEN_OFF: &str =
+    "A tunnel that a host agreed to is not ours to break off, whatever the cluster ignores.";
+const NAMED: &str = "What `connection` names ends here (RFC 9110, 7.6.1); Envoy forgets that it was named.";
 
 const UPGRADE: &str = "GET /chat HTTP/1.1\r\nhost: test\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
 sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
@@ -111,6 +137,99 @@ pub(crate) fn cases() -> Vec<Case> {
 
 const NO_SWITCH: &str = "An upstream that answers an upgrade with an ordinary response has not switched: the client gets that \
                          response whole, and the connection ends after it. Envoy takes the body away.";
+
+/// A request that asks for an upgrade in these header lines.
+fn ignored(name: &'static str, listener: &'static str, lines: &str) -> Case {
+    Case::get(name, listener, "/", lines)
+}
+
+/// Upgrades that are taken out of requests (`ignore_http_11_upgrade`).
+pub(crate) fn ignored_cases() -> Vec<Case> {
+    vec![
+        ignored("ignored upgrade", "ignoring", "connection: upgrade\r\nupgrade: tls/1.2\r\n"),
+        ignored("ignored upgrade, in capitals", "ignoring", "connection: upgrade\r\nupgrade: TLS/1.2\r\n"),
+        ignored("ignored upgrade, in any case", "ignoring", "connection: Upgrade\r\nupgrade: fOO\r\n"),
+        ignored("upgrade that is not ignored", "ignoring", "connection: Upgrade\r\nupgrade: bar\r\n"),
+        ignored(
+            "ignored upgrade and another",
+            "ignoring",
+            "connection: Upgrade\r\nupgrade: tls/1.2, bar\r\n",
+        ),
+        ignored("ignored upgrades", "ignoring", "connection: Upgrade\r\nupgrade: tls/1.2 ,foo, tls\r\n"),
+        ignored("ignored upgrade of two words", "ignoring", "connection: Upgrade\r\nupgrade: a, b\r\n"),
+        ignored(
+            "ignored upgrade in a second field",
+            "ignoring",
+            "connection: Upgrade\r\nupgrade: foo\r\nupgrade: tls\r\n",
+        ),
+        ignored(
+            "upgrade in a second field",
+            "ignoring",
+            "connection: Upgrade\r\nupgrade: foo\r\nupgrade: bar\r\n",
+        ),
+        ignored(
+            "ignored upgrade, kept alive",
+            "ignoring",
+            "connection: keep-alive, Upgrade\r\nupgrade: foo\r\n",
+        ),
+        ignored("ignored upgrade, closing", "ignoring", "connection: Upgrade, close\r\nupgrade: foo\r\n"),
+        ignored(
+            "ignored upgrade, other nominated",
+            "ignoring",
+            "connection: Upgrade, x-a\r\nupgrade: foo\r\nx-a: b\r\n",
+        ),
+        ignored("ignored upgrade that connection does not name", "ignoring", "upgrade: foo\r\n"),
+        ignored("ignored upgrade beside h2c", "ignoring", "connection: Upgrade\r\nupgrade: foo, h2c\r\n"),
+        ignored(
+            "h2c where upgrades are ignored",
+            "ignoring",
+            "connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAM\r\n",
+        ),
+        ignored(
+            "ignored upgrade and settings",
+            "ignoring",
+            "connection: Upgrade, HTTP2-Settings\r\nupgrade: foo\r\nhttp2-settings: AAM\r\n",
+        )
+        .differs("upstream[0].header.http2-settings", NAMED),
+        Case::send(
+            "ignored upgrade with a body",
+            "ignoring",
+            "POST / HTTP/1.1\r\nhost: test\r\nconnection: upgrade\r\nupgrade: foo\r\ncontent-length: 2\r\n\r\nhi",
+        ),
+        ignored(
+            "ignored upgrade before one that is allowed",
+            "ignoring_some",
+            "connection: Upgrade\r\nupgrade: Tls, tls/1.2, Other\r\n",
+        ),
+        ignored(
+            "ignored upgrade after one that is allowed",
+            "ignoring_some",
+            "connection: Upgrade\r\nupgrade: Other, tls/1.2\r\n",
+        ),
+        ignored(
+            "ignored upgrade between",
+            "ignoring_some",
+            "connection: keep-alive, Upgrade\r\nupgrade: Other,foo , websocket\r\n",
+        ),
+        tunnel("websocket where upgrades are ignored", "ignoring_some", UPGRADE, "GET")
+            .reply(Reply::early([Step::Send(SWITCHING.to_vec()), Step::Echo])),
+        tunnel(
+            "websocket to a cluster that ignores it",
+            "websocket",
+            &UPGRADE.replace("/chat", "/ignoring"),
+            "GET",
+        )
+        .reply(Reply::early([Step::Send(SWITCHING.to_vec()), Step::Echo]))
+        .differs("*", BROKEN_OFF),
+        tunnel(
+            "websocket beside what is ignored",
+            "ignoring_some",
+            &UPGRADE.replace("websocket\r\nsec", "tls, websocket\r\nsec"),
+            "GET",
+        )
+        .reply(Reply::early([Step::Send(SWITCHING.to_vec()), Step::Echo])),
+    ]
+}
 
 fn websocket_cases() -> Vec<Case> {
     let switch = || Reply::early([Step::Send(SWITCHING.to_vec()), Step::Echo]);

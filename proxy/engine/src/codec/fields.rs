@@ -46,7 +46,7 @@ sides! {
         "send_fully_qualified_url": Ignored("concerns requests to hosts, not from clients"), Used;
         "use_balsa_parser": Ignored("there is one parser");
         "allow_custom_methods": Used, SERVER_SIDE;
-        "ignore_http_11_upgrade": Rejected("not available"), SERVER_SIDE;
+        "ignore_http_11_upgrade": Used, Ignored("what a host agrees to goes on; Envoy breaks off a tunnel whose name matches");
     }
     "envoy.config.core.v3.Http2ProtocolOptions" {
         "hpack_table_size": Used;

@@ -17,6 +17,7 @@ use proxy_core::extension::access_log::AccessLog;
 use proxy_core::extension::http_filter::HttpFilterConfig;
 use proxy_core::extension::message_name;
 use proxy_core::log_filter::build_access_logs;
+use proxy_core::matcher::StringMatcher;
 use proxy_core::names::Name;
 use proxy_core::stats::Cells;
 use proxy_core::stats::groups::{Http1Stats, Http2Stats, HttpStats, TracingStats};
@@ -241,6 +242,8 @@ pub struct Http1Options {
     pub allow_chunked_length: bool,
     /// Accept methods that HTTP does not define.
     pub allow_custom_methods: bool,
+    /// Upgrades that are taken out of requests.
+    pub ignored_upgrades: Vec<StringMatcher>,
 }
 
 /// HTTP/2 options of one side.
@@ -304,6 +307,11 @@ impl Http1Options {
             enable_trailers: proto.enable_trailers,
             allow_chunked_length: proto.allow_chunked_length,
             allow_custom_methods: proto.allow_custom_methods,
+            ignored_upgrades: cx.each(
+                "ignore_http_11_upgrade",
+                &proto.ignore_http_11_upgrade,
+                StringMatcher::build,
+            )?,
         })
     }
 }

@@ -408,6 +408,7 @@ fn make_server_options(cx: &ConnectionCx) -> ServerOptions {
             underscores: manager.underscores,
             keep_case: http1.header_key_format.kept(),
             proxy_100_continue: manager.proxy_100_continue,
+            ignored_upgrades: http1.ignored_upgrades.clone(),
         }),
         trailers: http1.enable_trailers,
         proper_case: http1.header_key_format == HeaderKeyFormat::ProperCase,

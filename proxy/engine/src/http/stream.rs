@@ -137,7 +137,7 @@ pub(crate) async fn serve<D: Downstream>(
                 // The rest of the request is not read.
                 let stats = cx.manager.stats.here();
                 stats.downstream_rq_rx_reset.inc();
-                if stream.upgraded && matches!(stream.info.response_code, Some(101 | 200..=299)) {
+                if stream.upgraded && stream.response_upgrades {
                     stats.downstream_rq_tx_reset.inc();
                 }
             }

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use http::Method;
+use http::header::{CONNECTION, UPGRADE};
+use http::{HeaderMap, HeaderValue, Method};
 use proxy_core::head::{PreserveCase, Protocol, RequestHead, Scheme};
+use proxy_core::matcher::StringMatcher;
 use proxy_core::text::Text;
 
 use super::error::RequestError;
@@ -39,6 +41,8 @@ pub struct RequestOptions {
     pub keep_case: Option<PreserveCase>,
     /// `proxy_100_continue`: `expect: 100-continue` stays in the head.
     pub proxy_100_continue: bool,
+    /// `ignore_http_11_upgrade`
+    pub ignored_upgrades: Vec<StringMatcher>,
 }
 
 impl Default for RequestOptions {
@@ -53,6 +57,7 @@ impl Default for RequestOptions {
             underscores: Underscores::Allow,
             keep_case: None,
             proxy_100_continue: false,
+            ignored_upgrades: Vec::new(),
         }
     }
 }
@@ -179,14 +184,17 @@ impl RequestParser {
         let framing = self.framing(&line, &mut section)?;
         let http_11 = line.protocol == Protocol::Http11;
         let upgrade = section.upgrade.take();
-        let upgrade = upgrade.filter(|asked| section.connection.upgrade && http_11 && *asked != "h2c");
+        let mut upgrade = upgrade.filter(|asked| section.connection.upgrade && http_11 && *asked != "h2c");
+        if let Some(asked) = &upgrade {
+            fields::keep_upgrade(head, span, &mut section.headers)?;
+            if !self.options.ignored_upgrades.is_empty() {
+                upgrade = self.drop_ignored(asked, &mut section.headers);
+            }
+        }
         if section.connection.nominates() {
             let removal = if upgrade.is_some() { Nominated::Stay } else { Nominated::Go };
             hop::apply_nominations(&section.connection, &mut section.headers, removal)
                 .map_err(|_| RequestError::ConnectionHeaderRejected)?;
-        }
-        if upgrade.is_some() {
-            fields::keep_upgrade(head, span, &mut section.headers)?;
         }
         let keep_alive = section.connection.persists(http_11);
         Ok(ParsedRequest {
@@ -208,6 +216,26 @@ impl RequestParser {
             header_bytes: span.header_bytes(),
             dropped_underscores: section.dropped_underscores,
         })
+    }
+
+    /// Takes the members of `upgrade` that are to be ignored out of `headers`; what remains of it, in lower case.
+    fn drop_ignored(&self, asked: &Text, headers: &mut HeaderMap) -> Option<Text> {
+        let field = headers.get(UPGRADE).and_then(|field| field.to_str().ok()).unwrap_or(asked.as_str());
+        let ignored = &self.options.ignored_upgrades;
+        let is_ignored = |member: &str| ignored.iter().any(|matcher| matcher.matches(member.as_bytes()));
+        let members = || field.split(',').map(str::trim).filter(|member| !member.is_empty());
+        let kept: Vec<&str> = members().filter(|member| !is_ignored(member)).collect();
+        if kept.len() == members().count() {
+            return Some(asked.clone());
+        }
+        let kept = kept.join(",");
+        if let Some(field) = HeaderValue::from_str(&kept).ok().filter(|_| !kept.is_empty()) {
+            headers.insert(UPGRADE, field);
+            return Some(Text::from(kept.to_ascii_lowercase()));
+        }
+        headers.remove(UPGRADE);
+        headers.remove(CONNECTION);
+        None
     }
 
     fn parse_line(&self, head: &Bytes, end: usize) -> Result<RequestLine, RequestError> {

@@ -1,5 +1,6 @@
 use super::*;
 use proxy_core::head::{PreserveCase, Protocol, Scheme};
+use proxy_core::matcher::StringMatcher;
 
 /// Line, fields, and the error that answers them.
 type Refusal = (&'static str, &'static str, RequestError);
@@ -499,6 +500,31 @@ fn pipelined_heads_are_taken_one_at_a_time() {
         || parser.parse(&mut buf).expect("accepted").map(|parsed| parsed.head.path.as_str().to_owned());
     assert_eq!((next(), next(), next()), (Some("/1".into()), Some("/2".into()), None));
     assert_eq!(&buf[..], b"GET /3");
+}
+
+#[test]
+fn ignored_upgrades_are_taken_out() {
+    let options = RequestOptions {
+        ignored_upgrades: vec![StringMatcher::prefix("TLS"), StringMatcher::exact("a")],
+        ..RequestOptions::default()
+    };
+    for (asked, kept, written) in [
+        ("TLS/1.2", None, None),
+        ("a , TLS", None, None),
+        ("tls", Some("tls"), Some("tls")),
+        ("A,WebSocket", Some("a,websocket"), Some("A,WebSocket")),
+        ("TLS/1.2, WebSocket, a", Some("websocket"), Some("WebSocket")),
+    ] {
+        let fields = format!("Host: a\r\nConnection: Upgrade, x-b\r\nUpgrade: {asked}\r\nX-B: c\r\n");
+        let input = request("GET / HTTP/1.1", &fields);
+        let head = parse_request_with(options.clone(), &input).expect("accepted").expect("complete").head;
+        assert_eq!(head.upgrade.as_deref(), kept, "{asked}");
+        let field = head.headers.get("upgrade").map(|value| value.to_str().unwrap());
+        assert_eq!(field, written, "{asked}");
+        assert_eq!(head.headers.contains_key("connection"), kept.is_some(), "{asked}");
+        // Only the peer of an upgrade gets what `connection` names.
+        assert_eq!(head.headers.contains_key("x-b"), kept.is_some(), "{asked}");
+    }
 }
 
 #[test]
