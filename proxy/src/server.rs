@@ -234,6 +234,20 @@ fn runtime_layers(bootstrap: &Bootstrap) -> Result<Vec<RuntimeLayer>, Vec<Config
     if errors.is_empty() { Ok(layers) } else { Err(errors) }
 }
 
+/// A fractional percentage as text, which [`proxy_core::runtime::Runtime::fraction`] reads.
+fn fraction(fields: &prost_types::Struct) -> String {
+    use prost_types::value::Kind;
+    let mut parts = Vec::new();
+    for name in ["numerator", "denominator"] {
+        match fields.fields.get(name).and_then(|value| value.kind.as_ref()) {
+            Some(Kind::NumberValue(number)) => parts.push(format!("{name}: {number}")),
+            Some(Kind::StringValue(text)) => parts.push(format!("{name}: {text}")),
+            _ => {}
+        }
+    }
+    format!("{{{}}}", parts.join(", "))
+}
+
 /// Nested values become dotted keys; a fractional percentage stays one value.
 fn flatten(prefix: &str, values: &prost_types::Struct, layer: &mut RuntimeLayer) {
     use prost_types::value::Kind;
@@ -241,14 +255,11 @@ fn flatten(prefix: &str, values: &prost_types::Struct, layer: &mut RuntimeLayer)
         let key = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
         let text = match &value.kind {
             Some(Kind::StructValue(inner)) => {
-                if let Some(Kind::NumberValue(numerator)) =
-                    inner.fields.get("numerator").and_then(|one| one.kind.as_ref())
-                {
-                    numerator.to_string()
-                } else {
+                if !["numerator", "denominator"].iter().any(|name| inner.fields.contains_key(*name)) {
                     flatten(&key, inner, layer);
                     continue;
                 }
+                fraction(inner)
             }
             Some(Kind::NumberValue(number)) => number.to_string(),
             Some(Kind::StringValue(text)) => text.clone(),

@@ -68,6 +68,12 @@ impl Runtime {
         self.value(key)?.parse().ok()
     }
 
+    /// The final value of `key` as a share of events, numerator and denominator: a number is one of percent.
+    pub fn fraction(&self, key: &str) -> Option<(u64, u64)> {
+        let text = self.value(key)?;
+        text.parse().ok().map(|percent| (percent, 100)).or_else(|| fraction(&text))
+    }
+
     /// The final value of `key` as a feature flag (`true`/`false`, any case).
     pub fn flag(&self, key: &str, default: bool) -> bool {
         match self.value(key) {
@@ -99,14 +105,32 @@ impl RuntimeFraction {
 
     /// Whether an event with random number `random` is in the fraction.
     ///
-    /// A runtime value, if set, is a number of percent or a `FractionalPercent` numerator with the default's denominator.
+    /// A runtime value, if set, is a number of percent or a `FractionalPercent`.
     pub fn holds(&self, runtime: &Runtime, random: u64) -> bool {
-        let (numerator, denominator) = match self.key.as_deref().and_then(|key| runtime.number(key)) {
-            Some(percent) => (percent, 100),
-            None => (u64::from(self.numerator), u64::from(self.denominator)),
-        };
+        let set = self.key.as_deref().and_then(|key| runtime.fraction(key));
+        let (numerator, denominator) = set.unwrap_or((self.numerator.into(), self.denominator.into()));
         random % denominator < numerator
     }
+}
+
+/// Reads `{numerator: 5, denominator: TEN_THOUSAND}`, names quoted or not.
+fn fraction(text: &str) -> Option<(u64, u64)> {
+    let fields = text.trim().strip_prefix('{')?.strip_suffix('}')?;
+    let (mut numerator, mut denominator) = (None, 100);
+    for field in fields.split(',') {
+        let (name, value) = field.split_once(':')?;
+        let [name, value] = [name, value].map(|part| part.trim().trim_matches('"'));
+        match name {
+            "numerator" => numerator = Some(value.parse().ok()?),
+            "denominator" => {
+                let known = DenominatorType::from_str_name(value)?;
+                let percent = FractionalPercent { denominator: known.into(), ..FractionalPercent::default() };
+                denominator = self::denominator(&percent).into();
+            }
+            _ => {}
+        }
+    }
+    Some((numerator?, denominator))
 }
 
 /// The denominator of a fractional percentage.
@@ -115,5 +139,30 @@ pub fn denominator(percent: &FractionalPercent) -> u32 {
         Ok(DenominatorType::TenThousand) => 10_000,
         Ok(DenominatorType::Million) => 1_000_000,
         Ok(DenominatorType::Hundred) | Err(_) => 100,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fractions_keep_their_denominator() {
+        let cases = [
+            ("5", Some((5, 100))),
+            ("{numerator: 5, denominator: TEN_THOUSAND}", Some((5, 10_000))),
+            ("{\"denominator\": \"MILLION\", \"numerator\": 5}", Some((5, 1_000_000))),
+            ("{numerator: 5}", Some((5, 100))),
+            ("{numerator: 5, denominator: DOZEN}", None),
+            ("{denominator: MILLION}", None),
+            ("1.5", None),
+            ("-5", None),
+            ("five", None),
+        ];
+        for (text, expected) in cases {
+            let values = [("key".to_owned(), text.to_owned())].into();
+            let layer = RuntimeLayer { values, ..RuntimeLayer::default() };
+            assert_eq!(Runtime::new(vec![layer]).fraction("key"), expected, "{text}");
+        }
     }
 }

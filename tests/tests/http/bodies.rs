@@ -75,3 +75,29 @@ async fn an_upstream_learns_that_the_client_left_amid_a_long_body() -> Result<()
     drop(client);
     eventually("the upstream connection ends", SOON, async || (upstream.open() == 0).then_some(())).await
 }
+
+/// The host says all of its head and none of its body until it has the whole request.
+#[tokio::test]
+async fn the_end_of_a_request_reaches_a_host_that_began_a_long_response() -> Result<()> {
+    let (proxy, upstream) = start().await?;
+    let whole = response(LENGTH);
+    let (head, body) = whole.split_at(whole.len() - LENGTH);
+    for end in ["0\r\n\r\n", "5\r\nworld\r\n0\r\n\r\n"] {
+        upstream.script([Reply::early([
+            Step::Send(head.to_vec()),
+            Step::ReadBody,
+            Step::Send(body.to_vec()),
+        ])]);
+        let mut client = Client::connect(proxy.listener("http")?).await?;
+        client
+            .send(b"POST / HTTP/1.1\r\nhost: test\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n")
+            .await?;
+        let mut got = client.at_least(1, SOON).await?;
+        client.send(end.as_bytes()).await?;
+        while !got.ends_with(body) {
+            ensure!(got.len() < 2 * LENGTH, "another body");
+            got.extend(client.at_least(1, SOON).await?);
+        }
+    }
+    Ok(())
+}

@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
 use integration::client::{Client, H2Client, Response};
-use integration::config::{H2_CLUSTER, bootstrap, cluster, fill, listener_with_filters, port, tcp_proxy};
+use integration::config::{
+    H2_CLUSTER, HttpListener, bootstrap, cluster, fill, listener_with_filters, port, tcp_proxy,
+};
 use integration::expect::{SOON, eventually};
 use integration::http1::field;
 use integration::process::{Binary, Kind, Proxy};
@@ -105,6 +107,49 @@ async fn requests_in_flight_are_limited() -> Result<()> {
     expect_stat(&proxy, "cluster.c.circuit_breakers.default.remaining_rq", 1).await?;
     ensure!(get(&proxy, "/c").await?.head.status()? == 200);
     proxy.stop().await
+}
+
+/// What a connection carried is counted once, also if it is lent to a request that is then refused.
+#[tokio::test]
+async fn a_refused_request_counts_no_bytes() -> Result<()> {
+    let upstream = Upstream::start().await?;
+    let clusters = [("c", limited("c", upstream.addr(), "thresholds: [{max_requests: 1}]", ""))];
+    let proxy = start(&clusters, &high_route("c")).await?;
+    upstream.script([held(), held()]);
+    let both = [begin(&proxy, &upstream, "/c/high").await?, begin(&proxy, &upstream, "/c/high").await?];
+    for one in both {
+        ensure!(finish(one).await?.head.status()? == 200);
+    }
+    stat_becomes(&proxy, "cluster.c.upstream_rq_active", 0).await?;
+    upstream.script([held()]);
+    let first = begin(&proxy, &upstream, "/c").await?;
+    let before = proxy.admin().stats("^cluster\\.c\\.upstream_cx_[rt]x_bytes_total$").await?;
+    ensure!(before.len() == 2 && before.values().all(|count| *count > 0), "{before:?}");
+    expect_overflow(&get(&proxy, "/c").await?)?;
+    let after = proxy.admin().stats("^cluster\\.c\\.upstream_cx_[rt]x_bytes_total$").await?;
+    ensure!(after == before, "{after:?}, before {before:?}");
+    ensure!(upstream.opened() == 2, "{} connections", upstream.opened());
+    ensure!(finish(first).await?.head.status()? == 200);
+    proxy.stop().await
+}
+
+/// A connection for HTTP is none for a tunnel: the first of each kind is allowed.
+#[tokio::test]
+async fn a_tunnel_opens_beside_the_only_http_connection() -> Result<()> {
+    let upstream = Upstream::start().await?;
+    let tunnel = "- match: {connect_matcher: {}}\n  route: {cluster: c, upgrade_configs: [{upgrade_type: CONNECT, connect_config: {}}]}\n- match: {prefix: /}\n  route: {cluster: c}";
+    let listener = HttpListener::new("http", tunnel).options("upgrade_configs: [{upgrade_type: CONNECT}]");
+    let cluster = limited("c", upstream.addr(), "thresholds: [{max_connections: 1}]", "");
+    let yaml = bootstrap(&[listener.yaml()], &[cluster], "");
+    let proxy = Proxy::start_with(&Binary::subject()?, &yaml, &["--concurrency", "1"]).await?;
+    upstream.answer(Reply::ok());
+    ensure!(get(&proxy, "/").await?.head.status()? == 200);
+    let mut client = Client::connect(proxy.listener("http")?).await?;
+    client.send(b"CONNECT a:1 HTTP/1.1\r\nhost: a:1\r\n\r\n").await?;
+    let response = client.response("CONNECT", SOON).await?;
+    ensure!(response.head.status()? == 200, "{response:?}");
+    expect_stat(&proxy, "cluster.c.upstream_cx_active", 2).await?;
+    expect_stat(&proxy, "cluster.c.upstream_cx_overflow", 1).await
 }
 
 #[tokio::test]

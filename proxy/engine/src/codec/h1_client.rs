@@ -137,6 +137,9 @@ impl ClientConnection {
 
     /// Gives the read buffer back; called when the connection becomes idle.
     pub(crate) fn rest(&mut self) {
+        // the exchange has been counted
+        self.exchange.sent_before = self.output.written();
+        self.exchange.received_before = self.received;
         if self.input.capacity() > 0 {
             buffers::give(std::mem::take(&mut self.input));
         }

@@ -87,8 +87,8 @@ impl Cookies {
             return Err(Malformed::TooManyCookies);
         }
         let mut text = Vec::with_capacity(length);
-        for crumb in crumbs {
-            if !text.is_empty() {
+        for (position, crumb) in crumbs.iter().enumerate() {
+            if position > 0 {
                 text.extend_from_slice(b"; ");
             }
             text.extend_from_slice(crumb.as_bytes());
@@ -139,6 +139,7 @@ mod tests {
             (vec!["a=1; b", "=2"], "a=1; b; =2"),
             (vec!["a", "=1; b=2"], "a; =1; b=2"),
             (vec!["a=1"], "a=1"),
+            (vec!["", ""], "; "),
         ] {
             assert_eq!(join(&cookies, &crumbs).unwrap(), joined);
             assert!(join(&cookies, &["a=1", "b=2"]).unwrap() == "a=1; b=2");

@@ -18,7 +18,12 @@ pub(crate) enum Timeout {
     MaxDuration,
     /// The upstream's part lasted longer than the cluster's `max_stream_duration`.
     UpstreamMaxDuration,
+    /// What ended the stream was not taken by the client.
+    Farewell,
 }
+
+/// How long a client may take to read what is left for it once its stream has ended otherwise.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// What happens at a moment that was waited for.
 pub(crate) enum Tick {
@@ -38,6 +43,7 @@ pub(crate) struct Deadlines {
     max_duration: Option<Instant>,
     upstream: Option<Instant>,
     upstream_log: Option<Instant>,
+    farewell: Option<Instant>,
 }
 
 impl Deadlines {
@@ -51,7 +57,13 @@ impl Deadlines {
             max_duration: None,
             upstream: None,
             upstream_log: None,
+            farewell: None,
         }
+    }
+
+    /// The stream ends now, whatever deadlines it had: what was said last may still be read for a while.
+    pub(crate) fn end(&mut self, now: Instant) {
+        *self = Self { farewell: Some(now + FAREWELL), ..Self::new(now, None, None) };
     }
 
     /// Something moved.
@@ -119,7 +131,10 @@ impl Deadlines {
     /// The earliest deadline.
     pub(crate) fn earliest(&self) -> Option<Instant> {
         let idle = self.idle.map(|idle| self.activity + idle);
-        [idle, self.request, self.route, self.max_duration, self.upstream].into_iter().flatten().min()
+        [idle, self.request, self.route, self.max_duration, self.upstream, self.farewell]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// What has passed at `now`; the most specific first.
@@ -135,8 +150,31 @@ impl Deadlines {
             Some(Timeout::Request)
         } else if passed(self.idle.map(|idle| self.activity + idle)) {
             Some(Timeout::Idle)
+        } else if passed(self.farewell) {
+            Some(Timeout::Farewell)
         } else {
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_deadline_passes_again_after_the_end() {
+        let start = Instant::now();
+        let second = Duration::from_secs(1);
+        let mut deadlines = Deadlines::new(start, Some(second), Some(second));
+        deadlines.set_route(Some(start + second));
+        deadlines.set_max_duration(Some(start + second));
+        deadlines.set_upstream(Some(start + second));
+        let now = start + 2 * second;
+        assert_eq!(deadlines.passed(now), Some(Timeout::MaxDuration));
+        deadlines.end(now);
+        assert_eq!(deadlines.passed(now), None);
+        assert_eq!(deadlines.earliest(), Some(now + FAREWELL));
+        assert_eq!(deadlines.passed(now + FAREWELL), Some(Timeout::Farewell));
     }
 }

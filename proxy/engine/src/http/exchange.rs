@@ -395,6 +395,8 @@ impl Stream<'_> {
 
     /// What a deadline that passed means for the stream.
     pub(crate) fn timed_out(&mut self, timeout: Timeout) -> StreamEnd {
+        // none of them passes twice
+        self.deadlines.end(clock::now());
         let stats = self.cx.manager.stats.here();
         let (flag, status, body, details) = match timeout {
             Timeout::Idle => {
@@ -422,6 +424,7 @@ impl Stream<'_> {
                 let body = "upstream max stream duration reached";
                 (flag, StatusCode::GATEWAY_TIMEOUT, body, "upstream_max_stream_duration_reached")
             }
+            Timeout::Farewell => return StreamEnd::Gone,
             Timeout::MaxDuration => {
                 stats.downstream_rq_max_duration_reached.inc();
                 let status = match self.request_done {

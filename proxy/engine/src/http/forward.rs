@@ -377,6 +377,11 @@ impl Stream<'_> {
         let route = table.as_ref().zip(self.matched).and_then(|(table, matched)| table.selected(matched));
         if let Some(route) = route {
             let headers = self.envoy_headers();
+            // each attempt begins with what the client asked for
+            match &self.asked_authority {
+                Some(asked) => self.request.authority = asked.clone(),
+                None => self.asked_authority = Some(self.request.authority.clone()),
+            }
             route.rewrite_host_to_upstream(&mut self.request, hostname, headers);
         }
     }

@@ -38,6 +38,7 @@ impl Stream<'_> {
         left >= SPLICE_FROM
             && down.can_splice(left)
             && !self.is_logged_again()
+            && !self.filters.holds(Direction::Request)
             && !self.filters.concerns(Direction::Response, &Parts::body(BodyEvent::Data(Bytes::new())))
     }
 
@@ -67,6 +68,10 @@ impl Stream<'_> {
         pipe: &mut Pipe,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Ended>> {
+        // the end of the request may still wait, and the host for it
+        if let Poll::Ready(Err(reset)) = up.poll_flush(cx) {
+            return Poll::Ready(Err(Ended::Upstream(reset)));
+        }
         let before = self.info.bytes_sent;
         let ended = loop {
             if !pipe.is_empty() {

@@ -104,6 +104,8 @@ pub(crate) struct Stream<'c> {
     /// The route's timeout, once there is one.
     pub(crate) route_timeout: Option<Duration>,
     pub(crate) clear_route: bool,
+    /// The authority before a host's name took its place.
+    pub(crate) asked_authority: Option<Text>,
     /// The stream to a host, if such are logged.
     pub(crate) upstream_log: Option<Box<LoggedStream>>,
 }
@@ -150,6 +152,7 @@ pub(crate) async fn serve<D: Downstream>(
             // Envoy counts its own resets as resets of the stream too.
             stats.downstream_rq_rx_reset.inc();
             // What was received before it broke is the client's.
+            stream.deadlines.end(clock::now());
             let _ = stream.flush_rest(down, timer).await;
             if down.protocol() == Protocol::Http2 {
                 // It is queued, and a reset would take it back: the connection's task runs first.
@@ -250,6 +253,7 @@ impl<'c> Stream<'c> {
             virtual_cluster: None,
             route_timeout: None,
             clear_route: false,
+            asked_authority: None,
             upstream_log: None,
         };
         stream.random = cx.shared.random.borrow_mut().u64(..);

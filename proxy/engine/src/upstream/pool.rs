@@ -24,6 +24,7 @@ use proxy_core::stream_error::UpstreamReset;
 use proxy_core::upstream::{Host, HostSet, LoadBalancer, PickCx};
 
 pub(crate) use self::connect::ConnectedSocket;
+use self::connect::Counts;
 use self::exclusive::{Exclusive, Rests};
 pub(crate) use self::h1::Http1Lease;
 pub(crate) use self::h2::Http2Lease;
@@ -264,7 +265,7 @@ pub(crate) struct HostPool<P: Wire = Sockets> {
     exclusive: Exclusive<P::Exclusive>,
     multiplexed: Multiplexed<P::Multiplexed>,
     /// Connections open or being made, on this worker.
-    connections: Cell<usize>,
+    connections: Counts,
     /// No connection is kept after its request.
     draining: Cell<bool>,
     _permit: Option<Permit<Arc<Cluster>>>,
@@ -277,7 +278,7 @@ impl<P: Wire> HostPool<P> {
             cluster,
             exclusive: Exclusive::default(),
             multiplexed: Multiplexed::default(),
-            connections: Cell::new(0),
+            connections: Counts::default(),
             draining: Cell::new(false),
             _permit: permit,
         }
@@ -285,7 +286,7 @@ impl<P: Wire> HostPool<P> {
 
     /// Whether a connection is open or being made, or somebody is about to.
     fn is_used(self: &Rc<Self>) -> bool {
-        self.connections.get() > 0 || Rc::strong_count(self) > 1
+        self.connections.sum() > 0 || Rc::strong_count(self) > 1
     }
 
     fn drain(&self) {

@@ -1,5 +1,6 @@
 //! Making a connection to a host: breakers, deadline, statistics; the guard that undoes the accounting.
 
+use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -22,11 +23,43 @@ use crate::upstream::socket_options::SocketOptions;
 /// Counts as one connection of a host until it is dropped.
 pub(crate) struct ConnectionGuard<P: Wire = Sockets> {
     pool: Rc<HostPool<P>>,
+    kind: Kind,
     permit: Option<Permit<Arc<Cluster>>>,
     begun: Instant,
     state: State,
     /// Requests that it carried.
     pub(crate) requests: u32,
+}
+
+/// What carries what: a connection of one kind does not serve who needs another.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// One request at a time.
+    Exclusive,
+    /// Many requests.
+    Multiplexed,
+    /// One stream of bytes.
+    Tcp,
+}
+
+/// Connections by kind.
+#[derive(Default)]
+pub(super) struct Counts([Cell<usize>; 3]);
+
+impl Counts {
+    fn of(&self, kind: Kind) -> &Cell<usize> {
+        let [exclusive, multiplexed, tcp] = &self.0;
+        match kind {
+            Kind::Exclusive => exclusive,
+            Kind::Multiplexed => multiplexed,
+            Kind::Tcp => tcp,
+        }
+    }
+
+    /// All of them.
+    pub(super) fn sum(&self) -> usize {
+        self.0.iter().map(Cell::get).sum()
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -38,8 +71,9 @@ enum State {
 }
 
 impl<P: Wire> ConnectionGuard<P> {
-    /// Counts a connection to be made; `None` if the breaker is open. The first connection of a pool is always allowed.
-    pub(crate) fn new(pool: &Rc<HostPool<P>>, priority: BreakerPriority) -> Option<Self> {
+    /// Counts a connection to be made; `None` if the breaker is open. The first connection of its kind is always
+    /// allowed: in Envoy these are pools of their own.
+    pub(super) fn new(pool: &Rc<HostPool<P>>, kind: Kind, priority: BreakerPriority) -> Option<Self> {
         let cluster = pool.cluster.clone();
         let permit = match cluster.host_may_connect(&pool.host, priority) {
             true => Permit::acquire(cluster, priority, Resource::Connections),
@@ -49,20 +83,21 @@ impl<P: Wire> ConnectionGuard<P> {
             Ok(permit) => permit,
             Err(cluster) => {
                 cluster.stats.traffic.here().upstream_cx_overflow.inc();
-                if pool.connections.get() > 0 {
+                if pool.connections.of(kind).get() > 0 {
                     return None;
                 }
                 Permit::acquire_over(cluster, priority, Resource::Connections)
             }
         };
-        pool.connections.set(pool.connections.get() + 1);
+        let connections = pool.connections.of(kind);
+        connections.set(connections.get() + 1);
         let stats = pool.cluster.stats.traffic.here();
         stats.upstream_cx_total.inc();
         stats.upstream_cx_active.inc();
         pool.host.stats.cx_total.fetch_add(1, Ordering::Relaxed);
         pool.host.active_connections.fetch_add(1, Ordering::Relaxed);
         let (begun, state) = (Instant::now(), State::Connecting);
-        Some(Self { pool: pool.clone(), permit: Some(permit), begun, state, requests: 0 })
+        Some(Self { pool: pool.clone(), kind, permit: Some(permit), begun, state, requests: 0 })
     }
 
     /// Statistics of the cluster.
@@ -100,7 +135,8 @@ impl<P: Wire> ConnectionGuard<P> {
 impl<P: Wire> Drop for ConnectionGuard<P> {
     fn drop(&mut self) {
         self.permit = None;
-        self.pool.connections.set(self.pool.connections.get() - 1);
+        let connections = self.pool.connections.of(self.kind);
+        connections.set(connections.get() - 1);
         let stats = self.pool.cluster.stats.traffic.here();
         if self.state != State::Established {
             self.fail(stats);
@@ -212,7 +248,7 @@ impl HostPool {
         priority: BreakerPriority,
     ) -> Result<ConnectedSocket, (UpstreamReset, String)> {
         let _pending = Pending::new(&self.cluster, priority)?;
-        let Some(guard) = ConnectionGuard::new(self, priority) else {
+        let Some(guard) = ConnectionGuard::new(self, Kind::Tcp, priority) else {
             return Err((UpstreamReset::Overflow, String::new()));
         };
         connect(guard).await.inspect_err(|_| {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::connect::ConnectionGuard;
+use super::connect::{ConnectionGuard, Kind};
 use super::{HostPool, Wire};
 use crate::upstream::circuit_breaker::BreakerPriority;
 
@@ -76,6 +76,12 @@ impl<C> Default for Exclusive<C> {
 }
 
 impl<C> Exclusive<C> {
+    /// How many wait.
+    #[cfg(test)]
+    pub(super) fn in_line(&self) -> usize {
+        self.waiters.borrow().len()
+    }
+
     /// A connection closed: whoever waits may make another.
     pub(super) fn connection_gone(&self) {
         while let Some(waiter) = self.waiters.borrow_mut().pop_front() {
@@ -87,6 +93,14 @@ impl<C> Exclusive<C> {
 }
 
 impl<C: Rests> Exclusive<C> {
+    /// Who gave up stands in the line no longer.
+    fn leave(&self, place: u64) {
+        let mut waiters = self.waiters.borrow_mut();
+        if let Ok(at) = waiters.binary_search_by_key(&place, |waiter| waiter.place) {
+            waiters.remove(at);
+        }
+    }
+
     /// Closes all idle connections.
     pub(super) fn close_idle(&self) {
         // Dropping a connection looks at the pool again.
@@ -143,6 +157,7 @@ impl<C: Rests> Exclusive<C> {
 /// A wait in the line. What it was given and did not take goes to the next.
 struct Place<'p, P: Wire> {
     pool: &'p HostPool<P>,
+    place: u64,
     given: oneshot::Receiver<Option<P::Exclusive>>,
 }
 
@@ -153,7 +168,7 @@ impl<'p, P: Wire> Place<'p, P> {
         let mut waiters = pool.exclusive.waiters.borrow_mut();
         let before = waiters.partition_point(|other| other.place < place);
         waiters.insert(before, Waiter { place, give });
-        Self { pool, given }
+        Self { pool, place, given }
     }
 }
 
@@ -164,7 +179,7 @@ impl<P: Wire> Drop for Place<'_, P> {
             Ok(Some(connection)) if self.pool.draining.get() => connection.count(Closing::Drained),
             Ok(Some(connection)) => self.pool.exclusive.put(connection),
             Ok(None) => self.pool.exclusive.connection_gone(),
-            Err(_) => {}
+            Err(_) => self.pool.exclusive.leave(self.place),
         }
     }
 }
@@ -189,7 +204,7 @@ impl<P: Wire> HostPool<P> {
         let place = self.exclusive.places.get();
         self.exclusive.places.set(place + 1);
         loop {
-            if let Some(guard) = ConnectionGuard::new(self, priority) {
+            if let Some(guard) = ConnectionGuard::new(self, Kind::Exclusive, priority) {
                 return Chosen::New(guard);
             }
             // Who wanted a new one takes an old one rather than wait for what need not come.

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use proxy_core::stream_error::UpstreamReset;
 use tokio::sync::{Notify, watch};
 
-use super::connect::ConnectionGuard;
+use super::connect::{ConnectionGuard, Kind};
 use super::{HostPool, Wire};
 use crate::upstream::circuit_breaker::BreakerPriority;
 
@@ -257,7 +257,7 @@ impl<P: Wire> HostPool<P> {
         priority: BreakerPriority,
         make: impl Fn(ConnectionGuard<P>, Attempt<P>),
     ) -> Option<Progress> {
-        let guard = ConnectionGuard::new(self, priority)?;
+        let guard = ConnectionGuard::new(self, Kind::Multiplexed, priority)?;
         let (sender, receiver) = watch::channel(None);
         *self.multiplexed.connecting.borrow_mut() = Some(receiver.clone());
         make(guard, Attempt { pool: self.clone(), progress: sender });

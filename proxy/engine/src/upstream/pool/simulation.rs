@@ -339,7 +339,7 @@ impl World {
         let connections = self.connections.get();
         assert_eq!(stats.upstream_cx_active.share(), connections as i64, "upstream_cx_active");
         assert_eq!(
-            (self.pool.connections.get(), self.used(Resource::Connections)),
+            (self.pool.connections.sum(), self.used(Resource::Connections)),
             (connections, connections)
         );
         let limit = self.max(Resource::Connections).max(1);
@@ -351,7 +351,10 @@ impl World {
         for carrier in &*self.carriers.borrow() {
             assert_eq!(carrier.streams(), self.count(|state| state == State::On(carrier.transport.id)));
         }
-        if self.count(|state| state == State::Waiting) > 0 {
+        let waiting = self.count(|state| state == State::Waiting);
+        let in_line = self.pool.exclusive.in_line();
+        assert!(in_line <= waiting, "{in_line} in the line, {waiting} wait");
+        if waiting > 0 {
             let connecting = !self.connects.borrow().is_empty() || self.is_settling();
             assert!(connecting || connections >= limit, "a request waits, a connection might be made");
             assert!(self.pool.with_room().is_none(), "a request waits beside a connection with room");
