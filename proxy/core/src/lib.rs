@@ -15,6 +15,7 @@ pub mod hash;
 pub mod head;
 pub mod header_case;
 pub mod headers;
+pub mod http_chain;
 pub mod local_reply;
 pub mod log_filter;
 pub mod matcher;

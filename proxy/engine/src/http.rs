@@ -17,6 +17,7 @@ mod respond;
 mod splice;
 mod stream;
 mod tracking;
+mod upstream_filters;
 mod upstream_log;
 
 use crate::context::Context;

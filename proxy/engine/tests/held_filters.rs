@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -82,6 +82,8 @@ impl Gate {
 thread_local! {
     /// Workers and tests are one thread here.
     static GATE: RefCell<Arc<Gate>> = RefCell::default();
+    /// Whether the filters stand behind the router.
+    static BEHIND: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Does what the header `x-hold` of the request says.
@@ -105,6 +107,7 @@ const DESCRIPTOR: Descriptor = Descriptor {
 impl HttpFilterExtension for Extension {
     const DESCRIPTOR: Descriptor = DESCRIPTOR;
     const PHASES: Phases = Phases { request_body: true, response_headers: true, response_body: true };
+    const MAY_BE_UPSTREAM: bool = true;
     type Proto = String;
     type Config = String;
     type RouteProto = NoRouteConfig;
@@ -262,11 +265,7 @@ static_resources:
           stat_prefix: test
           stream_idle_timeout: IDLE
           http_protocol_options: {enable_trailers: true}
-          http_filters:
-          - {name: holder, typed_config: {"@type": type.googleapis.com/google.protobuf.StringValue, value: holder}}
-          - {name: observer, typed_config: {"@type": type.googleapis.com/google.protobuf.StringValue, value: observer}}
-          - name: envoy.filters.http.router
-            typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}
+          http_filters: [BEFORE {name: router, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router, upstream_http_filters: [BEHIND]}}]
           route_config:
             virtual_hosts:
             - name: all
@@ -275,6 +274,10 @@ static_resources:
               - {match: {prefix: /direct}, direct_response: {status: 200, body: {inline_string: direct}}}
               - {match: {prefix: /}, route: {cluster: up}}
 "#;
+
+const TESTED: &str = r#"{name: holder, typed_config: {"@type": type.googleapis.com/google.protobuf.StringValue, value: holder}},
+            {name: observer, typed_config: {"@type": type.googleapis.com/google.protobuf.StringValue, value: observer}}, "#;
+const CODEC: &str = r#"{name: codec, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec}}"#;
 
 /// A proxy on this thread and the upstream it talks to.
 struct Rig {
@@ -289,7 +292,11 @@ impl Rig {
         let upstream = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let text = BOOTSTRAP.replace("UP", &upstream.local_addr().unwrap().port().to_string());
         tokio::task::spawn_local(echo(upstream));
-        let text = text.replace("IDLE", idle);
+        let (before, behind) = match BEHIND.get() {
+            false => (TESTED, String::new()),
+            true => ("", format!("{TESTED}{CODEC}")),
+        };
+        let text = text.replace("IDLE", idle).replace("BEFORE", before).replace("BEHIND", &behind);
         let source = Source::yaml("test", text.as_bytes());
         let mut bootstrap = read::<Bootstrap>(&source, &Options::default()).unwrap().message;
         let extensions = Extensions { http_filters: FILTERS, ..Extensions::default() };
@@ -379,6 +386,13 @@ fn on_worker(test: impl AsyncFnOnce()) {
     tokio::task::LocalSet::new().block_on(&runtime, test());
 }
 
+/// Runs `test` with the filters before the router and then behind it.
+fn on_both_sides(test: impl AsyncFn()) {
+    on_worker(&test);
+    BEHIND.set(true);
+    on_worker(&test);
+}
+
 fn post(mode: &str, body: &str) -> String {
     format!(
         "POST / HTTP/1.1\r\nhost: test\r\nconnection: close\r\nx-hold: {mode}\r\ncontent-length: {}\r\n\r\n{body}",
@@ -397,7 +411,7 @@ fn body_of(answer: &str) -> (&str, &str) {
 
 #[test]
 fn a_held_request_goes_on_when_the_filter_is_woken() {
-    on_worker(async || {
+    on_both_sides(async || {
         let rig = Rig::start("10s").await;
         let mut client = rig.send(&post("resume", "hello")).await;
         rig.gate.until(|gate| gate.seen().len() == 2).await;
@@ -411,7 +425,7 @@ fn a_held_request_goes_on_when_the_filter_is_woken() {
 
 #[test]
 fn a_request_without_a_body_is_held_too() {
-    on_worker(async || {
+    on_both_sides(async || {
         let rig = Rig::start("10s").await;
         let mut client = rig.send(&get("/", "resume")).await;
         rig.gate.until(|gate| gate.waiting.lock().unwrap().is_some()).await;
@@ -423,7 +437,7 @@ fn a_request_without_a_body_is_held_too() {
 
 #[test]
 fn a_wait_ends_when_the_future_says_so() {
-    on_worker(async || {
+    on_both_sides(async || {
         let rig = Rig::start("10s").await;
         let mut client = rig.send(&post("wait", "hello")).await;
         rig.gate.until(|gate| gate.waiting.lock().unwrap().is_some()).await;
@@ -435,7 +449,7 @@ fn a_wait_ends_when_the_future_says_so() {
 
 #[test]
 fn a_body_is_gathered() {
-    on_worker(async || {
+    on_both_sides(async || {
         for (mode, head) in [("until end", 2), ("data until end", 0)] {
             let rig = Rig::start("10s").await;
             let request = post(mode, "hello");
@@ -460,7 +474,7 @@ fn a_body_is_gathered() {
 
 #[test]
 fn a_body_is_replaced() {
-    on_worker(async || {
+    on_both_sides(async || {
         let rig = Rig::start("10s").await;
         let request = "POST / HTTP/1.1\r\nhost: test\r\nconnection: close\r\nx-hold: drop\r\ntransfer-encoding: chunked\r\n\r\n\
                        3\r\nabc\r\n0\r\n\r\n";
@@ -471,7 +485,7 @@ fn a_body_is_replaced() {
 
 #[test]
 fn trailers_let_go() {
-    on_worker(async || {
+    on_both_sides(async || {
         let rig = Rig::start("10s").await;
         let request = "POST / HTTP/1.1\r\nhost: test\r\nconnection: close\r\nx-hold: until trailers\r\n\
                        transfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nx-t: 1\r\n\r\n";
@@ -483,7 +497,7 @@ fn trailers_let_go() {
 
 #[test]
 fn a_filter_may_reply_while_it_holds() {
-    on_worker(async || {
+    on_both_sides(async || {
         let rig = Rig::start("10s").await;
         assert_eq!(body_of(&rig.ask(&post("reply", "hello")).await), ("403", "denied"));
         assert_eq!(rig.gate.seen(), ["held hello", "over, denied_by_test"]);
@@ -497,7 +511,7 @@ fn a_filter_may_reply_while_it_holds() {
 
 #[test]
 fn what_is_held_has_a_limit() {
-    on_worker(async || {
+    on_both_sides(async || {
         let rig = Rig::start("10s").await;
         let mut client = rig.send(&post("until end", &"x".repeat(65))).await;
         let answer = rig.answer(&mut client).await;
@@ -512,7 +526,7 @@ fn what_is_held_has_a_limit() {
 
 #[test]
 fn a_client_that_leaves_ends_the_wait() {
-    on_worker(async || {
+    on_both_sides(async || {
         for mode in ["resume", "wait"] {
             let rig = Rig::start("10s").await;
             let client = rig.send(&get("/", mode)).await;
@@ -526,7 +540,7 @@ fn a_client_that_leaves_ends_the_wait() {
 
 #[test]
 fn a_reset_ends_the_wait() {
-    on_worker(async || {
+    on_both_sides(async || {
         for (mode, end) in [("resume", true), ("wait", true), ("resume", false), ("wait", false)] {
             let rig = Rig::start("10s").await;
             let stream = TcpStream::connect(rig.addr).await.unwrap();
@@ -544,7 +558,7 @@ fn a_reset_ends_the_wait() {
 
 #[test]
 fn a_timeout_ends_the_wait() {
-    on_worker(async || {
+    on_both_sides(async || {
         for mode in ["resume", "wait"] {
             let rig = Rig::start("0.05s").await;
             assert_eq!(body_of(&rig.ask(&get("/", mode)).await).0, "504", "{mode}");
@@ -555,18 +569,25 @@ fn a_timeout_ends_the_wait() {
 
 #[test]
 fn responses_are_held() {
-    on_worker(async || {
+    on_both_sides(async || {
         let rig = Rig::start("10s").await;
         assert_eq!(body_of(&rig.ask(&post("response until end", "hello")).await), ("200", "hello"));
         assert_eq!(body_of(&rig.ask(&post("response reply", "hello")).await), ("403", "denied"));
-        for request in [post("response resume", "direct"), get("/direct", "response resume")] {
-            let rig = Rig::start("10s").await;
-            let mut client = rig.send(&request).await;
-            rig.gate.until(|gate| gate.waiting.lock().unwrap().is_some()).await;
-            let early = tokio::time::timeout(Duration::from_millis(20), client.readable()).await;
-            assert!(early.is_err(), "nothing was sent before the filter let go");
-            rig.gate.open();
-            assert_eq!(body_of(&rig.answer(&mut client).await), ("200", "direct"));
-        }
+        a_held_response(&post("response resume", "direct")).await;
     });
+}
+
+#[test]
+fn local_replies_are_held() {
+    on_worker(async || a_held_response(&get("/direct", "response resume")).await);
+}
+
+async fn a_held_response(request: &str) {
+    let rig = Rig::start("10s").await;
+    let mut client = rig.send(request).await;
+    rig.gate.until(|gate| gate.waiting.lock().unwrap().is_some()).await;
+    let early = tokio::time::timeout(Duration::from_millis(20), client.readable()).await;
+    assert!(early.is_err(), "nothing was sent before the filter let go");
+    rig.gate.open();
+    assert_eq!(body_of(&rig.answer(&mut client).await), ("200", "direct"));
 }

@@ -6,7 +6,9 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use integration::differential::Case;
 
-use crate::{flushing, headers, http1, http2, logs, paths, replies, routing, tcp, timeouts, tunnels};
+use crate::{
+    flushing, headers, http1, http2, logs, paths, replies, routing, tcp, timeouts, tunnels, upstream_filters,
+};
 
 const INTRODUCTION: &str = "\
 # Where Outrigger differs from Envoy
@@ -36,6 +38,7 @@ fn sections() -> Result<Vec<(&'static str, Vec<Row>)>> {
         ("Waiting for the window", flushing::cases()),
         ("Upgrades and CONNECT", tunnels::cases()),
         ("Ignored upgrades", tunnels::ignored_cases()),
+        ("Filters behind the router", upstream_filters::cases()),
         ("TCP", tcp::cases()),
         ("Access logs", logs::cases()),
         ("Upstream logs", logs::upstream_cases()),

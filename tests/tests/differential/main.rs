@@ -19,6 +19,7 @@ mod spelling;
 mod tcp;
 mod timeouts;
 mod tunnels;
+mod upstream_filters;
 mod validate;
 
 use anyhow::Result;
@@ -95,6 +96,11 @@ async fn upgrades_and_connect() {
 #[tokio::test]
 async fn ignored_upgrades() {
     differential(tunnels::setup(), tunnels::ignored_cases()).await;
+}
+
+#[tokio::test]
+async fn filters_behind_the_router() {
+    differential(upstream_filters::setup(), upstream_filters::cases()).await;
 }
 
 #[tokio::test]

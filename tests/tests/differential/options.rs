@@ -143,6 +143,11 @@ fn strict(name: &'static str, lines: &str) -> Case {
     Case::get(name, "strict", "/", &format!("x-forwarded-for: 10.1.2.3\r\n{lines}"))
 }
 
+/// A request that fails where gRPC's failures are not counted.
+fn uncounted(name: &'static str, lines: &str) -> Case {
+    Case::get(name, "uncounted", "/", lines).raw("HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n")
+}
+
 fn host(name: &'static str, listener: &'static str, host: &str) -> Case {
     Case::send(name, listener, format!("GET /x HTTP/1.1\r\nhost: {host}\r\n\r\n"))
 }
@@ -150,7 +155,6 @@ fn host(name: &'static str, listener: &'static str, host: &str) -> Case {
 pub(crate) fn cases() -> Vec<Case> {
     let stall = || Reply::steps([Step::Stall]);
     let inside = "x-forwarded-for: 10.1.2.3\r\n";
-    let grpc = "content-type: application/grpc\r\n";
     let odd = "HTTP/1.1 200 OK\r\nx-remove: 1\r\ncontent-length: 0\r\n\r\n";
     let long = format!("HTTP/1.1 200 OK\r\nx-long: {}\r\ncontent-length: 0\r\n\r\n", "a".repeat(1500));
     let many = format!("HTTP/1.1 200 OK\r\n{}content-length: 0\r\n\r\n", "x-a: 1\r\n".repeat(8));
@@ -236,11 +240,8 @@ pub(crate) fn cases() -> Vec<Case> {
         strict("strict, retry-on", "x-envoy-retry-on: 5xx,never\r\n"),
         strict("strict, retry-grpc-on", "x-envoy-retry-grpc-on: internal,5xx\r\n"),
         strict("strict, two", "x-envoy-retry-on: never\r\nx-envoy-max-retries: x\r\n"),
-        Case::get("codes of gRPC are not counted", "uncounted", "/", grpc)
-            .raw("HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n"),
-        Case::get("codes of gRPC are not counted, success", "uncounted", "/", grpc),
-        Case::get("codes are counted without gRPC", "uncounted", "/", "")
-            .raw("HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n"),
+        uncounted("codes of gRPC are not counted", "content-type: application/grpc\r\n"),
+        uncounted("codes are counted without gRPC", ""),
         Case::get("no headers of Envoy's", "quiet", "/", ""),
         Case::get("request id is kept at the edge", "kept", "/", "x-request-id: mine\r\n"),
         host("dot is stripped", "dot", "test."),

@@ -199,6 +199,8 @@ pub trait HttpFilterConfig: Send + Sync {
 pub trait HttpFilterFactory: Sync {
     /// What it says about itself.
     fn descriptor(&self) -> Descriptor;
+    /// Whether it may stand behind the router too, in the chain of a stream to a host.
+    fn may_be_upstream(&self) -> bool;
     /// Full name of the message of `typed_per_filter_config`, if it has one.
     fn route_message(&self) -> Option<&'static str>;
     /// Builds the configuration from the payload of its `Any`.
@@ -219,6 +221,8 @@ pub trait HttpFilterExtension: Sync + 'static {
     const ROUTE_MESSAGE: Option<&'static str> = None;
     /// Which hooks do anything.
     const PHASES: Phases;
+    /// Whether it may stand behind the router too, in the chain of a stream to a host.
+    const MAY_BE_UPSTREAM: bool = false;
     /// The configuration message.
     type Proto: Message + Default;
     /// The configuration built from it.
@@ -263,6 +267,9 @@ impl<T: HttpFilterExtension> HttpFilterConfig for Built<T> {
 impl<T: HttpFilterExtension> HttpFilterFactory for Of<T> {
     fn descriptor(&self) -> Descriptor {
         T::DESCRIPTOR
+    }
+    fn may_be_upstream(&self) -> bool {
+        T::MAY_BE_UPSTREAM
     }
     fn route_message(&self) -> Option<&'static str> {
         T::ROUTE_MESSAGE

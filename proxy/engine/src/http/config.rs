@@ -11,11 +11,9 @@ use prost::Message;
 use proto::http_connection_manager::{
     CodecType, PathWithEscapedSlashesAction, RouteSpecifier, ServerHeaderTransformation, StripPortMode,
 };
-use proto::http_filter::ConfigType;
 use proxy_core::config::{BuildCx, Rejected, duration, timeout_or};
 use proxy_core::extension::access_log::AccessLog;
-use proxy_core::extension::http_filter::HttpFilterConfig;
-use proxy_core::extension::message_name;
+use proxy_core::http_chain::{HttpFilter, Place, build_chain};
 use proxy_core::log_filter::build_access_logs;
 use proxy_core::matcher::StringMatcher;
 use proxy_core::names::Name;
@@ -35,12 +33,11 @@ use crate::codec::h2_keepalive::Schedule;
 use crate::codec::h2_server::FieldRules;
 use crate::router::RouteTable;
 use crate::router::strict_headers::StrictHeader;
+use crate::upstream::http_options::UpstreamFilters;
 use crate::upstream::key_format::HeaderKeyFormat;
 
 /// How long the answer to a PING may take if configuration does not say.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
-
-const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
 
 /// The connection manager's configuration.
 pub struct ConnectionManager {
@@ -190,16 +187,6 @@ pub enum StripPort {
     Any,
 }
 
-/// One filter of the chain.
-pub struct HttpFilter {
-    /// Name in the configuration, which `typed_per_filter_config` refers to.
-    pub name: Arc<str>,
-    /// The built configuration.
-    pub config: Arc<dyn HttpFilterConfig>,
-    /// Off unless a route turns it on.
-    pub disabled: bool,
-}
-
 /// An upgrade that is enabled or disabled.
 pub struct Upgrade {
     /// `websocket`, `CONNECT` and so on, in lower case.
@@ -225,6 +212,8 @@ pub struct RouterOptions {
     pub strict_check_headers: Vec<StrictHeader>,
     /// Logs of streams to hosts.
     pub upstream_logs: Option<Arc<UpstreamLogs>>,
+    /// Filters of streams to hosts of clusters that have none of their own.
+    pub upstream_filters: Option<UpstreamFilters>,
 }
 
 /// HTTP/1 options of one side.
@@ -400,7 +389,7 @@ impl ConnectionManager {
         let common = proto.common_http_protocol_options.unwrap_or_default();
         let codec = build_codec(proto, cx);
         let routes = Self::build_routes(proto, cx);
-        let chain = build_chain("http_filters", &proto.http_filters, cx);
+        let chain = build_chain("http_filters", &proto.http_filters, Place::Downstream, build_router, cx);
         let http1 = cx
             .at("http_protocol_options", |cx| Http1Options::build(proto.http_protocol_options.as_ref(), cx));
         let upgrades = Self::build_upgrades(proto, cx);
@@ -505,7 +494,9 @@ impl ConnectionManager {
         cx.each("upgrade_configs", &proto.upgrade_configs, |upgrade, cx| {
             let filters = match upgrade.filters.is_empty() {
                 true => None,
-                false => Some(build_chain("filters", &upgrade.filters, cx)?.0),
+                false => {
+                    Some(build_chain("filters", &upgrade.filters, Place::Downstream, build_router, cx)?.0)
+                }
             };
             Ok(Upgrade {
                 kind: upgrade.upgrade_type.to_ascii_lowercase(),
@@ -541,90 +532,6 @@ impl ConnectionManager {
     }
 }
 
-/// Builds a chain of HTTP filters whose last one is the router.
-fn build_chain(
-    field: &'static str,
-    protos: &[proto::HttpFilter],
-    cx: &mut BuildCx<'_>,
-) -> Result<(Vec<HttpFilter>, RouterOptions), Rejected> {
-    let Some(last) = protos.len().checked_sub(1) else {
-        return Err(cx.reject(format!("{field}: the chain needs the router filter at its end")));
-    };
-    let mut router = None;
-    let mut filters = Vec::with_capacity(last);
-    let mut rejected = false;
-    for (index, proto) in protos.iter().enumerate() {
-        let built = cx.at_index(field, index, |cx| build_filter(proto, index == last, cx));
-        match built {
-            Ok(Some(Link::Filter(filter))) => filters.push(filter),
-            Ok(Some(Link::Router(options))) => router = Some(options),
-            Ok(None) => {}
-            Err(Rejected) => rejected = true,
-        }
-    }
-    match router {
-        Some(router) if !rejected => Ok((filters, router)),
-        Some(_) => Err(Rejected),
-        None if rejected => Err(Rejected),
-        None => Err(cx.reject(format!("{field}: the chain needs the router filter at its end"))),
-    }
-}
-
-enum Link {
-    Filter(HttpFilter),
-    Router(RouterOptions),
-}
-
-fn build_filter(
-    proto: &proto::HttpFilter,
-    is_last: bool,
-    cx: &mut BuildCx<'_>,
-) -> Result<Option<Link>, Rejected> {
-    let any = match &proto.config_type {
-        Some(ConfigType::TypedConfig(any)) => any,
-        Some(ConfigType::ConfigDiscovery(_)) => {
-            return Err(cx.at("config_discovery", |cx| cx.reject("extension discovery is not available")));
-        }
-        None => return Err(cx.reject(format!("filter '{}' has no typed_config", proto.name))),
-    };
-    let (message, payload) = cx.unpack(any)?;
-    if message == ROUTER {
-        if !is_last {
-            return Err(cx.reject(format!(
-                "Error: terminal filter named {} of type envoy.filters.http.router must be the last filter in a \
-                 http filter chain.",
-                proto.name
-            )));
-        }
-        return cx
-            .at("typed_config", |cx| build_router(&payload, cx))
-            .map(|options| Some(Link::Router(options)));
-    }
-    let factory =
-        cx.env.extensions.http_filters.iter().find(|factory| factory.descriptor().message == message);
-    let Some(factory) = factory else {
-        if proto.is_optional {
-            return Ok(None);
-        }
-        return Err(cx.at("typed_config", |cx| {
-            cx.reject(format!(
-                "Didn't find a registered implementation for '{}' with type URL: '{}'",
-                proto.name,
-                message_name(&any.type_url)
-            ))
-        }));
-    };
-    if is_last {
-        return Err(cx.reject(format!(
-            "Error: non-terminal filter named {} of type {} is the last filter in a http filter chain.",
-            proto.name,
-            factory.descriptor().name
-        )));
-    }
-    let config = cx.at("typed_config", |cx| factory.build(&payload, cx))?;
-    Ok(Some(Link::Filter(HttpFilter { name: proto.name.as_str().into(), config, disabled: proto.disabled })))
-}
-
 fn build_router(payload: &[u8], cx: &mut BuildCx<'_>) -> Result<RouterOptions, Rejected> {
     let proto = Router::decode(payload).map_err(|error| cx.reject(format!("cannot be decoded: {error}")))?;
     Ok(RouterOptions {
@@ -638,6 +545,7 @@ fn build_router(payload: &[u8], cx: &mut BuildCx<'_>) -> Result<RouterOptions, R
             .filter_map(|name| StrictHeader::named(name))
             .collect(),
         upstream_logs: UpstreamLogs::build(&proto, cx)?,
+        upstream_filters: UpstreamFilters::build("upstream_http_filters", &proto.upstream_http_filters, cx)?,
     })
 }
 

@@ -18,6 +18,7 @@ use proxy_core::stream_error::UpstreamReset;
 
 use super::deadlines::{Tick, Timeout};
 use super::filter_chain::{Ending, Parts};
+use super::passing::Side;
 use super::stream::{Stream, StreamEnd};
 use crate::codec::downstream::{Downstream, DownstreamError};
 use crate::codec::upstream::UpstreamEvent;
@@ -33,7 +34,7 @@ enum Event {
     DownstreamFailed(DownstreamError),
     Tick(Tick),
     /// The filter at this position lets go of what it held.
-    Resumed(Direction, usize, Verdict),
+    Resumed(Direction, Side, usize, Verdict),
 }
 
 /// How an exchange ended when it did not end well for the upstream.
@@ -73,6 +74,7 @@ impl Stream<'_> {
         let mut progress =
             Progress { response_read: false, response_done: false, tunnel: false, request_done };
         if let Some(parts) = self.gathered.as_deref().cloned() {
+            // (It has passed all filters.)
             self.send_on(up, parts);
         }
         while !progress.response_done {
@@ -87,13 +89,21 @@ impl Stream<'_> {
             match event {
                 Event::Request(body) => self.on_request(down, up, timer, &mut progress, body).await?,
                 Event::Response(event) => self.on_response(down, timer, &mut progress, event).await?,
-                Event::Resumed(Direction::Request, position, verdict) => {
-                    let parts = self.resume(down, timer, Direction::Request, position, verdict).await?;
+                Event::Resumed(Direction::Request, side, position, verdict) => {
+                    let mut parts =
+                        self.resume(down, timer, side, Direction::Request, position, verdict).await?;
+                    if side == Side::Downstream {
+                        parts = self.pass_upstream(down, timer, Direction::Request, parts).await?;
+                    }
                     self.send_on(up, parts);
                 }
-                Event::Resumed(Direction::Response, position, verdict) => {
-                    let parts = self.resume(down, timer, Direction::Response, position, verdict).await?;
-                    progress.response_done = self.emit(down, parts);
+                Event::Resumed(Direction::Response, side, position, verdict) => {
+                    let parts =
+                        self.resume(down, timer, side, Direction::Response, position, verdict).await?;
+                    match side {
+                        Side::Upstream => self.on_routed(down, timer, &mut progress, parts).await?,
+                        Side::Downstream => progress.response_done = self.emit(down, parts),
+                    }
                 }
                 Event::UpstreamFailed(reset) => return Err(Failure::Upstream(reset)),
                 Event::DownstreamFailed(error) => return Err(self.downstream_failed(error).into()),
@@ -123,7 +133,7 @@ impl Stream<'_> {
         let mut down_blocked = false;
         match down.poll_room(cx) {
             Poll::Ready(Ok(())) => {
-                if let Some(resumed) = self.poll_resume(Direction::Response, cx) {
+                if let Some(resumed) = self.poll_resumed(Direction::Response, cx) {
                     return Poll::Ready(resumed);
                 }
                 if !progress.response_read
@@ -138,10 +148,10 @@ impl Stream<'_> {
             Poll::Ready(Err(error)) => return Poll::Ready(Event::DownstreamFailed(error)),
             Poll::Pending => down_blocked = true,
         }
-        if !progress.request_done || self.filters.holds(Direction::Request) {
+        if !progress.request_done || self.holds(Direction::Request) {
             match up.poll_room(cx) {
                 Poll::Ready(Ok(())) => {
-                    if let Some(resumed) = self.poll_resume(Direction::Request, cx) {
+                    if let Some(resumed) = self.poll_resumed(Direction::Request, cx) {
                         return Poll::Ready(resumed);
                     }
                     if !progress.request_done
@@ -175,12 +185,19 @@ impl Stream<'_> {
         self.deadlines.poll_tick(timer, cx).map(Event::Tick)
     }
 
-    fn poll_resume(&mut self, direction: Direction, cx: &mut Context<'_>) -> Option<Event> {
-        if !self.filters.holds(direction) {
+    /// Whether a filter holds anything in `direction`.
+    pub(crate) fn holds(&self, direction: Direction) -> bool {
+        self.filters.holds(direction) || self.upstream_holds(direction)
+    }
+
+    fn poll_resumed(&mut self, direction: Direction, cx: &mut Context<'_>) -> Option<Event> {
+        if !self.holds(direction) {
             return None;
         }
-        match self.filters.poll_resume(direction, cx) {
-            Poll::Ready((position, verdict)) => Some(Event::Resumed(direction, position, verdict)),
+        match self.poll_resume(direction, cx) {
+            Poll::Ready((side, position, verdict)) => {
+                Some(Event::Resumed(direction, side, position, verdict))
+            }
             Poll::Pending => None,
         }
     }
@@ -216,7 +233,8 @@ impl Stream<'_> {
         } else {
             self.receive(body)
         };
-        let parts = self.pass(down, timer, Direction::Request, 0, parts).await?;
+        let parts = self.pass(down, timer, Side::Downstream, Direction::Request, 0, parts).await?;
+        let parts = self.pass_upstream(down, timer, Direction::Request, parts).await?;
         self.send_on(up, parts);
         Ok(())
     }
@@ -246,7 +264,7 @@ impl Stream<'_> {
             }
             UpstreamEvent::Head { head, end, is_upgrade } => {
                 self.info.upstream.first_rx = Some(now);
-                self.upstream_head(head, now);
+                self.response = Some(head);
                 if is_upgrade {
                     progress.tunnel = true;
                     progress.request_done = false;
@@ -290,11 +308,26 @@ impl Stream<'_> {
         progress: &mut Progress,
         parts: Parts,
     ) -> Result<(), Failure> {
+        progress.response_read |= parts.end.is_some();
+        let parts = self.pass_upstream(down, timer, Direction::Response, parts).await?;
+        self.on_routed(down, timer, progress, parts).await
+    }
+
+    /// The router gets a part of the response, past the filters behind it.
+    async fn on_routed<D: Downstream>(
+        &mut self,
+        down: &mut D,
+        timer: &mut Timer,
+        progress: &mut Progress,
+        parts: Parts,
+    ) -> Result<(), Failure> {
+        if parts.head {
+            self.upstream_head(clock::now());
+        }
         if parts.end.is_some() {
-            progress.response_read = true;
             self.upstream_complete(clock::now());
         }
-        let parts = self.pass(down, timer, Direction::Response, 0, parts).await?;
+        let parts = self.pass(down, timer, Side::Downstream, Direction::Response, 0, parts).await?;
         progress.response_done = self.emit(down, parts);
         Ok(())
     }

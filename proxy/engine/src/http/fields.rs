@@ -176,7 +176,7 @@ pub const FIELDS: &[MessageFields] = &[
             ("strict_check_headers", Used),
             ("respect_expected_rq_timeout", Used),
             ("suppress_grpc_request_failure_code_stats", Used),
-            ("upstream_http_filters", Rejected("upstream filters are not available yet")),
+            ("upstream_http_filters", Used),
             ("reject_connect_request_early_data", Rejected("not available yet")),
         ],
     ),

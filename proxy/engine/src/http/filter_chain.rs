@@ -12,11 +12,11 @@ use proxy_core::extension::http_filter::{
     DataStep, Direction, Engine, HeadersStep, HttpFilter as Filter, Phases, Route, StreamCx, Verdict,
 };
 use proxy_core::head::{BodyEvent, RequestHead, ResponseHead};
+use proxy_core::http_chain::HttpFilter;
 use proxy_core::local_reply::LocalReply;
 use proxy_core::stream_info::StreamInfo;
 use smallvec::SmallVec;
 
-use super::config::HttpFilter;
 use crate::router::SelectedRoute;
 
 /// What filters see of a stream, borrowed for the time of one phase.

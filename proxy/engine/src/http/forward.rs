@@ -142,7 +142,7 @@ impl Stream<'_> {
             // What was gathered of the body follows the head.
             let end = (self.request_done || self.is_tunnel())
                 && self.gathered.is_none()
-                && !self.filters.holds(Direction::Request);
+                && !self.holds(Direction::Request);
             let before = (self.request_done, self.info.bytes_received);
             let queued = up.request(&self.request, end);
             let was_sent = queued.is_ok();
@@ -316,6 +316,10 @@ impl Stream<'_> {
             return Err(Unavailable::End(self.no_host(NoHost::Unavailable)));
         };
         self.log_upstream_start();
+        if !fresh {
+            let passed = self.pass_to_upstream(down, timer, &cluster.cluster).await;
+            passed.map_err(Unavailable::End)?;
+        }
         let up = self.checkout(down, timer, &pool, priority, fresh).await;
         self.info.upstream.pool_ready = Some(clock::now());
         if matches!(up, Err(Unavailable::Reset(UpstreamReset::Overflow, _))) {
@@ -521,7 +525,8 @@ impl Stream<'_> {
     }
 
     /// The upstream's response head is in `self.response`.
-    pub(crate) fn upstream_head(&mut self, head: ResponseHead, now: Instant) {
+    pub(crate) fn upstream_head(&mut self, now: Instant) {
+        let Some(head) = self.response.take() else { return };
         let status = head.status;
         self.track_response_head(&head);
         self.log_upstream_head(&head);

@@ -1,4 +1,4 @@
-//! How parts of a message pass through the filters of a stream: waiting as long as one of them does, but never longer than
+//! How parts of a message pass through the filters of a stream, before the router and behind it: waiting as long as one of them does, but never longer than
 //! the client stays and the deadlines allow.
 
 use std::future::{Future, poll_fn};
@@ -18,6 +18,13 @@ use crate::codec::downstream::{Downstream, DownstreamError};
 use crate::local::clock;
 use crate::local::timers::Timer;
 
+/// Which filters of a stream: those before the router, or those behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    Downstream,
+    Upstream,
+}
+
 /// Why a wait for a filter ended without it.
 enum Interrupt {
     Gone(DownstreamError),
@@ -26,25 +33,40 @@ enum Interrupt {
 
 /// What moves a message on that a filter holds.
 enum Moved {
-    Resumed(usize, Verdict),
+    Resumed(Side, usize, Verdict),
     Body(Result<BodyEvent, DownstreamError>),
     Interrupted(Interrupt),
 }
 
 impl Stream<'_> {
-    /// Passes the request head through the filters, and what follows for as long as one of them holds the head.
+    /// Passes the request head through the filters before the router, and what follows for as long as one of them holds
+    /// the head.
     pub(crate) async fn pass_request_head<D: Downstream>(
         &mut self,
         down: &mut D,
         timer: &mut Timer,
         end: bool,
     ) -> Result<(), StreamEnd> {
-        let mut passed = self.pass(down, timer, Direction::Request, 0, Parts::head(end)).await?;
-        while !passed.head {
-            passed = self.move_on(down, timer, end).await?;
-        }
+        self.pass_head(down, timer, Side::Downstream, Parts::head(end)).await?;
         if std::mem::take(&mut self.clear_route) {
             self.match_route();
+        }
+        Ok(())
+    }
+
+    /// Passes `parts` with the request head through the filters of one side, and what follows for as long as one of them
+    /// holds the head. What comes out with the head is gathered.
+    pub(crate) async fn pass_head<D: Downstream>(
+        &mut self,
+        down: &mut D,
+        timer: &mut Timer,
+        side: Side,
+        parts: Parts,
+    ) -> Result<(), StreamEnd> {
+        let end = parts.ends_with_head();
+        let mut passed = self.pass(down, timer, side, Direction::Request, 0, parts).await?;
+        while !passed.head {
+            passed = self.move_on(down, timer, side, end).await?;
         }
         if !passed.data.is_empty() || (passed.end.is_some() && !end) {
             self.gathered = Some(Box::new(passed));
@@ -52,18 +74,19 @@ impl Stream<'_> {
         Ok(())
     }
 
-    /// What passes next while a filter holds the request head.
+    /// What passes next while a filter of `side` holds the request head.
     async fn move_on<D: Downstream>(
         &mut self,
         down: &mut D,
         timer: &mut Timer,
+        side: Side,
         end: bool,
     ) -> Result<Parts, StreamEnd> {
         let watch = self.watches(down.protocol());
         let read = !end && !self.request_done;
         let moved = poll_fn(|cx| {
-            if let Poll::Ready((position, verdict)) = self.filters.poll_resume(Direction::Request, cx) {
-                return Poll::Ready(Moved::Resumed(position, verdict));
+            if let Poll::Ready((side, position, verdict)) = self.poll_resume(Direction::Request, cx) {
+                return Poll::Ready(Moved::Resumed(side, position, verdict));
             }
             if read && let Poll::Ready(body) = down.poll_body(cx) {
                 return Poll::Ready(Moved::Body(body));
@@ -71,16 +94,39 @@ impl Stream<'_> {
             poll_interrupt(self.deadlines, watch, down, timer, cx).map(Moved::Interrupted)
         })
         .await;
-        match moved {
-            Moved::Resumed(position, verdict) => {
-                self.resume(down, timer, Direction::Request, position, verdict).await
+        let (passed, by) = match moved {
+            Moved::Resumed(by, position, verdict) => {
+                (self.resume(down, timer, by, Direction::Request, position, verdict).await?, by)
             }
             Moved::Body(Ok(body)) => {
                 let parts = self.receive(body);
-                self.pass(down, timer, Direction::Request, 0, parts).await
+                let parts = self.pass(down, timer, Side::Downstream, Direction::Request, 0, parts).await?;
+                (parts, Side::Downstream)
             }
-            Moved::Body(Err(error)) => Err(self.downstream_failed(error)),
-            Moved::Interrupted(interrupt) => Err(self.interrupted(interrupt)),
+            Moved::Body(Err(error)) => return Err(self.downstream_failed(error)),
+            Moved::Interrupted(interrupt) => return Err(self.interrupted(interrupt)),
+        };
+        match side == by {
+            true => Ok(passed),
+            false => self.pass_upstream(down, timer, Direction::Request, passed).await,
+        }
+    }
+
+    /// Ready when a filter that holds something wants to go on: on which side and where it stands, and how.
+    pub(crate) fn poll_resume(
+        &mut self,
+        direction: Direction,
+        cx: &mut Context<'_>,
+    ) -> Poll<(Side, usize, Verdict)> {
+        if let Poll::Ready((position, verdict)) = self.filters.poll_resume(direction, cx) {
+            return Poll::Ready((Side::Downstream, position, verdict));
+        }
+        match &mut self.upstream_filters {
+            Some(filters) => filters
+                .chain
+                .poll_resume(direction, cx)
+                .map(|(position, verdict)| (Side::Upstream, position, verdict)),
+            None => Poll::Pending,
         }
     }
 
@@ -94,23 +140,35 @@ impl Stream<'_> {
         Parts::body(body)
     }
 
-    /// Passes `parts` through the filters from position `from` on.
+    /// Passes `parts` through the filters of `side` from position `from` on.
     pub(crate) async fn pass<D: Downstream>(
         &mut self,
         down: &mut D,
         timer: &mut Timer,
+        side: Side,
         direction: Direction,
         mut from: usize,
         mut parts: Parts,
     ) -> Result<Parts, StreamEnd> {
-        if !self.filters.concerns(direction, &parts) {
+        let chain = match (side, &self.upstream_filters) {
+            (Side::Upstream, Some(filters)) => &filters.chain,
+            (Side::Upstream, None) => return Ok(parts),
+            (Side::Downstream, _) => &self.filters,
+        };
+        if !chain.concerns(direction, &parts) {
             return Ok(parts);
         }
         loop {
             let watch = self.watches(down.protocol());
             let deadlines = self.deadlines;
             let passed = {
-                let (filters, configured, mut view) = self.filter_view();
+                let (filters, configured, mut view) = match side {
+                    Side::Downstream => self.filter_view(),
+                    Side::Upstream => match self.upstream_filter_view() {
+                        Some(view) => view,
+                        None => return Ok(parts),
+                    },
+                };
                 let mut advancing = pin!(filters.advance(direction, configured, &mut view, from, parts));
                 poll_fn(|cx| {
                     if let Poll::Ready(passed) = advancing.as_mut().poll(cx) {
@@ -125,8 +183,10 @@ impl Stream<'_> {
                 Ok(Passed::Reply(reply)) => return Err(StreamEnd::Reply(reply)),
                 Ok(Passed::TooLarge) => return Err(self.too_large(direction)),
                 Ok(Passed::Rematch(position, rest)) => {
-                    self.clear_route = false;
-                    self.match_route();
+                    if side == Side::Downstream {
+                        self.clear_route = false;
+                        self.match_route();
+                    }
                     (from, parts) = (position, rest);
                 }
                 Err(interrupt) => return Err(self.interrupted(interrupt)),
@@ -139,6 +199,7 @@ impl Stream<'_> {
         &mut self,
         down: &mut D,
         timer: &mut Timer,
+        side: Side,
         direction: Direction,
         position: usize,
         verdict: Verdict,
@@ -146,14 +207,18 @@ impl Stream<'_> {
         match verdict {
             Verdict::Continue => {
                 self.deadlines.touch(clock::now());
-                let parts = self.filters.release(direction, position);
-                self.pass(down, timer, direction, position + 1, parts).await
+                let chain = match (side, &mut self.upstream_filters) {
+                    (Side::Upstream, Some(filters)) => &mut filters.chain,
+                    (Side::Upstream, None) | (Side::Downstream, _) => &mut self.filters,
+                };
+                let parts = chain.release(direction, position);
+                self.pass(down, timer, side, direction, position + 1, parts).await
             }
             Verdict::Reply(reply) => Err(StreamEnd::Reply(reply)),
         }
     }
 
-    /// Waits until a filter lets go of what it holds of the response.
+    /// Waits until a filter before the router lets go of what it holds of the response.
     pub(crate) async fn await_response<D: Downstream>(
         &mut self,
         down: &mut D,
@@ -168,7 +233,9 @@ impl Stream<'_> {
         })
         .await;
         match resumed {
-            Ok((position, verdict)) => self.resume(down, timer, Direction::Response, position, verdict).await,
+            Ok((position, verdict)) => {
+                self.resume(down, timer, Side::Downstream, Direction::Response, position, verdict).await
+            }
             Err(interrupt) => Err(self.interrupted(interrupt)),
         }
     }

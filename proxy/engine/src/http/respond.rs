@@ -13,6 +13,7 @@ use xds_api::envoy::extensions::filters::network::http_connection_manager::v3::h
 
 use super::filter_chain::{Ending, Parts};
 use super::forwarded::append;
+use super::passing::Side;
 use super::reply;
 use super::stream::{Stream, StreamEnd};
 use crate::codec::downstream::Downstream;
@@ -139,10 +140,10 @@ impl Stream<'_> {
         }
         let grpc_status = reply.grpc_status;
         let (mut head, mut body) = reply::plain(reply);
+        self.info.response_code = Some(head.status.as_u16());
         let replies = &self.cx.manager.local_replies;
         if !replies.is_empty() {
             let text = String::from_utf8_lossy(&body).into_owned();
-            self.info.response_code = Some(head.status.as_u16());
             let original = head.clone();
             let mapper = replies.mapper(&LogEntry {
                 response: Some(&original),
@@ -165,7 +166,8 @@ impl Stream<'_> {
         self.filters.forget(Direction::Response);
         let data = if self.request.method == Method::HEAD { Bytes::new() } else { body };
         let whole = Parts { head: true, data, end: Some(Ending::Stream) };
-        let mut passed = self.pass(down, timer, Direction::Response, 0, whole.clone()).await;
+        let mut passed =
+            self.pass(down, timer, Side::Downstream, Direction::Response, 0, whole.clone()).await;
         loop {
             match passed {
                 Ok(parts) if self.emit(down, parts.clone()) => break,

@@ -38,7 +38,8 @@ impl Stream<'_> {
         left >= SPLICE_FROM
             && down.can_splice(left)
             && !self.is_logged_again()
-            && !self.filters.holds(Direction::Request)
+            && !self.holds(Direction::Request)
+            && !self.upstream_filters.as_ref().is_some_and(|filters| filters.see_response_body())
             && !self.filters.concerns(Direction::Response, &Parts::body(BodyEvent::Data(Bytes::new())))
     }
 

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use proxy_core::extension::access_log::{LogEntry, LogType};
 use proxy_core::head::{Protocol, RequestHead, ResponseHead, Scheme};
+use proxy_core::http_chain::HttpFilter;
 use proxy_core::local_reply::LocalReply;
 use proxy_core::response_flag::ResponseFlag;
 use proxy_core::stats::Cells;
@@ -16,10 +17,11 @@ use proxy_core::stats::groups::{ListenerHttpStats, RouteStats, RouterStats};
 use proxy_core::stream_info::{ConnectionInfo, StreamInfo};
 use proxy_core::text::Text;
 
-use super::config::{ConnectionManager, HttpFilter, RouteSource};
+use super::config::{ConnectionManager, RouteSource};
 use super::deadlines::Deadlines;
 use super::filter_chain::{FilterChain, Parts, View};
 use super::normalize::PathOutcome;
+use super::upstream_filters::UpstreamFilters;
 use super::upstream_log::LoggedStream;
 use super::{Context, forwarded, normalize};
 use crate::codec::downstream::{Downstream, Incoming};
@@ -79,6 +81,8 @@ pub(crate) struct Stream<'c> {
     /// A head was received; not so if the bytes were no request.
     has_request: bool,
     pub(crate) filters: FilterChain,
+    /// The filters behind the router, if there are any.
+    pub(crate) upstream_filters: Option<Box<UpstreamFilters>>,
     pub(crate) deadlines: Deadlines,
     pub(crate) is_internal: bool,
     /// The request is complete.
@@ -239,6 +243,7 @@ impl<'c> Stream<'c> {
             random: 0,
             has_request: true,
             filters: FilterChain::new(&[], None, 0),
+            upstream_filters: None,
             deadlines,
             is_internal: false,
             request_done: false,
@@ -426,7 +431,7 @@ impl<'c> Stream<'c> {
     }
 
     /// The filters, their configuration, and what they may see, borrowed side by side.
-    pub(crate) fn filter_view(&mut self) -> (&mut FilterChain, &'c [HttpFilter], View<'_>) {
+    pub(crate) fn filter_view(&mut self) -> (&mut FilterChain, &[HttpFilter], View<'_>) {
         let configured = self.configured_filters();
         let view = View {
             request: &mut self.request,
@@ -472,6 +477,7 @@ impl Drop for Stream<'_> {
         self.track_end(now);
         self.in_flight = None;
         drill_request("complete", &self.request, &self.cx.shared.env.runtime);
+        self.complete_upstream_filters();
         self.filters.complete(&self.request, self.response.as_ref(), &mut self.info);
         let entry = self.entry(LogType::DownstreamEnd);
         for log in &self.cx.manager.access_logs {

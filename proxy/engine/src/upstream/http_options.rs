@@ -3,14 +3,17 @@
 //! Source: `envoy/extensions/upstreams/http/v3/http_protocol_options.proto`, `envoy/config/core/v3/protocol.proto`, and
 //! the older fields of `Cluster` that say the same.
 
+use std::fmt;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use prost_types::Any;
 use proxy_core::config::{BuildCx, Rejected, duration, timeout_or};
 use proxy_core::extension::{decode, message_name};
+use proxy_core::http_chain::{HttpFilter, Place, build_chain};
 use xds_api::envoy::config::cluster::v3 as cluster;
 use xds_api::envoy::config::core::v3 as core;
+use xds_api::envoy::extensions::filters::network::http_connection_manager::v3::HttpFilter as HttpFilterProto;
 use xds_api::envoy::extensions::upstreams::http::v3 as proto;
 use xds_api::envoy::extensions::upstreams::http::v3::http_protocol_options as options_proto;
 
@@ -51,6 +54,39 @@ pub struct UpstreamHttp {
     pub http1: Http1Options,
     /// HTTP/2.
     pub http2: Http2Options,
+    /// Filters of streams to the hosts.
+    pub filters: Option<UpstreamFilters>,
+}
+
+/// The filters of streams to hosts, in order, the codec at their end left out.
+#[derive(Clone)]
+pub struct UpstreamFilters(pub Arc<[HttpFilter]>);
+
+impl UpstreamFilters {
+    /// The filters that `protos` ask for, if any.
+    pub fn build(
+        field: &'static str,
+        protos: &[HttpFilterProto],
+        cx: &mut BuildCx<'_>,
+    ) -> Result<Option<Self>, Rejected> {
+        if protos.is_empty() {
+            return Ok(None);
+        }
+        let (filters, ()) = build_chain(field, protos, Place::Upstream, |_, _| Ok(()), cx)?;
+        Ok(Some(Self(filters.into())))
+    }
+}
+
+impl fmt::Debug for UpstreamFilters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|filter| &filter.name)).finish()
+    }
+}
+
+impl PartialEq for UpstreamFilters {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
 }
 
 /// HTTP/1 towards hosts.
@@ -132,6 +168,7 @@ impl Default for UpstreamHttp {
             max_response_headers_kb: 60,
             http1: Http1Options::default(),
             http2: Http2Options::default(),
+            filters: None,
         }
     }
 }
@@ -144,7 +181,6 @@ static HTTP2: LazyLock<Arc<UpstreamHttp>> =
 /// Full name of the message in `typed_extension_protocol_options`.
 const MESSAGE: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 const TCP_MESSAGE: &str = "envoy.extensions.upstreams.tcp.v3.TcpProtocolOptions";
-const UPSTREAM_CODEC: &str = "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec";
 
 impl UpstreamHttp {
     /// When a connection that is made at `now` takes no more requests: `max_connection_duration`, lengthened at random
@@ -193,7 +229,6 @@ impl UpstreamHttp {
         use options_proto::UpstreamProtocolOptions as Kind;
         use options_proto::explicit_http_config::ProtocolConfig;
         let proto: proto::HttpProtocolOptions = decode(&any.value, cx)?;
-        check_filters(&proto, cx)?;
         let mut built = Self::default();
         let common = cx.at("common_http_protocol_options", |cx| {
             built.common(proto.common_http_protocol_options.as_ref(), cx)
@@ -223,8 +258,10 @@ impl UpstreamHttp {
                 cx.reject("needs a transport socket with ALPN, that is TLS, which is not available yet")
             })),
         };
+        let filters = UpstreamFilters::build("http_filters", &proto.http_filters, cx);
         common?;
         protocol?;
+        built.filters = filters?;
         Ok(built)
     }
 
@@ -296,20 +333,6 @@ impl UpstreamHttp {
 
 fn no_http3(cx: &mut BuildCx<'_>) -> Rejected {
     cx.at("http3_protocol_options", |cx| cx.reject("HTTP/3 is not available"))
-}
-
-/// Only the terminal filter, which is there anyway, may be named.
-fn check_filters(proto: &proto::HttpProtocolOptions, cx: &mut BuildCx<'_>) -> Result<(), Rejected> {
-    use xds_api::envoy::extensions::filters::network::http_connection_manager::v3::http_filter::ConfigType;
-    for (index, filter) in proto.http_filters.iter().enumerate() {
-        let is_codec = matches!(&filter.config_type, Some(ConfigType::TypedConfig(any))
-            if message_name(&any.type_url) == UPSTREAM_CODEC);
-        if !is_codec {
-            let reason = "upstream HTTP filters are not available yet";
-            return Err(cx.at_index("http_filters", index, |cx| cx.reject(reason)));
-        }
-    }
-    Ok(())
 }
 
 impl Http1Options {

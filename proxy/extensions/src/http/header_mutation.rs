@@ -71,6 +71,7 @@ impl HttpFilterExtension for HeaderMutation {
     const ROUTE_MESSAGE: Option<&'static str> =
         Some("envoy.extensions.filters.http.header_mutation.v3.HeaderMutationPerRoute");
     const PHASES: Phases = Phases { request_body: true, response_headers: true, response_body: true };
+    const MAY_BE_UPSTREAM: bool = true;
     type Proto = proto::HeaderMutation;
     type Config = Config;
     type RouteProto = proto::HeaderMutationPerRoute;
