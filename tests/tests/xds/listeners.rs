@@ -1,5 +1,6 @@
 //! Listeners that change while connections stand and come.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
@@ -7,8 +8,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, ensure};
 use integration::client::{Client, End};
+use integration::config::{file_log, indent, tcp_proxy_with_logs};
 use integration::expect::{SOON, eventually, within};
-use integration::upstream::{Reply, Step};
+use integration::upstream::{EchoServer, Reply, Step};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use xds::fake::Served;
@@ -280,5 +282,71 @@ async fn a_form_that_warms_is_replaced_at_the_same_address() -> Result<()> {
     rig.management.set(&RDS, "2", [routes("late", "c", "2")?]);
     let mut connection = rig.connect("l").await?;
     ensure!(mark(&mut connection).await? == "2");
+    rig.proxy.stop().await
+}
+
+/// What the end of a drain cuts off is logged and counted.
+#[tokio::test]
+async fn connections_of_tcp_proxies_that_a_drain_cuts_off_are_accounted_for() -> Result<()> {
+    let rig = Rig::start_with("GRPC", DRAIN).await?;
+    let echo = EchoServer::start().await?;
+    rig.management.set(&CDS, "2", [cluster("c")?, static_cluster("echo", echo.server().addr())?]);
+    let fields = [
+        "%ACCESS_LOG_TYPE%",
+        "%DOWNSTREAM_LOCAL_CLOSE_REASON%",
+        "%UPSTREAM_LOCAL_CLOSE_REASON%",
+        "%RESPONSE_FLAGS%",
+        "%BYTES_RECEIVED%/%BYTES_SENT%",
+        "%UPSTREAM_WIRE_BYTES_SENT%",
+    ];
+    let log = rig.proxy.dir().join("drained.log");
+    let form = |limit: u32, attempts: u32| {
+        let logs = file_log(&format!(
+            "log_format: {{text_format_source: {{inline_string: \"{}\\n\"}}}}",
+            fields.join(" ")
+        ))
+        .replace("{{dir}}/access.log", &log.display().to_string());
+        let filter = tcp_proxy_with_logs(
+            "t",
+            &format!("access_log:\n{logs}"),
+            &format!("cluster: echo\nmax_connect_attempts: {attempts}"),
+        );
+        served::<Listener>(&format!(
+            "name: t\naddress: {ANY_PORT}\nper_connection_buffer_limit_bytes: {limit}\naccess_log:\n{logs}filter_chains:\n- filters:\n{}",
+            indent(&filter, 2)
+        ))
+    };
+    let cut_off = async |version: &str, forms: Vec<Served>, reason: &str| -> Result<()> {
+        let mut held = rig.connect("t").await?;
+        held.send(b"hello").await?;
+        ensure!(held.at_least(5, SOON).await? == b"hello");
+        rig.management.set(&LDS, version, forms);
+        ensure!(held.end_within(SOON).await != End::Open, "drained by the end of the drain time");
+        let expected = BTreeSet::from([
+            format!("TcpConnectionEnd {reason} {reason} - 5/5 5"),
+            format!("NotSet {reason} {reason} - 5/5 5"),
+        ]);
+        eventually("the logs", SOON, async || {
+            let text = std::fs::read_to_string(&log).ok()?;
+            let lines: BTreeSet<String> = text.lines().map(str::to_owned).collect();
+            (lines == expected).then(|| std::fs::write(&log, ""))
+        })
+        .await??;
+        Ok(())
+    };
+    rig.management.set(&LDS, "2", [form(1000, 1)?]);
+    cut_off("3", vec![form(1000, 2)?], "filter_chain_is_being_removed").await?;
+    let purged = "purging_socket_that_have_not_progressed_to_connections";
+    cut_off("4", vec![form(2000, 2)?], purged).await?;
+    rig.stat("tcp.t.downstream_cx_rx_bytes_total", 10).await?;
+    rig.stat("tcp.t.downstream_cx_tx_bytes_total", 10).await?;
+    cut_off("5", vec![], purged).await?;
+    for (name, value) in [
+        ("upstream_cx_destroy_local", 3),
+        ("upstream_cx_destroy_local_with_active_rq", 3),
+        ("upstream_cx_tx_bytes_total", 15),
+    ] {
+        rig.stat(&format!("cluster.echo.{name}"), value).await?;
+    }
     rig.proxy.stop().await
 }

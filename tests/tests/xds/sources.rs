@@ -287,3 +287,35 @@ async fn other_sources_are_refused() -> Result<()> {
     }
     Ok(())
 }
+
+/// Two sources may have different routes of one name, and a listener can go from one to the other.
+#[tokio::test]
+async fn routes_of_one_name_come_from_two_sources() -> Result<()> {
+    let rig = Rig::start("GRPC").await?;
+    let dir = tempfile::tempdir()?;
+    put(dir.path(), "rds.json", &file_of("1", &[routes("r", "c", "file")?])?)?;
+    let path = dir.path().join("rds.json");
+    let file = format!("{{resource_api_version: V3, path_config_source: {{path: '{}'}}}}", path.display());
+    let form = |name: &str, source: &str| listener_with(name, ANY_PORT, &http_chain("p", &rds("r", source)));
+    let served_by = async |listener: &str, wanted: &str| {
+        eventually(&format!("{listener} with the routes {wanted:?}"), SOON, async || {
+            let mut connection = rig.connect(listener).await.ok()?;
+            (mark(&mut connection).await.ok()? == wanted).then_some(())
+        })
+        .await
+    };
+    served_by("l", "1").await?;
+    rig.management.set(&LDS, "2", [form("l", &file)?]);
+    rig.acknowledged(&LDS, "2").await?;
+    served_by("l", "file").await?;
+    rig.management.set(&LDS, "3", [form("l", &file)?, form("m", ADS)?]);
+    rig.acknowledged(&LDS, "3").await?;
+    served_by("m", "1").await?;
+    served_by("l", "file").await?;
+    rig.management.set(&RDS, "2", [routes("r", "c", "2")?]);
+    served_by("m", "2").await?;
+    put(dir.path(), "rds.json", &file_of("2", &[routes("r", "c", "other file")?])?)?;
+    served_by("l", "other file").await?;
+    served_by("m", "2").await?;
+    rig.proxy.stop().await
+}

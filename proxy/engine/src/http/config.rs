@@ -13,6 +13,7 @@ use proto::http_connection_manager::{
 };
 use proxy_core::config::{BuildCx, Rejected, duration, timeout_or};
 use proxy_core::extension::access_log::AccessLog;
+use proxy_core::hash::xxhash64;
 use proxy_core::http_chain::{HttpFilter, Place, build_chain};
 use proxy_core::log_filter::build_access_logs;
 use proxy_core::matcher::StringMatcher;
@@ -20,6 +21,7 @@ use proxy_core::names::Name;
 use proxy_core::stats::Cells;
 use proxy_core::stats::groups::{Http1Stats, Http2Stats, HttpStats, TracingStats};
 use xds_api::envoy::config::core::v3 as core;
+use xds_api::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
 use xds_api::envoy::config::core::v3::http_protocol_options::HeadersWithUnderscoresAction;
 use xds_api::envoy::extensions::filters::http::router::v3::Router;
 use xds_api::envoy::extensions::filters::network::http_connection_manager::v3 as proto;
@@ -163,6 +165,16 @@ pub enum Codec {
     Http2,
 }
 
+/// What tells a route configuration of one source from that of another with its name.
+fn place_of(name: &str, source: &core::ConfigSource) -> String {
+    if let Some(ConfigSourceSpecifier::Ads(_)) = source.config_source_specifier {
+        return name.to_owned();
+    }
+    let source =
+        core::ConfigSource { initial_fetch_timeout: None, resource_api_version: 0, ..source.clone() };
+    format!("{name}\0{:016x}", xxhash64(&source.encode_to_vec()))
+}
+
 /// Where routes come from.
 pub enum RouteSource {
     /// Part of this configuration.
@@ -170,7 +182,9 @@ pub enum RouteSource {
     /// Delivered under a name.
     Rds {
         /// Name of the route configuration.
-        name: Name,
+        name: Arc<str>,
+        /// Its place in the tables of the workers: one for each source, as two may have different routes of a name.
+        place: Name,
         /// Where to subscribe.
         source: Box<core::ConfigSource>,
     },
@@ -521,8 +535,11 @@ impl ConnectionManager {
                 if rds.route_config_name.is_empty() {
                     return Err(cx.reject("route_config_name: an RDS name is required"));
                 }
-                let name = cx.env.routes.intern(&rds.route_config_name);
-                Ok(RouteSource::Rds { name, source: Box::new(source.clone()) })
+                Ok(RouteSource::Rds {
+                    name: rds.route_config_name.as_str().into(),
+                    place: cx.env.routes.intern(&place_of(&rds.route_config_name, source)),
+                    source: Box::new(source.clone()),
+                })
             }),
             Some(RouteSpecifier::ScopedRoutes(_)) => {
                 Err(cx.at("scoped_routes", |cx| cx.reject("scoped routes are not available")))

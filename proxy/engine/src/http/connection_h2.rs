@@ -187,7 +187,7 @@ struct Accept<'c> {
     timer: Timer,
     shared: Rc<Shared>,
     /// Ready when what is left must end.
-    drained: Pin<Box<dyn Future<Output = ()> + 'c>>,
+    drained: Pin<Box<dyn Future<Output = &'static str> + 'c>>,
     /// When GOAWAY was sent, and whether streams may not outlast `drain_timeout`.
     ending: Option<(Instant, bool)>,
 }

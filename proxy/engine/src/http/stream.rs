@@ -352,7 +352,7 @@ impl<'c> Stream<'c> {
         if self.table.is_none() {
             self.table = match &self.cx.manager.routes {
                 RouteSource::Inline(table) => Some(table.clone()),
-                RouteSource::Rds { name, .. } => self.cx.shared.routes.table(name),
+                RouteSource::Rds { place, .. } => self.cx.shared.routes.table(place),
             };
         }
         let runtime = &self.cx.shared.env.runtime;

@@ -274,7 +274,7 @@ impl Listeners {
         }
         *listener.config.borrow_mut() = config.clone();
         for (_, drain) in old {
-            end_after(drain, drain_time, strategy);
+            end_after(drain, drain_time, strategy, "filter_chain_is_being_removed");
         }
     }
 
@@ -293,7 +293,9 @@ impl Listeners {
         self.stop(tag);
         if let Some(listener) = listener {
             for (_, drain) in listener.chains.borrow().iter() {
-                end_after(drain.clone(), drain_time, strategy);
+                // Envoy's word for what a removed listener leaves.
+                let reason = "purging_socket_that_have_not_progressed_to_connections";
+                end_after(drain.clone(), drain_time, strategy, reason);
             }
         }
     }
@@ -335,12 +337,12 @@ impl Listeners {
     }
 }
 
-/// Drains now, closes what is left after `time`.
-fn end_after(drain: Rc<DrainHandle>, time: Duration, strategy: DrainStrategy) {
+/// Drains now, closes what is left after `time` for `reason`.
+fn end_after(drain: Rc<DrainHandle>, time: Duration, strategy: DrainStrategy, reason: &'static str) {
     drain.start(time, strategy);
     tokio::task::spawn_local(async move {
         tokio::time::sleep(time).await;
-        drain.close();
+        drain.close(reason);
     });
 }
 

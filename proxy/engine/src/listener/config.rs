@@ -415,7 +415,7 @@ fn build_chain(
 
 fn check_transport_socket(socket: &core::TransportSocket, cx: &mut BuildCx<'_>) -> Result<(), Rejected> {
     let Some(core::transport_socket::ConfigType::TypedConfig(any)) = &socket.config_type else {
-        return Ok(());
+        return Err(unknown(&socket.name, "", cx));
     };
     let (message, _) = cx.unpack(any)?;
     if message == RAW_BUFFER {

@@ -19,6 +19,7 @@ use super::config::{Listener, Terminal};
 use crate::http::connection::ConnectionCx;
 use crate::local::clock;
 use crate::local::contain::{Finally, drill};
+use crate::local::drain::DrainHandle;
 use crate::local::timers::Timer;
 use crate::net::connection::{Connection, Socket, next_id};
 use crate::net::socket;
@@ -202,41 +203,49 @@ async fn serve_on(
     }
     let is_http = matches!(chain.terminal, Terminal::Http(_));
     let traffic = (is_http && !config.access_logs.is_empty()).then(|| connection.count());
-    let serving = async {
-        match (&chain.terminal, &mut stream) {
-            (Terminal::Http(http), _) => {
-                let cx = ConnectionCx {
-                    shared: listeners.context.clone(),
-                    manager: http.manager.clone(),
-                    info,
-                    listener_stats: http.listener_stats.clone(),
-                    router_stats: http.router_stats.clone(),
-                    drain: drain.clone(),
-                    is_inbound: config.is_inbound(),
-                    modify_only: config.modify_only,
-                    buffer_limit: config.buffer_limit,
-                };
-                Box::pin(crate::http::connection::serve(Rc::new(cx), connection)).await;
-            }
-            (Terminal::Tcp(tcp), Some(stream)) => {
-                drill("tcp", &listeners.context.env.runtime);
-                Box::pin(tcp.serve(&listeners.context, *connection, stream)).await;
-            }
-            (Terminal::Extension(terminal), Some(stream)) => terminal.serve(connection, stream).await,
-            (Terminal::Tcp(_) | Terminal::Extension(_), None) | (Terminal::None, _) => {}
+    let closed = match (&chain.terminal, &mut stream) {
+        (Terminal::Http(http), _) => {
+            let cx = ConnectionCx {
+                shared: listeners.context.clone(),
+                manager: http.manager.clone(),
+                info,
+                listener_stats: http.listener_stats.clone(),
+                router_stats: http.router_stats.clone(),
+                drain: drain.clone(),
+                is_inbound: config.is_inbound(),
+                modify_only: config.modify_only,
+                buffer_limit: config.buffer_limit,
+            };
+            until_closed(&drain, Box::pin(crate::http::connection::serve(Rc::new(cx), connection))).await
         }
+        (Terminal::Tcp(tcp), Some(stream)) => {
+            drill("tcp", &listeners.context.env.runtime);
+            Box::pin(tcp.serve(&listeners.context, *connection, stream, &drain)).await;
+            None
+        }
+        (Terminal::Extension(terminal), Some(stream)) => {
+            until_closed(&drain, terminal.serve(connection, stream)).await
+        }
+        (Terminal::Tcp(_) | Terminal::Extension(_), None) | (Terminal::None, _) => None,
     };
-    tokio::select! {
-        biased;
-        () = serving => {}
-        () = drain.closed() => {}
-    }
     if let Some(stream) = &mut stream {
+        if let Some(reason) = closed {
+            stream.local_close_reason = Some(reason.into());
+        }
         if let Some(traffic) = traffic {
             stream.bytes_received = traffic.received.get();
             stream.bytes_sent = traffic.sent.get();
         }
         log(&config, stream);
+    }
+}
+
+/// Serves until that ends, or until the end of a drain, whose reason is told.
+async fn until_closed(drain: &DrainHandle, serving: impl Future<Output = ()>) -> Option<&'static str> {
+    tokio::select! {
+        biased;
+        () = serving => None,
+        reason = drain.closed() => Some(reason),
     }
 }
 

@@ -109,7 +109,8 @@ fn chance(strategy: DrainStrategy, since: Instant, time: Duration) -> bool {
 pub struct DrainHandle {
     since: Cell<Option<Instant>>,
     settings: Cell<Option<(Duration, DrainStrategy)>>,
-    closed: Cell<bool>,
+    /// Why what is left must close.
+    closed: Cell<Option<&'static str>>,
     notify: Notify,
 }
 
@@ -128,15 +129,15 @@ impl DrainHandle {
         }
     }
 
-    /// Closes what is left.
-    pub fn close(&self) {
-        self.closed.set(true);
+    /// Closes what is left; `reason` is for the logs.
+    pub fn close(&self, reason: &'static str) {
+        self.closed.set(Some(reason));
         self.notify.notify_waiters();
     }
 
     /// Whether what is left must close now.
     pub fn is_closed(&self) -> bool {
-        self.closed.get()
+        self.closed.get().is_some()
     }
 
     /// Whether the drain was started.
@@ -147,17 +148,17 @@ impl DrainHandle {
     /// Whether a connection that could be closed now should be.
     pub fn should_close(&self) -> bool {
         match (self.since.get(), self.settings.get()) {
-            (Some(since), Some((time, strategy))) => self.closed.get() || chance(strategy, since, time),
-            _ => self.closed.get(),
+            (Some(since), Some((time, strategy))) => self.is_closed() || chance(strategy, since, time),
+            _ => self.is_closed(),
         }
     }
 
-    /// Waits until [`DrainHandle::close`].
-    pub async fn closed(&self) {
+    /// Waits until [`DrainHandle::close`]; its reason.
+    pub async fn closed(&self) -> &'static str {
         loop {
             let notified = self.notify.notified();
-            if self.closed.get() {
-                return;
+            if let Some(reason) = self.closed.get() {
+                return reason;
             }
             notified.await;
         }

@@ -87,7 +87,7 @@ impl Store {
             draining: Vec::new(),
             error: entry.error.clone(),
         });
-        let routes = self.routes.0.iter().map(|(name, config)| Named {
+        let routes = self.routes.0.iter().map(|((name, _), config)| Named {
             name: name.clone(),
             resource: config.current.as_ref().map(|(resource, _)| resource.clone()),
             error: config.error.clone(),

@@ -335,18 +335,12 @@ impl Store {
                         return Err(cx.reject(unknown_cluster(unknown.as_str())));
                     }
                 }
-                RouteSource::Rds { name, source } => {
+                RouteSource::Rds { name, place, source } => {
                     let subscription =
                         cx.at("rds", |cx| cx.at("config_source", |cx| self.sources.build(source, cx)))?;
-                    let known = self.routes.source_of(name.as_str());
-                    if known.is_some_and(|known| known != subscription.source) {
-                        let reason = "is taken from another source by another listener already";
-                        return Err(
-                            cx.reject(format!("rds: route configuration '{}' {reason}", name.as_str()))
-                        );
-                    }
                     routes.push(RouteUse {
                         name: name.clone(),
+                        place: place.clone(),
                         source: subscription.source,
                         timeout: subscription.timeout,
                         stat_prefix: http.manager.stat_prefix.clone(),
@@ -370,10 +364,9 @@ impl Store {
         let mut unready = Vec::new();
         for (name, entry) in &self.listeners.entries {
             let Some(version) = &entry.warming else { continue };
-            let awaited = version.routes.iter().filter(|used| self.routes.is_awaited(used.name.as_str()));
-            let target = |used: &RouteUse| {
-                format!("shared target RdsRouteConfigSubscription RDS init {}", used.name.as_str())
-            };
+            let awaited = version.routes.iter().filter(|used| !self.routes.is_settled(used));
+            let target =
+                |used: &RouteUse| format!("shared target RdsRouteConfigSubscription RDS init {}", used.name);
             let targets: Vec<String> = awaited.map(target).collect();
             if !targets.is_empty() {
                 let hash = xxhash64(&version.resource.any.value);
@@ -464,7 +457,7 @@ impl Store {
 }
 
 fn is_warm(version: &Version, routes: &RouteConfigs) -> bool {
-    version.routes.iter().all(|used| routes.is_settled(used.name.as_str()))
+    version.routes.iter().all(|used| routes.is_settled(used))
 }
 
 fn duplicate_address(name: &str, address: &str) -> String {

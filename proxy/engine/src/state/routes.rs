@@ -20,14 +20,14 @@ use super::store::Store;
 use super::{Delivered, Failure, Kind, Response, SourceId};
 use crate::router::RouteTable;
 
-/// By name.
+/// By name and source.
 #[derive(Default)]
-pub(super) struct RouteConfigs(pub(super) BTreeMap<String, RouteConfig>);
+pub(super) struct RouteConfigs(pub(super) BTreeMap<(String, SourceId), RouteConfig>);
 
 /// One that some listener refers to.
 pub(super) struct RouteConfig {
-    name: Name,
-    source: SourceId,
+    /// Where the workers look for it.
+    places: Vec<Name>,
     timeout: Duration,
     /// `http.<stat_prefix>.rds.<name>` of everyone who refers to it, by prefix.
     stats: BTreeMap<String, Stats>,
@@ -47,7 +47,8 @@ struct Stats {
 /// How a listener refers to a route configuration.
 #[derive(Clone, Debug)]
 pub(super) struct RouteUse {
-    pub(super) name: Name,
+    pub(super) name: Arc<str>,
+    pub(super) place: Name,
     pub(super) source: SourceId,
     pub(super) timeout: Duration,
     pub(super) stat_prefix: String,
@@ -55,23 +56,32 @@ pub(super) struct RouteUse {
 
 impl RouteConfigs {
     pub(super) fn tables(&self) -> impl Iterator<Item = (&Name, &Arc<RouteTable>)> {
-        self.0.values().filter_map(|config| Some((&config.name, &config.current.as_ref()?.1)))
+        let configs = self.0.values().filter_map(|config| Some((config, &config.current.as_ref()?.1)));
+        configs.flat_map(|(config, table)| config.places.iter().map(move |place| (place, table)))
     }
 
     pub(super) fn interest(&self, interest: &mut Interest) {
-        for (name, config) in &self.0 {
-            interest.want(config.source, Kind::Routes, name, config.timeout);
+        for ((name, source), config) in &self.0 {
+            interest.want(*source, Kind::Routes, name, config.timeout);
         }
     }
 
-    /// Whether whoever waits for `name` need not wait longer.
-    pub(super) fn is_settled(&self, name: &str) -> bool {
-        self.0.get(name).is_some_and(|config| config.settled)
+    fn find(&self, source: SourceId, name: &str) -> Option<&RouteConfig> {
+        self.0.get(&(name.to_owned(), source))
+    }
+
+    fn find_mut(&mut self, source: SourceId, name: &str) -> Option<&mut RouteConfig> {
+        self.0.get_mut(&(name.to_owned(), source))
+    }
+
+    /// Whether whoever refers to it so need not wait longer.
+    pub(super) fn is_settled(&self, used: &RouteUse) -> bool {
+        self.find(used.source, &used.name).is_some_and(|config| config.settled)
     }
 
     /// Counts a failure for those of `source` whose names count.
     pub(super) fn count_failure(&self, source: SourceId, failure: Failure, counts: &dyn Fn(&str) -> bool) {
-        let concerned = self.0.iter().filter(|(name, config)| config.source == source && counts(name));
+        let concerned = self.0.iter().filter(|((name, of), _)| *of == source && counts(name));
         for stats in concerned.flat_map(|(_, config)| config.stats.values()) {
             stats.xds.update_attempt.inc();
             match failure {
@@ -82,35 +92,25 @@ impl RouteConfigs {
     }
 
     /// Counts an update that took the routes away, which is not obeyed.
-    fn count_removal(&self, name: &str) {
-        for stats in self.0.get(name).iter().flat_map(|config| config.stats.values()) {
+    fn count_removal(&self, source: SourceId, name: &str) {
+        for stats in self.find(source, name).iter().flat_map(|config| config.stats.values()) {
             stats.xds.update_attempt.inc();
             stats.xds.update_success.inc();
         }
     }
 
     /// Counts an initial fetch that timed out.
-    pub(super) fn count_timeout(&self, name: &str) {
-        for stats in self.0.get(name).iter().flat_map(|config| config.stats.values()) {
+    pub(super) fn count_timeout(&self, source: SourceId, name: &str) {
+        for stats in self.find(source, name).iter().flat_map(|config| config.stats.values()) {
             stats.xds.update_attempt.inc();
             stats.xds.init_fetch_timeout.inc();
         }
     }
 
     /// Whether these very bytes are in force.
-    fn holds(&self, delivered: &Delivered) -> bool {
-        let current = self.0.get(&delivered.name).and_then(|config| config.current.as_ref());
+    fn holds(&self, source: SourceId, delivered: &Delivered) -> bool {
+        let current = self.find(source, &delivered.name).and_then(|config| config.current.as_ref());
         current.is_some_and(|(held, _)| *held.any == delivered.any)
-    }
-
-    /// Those that are waited for by name.
-    pub(super) fn is_awaited(&self, name: &str) -> bool {
-        self.0.get(name).is_some_and(|config| !config.settled)
-    }
-
-    /// The source that `name` is taken from, if it is.
-    pub(super) fn source_of(&self, name: &str) -> Option<SourceId> {
-        self.0.get(name).map(|config| config.source)
     }
 }
 
@@ -119,23 +119,25 @@ impl Store {
     pub(super) fn refresh_routes(&mut self) {
         let mut before = std::mem::take(&mut self.routes.0);
         for used in self.listeners.route_uses() {
-            let name = used.name.as_str();
-            let config = match self.routes.0.entry(name.to_owned()) {
-                std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
-                std::collections::btree_map::Entry::Vacant(entry) => {
-                    entry.insert(before.remove(name).unwrap_or_else(|| RouteConfig {
-                        name: used.name.clone(),
-                        source: used.source,
-                        timeout: used.timeout,
-                        stats: BTreeMap::new(),
-                        current: None,
-                        error: None,
-                        settled: false,
-                    }))
-                }
-            };
+            let key = (used.name.to_string(), used.source);
+            let kept = before.remove(&key);
+            let config = self.routes.0.entry(key).or_insert_with(|| {
+                kept.unwrap_or_else(|| RouteConfig {
+                    places: Vec::new(),
+                    timeout: used.timeout,
+                    stats: BTreeMap::new(),
+                    current: None,
+                    error: None,
+                    settled: false,
+                })
+            });
+            // (One source can be written in two ways, so there may be several; they stay as long as the routes.)
+            if !config.places.contains(&used.place) {
+                config.places.push(used.place.clone());
+                self.effects.publish |= config.current.is_some();
+            }
             if !config.stats.contains_key(&used.stat_prefix) {
-                let scope = self.env.stats.scope(&format!("http.{}.rds.{name}", used.stat_prefix));
+                let scope = self.env.stats.scope(&format!("http.{}.rds.{}", used.stat_prefix, used.name));
                 let stats = Stats { xds: scope.shared(), reload: scope.shared(), _rds: scope.shared() };
                 stats.xds.update_attempt.inc();
                 config.stats.insert(used.stat_prefix.clone(), stats);
@@ -147,12 +149,13 @@ impl Store {
     }
 
     pub(super) fn apply_routes(&mut self, response: &Response) -> Vec<(String, String)> {
-        let is_held = |delivered: &Delivered| self.routes.holds(delivered);
+        let source = response.source;
+        let is_held = |delivered: &Delivered| self.routes.holds(source, delivered);
         let decoded = match decode_all::<RouteConfiguration>(response, &self.env, is_held) {
             Ok(decoded) => decoded,
             Err(details) => {
                 for delivered in &response.upserts {
-                    self.reject_routes(delivered, &details);
+                    self.reject_routes(source, delivered, &details);
                 }
                 return vec![(String::new(), details)];
             }
@@ -160,28 +163,29 @@ impl Store {
         let mut rejected = Vec::new();
         for decoded in decoded {
             let delivered = decoded.delivered;
-            if let Err(reason) = self.put_routes(decoded, &response.version) {
-                self.reject_routes(delivered, &reason);
+            if let Err(reason) = self.put_routes(source, decoded, &response.version) {
+                self.reject_routes(source, delivered, &reason);
                 rejected.push((delivered.name.clone(), reason));
             }
         }
         for name in &response.removed {
             // The routes stay; who waited for them waits no longer.
-            self.routes.count_removal(name);
-            self.settle_routes(name);
+            self.routes.count_removal(source, name);
+            self.settle_routes(source, name);
         }
         rejected
     }
 
     fn put_routes(
         &mut self,
+        source: SourceId,
         decoded: Decoded<'_, RouteConfiguration>,
         version_info: &str,
     ) -> Result<(), String> {
         let delivered = decoded.delivered;
-        let same = self.routes.holds(delivered);
+        let same = self.routes.holds(source, delivered);
         let resource = (!same).then(|| self.resource(delivered));
-        let Some(config) = self.routes.0.get_mut(&delivered.name) else { return Ok(()) };
+        let Some(config) = self.routes.find_mut(source, &delivered.name) else { return Ok(()) };
         if let Some(resource) = resource {
             let Fresh { proto, refused } = decoded.read(&self.env)?;
             let mut cx = BuildCx::new(&self.env);
@@ -215,9 +219,9 @@ impl Store {
         Ok(())
     }
 
-    fn reject_routes(&mut self, delivered: &Delivered, details: &str) {
+    fn reject_routes(&mut self, source: SourceId, delivered: &Delivered, details: &str) {
         let resource = self.resource(delivered);
-        let Some(config) = self.routes.0.get_mut(&delivered.name) else { return };
+        let Some(config) = self.routes.find_mut(source, &delivered.name) else { return };
         config.error = Some(ErrorState { resource, details: details.to_owned() });
         config.settled = true;
         for stats in config.stats.values() {
@@ -226,14 +230,14 @@ impl Store {
         }
     }
 
-    pub(super) fn settle_routes(&mut self, name: &str) {
-        if let Some(config) = self.routes.0.get_mut(name) {
+    pub(super) fn settle_routes(&mut self, source: SourceId, name: &str) {
+        if let Some(config) = self.routes.find_mut(source, name) {
             config.settled = true;
         }
     }
 
     pub(super) fn settle_all_routes(&mut self, source: SourceId) {
-        for config in self.routes.0.values_mut().filter(|config| config.source == source) {
+        for (_, config) in self.routes.0.iter_mut().filter(|((_, of), _)| *of == source) {
             config.settled = true;
         }
     }

@@ -231,8 +231,8 @@ impl Store {
                 self.settle_endpoints(source, name);
             }
             Kind::Routes => {
-                self.routes.count_timeout(name);
-                self.settle_routes(name);
+                self.routes.count_timeout(source, name);
+                self.settle_routes(source, name);
             }
         }
         self.finish()

@@ -23,6 +23,7 @@ use xds_api::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::Clus
 
 use super::copy::{Direction, Failed};
 use crate::context::Context;
+use crate::local::drain::DrainHandle;
 use crate::local::timers::Timer;
 use crate::net::connection::Connection;
 use crate::upstream::circuit_breaker::{BreakerPriority, Resource};
@@ -150,8 +151,14 @@ impl TcpProxy {
         }
     }
 
-    /// Carries `down` to a host of a cluster until both directions ended.
-    pub async fn serve(&self, context: &Rc<Context>, down: Connection, info: &mut StreamInfo) {
+    /// Carries `down` to a host of a cluster until both directions ended, or the end of a drain.
+    pub async fn serve(
+        &self,
+        context: &Rc<Context>,
+        down: Connection,
+        info: &mut StreamInfo,
+        drain: &DrainHandle,
+    ) {
         let stats = self.stats.here();
         stats.downstream_cx_total.inc();
         info.upstream.sought = true;
@@ -159,7 +166,16 @@ impl TcpProxy {
         if self.log_on_start {
             self.log(info, LogType::TcpConnectionStart);
         }
-        if let Some(up) = self.connect(context, info).await {
+        let connected = tokio::select! {
+            biased;
+            connected = self.connect(context, info) => Ok(connected),
+            reason = drain.closed() => Err(reason),
+        };
+        let connected = connected.unwrap_or_else(|reason| {
+            info.local_close_reason = Some(reason.into());
+            None
+        });
+        if let Some(up) = connected {
             if self.log_on_connected {
                 self.log(info, LogType::TcpUpstreamConnected);
             }
@@ -167,7 +183,7 @@ impl TcpProxy {
                 info.upstream.host.as_ref().map(|host| {
                     RequestGuard::of_connection(up.guard.cluster(), host, BreakerPriority::Default)
                 });
-            self.carry(&down, &up, info).await;
+            self.carry(&down, &up, info, drain).await;
             drop(request);
             info.wire =
                 WireBytes { sent: info.bytes_sent, received: info.bytes_received, ..WireBytes::default() };
@@ -275,7 +291,13 @@ impl TcpProxy {
         }
     }
 
-    async fn carry(&self, down: &Connection, up: &ConnectedSocket, info: &mut StreamInfo) {
+    async fn carry(
+        &self,
+        down: &Connection,
+        up: &ConnectedSocket,
+        info: &mut StreamInfo,
+        drain: &DrainHandle,
+    ) {
         let mut timer = Timer::default();
         let mut to_upstream = Direction::default();
         let mut to_downstream = Direction::default();
@@ -285,7 +307,7 @@ impl TcpProxy {
         let mut moved = 0;
         let mut next_log = self.log_interval.map(|interval| Instant::now() + interval);
         let mut upstream_ended_first = false;
-        let ended = poll_fn(|cx| {
+        let carrying = poll_fn(|cx| {
             let sent = to_upstream.poll(down, &up.connection, cx);
             let received = to_downstream.poll(&up.connection, down, cx);
             info.bytes_received = to_upstream.moved();
@@ -330,8 +352,12 @@ impl TcpProxy {
                     next_log = Some(now + interval);
                 }
             }
-        })
-        .await;
+        });
+        let ended = tokio::select! {
+            biased;
+            ended = carrying => ended,
+            reason = drain.closed() => Ended::Drained(reason),
+        };
         let upstream = up.guard.stats();
         upstream.upstream_cx_destroy_with_active_rq.inc();
         match &ended {
@@ -339,7 +365,12 @@ impl TcpProxy {
                 upstream.upstream_cx_destroy_remote.inc();
                 upstream.upstream_cx_destroy_remote_with_active_rq.inc();
             }
-            Ended::Both | Ended::Upstream(_) | Ended::Downstream(_) | Ended::Idle | Ended::MaxDuration => {
+            Ended::Both
+            | Ended::Upstream(_)
+            | Ended::Downstream(_)
+            | Ended::Idle
+            | Ended::MaxDuration
+            | Ended::Drained(_) => {
                 upstream.upstream_cx_destroy_local.inc();
                 upstream.upstream_cx_destroy_local_with_active_rq.inc();
             }
@@ -362,6 +393,10 @@ impl TcpProxy {
                 self.stats.here().idle_timeout.inc();
                 info.local_close_reason = Some("tcp_session_idle_timeout".into());
                 info.upstream.local_close_reason = Some("tcp_session_idle_timeout".into());
+            }
+            Ended::Drained(reason) => {
+                info.local_close_reason = Some(reason.into());
+                info.upstream.local_close_reason = Some(reason.into());
             }
             Ended::MaxDuration => {
                 self.stats.here().max_downstream_connection_duration.inc();
@@ -389,4 +424,5 @@ enum Ended {
     Upstream(io::Error),
     Idle,
     MaxDuration,
+    Drained(&'static str),
 }
