@@ -40,6 +40,7 @@ pub(crate) fn setup() -> Setup {
             HttpListener::new("websocket", ROUTES)
                 .options("upgrade_configs: [{upgrade_type: websocket}]")
                 .yaml(),
+            HttpListener::new("own_router", ROUTES).options(OWN_ROUTER).yaml(),
             HttpListener::new("ignoring", ROUTES).options(IGNORED).yaml(),
             HttpListener::new("ignoring_some", ROUTES)
                 .options(IGNORED)
@@ -64,6 +65,15 @@ pub(crate) fn setup() -> Setup {
         ],
     )
 }
+
+/// Upgrades have a router of their own, which keeps Envoy's headers to itself.
+const OWN_ROUTER: &str = r#"
+upgrade_configs:
+- upgrade_type: websocket
+  filters:
+  - name: router
+    typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router, suppress_envoy_headers: true}
+"#;
 
 const IGNORED: &str = r#"
 http_protocol_options:
@@ -101,6 +111,8 @@ pub(crate) fn cases() -> Vec<Case> {
     vec![
         Case::send("upgrade that is not enabled", "plain", UPGRADE),
         tunnel("websocket", "websocket", UPGRADE, "GET").reply(switch()),
+        tunnel("websocket with a router of its own", "own_router", UPGRADE, "GET").reply(switch()),
+        Case::send("beside it the usual router", "own_router", "GET / HTTP/1.1\r\nhost: test\r\n\r\n"),
         Case::send("websocket disabled on the route", "websocket", UPGRADE.replace("/chat", "/disabled")),
         Case::send("websocket refused by the upstream", "websocket", UPGRADE)
             .raw("HTTP/1.1 403 Forbidden\r\ncontent-length: 2\r\n\r\nno"),

@@ -42,7 +42,7 @@ sides! {
         "header_key_format": Used;
         "enable_trailers": Used;
         "allow_chunked_length": Used;
-        "override_stream_error_on_invalid_http_message": Used;
+        "override_stream_error_on_invalid_http_message": Used, Ignored("an invalid response ends its connection");
         "send_fully_qualified_url": Ignored("concerns requests to hosts, not from clients"), Used;
         "use_balsa_parser": Ignored("there is one parser");
         "allow_custom_methods": Used, SERVER_SIDE;
@@ -53,7 +53,7 @@ sides! {
         "max_concurrent_streams": Used;
         "initial_stream_window_size": Used;
         "initial_connection_window_size": Used;
-        "allow_connect": Used;
+        "allow_connect": Used, Ignored("the SETTINGS of the host say whether it takes CONNECT");
         "allow_metadata": NO_METADATA;
         "max_outbound_frames": Ignored("frames are made as the peer takes them, none wait");
         "max_outbound_control_frames": Used;

@@ -207,8 +207,8 @@ pub struct Upgrade {
     pub kind: String,
     /// Whether it is enabled where the route does not say.
     pub enabled: bool,
-    /// Filters in place of the connection manager's.
-    pub filters: Option<Vec<HttpFilter>>,
+    /// Filters in place of the connection manager's, and the options of their router.
+    pub filters: Option<(Vec<HttpFilter>, RouterOptions)>,
 }
 
 /// Options of the router filter.
@@ -508,9 +508,7 @@ impl ConnectionManager {
         cx.each("upgrade_configs", &proto.upgrade_configs, |upgrade, cx| {
             let filters = match upgrade.filters.is_empty() {
                 true => None,
-                false => {
-                    Some(build_chain("filters", &upgrade.filters, Place::Downstream, build_router, cx)?.0)
-                }
+                false => Some(build_chain("filters", &upgrade.filters, Place::Downstream, build_router, cx)?),
             };
             Ok(Upgrade {
                 kind: upgrade.upgrade_type.to_ascii_lowercase(),

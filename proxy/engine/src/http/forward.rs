@@ -92,7 +92,7 @@ impl Stream<'_> {
     }
 
     fn envoy_headers(&self) -> EnvoyHeaders {
-        match self.cx.manager.router.suppress_envoy_headers {
+        match self.router().suppress_envoy_headers {
             true => EnvoyHeaders::Suppressed,
             false => EnvoyHeaders::Added,
         }
@@ -236,7 +236,7 @@ impl Stream<'_> {
 
     /// Refuses requests by `strict_check_headers`.
     fn check_strictly(&mut self, cluster: &WorkerCluster) -> Result<(), StreamEnd> {
-        let strict = &self.cx.manager.router.strict_check_headers;
+        let strict = &self.router().strict_check_headers;
         let Some((name, value)) = strict.iter().find_map(|header| header.violated(&self.request.headers))
         else {
             return Ok(());
@@ -263,7 +263,7 @@ impl Stream<'_> {
         else {
             return BreakerPriority::Default;
         };
-        let expected = match manager.router.respect_expected_rq_timeout {
+        let expected = match self.router().respect_expected_rq_timeout {
             true => ExpectedTimeout::Respected,
             false => ExpectedTimeout::Overwritten,
         };
@@ -367,7 +367,7 @@ impl Stream<'_> {
         self.charge(StatusCode::SERVICE_UNAVAILABLE);
         let body = Bytes::from_static(body.as_bytes());
         let mut reply = LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, body, details);
-        if let Some(header) = header.filter(|_| !self.cx.manager.router.suppress_envoy_headers) {
+        if let Some(header) = header.filter(|_| !self.router().suppress_envoy_headers) {
             reply.headers.insert(header, HeaderValue::from_static("true"));
         }
         self.route_reply(reply)
@@ -502,7 +502,7 @@ impl Stream<'_> {
             _ => format!("upstream_reset_before_response_started{{{}{suffix}}}", reset.details()),
         };
         let mut reply = LocalReply::new(reset.status(), body, details);
-        if reset == UpstreamReset::Overflow && !self.cx.manager.router.suppress_envoy_headers {
+        if reset == UpstreamReset::Overflow && !self.router().suppress_envoy_headers {
             reply.headers.insert(&X_ENVOY_OVERLOADED, HeaderValue::from_static("true"));
         }
         self.route_reply(reply)
@@ -539,7 +539,7 @@ impl Stream<'_> {
             counter.fetch_add(1, Ordering::Relaxed);
         }
         self.info.details = Some("via_upstream".into());
-        let suppress = self.cx.manager.router.suppress_envoy_headers;
+        let suppress = self.router().suppress_envoy_headers;
         if let Some(response) = &mut self.response {
             if !suppress && let Some(since) = self.info.request_complete {
                 let elapsed =
@@ -562,7 +562,7 @@ impl Stream<'_> {
     /// The upstream's response is complete.
     pub(crate) fn upstream_complete(&mut self, now: Instant) {
         self.info.upstream.last_rx = Some(now);
-        if let Some(guard) = self.in_flight.as_ref().filter(|_| self.cx.manager.router.dynamic_stats) {
+        if let Some(guard) = self.in_flight.as_ref().filter(|_| self.router().dynamic_stats) {
             let since = self.info.request_complete.unwrap_or(self.info.start);
             let elapsed = u64::try_from(now.saturating_duration_since(since).as_millis()).unwrap_or(u64::MAX);
             for stats in self.route_stats() {
@@ -585,14 +585,14 @@ impl Stream<'_> {
 
     /// Counts a response of the cluster, or one made in its place.
     pub(crate) fn charge(&self, status: StatusCode) {
-        let Some(cluster) = self.cluster.as_ref().filter(|_| self.cx.manager.router.dynamic_stats) else {
+        let Some(cluster) = self.cluster.as_ref().filter(|_| self.router().dynamic_stats) else {
             return;
         };
         for stats in self.route_stats() {
             stats.here().upstream_rq.inc(status.as_u16());
         }
         let stats = cluster.stats.traffic.here();
-        match self.cx.manager.router.suppress_grpc_codes && self.request.is_grpc() {
+        match self.router().suppress_grpc_codes && self.request.is_grpc() {
             true => stats.upstream_rq.inc_completed(),
             false => stats.upstream_rq.inc(status.as_u16()),
         }

@@ -17,7 +17,7 @@ use proxy_core::stats::groups::{ListenerHttpStats, RouteStats, RouterStats};
 use proxy_core::stream_info::{ConnectionInfo, StreamInfo};
 use proxy_core::text::Text;
 
-use super::config::{ConnectionManager, RouteSource};
+use super::config::{ConnectionManager, RouteSource, RouterOptions, Upgrade};
 use super::deadlines::Deadlines;
 use super::filter_chain::{FilterChain, Parts, View};
 use super::normalize::PathOutcome;
@@ -381,14 +381,24 @@ impl<'c> Stream<'c> {
     }
 
     fn configured_filters(&self) -> &'c [HttpFilter] {
-        let manager = &*self.cx.manager;
-        let upgrade = self
-            .upgrade_kind()
-            .and_then(|kind| manager.upgrades.iter().find(|upgrade| upgrade.kind.eq_ignore_ascii_case(kind)));
-        match upgrade.and_then(|upgrade| upgrade.filters.as_deref()) {
-            Some(filters) => filters,
-            None => &manager.filters,
+        match self.upgrade().and_then(|upgrade| upgrade.filters.as_ref()) {
+            Some((filters, _)) => filters,
+            None => &self.cx.manager.filters,
         }
+    }
+
+    /// Options of the router at the end of the stream's filters.
+    pub(crate) fn router(&self) -> &'c RouterOptions {
+        match self.upgrade().and_then(|upgrade| upgrade.filters.as_ref()) {
+            Some((_, router)) => router,
+            None => &self.cx.manager.router,
+        }
+    }
+
+    /// What the connection manager says of the upgrade that the request asks for.
+    fn upgrade(&self) -> Option<&'c Upgrade> {
+        let kind = self.upgrade_kind()?;
+        self.cx.manager.upgrades.iter().find(|upgrade| upgrade.kind.eq_ignore_ascii_case(kind))
     }
 
     fn upgrade_kind(&self) -> Option<&str> {
@@ -408,7 +418,7 @@ impl<'c> Stream<'c> {
     fn check_upgrade(&mut self) -> Result<(), StreamEnd> {
         let Some(kind) = self.upgrade_kind() else { return Ok(()) };
         let manager = &*self.cx.manager;
-        let here = manager.upgrades.iter().find(|upgrade| upgrade.kind.eq_ignore_ascii_case(kind));
+        let here = self.upgrade();
         let Some(route) = self.route() else { return Ok(()) };
         let on_route = match route.action() {
             Action::Forward(forward) => forward.allows_upgrade(&kind.to_ascii_lowercase()),

@@ -59,7 +59,7 @@ pub(crate) struct LoggedStream {
 impl Stream<'_> {
     /// A stream to a host is about to begin.
     pub(crate) fn log_upstream_start(&mut self) {
-        let Some(logs) = &self.cx.manager.router.upstream_logs else { return };
+        let Some(logs) = &self.router().upstream_logs else { return };
         let start = clock::now();
         self.deadlines.set_upstream_log(logs.interval.map(|interval| start + interval));
         self.upstream_log = Some(Box::new(LoggedStream {

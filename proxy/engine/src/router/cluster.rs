@@ -14,7 +14,6 @@ use xds_api::envoy::config::route::v3::weighted_cluster::RandomValueSpecifier;
 use xds_api::envoy::config::route::v3::weighted_cluster::cluster_weight::HostRewriteSpecifier;
 
 use super::filter_config::FilterConfigs;
-use super::forward::MetadataMatch;
 use super::header_mutation::HeaderMutations;
 use super::route_table::build_header_name;
 
@@ -62,8 +61,6 @@ pub struct WeightedClusters {
 pub struct ClusterWeight {
     /// The cluster.
     pub target: ClusterTarget,
-    /// `metadata_match` merged over the route's.
-    pub metadata_match: Option<MetadataMatch>,
     pub(super) request_headers: HeaderMutations,
     pub(super) response_headers: HeaderMutations,
     pub(super) filter_configs: FilterConfigs,
@@ -76,7 +73,6 @@ pub struct ClusterWeight {
 impl ClusterSpecifier {
     pub(super) fn build(
         proto: Option<&Proto>,
-        metadata_match: Option<&MetadataMatch>,
         filter_configs: &FilterConfigs,
         cx: &mut BuildCx<'_>,
     ) -> Result<Self, Rejected> {
@@ -90,7 +86,7 @@ impl ClusterSpecifier {
                 RequestHeader::build(name, cx).map(|header| Self::One(ClusterTarget::Header(header)))
             }),
             Some(Proto::WeightedClusters(weighted)) => cx.at("weighted_clusters", |cx| {
-                WeightedClusters::build(weighted, metadata_match, filter_configs, cx)
+                WeightedClusters::build(weighted, filter_configs, cx)
                     .map(|weighted| Self::Weighted(Box::new(weighted)))
             }),
             Some(Proto::ClusterSpecifierPlugin(_)) => Err(cx.at("cluster_specifier_plugin", |cx| {
@@ -167,7 +163,6 @@ impl ClusterTarget {
 impl WeightedClusters {
     fn build(
         proto: &proto::WeightedCluster,
-        metadata_match: Option<&MetadataMatch>,
         filter_configs: &FilterConfigs,
         cx: &mut BuildCx<'_>,
     ) -> Result<Self, Rejected> {
@@ -186,7 +181,7 @@ impl WeightedClusters {
             return Err(cx.at("clusters", |cx| cx.reject("value must contain at least 1 item(s)")));
         }
         let clusters = cx.each("clusters", clusters, |cluster, cx| {
-            ClusterWeight::build(cluster, runtime_key_prefix, metadata_match, filter_configs, cx)
+            ClusterWeight::build(cluster, runtime_key_prefix, filter_configs, cx)
         })?;
         let total: u64 = clusters.iter().map(|cluster| u64::from(cluster.weight)).sum();
         if total == 0 {
@@ -246,7 +241,6 @@ impl ClusterWeight {
     fn build(
         proto: &proto::weighted_cluster::ClusterWeight,
         runtime_key_prefix: &str,
-        route_metadata_match: Option<&MetadataMatch>,
         route_filter_configs: &FilterConfigs,
         cx: &mut BuildCx<'_>,
     ) -> Result<Self, Rejected> {
@@ -254,7 +248,7 @@ impl ClusterWeight {
             name,
             cluster_header,
             weight,
-            metadata_match,
+            metadata_match: _,
             request_headers_to_add,
             request_headers_to_remove,
             response_headers_to_add,
@@ -286,7 +280,6 @@ impl ClusterWeight {
         };
         Ok(Self {
             target: target?,
-            metadata_match: MetadataMatch::build(metadata_match.as_ref(), route_metadata_match),
             request_headers: request_headers?,
             response_headers: response_headers?,
             filter_configs: filter_configs?,

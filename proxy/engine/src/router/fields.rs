@@ -10,6 +10,9 @@ const NO_HEDGING: FieldUse = Rejected("hedging is not available");
 const NO_PLUGINS: FieldUse = Rejected("cluster specifier plugins are not available");
 const NO_SPECIFIERS: FieldUse = Rejected("route specifiers are not available");
 const NO_INTERNAL_REDIRECTS: FieldUse = Rejected("internal redirects are not available");
+const NO_SUBSETS: FieldUse = Ignored("concerns clusters with subsets, which are not available");
+const NOTHING_KEPT: FieldUse =
+    Ignored("what is kept of a request for retries and mirroring, which are not available");
 const CORS_FILTER: FieldUse = Rejected("use typed_per_filter_config with envoy.filters.http.cors");
 
 /// Fields by message: the route configuration and everything under it that has no other owner.
@@ -61,7 +64,6 @@ pub const FIELDS: &[MessageFields] = &[
         &[("status", Used), ("body", Used), ("body_format", Used)],
     ),
     ("envoy.config.route.v3.NonForwardingAction", &[]),
-    ("envoy.config.route.v3.Decorator", &[("operation", Used), ("propagate", Used)]),
     (
         "envoy.config.route.v3.WeightedCluster",
         &[
@@ -143,8 +145,8 @@ const VIRTUAL_HOST: MessageFields = (
         ("retry_policy_typed_config", NO_RETRIES),
         ("hedge_policy", NO_HEDGING),
         ("include_is_timeout_retry_header", Ignored("there are no retries to mark")),
-        ("per_request_buffer_limit_bytes", Used),
-        ("request_body_buffer_limit", Used),
+        ("per_request_buffer_limit_bytes", NOTHING_KEPT),
+        ("request_body_buffer_limit", NOTHING_KEPT),
         ("request_mirror_policies", NO_MIRRORING),
         ("metadata", Used),
         ("route_specifiers", NO_SPECIFIERS),
@@ -162,16 +164,16 @@ const ROUTE: MessageFields = (
         ("filter_action", Rejected("filter actions are not available")),
         ("non_forwarding_action", Used),
         ("metadata", Used),
-        ("decorator", Used),
+        ("decorator", Ignored("tracing is not available")),
         ("typed_per_filter_config", Used),
         ("request_headers_to_add", Used),
         ("request_headers_to_remove", Used),
         ("response_headers_to_add", Used),
         ("response_headers_to_remove", Used),
         ("tracing", Ignored("tracing is not available")),
-        ("per_request_buffer_limit_bytes", Used),
+        ("per_request_buffer_limit_bytes", NOTHING_KEPT),
         ("stat_prefix", Used),
-        ("request_body_buffer_limit", Used),
+        ("request_body_buffer_limit", NOTHING_KEPT),
         ("route_specifiers", NO_SPECIFIERS),
     ],
 );
@@ -206,7 +208,7 @@ const ROUTE_ACTION: MessageFields = (
         ("cluster_specifier_plugin", NO_PLUGINS),
         ("inline_cluster_specifier_plugin", NO_PLUGINS),
         ("cluster_not_found_response_code", Used),
-        ("metadata_match", Used),
+        ("metadata_match", NO_SUBSETS),
         ("prefix_rewrite", Used),
         ("regex_rewrite", Used),
         ("path_rewrite_policy", Used),
@@ -246,7 +248,7 @@ const CLUSTER_WEIGHT: MessageFields = (
         ("name", Used),
         ("cluster_header", Used),
         ("weight", Used),
-        ("metadata_match", Used),
+        ("metadata_match", NO_SUBSETS),
         ("request_headers_to_add", Used),
         ("request_headers_to_remove", Used),
         ("response_headers_to_add", Used),

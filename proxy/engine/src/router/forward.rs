@@ -1,13 +1,11 @@
 //! The action that sends a request to a cluster.
 
 use http::StatusCode;
-use prost_types::Value;
 use proxy_core::config::{BuildCx, Rejected};
 use proxy_core::head::RequestHead;
 use proxy_core::matcher::RegexRewrite;
 use proxy_core::stream_info::StreamInfo;
 use proxy_core::text::Text;
-use xds_api::envoy::config::core::v3 as core_proto;
 use xds_api::envoy::config::core::v3::RoutingPriority;
 use xds_api::envoy::config::route::v3 as proto;
 use xds_api::envoy::config::route::v3::route_action::ClusterNotFoundResponseCode;
@@ -25,8 +23,6 @@ pub struct ForwardAction {
     pub cluster: ClusterSpecifier,
     /// What to answer when there is no such cluster.
     pub cluster_not_found: StatusCode,
-    /// Which hosts of the cluster, for subset balancing.
-    pub metadata_match: Option<MetadataMatch>,
     /// Which circuit breaker thresholds apply.
     pub priority: Priority,
     /// Upgrades that this route allows or forbids, over the connection manager's.
@@ -45,13 +41,6 @@ pub enum Priority {
     Default,
     /// `HIGH`
     High,
-}
-
-/// What hosts must have in their `envoy.lb` metadata.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct MetadataMatch {
-    /// Keys and values, sorted by key.
-    pub criteria: Box<[(String, Value)]>,
 }
 
 /// One kind of upgrade.
@@ -80,13 +69,7 @@ impl ForwardAction {
         cx: &mut BuildCx<'_>,
     ) -> Result<Self, Rejected> {
         let unsupported = reject_unsupported(proto, cx);
-        let metadata_match = MetadataMatch::build(proto.metadata_match.as_ref(), None);
-        let cluster = ClusterSpecifier::build(
-            proto.cluster_specifier.as_ref(),
-            metadata_match.as_ref(),
-            filter_configs,
-            cx,
-        );
+        let cluster = ClusterSpecifier::build(proto.cluster_specifier.as_ref(), filter_configs, cx);
         let cluster_not_found = cx.at("cluster_not_found_response_code", |cx| {
             match ClusterNotFoundResponseCode::try_from(proto.cluster_not_found_response_code) {
                 Ok(ClusterNotFoundResponseCode::ServiceUnavailable) => Ok(StatusCode::SERVICE_UNAVAILABLE),
@@ -108,7 +91,6 @@ impl ForwardAction {
         Ok(Self {
             cluster: cluster?,
             cluster_not_found: cluster_not_found?,
-            metadata_match,
             priority: priority?,
             upgrades: upgrades?,
             timeouts: timeouts?,
@@ -282,18 +264,4 @@ fn build_upgrades(
         Ok(Upgrade { protocol: protocol.into(), enabled: enabled.unwrap_or(true), connect })
     })?;
     Ok(upgrades.into_boxed_slice())
-}
-
-impl MetadataMatch {
-    /// Takes the `envoy.lb` part of `proto` over `outer`; `None` if there is neither.
-    pub(super) fn build(proto: Option<&core_proto::Metadata>, outer: Option<&Self>) -> Option<Self> {
-        let own = proto.and_then(|proto| proto.filter_metadata.get("envoy.lb"));
-        let Some(own) = own else { return outer.cloned() };
-        let mut criteria: Vec<(String, Value)> =
-            outer.map(|outer| outer.criteria.to_vec()).unwrap_or_default();
-        criteria.retain(|(key, _)| !own.fields.contains_key(key));
-        criteria.extend(own.fields.iter().map(|(key, value)| (key.clone(), value.clone())));
-        criteria.sort_by(|a, b| a.0.cmp(&b.0));
-        Some(Self { criteria: criteria.into_boxed_slice() })
-    }
 }

@@ -32,10 +32,6 @@ pub struct RouteEntry {
     pub metadata: Metadata,
     /// `vhost.<virtual host>.route.<stat_prefix>`, if it has a prefix.
     pub stats: Option<Cells<RouteStats>>,
-    /// Name of the operation in traces, if the route gives one.
-    pub decorator: Option<Decorator>,
-    /// Bytes of a request body that may be buffered, if the route says so.
-    pub body_buffer_limit: Option<u64>,
     pub(super) path: PathRule,
     pub(super) conditions: Conditions,
     pub(super) request_headers: HeaderMutations,
@@ -56,15 +52,6 @@ pub enum Action {
     DirectResponse(Box<DirectResponse>),
     /// Leaves it to the filters; the router has nothing to do with it.
     NonForwarding,
-}
-
-/// Name of the operation of a route in traces.
-#[derive(Clone, Debug)]
-pub struct Decorator {
-    /// The name.
-    pub operation: Arc<str>,
-    /// Whether it is passed on in `x-envoy-decorator-operation`.
-    pub propagate: bool,
 }
 
 /// What a route demands of a request besides its path.
@@ -187,8 +174,6 @@ impl RouteBuilder {
             action: Action::Redirect(Box::new(Redirect::to_https())),
             metadata: Metadata::default(),
             stats: None,
-            decorator: None,
-            body_buffer_limit: None,
             path: PathRule::any(),
             conditions: Conditions::default(),
             request_headers: HeaderMutations::default(),
@@ -207,16 +192,16 @@ impl RouteBuilder {
             name,
             r#match,
             metadata,
-            decorator,
+            decorator: _,
             typed_per_filter_config,
             request_headers_to_add,
             request_headers_to_remove,
             response_headers_to_add,
             response_headers_to_remove,
             tracing: _,
-            per_request_buffer_limit_bytes,
+            per_request_buffer_limit_bytes: _,
             stat_prefix,
-            request_body_buffer_limit,
+            request_body_buffer_limit: _,
             route_specifiers,
             action,
         } = proto;
@@ -254,11 +239,6 @@ impl RouteBuilder {
                 let scope = format!("vhost.{}.route.{stat_prefix}", self.virtual_host_name);
                 cx.env.stats.scope(&scope).cells()
             }),
-            decorator: decorator.as_ref().map(|decorator| Decorator {
-                operation: decorator.operation.as_str().into(),
-                propagate: decorator.propagate.unwrap_or(true),
-            }),
-            body_buffer_limit: request_body_buffer_limit.or(per_request_buffer_limit_bytes.map(u64::from)),
             path,
             conditions,
             request_headers: request_headers?,

@@ -321,7 +321,7 @@ impl<'t> SelectedRoute<'t> {
         self.virtual_host
     }
 
-    /// The route itself: name, metadata, statistics prefix, decorator.
+    /// The route itself: name, metadata, statistics prefix.
     pub fn entry(&self) -> &'t RouteEntry {
         self.entry
     }

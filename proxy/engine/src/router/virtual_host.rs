@@ -28,8 +28,6 @@ pub struct VirtualHost {
     pub include_request_attempt_count: bool,
     /// Whether `x-envoy-attempt-count` goes downstream.
     pub include_attempt_count_in_response: bool,
-    /// Bytes of a request body that may be buffered for this virtual host's routes, if it says so.
-    pub body_buffer_limit: Option<u64>,
     pub(super) request_headers: HeaderMutations,
     pub(super) response_headers: HeaderMutations,
     virtual_clusters: Box<[VirtualCluster]>,
@@ -90,8 +88,8 @@ impl VirtualHost {
             retry_policy_typed_config,
             hedge_policy,
             include_is_timeout_retry_header: _,
-            per_request_buffer_limit_bytes,
-            request_body_buffer_limit,
+            per_request_buffer_limit_bytes: _,
+            request_body_buffer_limit: _,
             request_mirror_policies,
             metadata,
             route_specifiers,
@@ -132,7 +130,6 @@ impl VirtualHost {
         });
         let require_tls = cx.at("require_tls", |cx| TlsRequirement::build(*require_tls, cx));
         let filter_configs = FilterConfigs::build(typed_per_filter_config, Some(&routes.filter_configs), cx);
-        let body_buffer_limit = request_body_buffer_limit.or(per_request_buffer_limit_bytes.map(u64::from));
 
         routes.virtual_host_name.clone_from(name);
         let first = routes.next();
@@ -154,7 +151,6 @@ impl VirtualHost {
             metadata: Metadata::new(metadata.as_ref()),
             include_request_attempt_count: *include_request_attempt_count,
             include_attempt_count_in_response: *include_attempt_count_in_response,
-            body_buffer_limit,
             request_headers: request_headers?,
             response_headers: response_headers?,
             virtual_clusters: virtual_clusters?.into_boxed_slice(),

@@ -56,11 +56,6 @@ impl Clusters {
             Some(ClusterSpecifier::Cluster(cluster)) => Ok(Self::One(cx.env.clusters.intern(cluster))),
             Some(ClusterSpecifier::WeightedClusters(weighted)) => cx.at("weighted_clusters", |cx| {
                 let clusters = cx.each("clusters", &weighted.clusters, |one, cx| {
-                    cx.reject_if(
-                        one.metadata_match.is_some(),
-                        "metadata_match",
-                        "subsets are not available",
-                    )?;
                     Ok((cx.env.clusters.intern(&one.name), u64::from(one.weight)))
                 })?;
                 let total = clusters.iter().map(|(_, weight)| weight).sum();
@@ -95,7 +90,6 @@ impl TcpProxy {
     pub fn build(proto: &proto::TcpProxy, cx: &mut BuildCx<'_>) -> Result<Arc<Self>, Rejected> {
         let clusters = Clusters::build(proto, cx);
         let rejected = [
-            cx.reject_if(proto.metadata_match.is_some(), "metadata_match", "subsets are not available"),
             cx.reject_if(!proto.hash_policy.is_empty(), "hash_policy", "hashing is not available"),
             cx.reject_if(proto.tunneling_config.is_some(), "tunneling_config", "tunnelling is not available"),
             cx.reject_if(proto.on_demand.is_some(), "on_demand", "on-demand clusters are not available"),

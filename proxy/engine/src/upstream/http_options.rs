@@ -100,8 +100,6 @@ pub struct Http1Options {
     pub allow_chunked_length: bool,
     /// Send `GET http://host/path` instead of `GET /path`.
     pub send_fully_qualified_url: bool,
-    /// After an invalid response fail the stream only; `false` closes the connection.
-    pub stream_error_on_invalid_message: bool,
 }
 
 /// HTTP/2 towards hosts.
@@ -115,8 +113,6 @@ pub struct Http2Options {
     pub initial_stream_window: u32,
     /// Receive window of a connection, in bytes.
     pub initial_connection_window: u32,
-    /// Whether extended CONNECT (RFC 8441) may be sent.
-    pub allow_connect: bool,
     /// PING, SETTINGS and RST_STREAM frames waiting to be sent.
     pub max_outbound_control_frames: u32,
     /// Frames without payload and END_STREAM in a row.
@@ -145,7 +141,6 @@ impl Default for Http2Options {
             max_concurrent_streams: 1024,
             initial_stream_window: 16 * 1024 * 1024,
             initial_connection_window: 24 * 1024 * 1024,
-            allow_connect: false,
             max_outbound_control_frames: 1_000,
             max_consecutive_inbound_frames_with_empty_payload: 1,
             max_inbound_priority_frames_per_stream: 100,
@@ -342,9 +337,6 @@ impl Http1Options {
             enable_trailers: proto.enable_trailers,
             allow_chunked_length: proto.allow_chunked_length,
             send_fully_qualified_url: proto.send_fully_qualified_url,
-            stream_error_on_invalid_message: proto
-                .override_stream_error_on_invalid_http_message
-                .unwrap_or(false),
         })
     }
 }
@@ -363,7 +355,6 @@ impl Http2Options {
             initial_connection_window: proto
                 .initial_connection_window_size
                 .unwrap_or(default.initial_connection_window),
-            allow_connect: proto.allow_connect,
             max_outbound_control_frames: proto
                 .max_outbound_control_frames
                 .unwrap_or(default.max_outbound_control_frames),
