@@ -190,8 +190,8 @@ mod tests {
              --config-yaml:4:5: static_resources.clusters[0].name: value length must be at least 1 characters"
         );
         assert_eq!(
-            load_yaml("node: {id: a}\nheader_prefix: x").unwrap_err(),
-            "--config-yaml:2:1: header_prefix: headers begin with x-envoy-"
+            load_yaml("node: {id: a}\nperf_tracing_file_path: x").unwrap_err(),
+            "--config-yaml:2:1: perf_tracing_file_path: not available"
         );
     }
 
@@ -199,7 +199,7 @@ mod tests {
     fn what_cannot_be_read_is_told_with_the_rest() {
         let error = load_yaml(
             "node: {id: a}\nstatic_resources:\n  clusters:\n  - {name: 7, connect_timeout: -1s, no_such: 1}\n  \
-             - {connect_timeout: soon}\n  - {connect_timeout: -2s}\nheader_prefix: x",
+             - {connect_timeout: soon}\n  - {connect_timeout: -2s}\nperf_tracing_file_path: x",
         );
         assert_eq!(
             error.unwrap_err(),
@@ -211,19 +211,20 @@ mod tests {
              --config-yaml:5:5: static_resources.clusters[1].name: value length must be at least 1 characters\n\
              --config-yaml:6:6: static_resources.clusters[2].connect_timeout: value must be greater than 0s\n\
              --config-yaml:6:5: static_resources.clusters[2].name: value length must be at least 1 characters\n\
-             --config-yaml:7:1: header_prefix: headers begin with x-envoy-"
+             --config-yaml:7:1: perf_tracing_file_path: not available"
         );
     }
 
     #[test]
     fn what_building_finds_has_its_place_too() {
-        let text = "header_prefix: x\nadmin: {address: {socket_address: {address: b, port_value: 1}}}";
+        let text =
+            "perf_tracing_file_path: x\nadmin: {address: {socket_address: {address: b, port_value: 1}}}";
         let sources = Sources { yaml: Some(text.to_owned()), ..Sources::default() };
         let error = |path: &str| ConfigError { path: path.to_owned(), reason: "wrong".to_owned() };
-        let built = vec![error("header_prefix"), error("admin.address.socket_address.address")];
+        let built = vec![error("perf_tracing_file_path"), error("admin.address.socket_address.address")];
         assert_eq!(
             load(&sources).unwrap().verdict(built).unwrap_err().to_string(),
-            "--config-yaml:1:1: header_prefix: headers begin with x-envoy-\n\
+            "--config-yaml:1:1: perf_tracing_file_path: not available\n\
              --config-yaml:2:36: admin.address.socket_address.address: wrong"
         );
     }

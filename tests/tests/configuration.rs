@@ -154,7 +154,7 @@ fn run(folder: &Path, yaml: &str, extra: &[&str]) -> Result<Output> {
 fn all_errors_are_told_before_anything_is_bound() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let yaml = "
-header_prefix: x
+perf_tracing_file_path: x
 admin: {address: {pipe: {path: '{{dir}}/admin.sock'}}}
 static_resources:
   listeners:
@@ -183,7 +183,7 @@ layered_runtime: {layers: [{name: disk, disk_layer: {symlink_root: /x}}]}
     let errors: Vec<&str> =
         text.lines().filter_map(|line| line.split_once("bootstrap.yaml:")?.1.into()).collect();
     for place in [
-        "2:1: header_prefix: ",
+        "2:1: perf_tracing_file_path: ",
         "15:21: static_resources.listeners[1].filter_chains[0].filters[0].typed_config: ",
         "17:15: static_resources.clusters[0].connect_timeout: ",
         "18:5: static_resources.clusters[1].eds_cluster_config: ",

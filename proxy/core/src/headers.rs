@@ -1,16 +1,34 @@
 //! Names of the headers that the proxy itself reads or writes, ready to use without allocation, and numbers as values.
 
 use std::cell::RefCell;
+use std::ops::Deref;
+use std::sync::OnceLock;
 
-use http::HeaderValue;
+use http::header::InvalidHeaderName;
+use http::{HeaderName, HeaderValue};
 
 /// Declares constants for header names that `http` does not know.
 macro_rules! header_names {
     ($($constant:ident = $name:literal;)*) => {
         $(
             #[doc = concat!("`", $name, "`")]
-            pub static $constant: http::HeaderName = http::HeaderName::from_static($name);
+            pub static $constant: HeaderName = HeaderName::from_static($name);
         )*
+    };
+}
+
+/// Declares the proxy's own headers, and the list of them.
+macro_rules! envoy_headers {
+    ($($constant:ident = $rest:literal;)*) => {
+        $(
+            #[doc = concat!("`x-envoy-", $rest, "`")]
+            pub static $constant: EnvoyHeader = EnvoyHeader {
+                usual: HeaderName::from_static(concat!("x-envoy-", $rest)),
+                renamed: OnceLock::new(),
+            };
+        )*
+        /// All of them, with what follows the prefix in their names.
+        static ENVOY_HEADERS: &[(&EnvoyHeader, &str)] = &[$((&$constant, $rest)),*];
     };
 }
 
@@ -21,43 +39,89 @@ header_names! {
     KEEP_ALIVE = "keep-alive";
     PROXY_CONNECTION = "proxy-connection";
     X_CLIENT_TRACE_ID = "x-client-trace-id";
-    X_ENVOY_ATTEMPT_COUNT = "x-envoy-attempt-count";
-    X_ENVOY_DECORATOR_OPERATION = "x-envoy-decorator-operation";
-    X_ENVOY_DEGRADED = "x-envoy-degraded";
-    X_ENVOY_DOWNSTREAM_SERVICE_CLUSTER = "x-envoy-downstream-service-cluster";
-    X_ENVOY_DOWNSTREAM_SERVICE_NODE = "x-envoy-downstream-service-node";
-    X_ENVOY_EXPECTED_RQ_TIMEOUT_MS = "x-envoy-expected-rq-timeout-ms";
-    X_ENVOY_EXTERNAL_ADDRESS = "x-envoy-external-address";
-    X_ENVOY_FORCE_TRACE = "x-envoy-force-trace";
-    X_ENVOY_HEDGE_ON_PER_TRY_TIMEOUT = "x-envoy-hedge-on-per-try-timeout";
-    X_ENVOY_IMMEDIATE_HEALTH_CHECK_FAIL = "x-envoy-immediate-health-check-fail";
-    X_ENVOY_INTERNAL = "x-envoy-internal";
-    X_ENVOY_IP_TAGS = "x-envoy-ip-tags";
-    X_ENVOY_MAX_RETRIES = "x-envoy-max-retries";
-    X_ENVOY_ORIGINAL_HOST = "x-envoy-original-host";
-    X_ENVOY_ORIGINAL_PATH = "x-envoy-original-path";
-    X_ENVOY_ORIGINAL_URL = "x-envoy-original-url";
-    X_ENVOY_DROP_OVERLOAD = "x-envoy-drop-overload";
-    X_ENVOY_OVERLOADED = "x-envoy-overloaded";
-    X_ENVOY_UNCONDITIONAL_DROP_OVERLOAD = "x-envoy-unconditional-drop-overload";
-    X_ENVOY_RETRIABLE_HEADER_NAMES = "x-envoy-retriable-header-names";
-    X_ENVOY_RETRIABLE_STATUS_CODES = "x-envoy-retriable-status-codes";
-    X_ENVOY_RETRY_GRPC_ON = "x-envoy-retry-grpc-on";
-    X_ENVOY_RETRY_ON = "x-envoy-retry-on";
-    X_ENVOY_UPSTREAM_ALT_STAT_NAME = "x-envoy-upstream-alt-stat-name";
-    X_ENVOY_UPSTREAM_CANARY = "x-envoy-upstream-canary";
-    X_ENVOY_UPSTREAM_HEALTHCHECKED_CLUSTER = "x-envoy-upstream-healthchecked-cluster";
-    X_ENVOY_UPSTREAM_RQ_PER_TRY_TIMEOUT_MS = "x-envoy-upstream-rq-per-try-timeout-ms";
-    X_ENVOY_UPSTREAM_RQ_TIMEOUT_ALT_RESPONSE = "x-envoy-upstream-rq-timeout-alt-response";
-    X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS = "x-envoy-upstream-rq-timeout-ms";
-    X_ENVOY_UPSTREAM_SERVICE_TIME = "x-envoy-upstream-service-time";
-    X_ENVOY_UPSTREAM_STREAM_DURATION_MS = "x-envoy-upstream-stream-duration-ms";
     X_FORWARDED_CLIENT_CERT = "x-forwarded-client-cert";
     X_FORWARDED_FOR = "x-forwarded-for";
     X_FORWARDED_HOST = "x-forwarded-host";
     X_FORWARDED_PORT = "x-forwarded-port";
     X_FORWARDED_PROTO = "x-forwarded-proto";
     X_REQUEST_ID = "x-request-id";
+}
+
+envoy_headers! {
+    X_ENVOY_ATTEMPT_COUNT = "attempt-count";
+    X_ENVOY_DECORATOR_OPERATION = "decorator-operation";
+    X_ENVOY_DEGRADED = "degraded";
+    X_ENVOY_DOWNSTREAM_SERVICE_CLUSTER = "downstream-service-cluster";
+    X_ENVOY_DOWNSTREAM_SERVICE_NODE = "downstream-service-node";
+    X_ENVOY_EXPECTED_RQ_TIMEOUT_MS = "expected-rq-timeout-ms";
+    X_ENVOY_EXTERNAL_ADDRESS = "external-address";
+    X_ENVOY_FORCE_TRACE = "force-trace";
+    X_ENVOY_HEDGE_ON_PER_TRY_TIMEOUT = "hedge-on-per-try-timeout";
+    X_ENVOY_IMMEDIATE_HEALTH_CHECK_FAIL = "immediate-health-check-fail";
+    X_ENVOY_INTERNAL = "internal";
+    X_ENVOY_IP_TAGS = "ip-tags";
+    X_ENVOY_MAX_RETRIES = "max-retries";
+    X_ENVOY_ORIGINAL_HOST = "original-host";
+    X_ENVOY_ORIGINAL_PATH = "original-path";
+    X_ENVOY_ORIGINAL_URL = "original-url";
+    X_ENVOY_DROP_OVERLOAD = "drop-overload";
+    X_ENVOY_OVERLOADED = "overloaded";
+    X_ENVOY_UNCONDITIONAL_DROP_OVERLOAD = "unconditional-drop-overload";
+    X_ENVOY_RETRIABLE_HEADER_NAMES = "retriable-header-names";
+    X_ENVOY_RETRIABLE_STATUS_CODES = "retriable-status-codes";
+    X_ENVOY_RETRY_GRPC_ON = "retry-grpc-on";
+    X_ENVOY_RETRY_ON = "retry-on";
+    X_ENVOY_UPSTREAM_ALT_STAT_NAME = "upstream-alt-stat-name";
+    X_ENVOY_UPSTREAM_CANARY = "upstream-canary";
+    X_ENVOY_UPSTREAM_HEALTHCHECKED_CLUSTER = "upstream-healthchecked-cluster";
+    X_ENVOY_UPSTREAM_RQ_PER_TRY_TIMEOUT_MS = "upstream-rq-per-try-timeout-ms";
+    X_ENVOY_UPSTREAM_RQ_TIMEOUT_ALT_RESPONSE = "upstream-rq-timeout-alt-response";
+    X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS = "upstream-rq-timeout-ms";
+    X_ENVOY_UPSTREAM_SERVICE_TIME = "upstream-service-time";
+    X_ENVOY_UPSTREAM_STREAM_DURATION_MS = "upstream-stream-duration-ms";
+}
+
+/// A header that is the proxy's own: its name begins with `x-envoy`, or with what the bootstrap says in its place.
+#[derive(Debug)]
+pub struct EnvoyHeader {
+    usual: HeaderName,
+    renamed: OnceLock<HeaderName>,
+}
+
+impl Deref for EnvoyHeader {
+    type Target = HeaderName;
+
+    #[inline]
+    fn deref(&self) -> &HeaderName {
+        self.renamed.get().unwrap_or(&self.usual)
+    }
+}
+
+/// What the names of the proxy's own headers begin with, the dash included.
+static PREFIX: OnceLock<Box<str>> = OnceLock::new();
+
+/// What the names of the proxy's own headers begin with, the dash included.
+#[inline]
+pub fn envoy_prefix() -> &'static str {
+    PREFIX.get().map_or("x-envoy-", |prefix| prefix)
+}
+
+/// Has the names of the proxy's own headers begin with `prefix` (`Bootstrap.header_prefix`), for the whole life of the process.
+///
+/// # Errors
+/// If that makes no valid names.
+pub fn rename(prefix: &str) -> Result<(), InvalidHeaderName> {
+    let prefix = prefix.to_ascii_lowercase() + "-";
+    let mut names = Vec::with_capacity(ENVOY_HEADERS.len());
+    for (header, rest) in ENVOY_HEADERS {
+        names.push((header, HeaderName::from_bytes(format!("{prefix}{rest}").as_bytes())?));
+    }
+    for (header, name) in names {
+        // (Who renamed them before has the last word: there is one bootstrap.)
+        let _ = header.renamed.set(name);
+    }
+    let _ = PREFIX.set(prefix.into());
+    Ok(())
 }
 
 /// Two digits of every number below 100.

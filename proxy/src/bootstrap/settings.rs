@@ -3,6 +3,7 @@
 use prost_types::Any;
 use proxy_core::config::{BuildCx, ClusterDefaults, Rejected};
 use proxy_core::extension::decode;
+use proxy_core::headers;
 use proxy_engine::upstream::dns::ResolverConfig;
 use proxy_engine::upstream::socket_options::SocketOptions;
 use xds_api::envoy::config::bootstrap::v3::{Bootstrap, ClusterManager};
@@ -44,7 +45,12 @@ impl Settings {
             Some(manager) => cx.at("cluster_manager", |cx| local_cluster(manager, proto, cx)),
             None => Ok(()),
         };
+        let prefix = Some(proto.header_prefix.as_str()).filter(|prefix| !prefix.is_empty());
+        let renamed = prefix
+            .map_or(Ok(()), headers::rename)
+            .map_err(|_| cx.at("header_prefix", |cx| cx.reject("is not how the name of a header may begin")));
         engine?;
+        renamed?;
         extensions?;
         local?;
         Ok(Self { most_connections: most_connections?, resolver: resolver? })

@@ -31,7 +31,7 @@ pub const FIELDS: &[MessageFields] = &[
             ("admin", Used),
             ("overload_manager", Used),
             ("enable_dispatcher_stats", Used),
-            ("header_prefix", Rejected("headers begin with x-envoy-")),
+            ("header_prefix", Used),
             ("stats_server_version_override", Used),
             ("use_tcp_for_dns_lookups", Used),
             ("dns_resolution_config", Used),

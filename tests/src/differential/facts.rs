@@ -130,7 +130,7 @@ fn varying(field: &str, value: &str) -> String {
     let word = match field.to_ascii_lowercase().as_str() {
         "date" if value.len() == 29 && value.ends_with(" GMT") => "<date>",
         "x-request-id" if is_uuid(value) => "<uuid>",
-        "x-envoy-upstream-service-time" if digits(value) => "<ms>",
+        "x-envoy-upstream-service-time" | "x-foo-upstream-service-time" if digits(value) => "<ms>",
         _ => value,
     };
     word.to_owned()

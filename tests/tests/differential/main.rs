@@ -13,6 +13,7 @@ mod http2;
 mod logs;
 mod options;
 mod paths;
+mod prefix;
 mod replies;
 mod routing;
 mod spelling;
@@ -61,6 +62,13 @@ async fn further_options() {
 #[tokio::test]
 async fn header_rules() {
     differential(headers::setup(), headers::cases()).await;
+}
+
+#[tokio::test]
+async fn header_prefix() {
+    for (setup, cases) in prefix::groups() {
+        differential(setup, cases).await;
+    }
 }
 
 #[tokio::test]

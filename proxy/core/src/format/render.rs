@@ -410,7 +410,7 @@ fn without_query(path: &[u8]) -> &[u8] {
 
 fn render_path(query: Query, names: PathNames, entry: &LogEntry<'_>, out: &mut Vec<u8>) -> Shape {
     let Some(request) = entry.request else { return Shape::Missing };
-    let original = || request.headers.get(&X_ENVOY_ORIGINAL_PATH).map(http::HeaderValue::as_bytes);
+    let original = || request.headers.get(&*X_ENVOY_ORIGINAL_PATH).map(http::HeaderValue::as_bytes);
     let path = || Some(request.path.as_str().as_bytes()).filter(|path| !path.is_empty());
     let found = match names {
         PathNames::Original => original(),

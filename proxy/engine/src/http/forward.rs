@@ -278,11 +278,11 @@ impl Stream<'_> {
         }
         timeouts.write_headers(&mut self.request, Duration::ZERO, headers);
         if route.virtual_host().include_request_attempt_count {
-            self.request.headers.insert(&X_ENVOY_ATTEMPT_COUNT, HeaderValue::from_static("1"));
+            self.request.headers.insert(&*X_ENVOY_ATTEMPT_COUNT, HeaderValue::from_static("1"));
         }
         // Retries are the router's business, not the upstream's.
         if timeouts.is_asked {
-            for name in [&X_ENVOY_RETRY_ON, &X_ENVOY_RETRY_GRPC_ON, &X_ENVOY_MAX_RETRIES] {
+            for name in [&*X_ENVOY_RETRY_ON, &*X_ENVOY_RETRY_GRPC_ON, &*X_ENVOY_MAX_RETRIES] {
                 self.request.headers.remove(name);
             }
         }
@@ -353,14 +353,14 @@ impl Stream<'_> {
                 (ResponseFlag::NoHealthyUpstream, "no healthy upstream", "no_healthy_upstream", None)
             }
             NoHost::Dropped => {
-                let header = Some(&X_ENVOY_DROP_OVERLOAD);
+                let header = Some(&*X_ENVOY_DROP_OVERLOAD);
                 (ResponseFlag::DropOverload, "drop overload", "drop_overload", header)
             }
             NoHost::DroppedAlways => (
                 ResponseFlag::UnconditionalDropOverload,
                 "unconditional drop overload",
                 "unconditional_drop_overload",
-                Some(&X_ENVOY_UNCONDITIONAL_DROP_OVERLOAD),
+                Some(&*X_ENVOY_UNCONDITIONAL_DROP_OVERLOAD),
             ),
         };
         self.info.flags.set(flag);
@@ -503,7 +503,7 @@ impl Stream<'_> {
         };
         let mut reply = LocalReply::new(reset.status(), body, details);
         if reset == UpstreamReset::Overflow && !self.router().suppress_envoy_headers {
-            reply.headers.insert(&X_ENVOY_OVERLOADED, HeaderValue::from_static("true"));
+            reply.headers.insert(&*X_ENVOY_OVERLOADED, HeaderValue::from_static("true"));
         }
         self.route_reply(reply)
     }
@@ -544,7 +544,7 @@ impl Stream<'_> {
             if !suppress && let Some(since) = self.info.request_complete {
                 let elapsed =
                     u64::try_from(now.saturating_duration_since(since).as_millis()).unwrap_or(u64::MAX);
-                response.headers.insert(&X_ENVOY_UPSTREAM_SERVICE_TIME, number(elapsed));
+                response.headers.insert(&*X_ENVOY_UPSTREAM_SERVICE_TIME, number(elapsed));
             }
             let route =
                 self.table.as_ref().zip(self.matched).and_then(|(table, matched)| table.selected(matched));
@@ -552,7 +552,7 @@ impl Stream<'_> {
                 if route.virtual_host().include_attempt_count_in_response {
                     response
                         .headers
-                        .insert(&X_ENVOY_ATTEMPT_COUNT, HeaderValue::from(self.info.upstream.attempts));
+                        .insert(&*X_ENVOY_ATTEMPT_COUNT, HeaderValue::from(self.info.upstream.attempts));
                 }
                 route.finalize_response(&self.request, response, &self.info);
             }

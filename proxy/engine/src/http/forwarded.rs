@@ -9,14 +9,14 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use proxy_core::address::Address;
 use proxy_core::head::{RequestHead, Scheme};
 use proxy_core::headers::{
-    X_ENVOY_DECORATOR_OPERATION, X_ENVOY_DOWNSTREAM_SERVICE_CLUSTER, X_ENVOY_DOWNSTREAM_SERVICE_NODE,
-    X_ENVOY_EXPECTED_RQ_TIMEOUT_MS, X_ENVOY_EXTERNAL_ADDRESS, X_ENVOY_FORCE_TRACE,
-    X_ENVOY_HEDGE_ON_PER_TRY_TIMEOUT, X_ENVOY_INTERNAL, X_ENVOY_IP_TAGS, X_ENVOY_MAX_RETRIES,
-    X_ENVOY_ORIGINAL_URL, X_ENVOY_RETRIABLE_HEADER_NAMES, X_ENVOY_RETRIABLE_STATUS_CODES,
-    X_ENVOY_RETRY_GRPC_ON, X_ENVOY_RETRY_ON, X_ENVOY_UPSTREAM_ALT_STAT_NAME,
+    EnvoyHeader, X_ENVOY_DECORATOR_OPERATION, X_ENVOY_DOWNSTREAM_SERVICE_CLUSTER,
+    X_ENVOY_DOWNSTREAM_SERVICE_NODE, X_ENVOY_EXPECTED_RQ_TIMEOUT_MS, X_ENVOY_EXTERNAL_ADDRESS,
+    X_ENVOY_FORCE_TRACE, X_ENVOY_HEDGE_ON_PER_TRY_TIMEOUT, X_ENVOY_INTERNAL, X_ENVOY_IP_TAGS,
+    X_ENVOY_MAX_RETRIES, X_ENVOY_ORIGINAL_URL, X_ENVOY_RETRIABLE_HEADER_NAMES,
+    X_ENVOY_RETRIABLE_STATUS_CODES, X_ENVOY_RETRY_GRPC_ON, X_ENVOY_RETRY_ON, X_ENVOY_UPSTREAM_ALT_STAT_NAME,
     X_ENVOY_UPSTREAM_RQ_PER_TRY_TIMEOUT_MS, X_ENVOY_UPSTREAM_RQ_TIMEOUT_ALT_RESPONSE,
     X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS, X_ENVOY_UPSTREAM_STREAM_DURATION_MS, X_FORWARDED_CLIENT_CERT,
-    X_FORWARDED_FOR, X_FORWARDED_PORT, X_FORWARDED_PROTO,
+    X_FORWARDED_FOR, X_FORWARDED_PORT, X_FORWARDED_PROTO, envoy_prefix,
 };
 use proxy_core::stream_info::ConnectionInfo;
 use xds_api::envoy::extensions::filters::network::http_connection_manager::v3::ForwardProtoConfig;
@@ -25,7 +25,7 @@ use super::config::{ConnectionManager, UserAgent};
 use super::request_id;
 
 /// Headers that only internal requests may carry.
-static INTERNAL_ONLY: [&HeaderName; 15] = [
+static INTERNAL_ONLY: [&EnvoyHeader; 15] = [
     &X_ENVOY_EXPECTED_RQ_TIMEOUT_MS,
     &X_ENVOY_FORCE_TRACE,
     &X_ENVOY_HEDGE_ON_PER_TRY_TIMEOUT,
@@ -44,7 +44,7 @@ static INTERNAL_ONLY: [&HeaderName; 15] = [
 ];
 
 /// Headers that are removed from external requests only where `use_remote_address` says that this is the edge.
-static EDGE_ONLY: [&HeaderName; 3] =
+static EDGE_ONLY: [&EnvoyHeader; 3] =
     [&X_ENVOY_DECORATOR_OPERATION, &X_ENVOY_DOWNSTREAM_SERVICE_CLUSTER, &X_ENVOY_DOWNSTREAM_SERVICE_NODE];
 
 /// What clients speak to whoever secures their connections in front of this proxy, by the port that they meant
@@ -120,7 +120,7 @@ pub(crate) fn apply(
     let is_internal = is_single && is_internal_address(manager, &address);
     let is_edge = !is_internal && manager.use_remote_address;
     if is_internal {
-        request.headers.insert(&X_ENVOY_INTERNAL, HeaderValue::from_static("true"));
+        request.headers.insert(&*X_ENVOY_INTERNAL, HeaderValue::from_static("true"));
     } else {
         sanitize(request, is_edge);
     }
@@ -128,15 +128,15 @@ pub(crate) fn apply(
         && let Some(ip) = address.ip()
         && let Ok(value) = HeaderValue::from_str(&ip.to_string())
     {
-        request.headers.insert(&X_ENVOY_EXTERNAL_ADDRESS, value);
+        request.headers.insert(&*X_ENVOY_EXTERNAL_ADDRESS, value);
     }
     if let Some(UserAgent { cluster, node }) = &manager.user_agent {
-        request.headers.insert(&X_ENVOY_DOWNSTREAM_SERVICE_CLUSTER, cluster.clone());
+        request.headers.insert(&*X_ENVOY_DOWNSTREAM_SERVICE_CLUSTER, cluster.clone());
         if request.headers.get(USER_AGENT).is_none_or(HeaderValue::is_empty) {
             request.headers.insert(USER_AGENT, cluster.clone());
         }
         if let Some(node) = node {
-            request.headers.insert(&X_ENVOY_DOWNSTREAM_SERVICE_NODE, node.clone());
+            request.headers.insert(&*X_ENVOY_DOWNSTREAM_SERVICE_NODE, node.clone());
         }
     }
     // Without TLS here no certificate was presented, so whatever the client claims is untrue.
@@ -154,18 +154,19 @@ pub(crate) fn apply(
 
 fn sanitize(request: &mut RequestHead, is_edge: bool) {
     // Eighteen look-ups are saved for the nearly all requests that have no such header.
-    if !request.headers.keys().any(|name| name.as_str().starts_with("x-envoy-")) {
+    let prefix = envoy_prefix();
+    if !request.headers.keys().any(|name| name.as_str().starts_with(prefix)) {
         return;
     }
     if is_edge {
         for name in EDGE_ONLY {
-            request.headers.remove(name);
+            request.headers.remove(&**name);
         }
     }
     for name in INTERNAL_ONLY {
-        request.headers.remove(name);
+        request.headers.remove(&**name);
     }
-    request.headers.remove(&X_ENVOY_UPSTREAM_STREAM_DURATION_MS);
+    request.headers.remove(&*X_ENVOY_UPSTREAM_STREAM_DURATION_MS);
 }
 
 /// `:scheme` follows `x-forwarded-proto` unless both are to be overwritten.

@@ -248,7 +248,7 @@ impl RouteTable {
             None => request.scheme == Scheme::Https,
         };
         let is_internal =
-            || request.headers.get(&X_ENVOY_INTERNAL).is_some_and(|value| value.as_bytes() == b"true");
+            || request.headers.get(&*X_ENVOY_INTERNAL).is_some_and(|value| value.as_bytes() == b"true");
         match virtual_host.require_tls() {
             TlsRequirement::None => false,
             TlsRequirement::ExternalOnly => !is_tls && !is_internal(),

@@ -4,8 +4,8 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use proxy_core::headers::{
-    X_ENVOY_MAX_RETRIES, X_ENVOY_RETRY_GRPC_ON, X_ENVOY_RETRY_ON, X_ENVOY_UPSTREAM_RQ_PER_TRY_TIMEOUT_MS,
-    X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS,
+    EnvoyHeader, X_ENVOY_MAX_RETRIES, X_ENVOY_RETRY_GRPC_ON, X_ENVOY_RETRY_ON,
+    X_ENVOY_UPSTREAM_RQ_PER_TRY_TIMEOUT_MS, X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS, envoy_prefix,
 };
 
 /// What `x-envoy-retry-on` may name.
@@ -27,27 +27,26 @@ const RETRY_GRPC_ON: [&str; 5] =
     ["cancelled", "deadline-exceeded", "resource-exhausted", "unavailable", "internal"];
 
 /// A header that is checked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub enum StrictHeader {
     /// A number.
-    Number(&'static HeaderName),
+    Number(&'static EnvoyHeader),
     /// Names with commas between them, each one of these.
-    Names(&'static HeaderName, &'static [&'static str]),
+    Names(&'static EnvoyHeader, &'static [&'static str]),
 }
 
 impl StrictHeader {
-    /// The check of the header that the configuration calls `name`; it can name five.
+    /// The check of the header that the configuration calls `name`; it can name five, and, as in Envoy, none
+    /// where the bootstrap has them renamed.
     pub fn named(name: &str) -> Option<Self> {
-        let numbers =
-            [&X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS, &X_ENVOY_UPSTREAM_RQ_PER_TRY_TIMEOUT_MS, &X_ENVOY_MAX_RETRIES];
-        let number = numbers.into_iter().find(|number| *number == name).map(Self::Number);
-        number.or_else(|| match name {
-            name if X_ENVOY_RETRY_ON == name => Some(Self::Names(&X_ENVOY_RETRY_ON, &RETRY_ON)),
-            name if X_ENVOY_RETRY_GRPC_ON == name => {
-                Some(Self::Names(&X_ENVOY_RETRY_GRPC_ON, &RETRY_GRPC_ON))
-            }
+        match name.strip_prefix(envoy_prefix())? {
+            "upstream-rq-timeout-ms" => Some(Self::Number(&X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS)),
+            "upstream-rq-per-try-timeout-ms" => Some(Self::Number(&X_ENVOY_UPSTREAM_RQ_PER_TRY_TIMEOUT_MS)),
+            "max-retries" => Some(Self::Number(&X_ENVOY_MAX_RETRIES)),
+            "retry-on" => Some(Self::Names(&X_ENVOY_RETRY_ON, &RETRY_ON)),
+            "retry-grpc-on" => Some(Self::Names(&X_ENVOY_RETRY_GRPC_ON, &RETRY_GRPC_ON)),
             _ => None,
-        })
+        }
     }
 
     /// The name and the value of the header if the value makes no sense.
@@ -56,6 +55,7 @@ impl StrictHeader {
         headers: &'h HeaderMap,
     ) -> Option<(&'static HeaderName, &'h HeaderValue)> {
         let (Self::Number(name) | Self::Names(name, _)) = *self;
+        let name: &HeaderName = name;
         let value = headers.get(name)?;
         (!self.accepts(value.to_str().ok()?)).then_some((name, value))
     }
@@ -96,6 +96,6 @@ mod tests {
             headers.insert(name, HeaderValue::from_static(value));
             assert_eq!(header.violated(&headers).is_none(), valid, "{name}: {value}");
         }
-        assert_eq!(StrictHeader::named("x-envoy-retry"), None);
+        assert!(StrictHeader::named("x-envoy-retry").is_none());
     }
 }

@@ -11,7 +11,7 @@ use proxy_core::config::{BuildCx, Rejected, duration};
 use proxy_core::head::RequestHead;
 use proxy_core::headers::{
     GRPC_TIMEOUT, X_ENVOY_EXPECTED_RQ_TIMEOUT_MS, X_ENVOY_UPSTREAM_RQ_PER_TRY_TIMEOUT_MS,
-    X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS, number,
+    X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS, envoy_prefix, number,
 };
 use xds_api::envoy::config::route::v3 as proto;
 
@@ -154,17 +154,17 @@ impl RouteTimeouts {
             return timeouts;
         }
         let from_peer = (expected == ExpectedTimeout::Respected)
-            .then(|| headers.get(&X_ENVOY_EXPECTED_RQ_TIMEOUT_MS))
+            .then(|| headers.get(&*X_ENVOY_EXPECTED_RQ_TIMEOUT_MS))
             .flatten();
         timeouts.keeps_expected = from_peer.is_some();
         let asked = match from_peer {
-            Some(_) => milliseconds(headers, &X_ENVOY_EXPECTED_RQ_TIMEOUT_MS),
-            None => milliseconds(headers, &X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS),
+            Some(_) => milliseconds(headers, &*X_ENVOY_EXPECTED_RQ_TIMEOUT_MS),
+            None => milliseconds(headers, &*X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS),
         };
         if let Some(asked) = asked {
             timeouts.global = not_zero(asked);
         }
-        timeouts.per_try = milliseconds(headers, &X_ENVOY_UPSTREAM_RQ_PER_TRY_TIMEOUT_MS)
+        timeouts.per_try = milliseconds(headers, &*X_ENVOY_UPSTREAM_RQ_PER_TRY_TIMEOUT_MS)
             .and_then(not_zero)
             .filter(|per_try| timeouts.global.is_none_or(|global| *per_try < global));
         timeouts
@@ -232,9 +232,9 @@ impl Timeouts {
         let headers = &mut request.headers;
         if self.is_asked {
             if !self.keeps_expected {
-                headers.remove(&X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS);
+                headers.remove(&*X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS);
             }
-            headers.remove(&X_ENVOY_UPSTREAM_RQ_PER_TRY_TIMEOUT_MS);
+            headers.remove(&*X_ENVOY_UPSTREAM_RQ_PER_TRY_TIMEOUT_MS);
         }
         if let Some(grpc_timeout) = self.grpc_timeout {
             set_grpc_timeout(headers, grpc_timeout);
@@ -248,7 +248,7 @@ impl Timeouts {
         }
         if envoy_headers == EnvoyHeaders::Added {
             let value = number(whole_milliseconds(expected));
-            headers.insert(&X_ENVOY_EXPECTED_RQ_TIMEOUT_MS, value);
+            headers.insert(&*X_ENVOY_EXPECTED_RQ_TIMEOUT_MS, value);
         }
         if self.grpc_follows_expected {
             set_grpc_timeout(headers, expected);
@@ -258,8 +258,9 @@ impl Timeouts {
 
 /// Whether any header may ask something of the router. One pass over the names saves most requests nine look-ups.
 fn asks_router(headers: &HeaderMap) -> bool {
+    let prefix = envoy_prefix();
     let asks = |name: &HeaderName| {
-        let rest = name.as_str().strip_prefix("x-envoy-");
+        let rest = name.as_str().strip_prefix(prefix);
         rest.is_some_and(|rest| !matches!(rest, "internal" | "external-address"))
     };
     headers.keys().any(asks)

@@ -207,7 +207,7 @@ impl Config {
         }
         if degraded {
             stats.degraded.inc();
-            reply.headers.insert(&X_ENVOY_DEGRADED, HeaderValue::from_static(""));
+            reply.headers.insert(&*X_ENVOY_DEGRADED, HeaderValue::from_static(""));
         }
         reply
     }
@@ -262,16 +262,16 @@ impl HttpFilter for Filter {
         let Some(response) = cx.response.as_deref_mut() else { return HeadersStep::Continue };
         if self.checking {
             let own = self.config.own_cluster.clone();
-            response.headers.insert(&X_ENVOY_UPSTREAM_HEALTHCHECKED_CLUSTER, own);
+            response.headers.insert(&*X_ENVOY_UPSTREAM_HEALTHCHECKED_CLUSTER, own);
             if let Mode::PassThrough(Some(cache)) = &self.config.mode
                 && !self.answered
             {
-                let degraded = response.headers.contains_key(&X_ENVOY_DEGRADED);
+                let degraded = response.headers.contains_key(&*X_ENVOY_DEGRADED);
                 cache.set(response.status, degraded, Instant::now());
             }
         }
         if failed {
-            response.headers.insert(&X_ENVOY_IMMEDIATE_HEALTH_CHECK_FAIL, HeaderValue::from_static("true"));
+            response.headers.insert(&*X_ENVOY_IMMEDIATE_HEALTH_CHECK_FAIL, HeaderValue::from_static("true"));
         }
         HeadersStep::Continue
     }

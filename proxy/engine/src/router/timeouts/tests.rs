@@ -45,10 +45,10 @@ fn told(route: &proto::RouteAction, headers: &[(&'static str, &str)]) -> (Option
     let mut request = with(get("h", "/"), headers);
     let timeouts = of(route).for_request(&request, ExpectedTimeout::Overwritten);
     timeouts.write_headers(&mut request, Duration::from_micros(300), EnvoyHeaders::Added);
-    assert!(!request.headers.contains_key(&X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS));
-    assert!(!request.headers.contains_key(&X_ENVOY_UPSTREAM_RQ_PER_TRY_TIMEOUT_MS));
+    assert!(!request.headers.contains_key(&*X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS));
+    assert!(!request.headers.contains_key(&*X_ENVOY_UPSTREAM_RQ_PER_TRY_TIMEOUT_MS));
     let value = |name| request.headers.get(name).map(|value| value.to_str().unwrap().to_owned());
-    (value(&X_ENVOY_EXPECTED_RQ_TIMEOUT_MS), value(&GRPC_TIMEOUT))
+    (value(&*X_ENVOY_EXPECTED_RQ_TIMEOUT_MS), value(&GRPC_TIMEOUT))
 }
 
 /// Every row was observed on Envoy 1.40; columns: nothing asked for, `grpc-timeout: 4S` of other requests, of gRPC
@@ -146,9 +146,9 @@ fn later_tries_have_less_time() {
     let timeouts = of(&timeout(seconds(1))).for_request(&request, ExpectedTimeout::Overwritten);
     for (elapsed, expected) in [(0, "1000"), (400, "600"), (1000, "1"), (5000, "1")] {
         timeouts.write_headers(&mut request, Duration::from_millis(elapsed), EnvoyHeaders::Added);
-        assert_eq!(request.headers[&X_ENVOY_EXPECTED_RQ_TIMEOUT_MS], expected, "{elapsed}");
+        assert_eq!(request.headers[&*X_ENVOY_EXPECTED_RQ_TIMEOUT_MS], expected, "{elapsed}");
     }
     let mut request = get("h", "/");
     timeouts.write_headers(&mut request, Duration::ZERO, EnvoyHeaders::Suppressed);
-    assert!(!request.headers.contains_key(&X_ENVOY_EXPECTED_RQ_TIMEOUT_MS));
+    assert!(!request.headers.contains_key(&*X_ENVOY_EXPECTED_RQ_TIMEOUT_MS));
 }
