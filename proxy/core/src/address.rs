@@ -62,9 +62,16 @@ impl Address {
         }
     }
 
-    fn build_socket(socket: &proto::SocketAddress, cx: &mut BuildCx<'_>) -> Result<SocketAddr, Rejected> {
+    /// Reads an IP address with a port.
+    pub fn build_socket(socket: &proto::SocketAddress, cx: &mut BuildCx<'_>) -> Result<SocketAddr, Rejected> {
         if socket.protocol != Protocol::Tcp as i32 {
             return Err(cx.reject("protocol: only TCP is available"));
+        }
+        // (One does what Envoy does without any.)
+        if !matches!(socket.resolver_name.as_str(), "" | "envoy.ip") {
+            return Err(
+                cx.reject(format!("resolver_name: Unknown address resolver: {}", socket.resolver_name))
+            );
         }
         let port = match &socket.port_specifier {
             Some(PortSpecifier::PortValue(port)) => u16::try_from(*port)

@@ -185,7 +185,11 @@ pub const FIELDS: &[MessageFields] = &[
     ("envoy.config.metrics.v3.TagSpecifier", &[("tag_name", Used), ("regex", Used), ("fixed_value", Used)]),
     (
         "envoy.config.metrics.v3.HistogramBucketSettings",
-        &[("match", Used), ("buckets", Used), ("bins", Used)],
+        &[
+            ("match", Used),
+            ("buckets", Used),
+            ("bins", Ignored("concerns native histograms of Prometheus, which are not written")),
+        ],
     ),
     ("envoy.type.matcher.v3.ListStringMatcher", &[("patterns", Used)]),
 ];

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use prost::{Message, Name};
 use proxy_core::config::{BuildEnv, duration};
+use proxy_engine::state::source::metadata_value;
 use proxy_engine::state::{Kind, Source, SourceId, Store};
 use tokio::sync::mpsc;
 use xds::client::filesystem::{self, FileConfig};
@@ -144,8 +145,11 @@ impl Streams {
         let Some(TargetSpecifier::EnvoyGrpc(target)) = &proto.target_specifier else { return None };
         let mut config = GrpcConfig::new(&target.cluster_name, service);
         config.authority = Some(target.authority.clone()).filter(|authority| !authority.is_empty());
-        config.initial_metadata =
-            proto.initial_metadata.iter().map(|one| (one.key.clone(), one.value.clone())).collect();
+        config.initial_metadata = proto
+            .initial_metadata
+            .iter()
+            .map(|one| (one.key.clone(), metadata_value(one).to_vec()))
+            .collect();
         if let Some(most) = target.max_receive_message_length {
             config.max_receive_message_bytes = most as usize;
         }

@@ -194,9 +194,13 @@ async fn options_of_sockets_take_effect() {
     };
     // IP_FREEBIND by number: an address of documentation can be bound with it only
     let by_number = "socket_options: [{level: 0, name: 15, int_value: 1, state: STATE_PREBIND}]";
+    let not_for = |whom: &str| format!("socket_options: [{{level: 999, name: 1, int_value: 1, {whom}}}]");
     let listeners = [
         elsewhere("free", "192.0.2.1", "freebind: true"),
         elsewhere("by_number", "192.0.2.2", by_number),
+        // what no socket takes, for sockets that these are not
+        echo("other_version", &not_for("ip_version: SOCKET_IP_VERSION_IPV6")),
+        echo("datagrams", &not_for("type: {datagram: {}}")),
         echo("probed", "tcp_keepalive: {keepalive_time: 100}"),
         echo("silent", ""),
     ];
@@ -215,6 +219,9 @@ async fn options_of_sockets_take_effect() {
     let refused = start(&[elsewhere("plain", "192.0.2.3", "")], &[], "", &[]).await.unwrap_err();
     let text = format!("{refused:#}");
     assert!(text.contains("cannot bind '192.0.2.3:0'"), "{text}");
+    let own_version = echo("own_version", &not_for("ip_version: SOCKET_IP_VERSION_IPV4"));
+    let refused = start(&[own_version], &[], "", &[]).await.unwrap_err();
+    assert!(format!("{refused:#}").contains("cannot bind"), "{refused:#}");
 }
 
 /// How many connections wait to be accepted at a port of 127.0.0.1: the receive queue of a socket that listens.

@@ -65,7 +65,7 @@ pub struct GrpcConfig {
     /// Which service.
     pub service: Service,
     /// `initial_metadata`: header names and values.
-    pub initial_metadata: Vec<(String, String)>,
+    pub initial_metadata: Vec<(String, Vec<u8>)>,
     /// The longest message in bytes; a longer one ends the stream.
     pub max_receive_message_bytes: usize,
 }
@@ -116,7 +116,7 @@ pub fn client(
     for (name, value) in &config.initial_metadata {
         let invalid = || GrpcConfigError::Metadata(name.clone());
         let header = HeaderName::try_from(name.as_str()).map_err(|_| invalid())?;
-        metadata.append(header, HeaderValue::try_from(value.as_str()).map_err(|_| invalid())?);
+        metadata.append(header, HeaderValue::from_bytes(value).map_err(|_| invalid())?);
     }
     let transport = Grpc {
         variant: settings.variant,

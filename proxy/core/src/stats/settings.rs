@@ -74,8 +74,7 @@ fn keep<T: Default>(errors: &mut Vec<ConfigError>, found: Vec<ConfigError>) -> T
     T::default()
 }
 
-/// A rule without `buckets` changes nothing here: `bins` only concerns Prometheus' native histograms, which need the
-/// protobuf exposition.
+/// A rule without `buckets` changes nothing.
 fn bucket_rule(proto: &HistogramBucketSettings, path: &str) -> Result<Option<BucketRule>, ConfigError> {
     let HistogramBucketSettings { r#match, buckets, bins: _ } = proto;
     let Some(pattern) = r#match else {

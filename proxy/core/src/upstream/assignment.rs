@@ -74,8 +74,6 @@ impl Default for AssignmentPolicy {
 /// Requests that the control plane wants refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DropOverload {
-    /// Name of the drop in load reports; `unconditional_drop_overload` marks a drop of everything.
-    pub category: Box<str>,
     /// Share of the requests to refuse, over `denominator`.
     pub numerator: u32,
     /// 100, 10,000 or 1,000,000.
@@ -255,6 +253,6 @@ impl DropOverload {
                 ))
             }));
         }
-        Ok(Self { category: proto.category.as_str().into(), numerator: percentage.numerator, denominator })
+        Ok(Self { numerator: percentage.numerator, denominator })
     }
 }

@@ -17,13 +17,15 @@ use proxy_core::stats::Cells;
 use proxy_core::stats::groups::{ListenerExtensionStats, ListenerHttpStats, ListenerStats, RouterStats};
 use xds_api::envoy::config::core::v3 as core;
 use xds_api::envoy::config::core::v3::TrafficDirection;
+use xds_api::envoy::config::core::v3::socket_option::SocketState;
 use xds_api::envoy::config::listener::v3 as proto;
 use xds_api::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use xds_api::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy as TcpProxyProto;
 
 use super::chain_match::{ChainMatcher, Criteria};
 use crate::http::config::ConnectionManager;
-use crate::net::socket::{Keepalive, ListenOptions, RawOption};
+use crate::net::option::{SocketOption, version_of};
+use crate::net::socket::{Keepalive, ListenOptions};
 use crate::tcp::TcpProxy;
 
 const HCM: &str = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
@@ -58,8 +60,6 @@ pub struct Listener {
     pub modify_only: bool,
     /// Connections go to the worker that has fewest.
     pub exact_balance: bool,
-    /// Connections accepted in one go.
-    pub accepts_per_event: usize,
     /// Keepalive probes on accepted connections.
     pub keepalive: Option<Keepalive>,
     /// Not counted against the process's limit of connections.
@@ -223,8 +223,6 @@ impl Listener {
                 .connection_balance_config
                 .as_ref()
                 .is_some_and(|balance| balance.balance_type.is_some()),
-            accepts_per_event: proto.max_connections_to_accept_per_socket_event.unwrap_or(u32::MAX).max(1)
-                as usize,
             keepalive: proto.tcp_keepalive.as_ref().map(keepalive),
             ignore_global_limit: proto.ignore_global_conn_limit,
             bypass_overload_manager: proto.bypass_overload_manager,
@@ -286,18 +284,21 @@ fn build_addresses(
         let Some(address) = &additional.address else {
             return Err(cx.at("address", |cx| cx.reject("value is required")));
         };
-        let options = match &additional.socket_options {
-            Some(over) => Some(build_socket_options(&over.socket_options, cx)?),
-            None => None,
-        };
-        Ok((cx.at("address", |cx| Address::build(address, cx))?, listen_options(proto, address), options))
+        let own = additional.socket_options.as_ref();
+        let own = own
+            .map(|own| cx.at("socket_options", |cx| build_socket_options(&own.socket_options, cx)))
+            .transpose()?;
+        Ok((cx.at("address", |cx| Address::build(address, cx))?, listen_options(proto, address), own))
     });
-    let options = options?;
-    let mut addresses =
-        vec![(address?, ListenOptions { options: options.clone(), ..listen_options(proto, main) })];
-    for (address, listen, over) in additional? {
-        let own = over.unwrap_or_else(|| options.clone());
-        addresses.push((address, ListenOptions { options: own, ..listen }));
+    let (options, address) = (options?, address?);
+    let with = |address: Address, listen: ListenOptions, options: &[SocketOption]| {
+        let version = version_of(&address);
+        let options = options.iter().filter_map(|option| option.of_version(version).cloned()).collect();
+        (address, ListenOptions { options, ..listen })
+    };
+    let mut addresses = vec![with(address, listen_options(proto, main), &options)];
+    for (address, listen, own) in additional? {
+        addresses.push(with(address, listen, own.as_ref().unwrap_or(&options)));
     }
     Ok(addresses)
 }
@@ -316,27 +317,14 @@ fn listen_options(proto: &proto::Listener, address: &core::Address) -> ListenOpt
 fn build_socket_options(
     protos: &[core::SocketOption],
     cx: &mut BuildCx<'_>,
-) -> Result<Vec<RawOption>, Rejected> {
-    use core::socket_option::{SocketState, Value};
-    let options = cx.each("socket_options", protos, |option, cx| {
-        if option.state != SocketState::StatePrebind as i32 {
-            return Err(cx.at("state", |cx| cx.reject("only STATE_PREBIND is available")));
+) -> Result<Vec<SocketOption>, Rejected> {
+    let options = cx.each("socket_options", protos, |proto, cx| match SocketOption::build(proto) {
+        Some(option) if option.state != SocketState::StatePrebind => {
+            Err(cx.at("state", |cx| cx.reject("only STATE_PREBIND is available")))
         }
-        let number = |field: &'static str, value: i64, cx: &mut BuildCx<'_>| {
-            i32::try_from(value).map_err(|_| cx.at(field, |cx| cx.reject("does not fit in 32 bits")))
-        };
-        let value = match &option.value {
-            Some(Value::IntValue(value)) => number("int_value", *value, cx)?.to_ne_bytes().to_vec(),
-            Some(Value::BufValue(value)) => value.clone(),
-            None => return Err(cx.reject("value is required")),
-        };
-        Ok(RawOption {
-            level: number("level", option.level, cx)?,
-            name: number("name", option.name, cx)?,
-            value,
-        })
+        option => Ok(option),
     })?;
-    Ok(options)
+    Ok(options.into_iter().flatten().collect())
 }
 
 fn keepalive(proto: &core::TcpKeepalive) -> Keepalive {

@@ -12,6 +12,7 @@ use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use xds_api::envoy::config::core::v3 as core;
 
 use super::connection::Socket;
+use super::option::RawOption;
 
 /// Looks at the next bytes of a socket without taking them.
 pub fn peek(socket: &impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
@@ -61,18 +62,7 @@ pub struct ConnectOptions {
     /// Keepalive probes.
     pub keepalive: Option<Keepalive>,
     /// Raw socket options.
-    pub options: Vec<super::socket::RawOption>,
-}
-
-/// A socket option by number (`core.v3.SocketOption`).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RawOption {
-    /// Level, `SOL_SOCKET` and so on.
-    pub level: i32,
-    /// Name within the level.
-    pub name: i32,
-    /// The value's bytes.
-    pub value: Vec<u8>,
+    pub options: Vec<RawOption>,
 }
 
 /// The source address of a connection could not be had.
@@ -165,13 +155,6 @@ impl ListenOptions {
     /// Whether a socket made with these options is as good as one made with `other`: all but what [`listen`] says anew.
     pub fn binds_like(&self, other: &Self) -> bool {
         *self == Self { backlog: self.backlog, ..other.clone() }
-    }
-}
-
-impl RawOption {
-    /// Sets the option.
-    pub fn apply(&self, socket: &impl AsFd) -> io::Result<()> {
-        super::sys::set_option(socket.as_fd(), self.level, self.name, &self.value)
     }
 }
 

@@ -118,7 +118,7 @@ const ROUTE_CONFIGURATION: MessageFields = (
         ("vhost_header", Used),
         ("ignore_path_parameters_in_path_matching", Used),
         ("typed_per_filter_config", Used),
-        ("metadata", Used),
+        ("metadata", Ignored("no part of a request reads the metadata of a route configuration")),
         ("route_specifiers", NO_SPECIFIERS),
     ],
 );

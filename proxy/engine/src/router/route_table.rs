@@ -42,7 +42,6 @@ pub struct RouteTable {
     internal_only_headers: Box<[HeaderName]>,
     validate_clusters: Option<bool>,
     path_parameters: PathParameters,
-    metadata: Metadata,
 }
 
 /// Where the name that selects a virtual host comes from.
@@ -104,7 +103,7 @@ impl RouteTable {
             vhost_header,
             ignore_path_parameters_in_path_matching,
             typed_per_filter_config,
-            metadata,
+            metadata: _,
             route_specifiers,
         } = proto;
         let unsupported = [
@@ -175,7 +174,6 @@ impl RouteTable {
             internal_only_headers: internal_only_headers?.into_boxed_slice(),
             validate_clusters: *validate_clusters,
             path_parameters,
-            metadata: Metadata::new(metadata.as_ref()),
         }))
     }
 
@@ -288,11 +286,6 @@ impl RouteTable {
             Action::Forward(forward) => forward.cluster.names(),
             Action::Redirect(_) | Action::DirectResponse(_) | Action::NonForwarding => Vec::new(),
         })
-    }
-
-    /// Metadata of the route configuration.
-    pub fn metadata(&self) -> &Metadata {
-        &self.metadata
     }
 
     /// The virtual hosts, in the order of the configuration.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use http::{HeaderName, HeaderValue};
 use proxy_core::config::{BuildCx, Rejected, duration};
 use xds_api::envoy::config::core::v3 as core;
 use xds_api::envoy::config::core::v3::api_config_source::ApiType;
@@ -144,13 +145,34 @@ pub fn check_api(api: &core::ApiConfigSource, usage: ApiUse, cx: &mut BuildCx<'_
             cx.at("grpc_services", |cx| cx.reject("a second service to fall back to is not available"))
         );
     }
-    cx.at_index("grpc_services", 0, |cx| match &service.target_specifier {
+    let metadata = cx.at_index("grpc_services", 0, |cx| {
+        cx.each("initial_metadata", &service.initial_metadata, check_metadata)
+    });
+    let target = cx.at_index("grpc_services", 0, |cx| match &service.target_specifier {
         Some(TargetSpecifier::EnvoyGrpc(_)) => Ok(()),
         Some(TargetSpecifier::GoogleGrpc(_)) => {
             Err(cx.at("google_grpc", |cx| cx.reject("is not available, use envoy_grpc")))
         }
         None => Err(cx.reject("target_specifier: is required")),
-    })
+    });
+    metadata.and(target)
+}
+
+/// The value of a header of a stream.
+pub fn metadata_value(header: &core::HeaderValue) -> &[u8] {
+    if header.raw_value.is_empty() { header.value.as_bytes() } else { &header.raw_value }
+}
+
+/// Whether it can be sent as it is.
+fn check_metadata(header: &core::HeaderValue, cx: &mut BuildCx<'_>) -> Result<(), Rejected> {
+    let value = metadata_value(header);
+    if HeaderName::try_from(header.key.as_str()).is_err() {
+        return Err(cx.at("key", |cx| cx.reject(format!("'{}' is not the name of a header", header.key))));
+    }
+    if value.contains(&b'%') {
+        return Err(cx.reject("commands of the format language are not available here"));
+    }
+    HeaderValue::from_bytes(value).map(drop).map_err(|_| cx.reject("the value is not one of a header"))
 }
 
 /// What polling needs: one cluster, and how often.
@@ -174,4 +196,33 @@ fn check_rest(api: &core::ApiConfigSource, cx: &mut BuildCx<'_>) -> Result<(), R
         "concerns gRPC only: polls are as far apart as refresh_delay says",
     );
     services.and(cluster).and(delay).and(limit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_of_streams_are_sent_as_they_are_or_refused() {
+        let header = |key: &str, value: &str, raw: &[u8]| core::HeaderValue {
+            key: key.to_owned(),
+            value: value.to_owned(),
+            raw_value: raw.to_vec(),
+        };
+        assert_eq!(metadata_value(&header("a", "text", b"")), b"text");
+        assert_eq!(metadata_value(&header("a", "", b"raw \xff")), b"raw \xff");
+        let env = proxy_core::config::BuildEnv::new(1);
+        for (one, reason) in [
+            (header("a", "text", b""), ""),
+            (header("a", "", b"raw \xff"), ""),
+            (header("a b", "text", b""), "key: 'a b' is not the name of a header"),
+            (header("a", "x\ny", b""), "the value is not one of a header"),
+            (header("a", "%HOSTNAME%", b""), "commands of the format language are not available here"),
+        ] {
+            let mut cx = BuildCx::new(&env);
+            let _ = check_metadata(&one, &mut cx);
+            let errors: Vec<String> = cx.into_errors().iter().map(ToString::to_string).collect();
+            assert_eq!(errors.join("; "), reason);
+        }
+    }
 }

@@ -178,7 +178,10 @@ pub const FIELDS: &[MessageFields] = &[
     ),
     (
         "envoy.config.endpoint.v3.ClusterLoadAssignment.Policy.DropOverload",
-        &[("category", Used), ("drop_percentage", Used)],
+        &[
+            ("category", Ignored("names the drop in load reports, which are not sent")),
+            ("drop_percentage", Used),
+        ],
     ),
     (
         "envoy.config.endpoint.v3.LocalityLbEndpoints",

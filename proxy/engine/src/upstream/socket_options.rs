@@ -2,7 +2,7 @@
 //!
 //! Source: `upstream_bind_config` and `upstream_connection_options` of `envoy/config/cluster/v3/cluster.proto`.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -14,8 +14,10 @@ use smallvec::SmallVec;
 use xds_api::envoy::config::cluster::v3 as proto;
 use xds_api::envoy::config::cluster::v3::upstream_connection_options as options_proto;
 use xds_api::envoy::config::core::v3 as core;
+use xds_api::envoy::config::core::v3::socket_option::{SocketIpVersion, SocketState};
 
-use crate::net::socket::{ConnectOptions, Keepalive, RawOption};
+use crate::net::option::SocketOption;
+use crate::net::socket::{ConnectOptions, Keepalive};
 
 const DEFAULT_SELECTOR: &str = "envoy.config.upstream.local_address_selector.v3.DefaultLocalAddressSelector";
 
@@ -118,13 +120,13 @@ impl SocketOptions {
         }
         let base = socket_options(&proto.socket_options);
         let freebind = proto.freebind.unwrap_or(false);
-        let mut sources: Vec<(Option<SocketAddr>, Vec<FamilyOption>)> = Vec::new();
+        let mut sources: Vec<(Option<SocketAddr>, Vec<SocketOption>)> = Vec::new();
         let main = proto.source_address.as_ref();
-        let main = main.map(|address| cx.at("source_address", |cx| source_address(address, cx)));
+        let main = main.map(|address| cx.at("source_address", |cx| Address::build_socket(address, cx)));
         sources.push((main.transpose()?, base.clone()));
         for (index, extra) in proto.extra_source_addresses.iter().enumerate() {
             let address = cx.at_index("extra_source_addresses", index, |cx| match &extra.address {
-                Some(address) => cx.at("address", |cx| source_address(address, cx)),
+                Some(address) => cx.at("address", |cx| Address::build_socket(address, cx)),
                 None => Err(cx.at("address", |cx| cx.reject("must be set"))),
             })?;
             let own = extra.socket_options.as_ref().map(|own| socket_options(&own.socket_options));
@@ -132,20 +134,22 @@ impl SocketOptions {
         }
         for (index, address) in proto.additional_source_addresses.iter().enumerate() {
             let address =
-                cx.at_index("additional_source_addresses", index, |cx| source_address(address, cx))?;
+                cx.at_index("additional_source_addresses", index, |cx| Address::build_socket(address, cx))?;
             sources.push((Some(address), base.clone()));
         }
         check_sources(&sources, cx)?;
-        for (family, target) in [(Family::V4, &mut self.v4), (Family::V6, &mut self.v6)] {
+        for (version, target) in
+            [(SocketIpVersion::Ipv4, &mut self.v4), (SocketIpVersion::Ipv6, &mut self.v6)]
+        {
             // As Envoy's default selector: the first of the same family, else the very first.
             let same = |source: &&(Option<SocketAddr>, _)| {
-                source.0.is_some_and(|address| address.is_ipv4() == (family == Family::V4))
+                source.0.is_some_and(|address| address.is_ipv4() == (version == SocketIpVersion::Ipv4))
             };
             let Some((source, options)) = sources.iter().find(same).or(sources.first()) else { continue };
             target.source = *source;
             target.freebind = freebind;
             target.options =
-                options.iter().filter(|one| one.is_for(family)).map(|one| one.option.clone()).collect();
+                options.iter().filter_map(|option| option.of_version(version).cloned()).collect();
         }
         Ok(())
     }
@@ -178,7 +182,7 @@ impl SocketOptions {
 
 /// At most one source for each family, and the main one first, as in Envoy.
 fn check_sources(
-    sources: &[(Option<SocketAddr>, Vec<FamilyOption>)],
+    sources: &[(Option<SocketAddr>, Vec<SocketOption>)],
     cx: &mut BuildCx<'_>,
 ) -> Result<(), Rejected> {
     let mut families = sources.iter().map(|(address, _)| address.map(|address| address.is_ipv4()));
@@ -195,58 +199,8 @@ fn check_sources(
     }
 }
 
-/// A raw option and the families it is for.
-#[derive(Clone, Debug)]
-struct FamilyOption {
-    option: RawOption,
-    only: Option<Family>,
-}
-
-impl FamilyOption {
-    fn is_for(&self, family: Family) -> bool {
-        self.only.is_none_or(|only| only == family)
-    }
-}
-
-/// The options that concern TCP sockets which connect.
-fn socket_options(protos: &[core::SocketOption]) -> Vec<FamilyOption> {
-    use core::socket_option::{SocketIpVersion, SocketState, Value};
-    let mut options = Vec::new();
-    for proto in protos {
-        let datagram_only =
-            proto.r#type.as_ref().is_some_and(|kind| kind.stream.is_none() && kind.datagram.is_some());
-        if datagram_only || proto.state == SocketState::StateListening as i32 {
-            continue;
-        }
-        let value = match &proto.value {
-            // Envoy narrows to the C int that the kernel takes.
-            Some(Value::IntValue(value)) => (*value as i32).to_ne_bytes().to_vec(),
-            Some(Value::BufValue(bytes)) => bytes.clone(),
-            None => Vec::new(),
-        };
-        let only = match SocketIpVersion::try_from(proto.ip_version).unwrap_or(SocketIpVersion::Unspecified) {
-            SocketIpVersion::Unspecified => None,
-            SocketIpVersion::Ipv4 => Some(Family::V4),
-            SocketIpVersion::Ipv6 => Some(Family::V6),
-        };
-        let option = RawOption { level: proto.level as i32, name: proto.name as i32, value };
-        options.push(FamilyOption { option, only });
-    }
-    options
-}
-
-fn source_address(proto: &core::SocketAddress, cx: &mut BuildCx<'_>) -> Result<SocketAddr, Rejected> {
-    use core::socket_address::PortSpecifier;
-    let ip: IpAddr = match proto.address.parse() {
-        Ok(ip) => ip,
-        Err(_) => return Err(cx.reject(format!("malformed IP address: {}", proto.address))),
-    };
-    let port = match proto.port_specifier {
-        Some(PortSpecifier::PortValue(port)) => port,
-        Some(PortSpecifier::NamedPort(_)) | None => 0,
-    };
-    match u16::try_from(port) {
-        Ok(port) => Ok(SocketAddr::new(ip, port)),
-        Err(_) => Err(cx.at("port_value", |cx| cx.reject(format!("{port} is not a port (0-65535)")))),
-    }
+/// The options that concern TCP sockets which connect: those for the other states Envoy never sets on them.
+fn socket_options(protos: &[core::SocketOption]) -> Vec<SocketOption> {
+    let options = protos.iter().filter_map(SocketOption::build);
+    options.filter(|option| option.state == SocketState::StatePrebind).collect()
 }
