@@ -115,6 +115,16 @@ pub(super) async fn serve(cx: Rc<ConnectionCx>, connection: Box<Connection>) {
     stats.downstream_cx_http2_total.inc();
     stats.downstream_cx_http2_active.inc();
     let _active = Finally(|| stats.downstream_cx_http2_active.dec());
+    // What it takes to begin is gone once that is done: an idle connection is to be small.
+    match Box::pin(begin(&cx, connection)).await {
+        Some(mut accept) => accept.run().await,
+        None => stats.downstream_cx_protocol_error.inc(),
+    }
+}
+
+/// Waits until the client has begun the connection; nothing if it did not.
+async fn begin(cx: &Rc<ConnectionCx>, connection: Box<Connection>) -> Option<Box<Accept<'_>>> {
+    let manager = &*cx.manager;
     let options = &manager.http2;
     let mut builder = h2::server::Builder::new();
     builder
@@ -153,12 +163,12 @@ pub(super) async fn serve(cx: Rc<ConnectionCx>, connection: Box<Connection>) {
         deadline.map_or(Poll::Pending, |deadline| timer.poll(task, deadline).map(|()| None))
     })
     .await;
-    drop(handshake);
-    if let Some(connected) = connected {
-        accept(&cx, connected, timer, cookies).await;
-    } else {
-        stats.downstream_cx_protocol_error.inc();
-    }
+    let mut connection = connected?;
+    let keepalive =
+        options.keepalive.and_then(|schedule| Some(Keepalive::new(connection.ping_pong()?, schedule)));
+    let shared = Rc::new(Shared::new(cookies, cx.buffer_limit));
+    let drained = Box::pin(cx.drain.closed());
+    Some(Box::new(Accept { cx, connection, keepalive, timer, shared, drained, ending: None }))
 }
 
 /// What the connection does next.
@@ -181,7 +191,7 @@ enum Next {
 
 /// A connection that accepts streams.
 struct Accept<'c> {
-    cx: &'c ConnectionCx,
+    cx: &'c Rc<ConnectionCx>,
     connection: h2::server::Connection<Guarded<Box<Connection>>, Bytes>,
     keepalive: Option<Keepalive>,
     timer: Timer,
@@ -193,6 +203,73 @@ struct Accept<'c> {
 }
 
 impl Accept<'_> {
+    /// Takes streams until the connection ends.
+    async fn run(&mut self) {
+        let manager = &*self.cx.manager;
+        let stats = manager.stats.here();
+        let mut total = 0_u32;
+        let is_remote = loop {
+            match self.next().await {
+                // The codec names the last stream when its PING is answered. Who answers none gets no further streams either: nobody
+                // worked on them, and they may be sent again elsewhere (RFC 9113, 8.7).
+                Next::Stream(_, mut response) if self.is_over() => {
+                    response.send_reset(Reason::REFUSED_STREAM)
+                }
+                Next::Stream(request, response) => {
+                    total = total.saturating_add(1);
+                    if manager.max_requests_per_connection > 0 && total >= manager.max_requests_per_connection
+                    {
+                        stats.downstream_cx_max_requests_reached.inc();
+                        self.shared.close.set(true);
+                    }
+                    self.shared.streams.set(self.shared.streams.get() + 1);
+                    manager.http2_stats.here().streams_active.inc();
+                    // Boxed: the runtime moves a task thrice.
+                    tokio::task::spawn_local(Box::pin(serve_stream(
+                        self.cx.clone(),
+                        self.shared.clone(),
+                        request,
+                        response,
+                    )));
+                }
+                Next::Again => {
+                    let limit =
+                        self.cx.shared.env.runtime.number("overload.premature_reset_total_stream_count");
+                    if self.shared.premature.get() > 0
+                        && self.shared.is_abusive(limit.unwrap_or(PREMATURE_TOTAL))
+                    {
+                        stats.downstream_rq_too_many_premature_resets.inc();
+                        break false;
+                    }
+                }
+                Next::Closed => break self.ending.is_none(),
+                Next::Failed(error) => {
+                    tracing::debug!(%error, "a downstream HTTP/2 connection failed");
+                    if !error.is_io() {
+                        stats.downstream_cx_protocol_error.inc();
+                    }
+                    break error.is_io() && !is_flood(&error);
+                }
+                Next::Overdue => break false,
+                Next::Unanswered => {
+                    manager.http2_stats.here().keepalive_timeout.inc();
+                    break false;
+                }
+                Next::Idle => {
+                    stats.downstream_cx_idle_timeout.inc();
+                    self.end(false);
+                }
+                Next::Duration => {
+                    stats.downstream_cx_max_duration_reached.inc();
+                    self.end(false);
+                }
+                Next::Asked => self.end(false),
+                Next::Drained => self.end(true),
+            }
+        };
+        count_end(self.cx, is_remote, self.shared.streams.get());
+    }
+
     async fn next(&mut self) -> Next {
         poll_fn(|task| {
             self.shared.register(task);
@@ -260,78 +337,6 @@ impl Accept<'_> {
         self.shared.ending.set(true);
         self.connection.graceful_shutdown();
     }
-}
-
-async fn accept(
-    cx: &Rc<ConnectionCx>,
-    mut connection: h2::server::Connection<Guarded<Box<Connection>>, Bytes>,
-    timer: Timer,
-    cookies: Cookies,
-) {
-    let manager = &*cx.manager;
-    let stats = manager.stats.here();
-    let shared = Rc::new(Shared::new(cookies, cx.buffer_limit));
-    let options = &manager.http2;
-    let keepalive =
-        options.keepalive.and_then(|schedule| Some(Keepalive::new(connection.ping_pong()?, schedule)));
-    let drained = Box::pin(cx.drain.closed());
-    let mut accept =
-        Accept { cx, connection, keepalive, timer, shared: shared.clone(), drained, ending: None };
-    let mut total = 0_u32;
-    let is_remote = loop {
-        match accept.next().await {
-            // The codec names the last stream when its PING is answered. Who answers none gets no further streams either: nobody
-            // worked on them, and they may be sent again elsewhere (RFC 9113, 8.7).
-            Next::Stream(_, mut response) if accept.is_over() => response.send_reset(Reason::REFUSED_STREAM),
-            Next::Stream(request, response) => {
-                total = total.saturating_add(1);
-                if manager.max_requests_per_connection > 0 && total >= manager.max_requests_per_connection {
-                    stats.downstream_cx_max_requests_reached.inc();
-                    shared.close.set(true);
-                }
-                shared.streams.set(shared.streams.get() + 1);
-                manager.http2_stats.here().streams_active.inc();
-                // Boxed: the runtime moves a task thrice.
-                tokio::task::spawn_local(Box::pin(serve_stream(
-                    cx.clone(),
-                    shared.clone(),
-                    request,
-                    response,
-                )));
-            }
-            Next::Again => {
-                let limit = cx.shared.env.runtime.number("overload.premature_reset_total_stream_count");
-                if shared.premature.get() > 0 && shared.is_abusive(limit.unwrap_or(PREMATURE_TOTAL)) {
-                    stats.downstream_rq_too_many_premature_resets.inc();
-                    break false;
-                }
-            }
-            Next::Closed => break accept.ending.is_none(),
-            Next::Failed(error) => {
-                tracing::debug!(%error, "a downstream HTTP/2 connection failed");
-                if !error.is_io() {
-                    stats.downstream_cx_protocol_error.inc();
-                }
-                break error.is_io() && !is_flood(&error);
-            }
-            Next::Overdue => break false,
-            Next::Unanswered => {
-                manager.http2_stats.here().keepalive_timeout.inc();
-                break false;
-            }
-            Next::Idle => {
-                stats.downstream_cx_idle_timeout.inc();
-                accept.end(false);
-            }
-            Next::Duration => {
-                stats.downstream_cx_max_duration_reached.inc();
-                accept.end(false);
-            }
-            Next::Asked => accept.end(false),
-            Next::Drained => accept.end(true),
-        }
-    };
-    count_end(cx, is_remote, shared.streams.get());
 }
 
 /// What is added to `time` if it is lengthened by up to `percent` of it; `random` is between 0 and 1.
@@ -457,6 +462,15 @@ impl Drop for Active {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What a connection is while nothing happens on it, beside its [`Accept`].
+    #[test]
+    fn an_idle_connection_is_small() {
+        fn size<A, B, F: Future>(_: impl Fn(A, B) -> F) -> usize {
+            size_of::<F>()
+        }
+        assert!(size(serve) <= 256, "{}", size(serve));
+    }
 
     #[test]
     fn premature_resets_as_envoy_counts_them() {
