@@ -218,6 +218,18 @@ fn sequence_cases() -> Vec<Case> {
     ]
 }
 
+fn trailers(count: usize) -> H2Request {
+    (0..count).fold(H2Request::post("http://test/up", "hello"), |request, _| request.trailer("x-t", "1"))
+}
+
+fn reply_trailers(count: usize) -> H2Reply {
+    (0..count).fold(H2Reply::new(200, "world"), |reply, _| reply.trailer("x-t", "1"))
+}
+
+fn many_fields(count: usize) -> H2Reply {
+    (0..count).fold(H2Reply::new(200, "world"), |reply, _| reply.field("x-f", "1"))
+}
+
 pub(crate) fn cases() -> Vec<Case> {
     let one = |name, request| Case::h2(name, "auto", [request]);
     let get = H2Request::get;
@@ -226,6 +238,7 @@ pub(crate) fn cases() -> Vec<Case> {
         one("h2 to h1, POST", H2Request::post("http://test/up", "hello").field("content-length", "5")),
         one("h2 to h1, POST without a length", H2Request::post("http://test/up", "hello")),
         one("h2 to h1, request trailers", H2Request::post("http://test/up", "hello").trailer("x-t", "1")),
+        one("h2 to h1, as many trailers as may be", trailers(100)),
         one("h2 to h1, hop-by-hop fields of the response", get("http://test/up")).raw(
             "HTTP/1.1 200 OK\r\nconnection: keep-alive\r\nkeep-alive: 5\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
         ),
@@ -258,6 +271,10 @@ pub(crate) fn cases() -> Vec<Case> {
             "POST /h2 HTTP/1.1\r\nhost: test\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
         ),
         Case::get("h1 to h2, trailers", "auto", "/h2", "").h2_reply(H2Reply::new(200, "world").trailer("x-t", "1")),
+        Case::get("h1 to h2, too many fields", "auto", "/h2", "").h2_reply(many_fields(100)),
+        Case::get("h1 to h2, as many fields as may be", "auto", "/h2", "").h2_reply(many_fields(99)),
+        Case::get("h1 to h2, as many trailers as may be", "auto", "/h2", "").h2_reply(reply_trailers(100)),
+        Case::get("h1 to h2, too many trailers", "auto", "/h2", "").h2_reply(reply_trailers(101)),
         Case::get("h1 to h2, interim response", "auto", "/h2", "")
             .h2_reply(H2Reply { interim: vec![103], ..H2Reply::new(200, "x") }),
         Case::get("h1 to h2, reset inside the body", "auto", "/h2", "")

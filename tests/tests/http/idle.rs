@@ -71,3 +71,35 @@ async fn connections_that_rest_end_by_their_timeout() -> Result<()> {
     ensure!(idle == i64::try_from(MANY)?, "{idle} ended by their timeout");
     Ok(())
 }
+
+/// Whatever a client has said so far, or not: its connection ends when it is too old. (Envoy leaves the second one open.)
+#[tokio::test]
+async fn connections_end_at_their_age_before_any_request() -> Result<()> {
+    let (proxy, _upstream) = start("common_http_protocol_options: {max_connection_duration: 1s}").await?;
+    let mut clients = Vec::new();
+    for said in ["", "PRI * HTTP", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"] {
+        let mut client = Client::connect(proxy.listener("http")?).await?;
+        client.send(said.as_bytes()).await?;
+        clients.push((said, client));
+    }
+    for (said, client) in &mut clients {
+        ensure!(client.end_within(SOON).await != End::Open, "{said:?}: stays open");
+    }
+    let counts =
+        "^http.http.downstream_cx_(max_duration_reached|destroy_local|destroy|protocol_error|idle_timeout)$";
+    let stats = proxy.admin().stats(counts).await?;
+    let wanted = [
+        ("max_duration_reached", 3),
+        ("destroy_local", 3),
+        ("destroy", 3),
+        ("protocol_error", 0),
+        ("idle_timeout", 0),
+    ];
+    for (name, wanted) in wanted {
+        ensure!(
+            stats.get(&format!("http.http.downstream_cx_{name}")).copied().unwrap_or(0) == wanted,
+            "{stats:?}"
+        );
+    }
+    Ok(())
+}

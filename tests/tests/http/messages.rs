@@ -113,6 +113,28 @@ async fn trailers_pass_both_ways_between_all_versions() -> Result<()> {
     Ok(())
 }
 
+/// Trailers count as a head does: what has more fields than `max_headers_count` ends its stream alone.
+#[tokio::test]
+async fn trailers_of_too_many_fields_end_their_stream() -> Result<()> {
+    let rig = Rig::start().await?;
+    let client = H2Client::connect(rig.addr()?).await?;
+    for path in ["/one", "/two"] {
+        let mut trailers = http::HeaderMap::new();
+        for _ in 0..101 {
+            trailers.append("x-many", http::HeaderValue::from_static("1"));
+        }
+        let request = http::Request::post(format!("http://test{path}")).body(Bytes::from("hello"))?;
+        let answer = client.request(request, Some(trailers)).await;
+        let error = answer.err().context("it was answered")?;
+        ensure!(format!("{error:#}").contains("internal error"), "{path}: {error:#}");
+    }
+    let overflows = rig.proxy.admin().stat("http2.header_overflow").await?;
+    ensure!(overflows == 2, "{overflows} counted");
+    let request = http::Request::get("http://test/two").body(Bytes::new())?;
+    ensure!(client.request(request, None).await?.status == 200, "the connection goes on");
+    Ok(())
+}
+
 /// The status of the first interim response, and that of the final one.
 async fn interim(addr: SocketAddr, request: http::Request<()>) -> Result<(u16, u16)> {
     let (send, _driving) = connect(addr).await?;

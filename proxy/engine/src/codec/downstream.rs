@@ -16,6 +16,8 @@ pub(crate) enum DownstreamError {
     Disconnected,
     /// The client reset this stream.
     Reset,
+    /// The client sent more than it may on this stream, which was reset for it; the text is the response code details.
+    Excess(&'static str),
     /// The client broke the protocol; the text is the response code details.
     Protocol(&'static str),
 }

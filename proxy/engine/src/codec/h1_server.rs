@@ -446,7 +446,7 @@ impl Downstream for ServerConnection {
     }
 
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), DownstreamError>> {
-        if self.output.has_room() {
+        if self.output.has_room_within(self.options.buffer_limit) {
             return Poll::Ready(Ok(()));
         }
         self.poll_flush(cx)

@@ -22,6 +22,8 @@ pub(crate) struct ClientStream {
     connection: SendRequest<Bytes>,
     /// Fields that a response head may have, `:status` included.
     max_headers: usize,
+    /// The host sent more fields than that.
+    is_excessive: bool,
     send: Option<SendStream<Bytes>>,
     response: Option<ResponseFuture>,
     receive: Option<RecvStream>,
@@ -64,6 +66,7 @@ impl ClientStream {
         Self {
             connection,
             max_headers,
+            is_excessive: false,
             send: None,
             response: None,
             receive: None,
@@ -169,6 +172,11 @@ impl ClientStream {
         Poll::Ready(Ok(()))
     }
 
+    /// Whether the host sent more fields than it may.
+    pub(crate) fn is_excessive(&self) -> bool {
+        self.is_excessive
+    }
+
     /// The next thing the upstream sends.
     pub(crate) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<UpstreamEvent, UpstreamReset>> {
         if let Some(response) = &mut self.response {
@@ -181,7 +189,8 @@ impl ClientStream {
             self.response = None;
             return Poll::Ready(match received {
                 Ok(response) if response.headers().len() >= self.max_headers => {
-                    Err(UpstreamReset::ProtocolError)
+                    self.is_excessive = true;
+                    Err(UpstreamReset::RemoteReset)
                 }
                 Ok(response) => Ok(self.head(response)),
                 Err(error) => Err(reset_of(&error)),
@@ -209,6 +218,10 @@ impl ClientStream {
         let trailers = ready!(receive.poll_trailers(cx));
         self.receive = None;
         Poll::Ready(match trailers {
+            Ok(Some(trailers)) if trailers.len() > self.max_headers => {
+                self.is_excessive = true;
+                Err(UpstreamReset::RemoteReset)
+            }
             Ok(Some(trailers)) => {
                 self.wire.plain_header_received += plain_bytes(&trailers);
                 Ok(UpstreamEvent::Body(BodyEvent::Trailers(trailers)))

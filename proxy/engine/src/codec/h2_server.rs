@@ -40,6 +40,8 @@ pub(crate) struct ServerStream {
     close_after: bool,
     wire: WireBytes,
     rules: Option<FieldRules>,
+    /// Fields that trailers may have.
+    max_fields: usize,
     stats: Cells<Http2Stats>,
 }
 
@@ -203,6 +205,7 @@ impl ServerStream {
         response: SendResponse<Bytes>,
         request: &Parts,
         rules: Option<FieldRules>,
+        max_fields: usize,
         allowance: Allowance,
         stats: Cells<Http2Stats>,
     ) -> Self {
@@ -212,6 +215,7 @@ impl ServerStream {
         };
         Self {
             rules,
+            max_fields,
             stats,
             receive,
             response,
@@ -245,6 +249,11 @@ impl ServerStream {
     fn check_trailers(&mut self, mut trailers: HeaderMap) -> Result<BodyEvent, DownstreamError> {
         let stats = self.stats.here();
         stats.trailers.inc();
+        if trailers.len() > self.max_fields {
+            stats.header_overflow.inc();
+            self.reset();
+            return Err(DownstreamError::Excess(Malformed::TooManyHeaders.details()));
+        }
         match self.rules.map_or(Ok(0), |rules| rules.apply(&mut trailers)) {
             Ok(dropped) => {
                 stats.dropped_headers_with_underscores.add(dropped);

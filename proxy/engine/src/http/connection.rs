@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
@@ -39,10 +39,8 @@ pub async fn serve(cx: Rc<ConnectionCx>, connection: Box<Connection>) {
                 cx.manager.stats.here().downstream_cx_destroy_remote.inc();
                 return;
             }
-            Sniffed::Idle => {
-                let stats = cx.manager.stats.here();
-                stats.downstream_cx_idle_timeout.inc();
-                stats.downstream_cx_destroy_local.inc();
+            Sniffed::Late(ended) => {
+                count_late(&cx, ended);
                 return;
             }
         },
@@ -60,7 +58,7 @@ enum Sniffed {
     /// The client left before it said enough.
     Gone,
     /// It said too little for too long.
-    Idle,
+    Late(Ended),
 }
 
 /// Tells HTTP/2 from HTTP/1 by the first bytes.
@@ -69,7 +67,7 @@ async fn sniff(cx: &ConnectionCx, connection: &Connection) -> Sniffed {
         return Sniffed::Codec(Codec::Http2);
     }
     let mut timer = Timer::default();
-    let deadline = cx.manager.idle_timeout.map(|idle| clock::now() + idle);
+    let deadline = first_deadline(cx);
     let mut buffer = BytesMut::new();
     let codec = poll_fn(|task| {
         loop {
@@ -86,8 +84,12 @@ async fn sniff(cx: &ConnectionCx, connection: &Connection) -> Sniffed {
                 return Poll::Ready(Sniffed::Codec(Codec::Http2));
             }
         }
+        // Who serves the connection waits for this, and polls it then.
+        if cx.drain.is_closed() {
+            return Poll::Ready(Sniffed::Late(Ended::Drained));
+        }
         match deadline {
-            Some(deadline) => timer.poll(task, deadline).map(|()| Sniffed::Idle),
+            Some((at, ended)) => timer.poll(task, at).map(|()| Sniffed::Late(ended)),
             None => Poll::Pending,
         }
     })
@@ -105,7 +107,7 @@ enum Waited {
 
 /// Why there is no next request.
 #[derive(Clone, Copy)]
-enum Ended {
+pub(super) enum Ended {
     Invalid(RequestError),
     Closed,
     Idle,
@@ -163,15 +165,31 @@ async fn serve_http1(cx: &Rc<ConnectionCx>, mut connection: Box<Connection>) {
     }
 }
 
-/// Waits, with nothing but the socket, until there is something to read, or until the connection ends without that.
-async fn rest(cx: &ConnectionCx, connection: &Connection, timer: &mut Timer) -> Option<Ended> {
+/// When a connection without a request ends, and why.
+pub(super) fn first_deadline(cx: &ConnectionCx) -> Option<(Instant, Ended)> {
     let manager = &*cx.manager;
     let idle = manager.idle_timeout.map(|idle| (clock::now() + idle, Ended::Idle));
     let duration = manager.max_connection_duration.map(|max| (cx.info.start + max, Ended::Duration));
-    let first = match (idle, duration) {
+    match (idle, duration) {
         (Some(idle), Some(duration)) if duration.0 < idle.0 => Some(duration),
         (idle, duration) => idle.or(duration),
-    };
+    }
+}
+
+/// Counts a connection that ended before it was known what it speaks.
+pub(super) fn count_late(cx: &ConnectionCx, ended: Ended) {
+    let stats = cx.manager.stats.here();
+    stats.downstream_cx_destroy_local.inc();
+    match ended {
+        Ended::Idle => stats.downstream_cx_idle_timeout.inc(),
+        Ended::Duration => stats.downstream_cx_max_duration_reached.inc(),
+        _ => {}
+    }
+}
+
+/// Waits, with nothing but the socket, until there is something to read, or until the connection ends without that.
+async fn rest(cx: &ConnectionCx, connection: &Connection, timer: &mut Timer) -> Option<Ended> {
+    let first = first_deadline(cx);
     poll_fn(|task| {
         if connection.poll_readable(task).is_ready() {
             return Poll::Ready(None);

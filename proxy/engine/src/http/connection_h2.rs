@@ -15,6 +15,7 @@ use http::request::Parts;
 use proxy_core::head::RequestHead;
 use proxy_core::response_flag::ResponseFlag;
 
+use super::connection::{Ended, count_late, first_deadline};
 use super::stream::{self, ConnectionCx};
 use crate::codec::downstream::{Downstream, Incoming};
 use crate::codec::h2_backlog::Allowance;
@@ -116,9 +117,8 @@ pub(super) async fn serve(cx: Rc<ConnectionCx>, connection: Box<Connection>) {
     stats.downstream_cx_http2_active.inc();
     let _active = Finally(|| stats.downstream_cx_http2_active.dec());
     // What it takes to begin is gone once that is done: an idle connection is to be small.
-    match Box::pin(begin(&cx, connection)).await {
-        Some(mut accept) => accept.run().await,
-        None => stats.downstream_cx_protocol_error.inc(),
+    if let Some(mut accept) = Box::pin(begin(&cx, connection)).await {
+        accept.run().await;
     }
 }
 
@@ -154,21 +154,40 @@ async fn begin(cx: &Rc<ConnectionCx>, connection: Box<Connection>) -> Option<Box
     );
     let cookies = Cookies::new(connection.received());
     let mut timer = Timer::default();
-    let deadline = manager.idle_timeout.map(|idle| clock::now() + idle);
+    let deadline = first_deadline(cx);
     let mut handshake = Box::pin(builder.handshake::<_, Bytes>(connection));
     let connected = poll_fn(|task| {
         if let Poll::Ready(connected) = handshake.as_mut().poll(task) {
-            return Poll::Ready(connected.ok());
+            return Poll::Ready(connected.map_err(Some));
         }
-        deadline.map_or(Poll::Pending, |deadline| timer.poll(task, deadline).map(|()| None))
+        deadline.map_or(Poll::Pending, |(at, _)| timer.poll(task, at).map(|()| Err(None)))
     })
     .await;
-    let mut connection = connected?;
+    let mut connection = match (connected, deadline) {
+        (Ok(connection), _) => connection,
+        (Err(reason), deadline) => {
+            count_failed(cx, reason.as_ref(), deadline.map(|(_, ended)| ended));
+            return None;
+        }
+    };
     let keepalive =
         options.keepalive.and_then(|schedule| Some(Keepalive::new(connection.ping_pong()?, schedule)));
     let shared = Rc::new(Shared::new(cookies, cx.buffer_limit));
     let drained = Box::pin(cx.drain.closed());
     Some(Box::new(Accept { cx, connection, keepalive, timer, shared, drained, ending: None }))
+}
+
+/// Counts a connection that ended within its preface: for `reason`, or because its time was up.
+fn count_failed(cx: &ConnectionCx, reason: Option<&h2::Error>, late: Option<Ended>) {
+    let stats = cx.manager.stats.here();
+    match (reason, late) {
+        (Some(error), _) if error.is_io() => stats.downstream_cx_destroy_remote.inc(),
+        (None, Some(late)) => count_late(cx, late),
+        _ => {
+            stats.downstream_cx_protocol_error.inc();
+            stats.downstream_cx_destroy_local.inc();
+        }
+    }
 }
 
 /// What the connection does next.
@@ -374,7 +393,8 @@ async fn serve_stream(
     let rules = cx.manager.http2.field_rules;
     let allowance = shared.allowance.clone();
     let stats = cx.manager.http2_stats.clone();
-    let mut down = ServerStream::new(receive, response, &parts, rules, allowance, stats);
+    let max_fields = cx.manager.max_headers_count;
+    let mut down = ServerStream::new(receive, response, &parts, rules, max_fields, allowance, stats);
     let head = match read_head(&cx, &shared.cookies, parts) {
         Ok(head) => head,
         Err(malformed) => {

@@ -406,6 +406,12 @@ impl Stream<'_> {
                 self.info.details.get_or_insert("http2.remote_reset".into());
                 StreamEnd::Gone
             }
+            DownstreamError::Excess(details) => {
+                stats.downstream_rq_rx_reset.inc();
+                self.info.flags.set(ResponseFlag::DownstreamRemoteReset);
+                self.info.details = Some(details.into());
+                StreamEnd::Gone
+            }
             DownstreamError::Protocol(details) => {
                 stats.downstream_cx_protocol_error.inc();
                 self.info.flags.set(ResponseFlag::DownstreamProtocolError);

@@ -15,7 +15,7 @@ use proxy_core::log_filter::build_access_logs;
 use proxy_core::names::Name;
 use proxy_core::response_flag::ResponseFlag;
 use proxy_core::stats::Cells;
-use proxy_core::stats::groups::TcpProxyStats;
+use proxy_core::stats::groups::{ClusterTrafficStats, TcpProxyStats};
 use proxy_core::stream_error::UpstreamReset;
 use proxy_core::stream_info::{CloseType, StreamInfo, WireBytes};
 use xds_api::envoy::extensions::filters::network::tcp_proxy::v3 as proto;
@@ -352,23 +352,7 @@ impl TcpProxy {
             ended = carrying => ended,
             reason = drain.closed() => Ended::Drained(reason),
         };
-        let upstream = up.guard.stats();
-        upstream.upstream_cx_destroy_with_active_rq.inc();
-        match &ended {
-            Ended::Both | Ended::Upstream(_) if !upstream_ended_first => {
-                upstream.upstream_cx_destroy_remote.inc();
-                upstream.upstream_cx_destroy_remote_with_active_rq.inc();
-            }
-            Ended::Both
-            | Ended::Upstream(_)
-            | Ended::Downstream(_)
-            | Ended::Idle
-            | Ended::MaxDuration
-            | Ended::Drained(_) => {
-                upstream.upstream_cx_destroy_local.inc();
-                upstream.upstream_cx_destroy_local_with_active_rq.inc();
-            }
-        }
+        count_upstream_end(&ended, upstream_ended_first, up.guard.stats());
         match ended {
             Ended::Both => {}
             // A reset is passed on: what is left of the connection is of no use to the other side.
@@ -398,6 +382,26 @@ impl TcpProxy {
                 info.local_close_reason = Some("max_connection_duration_reached".into());
                 info.upstream.local_close_reason = Some("max_connection_duration_reached".into());
             }
+        }
+    }
+}
+
+/// Counts which side ended the connection to the host.
+fn count_upstream_end(ended: &Ended, upstream_ended_first: bool, upstream: &ClusterTrafficStats) {
+    upstream.upstream_cx_destroy_with_active_rq.inc();
+    match ended {
+        Ended::Both | Ended::Upstream(_) if !upstream_ended_first => {
+            upstream.upstream_cx_destroy_remote.inc();
+            upstream.upstream_cx_destroy_remote_with_active_rq.inc();
+        }
+        Ended::Both
+        | Ended::Upstream(_)
+        | Ended::Downstream(_)
+        | Ended::Idle
+        | Ended::MaxDuration
+        | Ended::Drained(_) => {
+            upstream.upstream_cx_destroy_local.inc();
+            upstream.upstream_cx_destroy_local_with_active_rq.inc();
         }
     }
 }

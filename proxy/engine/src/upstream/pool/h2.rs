@@ -304,7 +304,13 @@ impl Http2Lease {
     }
 
     pub(crate) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<UpstreamEvent, UpstreamReset>> {
-        self.stream.poll_event(cx)
+        let event = self.stream.poll_event(cx);
+        if matches!(event, Poll::Ready(Err(_))) && self.stream.is_excessive() {
+            let stats = self.pool.cluster.stats.http2().here();
+            stats.header_overflow.inc();
+            stats.tx_reset.inc();
+        }
+        event
     }
 
     pub(crate) fn wire(&self) -> WireBytes {
