@@ -15,5 +15,6 @@ pub mod h2_guard;
 pub(crate) mod h2_headers;
 pub(crate) mod h2_keepalive;
 pub(crate) mod h2_server;
+pub mod h2_settings;
 pub(crate) mod output;
 pub(crate) mod upstream;

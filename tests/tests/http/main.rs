@@ -9,3 +9,4 @@ mod goaway;
 mod idle;
 mod messages;
 mod session;
+mod settings;

@@ -11,6 +11,7 @@ mod dns;
 mod logs;
 mod pools;
 mod resolvers;
+mod settings;
 
 use anyhow::{Result, ensure};
 use integration::client::{Client, Response};

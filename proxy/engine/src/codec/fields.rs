@@ -62,7 +62,7 @@ sides! {
         "max_inbound_window_update_frames_per_data_frame_sent": Used;
         "stream_error_on_invalid_http_messaging": ONE_STREAM;
         "override_stream_error_on_invalid_http_message": ONE_STREAM;
-        "custom_settings_parameters": Rejected("custom SETTINGS are not available");
+        "custom_settings_parameters": Used;
         "connection_keepalive": Used;
         "use_oghttp2_codec": Ignored("there is one codec");
         "max_metadata_size": Ignored("concerns METADATA frames only, which are refused");
@@ -71,6 +71,10 @@ sides! {
         "disallow_obs_text": Used, Rejected("not available yet");
         "stream_reset_burst": BUILT_IN;
         "stream_reset_rate": BUILT_IN;
+    }
+    "envoy.config.core.v3.Http2ProtocolOptions.SettingsParameter" {
+        "identifier": Used;
+        "value": Used;
     }
     "envoy.config.core.v3.KeepaliveSettings" {
         "interval": Used;

@@ -11,12 +11,15 @@ use std::cell::Cell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use proxy_core::stats::Cells;
 use proxy_core::stats::groups::{ClusterTrafficStats, Http2Stats, HttpStats};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::h2_settings::{CustomSettings, Opened, Opening};
 
 /// Octets of the client's connection preface (RFC 9113, 3.4).
 const PREFACE: usize = 24;
@@ -333,6 +336,8 @@ pub(crate) struct Guarded<T> {
     traffic: Traffic,
     failed: bool,
     received: Rc<Cell<u64>>,
+    /// SETTINGS are still to be sent, with parameters that are not the codec's.
+    opening: Option<Box<Opening>>,
 }
 
 /// Where the bytes of a connection are counted.
@@ -377,7 +382,15 @@ impl<T> Guarded<T> {
             traffic,
             failed: false,
             received: Rc::default(),
+            opening: None,
         }
+    }
+
+    /// Has the first SETTINGS name these parameters too.
+    pub(crate) fn with_settings(mut self, settings: Option<&Arc<CustomSettings>>) -> Self {
+        let preface = self.guard.outbound.skip;
+        self.opening = settings.map(|settings| Box::new(Opening::new(settings.clone(), preface)));
+        self
     }
 
     /// Octets that came, now and later.
@@ -421,6 +434,25 @@ pub(crate) fn is_flood(error: &h2::Error) -> bool {
     error.get_io().is_some_and(|io| io.kind() == FLOOD)
 }
 
+impl<T: AsyncWrite + Unpin> Guarded<T> {
+    /// Writes the beginning of a connection; `None` once that is over.
+    fn poll_open(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<Option<usize>>> {
+        let Some(opening) = &mut self.opening else { return Poll::Ready(Ok(None)) };
+        let opened = ready!(opening.poll_write(&mut self.io, cx, bytes))?;
+        let (count, written) = match &opened {
+            Opened::Preface(count) => (*count, bytes.get(..*count).unwrap_or_default()),
+            Opened::Settings(count, frame) => (*count, frame.as_slice()),
+            Opened::Neither => (0, &[][..]),
+        };
+        self.traffic.sent(written.len());
+        self.guard.sent(written);
+        if !matches!(opened, Opened::Preface(_)) {
+            self.opening = None;
+        }
+        Poll::Ready(Ok((!matches!(opened, Opened::Neither)).then_some(count)))
+    }
+}
+
 impl<T: AsyncRead + Unpin> AsyncRead for Guarded<T> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
@@ -446,6 +478,12 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Guarded<T> {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        if this.opening.is_some()
+            && let Some(first) = slices.iter().find(|slice| !slice.is_empty())
+            && let Some(count) = ready!(this.poll_open(cx, first))?
+        {
+            return Poll::Ready(Ok(count));
+        }
         let written = ready!(Pin::new(&mut this.io).poll_write_vectored(cx, slices))?;
         this.traffic.sent(written);
         let mut left = written;

@@ -31,8 +31,10 @@ use super::reply::LocalReplies;
 use super::upstream_log::UpstreamLogs;
 use crate::codec::h1::Underscores;
 use crate::codec::h1_server::ServerOptions;
+use crate::codec::h2_guard::Side;
 use crate::codec::h2_keepalive::Schedule;
 use crate::codec::h2_server::FieldRules;
+use crate::codec::h2_settings::CustomSettings;
 use crate::router::RouteTable;
 use crate::router::strict_headers::StrictHeader;
 use crate::upstream::http_options::UpstreamFilters;
@@ -274,6 +276,8 @@ pub struct Http2Options {
     pub keepalive: Option<Schedule>,
     /// What fields may not be, if configuration forbids more than the protocol.
     pub field_rules: Option<FieldRules>,
+    /// Further parameters of SETTINGS.
+    pub settings: Option<Arc<CustomSettings>>,
 }
 
 impl Default for Http2Options {
@@ -290,6 +294,7 @@ impl Default for Http2Options {
             max_outbound_control_frames: 1000,
             keepalive: None,
             field_rules: None,
+            settings: None,
         }
     }
 }
@@ -321,7 +326,11 @@ impl Http1Options {
 
 impl Http2Options {
     /// Takes the options of `proto`.
-    pub fn build(proto: Option<&core::Http2ProtocolOptions>, underscores: Underscores) -> Self {
+    pub fn build(
+        proto: Option<&core::Http2ProtocolOptions>,
+        underscores: Underscores,
+        cx: &mut BuildCx<'_>,
+    ) -> Result<Self, Rejected> {
         let default = Self::default();
         let none = core::Http2ProtocolOptions::default();
         let proto = proto.unwrap_or(&none);
@@ -337,7 +346,7 @@ impl Http2Options {
             ascii_only: proto.disallow_obs_text.unwrap_or(false),
             max_field: proto.max_header_field_size_kb.map_or(usize::MAX, |kb| kb as usize * 1024),
         };
-        Self {
+        Ok(Self {
             hpack_table_size: proto.hpack_table_size.unwrap_or(default.hpack_table_size),
             max_concurrent_streams: proto.max_concurrent_streams.unwrap_or(default.max_concurrent_streams),
             initial_stream_window: proto.initial_stream_window_size.unwrap_or(default.initial_stream_window),
@@ -359,7 +368,8 @@ impl Http2Options {
                 .unwrap_or(default.max_outbound_control_frames),
             keepalive,
             field_rules: (rules != FieldRules::NONE).then_some(rules),
-        }
+            settings: CustomSettings::build(proto, Side::Server, cx)?,
+        })
     }
 }
 
@@ -415,12 +425,7 @@ impl ConnectionManager {
             name => HeaderValue::from_str(name)
                 .map_err(|_| cx.at("server_name", |cx| cx.reject("is not a valid header value"))),
         };
-        let via = match proto.via.as_str() {
-            "" => Ok(None),
-            via => HeaderValue::from_str(via)
-                .map(Some)
-                .map_err(|_| cx.at("via", |cx| cx.reject("is not a valid header value"))),
-        };
+        let via = build_via(&proto.via, cx);
         let scheme_overwrite = build_scheme(proto.scheme_header_transformation.as_ref(), cx);
         let user_agent = proto.add_user_agent.unwrap_or(false).then(|| UserAgent::build(cx)).transpose();
         let request_id = build_request_id(proto.request_id_extension.as_ref(), cx);
@@ -431,9 +436,12 @@ impl ConnectionManager {
             })
         });
         let scope = cx.env.stats.scope(&format!("http.{}", proto.stat_prefix));
+        let underscores = underscores_of(&common);
+        let http2 = cx.at("http2_protocol_options", |cx| {
+            Http2Options::build(proto.http2_protocol_options.as_ref(), underscores, cx)
+        });
         let (filters, router) = chain?;
         request_id?;
-        let underscores = underscores_of(&common);
         let stream_idle_timeout =
             timeout_or(proto.stream_idle_timeout.as_ref(), Some(Duration::from_secs(300)));
         Ok(Self {
@@ -444,7 +452,7 @@ impl ConnectionManager {
             filters,
             router,
             http1: http1?,
-            http2: Http2Options::build(proto.http2_protocol_options.as_ref(), underscores),
+            http2: http2?,
             idle_timeout: timeout_or(common.idle_timeout.as_ref(), Some(Duration::from_secs(3600))),
             max_connection_duration: timeout_or(common.max_connection_duration.as_ref(), None),
             max_requests_per_connection: common.max_requests_per_connection.unwrap_or(0),
@@ -602,6 +610,14 @@ fn build_request_id(proto: Option<&proto::RequestIdExtension>, cx: &mut BuildCx<
             other => Err(cx.reject(format!("request ID extension '{other}' is not available"))),
         })
     })
+}
+
+fn build_via(via: &str, cx: &mut BuildCx<'_>) -> Result<Option<HeaderValue>, Rejected> {
+    if via.is_empty() {
+        return Ok(None);
+    }
+    let value = HeaderValue::from_str(via).map(Some);
+    value.map_err(|_| cx.at("via", |cx| cx.reject("is not a valid header value")))
 }
 
 /// Whether an HTTP/1 connection outlives a request that breaks a rule.

@@ -138,6 +138,9 @@ async fn begin(cx: &Rc<ConnectionCx>, connection: Box<Connection>) -> Option<Box
     if options.allow_connect {
         builder.enable_connect_protocol();
     }
+    if let Some(size) = options.settings.as_ref().and_then(|settings| settings.max_frame_size()) {
+        builder.max_frame_size(size);
+    }
     let limits = FrameLimits {
         empty_frames: options.max_empty_frames,
         priority_per_stream: options.max_priority_frames_per_stream,
@@ -151,7 +154,8 @@ async fn begin(cx: &Rc<ConnectionCx>, connection: Box<Connection>) -> Option<Box
         limits,
         manager.http2_stats.clone(),
         Traffic::Downstream(manager.stats.clone()),
-    );
+    )
+    .with_settings(options.settings.as_ref());
     let cookies = Cookies::new(connection.received());
     let mut timer = Timer::default();
     let deadline = first_deadline(cx);

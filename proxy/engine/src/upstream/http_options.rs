@@ -18,7 +18,9 @@ use xds_api::envoy::extensions::upstreams::http::v3 as proto;
 use xds_api::envoy::extensions::upstreams::http::v3::http_protocol_options as options_proto;
 
 use super::key_format::HeaderKeyFormat;
+use crate::codec::h2_guard::Side;
 use crate::codec::h2_keepalive::Schedule;
+use crate::codec::h2_settings::CustomSettings;
 
 /// Which HTTP the hosts speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,6 +125,8 @@ pub struct Http2Options {
     pub max_inbound_window_update_frames_per_data_frame_sent: u32,
     /// PINGs that check the connection.
     pub keepalive: Option<Box<Http2Keepalive>>,
+    /// Further parameters of SETTINGS.
+    pub settings: Option<Arc<CustomSettings>>,
 }
 
 /// PINGs that check a connection.
@@ -146,6 +150,7 @@ impl Default for Http2Options {
             max_inbound_priority_frames_per_stream: 100,
             max_inbound_window_update_frames_per_data_frame_sent: 10,
             keepalive: None,
+            settings: None,
         }
     }
 }
@@ -368,6 +373,7 @@ impl Http2Options {
                 .max_inbound_window_update_frames_per_data_frame_sent
                 .unwrap_or(default.max_inbound_window_update_frames_per_data_frame_sent),
             keepalive: keepalive.transpose()?.map(Box::new),
+            settings: CustomSettings::build(proto, Side::Client, cx)?,
         })
     }
 }

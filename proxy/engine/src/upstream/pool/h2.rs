@@ -2,7 +2,7 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -104,6 +104,9 @@ impl HostPool {
             .max_header_list_size(self.cluster.http.max_response_headers_kb * 1024)
             .enable_push(false)
             .initial_max_send_streams(UNSETTLED);
+        if let Some(size) = options.settings.as_ref().and_then(|settings| settings.max_frame_size()) {
+            builder.max_frame_size(size);
+        }
         let ConnectedSocket { connection, local, id, connect_times, guard } = connected;
         let limits = FrameLimits {
             empty_frames: options.max_consecutive_inbound_frames_with_empty_payload,
@@ -118,7 +121,8 @@ impl HostPool {
             limits,
             codec.clone(),
             Traffic::Upstream(self.cluster.stats.traffic.clone()),
-        );
+        )
+        .with_settings(options.settings.as_ref());
         let (send, mut driver) = builder
             .handshake::<_, Bytes>(connection)
             .await
@@ -138,7 +142,8 @@ impl HostPool {
         let made = shared.clone();
         tokio::task::spawn_local(async move {
             let mut guard = guard;
-            let ended = contain(pin!(drive(driver, keepalive, &shared))).await.unwrap_or(Ended::Broken);
+            let ended =
+                contain(pin!(drive(driver, keepalive, &shared, &pool))).await.unwrap_or(Ended::Broken);
             guard.requests = shared.total();
             if let Some(pool) = pool.upgrade() {
                 pool.multiplexed.ended(&shared);
@@ -162,6 +167,7 @@ async fn drive(
     driver: impl Future<Output = Result<(), h2::Error>>,
     mut keepalive: Option<Keepalive>,
     shared: &Shared,
+    pool: &Weak<HostPool>,
 ) -> Ended {
     let mut driver = pin!(driver);
     let mut close = pin!(shared.close.notified());
@@ -183,7 +189,9 @@ async fn drive(
                 Ok(()) | Err(_) => Ended::There,
             });
         }
-        shared.look_for_settings();
+        if let Some(pool) = pool.upgrade() {
+            pool.look_for_settings(shared);
+        }
         if close.as_mut().poll(task).is_ready() {
             return Poll::Ready(Ended::Here);
         }

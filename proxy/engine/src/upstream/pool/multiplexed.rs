@@ -87,14 +87,6 @@ impl<T: Carries> Carrier<T> {
         limit.min(self.transport.max_streams().unwrap_or(usize::MAX)).max(1)
     }
 
-    /// Takes note of the host's SETTINGS once they are in force.
-    pub(super) fn look_for_settings(&self) {
-        if !self.settled.get() && self.transport.max_streams().is_some() {
-            self.settled.set(true);
-            self.settings.notify_one();
-        }
-    }
-
     /// Waits for the host's SETTINGS, unless one stream is all there may be (`limit`).
     async fn settle(&self, limit: usize, deadline: Duration) {
         if limit > 1 && !self.draining.get() {
@@ -129,13 +121,20 @@ pub(crate) struct Multiplexed<T> {
     ready: RefCell<Vec<Rc<Carrier<T>>>>,
     /// A connection being made or waiting for SETTINGS, and how that ended; every request that waits looks at it.
     connecting: RefCell<Option<Progress>>,
-    /// A stream or a connection ended, or a connection was made: who waits for room looks again.
+    /// A stream or a connection ended, a connection was made, or its host allows more: who waits for room looks again.
     room: Notify,
+    /// How many wait.
+    waiting: Cell<usize>,
 }
 
 impl<T> Default for Multiplexed<T> {
     fn default() -> Self {
-        Self { ready: RefCell::default(), connecting: RefCell::default(), room: Notify::default() }
+        Self {
+            ready: RefCell::default(),
+            connecting: RefCell::default(),
+            room: Notify::default(),
+            waiting: Cell::default(),
+        }
     }
 }
 
@@ -205,6 +204,22 @@ impl<P: Wire> HostPool<P> {
         });
     }
 
+    /// Takes note of the host's SETTINGS: of the first once they are in force, of others if somebody waits for what they may
+    /// allow.
+    pub(super) fn look_for_settings(&self, carrier: &Carrier<P::Multiplexed>) {
+        if !carrier.settled.get() {
+            if carrier.transport.max_streams().is_some() {
+                carrier.settled.set(true);
+                carrier.settings.notify_one();
+            }
+            return;
+        }
+        let is_wanted = self.multiplexed.waiting.get() > 0 && !carrier.draining.get();
+        if is_wanted && carrier.streams.get() < carrier.room(self.max_streams()) {
+            self.multiplexed.room.notify_waiters();
+        }
+    }
+
     fn max_streams(&self) -> usize {
         self.cluster.http.http2.max_concurrent_streams as usize
     }
@@ -225,6 +240,7 @@ impl<P: Wire> HostPool<P> {
         priority: BreakerPriority,
         make: impl Fn(ConnectionGuard<P>, Attempt<P>),
     ) -> Result<Rc<Carrier<P::Multiplexed>>, Failure> {
+        let _waiting = Waiting::new(&self.multiplexed.waiting);
         loop {
             let running = self.multiplexed.connecting.borrow().clone();
             let room = self.multiplexed.room.notified();
@@ -286,6 +302,22 @@ impl<P: Wire> HostPool<P> {
                 carrier.close.notify_one();
             }
         }
+    }
+}
+
+/// Counts who waits for room.
+struct Waiting<'p>(&'p Cell<usize>);
+
+impl<'p> Waiting<'p> {
+    fn new(count: &'p Cell<usize>) -> Self {
+        count.set(count.get() + 1);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
     }
 }
 

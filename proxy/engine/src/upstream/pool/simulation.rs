@@ -437,10 +437,9 @@ impl Run {
             0 => carrier.transport.goaway.set(true),
             1 => carrier.transport.cut.notify_one(),
             _ => {
-                // Fewer than are open, none at all; never more than before, which nobody is told.
-                let before = carrier.transport.max.get().unwrap_or(5);
-                carrier.transport.max.set(Some(self.random.usize(..=before)));
-                carrier.look_for_settings();
+                // Fewer than are open, none at all, or more.
+                carrier.transport.max.set(Some(self.random.usize(..6)));
+                self.world.pool.look_for_settings(&carrier);
             }
         }
     }
