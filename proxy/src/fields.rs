@@ -156,3 +156,5 @@ fn holds_any(field: Field) -> bool {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod unread;

@@ -53,7 +53,6 @@ pub const FIELDS: &[MessageFields] = &[
     ),
     ("envoy.config.core.v3.RuntimeFractionalPercent", &[("default_value", Used), ("runtime_key", Used)]),
     ("envoy.config.core.v3.RuntimeFeatureFlag", &[("default_value", Used), ("runtime_key", Used)]),
-    ("envoy.config.core.v3.RuntimePercent", &[("default_value", Used), ("runtime_key", Used)]),
     ("envoy.type.v3.Percent", &[("value", Used)]),
     ("envoy.type.v3.FractionalPercent", &[("numerator", Used), ("denominator", Used)]),
     ("envoy.type.v3.Int32Range", &[("start", Used), ("end", Used)]),
