@@ -423,7 +423,7 @@ impl Stream<'_> {
                 if is_upgrade {
                     lease.await_extended_connect().await;
                 }
-                Ok(Upstream::Http2(Box::new(lease)))
+                Ok(Upstream::Http2(lease))
             } else {
                 pool.open_http1(priority).await.map(Upstream::Http1)
             }

@@ -68,7 +68,7 @@ impl HostPool {
     pub(crate) async fn open_http2(
         self: &Rc<Self>,
         priority: BreakerPriority,
-    ) -> Result<Http2Lease, Failure> {
+    ) -> Result<Box<Http2Lease>, Failure> {
         if let Some(shared) = self.with_room() {
             return Ok(Http2Lease::new(shared, self));
         }
@@ -241,7 +241,8 @@ pub(crate) struct Http2Lease {
 }
 
 impl Http2Lease {
-    fn new(shared: Rc<Shared>, pool: &Rc<HostPool>) -> Self {
+    /// Boxed where it is made: it would be moved on from here several times.
+    fn new(shared: Rc<Shared>, pool: &Rc<HostPool>) -> Box<Self> {
         let keepalive = pool.cluster.http.http2.keepalive.as_ref();
         if let Some(idle) = keepalive.and_then(|keepalive| keepalive.connection_idle_interval)
             && shared.idle_since().is_some_and(|since| since.elapsed() >= idle)
@@ -249,7 +250,7 @@ impl Http2Lease {
             shared.transport.probe.notify_one();
         }
         pool.open_stream(&shared);
-        Self {
+        Box::new(Self {
             stream: ClientStream::new(
                 shared.transport.send.clone(),
                 pool.cluster.http.max_headers_count as usize,
@@ -257,7 +258,7 @@ impl Http2Lease {
             reused: shared.total() > 1,
             shared,
             pool: pool.clone(),
-        }
+        })
     }
 
     /// Waits for the host's SETTINGS to allow extended CONNECT, but not for long: on a connection that was just made they are on
