@@ -328,7 +328,7 @@ impl ClientConnection {
         pipe: &mut Pipe,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), UpstreamReset>> {
-        let most = usize::try_from(self.unread()).unwrap_or(usize::MAX);
+        let most = usize::try_from(self.unread()).unwrap_or(usize::MAX).min(self.options.buffer_limit);
         let count = ready!(pipe.poll_fill(&self.connection, cx, most)).unwrap_or(0);
         if count == 0 {
             // Half a message is worse than none.

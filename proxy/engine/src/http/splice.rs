@@ -51,7 +51,7 @@ impl Stream<'_> {
         timer: &mut Timer,
     ) -> Result<(), Failure> {
         self.flush_rest(down, timer).await?;
-        let Some(mut pipe) = Pipe::take() else { return Ok(()) };
+        let Some(mut pipe) = Pipe::take(self.cx.buffer_limit) else { return Ok(()) };
         let ended = poll_fn(|cx| self.poll_splice(down, up, timer, &mut pipe, cx)).await;
         pipe.give();
         ended.map_err(|ended| match ended {

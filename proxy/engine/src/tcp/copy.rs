@@ -90,7 +90,7 @@ impl Direction {
         }
         if self.moved >= SPLICE_AFTER && !self.no_pipe && from.replay_is_empty() {
             self.rest();
-            self.pipe = Pipe::take();
+            self.pipe = Pipe::take(pipe::CAPACITY);
             self.no_pipe = self.pipe.is_none();
             return Poll::Ready(Ok(()));
         }
