@@ -20,6 +20,7 @@ release: ## the proxy as it is measured and shipped (target/release/outrigger)
 test: ## every test; installs the real Envoy to compare with
 	@command -v iptables >/dev/null || PATH=$$PATH:/usr/sbin command -v iptables >/dev/null || scripts/apt.sh iptables iproute2 || true
 	@command -v faketime >/dev/null || scripts/apt.sh faketime || true
+	@command -v slowhttptest >/dev/null || scripts/apt.sh slowhttptest || true
 	@peers=$$(scripts/peers.sh envoy) && eval "$$peers" && $(CARGO) test --workspace $(ARGS)
 
 .PHONY: differential
@@ -33,6 +34,7 @@ interop: ## with programs of others: control planes, clients, servers, conforman
 .PHONY: faults
 faults: ## fault scenarios on the build that is shipped (FULL=1: all sizes of the list); the worst amplifications
 	@command -v faketime >/dev/null || scripts/apt.sh faketime || true
+	@command -v slowhttptest >/dev/null || scripts/apt.sh slowhttptest || true
 	$(CARGO) build --release --workspace --bin outrigger
 	@rm -f target/debug/amplification.tsv
 	FULL=$(FULL) OUTRIGGER=$$PWD/target/release/outrigger $(CARGO) test --workspace --test faults $(ARGS)

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use integration::client::End;
 use integration::expect::SOON;
 use integration::frames::{END_HEADERS, END_STREAM, HEADERS, PREFACE, SETTINGS, frame, get_block, hello};
@@ -81,6 +81,34 @@ async fn t01_an_http2_head_that_never_ends() -> Result<()> {
         ensure!(client.end_within(SOON).await != End::Open);
     }
     rig.passes("t01_an_http2_head_that_never_ends").await
+}
+
+/// Each mode of somebody else's slow client; it asks by itself whether the service is still there for others.
+#[tokio::test]
+async fn t05_slowhttptest() -> Result<()> {
+    let options = "request_headers_timeout: 2s\nstream_idle_timeout: 2s\nrequest_timeout: 3s";
+    for mode in ["-H", "-B", "-R", "-X"] {
+        let mut rig = Setup::http(options).start().await?;
+        // another process sends
+        rig.measured = false;
+        rig.upstream.answer(Reply::raw(format!(
+            "HTTP/1.1 200 OK\r\ncontent-length: 65536\r\n\r\n{}",
+            "x".repeat(65_536)
+        )));
+        let (count, url) = (size(200, 1_000).to_string(), format!("http://{}/", rig.addr()?));
+        // It ends by itself, after `-l` seconds at the latest.
+        let slow = tokio::task::spawn_blocking(move || {
+            std::process::Command::new("slowhttptest")
+                .args([mode, "-c", &count, "-r", "500", "-i", "1", "-l", "6", "-p", "3", "-u", &url])
+                .output()
+        });
+        let output = slow.await?.context("slowhttptest: scripts/apt.sh slowhttptest")?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        ensure!(text.contains("service available") && text.contains("YES"), "{mode}: {text}");
+        ensure!(!text.contains("NO"), "{mode}: {text}");
+        rig.passes("t05_slowhttptest").await?;
+    }
+    Ok(())
 }
 
 const POST: &[u8] = b"POST / HTTP/1.1\r\nhost: t\r\ncontent-length: 10000000\r\n\r\n";
