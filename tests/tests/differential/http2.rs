@@ -4,7 +4,7 @@ use integration::config::HttpListener;
 use integration::differential::{Case, H2Request, Setup};
 use integration::frames::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PING, PRIORITY, WINDOW_UPDATE, block, frame,
-    get_block,
+    get_block, integer,
 };
 use integration::upstream::h2::H2Reply;
 use integration::upstream::{Reply, Step};
@@ -62,6 +62,8 @@ const CODEC: &str = "The codec refuses the head before there is a request to cou
 const STREAM: &str = "A broken request costs its stream, not the connection (RFC 9113, 8.1.1).";
 const BURST: &str =
     "Frames that come together are judged together: what the first of them asks for is not begun.";
+const COOKIES: &str = "Cookies that differ from stream to stream may hold 256 KiB and 16 times what their client sent, all streams of a connection \
+                       together: further streams are refused. What one octet of the client refers to is memory here (CVE-2026-47774).";
 const PSEUDO: &str = "The codec drops pseudo-headers of trailers; the message goes on without them.";
 const LENGTH: &str = "A body that is longer than its content-length is a broken message; Envoy logs it as reset by the client.";
 
@@ -143,11 +145,45 @@ fn head_cases() -> Vec<Case> {
     ]
 }
 
+/// Requests that are never complete, each with about 56 KB of cookies that are no other's: one crumb of the dynamic table again
+/// and again, which costs the client an octet, and one of its own.
+fn cookies(streams: u32) -> Vec<Vec<u8>> {
+    const LENGTH: usize = 4000;
+    let request = |n: u32| {
+        let own = format!("own={n}");
+        let head = [
+            (":method", "POST"),
+            (":scheme", "http"),
+            (":authority", "test"),
+            (":path", "/up"),
+            ("cookie", &own),
+        ];
+        let mut block = block(&head);
+        if n == 0 {
+            // literal with incremental indexing, name 32 of the static table: cookie
+            block.push(0x40 | 32);
+            integer(&mut block, 7, 0, LENGTH);
+            block.extend(std::iter::repeat_n(b'c', LENGTH));
+        }
+        // index 62 is the newest of the dynamic table
+        block.extend(std::iter::repeat_n(0x80 | 62, 13 + usize::from(n > 0)));
+        frame(HEADERS, END_HEADERS, 2 * n + 1, &block)
+    };
+    (0..streams).map(request).collect()
+}
+
 /// Sequences of frames that break the rules.
 fn sequence_cases() -> Vec<Case> {
     let get = |stream, path| head(stream, WHOLE, "GET", path, &[]);
     let post = |stream| head(stream, END_HEADERS, "POST", "/up", &[]);
     vec![
+        Case::frames("frames, cookies that hold little", "auto", cookies(4)),
+        Case::frames("frames, cookies that hold much", "auto", cookies(10))
+            .differs("refused", COOKIES)
+            .differs("resets", COOKIES)
+            .differs("counter*", COOKIES)
+            .differs("log*", COOKIES)
+            .differs("upstream*", COOKIES),
         Case::frames(
             "frames, trailers",
             "auto",

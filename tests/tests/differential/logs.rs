@@ -4,8 +4,12 @@ use std::time::Duration;
 
 use integration::config::{self, HttpListener, file_log, listener_with_filters, tcp_proxy_with_logs};
 use integration::differential::{Case, Do, H2Request, Setup};
+use integration::frames::{END_HEADERS, END_STREAM, HEADERS, RST_STREAM, frame, get_block, hello};
 use integration::upstream::h2::H2Reply;
 use integration::upstream::{Reply, Step};
+
+/// The code of who needs a stream no longer (RFC 9113, 7).
+const CANCEL: [u8; 4] = [0, 0, 0, 8];
 
 /// Commands and the names of their fields; a `~` says that digits vary.
 const COMMANDS: &[(&str, &str)] = &[
@@ -436,6 +440,20 @@ pub(crate) fn upstream_cases() -> Vec<Case> {
             [Do::Send(b"GET /up HTTP/1.1\r\nhost: test\r\n\r\n".to_vec()), Do::AwaitUpstream(1)],
         )
         .reply(Reply::steps([Step::Stall])),
+        Case::steps(
+            "upstream log: client resets the stream",
+            "upstream",
+            [
+                Do::Send([hello(), frame(HEADERS, END_HEADERS | END_STREAM, 1, &get_block("/up"))].concat()),
+                Do::AwaitUpstream(1),
+                Do::Send(frame(RST_STREAM, 0, 1, &CANCEL)),
+                Do::Pause(Duration::from_millis(200)),
+                Do::Leave,
+            ],
+        )
+        .reply(Reply::steps([Step::Stall]))
+        .differs("log[1].ds_header_rx", HPACK)
+        .differs("log[1].ds_wire_rx", HPACK),
         h2("upstream log: h2 to h2", "upstream", H2Request::post("http://test/h2", "hello"))
             .differs("log[0].us_header_*", HPACK)
             .differs("log[0].us_wire_*", HPACK),
