@@ -9,6 +9,7 @@ use integration::config::{
 };
 use integration::expect::{SOON, eventually};
 use integration::http1::field;
+use integration::ports::Blackhole;
 use integration::process::{Binary, Kind, Proxy};
 use integration::upstream::{EchoServer, Reply, Step, Upstream};
 use tokio::io::AsyncWriteExt as _;
@@ -150,6 +151,31 @@ async fn a_tunnel_opens_beside_the_only_http_connection() -> Result<()> {
     ensure!(response.head.status()? == 200, "{response:?}");
     expect_stat(&proxy, "cluster.c.upstream_cx_active", 2).await?;
     expect_stat(&proxy, "cluster.c.upstream_cx_overflow", 1).await
+}
+
+/// Who asks for a tunnel to a host that does not answer has deadlines, and may leave.
+#[tokio::test]
+async fn a_tunnel_that_does_not_open_ends_with_its_client() -> Result<()> {
+    let silent = Blackhole::new()?;
+    let tunnel = "- match: {connect_matcher: {}}\n  route: {cluster: c, idle_timeout: 2s, upgrade_configs: [{upgrade_type: CONNECT, connect_config: {}}]}";
+    let listener = HttpListener::new("http", tunnel).options("upgrade_configs: [{upgrade_type: CONNECT}]");
+    let cluster = fill(
+        &cluster("c", "up", "").replace("connect_timeout: 1s", "connect_timeout: 60s"),
+        [("up", port(silent.addr()))],
+    );
+    let proxy = Proxy::start(&Binary::subject()?, &bootstrap(&[listener.yaml()], &[cluster], "")).await?;
+    let connect = b"CONNECT a:1 HTTP/1.1\r\nhost: a:1\r\n\r\n";
+    let mut patient = Client::connect(proxy.listener("http")?).await?;
+    patient.send(connect).await?;
+    ensure!(patient.response("CONNECT", SOON).await?.head.status()? == 408);
+    expect_stat(&proxy, "http.http.downstream_rq_idle_timeout", 1).await?;
+    let mut leaving = Client::connect(proxy.listener("http")?).await?;
+    leaving.send(connect).await?;
+    stat_becomes(&proxy, "cluster.c.upstream_cx_total", 2).await?;
+    drop(leaving);
+    stat_becomes(&proxy, "http.http.downstream_rq_active", 0).await?;
+    stat_becomes(&proxy, "cluster.c.upstream_cx_active", 0).await?;
+    expect_stat(&proxy, "http.http.downstream_rq_idle_timeout", 1).await
 }
 
 #[tokio::test]

@@ -398,19 +398,14 @@ impl Stream<'_> {
         priority: BreakerPriority,
         fresh: bool,
     ) -> Result<Upstream, Unavailable> {
-        if self.is_connect_terminated() {
-            let connected = pool.open_tcp(priority).await;
-            return match connected {
-                Ok(socket) => Ok(Upstream::Tunnel(Box::new(Tunnel::new(socket)))),
-                Err((reset, reason)) => Err(Unavailable::Reset(reset, reason)),
-            };
-        }
+        let is_tcp = self.is_connect_terminated();
         let is_http2 = match pool.cluster.http.protocol {
             UpstreamProtocol::Http1 => false,
             UpstreamProtocol::Http2 => true,
             UpstreamProtocol::UseDownstream => down.protocol() == Protocol::Http2,
         };
         if !is_http2
+            && !is_tcp
             && !fresh
             && let Some(lease) = pool.idle_http1()
         {
@@ -418,7 +413,9 @@ impl Stream<'_> {
         }
         let is_upgrade = self.request.upgrade.is_some();
         let opening = async {
-            if is_http2 {
+            if is_tcp {
+                pool.open_tcp(priority).await.map(|socket| Upstream::Tunnel(Box::new(Tunnel::new(socket))))
+            } else if is_http2 {
                 let lease = pool.open_http2(priority).await?;
                 if is_upgrade {
                     lease.await_extended_connect().await;
