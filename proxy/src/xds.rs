@@ -271,6 +271,7 @@ impl Core {
     /// Does what the store decided; `answering` is the update that the verdict is about.
     fn execute(&mut self, effects: Vec<Effect>, answering: Option<(StreamKey, &Update)>) {
         let mut commands: BTreeMap<StreamKey, Vec<Command>> = BTreeMap::new();
+        let mut closed = Vec::new();
         if let Some((key, command)) = self.hold_clusters() {
             commands.entry(key).or_default().push(command);
         }
@@ -278,14 +279,16 @@ impl Core {
             match effect {
                 Effect::Subscribe { source, kind, names, timeout } => {
                     let Some(key) = self.streams.open(&self.store, source, kind) else { continue };
+                    closed.retain(|closed| *closed != key);
                     let type_url = TypeUrl::new(kind.type_url());
                     commands.entry(key).or_default().push(Command::Subscribe { type_url, names, timeout });
                 }
                 Effect::Unsubscribe { source, kind, names } => {
-                    let Some(key) = self.streams.open(&self.store, source, kind) else { continue };
+                    let Some(key) = self.streams.find(source, kind) else { continue };
                     let type_url = TypeUrl::new(kind.type_url());
                     commands.entry(key).or_default().push(Command::Unsubscribe { type_url, names });
                 }
+                Effect::Close { source, kind } => closed.extend(self.streams.find(source, kind)),
                 Effect::Verdict { rejected } => {
                     let Some((key, update)) = answering else { continue };
                     for (name, reason) in &rejected {
@@ -300,6 +303,9 @@ impl Core {
         self.state.entered(self.store.phase());
         for (key, commands) in commands {
             self.streams.apply(key, commands);
+        }
+        for key in closed {
+            self.streams.close(key);
         }
     }
 
@@ -318,7 +324,10 @@ impl Core {
     fn act(&mut self, effect: Effect) {
         let Some(workers) = &self.workers else { return };
         match effect {
-            Effect::Subscribe { .. } | Effect::Unsubscribe { .. } | Effect::Verdict { .. } => {}
+            Effect::Subscribe { .. }
+            | Effect::Unsubscribe { .. }
+            | Effect::Close { .. }
+            | Effect::Verdict { .. } => {}
             Effect::Publish(snapshot) => {
                 self.directory.publish(&snapshot);
                 workers.publish(&snapshot);

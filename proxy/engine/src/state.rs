@@ -130,6 +130,13 @@ pub enum Effect {
         /// Names to remove.
         names: Vec<String>,
     },
+    /// Nothing of this type is wanted of a source any longer: a stream that carries nothing else can end.
+    Close {
+        /// The source.
+        source: SourceId,
+        /// The type.
+        kind: Kind,
+    },
     /// Answer the response that was applied: names and reasons; the empty name stands for the whole response.
     Verdict {
         /// What was rejected; the rest was taken.

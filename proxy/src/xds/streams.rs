@@ -10,6 +10,7 @@ use proxy_core::config::{BuildEnv, duration};
 use proxy_engine::state::source::metadata_value;
 use proxy_engine::state::{Kind, Source, SourceId, Store};
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 use xds::client::filesystem::{self, FileConfig};
 use xds::client::grpc::{self, GrpcConfig};
 use xds::client::rest::{self, Json, RestConfig};
@@ -46,8 +47,21 @@ impl StreamKey {
     }
 }
 
+/// One that runs. It ends when this is dropped.
+struct Stream {
+    client: Client,
+    /// Hands its events over.
+    events: AbortHandle,
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.events.abort();
+    }
+}
+
 pub(super) struct Streams {
-    open: BTreeMap<StreamKey, Client>,
+    open: BTreeMap<StreamKey, Stream>,
     node: Node,
     ads: Option<ApiConfigSource>,
     directory: Arc<Directory>,
@@ -94,15 +108,28 @@ impl Streams {
         };
         tokio::task::spawn_local(driver.run());
         let sender = self.events.clone();
-        tokio::task::spawn_local(async move {
+        let events = tokio::task::spawn_local(async move {
             while let Some(event) = events.next().await {
                 if sender.send((key, event)).await.is_err() {
                     return;
                 }
             }
         });
-        self.open.insert(key, client);
+        self.open.insert(key, Stream { client, events: events.abort_handle() });
         Some(key)
+    }
+
+    /// The stream that carries resources of a kind, if it is open.
+    pub(super) fn find(&self, source: SourceId, kind: Kind) -> Option<StreamKey> {
+        let keys = [StreamKey { source, kind: Some(kind) }, StreamKey::aggregated(source)];
+        keys.into_iter().find(|key| self.open.contains_key(key))
+    }
+
+    /// Ends a stream of one kind. The aggregated one stays: Envoy keeps it for as long as it runs.
+    pub(super) fn close(&mut self, key: StreamKey) {
+        if key.kind.is_some() {
+            self.open.remove(&key);
+        }
     }
 
     /// A response of this type was applied in `time`.
@@ -112,8 +139,8 @@ impl Streams {
 
     /// Gives commands to a stream, in order.
     pub(super) fn apply(&self, key: StreamKey, commands: Vec<Command>) {
-        if let Some(client) = self.open.get(&key) {
-            client.apply(commands);
+        if let Some(stream) = self.open.get(&key) {
+            stream.client.apply(commands);
         }
     }
 

@@ -319,3 +319,45 @@ async fn routes_of_one_name_come_from_two_sources() -> Result<()> {
     served_by("m", "2").await?;
     rig.proxy.stop().await
 }
+
+/// How many connections to a port of 127.0.0.1 are established.
+fn connections_to(port: u16) -> usize {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+    let remote = format!(":{port:04X}");
+    let columns = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    table.lines().map(columns).filter(|columns| columns[2].ends_with(&remote) && columns[3] == "01").count()
+}
+
+/// Streams end when nothing is wanted of them, however many sources a control plane names one after another.
+#[tokio::test]
+async fn a_stream_that_nothing_is_wanted_of_ends() -> Result<()> {
+    let rig = Rig::start("GRPC").await?;
+    let other = ManagementServer::start().await?;
+    other.set(&EDS, "1", [endpoints("e", &[rig.upstream.addr()])?]);
+    let management = static_cluster("m2", other.address())?;
+    let of_stream = |number: usize| {
+        let source = format!(
+            "{{resource_api_version: V3, api_config_source: {{api_type: GRPC, transport_api_version: V3, grpc_services: [{{envoy_grpc: {{cluster_name: m2}}, initial_metadata: [{{key: x-number, value: '{number}'}}]}}]}}}}"
+        );
+        cluster_from("e", &source, "")
+    };
+    let streams = async |count: usize| {
+        eventually(&format!("{count} streams"), SOON, async || {
+            (connections_to(other.address().port()) == count).then_some(())
+        })
+        .await
+    };
+    for number in 0..3 {
+        let version = format!("named {number}");
+        rig.management.set(&CDS, &version, [cluster("c")?, management.clone(), of_stream(number)?]);
+        rig.acknowledged(&CDS, &version).await?;
+        streams(1).await?;
+    }
+    rig.management.set(&CDS, "none", [cluster("c")?, management]);
+    rig.acknowledged(&CDS, "none").await?;
+    streams(0).await?;
+    // the aggregated stream stays
+    rig.management.set(&RDS, "2", [routes("r", "c", "2")?]);
+    until_mark(&mut rig.connect("l").await?, "2").await?;
+    rig.proxy.stop().await
+}

@@ -29,11 +29,14 @@ impl Interest {
             }
         }
         for (&(source, kind), old) in &before.0 {
-            let names = self.0.get(&(source, kind));
-            let gone = old.keys().filter(|name| !names.is_some_and(|names| names.contains_key(*name)));
+            let wanted = self.0.get(&(source, kind));
+            let gone = old.keys().filter(|name| !wanted.is_some_and(|wanted| wanted.contains_key(*name)));
             let names: Vec<String> = gone.cloned().collect();
             if !names.is_empty() {
                 effects.push(Effect::Unsubscribe { source, kind, names });
+            }
+            if wanted.is_none() {
+                effects.push(Effect::Close { source, kind });
             }
         }
     }

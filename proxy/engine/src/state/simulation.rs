@@ -153,6 +153,10 @@ impl Owner {
                         );
                     }
                 }
+                Effect::Close { kind, .. } => {
+                    let left = self.subscribed.iter().find(|(of, _)| *of == kind);
+                    assert!(left.is_none(), "{left:?} is still wanted");
+                }
                 Effect::Publish(snapshot) => self.published = Some(snapshot),
                 Effect::AddListener { tag, .. } => {
                     assert!(self.sockets.0.contains_key(&tag), "listener {tag} has no sockets");

@@ -1,5 +1,6 @@
 //! Where resources come from: `envoy.config.core.v3.ConfigSource`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -45,17 +46,23 @@ pub struct Subscription {
     pub timeout: Duration,
 }
 
-/// All sources that were ever named; equal ones share a number.
+/// The sources that something names; equal ones share a number, which no other gets later.
 #[derive(Debug, Default)]
 pub(super) struct Sources {
-    list: Vec<Source>,
+    known: BTreeMap<SourceId, Source>,
+    next: usize,
     /// Whether the bootstrap says where the aggregated stream goes.
     pub(super) has_ads: bool,
 }
 
 impl Sources {
     pub(super) fn get(&self, id: SourceId) -> Option<&Source> {
-        self.list.get(id.0)
+        self.known.get(&id)
+    }
+
+    /// Forgets those that are not in use. The aggregated stream stays, as the bootstrap does.
+    pub(super) fn retain(&mut self, is_used: impl Fn(SourceId) -> bool) {
+        self.known.retain(|id, source| *source == Source::Ads || is_used(*id));
     }
 
     /// Reads a `ConfigSource`.
@@ -90,12 +97,14 @@ impl Sources {
             None => return Err(cx.reject("config_source_specifier: is required")),
         };
         let timeout = proto.initial_fetch_timeout.as_ref().and_then(duration);
-        let known = self.list.iter().position(|known| *known == source);
-        let source = SourceId(known.unwrap_or_else(|| {
-            self.list.push(source);
-            self.list.len() - 1
-        }));
-        Ok(Subscription { source, timeout: timeout.unwrap_or(INITIAL_FETCH_TIMEOUT) })
+        let known = self.known.iter().find(|(_, known)| **known == source).map(|(id, _)| *id);
+        let id = known.unwrap_or_else(|| {
+            let id = SourceId(self.next);
+            self.next += 1;
+            self.known.insert(id, source);
+            id
+        });
+        Ok(Subscription { source: id, timeout: timeout.unwrap_or(INITIAL_FETCH_TIMEOUT) })
     }
 }
 
@@ -201,6 +210,34 @@ fn check_rest(api: &core::ApiConfigSource, cx: &mut BuildCx<'_>) -> Result<(), R
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sources_that_nobody_uses_are_forgotten() {
+        let env = proxy_core::config::BuildEnv::new(1);
+        let mut sources = Sources { has_ads: true, ..Sources::default() };
+        let mut build = |specifier| {
+            let proto = core::ConfigSource {
+                config_source_specifier: Some(specifier),
+                ..core::ConfigSource::default()
+            };
+            sources.build(&proto, &mut BuildCx::new(&env)).unwrap().source
+        };
+        let file = |path: &str| {
+            let path = path.to_owned();
+            ConfigSourceSpecifier::PathConfigSource(core::PathConfigSource { path, ..Default::default() })
+        };
+        let ads = build(ConfigSourceSpecifier::Ads(core::AggregatedConfigSource {}));
+        let (kept, gone) = (build(file("kept")), build(file("gone")));
+        assert_eq!(build(file("kept")), kept);
+        sources.retain(|source| source == kept);
+        assert!(sources.get(ads).is_some() && sources.get(kept).is_some() && sources.get(gone).is_none());
+        let proto = core::ConfigSource {
+            config_source_specifier: Some(file("gone")),
+            ..core::ConfigSource::default()
+        };
+        let again = sources.build(&proto, &mut BuildCx::new(&env)).unwrap().source;
+        assert_ne!(again, gone, "what is under way for the old one must not be taken for the new one's");
+    }
 
     #[test]
     fn headers_of_streams_are_sent_as_they_are_or_refused() {

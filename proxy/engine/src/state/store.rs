@@ -1,5 +1,6 @@
 //! The store itself: inputs, the order of initialisation, and the effects of one input put in order.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -371,6 +372,17 @@ impl Store {
         }
         interest.differences(&self.interest, &mut self.effects.stream);
         self.interest = interest;
+        self.forget_sources();
+    }
+
+    /// Control planes may name ever new sources.
+    fn forget_sources(&mut self) {
+        let collections = [&self.cds, &self.lds].into_iter().flatten();
+        let collections = collections.map(|collection| collection.subscription.source);
+        let endpoints = self.assignments.0.keys().map(|(source, _)| *source);
+        let routes = self.routes.0.keys().map(|(_, source)| *source);
+        let used: BTreeSet<SourceId> = collections.chain(endpoints).chain(routes).collect();
+        self.sources.retain(|source| used.contains(&source));
     }
 
     fn finish(&mut self) -> Vec<Effect> {

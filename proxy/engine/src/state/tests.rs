@@ -128,6 +128,7 @@ fn words(effects: &[Effect]) -> Vec<String> {
     let word = |effect: &Effect| match effect {
         Effect::Subscribe { kind, names, .. } => format!("+{kind:?} {}", names.join(",")),
         Effect::Unsubscribe { kind, names, .. } => format!("-{kind:?} {}", names.join(",")),
+        Effect::Close { kind, .. } => format!("close {kind:?}"),
         Effect::Verdict { rejected } => {
             let names: Vec<&str> = rejected.iter().map(|(name, _)| name.as_str()).collect();
             format!("verdict {}", names.join(",")).trim_end().to_owned()
@@ -327,14 +328,14 @@ fn routes_stay_subscribed_until_the_last_listener_has_drained() {
     let effects = apply(&mut store, Kind::Listener, vec![], &["l"]);
     assert_eq!(words(&effects), ["verdict", "remove", "drain"]);
     let Some(Effect::StartDrain { id }) = effects.last() else { panic!("no drain") };
-    assert_eq!(words(&store.drained(*id)), ["-Routes r", "publish"]);
+    assert_eq!(words(&store.drained(*id)), ["-Routes r", "close Routes", "publish"]);
 }
 
 #[test]
 fn removed_clusters_go_and_so_does_the_interest() {
     let mut store = live();
     let effects = apply(&mut store, Kind::Cluster, vec![], &["a", "xds"]);
-    assert_eq!(words(&effects), ["-Endpoints s", "verdict", "publish"]);
+    assert_eq!(words(&effects), ["-Endpoints s", "close Endpoints", "verdict", "publish"]);
     assert_eq!((hosts(&store, "a"), hosts(&store, "xds")), (None, Some(0)), "static clusters stay");
 }
 
