@@ -150,7 +150,7 @@ pub(super) fn rewrite_path(
         return;
     }
     if envoy_headers == EnvoyHeaders::Added {
-        set(&mut request.headers, &*X_ENVOY_ORIGINAL_PATH, &request.path);
+        set(&mut request.headers, &X_ENVOY_ORIGINAL_PATH, &request.path);
     }
     if let Some(new) = new {
         request.path = new;
@@ -216,7 +216,7 @@ pub(super) fn update_authority(
 ) {
     if !request.authority.is_empty() {
         if envoy_headers == EnvoyHeaders::Added {
-            set(&mut request.headers, &*X_ENVOY_ORIGINAL_HOST, &request.authority);
+            set(&mut request.headers, &X_ENVOY_ORIGINAL_HOST, &request.authority);
         }
         if forwarded_host == ForwardedHost::Appended {
             append_forwarded_host(&mut request.headers, &request.authority);

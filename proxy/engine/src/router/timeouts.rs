@@ -158,13 +158,13 @@ impl RouteTimeouts {
             .flatten();
         timeouts.keeps_expected = from_peer.is_some();
         let asked = match from_peer {
-            Some(_) => milliseconds(headers, &*X_ENVOY_EXPECTED_RQ_TIMEOUT_MS),
-            None => milliseconds(headers, &*X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS),
+            Some(_) => milliseconds(headers, &X_ENVOY_EXPECTED_RQ_TIMEOUT_MS),
+            None => milliseconds(headers, &X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS),
         };
         if let Some(asked) = asked {
             timeouts.global = not_zero(asked);
         }
-        timeouts.per_try = milliseconds(headers, &*X_ENVOY_UPSTREAM_RQ_PER_TRY_TIMEOUT_MS)
+        timeouts.per_try = milliseconds(headers, &X_ENVOY_UPSTREAM_RQ_PER_TRY_TIMEOUT_MS)
             .and_then(not_zero)
             .filter(|per_try| timeouts.global.is_none_or(|global| *per_try < global));
         timeouts
