@@ -10,6 +10,7 @@ mod changes;
 mod dns;
 mod logs;
 mod pools;
+mod preconnect;
 mod resolvers;
 mod settings;
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode, header};
 use proxy_core::extension::http_filter::Direction;
-use proxy_core::head::{Protocol, ResponseHead, Scheme};
+use proxy_core::head::{ResponseHead, Scheme};
 use proxy_core::headers::{
     X_ENVOY_ATTEMPT_COUNT, X_ENVOY_DROP_OVERLOAD, X_ENVOY_MAX_RETRIES, X_ENVOY_OVERLOADED,
     X_ENVOY_RETRY_GRPC_ON, X_ENVOY_RETRY_ON, X_ENVOY_UNCONDITIONAL_DROP_OVERLOAD,
@@ -36,7 +36,6 @@ use crate::router::rewrite::EnvoyHeaders;
 use crate::router::route::Action;
 use crate::router::timeouts::ExpectedTimeout;
 use crate::upstream::circuit_breaker::BreakerPriority;
-use crate::upstream::http_options::UpstreamProtocol;
 use crate::upstream::pool::{HostPool, NoHost, RequestGuard, WorkerCluster};
 use crate::upstream::stream::Upstream;
 use crate::upstream::tunnel::Tunnel;
@@ -320,6 +319,10 @@ impl Stream<'_> {
             let passed = self.pass_to_upstream(down, timer, &cluster.cluster).await;
             passed.map_err(Unavailable::End)?;
         }
+        if cluster.cluster.balancing.preconnect.predictive > 1.0 && !self.is_connect_terminated() {
+            let is_http2 = cluster.cluster.http.protocol.is_http2(down.protocol());
+            cluster.preconnect(&mut self.cx.shared.random.borrow_mut(), priority, is_http2);
+        }
         let up = self.checkout(down, timer, &pool, priority, fresh).await;
         self.info.upstream.pool_ready = Some(clock::now());
         if matches!(up, Err(Unavailable::Reset(UpstreamReset::Overflow, _))) {
@@ -399,15 +402,11 @@ impl Stream<'_> {
         fresh: bool,
     ) -> Result<Upstream, Unavailable> {
         let is_tcp = self.is_connect_terminated();
-        let is_http2 = match pool.cluster.http.protocol {
-            UpstreamProtocol::Http1 => false,
-            UpstreamProtocol::Http2 => true,
-            UpstreamProtocol::UseDownstream => down.protocol() == Protocol::Http2,
-        };
+        let is_http2 = pool.cluster.http.protocol.is_http2(down.protocol());
         if !is_http2
             && !is_tcp
             && !fresh
-            && let Some(lease) = pool.idle_http1()
+            && let Some(lease) = pool.idle_http1(priority)
         {
             return Ok(Upstream::Http1(lease));
         }

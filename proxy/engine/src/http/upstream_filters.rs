@@ -44,7 +44,7 @@ impl Stream<'_> {
         cluster: &Cluster,
     ) -> Result<(), StreamEnd> {
         let own = cluster.http.filters.as_ref();
-        let Some(configured) = own.or(self.cx.manager.router.upstream_filters.as_ref()) else {
+        let Some(configured) = own.or(self.router().upstream_filters.as_ref()) else {
             return Ok(());
         };
         let configured = configured.0.clone();

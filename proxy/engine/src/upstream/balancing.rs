@@ -25,6 +25,28 @@ pub struct Balancing {
     panic_threshold: u32,
     /// Whether every change of the hosts closes all connections (`close_connections_on_host_set_change`).
     pub close_connections_on_host_set_change: bool,
+    /// Connections that are made ahead.
+    pub preconnect: Preconnect,
+}
+
+/// How many connections there are for each that is needed (`preconnect_policy`): 1 makes none ahead.
+#[derive(Clone, Copy, Debug)]
+pub struct Preconnect {
+    /// To the host of a request.
+    pub per_upstream: f32,
+    /// To the hosts that will be picked next.
+    pub predictive: f32,
+}
+
+impl Preconnect {
+    #[allow(clippy::cast_possible_truncation, reason = "Envoy reckons with this precision")]
+    fn from_proto(proto: Option<&proto::cluster::PreconnectPolicy>) -> Self {
+        let ratio = |value: Option<f64>| value.unwrap_or(1.0) as f32;
+        Self {
+            per_upstream: ratio(proto.and_then(|proto| proto.per_upstream_preconnect_ratio)),
+            predictive: ratio(proto.and_then(|proto| proto.predictive_preconnect_ratio)),
+        }
+    }
 }
 
 const ROUND_ROBIN: &str = "envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin";
@@ -37,6 +59,11 @@ impl Balancing {
     /// A balancer for one worker.
     pub fn balancer(&self) -> Box<dyn LoadBalancer> {
         Box::new(Balancer::new(self.policy.clone(), self.locality_weighted, self.fail_on_panic))
+    }
+
+    /// Whether it can be known now who is picked next.
+    pub fn tells_next(&self) -> bool {
+        !matches!(self.policy, Policy::LeastRequest(_))
     }
 
     /// The panic threshold in percent, as the runtime has it now (`upstream.healthy_panic_threshold`).
@@ -52,6 +79,7 @@ impl Balancing {
             fail_on_panic: false,
             panic_threshold: 50,
             close_connections_on_host_set_change: false,
+            preconnect: Preconnect::from_proto(proto.preconnect_policy.as_ref()),
         };
         let common = proto.common_lb_config.as_ref();
         let common =

@@ -74,9 +74,17 @@ pub const FIELDS: &[MessageFields] = &[
             ("track_timeout_budgets", Used),
             ("upstream_config", Used),
             ("track_cluster_stats", Used),
-            ("preconnect_policy", Rejected("connections are not made ahead of time yet")),
+            ("preconnect_policy", Used),
             ("connection_pool_per_downstream_connection", Rejected("not available yet")),
             ("queuing_policies", Rejected("not available yet")),
+        ],
+    ),
+    (
+        "envoy.config.cluster.v3.Cluster.PreconnectPolicy",
+        &[
+            ("per_upstream_preconnect_ratio", Used),
+            ("predictive_preconnect_ratio", Used),
+            ("preconnect_enabled_metadata", Rejected("every healthy host is connected to ahead of time")),
         ],
     ),
     ("envoy.config.cluster.v3.Cluster.CustomClusterType", &[("name", NAMES), ("typed_config", Used)]),

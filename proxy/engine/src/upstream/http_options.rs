@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use prost_types::Any;
 use proxy_core::config::{BuildCx, Rejected, duration, timeout_or};
 use proxy_core::extension::{decode, message_name};
+use proxy_core::head::Protocol;
 use proxy_core::http_chain::{HttpFilter, Place, build_chain};
 use xds_api::envoy::config::cluster::v3 as cluster;
 use xds_api::envoy::config::core::v3 as core;
@@ -31,6 +32,17 @@ pub enum UpstreamProtocol {
     Http2,
     /// Whatever the downstream request came in.
     UseDownstream,
+}
+
+impl UpstreamProtocol {
+    /// Whether hosts are spoken HTTP/2 with for a request that came in `downstream`.
+    pub fn is_http2(self, downstream: Protocol) -> bool {
+        match self {
+            Self::Http1 => false,
+            Self::Http2 => true,
+            Self::UseDownstream => downstream == Protocol::Http2,
+        }
+    }
 }
 
 /// How HTTP is spoken with the hosts of a cluster.

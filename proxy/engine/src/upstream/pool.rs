@@ -9,10 +9,12 @@ mod h1;
 mod h2;
 mod multiplexed;
 mod pace;
+mod preconnect;
 #[cfg(test)]
 mod simulation;
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -112,13 +114,20 @@ pub struct WorkerCluster {
     /// The cluster, shared by all workers.
     pub cluster: Arc<Cluster>,
     balancer: RefCell<Option<Box<dyn LoadBalancer>>>,
+    ahead: RefCell<Peeked>,
     pools: RefCell<HashMap<*const Host, Rc<HostPool>, foldhash::fast::FixedState>>,
     retired: Cell<bool>,
 }
 
 impl WorkerCluster {
     fn new(cluster: Arc<Cluster>) -> Self {
-        Self { cluster, balancer: RefCell::new(None), pools: RefCell::default(), retired: Cell::new(false) }
+        Self {
+            cluster,
+            balancer: RefCell::new(None),
+            ahead: RefCell::default(),
+            pools: RefCell::default(),
+            retired: Cell::new(false),
+        }
     }
 
     /// The hosts now.
@@ -148,9 +157,7 @@ impl WorkerCluster {
     }
 
     fn choose(&self, hosts: &HostSet, random: &mut fastrand::Rng) -> Option<Arc<Host>> {
-        let mut balancer = self.balancer.borrow_mut();
-        let balancer = balancer.get_or_insert_with(|| self.cluster.balancer());
-        let picked = balancer.pick(hosts, &mut PickCx::new(random));
+        let picked = self.ahead.borrow_mut().next(hosts).or_else(|| self.balance(hosts, random));
         let in_panic = match &picked {
             Some(host) => hosts.picked_in_panic(host),
             None => hosts.is_in_panic(),
@@ -163,6 +170,12 @@ impl WorkerCluster {
             stats.here().upstream_cx_none_healthy.inc();
         }
         picked
+    }
+
+    fn balance(&self, hosts: &HostSet, random: &mut fastrand::Rng) -> Option<Arc<Host>> {
+        let mut balancer = self.balancer.borrow_mut();
+        let balancer = balancer.get_or_insert_with(|| self.cluster.balancer());
+        balancer.pick(hosts, &mut PickCx::new(random))
     }
 
     /// The pool for `host`; `None` if there are as many as `max_connection_pools` allows, and none of them is idle.
@@ -233,6 +246,24 @@ impl WorkerCluster {
     fn retire(&self) {
         self.retired.set(true);
         self.drain_pools();
+    }
+}
+
+/// Hosts that were chosen before their requests came.
+#[derive(Default)]
+struct Peeked {
+    /// The set that they are of.
+    generation: u64,
+    hosts: VecDeque<Arc<Host>>,
+}
+
+impl Peeked {
+    /// The host that the next request was promised.
+    fn next(&mut self, hosts: &HostSet) -> Option<Arc<Host>> {
+        if self.hosts.is_empty() || self.generation != hosts.generation() {
+            return None;
+        }
+        self.hosts.pop_front()
     }
 }
 

@@ -47,7 +47,7 @@ pub(super) enum Kind {
 pub(super) struct Counts([Cell<usize>; 3]);
 
 impl Counts {
-    fn of(&self, kind: Kind) -> &Cell<usize> {
+    pub(super) fn of(&self, kind: Kind) -> &Cell<usize> {
         let [exclusive, multiplexed, tcp] = &self.0;
         match kind {
             Kind::Exclusive => exclusive,

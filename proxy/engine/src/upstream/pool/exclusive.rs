@@ -62,6 +62,10 @@ pub(crate) struct Exclusive<C> {
     waiters: RefCell<VecDeque<Waiter<C>>>,
     /// The next place in the line.
     places: Cell<u64>,
+    /// Requests that were told to look again and did not yet.
+    woken: Cell<usize>,
+    /// Connections being made that nobody asked for.
+    pub(super) ahead: Cell<usize>,
 }
 
 struct Waiter<C> {
@@ -71,7 +75,13 @@ struct Waiter<C> {
 
 impl<C> Default for Exclusive<C> {
     fn default() -> Self {
-        Self { idle: RefCell::default(), waiters: RefCell::default(), places: Cell::new(0) }
+        Self {
+            idle: RefCell::default(),
+            waiters: RefCell::default(),
+            places: Cell::new(0),
+            woken: Cell::new(0),
+            ahead: Cell::new(0),
+        }
     }
 }
 
@@ -82,10 +92,26 @@ impl<C> Exclusive<C> {
         self.waiters.borrow().len()
     }
 
+    /// How many connections are idle, and how many requests wait for one.
+    pub(super) fn idle_and_waiting(&self) -> (usize, usize) {
+        (self.idle.borrow().len(), self.waiters.borrow().len() + self.woken.get())
+    }
+
+    /// Whether a connection that may be made now is for somebody who waited for that.
+    pub(super) fn is_promised(&self) -> bool {
+        self.woken.get() > 0
+    }
+
+    /// Who was told to look does, or gave up.
+    fn looked(&self) {
+        self.woken.set(self.woken.get() - 1);
+    }
+
     /// A connection closed: whoever waits may make another.
     pub(super) fn connection_gone(&self) {
         while let Some(waiter) = self.waiters.borrow_mut().pop_front() {
             if waiter.give.send(None).is_ok() {
+                self.woken.set(self.woken.get() + 1);
                 break;
             }
         }
@@ -178,7 +204,10 @@ impl<P: Wire> Drop for Place<'_, P> {
         match self.given.try_recv() {
             Ok(Some(connection)) if self.pool.draining.get() => connection.count(Closing::Drained),
             Ok(Some(connection)) => self.pool.exclusive.put(connection),
-            Ok(None) => self.pool.exclusive.connection_gone(),
+            Ok(None) => {
+                self.pool.exclusive.looked();
+                self.pool.exclusive.connection_gone();
+            }
             Err(_) => self.pool.exclusive.leave(self.place),
         }
     }
@@ -201,6 +230,10 @@ impl<P: Wire> HostPool<P> {
         priority: BreakerPriority,
         now: impl Fn() -> Instant,
     ) -> Chosen<P> {
+        while self.exclusive.is_promised() {
+            // Who was told that a connection may be made came before.
+            tokio::task::yield_now().await;
+        }
         let place = self.exclusive.places.get();
         self.exclusive.places.set(place + 1);
         loop {
@@ -212,11 +245,13 @@ impl<P: Wire> HostPool<P> {
                 return Chosen::Free(connection);
             }
             let mut place = Place::take(self, place);
-            if let Ok(Some(connection)) = (&mut place.given).await {
-                match connection.worn(None, now()) {
+            match (&mut place.given).await {
+                Ok(Some(connection)) => match connection.worn(None, now()) {
                     None => return Chosen::Free(connection),
                     Some(worn) => connection.count(Closing::Worn(worn)),
-                }
+                },
+                Ok(None) => self.exclusive.looked(),
+                Err(_) => {}
             }
         }
     }

@@ -1,5 +1,6 @@
 //! HTTP/1 connections to one host, and their leases; which one is taken is decided in `exclusive.rs`.
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -15,11 +16,13 @@ use proxy_core::stream_info::WireBytes;
 use super::connect::{ConnectionGuard, connect};
 use super::exclusive::{Chosen, Closing, Rests, Served, Worn};
 use super::multiplexed::Failure;
-use super::{HostPool, Pending};
+use super::preconnect::Ahead;
+use super::{HostPool, Pending, Sockets};
 use crate::codec::h1::{HeadLimits, ResponseOptions, TargetForm};
 use crate::codec::h1_client::{ClientConnection, ClientOptions};
 use crate::codec::upstream::UpstreamEvent;
 use crate::local::clock;
+use crate::local::contain::contain;
 use crate::net::pipe::Pipe;
 use crate::upstream::circuit_breaker::BreakerPriority;
 use crate::upstream::key_format::HeaderKeyFormat;
@@ -74,8 +77,9 @@ pub(crate) struct Http1Lease {
 
 impl HostPool {
     /// An idle HTTP/1 connection, if there is one.
-    pub(crate) fn idle_http1(self: &Rc<Self>) -> Option<Http1Lease> {
+    pub(crate) fn idle_http1(self: &Rc<Self>, priority: BreakerPriority) -> Option<Http1Lease> {
         let pooled = self.exclusive.take(self.cluster.http.idle_timeout, clock::now)?;
+        self.follow_exclusive(priority, Self::make_http1_ahead);
         Some(Http1Lease { pooled: Some(pooled), pool: self.clone(), reused: true })
     }
 
@@ -85,17 +89,34 @@ impl HostPool {
         priority: BreakerPriority,
     ) -> Result<Http1Lease, Failure> {
         let _pending = Pending::new(&self.cluster, priority)?;
-        match self.choose(priority, clock::now).await {
-            Chosen::New(guard) => self.connect_http1(guard).await,
-            Chosen::Free(pooled) => Ok(Http1Lease { pooled: Some(pooled), pool: self.clone(), reused: true }),
-        }
+        let chosen = self.choose(priority, clock::now).await;
+        self.follow_exclusive(priority, Self::make_http1_ahead);
+        let (pooled, reused) = match chosen {
+            Chosen::New(guard) => {
+                let made = self.make_http1(guard).await.inspect_err(|_| {
+                    self.cluster.stats.traffic.here().upstream_rq_pending_failure_eject.inc();
+                });
+                (made?, false)
+            }
+            Chosen::Free(pooled) => (pooled, true),
+        };
+        Ok(Http1Lease { pooled: Some(pooled), pool: self.clone(), reused })
     }
 
-    async fn connect_http1(self: &Rc<Self>, guard: ConnectionGuard) -> Result<Http1Lease, Failure> {
+    /// Makes a connection that nobody asked for, in a task of its own.
+    pub(super) fn make_http1_ahead(guard: ConnectionGuard, ahead: Ahead<Sockets>) {
+        tokio::task::spawn_local(async move {
+            let pool = ahead.0.clone();
+            let made = contain(pin!(pool.make_http1(guard))).await;
+            if let Some(Ok(pooled)) = made {
+                ahead.made(pooled);
+            }
+        });
+    }
+
+    async fn make_http1(&self, guard: ConnectionGuard) -> Result<Box<Pooled>, Failure> {
         self.cluster.stats.traffic.here().upstream_cx_http1_total.inc();
-        let connected = connect(guard).await.inspect_err(|_| {
-            self.cluster.stats.traffic.here().upstream_rq_pending_failure_eject.inc();
-        })?;
+        let connected = connect(guard).await?;
         self.cluster.stats.http1();
         let http = &self.cluster.http;
         let options = ClientOptions {
@@ -126,7 +147,7 @@ impl HostPool {
             idle_since: now,
             guard: connected.guard,
         };
-        Ok(Http1Lease { pooled: Some(Box::new(pooled)), pool: self.clone(), reused: false })
+        Ok(Box::new(pooled))
     }
 }
 

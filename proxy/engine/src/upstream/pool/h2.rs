@@ -69,19 +69,25 @@ impl HostPool {
         self: &Rc<Self>,
         priority: BreakerPriority,
     ) -> Result<Box<Http2Lease>, Failure> {
-        if let Some(shared) = self.with_room() {
-            return Ok(Http2Lease::new(shared, self));
-        }
-        let _pending = Pending::new(&self.cluster, priority)?;
-        // In a task of its own, so that a request that gives up does not take the connection with it.
-        let make = |guard, attempt: Attempt<Sockets>| {
-            let pool = self.clone();
-            tokio::task::spawn_local(attempt.run(async move { pool.make_http2(guard).await }));
+        let make = |guard, attempt| self.make_http2_apart(guard, attempt);
+        let shared = match self.with_room() {
+            Some(shared) => shared,
+            None => {
+                let _pending = Pending::new(&self.cluster, priority)?;
+                self.await_room(priority, make).await.inspect_err(|_| {
+                    self.cluster.stats.traffic.here().upstream_rq_pending_failure_eject.inc();
+                })?
+            }
         };
-        let shared = self.await_room(priority, make).await.inspect_err(|_| {
-            self.cluster.stats.traffic.here().upstream_rq_pending_failure_eject.inc();
-        })?;
-        Ok(Http2Lease::new(shared, self))
+        let lease = Http2Lease::new(shared, self);
+        self.follow_multiplexed(priority, make);
+        Ok(lease)
+    }
+
+    /// Makes a connection in a task of its own, so that a request that gives up does not take it along.
+    pub(super) fn make_http2_apart(self: &Rc<Self>, guard: ConnectionGuard, attempt: Attempt<Sockets>) {
+        let pool = self.clone();
+        tokio::task::spawn_local(attempt.run(async move { pool.make_http2(guard).await }));
     }
 
     async fn make_http2(self: &Rc<Self>, guard: ConnectionGuard) -> Result<Rc<Shared>, Failure> {

@@ -19,6 +19,7 @@ use proxy_core::stream_error::UpstreamReset;
 use tokio::sync::{Notify, watch};
 
 use super::connect::{ConnectionGuard, Kind};
+use super::preconnect::Load;
 use super::{HostPool, Wire};
 use crate::upstream::circuit_breaker::BreakerPriority;
 
@@ -232,6 +233,23 @@ impl<P: Wire> HostPool<P> {
         ready.iter().find(|carrier| carrier.streams.get() < carrier.room(limit)).cloned()
     }
 
+    /// Whether a connection is being made.
+    pub(super) fn is_connecting(&self) -> bool {
+        self.multiplexed.connecting.borrow().is_some()
+    }
+
+    /// What the connections carry, and could carry.
+    pub(super) fn multiplexed_load(&self) -> Load {
+        let limit = self.max_streams();
+        let mut load = Load::default();
+        for carrier in self.multiplexed.ready.borrow().iter() {
+            let streams = carrier.streams.get();
+            load.streams += streams;
+            load.room += streams.max(limit.min(carrier.transport.max_streams().unwrap_or(usize::MAX)));
+        }
+        load
+    }
+
     /// Waits for a connection with room; `make` starts an attempt to make one, which tells [`Self::attempt`] how it goes.
     ///
     /// Cancel-safe: an attempt does not end with who began it.
@@ -268,7 +286,7 @@ impl<P: Wire> HostPool<P> {
     }
 
     /// Begins to make a connection, unless the breaker is open.
-    fn begin(
+    pub(super) fn begin(
         self: &Rc<Self>,
         priority: BreakerPriority,
         make: impl Fn(ConnectionGuard<P>, Attempt<P>),

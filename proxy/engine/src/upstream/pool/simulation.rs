@@ -157,6 +157,10 @@ impl World {
         #[allow(deprecated, reason = "the older fields say the same in fewer words")]
         let config = proto::Cluster {
             max_requests_per_connection: random.bool().then(|| random.u32(1..4)),
+            preconnect_policy: random.bool().then(|| proto::cluster::PreconnectPolicy {
+                per_upstream_preconnect_ratio: Some(1.0 + 2.0 * random.f64()),
+                ..Default::default()
+            }),
             http2_protocol_options: Some(Http2ProtocolOptions {
                 max_concurrent_streams: Some(random.u32(1..5)),
                 ..Default::default()
@@ -239,29 +243,23 @@ impl World {
         let now = || self.now.get();
         let idle = if fresh { None } else { self.pool.exclusive.take(self.cluster.http.idle_timeout, now) };
         let mut connection = match idle {
-            Some(connection) => connection,
+            Some(connection) => {
+                self.follow();
+                connection
+            }
             None => {
                 let Some(_pending) = self.wait(id) else { return };
-                match self.pool.choose(PRIORITY, now).await {
+                let chosen = self.pool.choose(PRIORITY, now).await;
+                self.follow();
+                match chosen {
                     Chosen::Free(connection) => connection,
                     Chosen::New(guard) => {
-                        let mut live = Live::new(&self, guard);
+                        let live = Live::new(&self, guard);
                         self.set(id, State::Connecting);
-                        if !self.verdict().await.unwrap() {
-                            drop(live);
-                            self.set(id, State::Failed);
-                            return;
-                        }
-                        live.guard.as_mut().unwrap().establish();
-                        let alive = Rc::new(Cell::new(true));
-                        self.alive.borrow_mut().push(alive.clone());
-                        Box::new(Connection {
-                            id: self.number(),
-                            alive,
-                            served: 0,
-                            idle_since: now(),
-                            _live: live,
-                        })
+                        let Some(connection) = self.connected(live).await else {
+                            return self.set(id, State::Failed);
+                        };
+                        connection
                     }
                 }
             }
@@ -279,16 +277,40 @@ impl World {
         }
     }
 
+    /// The connection, if it can be made.
+    async fn connected(&self, mut live: Live) -> Option<Box<Connection>> {
+        if !self.verdict().await.unwrap() {
+            return None;
+        }
+        live.guard.as_mut().unwrap().establish();
+        let alive = Rc::new(Cell::new(true));
+        self.alive.borrow_mut().push(alive.clone());
+        let (id, idle_since) = (self.number(), self.now.get());
+        Some(Box::new(Connection { id, alive, served: 0, idle_since, _live: live }))
+    }
+
+    /// Makes connections for the requests that will follow one, if the cluster wants that.
+    fn follow(self: &Rc<Self>) {
+        self.pool.follow_exclusive(PRIORITY, |guard, ahead| {
+            let (world, live) = (self.clone(), Live::new(self, guard));
+            tokio::task::spawn_local(async move {
+                if let Some(connection) = world.connected(live).await {
+                    ahead.made(connection);
+                }
+            });
+        });
+    }
+
     async fn http2(self: Rc<Self>, mark: Mark) {
         let id = mark.1;
+        let make = |guard, attempt: Attempt<Fake>| {
+            let live = Live::new(&self, guard);
+            tokio::task::spawn_local(attempt.run(self.clone().connect(live)));
+        };
         let carrier = match self.pool.with_room() {
             Some(carrier) => carrier,
             None => {
                 let Some(_pending) = self.wait(id) else { return };
-                let make = |guard, attempt: Attempt<Fake>| {
-                    let live = Live::new(&self, guard);
-                    tokio::task::spawn_local(attempt.run(self.clone().connect(live)));
-                };
                 match self.pool.await_room(PRIORITY, make).await {
                     Ok(carrier) => carrier,
                     Err(_) => return self.set(id, State::Failed),
@@ -301,6 +323,7 @@ impl World {
             .min(streams.max.get().unwrap_or(usize::MAX));
         assert!(open < limit.max(1) && !streams.goaway.get(), "{open} streams of {limit}");
         self.pool.open_stream(&carrier);
+        self.pool.follow_multiplexed(PRIORITY, make);
         let requests = self.cluster.http.max_requests_per_connection;
         assert!(requests.is_none_or(|limit| carrier.total() <= limit), "{} requests", carrier.total());
         let close = Close(&self, &carrier);
@@ -512,8 +535,10 @@ impl Run {
             }
         }
         // SETTINGS that never came, for a connection that nobody waits for.
-        self.verdict(true);
-        settle().await;
+        while !self.world.connects.borrow().is_empty() {
+            self.verdict(true);
+            settle().await;
+        }
         self.pass(WHILE).await;
         settle().await;
         self.world.check();
