@@ -133,10 +133,27 @@ pub struct Exchange {
 impl Exchange {
     /// Connects, sends `bytes`, and reads until the connection ends or `quiet` passes without a byte.
     pub async fn run(addr: SocketAddr, bytes: &[u8], quiet: Duration) -> Result<Self> {
+        Self::run_until(addr, bytes, quiet, async |_| true).await
+    }
+
+    /// The same, but silence ends it only if `over` says so of the frames that came.
+    pub async fn run_until(
+        addr: SocketAddr,
+        bytes: &[u8],
+        quiet: Duration,
+        mut over: impl AsyncFnMut(&[Frame]) -> bool,
+    ) -> Result<Self> {
         let mut client = Client::connect(addr).await?;
         client.send(bytes).await?;
-        let (bytes, end) = client.rest(quiet).await;
-        Ok(Self { frames: parse(&bytes), bytes, end })
+        let mut all = Vec::new();
+        loop {
+            let (bytes, end) = client.rest(quiet).await;
+            all.extend(bytes);
+            let frames = parse(&all);
+            if end != End::Open || over(&frames).await {
+                return Ok(Self { frames, bytes: all, end });
+            }
+        }
     }
 
     /// The code of the first GOAWAY.

@@ -1,7 +1,7 @@
 //! One of the two proxies of a comparison, with its upstreams.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
@@ -9,7 +9,7 @@ use super::{Case, Do, Facts, H2Request, Input, Setup};
 use crate::client::{Client, End, H2Client, Response};
 use crate::config::{fill, port};
 use crate::expect::{SOON, eventually};
-use crate::frames::{DATA, END_STREAM, Exchange, Frame, HEADERS, RST_STREAM, parse};
+use crate::frames::{ACK, DATA, END_STREAM, Exchange, Frame, HEADERS, RST_STREAM, SETTINGS, parse};
 use crate::ports::{Blackhole, Refusing};
 use crate::process::{Binary, Proxy};
 use crate::upstream::h2::H2Upstream;
@@ -23,6 +23,8 @@ const SETTLE: Duration = Duration::from_millis(500);
 
 /// How long frames are answered by silence before that is the answer.
 const QUIET: Duration = Duration::from_millis(150);
+/// How long a stream may stay open without a byte before that is what it does.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Counters that are compared, without their prefix (`http.<listener>.`, `cluster.<name>.`, `tcp.<listener>.`).
 const COUNTERS: &[&str] = &[
@@ -326,7 +328,15 @@ impl Side {
     /// How a violation is answered is the proxy's choice (RFC 9113, 5.4): a stream error, a connection error, or the end of the
     /// connection. That it is refused is compared, and what it counts.
     async fn send_frames(&self, case: &Case, bytes: &[u8], facts: &mut Facts) -> Result<()> {
-        let exchange = Exchange::run(self.proxy.listener(case.listener)?, bytes, QUIET).await?;
+        let listener = self.proxy.listener(case.listener)?;
+        let active = format!("http.{}.downstream_rq_active", case.listener);
+        let begun = Instant::now();
+        let over = async |frames: &[Frame]| {
+            let has_begun = frames.iter().any(|frame| frame.kind == SETTINGS && frame.flags & ACK != 0);
+            let is_served = has_begun && self.proxy.admin().stat(&active).await.is_ok_and(|count| count == 0);
+            is_served || begun.elapsed() > PATIENCE
+        };
+        let exchange = Exchange::run_until(listener, bytes, QUIET, over).await?;
         facts.put("heads", exchange.heads().to_string());
         let is_over = exchange.end != End::Open || exchange.goaway().is_some_and(|code| code != 0);
         let resets = exchange.resets();

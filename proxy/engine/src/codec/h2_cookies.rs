@@ -26,7 +26,7 @@ pub(crate) struct Cookies {
     /// The last, while a stream has it.
     last: RefCell<Weak<Joined>>,
     held: Arc<AtomicUsize>,
-    /// Octets that the client sent on the connection.
+    /// Octets that the client sent on the connection as heads.
     received: Rc<Cell<u64>>,
 }
 
@@ -51,7 +51,7 @@ impl AsRef<[u8]> for Owner {
 }
 
 impl Cookies {
-    /// None yet, on a connection that counts in `received`.
+    /// None yet, on a connection that counts its heads in `received`.
     pub(crate) fn new(received: Rc<Cell<u64>>) -> Self {
         Self { last: RefCell::default(), held: Arc::default(), received }
     }

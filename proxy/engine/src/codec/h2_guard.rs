@@ -121,6 +121,8 @@ pub struct FrameGuard {
     /// The peer's first frame was seen.
     begun: bool,
     header_frames: u64,
+    /// Octets of the peer's HEADERS and CONTINUATION frames.
+    head_octets: u64,
     data_sent: u64,
     priorities: u64,
     window_updates: u64,
@@ -145,6 +147,7 @@ impl FrameGuard {
             counts: FrameCounts::default(),
             begun: false,
             header_frames: 0,
+            head_octets: 0,
             data_sent: 0,
             priorities: 0,
             window_updates: 0,
@@ -218,6 +221,9 @@ impl FrameGuard {
 
     fn message_frame(&mut self, frame: Frame) -> Result<(), Flood> {
         self.header_frames += u64::from(frame.kind == HEADERS);
+        if frame.kind != DATA {
+            self.head_octets += u64::from(frame.length) + HEADER as u64;
+        }
         let ends = frame.kind != CONTINUATION && frame.flags & END_STREAM != 0;
         if frame.payload > 0 || ends {
             self.empty_in_a_row = 0;
@@ -335,7 +341,7 @@ pub(crate) struct Guarded<T> {
     stats: Cells<Http2Stats>,
     traffic: Traffic,
     failed: bool,
-    received: Rc<Cell<u64>>,
+    head_octets: Rc<Cell<u64>>,
     /// SETTINGS are still to be sent, with parameters that are not the codec's.
     opening: Option<Box<Opening>>,
 }
@@ -381,7 +387,7 @@ impl<T> Guarded<T> {
             stats,
             traffic,
             failed: false,
-            received: Rc::default(),
+            head_octets: Rc::default(),
             opening: None,
         }
     }
@@ -393,9 +399,9 @@ impl<T> Guarded<T> {
         self
     }
 
-    /// Octets that came, now and later.
-    pub(crate) fn received(&self) -> Rc<Cell<u64>> {
-        self.received.clone()
+    /// Octets that heads and trailers took on the wire, now and later.
+    pub(crate) fn head_octets(&self) -> Rc<Cell<u64>> {
+        self.head_octets.clone()
     }
 
     fn count(&mut self) {
@@ -460,8 +466,8 @@ impl<T: AsyncRead + Unpin> AsyncRead for Guarded<T> {
         ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
         let new = buf.filled().get(before..).unwrap_or_default();
         this.traffic.received(new.len());
-        this.received.set(this.received.get() + new.len() as u64);
         let seen = this.guard.received(new);
+        this.head_octets.set(this.guard.head_octets);
         this.count();
         Poll::Ready(seen.map_err(|flood| this.fail(flood)))
     }

@@ -156,7 +156,7 @@ async fn begin(cx: &Rc<ConnectionCx>, connection: Box<Connection>) -> Option<Box
         Traffic::Downstream(manager.stats.clone()),
     )
     .with_settings(options.settings.as_ref());
-    let cookies = Cookies::new(connection.received());
+    let cookies = Cookies::new(connection.head_octets());
     let mut timer = Timer::default();
     let deadline = first_deadline(cx);
     let mut handshake = Box::pin(builder.handshake::<_, Bytes>(connection));
