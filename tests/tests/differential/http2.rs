@@ -62,7 +62,7 @@ const CODEC: &str = "The codec refuses the head before there is a request to cou
 const STREAM: &str = "A broken request costs its stream, not the connection (RFC 9113, 8.1.1).";
 const BURST: &str =
     "Frames that come together are judged together: what the first of them asks for is not begun.";
-const COOKIES: &str = "Cookies that differ from stream to stream may hold 256 KiB and 16 times what their client sent, all streams of a connection \
+const COOKIES: &str = "Cookies that differ from stream to stream may hold 256 KiB and 16 times the heads that their client sent, all streams of a connection \
                        together: further streams are refused. What one octet of the client refers to is memory here (CVE-2026-47774).";
 const PSEUDO: &str = "The codec drops pseudo-headers of trailers; the message goes on without them.";
 const LENGTH: &str = "A body that is longer than its content-length is a broken message; Envoy logs it as reset by the client.";
