@@ -468,3 +468,46 @@ async fn a_refused_stream_is_sent_again_only_whole() -> Result<()> {
     ensure!(tries < 10, "{tries} tries");
     proxy.stop().await
 }
+
+#[tokio::test]
+async fn a_client_may_have_connections_of_its_own() -> Result<()> {
+    let (upstream, h2) = (Upstream::start().await?, H2Upstream::start().await?);
+    upstream.answer(Reply::ok());
+    let own = "connection_pool_per_downstream_connection: true\n";
+    let clusters = [
+        to("shared", upstream.addr(), ""),
+        to("own", upstream.addr(), own),
+        to("own2", h2.addr(), &(own.to_owned() + H2_CLUSTER)),
+        to(
+            "few",
+            upstream.addr(),
+            &(own.to_owned()
+                + "circuit_breakers: {thresholds: [{max_connection_pools: 2, track_remaining: true}]}\n"),
+        ),
+    ];
+    let proxy = start(&clusters, "").await?;
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        clients.push(Client::connect(proxy.listener("http")?).await?);
+    }
+    for (name, connections) in [("shared", 1), ("own", 3), ("own2", 3)] {
+        for client in &mut clients {
+            for _ in 0..2 {
+                ensure!(fetch(client, &format!("/{name}")).await?.head.status()? == 200, "{name}");
+            }
+        }
+        expect_stat(&proxy, &format!("cluster.{name}.upstream_cx_total"), connections).await?;
+        expect_stat(&proxy, &format!("cluster.{name}.upstream_rq_total"), 6).await?;
+    }
+    if Binary::subject()?.kind == Kind::Envoy {
+        // It answers the same, and dies of it when it stops.
+        return proxy.stop().await;
+    }
+    // A pool that carries no request makes room for another.
+    for client in &mut clients {
+        ensure!(fetch(client, "/few").await?.head.status()? == 200);
+    }
+    expect_stat(&proxy, "cluster.few.upstream_cx_pool_overflow", 0).await?;
+    stat_becomes(&proxy, "cluster.few.upstream_cx_active", 2).await?;
+    proxy.stop().await
+}

@@ -71,6 +71,8 @@ pub struct Cluster {
     pub buffer_limit: u32,
     /// How HTTP is spoken.
     pub http: Arc<UpstreamHttp>,
+    /// Each connection of a client has connections of its own (`connection_pool_per_downstream_connection`).
+    pub pool_per_client: bool,
     /// Limits shared by all workers.
     pub breakers: Breakers,
     /// Load balancing.
@@ -113,6 +115,7 @@ impl Cluster {
             connect_timeout: connect_timeout?,
             buffer_limit: proto.per_connection_buffer_limit_bytes.unwrap_or(1024 * 1024),
             http: http?,
+            pool_per_client: proto.connection_pool_per_downstream_connection,
             breakers: breakers?,
             balancing: balancing?,
             metadata: Metadata::new(proto.metadata.as_ref()),

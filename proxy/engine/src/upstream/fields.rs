@@ -75,7 +75,7 @@ pub const FIELDS: &[MessageFields] = &[
             ("upstream_config", Used),
             ("track_cluster_stats", Used),
             ("preconnect_policy", Used),
-            ("connection_pool_per_downstream_connection", Rejected("not available yet")),
+            ("connection_pool_per_downstream_connection", Used),
             ("queuing_policies", Rejected("not available yet")),
         ],
     ),

@@ -109,13 +109,21 @@ impl Clusters {
     }
 }
 
+/// Whose connections are in a pool.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct PoolKey {
+    host: *const Host,
+    /// The client's connection that has the pool to itself; 0 where all share it.
+    client: u64,
+}
+
 /// One cluster on one worker.
 pub struct WorkerCluster {
     /// The cluster, shared by all workers.
     pub cluster: Arc<Cluster>,
     balancer: RefCell<Option<Box<dyn LoadBalancer>>>,
     ahead: RefCell<Peeked>,
-    pools: RefCell<HashMap<*const Host, Rc<HostPool>, foldhash::fast::FixedState>>,
+    pools: RefCell<HashMap<PoolKey, Rc<HostPool>, foldhash::fast::FixedState>>,
     retired: Cell<bool>,
 }
 
@@ -178,36 +186,72 @@ impl WorkerCluster {
         balancer.pick(hosts, &mut PickCx::new(random))
     }
 
-    /// The pool for `host`; `None` if there are as many as `max_connection_pools` allows, and none of them is idle.
-    pub(crate) fn pool(self: &Rc<Self>, host: &Arc<Host>, priority: BreakerPriority) -> Option<Rc<HostPool>> {
-        let known = self.pools.borrow().get(&Arc::as_ptr(host)).cloned();
-        known.or_else(|| self.new_pool(host, priority))
+    /// The pool for `host`; `None` if there are as many as `max_connection_pools` allows, and none of them may go.
+    ///
+    /// `client` is the number of the client's connection: it has a pool of its own where the cluster wants that.
+    pub(crate) fn pool(
+        self: &Rc<Self>,
+        host: &Arc<Host>,
+        client: u64,
+        priority: BreakerPriority,
+    ) -> Option<Rc<HostPool>> {
+        let client = if self.cluster.pool_per_client { client } else { 0 };
+        let key = PoolKey { host: Arc::as_ptr(host), client };
+        let known = self.pools.borrow().get(&key).cloned();
+        known.or_else(|| self.new_pool(host, client, priority))
     }
 
     /// The pool for connections to `host` that are not for HTTP: these do not count as a pool, as in Envoy.
     pub(crate) fn tcp_pool(self: &Rc<Self>, host: &Arc<Host>) -> Rc<HostPool> {
-        let known = self.pools.borrow().get(&Arc::as_ptr(host)).cloned();
-        known.unwrap_or_else(|| self.insert_pool(host, None))
+        let known = self.pools.borrow().get(&PoolKey { host: Arc::as_ptr(host), client: 0 }).cloned();
+        known.unwrap_or_else(|| self.insert_pool(host, 0, None))
     }
 
     #[cold]
-    fn new_pool(self: &Rc<Self>, host: &Arc<Host>, priority: BreakerPriority) -> Option<Rc<HostPool>> {
+    fn new_pool(
+        self: &Rc<Self>,
+        host: &Arc<Host>,
+        client: u64,
+        priority: BreakerPriority,
+    ) -> Option<Rc<HostPool>> {
         let permit = || Permit::acquire(self.cluster.clone(), priority, Resource::Pools).ok();
         let permit = permit().or_else(|| {
             self.pools.borrow_mut().retain(|_, pool| pool.is_used());
             permit()
         });
+        let permit = permit.or_else(|| {
+            self.free_pool(host)?;
+            Permit::acquire(self.cluster.clone(), priority, Resource::Pools).ok()
+        });
         if permit.is_none() {
             self.cluster.stats.traffic.here().upstream_cx_pool_overflow.inc();
             return None;
         }
-        Some(self.insert_pool(host, permit))
+        Some(self.insert_pool(host, client, permit))
     }
 
-    fn insert_pool(self: &Rc<Self>, host: &Arc<Host>, permit: Option<Permit<Arc<Cluster>>>) -> Rc<HostPool> {
+    /// Gives up a pool of `host` that carries no request.
+    fn free_pool(&self, host: &Arc<Host>) -> Option<()> {
+        let key = {
+            let pools = self.pools.borrow();
+            let mut of_host = pools.iter().filter(|(key, _)| key.host == Arc::as_ptr(host));
+            *of_host.find(|(_, pool)| pool.load().streams == 0 && !pool.is_connecting())?.0
+        };
+        let pool = self.pools.borrow_mut().remove(&key)?;
+        pool.permit.set(None);
+        pool.drain();
+        Some(())
+    }
+
+    fn insert_pool(
+        self: &Rc<Self>,
+        host: &Arc<Host>,
+        client: u64,
+        permit: Option<Permit<Arc<Cluster>>>,
+    ) -> Rc<HostPool> {
         let pool = Rc::new(HostPool::new(host.clone(), self.cluster.clone(), permit));
         pool.draining.set(self.retired.get());
-        self.pools.borrow_mut().insert(Arc::as_ptr(host), pool.clone());
+        self.pools.borrow_mut().insert(PoolKey { host: Arc::as_ptr(host), client }, pool.clone());
         pool
     }
 
@@ -225,8 +269,8 @@ impl WorkerCluster {
     fn drop_absent_hosts(&self) {
         let hosts = self.cluster.hosts();
         let present: hashbrown::HashSet<*const Host> = hosts.hosts().map(Arc::as_ptr).collect();
-        self.pools.borrow_mut().retain(|host, pool| {
-            let keep = present.contains(host);
+        self.pools.borrow_mut().retain(|key, pool| {
+            let keep = present.contains(&key.host);
             if !keep {
                 pool.drain();
             }
@@ -299,7 +343,7 @@ pub(crate) struct HostPool<P: Wire = Sockets> {
     connections: Counts,
     /// No connection is kept after its request.
     draining: Cell<bool>,
-    _permit: Option<Permit<Arc<Cluster>>>,
+    permit: Cell<Option<Permit<Arc<Cluster>>>>,
 }
 
 impl<P: Wire> HostPool<P> {
@@ -311,7 +355,7 @@ impl<P: Wire> HostPool<P> {
             multiplexed: Multiplexed::default(),
             connections: Counts::default(),
             draining: Cell::new(false),
-            _permit: permit,
+            permit: Cell::new(permit),
         }
     }
 

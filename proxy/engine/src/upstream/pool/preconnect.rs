@@ -137,6 +137,7 @@ impl WorkerCluster {
     pub(crate) fn preconnect(
         self: &Rc<Self>,
         random: &mut fastrand::Rng,
+        client: u64,
         priority: BreakerPriority,
         is_http2: bool,
     ) {
@@ -146,7 +147,8 @@ impl WorkerCluster {
             if !load.lacks(ratio, 1) {
                 return;
             }
-            let Some(pool) = self.peek(&self.hosts(), random).and_then(|host| self.pool(&host, priority))
+            let Some(pool) =
+                self.peek(&self.hosts(), random).and_then(|host| self.pool(&host, client, priority))
             else {
                 return;
             };
