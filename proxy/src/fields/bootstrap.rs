@@ -135,7 +135,7 @@ pub const FIELDS: &[MessageFields] = &[
                 Ignored("there are no events to log: outlier detection is refused where it is set"),
             ),
             ("upstream_bind_config", Used),
-            ("load_stats_config", Rejected("load reports are not available yet")),
+            ("load_stats_config", Ignored("no load reports are sent; traffic is as without")),
             ("enable_deferred_cluster_creation", Ignored("clusters are made at once")),
         ],
     ),

@@ -10,7 +10,7 @@ const LATER_HEALTH: FieldUse = Rejected("active health checks are not available 
 const WITH_HEALTH_CHECKS: FieldUse =
     Ignored("takes effect with active health checks only, which are refused");
 const NO_SLOW_START: FieldUse = Rejected("slow start is not available yet");
-const NO_REPORTS: FieldUse = Ignored("load reports are sent with load_stats_config only, which is refused");
+const NO_REPORTS: FieldUse = Ignored("no load reports are sent; traffic is as without");
 const NO_LOCAL_CLUSTER: FieldUse = Ignored("without a local cluster, Envoy does not route by zone either");
 const WITH_TLS: FieldUse = Ignored("takes effect with TLS only, which is refused");
 const NO_HTTP3: FieldUse = Rejected("HTTP/3 is not available");
