@@ -1,8 +1,9 @@
 //! Drives a [`Protocol`] with tokio: one task per stream, spoken to through a [`Client`] and heard through [`Events`].
 //!
 //! The driver owns the connection, the clock and the order of messages; it decides nothing. It never waits for the receiver
-//! of its events while requests or commands are due, and it stops reading responses while events pile up, so a slow receiver
-//! slows the server instead of filling memory.
+//! of its events while requests or commands are due. It reads the next response when the receiver has judged the one before:
+//! what that led to, such as interest in the endpoints of a new cluster, decides what of the next one concerns anybody. So a
+//! slow receiver also slows the server instead of filling memory.
 
 pub mod filesystem;
 pub mod grpc;
@@ -226,6 +227,7 @@ impl Driver {
         }
         let requests = self.send_requests(now);
         let events_wait = self.tell_events()?;
+        let reads = !events_wait && !self.protocol.awaits_verdict();
         let deadline = self.protocol.deadline().map(Instant::from_std);
         let timer = async {
             match deadline {
@@ -246,7 +248,7 @@ impl Driver {
             () = timer => Happened::Due,
             () = receiver_ready(&self.events), if events_wait => Happened::Due,
             () = room => Happened::Due,
-            progress = self.phase.progress(), if !events_wait => Happened::Progress(progress),
+            progress = self.phase.progress(), if reads => Happened::Progress(progress),
         };
         match happened {
             Happened::Due => {}
@@ -330,5 +332,74 @@ impl Driver {
                 Command::Resume(type_url) => self.protocol.resume(&type_url),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+    use prost::Message;
+    use prost_types::Any;
+    use xds_api::envoy::config::cluster::v3::Cluster;
+    use xds_api::envoy::config::core::v3::Node;
+    use xds_api::envoy::config::endpoint::v3::ClusterLoadAssignment;
+    use xds_api::envoy::service::discovery::v3::DiscoveryResponse;
+
+    use super::*;
+    use crate::protocol::Variant;
+
+    /// A server that says all it has to say at once.
+    struct Blurts(Vec<DiscoveryResponse>);
+
+    impl Transport for Blurts {
+        fn open(&mut self) -> BoxFuture<'static, Result<Link, String>> {
+            let said = std::mem::take(&mut self.0).into_iter();
+            let said = said.map(|response| Incoming::Response(Response::StateOfTheWorld(Box::new(response))));
+            let (requests, mut heard) = mpsc::channel(REQUEST_QUEUE);
+            tokio::spawn(async move { while heard.recv().await.is_some() {} });
+            Box::pin(async move {
+                Ok(Link { requests, incoming: Box::pin(stream::iter(said).chain(stream::pending())) })
+            })
+        }
+    }
+
+    fn response(type_url: &TypeUrl, resource: &impl Message) -> DiscoveryResponse {
+        let any = Any { type_url: type_url.to_string(), value: resource.encode_to_vec() };
+        let nonce = type_url.to_string();
+        DiscoveryResponse { type_url: nonce.clone(), nonce, resources: vec![any], ..Default::default() }
+    }
+
+    async fn update(events: &mut Events) -> crate::protocol::Update {
+        loop {
+            let event = tokio::time::timeout(Duration::from_secs(30), events.next()).await.expect("an event");
+            if let Event::Update(update) = event.expect("a living driver") {
+                return update;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn endpoints_right_behind_their_cluster_are_not_missed() {
+        let cluster = Cluster { name: "a".to_owned(), ..Default::default() };
+        let endpoints = ClusterLoadAssignment { cluster_name: "a".to_owned(), ..Default::default() };
+        let said = vec![
+            response(&TypeUrl::CLUSTER, &cluster),
+            response(&TypeUrl::CLUSTER_LOAD_ASSIGNMENT, &endpoints),
+        ];
+        let settings = Settings::new(Variant::StateOfTheWorld, Node::default());
+        let (client, mut events, driver) = Driver::new(settings, Box::new(Blurts(said)), Arc::new(()));
+        client.subscribe(&TypeUrl::CLUSTER, vec!["*".to_owned()], Duration::ZERO);
+        client.subscribe(&TypeUrl::CLUSTER_LOAD_ASSIGNMENT, vec!["other".to_owned()], Duration::ZERO);
+        tokio::spawn(driver.run());
+        let clusters = update(&mut events).await;
+        client.apply(vec![
+            Command::Subscribe {
+                type_url: TypeUrl::CLUSTER_LOAD_ASSIGNMENT,
+                names: vec!["a".to_owned()],
+                timeout: Duration::ZERO,
+            },
+            Command::Verdict(Verdict::accept(&clusters)),
+        ]);
+        assert_eq!(update(&mut events).await.upserts.first().map(|one| one.name.as_str()), Some("a"));
     }
 }

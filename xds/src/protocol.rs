@@ -372,6 +372,11 @@ impl Protocol {
         }
     }
 
+    /// Whether an update has not been answered.
+    pub fn awaits_verdict(&self) -> bool {
+        self.subscriptions.iter().any(Subscription::awaits_verdict)
+    }
+
     /// Holds back requests of a type until as many calls of [`Protocol::resume`]; responses are still taken.
     pub fn pause(&mut self, type_url: &TypeUrl) {
         let index = self.subscription(type_url);

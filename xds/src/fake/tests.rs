@@ -128,16 +128,18 @@ async fn endpoints_are_asked_for_before_clusters_are_acknowledged() {
         rig.subscribe(&CDS, WILDCARD);
         let clusters = rig.update().await;
         assert_eq!(clusters.upserts.len(), 2);
-        for name in ["a", "b"] {
-            rig.client.pause(&EDS);
-            rig.subscribe(&EDS, name);
-        }
-        rig.client.resume(&EDS);
-        rig.client.resume(&EDS);
+        let names = ["a", "b"].map(|name| Command::Subscribe {
+            type_url: EDS,
+            names: vec![name.to_owned()],
+            timeout: Duration::ZERO,
+        });
+        let mut commands = vec![Command::Pause(CDS), Command::Pause(EDS)];
+        commands.extend(names);
+        commands.extend([Command::Resume(EDS), Command::Verdict(Verdict::accept(&clusters))]);
+        rig.client.apply(commands);
         let endpoints = rig.update().await;
         assert_eq!((endpoints.type_url.clone(), endpoints.upserts.len()), (EDS, 2));
-        let accept = |update| Command::Verdict(Verdict::accept(update));
-        rig.client.apply(vec![accept(&endpoints), accept(&clusters)]);
+        rig.client.apply(vec![Command::Verdict(Verdict::accept(&endpoints)), Command::Resume(CDS)]);
         rig.heard(|recorded| recorded.type_url() == CDS && recorded.is_ack()).await;
         let order: Vec<_> = rig.server.recorded().into_iter().map(|r| (r.type_url(), r.is_ack())).collect();
         assert_eq!(order, [(CDS, false), (EDS, false), (EDS, true), (CDS, true)], "{variant:?}");

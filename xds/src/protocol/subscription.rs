@@ -317,6 +317,10 @@ impl Subscription {
         delivery
     }
 
+    pub(super) fn awaits_verdict(&self) -> bool {
+        !self.unjudged.is_empty()
+    }
+
     /// Applies a verdict; `None` if none is owed for this id.
     pub(super) fn judge(&mut self, id: UpdateId, rejected: Vec<(String, String)>) -> Option<Outcome> {
         let position = self.unjudged.iter().position(|unjudged| unjudged.id == id)?;
