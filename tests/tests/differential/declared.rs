@@ -7,7 +7,8 @@ use anyhow::{Context, Result, ensure};
 use integration::differential::Case;
 
 use crate::{
-    flushing, headers, http1, http2, logs, paths, replies, routing, tcp, timeouts, tunnels, upstream_filters,
+    clusters, flushing, headers, http1, http2, logs, paths, replies, routing, tcp, timeouts, tunnels,
+    upstream_filters,
 };
 
 const INTRODUCTION: &str = "\
@@ -34,6 +35,7 @@ fn sections() -> Result<Vec<(&'static str, Vec<Row>)>> {
         ("HTTP/2", http2::cases()),
         ("HTTP/2 frames", http2::frame_cases()),
         ("Routes", routing::cases()),
+        ("Clusters of routes", clusters::cases()),
         ("Headers", headers::cases()),
         ("Paths", paths::cases()),
         ("Local replies", replies::cases()),

@@ -5,6 +5,7 @@
 //! cases are compared so in every run). What differs on purpose is declared in the cases and told in `docs/differences.md`.
 
 mod balancing;
+mod clusters;
 mod declared;
 mod flushing;
 mod headers;
@@ -52,6 +53,11 @@ async fn http1_misbehaving_upstreams() {
 #[tokio::test]
 async fn routes() {
     differential(routing::setup(), routing::cases()).await;
+}
+
+#[tokio::test]
+async fn clusters_of_routes() {
+    differential(clusters::setup(), clusters::cases()).await;
 }
 
 #[tokio::test]

@@ -457,7 +457,7 @@ impl Stream<'_> {
             }
             Timeout::UpstreamMaxDuration => {
                 if let Some(cluster) = &self.cluster {
-                    cluster.stats.traffic.here().upstream_rq_max_duration_reached.inc();
+                    cluster.cluster.stats.traffic.here().upstream_rq_max_duration_reached.inc();
                 }
                 let flag = Some(ResponseFlag::UpstreamMaxStreamDurationReached);
                 let body = "upstream max stream duration reached";

@@ -112,10 +112,9 @@ impl Stream<'_> {
     }
 
     async fn forward<D: Downstream>(&mut self, down: &mut D, timer: &mut Timer) -> Result<(), StreamEnd> {
-        let cluster = self.choose_cluster()?;
-        self.cluster = Some(cluster.cluster.clone());
-        self.check_strictly(&cluster)?;
-        let priority = self.prepare(&cluster);
+        let cluster = self.take_cluster()?;
+        self.check_strictly()?;
+        let priority = self.prepare();
         if self.cx.manager.scheme_match_upstream {
             // No connection to a host is secured.
             self.request.scheme = Scheme::Http;
@@ -210,16 +209,21 @@ impl Stream<'_> {
         }
     }
 
-    /// The cluster that the route chooses.
-    fn choose_cluster(&mut self) -> Result<Rc<WorkerCluster>, StreamEnd> {
+    /// The cluster that the route chose, or what has come in its place while a filter made the request wait.
+    fn take_cluster(&mut self) -> Result<Rc<WorkerCluster>, StreamEnd> {
+        if let Some(cluster) = self.cluster.as_ref().filter(|cluster| !cluster.is_retired()) {
+            return Ok(cluster.clone());
+        }
         let clusters = &self.cx.shared.clusters;
         let Some(route) = self.route() else { return Err(refuse(StatusCode::NOT_FOUND, "route_not_found")) };
-        let found = match route.cluster(&self.request) {
-            ClusterChoice::Named(name) => clusters.get(name),
-            ClusterChoice::FromHeader(name) => clusters.by_name(name),
-            ClusterChoice::None => None,
+        let found = match (&self.cluster, route.cluster(&self.request)) {
+            (Some(retired), _) => clusters.get(&retired.cluster.name),
+            (None, ClusterChoice::Named(name)) => clusters.get(name),
+            // The header counted when the route was matched.
+            (None, ClusterChoice::FromHeader(_) | ClusterChoice::None) => None,
         };
         if let Some(cluster) = found {
+            self.set_cluster(Some(cluster.clone()));
             return Ok(cluster);
         }
         let status = match route.action() {
@@ -234,7 +238,7 @@ impl Stream<'_> {
     }
 
     /// Refuses requests by `strict_check_headers`.
-    fn check_strictly(&mut self, cluster: &WorkerCluster) -> Result<(), StreamEnd> {
+    fn check_strictly(&mut self) -> Result<(), StreamEnd> {
         let strict = &self.router().strict_check_headers;
         let Some((name, value)) = strict.iter().find_map(|header| header.violated(&self.request.headers))
         else {
@@ -244,17 +248,12 @@ impl Stream<'_> {
         let body = format!("invalid header '{name}' with value '{value}'");
         let details = format!("request_headers_failed_strict_check{{{name}}}");
         self.info.flags.set(ResponseFlag::InvalidEnvoyRequestHeaders);
-        self.info.upstream.cluster = Some(cluster.cluster.name.shared());
         Err(StreamEnd::Reply(Box::new(LocalReply::new(StatusCode::BAD_REQUEST, body, details))))
     }
 
     /// Makes the request ready to leave: timeouts, header mutations, rewrites.
-    fn prepare(&mut self, cluster: &Rc<WorkerCluster>) -> BreakerPriority {
+    fn prepare(&mut self) -> BreakerPriority {
         let headers = self.envoy_headers();
-        let info = &mut self.info.upstream;
-        info.cluster = Some(cluster.cluster.name.shared());
-        info.cluster_observability_name = cluster.cluster.observability_name.clone();
-        info.cluster_metadata = cluster.cluster.metadata.clone();
         let manager = &*self.cx.manager;
         let table = self.table.clone();
         let Some(route) =
@@ -460,7 +459,7 @@ impl Stream<'_> {
         self.info.flags.set(reset.flag());
         self.log_upstream_failure(reset);
         if let Some(cluster) = &self.cluster {
-            let stats = cluster.stats.traffic.here();
+            let stats = cluster.cluster.stats.traffic.here();
             match reset {
                 UpstreamReset::RemoteReset => stats.upstream_rq_rx_reset.inc(),
                 UpstreamReset::ProtocolError => stats.upstream_cx_protocol_error.inc(),
@@ -507,7 +506,7 @@ impl Stream<'_> {
     /// The route's timeout passed.
     pub(crate) fn upstream_timed_out(&mut self) {
         if let Some(cluster) = &self.cluster {
-            cluster.stats.traffic.here().upstream_rq_timeout.inc();
+            cluster.cluster.stats.traffic.here().upstream_rq_timeout.inc();
         }
         for stats in self.route_stats() {
             stats.here().upstream_rq_timeout.inc();
@@ -587,7 +586,7 @@ impl Stream<'_> {
         for stats in self.route_stats() {
             stats.here().upstream_rq.inc(status.as_u16());
         }
-        let stats = cluster.stats.traffic.here();
+        let stats = cluster.cluster.stats.traffic.here();
         match self.router().suppress_grpc_codes && self.request.is_grpc() {
             true => stats.upstream_rq.inc_completed(),
             false => stats.upstream_rq.inc(status.as_u16()),

@@ -78,7 +78,15 @@ impl Stream<'_> {
         self.info.response_code = Some(status.as_u16());
         self.info.first_downstream_tx = Some(clock::now());
         self.committed = true;
-        let stats = manager.stats.here();
+        down.respond(response, end, is_upgrade);
+        if !self.info.health_check {
+            self.count_response(status);
+        }
+    }
+
+    /// Counts a response to the client. (Those to health checks are not counted.)
+    fn count_response(&self, status: StatusCode) {
+        let stats = self.cx.manager.stats.here();
         stats.downstream_rq_completed.inc();
         match status.as_u16() / 100 {
             1 => stats.downstream_rq_1xx.inc(),
@@ -98,7 +106,6 @@ impl Stream<'_> {
             5 => stats.downstream_rq_5xx.inc(),
             _ => {}
         }
-        down.respond(response, end, is_upgrade);
     }
 
     /// Whether this response should be the connection's last one because something drains.

@@ -11,6 +11,7 @@ use proxy_core::extension::access_log::{LogEntry, LogType};
 use proxy_core::head::{Protocol, RequestHead, ResponseHead, Scheme};
 use proxy_core::http_chain::HttpFilter;
 use proxy_core::local_reply::LocalReply;
+use proxy_core::metadata::Metadata;
 use proxy_core::response_flag::ResponseFlag;
 use proxy_core::stats::Cells;
 use proxy_core::stats::groups::{ListenerHttpStats, RouteStats, RouterStats};
@@ -33,8 +34,7 @@ use crate::local::timers::Timer;
 use crate::router::cluster::ClusterChoice;
 use crate::router::route::Action;
 use crate::router::{RouteMatch, RouteTable, SelectedRoute};
-use crate::upstream::cluster::Cluster;
-use crate::upstream::pool::RequestGuard;
+use crate::upstream::pool::{RequestGuard, WorkerCluster};
 
 /// What all streams of one downstream connection share.
 pub struct ConnectionCx {
@@ -99,8 +99,8 @@ pub(crate) struct Stream<'c> {
     pub(crate) informed: bool,
     /// The connection must end after this response.
     pub(crate) close: bool,
-    /// The cluster that the route chose.
-    pub(crate) cluster: Option<Arc<Cluster>>,
+    /// The cluster that the route chose, if there is such a cluster.
+    pub(crate) cluster: Option<Rc<WorkerCluster>>,
     /// The request in flight at the cluster.
     pub(crate) in_flight: Option<RequestGuard>,
     /// What the request's virtual cluster counts.
@@ -290,9 +290,11 @@ impl<'c> Stream<'c> {
         self.admit(lacks_host)?;
         self.match_route();
         drill_request("request", &self.request, &self.cx.shared.env.runtime);
-        self.check_upgrade()?;
+        let allowed = self.check_upgrade();
         let limit = self.cx.buffer_limit;
         self.filters = FilterChain::new(self.configured_filters(), self.route().as_ref(), limit);
+        // Filters see the answer to an upgrade that is not allowed.
+        allowed?;
         self.pass_request_head(down, timer, end).await?;
         self.act(down, timer).await
     }
@@ -360,9 +362,12 @@ impl<'c> Stream<'c> {
             .table
             .as_ref()
             .and_then(|table| table.route(&self.request, &self.info, runtime, self.random));
-        let Some((route, info)) = self.route_and_info() else {
-            let host = self.table.as_ref().and_then(|table| table.virtual_host(&self.request));
-            self.info.virtual_host_metadata = host.map(|host| host.metadata.clone()).unwrap_or_default();
+        let Self { cx, table, matched, request, info, .. } = self;
+        let Some(route) = table.as_ref().zip(*matched).and_then(|(table, matched)| table.selected(matched))
+        else {
+            let host = table.as_ref().and_then(|table| table.virtual_host(request));
+            info.virtual_host_metadata = host.map(|host| host.metadata.clone()).unwrap_or_default();
+            self.set_cluster(None);
             return;
         };
         info.route_name = Some(route.entry().name.clone());
@@ -370,29 +375,52 @@ impl<'c> Stream<'c> {
         let host = route.virtual_host();
         info.virtual_host = Some(host.name.clone());
         info.virtual_host_metadata = host.metadata.clone();
-        let cluster = self.route().and_then(|route| route.virtual_host().virtual_cluster(&self.request));
-        let (name, stats) = cluster.map(|cluster| (cluster.name.clone(), cluster.stats.clone())).unzip();
+        let virtual_cluster = host.virtual_cluster(request);
+        let (name, stats) =
+            virtual_cluster.map(|cluster| (cluster.name.clone(), cluster.stats.clone())).unzip();
         self.virtual_cluster = stats;
-        self.info.virtual_cluster = name.flatten();
+        info.virtual_cluster = name.flatten();
+        let cluster = match route.cluster(request) {
+            ClusterChoice::Named(name) => cx.shared.clusters.get(name),
+            ClusterChoice::FromHeader(name) => cx.shared.clusters.by_name(name),
+            ClusterChoice::None => None,
+        };
+        self.set_cluster(cluster);
     }
 
-    fn route_and_info(&mut self) -> Option<(SelectedRoute<'_>, &mut StreamInfo)> {
-        Some((self.table.as_ref()?.selected(self.matched?)?, &mut self.info))
+    /// Makes `cluster` the one that the route chose: filters before the router know it too.
+    pub(crate) fn set_cluster(&mut self, cluster: Option<Rc<WorkerCluster>>) {
+        let info = &mut self.info.upstream;
+        match cluster.as_deref().map(|cluster| &*cluster.cluster) {
+            Some(cluster) => {
+                info.cluster = Some(cluster.name.shared());
+                info.cluster_observability_name = cluster.observability_name.clone();
+                info.cluster_metadata = cluster.metadata.clone();
+            }
+            None => {
+                info.cluster = None;
+                info.cluster_observability_name = None;
+                info.cluster_metadata = Metadata::default();
+            }
+        }
+        self.cluster = cluster;
     }
 
     fn configured_filters(&self) -> &'c [HttpFilter] {
-        match self.upgrade().and_then(|upgrade| upgrade.filters.as_ref()) {
-            Some((filters, _)) => filters,
-            None => &self.cx.manager.filters,
-        }
+        self.own_chain().map_or(&self.cx.manager.filters, |(filters, _)| filters)
     }
 
     /// Options of the router at the end of the stream's filters.
     pub(crate) fn router(&self) -> &'c RouterOptions {
-        match self.upgrade().and_then(|upgrade| upgrade.filters.as_ref()) {
-            Some((_, router)) => router,
-            None => &self.cx.manager.router,
+        self.own_chain().map_or(&self.cx.manager.router, |(_, router)| router)
+    }
+
+    /// The filters of an upgrade that is allowed and has its own.
+    fn own_chain(&self) -> Option<&'c (Vec<HttpFilter>, RouterOptions)> {
+        if !self.upgraded {
+            return None;
         }
+        self.upgrade()?.filters.as_ref()
     }
 
     /// What the connection manager says of the upgrade that the request asks for.
@@ -419,10 +447,10 @@ impl<'c> Stream<'c> {
         let Some(kind) = self.upgrade_kind() else { return Ok(()) };
         let manager = &*self.cx.manager;
         let here = self.upgrade();
-        let Some(route) = self.route() else { return Ok(()) };
-        let on_route = match route.action() {
-            Action::Forward(forward) => forward.allows_upgrade(&kind.to_ascii_lowercase()),
-            Action::Redirect(_) | Action::DirectResponse(_) | Action::NonForwarding => None,
+        let route = self.route();
+        let on_route = match route.map(|route| route.action()) {
+            Some(Action::Forward(forward)) => forward.allows_upgrade(&kind.to_ascii_lowercase()),
+            Some(Action::Redirect(_) | Action::DirectResponse(_) | Action::NonForwarding) | None => None,
         };
         if on_route.or(here.map(|upgrade| upgrade.enabled)).unwrap_or(false) {
             let stats = manager.stats.here();
@@ -431,11 +459,10 @@ impl<'c> Stream<'c> {
             self.upgraded = true;
             return Ok(());
         }
-        let cluster = match route.cluster(&self.request) {
-            ClusterChoice::Named(name) => Some(name.shared()),
-            ClusterChoice::FromHeader(_) | ClusterChoice::None => None,
-        };
-        self.info.upstream.cluster = cluster;
+        if route.is_none() {
+            // There is nothing that could be upgraded: the router says so.
+            return Ok(());
+        }
         manager.stats.here().downstream_rq_ws_on_non_ws_route.inc();
         Err(refuse(StatusCode::FORBIDDEN, "upgrade_failed"))
     }

@@ -13,7 +13,8 @@ use super::stream::Stream;
 impl Stream<'_> {
     /// Notes the size of the response head as the upstream sent it.
     pub(crate) fn track_response_head(&self, head: &ResponseHead) {
-        let Some(sizes) = self.cluster.as_ref().and_then(|cluster| cluster.stats.sizes.as_ref()) else {
+        let Some(sizes) = self.cluster.as_ref().and_then(|cluster| cluster.cluster.stats.sizes.as_ref())
+        else {
             return;
         };
         let sizes = sizes.here();

@@ -138,6 +138,11 @@ impl WorkerCluster {
         }
     }
 
+    /// Whether another cluster of its name, or none, has come in its place.
+    pub fn is_retired(&self) -> bool {
+        self.retired.get()
+    }
+
     /// The hosts now.
     pub fn hosts(&self) -> Arc<HostSet> {
         self.cluster.hosts_full()
