@@ -8,11 +8,13 @@ mod balancing;
 mod breakers;
 mod changes;
 mod dns;
+mod host;
 mod logs;
 mod pools;
 mod preconnect;
 mod resolvers;
 mod settings;
+mod uploads;
 
 use anyhow::{Result, ensure};
 use integration::client::{Client, Response};

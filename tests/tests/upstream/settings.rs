@@ -1,104 +1,13 @@
 //! What SETTINGS say in both directions on connections to hosts that speak HTTP/2.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use integration::client::Client;
-use integration::config::{H2_CLUSTER, cluster, fill, port};
 use integration::expect::SOON;
-use integration::frames::{
-    ACK, DATA, END_HEADERS, END_STREAM, Frame, HEADERS, PREFACE, SETTINGS, frame, parse,
-};
+use integration::frames::{ACK, DATA, END_HEADERS, END_STREAM, Frame, HEADERS, SETTINGS, frame};
 use integration::process::{Binary, Kind};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::time::timeout;
 
+use crate::host::{Host, OK, settings};
 use crate::{start, stat_becomes};
-
-/// `:status: 200` of the static table (RFC 7541, appendix A).
-const OK: &[u8] = &[0x88];
-
-/// A host that sends the frames it is told to.
-struct Host(TcpListener);
-
-/// One of its connections.
-struct Served {
-    stream: TcpStream,
-    buffer: Vec<u8>,
-    frames: std::collections::VecDeque<Frame>,
-}
-
-impl Host {
-    async fn start() -> Result<Self> {
-        Ok(Self(TcpListener::bind("127.0.0.1:0").await?))
-    }
-
-    /// A cluster `name` of this host, with these fields in `http2_protocol_options`.
-    fn cluster(&self, name: &'static str, options: &str, extra: &str) -> Result<(&'static str, String)> {
-        let http2 = H2_CLUSTER.replace("{}", &format!("{{{options}}}"));
-        let yaml = cluster(name, name, &format!("{http2}{extra}"));
-        Ok((name, fill(&yaml, [(name, port(self.0.local_addr()?))])))
-    }
-
-    /// The next connection, after its preface.
-    async fn accept(&self) -> Result<Served> {
-        let (mut stream, _) = timeout(SOON, self.0.accept()).await.context("nobody connects")??;
-        let mut preface = [0; PREFACE.len()];
-        timeout(SOON, stream.read_exact(&mut preface)).await.context("no preface")??;
-        ensure!(preface == PREFACE);
-        Ok(Served { stream, buffer: Vec::new(), frames: std::collections::VecDeque::new() })
-    }
-}
-
-impl Served {
-    async fn send(&mut self, bytes: &[u8]) -> Result<()> {
-        Ok(self.stream.write_all(bytes).await?)
-    }
-
-    async fn next(&mut self) -> Result<Frame> {
-        loop {
-            if let Some(frame) = self.frames.pop_front() {
-                return Ok(frame);
-            }
-            let count = timeout(SOON, self.stream.read_buf(&mut self.buffer)).await.context("no frame")??;
-            ensure!(count > 0, "the proxy closed");
-            let frames = parse(&self.buffer);
-            let taken: usize = frames.iter().map(|frame| 9 + frame.payload.len()).sum();
-            self.buffer.drain(..taken);
-            self.frames.extend(frames);
-        }
-    }
-
-    /// Reads up to such a frame.
-    async fn until(&mut self, is_it: impl Fn(&Frame) -> bool) -> Result<()> {
-        while !is_it(&self.next().await?) {}
-        Ok(())
-    }
-
-    /// The streams of the next `count` requests.
-    async fn requests(&mut self, count: usize) -> Result<Vec<u32>> {
-        let mut streams = Vec::new();
-        while streams.len() < count {
-            let frame = self.next().await?;
-            if frame.kind == HEADERS {
-                streams.push(frame.stream);
-            }
-        }
-        Ok(streams)
-    }
-
-    /// Answers a request with 200 and no body.
-    async fn answer(&mut self, stream: u32) -> Result<()> {
-        self.send(&frame(HEADERS, END_HEADERS | END_STREAM, stream, OK)).await
-    }
-}
-
-fn settings(parameters: &[(u16, u32)]) -> Vec<u8> {
-    let payload: Vec<u8> = parameters
-        .iter()
-        .flat_map(|(id, value)| [id.to_be_bytes().to_vec(), value.to_be_bytes().to_vec()].concat())
-        .collect();
-    frame(SETTINGS, 0, 0, &payload)
-}
 
 /// Parameters go to hosts ahead of the proxy's own, and what they allow is accepted.
 #[tokio::test]

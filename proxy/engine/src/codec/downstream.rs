@@ -43,7 +43,7 @@ pub(crate) trait Downstream {
     fn protocol(&self) -> Protocol;
     /// The next piece of the request after its head. Not called again after `End` or `Trailers`.
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<BodyEvent, DownstreamError>>;
-    /// Ready when the client went away; polled while there is no request body to wait for.
+    /// Ready when the client went away; over HTTP/1 polled only while there is no request body to wait for.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<DownstreamError>;
     /// Queues an informational (1xx) head.
     fn inform(&mut self, head: &ResponseHead);

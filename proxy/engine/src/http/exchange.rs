@@ -177,7 +177,8 @@ impl Stream<'_> {
             // Room appeared while flushing: look again at once.
             cx.waker().wake_by_ref();
         }
-        if progress.request_done
+        // (A stream that ends is seen although the host takes nothing of it now; an HTTP/1 client's leaving is behind its request.)
+        if (progress.request_done || down.protocol() == Protocol::Http2)
             && let Poll::Ready(error) = down.poll_gone(cx)
         {
             return Poll::Ready(Event::DownstreamFailed(error));
