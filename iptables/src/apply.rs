@@ -1,0 +1,207 @@
+//! The plan into the kernel, and out again.
+//!
+//! What is there is read first. If it is the plan, nothing is done. Otherwise one transaction for each IP version takes the
+//! old rules away and puts the new ones in place, so that no packet meets half of them. A transaction is atomic for each table; where it changes
+//! several, the host drops TCP and UDP meanwhile, so that nothing escapes and nothing is captured by halves: connections
+//! that are under way resend. In the end what is there is read again and must be the plan.
+
+use std::fmt::Write;
+
+use crate::address::{Family, Owner};
+use crate::backend::{Error, Iptables, run};
+use crate::cli::{Request, Surroundings, Work};
+use crate::options::{Groups, Interception, Options};
+use crate::rule::Plan;
+use crate::state::{self, Standing, State};
+use crate::{nft, plan, routes};
+
+/// The chain that drops everything while several tables change.
+const GUARD: &str = "OUTRIGGER_GUARD";
+
+/// What was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Done {
+    Nothing,
+    Applied,
+    Removed,
+}
+
+/// Does the work that is asked for.
+///
+/// # Errors
+/// Something fails, or rules of another configuration are in the way.
+pub fn apply(request: &Request, around: &Surroundings) -> Result<Done, Error> {
+    if let Work::Skip = work(request) {
+        return Ok(Done::Nothing);
+    }
+    let options = resolved(&request.options, around)?;
+    let plan = plan::plan(&options);
+    let former = plan::plan(&other_interception(&options));
+    if work(request) == Work::Cleanup {
+        clean_up(request, &plan, &former)?;
+        return Ok(Done::Removed);
+    }
+    routes::add(&plan)?;
+    let changed = if request.nft { nft_rules(&plan)? } else { iptables_rules(request, &plan, &former)? };
+    Ok(if changed { Done::Applied } else { Done::Nothing })
+}
+
+fn work(request: &Request) -> Work {
+    match request.command {
+        crate::cli::Command::Run { work, .. } => work,
+        _ => Work::Skip,
+    }
+}
+
+/// The same wishes with the other interception: its rules in built-in chains may be left from before.
+fn other_interception(options: &Options) -> Options {
+    let interception = match options.interception {
+        Interception::Redirect => Interception::TProxy,
+        Interception::TProxy => Interception::Redirect,
+    };
+    Options { interception, ..options.clone() }
+}
+
+/// Names of users and groups as numbers, which is what the kernel keeps.
+fn resolved(options: &Options, around: &Surroundings) -> Result<Options, Error> {
+    let lookup = |owners: &[Owner], text: &str, kind: &str| {
+        let number = |owner: &Owner| match owner {
+            Owner::Number(number) => Ok(Owner::Number(*number)),
+            Owner::Name(name) => Surroundings::lookup(text, name)
+                .map(Owner::Number)
+                .ok_or_else(|| Error::Other(format!("no {kind} {name:?} here; give its number"))),
+        };
+        owners.iter().map(number).collect::<Result<Vec<_>, _>>()
+    };
+    let groups = |owners: &[Owner]| lookup(owners, &around.group, "group");
+    Ok(Options {
+        proxy_uids: lookup(&options.proxy_uids, &around.passwd, "user")?,
+        proxy_gids: groups(&options.proxy_gids)?,
+        groups: match &options.groups {
+            Groups::AllBut(owners) => Groups::AllBut(groups(owners)?),
+            Groups::Only(owners) => Groups::Only(groups(owners)?),
+        },
+        ..options.clone()
+    })
+}
+
+/// The iptables of one IP version, and what it holds.
+struct Side {
+    family: Family,
+    tool: Iptables,
+    text: String,
+}
+
+impl Side {
+    fn find(request: &Request, family: Family) -> Result<Side, Error> {
+        let lock = request.network_namespace.as_deref().filter(|_| request.cni);
+        let tool = Iptables::detect(family, request.variant, lock)?;
+        let text = tool.save()?;
+        Ok(Side { family, tool, text })
+    }
+
+    fn state(&self) -> State {
+        State::read(&self.text)
+    }
+}
+
+fn iptables_rules(request: &Request, plan: &Plan, former: &Plan) -> Result<bool, Error> {
+    let sides = plan.families().map(|family| Side::find(request, family)).collect::<Result<Vec<_>, _>>()?;
+    let standings: Vec<Standing> =
+        sides.iter().map(|side| state::standing(plan, side.family, &side.state())).collect();
+    let work = work(request);
+    if work != Work::Force && standings.iter().all(|standing| *standing == Standing::InForce) {
+        return Ok(false);
+    }
+    if work == Work::Apply && standings.contains(&Standing::Different) {
+        return Err(Error::Other(
+            "rules of another configuration are in place; --reconcile replaces them, --cleanup-only removes them".into(),
+        ));
+    }
+    let changes: Vec<(&Side, String)> = sides
+        .iter()
+        .map(|side| (side, state::transaction(plan, &[former], side.family, &side.state())))
+        .collect();
+    let fresh = standings.iter().all(|standing| *standing == Standing::Absent);
+    let at_once = sides.len() < 2 && changes.iter().all(|(_, change)| state::tables(change) < 2);
+    if fresh || at_once {
+        change(&changes)?;
+    } else {
+        guarded(&sides, || change(&changes))?;
+    }
+    for side in &sides {
+        let now = State::read(&side.tool.save()?);
+        if state::standing(plan, side.family, &now) != Standing::InForce {
+            let name = side.tool.name();
+            return Err(Error::Other(format!(
+                "{name} did not keep the rules as they were given; see {name}-save"
+            )));
+        }
+    }
+    Ok(true)
+}
+
+fn change(changes: &[(&Side, String)]) -> Result<(), Error> {
+    changes.iter().filter(|(_, text)| !text.is_empty()).try_for_each(|(side, text)| side.tool.restore(text))
+}
+
+/// Does something while nothing but ICMP passes. The guard is taken away even if it fails, as an unreachable workload is no
+/// better than an old configuration.
+fn guarded(sides: &[Side], work: impl FnOnce() -> Result<(), Error>) -> Result<(), Error> {
+    let hooks = ["INPUT", "FORWARD", "OUTPUT"];
+    let mut on = format!("*filter\n:{GUARD} - [0:0]\n-A {GUARD} -p tcp -j DROP\n-A {GUARD} -p udp -j DROP\n");
+    let mut off = String::from("*filter\n");
+    for hook in hooks {
+        let _ = writeln!(on, "-I {hook} -j {GUARD}");
+        let _ = writeln!(off, "-D {hook} -j {GUARD}");
+    }
+    on += "COMMIT\n";
+    let _ = writeln!(off, "-F {GUARD}\n-X {GUARD}\nCOMMIT");
+    let mut result = Ok(());
+    let mut standing = Vec::new();
+    for side in sides {
+        // one that was left by a run that was killed is there already
+        if !side.text.contains(GUARD) {
+            result = side.tool.restore(&on);
+        }
+        if result.is_err() {
+            break;
+        }
+        standing.push(side);
+    }
+    let result = result.and_then(|()| work());
+    standing.into_iter().map(|side| side.tool.restore(&off)).fold(result, Result::and)
+}
+
+fn clean_up(request: &Request, plan: &Plan, former: &Plan) -> Result<(), Error> {
+    let nothing = Plan { v4: Vec::new(), v6: Vec::new(), ..plan.clone() };
+    if request.nft {
+        run("nft", &["-f", "-"], &nft::cleanup(plan))?;
+    } else {
+        let mut sides = vec![Side::find(request, Family::V4)?];
+        // without IPv6 there is nothing of it to clean up
+        sides.extend(Side::find(request, Family::V6));
+        let changes: Vec<(&Side, String)> = sides
+            .iter()
+            .map(|side| (side, state::transaction(&nothing, &[plan, former], side.family, &side.state())))
+            .collect();
+        change(&changes)?;
+    }
+    for plan in [plan, former] {
+        routes::remove(plan)?;
+    }
+    Ok(())
+}
+
+/// nftables replaces everything at one instant, so it is always done.
+fn nft_rules(plan: &Plan) -> Result<bool, Error> {
+    run("nft", &["-f", "-"], &nft::transaction(plan))?;
+    for (table, rules) in nft::counts(plan) {
+        let listing = run("nft", &["list", "table", "inet", &table], "")?.stdout;
+        let found = listing.lines().filter(|line| nft::is_rule(line)).count();
+        if found != rules {
+            return Err(Error::Other(format!("nft kept {found} of {rules} rules in the table {table}")));
+        }
+    }
+    Ok(true)
+}
