@@ -1,5 +1,7 @@
 //! Time limits, with values that make the tests short.
 
+use std::time::Duration;
+
 use integration::config::HttpListener;
 use integration::differential::{Case, Do, Setup};
 use integration::upstream::{Reply, Step};
@@ -21,6 +23,8 @@ const ROUTES: &str = r#"
   route: {cluster: up}
 "#;
 
+const AFTER_A_SECOND: Do = Do::Pause(Duration::from_millis(1300));
+
 pub(crate) fn setup() -> Setup {
     let list = |name: &str, options: &str| HttpListener::new(name, ROUTES).options(options).yaml();
     Setup::new(
@@ -29,6 +33,8 @@ pub(crate) fn setup() -> Setup {
             list("plain", ""),
             list("head", "request_headers_timeout: 0.15s"),
             list("request", "request_timeout: 0.15s"),
+            // long enough for a response to begin in time, on a busy machine too
+            list("long_request", "request_timeout: 1s\nupgrade_configs: [{upgrade_type: websocket}]"),
             list("stream_idle", "stream_idle_timeout: 0.15s"),
             list("idle", "common_http_protocol_options: {idle_timeout: 0.15s}\ndrain_timeout: 0.05s"),
             list(
@@ -70,6 +76,16 @@ pub(crate) fn cases() -> Vec<Case> {
             [Do::Send(b"GET / HTTP/1.1\r\nhost:".to_vec()), Do::Response("GET")],
         ),
         Case::steps("request timeout", "request", [Do::Send(partial.clone()), Do::Response("POST")]),
+        Case::steps(
+            "request timeout, response begun",
+            "long_request",
+            [Do::Send(partial.clone()), AFTER_A_SECOND, Do::Send(b"world".to_vec()), Do::Response("POST")],
+        )
+        .reply(Reply::early([
+            Step::Send(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhello".to_vec()),
+            Step::ReadBody,
+            Step::Send(b"world".to_vec()),
+        ])),
         Case::steps(
             "stream idle, request incomplete",
             "stream_idle",
@@ -125,6 +141,20 @@ fn further_cases() -> Vec<Case> {
         Case::get("route timeout of gRPC", "plain", "/route", "content-type: application/grpc\r\n")
             .reply(stall()),
         grpc("gRPC timeout in microseconds", "150000u"),
+        Case::steps(
+            "tunnel beyond the request timeout",
+            "long_request",
+            [
+                Do::Send(upgrade.clone()),
+                Do::Response("GET"),
+                AFTER_A_SECOND,
+                Do::Send(b"hello".to_vec()),
+                Do::Bytes(5),
+                Do::HalfClose,
+                Do::AwaitEnd,
+            ],
+        )
+        .reply(Reply::early([Step::Send(switching.clone()), Step::Echo])),
         Case::steps("idle tunnel", "tunnel", [Do::Send(upgrade), Do::Response("GET"), Do::AwaitEnd])
             .reply(Reply::early([Step::Send(switching), Step::Stall])),
         Case::steps("connection idle before a request", "idle", [Do::AwaitEnd]),
@@ -135,7 +165,7 @@ fn further_cases() -> Vec<Case> {
             [Do::Send(b"GET / HTTP/1.1\r\nhost: test\r\n\r\n".to_vec()), Do::Response("GET"), Do::AwaitEnd],
         )
         .reply(Reply::steps([
-            Step::Pause(std::time::Duration::from_millis(1300)),
+            Step::Pause(Duration::from_millis(1300)),
             Step::Send(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".to_vec()),
         ])),
         Case::steps(

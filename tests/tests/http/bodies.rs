@@ -1,17 +1,25 @@
 //! Long bodies over HTTP/1, which no filter looks at: they arrive whole, are counted, and what ends them early is told.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use integration::client::{Client, End};
 use integration::config::{HttpListener, bootstrap, cluster, fill, port};
-use integration::expect::{SOON, eventually};
+use integration::expect::{SOON, eventually, within};
 use integration::process::{Binary, Proxy};
 use integration::upstream::{Reply, Step, Upstream};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpSocket;
 
 const LENGTH: usize = 3_000_000;
 
 async fn start() -> Result<(Proxy, Upstream)> {
+    start_with(HttpListener::to_up("http")).await
+}
+
+async fn start_with(listener: HttpListener) -> Result<(Proxy, Upstream)> {
     let upstream = Upstream::start().await?;
-    let yaml = bootstrap(&[HttpListener::to_up("http").yaml()], &[cluster("up", "up", "")], "");
+    let yaml = bootstrap(&[listener.yaml()], &[cluster("up", "up", "")], "");
     let yaml = fill(&yaml, [("up", port(upstream.addr()))]);
     Ok((Proxy::start(&Binary::subject()?, &yaml).await?, upstream))
 }
@@ -99,5 +107,38 @@ async fn the_end_of_a_request_reaches_a_host_that_began_a_long_response() -> Res
             got.extend(client.at_least(1, SOON).await?);
         }
     }
+    Ok(())
+}
+
+/// What the host said to its end is the client's, however long that takes to read it.
+#[tokio::test]
+async fn a_complete_response_outlives_the_timeout_of_its_route() -> Result<()> {
+    // as little as the kernel can be made to take: SO_SNDBUF here, SO_RCVBUF there
+    let listener = HttpListener::new("http", "- match: {prefix: /}\n  route: {cluster: up, timeout: 1s}")
+        .listener("socket_options: [{level: 1, name: 7, int_value: 1}]");
+    let (proxy, upstream) = start_with(listener).await?;
+    const LENGTH: usize = 12_000;
+    let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {LENGTH}\r\n\r\n").into_bytes();
+    upstream.answer(Reply::raw([head, content(LENGTH)].concat()));
+    let socket = TcpSocket::new_v4()?;
+    socket.set_recv_buffer_size(1)?;
+    let mut client = socket.connect(proxy.listener("http")?).await?;
+    client.write_all(b"GET / HTTP/1.1\r\nhost: test\r\n\r\n").await?;
+    eventually("the host is done", SOON, async || {
+        let name = "cluster.up.upstream_rq_completed";
+        proxy.admin().stat(name).await.is_ok_and(|count| count == 1).then_some(())
+    })
+    .await?;
+    // the time that must not matter
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let sent = proxy.admin().stat("http.http.downstream_cx_tx_bytes_total").await?;
+    ensure!(sent < LENGTH.try_into()?, "the kernel took all of it: {sent}");
+    let body = content(LENGTH);
+    let mut answer = Vec::new();
+    while !answer.ends_with(&body) {
+        let count = within("the rest", SOON, client.read_buf(&mut answer)).await??;
+        ensure!(count > 0, "cut after {} octets", answer.len());
+    }
+    ensure!(proxy.admin().stat("cluster.up.upstream_rq_timeout").await? == 0, "timed out");
     Ok(())
 }

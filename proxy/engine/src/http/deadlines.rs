@@ -10,7 +10,7 @@ use crate::local::timers::Timer;
 pub(crate) enum Timeout {
     /// Nothing moved for `stream_idle_timeout`.
     Idle,
-    /// The request was not complete within `request_timeout`.
+    /// The request was not complete, and no response begun, within `request_timeout`.
     Request,
     /// The route's `timeout` passed after the request was complete.
     Route,
@@ -71,8 +71,8 @@ impl Deadlines {
         self.activity = now;
     }
 
-    /// The request is complete.
-    pub(crate) fn request_complete(&mut self) {
+    /// The request is complete, or the response begins.
+    pub(crate) fn disarm_request(&mut self) {
         self.request = None;
     }
 
@@ -94,6 +94,12 @@ impl Deadlines {
     /// Sets the end of the upstream's part.
     pub(crate) fn set_upstream(&mut self, at: Option<Instant>) {
         self.upstream = at;
+    }
+
+    /// The host's part is complete: what limits it passes no more.
+    pub(crate) fn disarm_upstream(&mut self) {
+        self.route = None;
+        self.upstream = None;
     }
 
     /// Sets when the stream to the host is logged again.

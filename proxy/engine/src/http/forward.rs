@@ -522,6 +522,7 @@ impl Stream<'_> {
     /// The upstream's response head is in `self.response`.
     pub(crate) fn upstream_head(&mut self, now: Instant) {
         let Some(head) = self.response.take() else { return };
+        self.deadlines.disarm_request();
         let status = head.status;
         self.track_response_head(&head);
         self.log_upstream_head(&head);
@@ -557,6 +558,7 @@ impl Stream<'_> {
     /// The upstream's response is complete.
     pub(crate) fn upstream_complete(&mut self, now: Instant) {
         self.info.upstream.last_rx = Some(now);
+        self.deadlines.disarm_upstream();
         if let Some(guard) = self.in_flight.as_ref().filter(|_| self.router().dynamic_stats) {
             let since = self.info.request_complete.unwrap_or(self.info.start);
             let elapsed = u64::try_from(now.saturating_duration_since(since).as_millis()).unwrap_or(u64::MAX);

@@ -135,6 +135,8 @@ impl Stream<'_> {
             self.info.flags.set(flag);
         }
         self.info.details = Some(reply.details.clone());
+        self.deadlines.disarm_request();
+        self.deadlines.disarm_upstream();
         if reply.status == StatusCode::BAD_REQUEST
             && self.info.protocol != Some(Protocol::Http2)
             && !self.cx.manager.stream_error_on_invalid_http_message

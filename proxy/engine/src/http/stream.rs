@@ -271,10 +271,11 @@ impl<'c> Stream<'c> {
     /// The request is complete.
     pub(crate) fn on_request_complete(&mut self) {
         self.request_done = true;
-        self.deadlines.request_complete();
+        self.deadlines.disarm_request();
         let now = clock::now();
         self.info.request_complete = Some(now);
-        if self.in_flight.is_some() {
+        // (The timeout is known once there is a route to follow, and no matter once the host is done.)
+        if self.info.upstream.last_rx.is_none() {
             self.deadlines.set_route(self.route_timeout.map(|timeout| now + timeout));
         }
     }
