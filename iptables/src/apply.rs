@@ -5,8 +5,6 @@
 //! several, the host drops TCP and UDP meanwhile, so that nothing escapes and nothing is captured by halves: connections
 //! that are under way resend. In the end what is there is read again and must be the plan.
 
-use std::fmt::Write;
-
 use crate::address::{Family, Owner};
 use crate::backend::{Error, Iptables, run};
 use crate::cli::{Request, Surroundings, Work};
@@ -93,9 +91,9 @@ struct Side {
 }
 
 impl Side {
-    fn find(request: &Request, family: Family) -> Result<Side, Error> {
+    fn find(request: &Request, plan: &Plan, family: Family) -> Result<Side, Error> {
         let lock = request.network_namespace.as_deref().filter(|_| request.cni);
-        let tool = Iptables::detect(family, request.variant, lock)?;
+        let tool = Iptables::detect(family, request.variant, plan.prefix, lock)?;
         let text = tool.save()?;
         Ok(Side { family, tool, text })
     }
@@ -106,11 +104,13 @@ impl Side {
 }
 
 fn iptables_rules(request: &Request, plan: &Plan, former: &Plan) -> Result<bool, Error> {
-    let sides = plan.families().map(|family| Side::find(request, family)).collect::<Result<Vec<_>, _>>()?;
+    let sides =
+        plan.families().map(|family| Side::find(request, plan, family)).collect::<Result<Vec<_>, _>>()?;
     let standings: Vec<Standing> =
         sides.iter().map(|side| state::standing(plan, side.family, &side.state())).collect();
     let work = work(request);
-    if work != Work::Force && standings.iter().all(|standing| *standing == Standing::InForce) {
+    let left = sides.iter().any(|side| side.text.contains(GUARD));
+    if work != Work::Force && !left && standings.iter().all(|standing| *standing == Standing::InForce) {
         return Ok(false);
     }
     if work == Work::Apply && standings.contains(&Standing::Different) {
@@ -124,7 +124,7 @@ fn iptables_rules(request: &Request, plan: &Plan, former: &Plan) -> Result<bool,
         .collect();
     let fresh = standings.iter().all(|standing| *standing == Standing::Absent);
     let at_once = sides.len() < 2 && changes.iter().all(|(_, change)| state::tables(change) < 2);
-    if fresh || at_once {
+    if (fresh || at_once) && !left {
         change(&changes)?;
     } else {
         guarded(&sides, || change(&changes))?;
@@ -148,21 +148,12 @@ fn change(changes: &[(&Side, String)]) -> Result<(), Error> {
 /// Does something while nothing but ICMP passes. The guard is taken away even if it fails, as an unreachable workload is no
 /// better than an old configuration.
 fn guarded(sides: &[Side], work: impl FnOnce() -> Result<(), Error>) -> Result<(), Error> {
-    let hooks = ["INPUT", "FORWARD", "OUTPUT"];
-    let mut on = format!("*filter\n:{GUARD} - [0:0]\n-A {GUARD} -p tcp -j DROP\n-A {GUARD} -p udp -j DROP\n");
-    let mut off = String::from("*filter\n");
-    for hook in hooks {
-        let _ = writeln!(on, "-I {hook} -j {GUARD}");
-        let _ = writeln!(off, "-D {hook} -j {GUARD}");
-    }
-    on += "COMMIT\n";
-    let _ = writeln!(off, "-F {GUARD}\n-X {GUARD}\nCOMMIT");
     let mut result = Ok(());
     let mut standing = Vec::new();
     for side in sides {
-        // one that was left by a run that was killed is there already
+        // a run that was killed left one: it does for this run, which takes it away
         if !side.text.contains(GUARD) {
-            result = side.tool.restore(&on);
+            result = side.tool.restore(&guard_on());
         }
         if result.is_err() {
             break;
@@ -170,7 +161,20 @@ fn guarded(sides: &[Side], work: impl FnOnce() -> Result<(), Error>) -> Result<(
         standing.push(side);
     }
     let result = result.and_then(|()| work());
-    standing.into_iter().map(|side| side.tool.restore(&off)).fold(result, Result::and)
+    standing.into_iter().map(|side| side.tool.restore(&guard_off())).fold(result, Result::and)
+}
+
+const GUARDED: [&str; 3] = ["INPUT", "FORWARD", "OUTPUT"];
+
+fn guard_on() -> String {
+    let drop = ["tcp", "udp"].map(|protocol| format!("-A {GUARD} -p {protocol} -j DROP\n")).concat();
+    let jumps = GUARDED.map(|hook| format!("-I {hook} -j {GUARD}\n")).concat();
+    format!("*filter\n:{GUARD} - [0:0]\n{drop}{jumps}COMMIT\n")
+}
+
+fn guard_off() -> String {
+    let jumps = GUARDED.map(|hook| format!("-D {hook} -j {GUARD}\n")).concat();
+    format!("*filter\n{jumps}-F {GUARD}\n-X {GUARD}\nCOMMIT\n")
 }
 
 fn clean_up(request: &Request, plan: &Plan, former: &Plan) -> Result<(), Error> {
@@ -178,14 +182,17 @@ fn clean_up(request: &Request, plan: &Plan, former: &Plan) -> Result<(), Error> 
     if request.nft {
         run("nft", &["-f", "-"], &nft::cleanup(plan))?;
     } else {
-        let mut sides = vec![Side::find(request, Family::V4)?];
+        let mut sides = vec![Side::find(request, plan, Family::V4)?];
         // without IPv6 there is nothing of it to clean up
-        sides.extend(Side::find(request, Family::V6));
+        sides.extend(Side::find(request, plan, Family::V6));
         let changes: Vec<(&Side, String)> = sides
             .iter()
             .map(|side| (side, state::transaction(&nothing, &[plan, former], side.family, &side.state())))
             .collect();
         change(&changes)?;
+        for side in sides.iter().filter(|side| side.text.contains(GUARD)) {
+            side.tool.restore(&guard_off())?;
+        }
     }
     for plan in [plan, former] {
         routes::remove(plan)?;

@@ -1,7 +1,8 @@
 //! The programs that talk to the kernel, and which variant of iptables is the one to use here.
 //!
-//! iptables comes in two variants that write to different places of the kernel. As Istio does: if there are rules in the
-//! legacy place it is legacy, else nft if that works, else whatever `iptables` is.
+//! iptables comes in two variants that write to different places of the kernel. Where there are rules of ours already, that is
+//! the variant to use. Otherwise, as Istio does: if there are rules in the legacy place it is legacy, else nft if that
+//! works, else whatever `iptables` is.
 
 use std::io::{Read, Write};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -112,40 +113,52 @@ fn all_of(pipe: Option<impl Read>) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
+/// What is in a variant's place of the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Holds {
+    Nothing,
+    Others,
+    Ours,
+}
+
 /// The three programs of one variant of iptables, for one IP version.
 #[derive(Clone, Debug)]
 pub struct Iptables {
     name: String,
     pub variant: Variant,
     version: [u32; 3],
-    /// Whether there are rules in its place of the kernel.
-    has_rules: bool,
+    holds: Holds,
     lock: Option<String>,
 }
 
 impl Iptables {
-    /// Finds the variant to use. `lock` is the file that stands for the lock of legacy iptables instead of the host's.
+    /// Finds the variant to use. Chains of ours begin with `prefix`; `lock` is the file that stands for the lock of legacy
+    /// iptables instead of the host's.
     ///
     /// # Errors
     /// None works, or not the one that must be used.
-    pub fn detect(family: Family, forced: Option<Variant>, lock: Option<&str>) -> Result<Iptables, Error> {
+    pub fn detect(
+        family: Family,
+        forced: Option<Variant>,
+        prefix: &str,
+        lock: Option<&str>,
+    ) -> Result<Iptables, Error> {
         let base = match family {
             Family::V4 => "iptables",
             Family::V6 => "ip6tables",
         };
-        let probe = |suffix: &str| Iptables::probe(&format!("{base}{suffix}"), lock);
+        let probe = |suffix: &str| Iptables::probe(&format!("{base}{suffix}"), prefix, lock);
         match forced {
             Some(Variant::Legacy) => return probe("-legacy"),
             Some(Variant::Nft) => return probe("-nft"),
             None => {}
         }
-        let legacy = probe("-legacy");
-        if let Ok(found) = &legacy
-            && found.has_rules
-        {
+        let (legacy, nft) = (probe("-legacy"), probe("-nft"));
+        let holds =
+            |probed: &Result<Iptables, Error>, least| probed.as_ref().is_ok_and(|found| found.holds >= least);
+        if holds(&legacy, Holds::Ours) || (holds(&legacy, Holds::Others) && !holds(&nft, Holds::Ours)) {
             return legacy;
         }
-        let nft = probe("-nft");
         if nft.is_ok() {
             return nft;
         }
@@ -157,7 +170,7 @@ impl Iptables {
     }
 
     /// Whether a variant is there and the kernel plays along.
-    fn probe(name: &str, lock: Option<&str>) -> Result<Iptables, Error> {
+    fn probe(name: &str, prefix: &str, lock: Option<&str>) -> Result<Iptables, Error> {
         let save = format!("{name}-save");
         let rules = run(&save, &[], "")?.stdout;
         let text = run(&save, &["--version"], "").map(|output| output.stdout).unwrap_or_default();
@@ -165,8 +178,14 @@ impl Iptables {
             name: name.to_owned(),
             variant: if text.contains("nf_tables") { Variant::Nft } else { Variant::Legacy },
             version: version(&text),
-            // nothing is printed for nothing; a table with a rule takes more than three lines
-            has_rules: rules.lines().count() >= 3,
+            holds: if rules.contains(&format!("\n:{prefix}")) {
+                Holds::Ours
+            } else if rules.lines().any(|line| line.starts_with("-A")) {
+                // a table that was only looked at is there from then on, without rules
+                Holds::Others
+            } else {
+                Holds::Nothing
+            },
             lock: lock.map(str::to_owned),
         };
         // a rule that no packet can meet shows whether the kernel has the table

@@ -125,8 +125,22 @@ pub fn build_folder() -> Result<PathBuf> {
 
 /// `cargo test` does not build another package's binary, and a stale one would prove nothing: so it is built here.
 fn build_outrigger(folder: &Path) -> Result<PathBuf> {
+    build(folder, "proxy", "outrigger")
+}
+
+/// The program `outrigger-iptables`, built now if it is stale.
+pub fn outrigger_iptables() -> Result<PathBuf> {
+    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let folder = build_folder()?;
+    let path = BUILT.get_or_init(|| {
+        build(&folder, "outrigger-iptables", "outrigger-iptables").map_err(|error| format!("{error:#}"))
+    });
+    path.clone().map_err(|error| anyhow!("{error}"))
+}
+
+fn build(folder: &Path, package: &str, program: &str) -> Result<PathBuf> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--quiet", "--package", "proxy", "--bin", "outrigger"]);
+    cargo.args(["build", "--quiet", "--package", package, "--bin", program]);
     cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
     if folder.ends_with("release") {
         cargo.arg("--release");
@@ -134,10 +148,10 @@ fn build_outrigger(folder: &Path) -> Result<PathBuf> {
     let output = cargo.output().context("cannot run cargo")?;
     ensure!(
         output.status.success(),
-        "building outrigger failed:\n{}",
+        "building {program} failed:\n{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    Ok(folder.join("outrigger"))
+    Ok(folder.join(program))
 }
 
 /// A running proxy; killed when dropped.

@@ -1,0 +1,236 @@
+//! Rules that are there already: kept, refused, replaced without a gap, taken away; and how the program ends.
+
+use std::net::SocketAddr;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::rig::{Kind, Pod, User, Version, WORKLOAD};
+
+const PORT: u16 = 8080;
+const LEGACY: &str = "--force-iptables-binary legacy";
+const NFT: &str = "--force-iptables-binary nft";
+
+fn to_peer() -> SocketAddr {
+    SocketAddr::new(Version::V4.peer(), PORT)
+}
+
+/// What `iptables-save` prints of a variant, without comments and counters of chains.
+fn saved(pod: &Pod, variant: &str) -> String {
+    let text = pod.pod.command(&format!("iptables-{variant}-save; ip6tables-{variant}-save")).unwrap();
+    text.lines().filter(|line| line.starts_with("-A")).map(|line| format!("{line}\n")).collect()
+}
+
+#[test]
+fn a_second_run_changes_nothing() {
+    for (variant, flag) in [("legacy", LEGACY), ("nft", NFT)] {
+        for shape in ["--preset istio", "--preset outrigger -m TPROXY", "--preset osm", "--preset linkerd"] {
+            let pod = Pod::new(&[PORT]).unwrap();
+            let run = |more: &str| pod.iptables(&format!("{shape} --ip-families both {flag} {more}"));
+            assert!(run("").contains("in place"));
+            // a rule of ours that has counted a packet counts on
+            pod.ask(WORKLOAD, None, to_peer());
+            let counters = || {
+                pod.pod
+                    .command(&format!("iptables-{variant}-save -c -t nat | grep '^.[1-9].*REDIRECT'"))
+                    .unwrap()
+            };
+            let before = counters();
+            assert!(run("").contains("as they should be"), "{shape} {flag}");
+            assert!(run("--reconcile").contains("as they should be"), "{shape} {flag}");
+            assert_eq!(before, counters());
+            assert!(run("--force-apply").contains("in place"), "{shape} {flag}");
+            assert!(run("").contains("as they should be"), "{shape} {flag}");
+        }
+    }
+}
+
+#[test]
+fn another_configuration_is_refused_or_replaced() {
+    for (variant, flag) in [("legacy", LEGACY), ("nft", NFT)] {
+        let pod = Pod::new(&[]).unwrap();
+        pod.iptables(&format!("--preset istio -m TPROXY --redirect-dns --capture-all-dns {flag}"));
+        let (before, other) = (saved(&pod, variant), format!("--preset istio -d 99 {flag}"));
+        let (code, text) = pod.try_iptables(&other);
+        assert_eq!(code, Some(1), "{text}");
+        assert!(text.contains("--reconcile"), "{text}");
+        assert_eq!(before, saved(&pod, variant));
+        pod.iptables(&format!("{other} --reconcile"));
+        let fresh = Pod::new(&[]).unwrap();
+        fresh.iptables(&other);
+        assert_eq!(saved(&pod, variant), saved(&fresh, variant));
+    }
+}
+
+#[test]
+fn cleaning_up_leaves_what_is_others() {
+    for (variant, flag) in [("legacy", LEGACY), ("nft", NFT)] {
+        for preset in ["istio", "outrigger", "osm", "linkerd"] {
+            let pod = Pod::new(&[PORT]).unwrap();
+            let tool = format!("iptables-{variant}");
+            pod.pod
+                .command(&format!(
+                    "{tool} -t nat -N OTHERS; {tool} -t nat -A OUTPUT -p tcp --dport 7 -j OTHERS"
+                ))
+                .unwrap();
+            pod.pod
+                .command(&format!(
+                    "{tool} -A OUTPUT -p udp --dport 7 -m comment --comment 'not ours' -j DROP"
+                ))
+                .unwrap();
+            let before = saved(&pod, variant);
+            pod.iptables(&format!("--preset {preset} --ip-families both {flag}"));
+            assert_ne!(before, saved(&pod, variant));
+            pod.iptables(&format!("--preset {preset} --ip-families both {flag} --cleanup-only"));
+            assert_eq!(before, saved(&pod, variant), "{preset} {flag}");
+            // once more, with nothing there
+            pod.iptables(&format!("--preset {preset} --ip-families both {flag} --cleanup-only"));
+            assert!(pod.ask(WORKLOAD, None, to_peer()).starts_with("peer("));
+        }
+    }
+    // our own rules go whatever flags made them, the routes of TPROXY and those of nftables too
+    let pod = Pod::new(&[]).unwrap();
+    let routing = || {
+        pod.pod.command("ip rule; ip -6 rule; ip route show table all; ip -6 address show dev lo").unwrap()
+    };
+    let before = routing();
+    pod.iptables("--preset outrigger -m TPROXY -c eth7 --drop-invalid --ip-families both");
+    assert_ne!(before, routing());
+    pod.iptables("--preset outrigger --ip-families both --cleanup-only");
+    assert_eq!(saved(&pod, "nft"), "");
+    assert_eq!(before, routing());
+    pod.iptables("--preset istio --native-nftables -m TPROXY --ip-families both");
+    pod.iptables("--preset istio --native-nftables --ip-families both --cleanup-only");
+    assert!(!pod.pod.command("nft list ruleset").unwrap().contains("istio"));
+}
+
+/// Connections are made all the time, in and out, while two configurations take turns: none goes past the proxy, none fails.
+fn changes_without_a_gap(one: &str, other: &str, rounds: usize) {
+    let proxy = User::new(1337);
+    let mut pod = Pod::new(&[PORT]).unwrap();
+    pod.serve("outbound", 15001, |_| Kind::Redirected(proxy, None)).unwrap();
+    pod.serve("inbound", 15006, |_| Kind::Local(proxy)).unwrap();
+    pod.iptables(one);
+    let done = AtomicBool::new(false);
+    let (pod, done) = (&pod, &done);
+    let all = |ask: &dyn Fn() -> String| {
+        let mut answers = Vec::new();
+        while !done.load(Ordering::Relaxed) {
+            answers.push(ask());
+        }
+        answers
+    };
+    let (out, inward) = std::thread::scope(|scope| {
+        let out = scope.spawn(move || all(&|| pod.ask(WORKLOAD, None, to_peer())));
+        let to_pod = SocketAddr::new(Version::V4.pod(), PORT);
+        let inward = scope.spawn(move || all(&|| pod.ask_from_peer(to_pod)));
+        for round in 0..rounds {
+            pod.iptables(if round % 2 == 0 { other } else { one });
+        }
+        done.store(true, Ordering::Relaxed);
+        (out.join().unwrap(), inward.join().unwrap())
+    });
+    for (answers, first, last) in [(out, "outbound(", ") peer("), (inward, "inbound(", ") workload(")] {
+        let wrong = |answer: &&String| !answer.starts_with(first) || !answer.contains(last);
+        let wrong: Vec<&String> = answers.iter().filter(wrong).collect();
+        assert!(wrong.is_empty(), "{one}, {other}: {} of {}: {:?}", wrong.len(), answers.len(), wrong[0]);
+        assert!(!answers.is_empty());
+    }
+}
+
+#[test]
+fn nothing_escapes_while_rules_change() {
+    for back_end in [LEGACY, NFT, "--native-nftables"] {
+        let one = format!("--preset istio --reconcile {back_end}");
+        changes_without_a_gap(&one, &format!("{one} -o 7 -d 99"), 8);
+    }
+}
+
+#[test]
+fn nothing_escapes_while_several_tables_change() {
+    for back_end in [LEGACY, NFT, "--native-nftables"] {
+        let one = format!("--preset istio --reconcile --ip-families both {back_end}");
+        changes_without_a_gap(&one, &format!("{one} -m TPROXY -o 7"), 4);
+    }
+}
+
+#[test]
+fn a_guard_that_was_left_behind_is_taken_away() {
+    for (variant, flag) in [("legacy", LEGACY), ("nft", NFT)] {
+        let mut pod = Pod::new(&[PORT]).unwrap();
+        pod.serve("outbound", 15001, |_| Kind::Redirected(User::new(1337), None)).unwrap();
+        pod.iptables(&format!("--preset istio {flag}"));
+        let guard = "*filter\n:OUTRIGGER_GUARD - [0:0]\n-A OUTRIGGER_GUARD -p tcp -j DROP\n-A OUTRIGGER_GUARD -p udp -j DROP\n\
+                     -I INPUT -j OUTRIGGER_GUARD\n-I FORWARD -j OUTRIGGER_GUARD\n-I OUTPUT -j OUTRIGGER_GUARD\nCOMMIT\n";
+        let leave =
+            || pod.pod.command(&format!("iptables-{variant}-restore --noflush <<'END'\n{guard}END")).unwrap();
+        leave();
+        pod.iptables(&format!("--preset istio {flag}"));
+        assert!(!saved(&pod, variant).contains("GUARD"));
+        assert!(pod.ask(WORKLOAD, None, to_peer()).starts_with("outbound("));
+        leave();
+        pod.iptables(&format!("--preset istio --cleanup-only {flag}"));
+        assert_eq!(saved(&pod, variant), "");
+    }
+}
+
+#[test]
+fn validation_ends_with_126_when_nothing_is_captured() {
+    let mut pod = Pod::new(&[]).unwrap();
+    let (code, text) =
+        pod.try_iptables("--preset istio --run-validation --skip-rule-apply --probe-timeout 300ms");
+    assert_eq!(code, Some(126), "{text}");
+    for preset in ["istio", "osm", "linkerd", "outrigger"] {
+        for families in ["v4", "both"] {
+            pod = Pod::new(&[]).unwrap();
+            pod.iptables(&format!("--run-validation --preset {preset} --ip-families {families}"));
+        }
+    }
+    let (code, text) = pod.try_iptables("--preset istio -p 99999");
+    assert_eq!((code, text.contains("--envoy-port")), (Some(1), true), "{text}");
+}
+
+#[test]
+fn the_variant_with_rules_is_used() {
+    let pod = Pod::new(&[]).unwrap();
+    pod.iptables("--preset istio");
+    assert_eq!((saved(&pod, "legacy").as_str(), saved(&pod, "nft").is_empty()), ("", false));
+    let pod = Pod::new(&[]).unwrap();
+    pod.pod.command("iptables-legacy -A OUTPUT -p tcp --dport 7 -j ACCEPT").unwrap();
+    pod.iptables("--preset istio");
+    assert!(saved(&pod, "legacy").contains("ISTIO_OUTPUT"));
+    assert_eq!(saved(&pod, "nft"), "");
+    // where ours are they stay, whatever else comes
+    let pod = Pod::new(&[]).unwrap();
+    pod.iptables("--preset istio");
+    pod.pod.command("iptables-legacy -A OUTPUT -p tcp --dport 7 -j ACCEPT").unwrap();
+    assert!(pod.iptables("--preset istio").contains("as they should be"));
+    pod.iptables("--preset istio --cleanup-only");
+    assert_eq!(saved(&pod, "nft"), "");
+}
+
+#[test]
+fn another_namespace_is_set_up_from_outside() {
+    let pod = Pod::new(&[]).unwrap();
+    let mut command = Command::new(integration::process::outrigger_iptables().unwrap());
+    let path = pod.pod.path();
+    // the addresses that decide about IPv6 are those of the namespace, too
+    let flags =
+        ["--preset", "istio", "--dual-stack", "--cni-mode", "--network-namespace", path.to_str().unwrap()];
+    let output = pod.peer.run(command.args(flags)).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(saved(&pod, "nft").matches("-A OUTPUT -j ISTIO_OUTPUT").count(), 2);
+    let peer = pod.peer.command("iptables-nft-save").unwrap();
+    assert!(!peer.contains("ISTIO"), "{peer}");
+}
+
+#[test]
+fn without_ipv6_there_is_only_ipv4() {
+    let mut pod = Pod::new(&[]).unwrap();
+    pod.serve("outbound", 15001, |_| Kind::Redirected(User::new(1337), None)).unwrap();
+    pod.pod.command("echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6").unwrap();
+    pod.iptables("--preset outrigger --dual-stack");
+    pod.iptables("--preset outrigger --dual-stack");
+    assert!(pod.ask(WORKLOAD, None, to_peer()).starts_with("outbound("));
+    pod.iptables("--preset outrigger --cleanup-only");
+    assert_eq!(saved(&pod, "nft"), "");
+}
