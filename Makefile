@@ -3,6 +3,8 @@ SHELL := /bin/bash
 CARGO ?= cargo
 # further words for the command of a target, as in: make test ARGS='-p proxy-core'
 ARGS ?=
+# whether `make release` is guided by a profile
+PROFILE ?= 1
 
 .PHONY: help
 help: ## this list
@@ -13,8 +15,8 @@ build: ## the proxy, unoptimised (target/debug/outrigger)
 	$(CARGO) build -p proxy $(ARGS)
 
 .PHONY: release
-release: ## the proxy as it is measured and shipped (target/release/outrigger)
-	$(CARGO) build --profile bench -p proxy --bin outrigger $(ARGS)
+release: ## the proxy as it is measured and shipped (target/release/outrigger); PROFILE=0 is quicker to build and slower to run
+	CARGO=$(CARGO) PROFILE=$(PROFILE) scripts/release.sh
 
 .PHONY: test
 test: ## every test; installs the real Envoy to compare with

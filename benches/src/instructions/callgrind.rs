@@ -7,11 +7,10 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use integration::process::{Binary, Kind, Proxy};
 use tempfile::TempDir;
 
 use super::pieces::Piece;
-use super::traffic::{self, Row};
+use super::traffic::Row;
 
 /// Requests of the shorter of two runs; the longer has three times as many.
 const REQUESTS: usize = 640;
@@ -165,16 +164,7 @@ pub(crate) fn requests(row: Row, outrigger: &Path, keep: Option<&Path>) -> Resul
 fn run(row: Row, outrigger: &Path, count: usize, keep: Option<&Path>) -> Result<Profile> {
     let dir = tempfile::tempdir()?;
     let out = dir.path().join("out");
-    let binary = Binary { kind: Kind::Outrigger, path: wrapper(&dir, outrigger, &out)? };
-    let upstream = traffic::Upstream::start()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let bootstrap = row.bootstrap(upstream.port());
-        let proxy = Proxy::start_with(&binary, &bootstrap, &["-l", "error"]).await?;
-        let sent = row.drive(proxy.listener("row")?, count);
-        sent.with_context(|| proxy.log_tail())?;
-        proxy.stop().await
-    })?;
+    row.run(wrapper(&dir, outrigger, &out)?, count)?;
     read_file(&out, row.name(), keep)
 }
 

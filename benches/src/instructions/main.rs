@@ -6,8 +6,9 @@
 //! program runs itself under callgrind, which counts inside of `measured` alone. Counts above the baseline by more than
 //! [`baseline::TOLERANCE`] fail, and the functions that grew are named.
 //!
-//! Usage: `instructions [--update] [--only ROW,...] [--outrigger PATH] [--tables] [--keep FOLDER]`; `--update` writes the baseline,
-//! `--tables` prints the functions, `--keep` leaves what callgrind wrote, for callgrind_annotate and kcachegrind.
+//! Usage: `instructions [--update] [--only ROW,...] [--outrigger PATH] [--tables] [--keep FOLDER] [--train REQUESTS]`; `--update`
+//! writes the baseline, `--tables` prints the functions, `--keep` leaves what callgrind wrote, for callgrind_annotate and
+//! kcachegrind, `--train` counts nothing: it sends as many requests of each row through the proxy, which writes its profile.
 
 mod baseline;
 mod callgrind;
@@ -32,12 +33,14 @@ struct Options {
     only: Option<Vec<String>>,
     keep: Option<PathBuf>,
     outrigger: PathBuf,
+    train: Option<usize>,
 }
 
 impl Options {
     fn from_args(mut args: impl Iterator<Item = String>) -> Result<Self> {
         let outrigger = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/release/outrigger");
-        let mut options = Self { update: false, tables: false, only: None, keep: None, outrigger };
+        let mut options =
+            Self { update: false, tables: false, only: None, keep: None, outrigger, train: None };
         while let Some(arg) = args.next() {
             let mut value = || args.next().with_context(|| format!("{arg} needs a value"));
             match arg.as_str() {
@@ -45,6 +48,7 @@ impl Options {
                 "--tables" => options.tables = true,
                 "--only" => options.only = Some(value()?.split(',').map(str::to_owned).collect()),
                 "--keep" => options.keep = Some(value()?.into()),
+                "--train" => options.train = Some(value()?.parse().context("--train")?),
                 "--outrigger" => options.outrigger = value()?.into(),
                 other => bail!("{other}: unknown; see the head of benches/src/instructions/main.rs"),
             }
@@ -106,6 +110,9 @@ fn run(args: Vec<String>) -> Result<()> {
     let options = Options::from_args(args.into_iter())?;
     let subjects: Vec<Subject> = Subject::all().filter(|subject| options.wants(subject.name())).collect();
     ensure!(!subjects.is_empty(), "no such row");
+    if let Some(requests) = options.train {
+        return train(&subjects, &options, requests);
+    }
     let profiles = count_all(&subjects, &options)?;
     let mut out = std::io::stdout().lock();
     if options.tables {
@@ -124,6 +131,15 @@ fn run(args: Vec<String>) -> Result<()> {
         "more instructions than the baseline allows: {}",
         verdict.worse.join(", ")
     );
+    Ok(())
+}
+
+fn train(subjects: &[Subject], options: &Options, requests: usize) -> Result<()> {
+    for subject in subjects {
+        if let Subject::Request(row) = subject {
+            row.run(options.outrigger.clone(), requests).with_context(|| row.name())?;
+        }
+    }
     Ok(())
 }
 

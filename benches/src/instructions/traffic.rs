@@ -5,12 +5,14 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use integration::frames::{
     ACK, DATA, END_HEADERS, END_STREAM, HEADERS, PING, PREFACE, SETTINGS, WINDOW_UPDATE, frame,
 };
+use integration::process::{Binary, Kind, Proxy};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const BODY: &[u8] = b"hello world, this is a small body from the backend\n";
@@ -55,7 +57,7 @@ impl Row {
     }
 
     /// The bootstrap for a proxy in front of `upstream`.
-    pub(crate) fn bootstrap(self, upstream: u16) -> String {
+    fn bootstrap(self, upstream: u16) -> String {
         let filter = match self {
             Self::Tcp => TCP_PROXY.to_owned(),
             _ => self.connection_manager(),
@@ -106,8 +108,21 @@ static_resources:
         )
     }
 
+    /// Starts the proxy, sends `count` requests through it and ends it.
+    pub(crate) fn run(self, outrigger: PathBuf, count: usize) -> Result<()> {
+        let binary = Binary { kind: Kind::Outrigger, path: outrigger };
+        let upstream = Upstream::start()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let proxy = Proxy::start_with(&binary, &self.bootstrap(upstream.port), &["-l", "error"]).await?;
+            let sent = self.drive(proxy.listener("row")?, count);
+            sent.with_context(|| proxy.log_tail())?;
+            proxy.stop().await
+        })
+    }
+
     /// Sends `count` requests and reads the responses.
-    pub(crate) fn drive(self, proxy: SocketAddr, count: usize) -> Result<()> {
+    fn drive(self, proxy: SocketAddr, count: usize) -> Result<()> {
         let stream = TcpStream::connect(proxy)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
@@ -248,12 +263,12 @@ fn acknowledge(kind: u8, flags: u8, payload: &[u8], answer: &mut Vec<u8>) {
 
 /// A server that gives the same answer to everything, over HTTP/1 or HTTP/2 as the first bytes say. It lives as long as the
 /// process.
-pub(crate) struct Upstream {
+struct Upstream {
     port: u16,
 }
 
 impl Upstream {
-    pub(crate) fn start() -> Result<Self> {
+    fn start() -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let port = listener.local_addr()?.port();
         std::thread::spawn(move || {
@@ -263,10 +278,6 @@ impl Upstream {
             }
         });
         Ok(Self { port })
-    }
-
-    pub(crate) fn port(&self) -> u16 {
-        self.port
     }
 }
 
