@@ -1,7 +1,7 @@
 //! The load bench: what Outrigger costs beside Envoy, HAProxy and nginx, on loopback, one worker each.
 //!
 //! One nginx is the backend of all. The proxies run side by side, but only one is under load at a time; they take turns
-//! (A B C D A B C D ...) and the median over the rounds counts. The measure is CPU time of the proxy's processes per
+//! (A B C D A B C D ...), work after work, round after round, and the median over the rounds counts. The measure is CPU time of the proxy's processes per
 //! request, from `/proc`: it is far steadier than requests per second on a shared machine, and it is what is paid for.
 //!
 //! Usage: `load [--quick] [--only h1,h2,...] [--peers outrigger,envoy,...] [--rounds N] [--seconds N] [--rate N]
@@ -92,13 +92,14 @@ fn loads(options: &Options, backend: &Backend, report: &mut Report) -> Result<()
             Err(error) => report.fail(format!("{} did not start: {error:#}", peer.name())),
         }
     }
-    for measure in loads {
-        for _ in 0..options.rounds {
+    // All works in each round: so the rounds of one are minutes apart, and a neighbour's busy minute spoils one of them.
+    for round in 1..=options.rounds {
+        for measure in &loads {
             for process in &running {
-                report.add_all(measure, process.peer, load::run(measure, process, options));
+                report.add_all(*measure, process.peer, load::run(*measure, process, options));
             }
         }
-        say(&format!("{} done", measure.name()));
+        say(&format!("round {round} of {} done", options.rounds));
     }
     if options.wants(Measure::Tail) {
         tail::measure(options, &running, report)?;
