@@ -95,6 +95,9 @@ struct Holder {
 /// Writes down what it sees.
 struct Observer(Arc<Gate>);
 
+/// Lets the head pass, and holds the body until the gate opens.
+struct Late(Arc<Gate>);
+
 struct Extension;
 
 const DESCRIPTOR: Descriptor = Descriptor {
@@ -125,6 +128,7 @@ impl HttpFilterExtension for Extension {
         let gate = GATE.with_borrow(Arc::clone);
         match config.as_str() {
             "observer" => Box::new(Observer(gate)),
+            "late" => Box::new(Late(gate)),
             _ => Box::new(Holder { gate, mode: String::new() }),
         }
     }
@@ -231,6 +235,16 @@ impl HttpFilter for Observer {
     }
 }
 
+impl HttpFilter for Late {
+    fn on_request_data<'a>(&'a mut self, _: &'a mut StreamCx<'_>, _: &'a mut Bytes, _: bool) -> DataStep<'a> {
+        DataStep::Hold
+    }
+
+    fn poll_resume(&mut self, _: Direction, task: &mut Task<'_>) -> Poll<Verdict> {
+        self.0.poll(task).map(|()| Verdict::Continue)
+    }
+}
+
 struct NoSockets;
 
 impl Sockets for NoSockets {
@@ -252,7 +266,7 @@ static_resources:
     typed_extension_protocol_options:
       envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
         "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
-        explicit_http_config: {http_protocol_options: {enable_trailers: true}}
+        explicit_http_config: {PROTOCOL}
     load_assignment:
       cluster_name: up
       endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: UP}}}}]}]
@@ -275,11 +289,13 @@ static_resources:
               domains: ["*"]
               routes:
               - {match: {prefix: /direct}, direct_response: {status: 200, body: {inline_string: direct}}}
+              - {match: {prefix: /never}, route: {cluster: up, timeout: 0.05s}}
               - {match: {prefix: /}, route: {cluster: up}}
 "#;
 
 const TESTED: &str = r#"{name: holder, typed_config: {"@type": type.googleapis.com/google.protobuf.StringValue, value: holder}},
             {name: observer, typed_config: {"@type": type.googleapis.com/google.protobuf.StringValue, value: observer}}, "#;
+const LATE: &str = r#"{name: late, typed_config: {"@type": type.googleapis.com/google.protobuf.StringValue, value: late}}, "#;
 const CODEC: &str = r#"{name: codec, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec}}"#;
 
 /// A proxy on this thread and the upstream it talks to.
@@ -290,16 +306,27 @@ struct Rig {
 
 impl Rig {
     async fn start(idle: &str) -> Self {
+        Self::start_with(idle, "http_protocol_options: {enable_trailers: true}", "", echo).await
+    }
+
+    /// With a host that speaks `protocol`, and these filters behind the others before the router.
+    async fn start_with<F: Future<Output = ()> + 'static>(
+        idle: &str,
+        protocol: &str,
+        more: &str,
+        host: impl FnOnce(TcpListener) -> F,
+    ) -> Self {
         let gate = Arc::<Gate>::default();
         GATE.set(gate.clone());
         let upstream = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let text = BOOTSTRAP.replace("UP", &upstream.local_addr().unwrap().port().to_string());
-        tokio::task::spawn_local(echo(upstream));
+        tokio::task::spawn_local(host(upstream));
         let (before, behind) = match BEHIND.get() {
             false => (TESTED, String::new()),
             true => ("", format!("{TESTED}{CODEC}")),
         };
-        let text = text.replace("IDLE", idle).replace("BEFORE", before).replace("BEHIND", &behind);
+        let text = text.replace("IDLE", idle).replace("PROTOCOL", protocol);
+        let text = text.replace("BEFORE", &format!("{before}{more}")).replace("BEHIND", &behind);
         let source = Source::yaml("test", text.as_bytes());
         let mut bootstrap = read::<Bootstrap>(&source, &Options::default()).unwrap().message;
         let extensions = Extensions { http_filters: FILTERS, ..Extensions::default() };
@@ -355,7 +382,30 @@ impl Rig {
 const TAG: ListenerTag = 1;
 const FILTERS: &[&dyn HttpFilterFactory] = &[&Of::<Extension>::new()];
 
-/// Answers every request with its body.
+/// Refuses the first request once it has all of it, and answers others with what they sent.
+async fn refuse_once(listener: TcpListener) {
+    let (stream, _) = listener.accept().await.unwrap();
+    let mut connection = h2::server::handshake(stream).await.unwrap();
+    let mut refused = false;
+    while let Some(accepted) = connection.accept().await {
+        let (request, mut respond) = accepted.unwrap();
+        let refuse = !std::mem::replace(&mut refused, true);
+        tokio::task::spawn_local(async move {
+            let mut body = request.into_body();
+            let mut received = Vec::new();
+            while let Some(Ok(piece)) = body.data().await {
+                received.extend(piece);
+            }
+            if refuse {
+                return respond.send_reset(h2::Reason::REFUSED_STREAM);
+            }
+            let mut send = respond.send_response(http::Response::new(()), false).unwrap();
+            send.send_data(received.into(), true).unwrap();
+        });
+    }
+}
+
+/// Answers every request with its body, or not at all.
 async fn echo(listener: TcpListener) {
     while let Ok((mut stream, _)) = listener.accept().await {
         tokio::task::spawn_local(async move {
@@ -372,7 +422,7 @@ async fn echo(listener: TcpListener) {
                     Some(length) => body.len() == length.parse::<usize>().unwrap(),
                     None => !chunked || body.ends_with("\r\n\r\n") || body.ends_with("0\r\n\r\n"),
                 };
-                if !whole {
+                if !whole || head.contains(" /never ") {
                     continue;
                 }
                 let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
@@ -571,6 +621,35 @@ fn a_timeout_ends_the_wait() {
             assert_eq!(body_of(&rig.ask(&get("/", mode)).await).0, "504", "{mode}");
             assert_eq!(rig.gate.seen(), ["over, stream_idle_timeout"], "{mode}");
         }
+    });
+}
+
+/// The host has it when the filter lets go, whenever the client was done.
+#[test]
+fn the_timeout_of_the_route_is_that_of_a_request_that_was_held() {
+    on_both_sides(async || {
+        let rig = Rig::start("60s").await;
+        let answer = rig.ask(&post("until end", "hello").replacen("/", "/never", 1)).await;
+        assert_eq!(body_of(&answer), ("504", "upstream request timeout"));
+        assert_eq!(rig.gate.seen().last().unwrap(), "over, response_timeout");
+    });
+}
+
+/// What a filter let go of after the head is gone with the stream that it went to.
+#[test]
+fn a_body_that_was_held_is_not_sent_by_halves() {
+    on_worker(async || {
+        let rig = Rig::start_with("10s", "http2_protocol_options: {}", LATE, refuse_once).await;
+        let request = "POST / HTTP/1.1\r\nhost: test\r\nconnection: close\r\nx-hold: until end\r\n\
+                       transfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
+        let mut client = rig.send(request).await;
+        rig.gate.until(|gate| gate.waiting.lock().unwrap().is_some()).await;
+        rig.gate.open();
+        assert_eq!(
+            body_of(&rig.answer(&mut client).await).0,
+            "503",
+            "the second host got all of it, or nothing"
+        );
     });
 }
 

@@ -74,8 +74,8 @@ impl Stream<'_> {
         let mut progress =
             Progress { response_read: false, response_done: false, tunnel: false, request_done };
         if let Some(parts) = self.gathered.as_deref().cloned() {
-            // (It has passed all filters.)
-            self.send_on(up, parts);
+            // (It has passed all filters, and can be sent again.)
+            self.queue(up, parts);
         }
         while !progress.response_done {
             if progress.request_done
@@ -203,8 +203,13 @@ impl Stream<'_> {
         }
     }
 
-    /// Sends on what passed the filters.
+    /// Sends on what passed the filters, which is gone then.
     fn send_on(&mut self, up: &mut Upstream, parts: Parts) {
+        self.body_sent |= !parts.data.is_empty() || parts.end.is_some();
+        self.queue(up, parts);
+    }
+
+    fn queue(&mut self, up: &mut Upstream, parts: Parts) {
         if !parts.data.is_empty() {
             up.data(parts.data);
         }

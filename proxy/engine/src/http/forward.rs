@@ -141,7 +141,7 @@ impl Stream<'_> {
             let end = (self.request_done || self.is_tunnel())
                 && self.gathered.is_none()
                 && !self.holds(Direction::Request);
-            let before = (self.request_done, self.info.bytes_received);
+            self.body_sent = false;
             let queued = up.request(&self.request, end);
             let was_sent = queued.is_ok();
             let ended = match queued {
@@ -178,10 +178,9 @@ impl Stream<'_> {
                     return Err(end);
                 }
                 Err(Failure::Upstream(reset)) => {
-                    // What was read of the body is gone.
-                    let is_whole = before == (self.request_done, self.info.bytes_received)
-                        && !self.committed
-                        && self.info.upstream.first_rx.is_none();
+                    // What was sent of the body is gone.
+                    let is_whole =
+                        !self.body_sent && !self.committed && self.info.upstream.first_rx.is_none();
                     let is_safe = match reset {
                         // The host did not work on it (RFC 9113, 8.7).
                         UpstreamReset::RemoteRefused => attempt < MAX_SENDS,

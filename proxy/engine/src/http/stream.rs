@@ -91,6 +91,8 @@ pub(crate) struct Stream<'c> {
     pub(crate) committed: bool,
     /// What came with the request head through a filter that held it.
     pub(crate) gathered: Option<Box<Parts>>,
+    /// The host got something of the body that is kept nowhere.
+    pub(crate) body_sent: bool,
     /// The response head turns the stream into a tunnel.
     pub(crate) response_upgrades: bool,
     /// The stream became a tunnel.
@@ -249,6 +251,7 @@ impl<'c> Stream<'c> {
             request_done: false,
             committed: false,
             gathered: None,
+            body_sent: false,
             response_upgrades: false,
             upgraded: false,
             informed: false,
