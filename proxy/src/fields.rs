@@ -19,7 +19,7 @@ const MANAGER: &str = "envoy.extensions.filters.network.http_connection_manager.
 
 /// Every table.
 pub fn tables() -> impl Iterator<Item = &'static MessageFields> {
-    let own: [&'static [MessageFields]; 11] = [
+    let own: [&'static [MessageFields]; 12] = [
         bootstrap::FIELDS,
         proxy_core::fields::FIELDS,
         proxy_core::format::FIELDS,
@@ -29,6 +29,7 @@ pub fn tables() -> impl Iterator<Item = &'static MessageFields> {
         proxy_engine::listener::fields::FIELDS,
         proxy_engine::router::fields::FIELDS,
         proxy_engine::tcp::fields::FIELDS,
+        proxy_engine::tls::fields::FIELDS,
         proxy_engine::upstream::fields::FIELDS,
         proxy_engine::codec::fields::UPSTREAM,
     ];

@@ -18,4 +18,5 @@ pub mod http1;
 pub mod netns;
 pub mod ports;
 pub mod process;
+pub mod tls;
 pub mod upstream;

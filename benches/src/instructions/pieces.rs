@@ -256,6 +256,8 @@ fn info() -> StreamInfo {
         application_protocols: Vec::new(),
         transport_protocol: "raw_buffer",
         secure: false,
+        tls: None,
+        transport_failure: None,
         listener: "".into(),
         listener_metadata: Metadata::default(),
         filter_chain: "".into(),

@@ -27,4 +27,5 @@ pub mod stats;
 pub mod stream_error;
 pub mod stream_info;
 pub mod text;
+pub mod tls;
 pub mod upstream;

@@ -11,6 +11,7 @@ use crate::metadata::{DynamicMetadata, Metadata};
 use crate::response_flag::ResponseFlags;
 use crate::stream_error::Details;
 use crate::text::Text;
+use crate::tls::TlsInfo;
 use crate::upstream::Host;
 
 /// What is known about the downstream connection; one for all of its streams.
@@ -32,6 +33,10 @@ pub struct ConnectionInfo {
     pub local_restored: bool,
     /// TLS ends here.
     pub secure: bool,
+    /// The TLS session, if it ends here.
+    pub tls: Option<Box<TlsInfo>>,
+    /// Why the transport failed, in words.
+    pub transport_failure: Option<String>,
     /// Server name of the TLS client hello.
     pub server_name: Option<Text>,
     /// Protocols the client offered (ALPN), first wins.
@@ -64,6 +69,8 @@ impl ConnectionInfo {
             local,
             local_restored: false,
             secure: false,
+            tls: None,
+            transport_failure: None,
             server_name: None,
             application_protocols: Vec::new(),
             transport_protocol: "raw_buffer",
@@ -133,6 +140,8 @@ pub struct UpstreamInfo {
     pub attempts: u32,
     /// Why the transport failed, in words.
     pub transport_failure: Option<String>,
+    /// The TLS session of the upstream connection, if there is one.
+    pub tls: Option<Arc<TlsInfo>>,
     /// Why this side closed the upstream connection (`%UPSTREAM_LOCAL_CLOSE_REASON%`).
     pub local_close_reason: Option<Details>,
     /// Start of the connect of the upstream connection, whichever stream caused it.

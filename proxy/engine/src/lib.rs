@@ -12,5 +12,6 @@ pub mod net;
 pub mod router;
 pub mod state;
 pub mod tcp;
+pub mod tls;
 pub mod upstream;
 pub mod worker;

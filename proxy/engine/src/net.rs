@@ -3,5 +3,6 @@
 pub mod connection;
 pub mod option;
 pub mod pipe;
+pub mod secure;
 pub mod socket;
 mod sys;

@@ -7,6 +7,7 @@ use http::HeaderName;
 use super::operator::*;
 use super::parse::Command;
 use super::time::{TimeFormat, Zone};
+use crate::tls::SanKind;
 
 /// What a command takes besides its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,10 +41,12 @@ impl Syntax {
 
 impl Operator {
     pub(super) fn new(command: Command<'_>) -> Result<Self, String> {
-        let op = match field(command.name) {
-            Some(field) => {
+        let fixed = field(command.name).map(Op::Field);
+        let tls = || tls_field(command.name).map(|(upstream, field)| Op::Tls { upstream, field });
+        let op = match fixed.or_else(tls) {
+            Some(op) => {
                 Syntax::Bare.check(command)?;
-                Op::Field(field)
+                op
             }
             None => match address(command)? {
                 Some(op) => op,
@@ -122,8 +125,11 @@ fn parametrised(command: Command<'_>) -> Result<Op, String> {
         | "UPSTREAM_PEER_CERT_V_START"
         | "UPSTREAM_PEER_CERT_V_END" => {
             check(OPTIONAL)?;
-            TimeFormat::parse(parameter, Zone::Utc)?;
-            Op::Field(Field::Absent)
+            Op::CertificateTime {
+                upstream: name.starts_with("UPSTREAM"),
+                end: name.ends_with("END"),
+                format: TimeFormat::parse(parameter, Zone::Utc)?,
+            }
         }
         "COMMON_DURATION" => {
             check(REQUIRED)?;
@@ -433,6 +439,7 @@ fn field(name: &str) -> Option<Field> {
         "DOWNSTREAM_HEADER_BYTES_RECEIVED" => Field::DownstreamHeaderBytesReceived,
         "DOWNSTREAM_HEADER_BYTES_SENT" => Field::DownstreamHeaderBytesSent,
         "DOWNSTREAM_LOCAL_CLOSE_REASON" => Field::LocalCloseReason,
+        "DOWNSTREAM_TRANSPORT_FAILURE_REASON" => Field::DownstreamTransportFailureReason,
         "DOWNSTREAM_DETECTED_CLOSE_TYPE" => Field::DownstreamCloseType,
         "DOWNSTREAM_WIRE_BYTES_RECEIVED" => Field::DownstreamWireBytesReceived,
         "DOWNSTREAM_WIRE_BYTES_SENT" => Field::DownstreamWireBytesSent,
@@ -481,53 +488,53 @@ fn field(name: &str) -> Option<Field> {
     })
 }
 
-/// Commands about TLS peers, QUIC and traces: valid, and always missing here.
+/// Commands about a TLS session: whose it is, and what is asked.
+fn tls_field(name: &str) -> Option<(bool, TlsField)> {
+    let (upstream, name) = match name.strip_prefix("UPSTREAM_") {
+        Some(name) => (true, name),
+        None => (false, name.strip_prefix("DOWNSTREAM_")?),
+    };
+    let field = match name {
+        "TLS_VERSION" => TlsField::Version,
+        "TLS_CIPHER" => TlsField::Cipher,
+        "TLS_GROUP" => TlsField::Group,
+        "SERVER_NAME" if upstream => TlsField::ServerName,
+        "PEER_SUBJECT" => TlsField::PeerSubject,
+        "PEER_ISSUER" => TlsField::PeerIssuer,
+        "PEER_CERT" => TlsField::PeerCertificate,
+        "PEER_URI_SAN" => TlsField::PeerSans(SanKind::Uri),
+        "PEER_DNS_SAN" => TlsField::PeerSans(SanKind::Dns),
+        "PEER_IP_SAN" => TlsField::PeerSans(SanKind::Ip),
+        "LOCAL_URI_SAN" => TlsField::LocalSans(SanKind::Uri),
+        "LOCAL_DNS_SAN" => TlsField::LocalSans(SanKind::Dns),
+        "LOCAL_IP_SAN" => TlsField::LocalSans(SanKind::Ip),
+        _ if upstream => return None,
+        "PEER_SERIAL" => TlsField::PeerSerial,
+        "PEER_FINGERPRINT_1" => TlsField::PeerSha1,
+        "PEER_FINGERPRINT_256" => TlsField::PeerSha256,
+        "PEER_EMAIL_SAN" => TlsField::PeerSans(SanKind::Email),
+        "PEER_OTHERNAME_SAN" => TlsField::PeerSans(SanKind::Other(String::new())),
+        "PEER_CHAIN_FINGERPRINTS_1" => TlsField::ChainSha1,
+        "PEER_CHAIN_FINGERPRINTS_256" => TlsField::ChainSha256,
+        "PEER_CHAIN_SERIALS" => TlsField::ChainSerials,
+        "PEER_ISSUER_SERIAL" => TlsField::IssuerSerial,
+        "PEER_ISSUER_FINGERPRINT_256" => TlsField::IssuerSha256,
+        "LOCAL_SUBJECT" => TlsField::LocalSubject,
+        "LOCAL_EMAIL_SAN" => TlsField::LocalSans(SanKind::Email),
+        "LOCAL_OTHERNAME_SAN" => TlsField::LocalSans(SanKind::Other(String::new())),
+        _ => return None,
+    };
+    Some((upstream, field))
+}
+
+/// Commands about QUIC, traces and what the TLS library does not tell: valid, and always missing here.
 const ABSENT: &[&str] = &[
     "DOWNSTREAM_HANDSHAKE_DURATION",
-    "DOWNSTREAM_LOCAL_DNS_SAN",
-    "DOWNSTREAM_LOCAL_EMAIL_SAN",
-    "DOWNSTREAM_LOCAL_IP_SAN",
-    "DOWNSTREAM_LOCAL_OTHERNAME_SAN",
-    "DOWNSTREAM_LOCAL_SUBJECT",
-    "DOWNSTREAM_LOCAL_URI_SAN",
-    "DOWNSTREAM_PEER_CERT",
-    "DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_1",
-    "DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_256",
-    "DOWNSTREAM_PEER_CHAIN_SERIALS",
-    "DOWNSTREAM_PEER_DNS_SAN",
-    "DOWNSTREAM_PEER_EMAIL_SAN",
-    "DOWNSTREAM_PEER_FINGERPRINT_1",
-    "DOWNSTREAM_PEER_FINGERPRINT_256",
-    "DOWNSTREAM_PEER_IP_SAN",
-    "DOWNSTREAM_PEER_ISSUER",
-    "DOWNSTREAM_PEER_ISSUER_FINGERPRINT_256",
-    "DOWNSTREAM_PEER_ISSUER_SERIAL",
-    "DOWNSTREAM_PEER_OTHERNAME_SAN",
-    "DOWNSTREAM_PEER_SERIAL",
-    "DOWNSTREAM_PEER_SUBJECT",
-    "DOWNSTREAM_PEER_URI_SAN",
-    "DOWNSTREAM_TLS_CIPHER",
-    "DOWNSTREAM_TLS_GROUP",
     "DOWNSTREAM_TLS_SESSION_ID",
-    "DOWNSTREAM_TLS_VERSION",
-    "DOWNSTREAM_TRANSPORT_FAILURE_REASON",
     "ROUNDTRIP_DURATION",
     "SPAN_ID",
     "TLS_JA3_FINGERPRINT",
     "TLS_JA4_FINGERPRINT",
     "TRACE_ID",
-    "UPSTREAM_LOCAL_DNS_SAN",
-    "UPSTREAM_LOCAL_IP_SAN",
-    "UPSTREAM_LOCAL_URI_SAN",
-    "UPSTREAM_PEER_CERT",
-    "UPSTREAM_PEER_DNS_SAN",
-    "UPSTREAM_PEER_IP_SAN",
-    "UPSTREAM_PEER_ISSUER",
-    "UPSTREAM_PEER_SUBJECT",
-    "UPSTREAM_PEER_URI_SAN",
-    "UPSTREAM_SERVER_NAME",
-    "UPSTREAM_TLS_CIPHER",
-    "UPSTREAM_TLS_GROUP",
     "UPSTREAM_TLS_SESSION_ID",
-    "UPSTREAM_TLS_VERSION",
 ];

@@ -3,6 +3,7 @@
 use http::HeaderName;
 
 use super::time::TimeFormat;
+use crate::tls::SanKind;
 
 /// A compiled command.
 #[derive(Clone, Debug)]
@@ -59,13 +60,22 @@ pub(super) enum Op {
         form: StateForm,
     },
     ServerName(ServerName),
+    Tls {
+        upstream: bool,
+        field: TlsField,
+    },
+    CertificateTime {
+        upstream: bool,
+        end: bool,
+        format: TimeFormat,
+    },
     Coalesce(Vec<Operator>),
 }
 
 /// Commands without a parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Field {
-    /// Something this proxy never has (yet): TLS, QUIC, traces. Prints as missing, as Envoy does without them.
+    /// Something this proxy never has (yet): QUIC, traces. Prints as missing, as Envoy does without them.
     Absent,
     AccessLogType,
     BytesReceived,
@@ -74,6 +84,7 @@ pub(super) enum Field {
     ConnectionTerminationDetails,
     LocalCloseReason,
     DownstreamCloseType,
+    DownstreamTransportFailureReason,
     /// Text that is empty because nothing can set it.
     Empty,
     DownstreamHeaderBytesReceived,
@@ -250,4 +261,27 @@ pub(super) enum ServerName {
     SniOnly,
     SniFirst,
     HostFirst,
+}
+
+/// What is told of a TLS session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum TlsField {
+    Version,
+    Cipher,
+    Group,
+    ServerName,
+    PeerSubject,
+    PeerIssuer,
+    PeerSerial,
+    PeerSha1,
+    PeerSha256,
+    PeerCertificate,
+    PeerSans(SanKind),
+    ChainSha1,
+    ChainSha256,
+    ChainSerials,
+    IssuerSerial,
+    IssuerSha256,
+    LocalSubject,
+    LocalSans(SanKind),
 }

@@ -1,5 +1,6 @@
 //! What each command prints for one entry: bytes appended to the caller's buffer, nothing allocated on the way.
 
+mod tls;
 mod values;
 
 use std::io::Write;
@@ -99,6 +100,10 @@ impl Op {
                 let state = if *upstream { None } else { filter_state(entry.info, key) };
                 state.map_or(Shape::Missing, |state| render_state(state, form, out))
             }
+            Self::Tls { upstream, field } => tls::render(*upstream, field, entry.info, out),
+            Self::CertificateTime { upstream, end, format } => {
+                tls::render_time(*upstream, *end, format, entry.info, out)
+            }
             Self::ServerName(choice) => render_server_name(*choice, entry, out),
             Self::Coalesce(operators) => {
                 let start = out.len();
@@ -181,6 +186,10 @@ fn render_field(field: Field, entry: &LogEntry<'_>, out: &mut Vec<u8>) -> Shape 
         Field::FilterChainName => put_some(out, Some(&info.connection.filter_chain)),
         Field::LocalReplyBody => put(out, entry.local_reply_body),
         Field::DownstreamCloseType => put(out, info.close_type.as_str()),
+        Field::DownstreamTransportFailureReason => match info.connection.transport_failure.as_deref() {
+            Some(reason) => put_without_spaces(out, reason),
+            None => Shape::Missing,
+        },
         Field::Protocol => put_some(out, info.protocol.map(Protocol::as_str)),
         Field::RequestDuration => put_since(out, info.start, info.request_complete),
         Field::RequestHeadersBytes => put_number(out, entry.request.map_or(0, request_bytes)),

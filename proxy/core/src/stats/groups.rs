@@ -4,6 +4,7 @@ mod cluster;
 mod http;
 mod listener;
 mod server;
+mod tls;
 
 pub use cluster::{
     CircuitBreakerRemainingStats, ClusterSizeStats, ClusterStateStats, ClusterTimeoutBudgetStats,
@@ -20,6 +21,7 @@ pub use server::{
     HighMemoryStreamStats, OverloadStats, RdsStats, ResourceMonitorStats, RuntimeStats, ServerStats,
     ThreadLocalClusterManagerStats, WatchdogStats, XdsStats,
 };
+pub use tls::{SslFactoryStats, SslStats};
 
 #[cfg(test)]
 mod tests;

@@ -314,7 +314,8 @@ impl ClientConnection {
 
     /// Octets of the response that the kernel may move elsewhere: none of them was read, nothing is between them.
     pub(crate) fn unread(&self) -> u64 {
-        let is_plain = self.exchange.phase == Phase::Body && self.input.is_empty();
+        let is_plain =
+            self.exchange.phase == Phase::Body && self.input.is_empty() && self.connection.is_plain();
         if is_plain && self.options.buffer_limit >= pipe::CAPACITY {
             self.exchange.decoder.unframed()
         } else {

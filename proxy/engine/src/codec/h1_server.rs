@@ -459,6 +459,7 @@ impl Downstream for ServerConnection {
     fn can_splice(&self, length: u64) -> bool {
         let left = self.stream.encoder.as_ref().and_then(BodyEncoder::unframed);
         !self.stream.broken
+            && self.connection.is_plain()
             && self.options.buffer_limit >= pipe::CAPACITY
             && left.is_some_and(|left| left >= length)
     }

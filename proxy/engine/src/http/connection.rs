@@ -12,8 +12,9 @@ use http::StatusCode;
 use proxy_core::head::Scheme;
 use proxy_core::local_reply::LocalReply;
 use proxy_core::response_flag::ResponseFlag;
+use proxy_core::stream_info::ConnectionInfo;
 
-use super::config::Codec;
+use super::config::{Codec, ConnectionManager};
 use super::stream;
 pub use super::stream::ConnectionCx;
 use crate::codec::downstream::Downstream;
@@ -63,7 +64,8 @@ enum Sniffed {
 
 /// Tells HTTP/2 from HTTP/1 by the first bytes.
 async fn sniff(cx: &ConnectionCx, connection: &Connection) -> Sniffed {
-    if cx.info.application_protocols.iter().any(|protocol| *protocol == "h2") && cx.info.secure {
+    let agreed = cx.info.tls.as_ref().and_then(|tls| tls.alpn.as_deref());
+    if agreed == Some(b"h2") {
         return Sniffed::Codec(Codec::Http2);
     }
     let mut timer = Timer::default();
@@ -185,6 +187,17 @@ pub(super) fn count_late(cx: &ConnectionCx, ended: Ended) {
         Ended::Duration => stats.downstream_cx_max_duration_reached.inc(),
         _ => {}
     }
+}
+
+/// Counts a connection whose TLS handshake failed: in Envoy the connection manager is there before it.
+pub fn count_unshaken(manager: &ConnectionManager, info: &ConnectionInfo) {
+    let stats = manager.stats.here();
+    stats.downstream_cx_total.inc();
+    stats.downstream_cx_ssl_total.inc();
+    stats.downstream_cx_destroy.inc();
+    stats.downstream_cx_destroy_remote.inc();
+    let length = info.start.elapsed().as_millis();
+    stats.downstream_cx_length_ms.record(u64::try_from(length).unwrap_or(u64::MAX));
 }
 
 /// Waits, with nothing but the socket, until there is something to read, or until the connection ends without that.
@@ -445,6 +458,10 @@ impl<'c> Counted<'c> {
         let stats = cx.manager.stats.here();
         stats.downstream_cx_total.inc();
         stats.downstream_cx_active.inc();
+        if cx.info.secure {
+            stats.downstream_cx_ssl_total.inc();
+            stats.downstream_cx_ssl_active.inc();
+        }
         Self { cx }
     }
 }
@@ -453,6 +470,9 @@ impl Drop for Counted<'_> {
     fn drop(&mut self) {
         let stats = self.cx.manager.stats.here();
         stats.downstream_cx_active.dec();
+        if self.cx.info.secure {
+            stats.downstream_cx_ssl_active.dec();
+        }
         stats.downstream_cx_destroy.inc();
         let length = self.cx.info.start.elapsed().as_millis();
         stats.downstream_cx_length_ms.record(u64::try_from(length).unwrap_or(u64::MAX));

@@ -27,10 +27,15 @@ use crate::http::config::ConnectionManager;
 use crate::net::option::{SocketOption, version_of};
 use crate::net::socket::{Keepalive, ListenOptions};
 use crate::tcp::TcpProxy;
+use crate::tls;
+use crate::tls::server::ServerTls;
 
 const HCM: &str = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
 const TCP_PROXY: &str = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
 const RAW_BUFFER: &str = "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer";
+
+/// How long a TLS handshake may take where the configuration does not say. (Envoy would wait for ever.)
+const DEFAULT_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A listener's configuration.
 pub struct Listener {
@@ -142,6 +147,10 @@ pub struct FilterChain {
     pub name: Arc<str>,
     /// Metadata.
     pub metadata: Metadata,
+    /// TLS of clients ends here.
+    pub tls: Option<Box<ServerTls>>,
+    /// How long a handshake may take.
+    pub handshake_timeout: Option<Duration>,
     /// Policies before the terminal filter.
     pub policies: Vec<Arc<dyn Fn() -> Box<dyn NetworkFilter> + Send + Sync>>,
     /// The filter that serves the connection.
@@ -374,9 +383,10 @@ fn build_chain(
     stat_prefix: &str,
     cx: &mut BuildCx<'_>,
 ) -> Result<Arc<FilterChain>, Rejected> {
-    if let Some(socket) = &proto.transport_socket {
-        cx.at("transport_socket", |cx| check_transport_socket(socket, cx))?;
-    }
+    let transport = proto.transport_socket.as_ref();
+    let tls = transport
+        .map(|socket| cx.at("transport_socket", |cx| build_transport(socket, stat_prefix, cx)))
+        .transpose();
     let last = proto.filters.len().checked_sub(1);
     let mut policies = Vec::new();
     let mut terminal = Terminal::None;
@@ -389,10 +399,16 @@ fn build_chain(
             Err(Rejected) => rejected = true,
         }
     }
+    let tls = tls?.flatten();
     if rejected {
         return Err(Rejected);
     }
     Ok(Arc::new(FilterChain {
+        tls,
+        handshake_timeout: timeout_or(
+            proto.transport_socket_connect_timeout.as_ref(),
+            Some(DEFAULT_HANDSHAKE_TIMEOUT),
+        ),
         name: proto.name.as_str().into(),
         metadata: Metadata::new(proto.metadata.as_ref()),
         policies,
@@ -401,15 +417,23 @@ fn build_chain(
     }))
 }
 
-fn check_transport_socket(socket: &core::TransportSocket, cx: &mut BuildCx<'_>) -> Result<(), Rejected> {
+/// TLS, if that is asked for.
+fn build_transport(
+    socket: &core::TransportSocket,
+    stat_prefix: &str,
+    cx: &mut BuildCx<'_>,
+) -> Result<Option<Box<ServerTls>>, Rejected> {
     let Some(core::transport_socket::ConfigType::TypedConfig(any)) = &socket.config_type else {
         return Err(unknown(&socket.name, "", cx));
     };
-    let (message, _) = cx.unpack(any)?;
-    if message == RAW_BUFFER {
-        return Ok(());
+    let (message, payload) = cx.unpack(any)?;
+    match message.as_str() {
+        RAW_BUFFER => Ok(None),
+        tls::server::MESSAGE => cx
+            .at("typed_config", |cx| ServerTls::build(&payload, stat_prefix, cx))
+            .map(|built| Some(Box::new(built))),
+        _ => Err(cx.reject(format!("transport socket {message} is not available"))),
     }
-    Err(cx.reject(format!("transport socket {message} is not available")))
 }
 
 enum Link {

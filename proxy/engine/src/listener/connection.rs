@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
 use proxy_core::address::Address;
@@ -13,6 +13,7 @@ use proxy_core::extension::network_filter::{ConnectionStep, ConnectionVerdict, N
 use proxy_core::response_flag::ResponseFlag;
 use proxy_core::stream_error::Details;
 use proxy_core::stream_info::{ConnectionInfo, StreamInfo};
+use proxy_core::text::Text;
 
 use super::accept::{ActiveListener, Listeners, Place};
 use super::config::{Listener, Terminal};
@@ -23,6 +24,7 @@ use crate::local::drain::DrainHandle;
 use crate::local::timers::Timer;
 use crate::net::connection::{Connection, Socket, next_id};
 use crate::net::socket;
+use crate::tls::server::{HandshakeFailed, ServerTls};
 
 /// Most bytes that listener filters may look at.
 const MAX_PEEK: usize = 64 * 1024;
@@ -186,6 +188,19 @@ async fn serve_on(
         info.listener = config.name.clone();
         info.listener_metadata = config.metadata.clone();
     }
+    if let Some(tls) = &chain.tls
+        && !secure(tls, &config, chain.handshake_timeout, &mut connection, &mut info, &drain).await
+    {
+        if let Terminal::Http(http) = &chain.terminal {
+            crate::http::connection::count_unshaken(&http.manager, &info);
+        }
+        let mut stream = stream_of(info);
+        if let Terminal::Tcp(tcp) = &chain.terminal {
+            tcp.refuse(&mut stream);
+        }
+        log(&config, &mut stream);
+        return;
+    }
     // HTTP keeps account of each of its streams; the connection itself needs one for its policies and its log only.
     let is_http = matches!(chain.terminal, Terminal::Http(_));
     let is_accounted = !is_http || !chain.policies.is_empty() || !config.access_logs.is_empty();
@@ -238,6 +253,52 @@ async fn serve_on(
         }
         log(&config, stream);
     }
+}
+
+/// Does the TLS handshake; `false` if the connection is to be closed.
+///
+/// The futures of a handshake are large and gone when it is done: they are boxed.
+async fn secure(
+    tls: &ServerTls,
+    config: &Listener,
+    timeout: Option<Duration>,
+    connection: &mut Connection,
+    info: &mut Rc<ConnectionInfo>,
+    drain: &DrainHandle,
+) -> bool {
+    let shaken = Box::pin(async {
+        let deadline = async {
+            match timeout {
+                Some(timeout) => tokio::time::sleep(timeout).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            shaken = tls.accept(connection) => Ok(shaken),
+            _ = drain.closed() => Err(""),
+            () = deadline => Err("transport socket timeout was reached"),
+        }
+    })
+    .await;
+    let Some(info) = Rc::get_mut(info) else { return false };
+    info.secure = true;
+    match shaken {
+        Ok(Ok(session)) => {
+            info.server_name = info.server_name.take().or(session.server_name.as_deref().map(Text::from));
+            info.tls = Some(Box::new(session));
+            return true;
+        }
+        Ok(Err(HandshakeFailed(reason))) => {
+            info.transport_failure = Some(reason).filter(|reason| !reason.is_empty())
+        }
+        Err("") => {}
+        Err(late) => {
+            config.stats.here().downstream_cx_transport_socket_connect_timeout.inc();
+            info.transport_failure = Some(late.to_owned());
+        }
+    }
+    false
 }
 
 /// Serves until that ends, or until the end of a drain, whose reason is told.

@@ -76,7 +76,7 @@ pub const FIELDS: &[MessageFields] = &[
             ("use_proxy_proto", Rejected("use the proxy_protocol listener filter")),
             ("metadata", Used),
             ("transport_socket", Used),
-            ("transport_socket_connect_timeout", Ignored("there is no handshake to wait for without TLS")),
+            ("transport_socket_connect_timeout", Used),
             ("name", Used),
         ],
     ),

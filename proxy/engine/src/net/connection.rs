@@ -14,6 +14,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+use super::secure::Secure;
 use super::sys;
 use crate::local::buffers;
 
@@ -51,21 +52,91 @@ pub struct Connection {
     replay: RefCell<BytesMut>,
     /// Who wants to know how much was carried.
     traffic: Option<Rc<Traffic>>,
+    /// The TLS session, if there is one.
+    secure: Option<Box<Secure>>,
 }
 
-macro_rules! each {
+macro_rules! each_socket {
     ($self:expr, $socket:ident => $body:expr) => {
-        match &$self.socket {
+        match $self {
             Socket::Tcp($socket) => $body,
             Socket::Unix($socket) => $body,
         }
     };
 }
 
+macro_rules! each {
+    ($self:expr, $socket:ident => $body:expr) => {
+        each_socket!(&$self.socket, $socket => $body)
+    };
+}
+
+impl Socket {
+    /// Ready when something may be received.
+    pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each_socket!(self, socket => socket.poll_read_ready(cx))
+    }
+
+    /// Ready when something may be written.
+    pub fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each_socket!(self, socket => socket.poll_write_ready(cx))
+    }
+
+    /// Receives into the free room of `buffer`, of which there must be some; 0 is the end.
+    #[inline]
+    pub fn poll_receive(&self, cx: &mut Context<'_>, buffer: &mut BytesMut) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.poll_read_ready(cx))?;
+            let room = buffer.capacity() - buffer.len();
+            let mut received = None;
+            let tried = each_socket!(self, socket => socket.try_io(Interest::READABLE, || {
+                let count = sys::receive(socket, buffer)?;
+                received = Some(count);
+                // The socket is drained: saying so now saves the read that would find out. An edge that arrives later
+                // sets it readable again; a close that was seen is not forgotten.
+                if count > 0 && count < room { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+            }));
+            match (received, tried) {
+                (Some(count), _) => return Poll::Ready(Ok(count)),
+                (None, Err(error)) if error.kind() != io::ErrorKind::WouldBlock => {
+                    return Poll::Ready(Err(error));
+                }
+                (None, _) => {}
+            }
+        }
+    }
+
+    /// Writes some of `slices`, or fails with `WouldBlock`.
+    #[inline]
+    pub fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match slices {
+            [one] => each_socket!(self, socket => socket.try_io(Interest::WRITABLE, || {
+                Ok(send(socket, one, SendFlags::NOSIGNAL)?)
+            })),
+            many => each_socket!(self, socket => socket.try_write_vectored(many)),
+        }
+    }
+
+    /// Says that nothing more will be sent.
+    pub fn shutdown_write(&self) -> io::Result<()> {
+        each_socket!(self, socket => super::socket::shutdown_write(socket))
+    }
+}
+
 impl Connection {
     /// A connection on `socket`.
     pub fn new(socket: Socket) -> Self {
-        Self { socket, replay: RefCell::default(), traffic: None }
+        Self { socket, replay: RefCell::default(), traffic: None, secure: None }
+    }
+
+    /// Carries everything in a TLS session from now on, whose handshake is done.
+    pub fn secure(&mut self, session: Secure) {
+        self.secure = Some(Box::new(session));
+    }
+
+    /// Whether the socket carries the bytes as they are, so that the kernel may move them.
+    pub fn is_plain(&self) -> bool {
+        self.secure.is_none()
     }
 
     /// Counts what is carried from now on.
@@ -87,6 +158,9 @@ impl Connection {
 
     /// Has the connection end with RST when it is dropped: what is not sent yet is lost, and the peer knows.
     pub fn reset_on_drop(&self) {
+        if let Some(secure) = &self.secure {
+            secure.say_nothing();
+        }
         // A connection that is gone already needs no reset.
         let _ =
             each!(self, socket => socket2::SockRef::from(socket).set_linger(Some(std::time::Duration::ZERO)));
@@ -111,6 +185,9 @@ impl Connection {
     ///
     /// On a connection that should be silent this means the peer closed it or spoke out of turn.
     pub fn is_readable(&self) -> bool {
+        if let Some(secure) = &self.secure {
+            return secure.is_readable(&self.socket);
+        }
         let mut probe = [0_u8; 1];
         // `try_read` makes no system call unless the socket was reported readable.
         let peeked = match &self.socket {
@@ -125,7 +202,10 @@ impl Connection {
         if !self.replay.borrow().is_empty() {
             return Poll::Ready(Ok(()));
         }
-        each!(self, socket => socket.poll_read_ready(cx))
+        match &self.secure {
+            Some(secure) => secure.poll_readable(&self.socket, cx),
+            None => self.socket.poll_read_ready(cx),
+        }
     }
 
     /// Reads into the free room of `buffer`, or room of its own choice if there is none; 0 means the peer will send no more.
@@ -141,49 +221,35 @@ impl Connection {
                 return Poll::Ready(Ok(take));
             }
         }
-        loop {
-            each!(self, socket => ready!(socket.poll_read_ready(cx))?);
-            if buffer.capacity() == buffer.len() {
-                match buffer.is_empty() {
-                    true => *buffer = buffers::take(),
-                    false => buffer.reserve(buffers::BUFFER_SIZE),
-                }
-            }
-            let room = buffer.capacity() - buffer.len();
-            let mut received = None;
-            let tried = each!(self, socket => socket.try_io(Interest::READABLE, || {
-                let count = sys::receive(socket, buffer)?;
-                received = Some(count);
-                // The socket is drained: saying so now saves the read that would find out. An edge that arrives later
-                // sets it readable again; a close that was seen is not forgotten.
-                if count > 0 && count < room { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
-            }));
-            match (received, tried) {
-                (Some(count), _) => {
-                    self.received(count);
-                    return Poll::Ready(Ok(count));
-                }
-                (None, Err(error)) if error.kind() != io::ErrorKind::WouldBlock => {
-                    return Poll::Ready(Err(error));
-                }
-                (None, _) => {}
+        if let Some(secure) = &self.secure {
+            let read = ready!(secure.poll_read(&self.socket, cx, buffer));
+            self.received(*read.as_ref().unwrap_or(&0));
+            return Poll::Ready(read);
+        }
+        ready!(self.socket.poll_read_ready(cx))?;
+        if buffer.capacity() == buffer.len() {
+            match buffer.is_empty() {
+                true => *buffer = buffers::take(),
+                false => buffer.reserve(buffers::BUFFER_SIZE),
             }
         }
+        let count = ready!(self.socket.poll_receive(cx, buffer))?;
+        self.received(count);
+        Poll::Ready(Ok(count))
     }
 
     /// Writes some of `slices`.
     pub fn poll_write(&self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        if let Some(secure) = &self.secure {
+            let written = ready!(secure.poll_write(&self.socket, cx, slices));
+            self.sent(*written.as_ref().unwrap_or(&0));
+            return Poll::Ready(written);
+        }
         loop {
-            let written = match slices {
-                [one] => each!(self, socket => socket.try_io(Interest::WRITABLE, || {
-                    Ok(send(socket, one, SendFlags::NOSIGNAL)?)
-                })),
-                many => each!(self, socket => socket.try_write_vectored(many)),
-            };
-            match written {
+            match self.socket.try_write(slices) {
                 // Nearly never: whether there is room is asked only then. The reads that bring what is written take turns.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    each!(self, socket => ready!(socket.poll_write_ready(cx))?);
+                    ready!(self.socket.poll_write_ready(cx))?;
                 }
                 other => {
                     self.sent(*other.as_ref().unwrap_or(&0));
@@ -244,7 +310,18 @@ impl Connection {
 
     /// Says that nothing more will be sent.
     pub fn shutdown_write(&self) -> io::Result<()> {
-        each!(self, socket => super::socket::shutdown_write(socket))
+        match &self.secure {
+            Some(secure) => secure.shutdown_write(&self.socket),
+            None => self.socket.shutdown_write(),
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if let Some(secure) = &self.secure {
+            secure.say_goodbye(&self.socket);
+        }
     }
 }
 
@@ -258,6 +335,21 @@ impl AsyncRead for Connection {
             replay.advance(take);
             if replay.is_empty() {
                 *replay = BytesMut::new();
+            }
+            return Poll::Ready(Ok(()));
+        }
+        if let Some(secure) = &this.secure {
+            let mut plain = BytesMut::new();
+            let read = ready!(secure.poll_read(&this.socket, cx, &mut plain));
+            this.received(*read.as_ref().unwrap_or(&0));
+            read?;
+            let take = plain.len().min(buf.remaining());
+            buf.put_slice(&plain[..take]);
+            if take < plain.len() {
+                plain.advance(take);
+                *this.replay.get_mut() = plain;
+            } else {
+                buffers::give(plain);
             }
             return Poll::Ready(Ok(()));
         }

@@ -90,6 +90,10 @@ impl Direction {
         }
         if self.moved >= SPLICE_AFTER && !self.no_pipe && from.replay_is_empty() {
             self.rest();
+            if !from.is_plain() || !to.is_plain() {
+                self.no_pipe = true;
+                return Poll::Ready(Ok(()));
+            }
             self.pipe = Pipe::take(pipe::CAPACITY);
             self.no_pipe = self.pipe.is_none();
             return Poll::Ready(Ok(()));

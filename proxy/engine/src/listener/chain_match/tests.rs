@@ -94,6 +94,8 @@ impl Connection {
             direct_local: address(self.local.0, self.local.1),
             local_restored: false,
             secure: false,
+            tls: None,
+            transport_failure: None,
             server_name: self.server_name.map(Into::into),
             application_protocols: self.protocols.iter().map(|one| (*one).into()).collect(),
             transport_protocol: self.transport,

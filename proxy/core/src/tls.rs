@@ -1,0 +1,141 @@
+//! What is known of a TLS session and of the certificates that were shown in it: for access logs, headers and policies.
+//!
+//! Nothing here speaks TLS or verifies anything; the engine fills these values once a handshake is done.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+pub mod der;
+pub mod x509;
+
+pub use x509::{Certificate, San, SanKind};
+
+/// A TLS session, of either side.
+#[derive(Debug, Default)]
+pub struct TlsInfo {
+    /// As Envoy spells it: `TLSv1.3`.
+    pub version: &'static str,
+    /// The name that OpenSSL gives the cipher suite.
+    pub cipher: &'static str,
+    /// The group of the key exchange; empty if there was none, in a session that was resumed.
+    pub group: &'static str,
+    /// The protocol that both agreed on (ALPN).
+    pub alpn: Option<Vec<u8>>,
+    /// The name of the server as the client asked for it.
+    pub server_name: Option<String>,
+    /// The peer's certificates, its own first.
+    pub peer: Vec<PeerCertificate>,
+    /// The certificate of this side, if it showed one.
+    pub local: Option<Arc<Certificate>>,
+}
+
+impl TlsInfo {
+    /// The peer's own certificate.
+    pub fn peer_certificate(&self) -> Option<&PeerCertificate> {
+        self.peer.first()
+    }
+}
+
+/// A certificate as it came, and its digests.
+#[derive(Debug)]
+pub struct PeerCertificate {
+    /// DER.
+    pub der: Vec<u8>,
+    /// SHA-1.
+    pub sha1: [u8; 20],
+    /// SHA-256.
+    pub sha256: [u8; 32],
+    /// What it says; nothing if it cannot be read.
+    pub content: Option<Certificate>,
+}
+
+impl PeerCertificate {
+    /// PEM, percent-encoded as Envoy does: everything but letters, digits, `-`, `.`, `_` and `~`.
+    pub fn url_encoded_pem(&self) -> String {
+        url_encode(&pem(&self.der))
+    }
+}
+
+/// Lower case hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// Percent-encodes PEM as Envoy does: what stands in base64 and in the lines around it, and no more.
+pub fn url_encode(pem: &str) -> String {
+    let mut encoded = String::with_capacity(pem.len() * 5 / 4);
+    for letter in pem.chars() {
+        match letter {
+            '\n' => encoded.push_str("%0A"),
+            ' ' => encoded.push_str("%20"),
+            '+' => encoded.push_str("%2B"),
+            '/' => encoded.push_str("%2F"),
+            '=' => encoded.push_str("%3D"),
+            other => encoded.push(other),
+        }
+    }
+    encoded
+}
+
+/// The PEM of a certificate.
+pub fn pem(der: &[u8]) -> String {
+    const LINE: usize = 64;
+    let encoded = base64(der);
+    let mut pem = String::from("-----BEGIN CERTIFICATE-----\n");
+    let mut rest = encoded.as_str();
+    while !rest.is_empty() {
+        let (line, left) = rest.split_at(LINE.min(rest.len()));
+        pem.push_str(line);
+        pem.push('\n');
+        rest = left;
+    }
+    pem.push_str("-----END CERTIFICATE-----\n");
+    pem
+}
+
+/// Base64 with padding (RFC 4648, section 4).
+pub fn base64(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for group in bytes.chunks(3) {
+        let at = |index: usize| u32::from(group.get(index).copied().unwrap_or(0));
+        let bits = at(0) << 16 | at(1) << 8 | at(2);
+        for index in 0..4 {
+            let letter = ALPHABET[(bits >> (18 - 6 * index) & 63) as usize];
+            text.push(if index <= group.len() { char::from(letter) } else { '=' });
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_as_in_the_rfc() {
+        for (plain, encoded) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+            ("fooba", "Zm9vYmE="),
+            ("foobar", "Zm9vYmFy"),
+        ] {
+            assert_eq!(base64(plain.as_bytes()), encoded);
+        }
+        assert_eq!(hex(&[0, 255, 16]), "00ff10");
+    }
+
+    #[test]
+    fn pem_has_short_lines() {
+        let text = pem(&[7; 100]);
+        assert!(text.lines().all(|line| line.len() <= 64));
+        assert_eq!(text.lines().count(), 2 + 100_usize.div_ceil(3).div_ceil(16));
+        assert!(!url_encode(&text).contains(['\n', ' ', '+', '/', '=']));
+    }
+}

@@ -1,0 +1,100 @@
+//! What becomes of every field of the messages of TLS.
+
+use proxy_core::config::FieldUse::{Ignored, Rejected, Used};
+use proxy_core::config::{FieldUse, MessageFields};
+
+const NO_SDS: FieldUse = Rejected("secrets that are delivered are not available yet");
+const NO_PROVIDERS: FieldUse = Rejected("certificate providers are not available");
+const NO_OCSP: FieldUse = Rejected("OCSP stapling is not available yet");
+const NO_TICKET_KEYS: FieldUse = Rejected("own keys of session tickets are not available yet");
+const READ_ONCE: FieldUse = Rejected("files are read once");
+
+/// Fields by message.
+pub const FIELDS: &[MessageFields] = &[
+    (
+        "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+        &[
+            ("common_tls_context", Used),
+            ("require_client_certificate", Used),
+            ("require_sni", Used),
+            ("session_ticket_keys", NO_TICKET_KEYS),
+            ("session_ticket_keys_sds_secret_config", NO_TICKET_KEYS),
+            ("disable_stateless_session_resumption", Used),
+            ("disable_stateful_session_resumption", Used),
+            ("session_timeout", Rejected("is not available yet")),
+            ("ocsp_staple_policy", NO_OCSP),
+            ("full_scan_certs_on_sni_mismatch", Used),
+            ("prefer_client_ciphers", Used),
+        ],
+    ),
+    (
+        "envoy.extensions.transport_sockets.tls.v3.CommonTlsContext",
+        &[
+            ("tls_params", Used),
+            ("tls_certificates", Used),
+            ("tls_certificate_sds_secret_configs", NO_SDS),
+            ("tls_certificate_provider_instance", NO_PROVIDERS),
+            ("custom_tls_certificate_selector", Rejected("only the default selector is available")),
+            ("tls_certificate_certificate_provider", NO_PROVIDERS),
+            ("tls_certificate_certificate_provider_instance", NO_PROVIDERS),
+            ("validation_context", Used),
+            ("validation_context_sds_secret_config", NO_SDS),
+            ("combined_validation_context", NO_SDS),
+            ("validation_context_certificate_provider", NO_PROVIDERS),
+            ("validation_context_certificate_provider_instance", NO_PROVIDERS),
+            ("alpn_protocols", Used),
+            ("custom_handshaker", Rejected("only the default handshake is available")),
+            ("key_log", Rejected("keys are not logged yet")),
+        ],
+    ),
+    (
+        "envoy.extensions.transport_sockets.tls.v3.TlsParameters",
+        &[
+            ("tls_minimum_protocol_version", Used),
+            ("tls_maximum_protocol_version", Used),
+            ("cipher_suites", Used),
+            ("ecdh_curves", Used),
+            ("signature_algorithms", Rejected("all that are safe are used")),
+            ("compliance_policies", Rejected("no policy is certified")),
+        ],
+    ),
+    (
+        "envoy.extensions.transport_sockets.tls.v3.TlsCertificate",
+        &[
+            ("certificate_chain", Used),
+            ("private_key", Used),
+            ("pkcs12", Rejected("use certificate_chain and private_key")),
+            ("watched_directory", READ_ONCE),
+            ("private_key_provider", Rejected("keys of providers are not available")),
+            ("password", Rejected("encrypted keys are not available")),
+            ("ocsp_staple", NO_OCSP),
+            ("signed_certificate_timestamp", Ignored("is not implemented in Envoy either")),
+            ("tls_params", Rejected("the parameters of the whole context apply to all certificates")),
+        ],
+    ),
+    (
+        "envoy.extensions.transport_sockets.tls.v3.CertificateValidationContext",
+        &[
+            ("trusted_ca", Used),
+            ("ca_certificate_provider_instance", NO_PROVIDERS),
+            ("system_root_certs", Rejected("name them by trusted_ca")),
+            ("watched_directory", READ_ONCE),
+            ("verify_certificate_spki", Used),
+            ("verify_certificate_hash", Used),
+            ("match_typed_subject_alt_names", Used),
+            ("match_subject_alt_names", Used),
+            ("require_signed_certificate_timestamp", Rejected("is not implemented, nor is it in Envoy")),
+            ("crl", Used),
+            ("allow_expired_certificate", Used),
+            ("trust_chain_verification", Used),
+            ("custom_validator_config", Rejected("only the default validator is available")),
+            ("only_verify_leaf_cert_crl", Used),
+            ("max_verify_depth", Used),
+            ("suppress_client_ca_list", Used),
+        ],
+    ),
+    (
+        "envoy.extensions.transport_sockets.tls.v3.SubjectAltNameMatcher",
+        &[("san_type", Used), ("matcher", Used), ("oid", Used)],
+    ),
+];

@@ -1,0 +1,162 @@
+//! Certificates of this side with their keys, and which of them a client is shown.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use proxy_core::config::{BuildCx, Rejected};
+use proxy_core::tls::{Certificate, SanKind};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::{InconsistentKeys, SignatureAlgorithm, SignatureScheme};
+use xds_api::envoy::extensions::transport_sockets::tls::v3::TlsCertificate;
+
+use super::source;
+
+/// A certificate with its chain and key, and what it says.
+#[derive(Clone)]
+pub struct Identity {
+    pub(super) key: Arc<CertifiedKey>,
+    /// What the certificate says.
+    pub certificate: Arc<Certificate>,
+    /// Where the chain came from: a path, or `<inline>`.
+    pub path: Arc<str>,
+}
+
+impl std::fmt::Debug for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Identity").field("subject", &self.certificate.subject).finish_non_exhaustive()
+    }
+}
+
+impl Identity {
+    pub(super) fn build(
+        proto: &TlsCertificate,
+        provider: &CryptoProvider,
+        cx: &mut BuildCx<'_>,
+    ) -> Result<Self, Rejected> {
+        let chain = cx.at("certificate_chain", |cx| source::read(proto.certificate_chain.as_ref(), cx));
+        let key = cx.at("private_key", |cx| source::read(proto.private_key.as_ref(), cx));
+        let (chain, key) = (chain?, key?);
+        let Some(chain) = chain else {
+            return Err(cx.reject("Failed to load incomplete certificate: certificate chain not set"));
+        };
+        let Some(key) = key else {
+            return Err(cx.reject("Failed to load incomplete private key: private key not set"));
+        };
+        let loaded: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&chain.bytes).collect();
+        let certificates = loaded.ok().filter(|certificates| !certificates.is_empty());
+        let parsed = certificates.and_then(|all| Some((Certificate::parse(all.first()?)?, all)));
+        let Some((certificate, certificates)) = parsed else {
+            return Err(cx.at("certificate_chain", |cx| {
+                cx.reject(format!("Failed to load certificate chain from {}", chain.name))
+            }));
+        };
+        let loaded = PrivateKeyDer::from_pem_slice(&key.bytes)
+            .map_err(|_| "it is no PEM of an unencrypted key".to_owned());
+        let key = loaded.and_then(|loaded| {
+            CertifiedKey::from_der(certificates, loaded, provider).map_err(|error| match error {
+                rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+                    "KEY_VALUES_MISMATCH: it is not the key of the certificate".to_owned()
+                }
+                _ => "this kind of key is not available".to_owned(),
+            })
+        });
+        let key = key.map_err(|cause| {
+            cx.at("private_key", |cx| {
+                cx.reject(format!("Failed to load private key from {}, Cause: {cause}", key_name(proto)))
+            })
+        })?;
+        Ok(Self { key: Arc::new(key), certificate: Arc::new(certificate), path: chain.name.into() })
+    }
+
+    /// The names that clients may ask for it by: those of its subject alternative names, or its common name.
+    fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> =
+            self.certificate.sans_of(&SanKind::Dns).map(str::to_ascii_lowercase).collect();
+        if names.is_empty() {
+            names.extend(self.certificate.common_name.as_deref().map(str::to_ascii_lowercase));
+        }
+        names
+    }
+
+    /// Whether a client that takes signatures of these schemes takes one of this key.
+    fn fits(&self, schemes: &[SignatureScheme]) -> bool {
+        self.key.key.choose_scheme(schemes).is_some()
+    }
+}
+
+fn key_name(proto: &TlsCertificate) -> &str {
+    use xds_api::envoy::config::core::v3::data_source::Specifier;
+    match proto.private_key.as_ref().and_then(|source| source.specifier.as_ref()) {
+        Some(Specifier::Filename(path)) => path,
+        _ => "<inline>",
+    }
+}
+
+/// Chooses a certificate by the name that the client asks for, and by the signatures it takes.
+///
+/// As Envoy's default selector does: those that have the name, then those that have it by a wildcard, then the first, unless
+/// all are to be looked through. Among several one with a key of ECDSA that the client can use wins, then any whose key it can; if it can use none, the first.
+pub(super) struct Selector {
+    identities: Vec<Identity>,
+    by_name: HashMap<String, Vec<usize>>,
+    full_scan: bool,
+}
+
+impl std::fmt::Debug for Selector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Selector").field(&self.identities).finish()
+    }
+}
+
+impl Selector {
+    pub(super) fn new(identities: Vec<Identity>, full_scan: bool) -> Self {
+        let mut by_name: HashMap<String, Vec<usize>> = HashMap::new();
+        for (index, identity) in identities.iter().enumerate() {
+            for name in identity.names() {
+                by_name.entry(name).or_default().push(index);
+            }
+        }
+        Self { identities, by_name, full_scan }
+    }
+
+    fn select(&self, name: Option<&str>, schemes: &[SignatureScheme]) -> Option<&Identity> {
+        let all: Vec<usize> = (0..self.identities.len()).collect();
+        let name = name.map(str::to_ascii_lowercase);
+        let wildcard = || name.as_deref()?.split_once('.').map(|(_, parent)| format!("*.{parent}"));
+        let named = || {
+            let exact = self.by_name.get(name.as_deref()?);
+            exact.or_else(|| self.by_name.get(&wildcard()?))
+        };
+        let candidates = match named() {
+            Some(named) => named,
+            None if name.is_none() || self.full_scan => &all,
+            None => all.get(..1)?,
+        };
+        let candidates = || candidates.iter().filter_map(|index| self.identities.get(*index));
+        let fitting = |kind: fn(SignatureAlgorithm) -> bool| {
+            candidates().find(|identity| kind(identity.key.key.algorithm()) && identity.fits(schemes))
+        };
+        fitting(|kind| kind == SignatureAlgorithm::ECDSA)
+            .or_else(|| fitting(|_| true))
+            .or_else(|| candidates().next())
+    }
+
+    /// The one that was shown, by its certificate.
+    pub(super) fn select_again(
+        &self,
+        name: Option<&str>,
+        schemes: &[SignatureScheme],
+    ) -> Option<Arc<Certificate>> {
+        self.select(name, schemes).map(|identity| identity.certificate.clone())
+    }
+}
+
+impl ResolvesServerCert for Selector {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.select(hello.server_name(), hello.signature_schemes()).map(|identity| identity.key.clone())
+    }
+}

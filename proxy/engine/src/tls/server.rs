@@ -1,0 +1,261 @@
+//! TLS that ends here (`DownstreamTlsContext`).
+
+use std::future::poll_fn;
+use std::io;
+use std::sync::Arc;
+use std::task::ready;
+
+use bytes::BytesMut;
+use proxy_core::config::{BuildCx, Rejected};
+use proxy_core::extension::decode;
+use proxy_core::stats::groups::{SslFactoryStats, SslStats};
+use proxy_core::stats::{Cells, OneOff, SharedGauge};
+use proxy_core::tls::{Certificate, TlsInfo};
+use rustls::crypto::aws_lc_rs::Ticketer;
+use rustls::server::{Acceptor, ClientHello, NoServerSessionStorage, ServerSessionMemoryCache};
+use rustls::{CipherSuite, ProtocolVersion, ServerConfig};
+use xds_api::envoy::extensions::transport_sockets::tls::v3 as proto;
+use xds_api::envoy::extensions::transport_sockets::tls::v3::downstream_tls_context::SessionTicketKeysType;
+
+use super::identity::{Identity, Selector};
+use super::params::Parameters;
+use super::session;
+use super::verify::{Judge, Verifier};
+use crate::net::connection::Connection;
+use crate::net::secure::Secure;
+
+/// The message that configures it.
+pub const MESSAGE: &str = "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext";
+/// Sessions that are kept for clients that resume without a ticket.
+const SESSIONS: usize = 1024;
+
+const TLS13_SUITES: [CipherSuite; 3] = [
+    CipherSuite::TLS13_AES_128_GCM_SHA256,
+    CipherSuite::TLS13_AES_256_GCM_SHA384,
+    CipherSuite::TLS13_CHACHA20_POLY1305_SHA256,
+];
+
+/// How TLS of clients ends here.
+pub struct ServerTls {
+    configs: Configs,
+    alpn: Vec<Vec<u8>>,
+    speaks_13: bool,
+    selector: Arc<Selector>,
+    verifier: Option<Arc<Verifier>>,
+    /// The certificates.
+    pub identities: Vec<Identity>,
+    stats: Cells<SslStats>,
+    /// Held for as long as the certificates are.
+    _expirations: Vec<OneOff<SharedGauge>>,
+    /// `server_ssl_socket_factory`: there from the start, as in Envoy.
+    _factory_stats: Cells<SslFactoryStats>,
+}
+
+/// One configuration in the shapes that the first words of a client call for.
+///
+/// A client that offers none of our protocols gets none (`rustls` would refuse it). Suites of TLS 1.3 are chosen in the order of
+/// the client, those of TLS 1.2 in ours, unless `prefer_client_ciphers`.
+struct Configs {
+    tls13: Arc<ServerConfig>,
+    tls13_without_alpn: Arc<ServerConfig>,
+    tls12: Arc<ServerConfig>,
+    tls12_without_alpn: Arc<ServerConfig>,
+}
+
+impl Configs {
+    fn new(config: &ServerConfig, alpn: &[Vec<u8>], prefers_client: bool) -> Self {
+        let with = |alpn: &[Vec<u8>], ignore_client_order| {
+            let mut config = config.clone();
+            config.alpn_protocols = alpn.to_vec();
+            config.ignore_client_order = ignore_client_order;
+            Arc::new(config)
+        };
+        Self {
+            tls13: with(alpn, false),
+            tls13_without_alpn: with(&[], false),
+            tls12: with(alpn, !prefers_client),
+            tls12_without_alpn: with(&[], !prefers_client),
+        }
+    }
+}
+
+/// Why a handshake failed, in Envoy's words; empty if the peer just left.
+#[derive(Debug)]
+pub struct HandshakeFailed(pub String);
+
+impl ServerTls {
+    /// Builds it for the listener whose statistics begin with `stat_prefix`.
+    pub fn build(payload: &[u8], stat_prefix: &str, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
+        let proto: proto::DownstreamTlsContext = decode(payload, cx)?;
+        let common = proto.common_tls_context.clone().unwrap_or_default();
+        let rejected = cx.reject_if(
+            proto.require_sni.unwrap_or(false),
+            "require_sni",
+            "is not implemented, nor is it in Envoy",
+        );
+        let scope = cx.env.stats.scope(stat_prefix);
+        let stats: Cells<SslStats> = scope.child("ssl").cells();
+        let built = cx.at("common_tls_context", |cx| {
+            let params = Parameters::build(common.tls_params.as_ref(), cx);
+            let verifier = super::validation(&common, cx);
+            let params = params?;
+            let identities = cx.each("tls_certificates", &common.tls_certificates, |one, cx| {
+                Identity::build(one, &params.provider, cx)
+            });
+            Ok((params, verifier?, identities?))
+        });
+        let ((params, verifier, identities), ()) = (built?, rejected?);
+        if identities.is_empty() {
+            return Err(cx.reject("No TLS certificates found for server context"));
+        }
+        let full_scan = proto.full_scan_certs_on_sni_mismatch.unwrap_or(false);
+        let selector = Arc::new(Selector::new(identities.clone(), full_scan));
+        let judge = Judge {
+            verifier: verifier.clone(),
+            provider: params.provider.clone(),
+            stats: stats.clone(),
+            is_required: proto.require_client_certificate.unwrap_or(false),
+        };
+        let failed = |error: &dyn std::fmt::Display, cx: &mut BuildCx<'_>| cx.reject(error.to_string());
+        let builder = ServerConfig::builder_with_provider(params.provider)
+            .with_protocol_versions(&params.versions)
+            .map_err(|error| failed(&error, cx))?;
+        let mut config =
+            builder.with_client_cert_verifier(Arc::new(judge)).with_cert_resolver(selector.clone());
+        let stateless = !matches!(
+            proto.session_ticket_keys_type,
+            Some(SessionTicketKeysType::DisableStatelessSessionResumption(true))
+        );
+        config.session_storage = match proto.disable_stateful_session_resumption {
+            true => Arc::new(NoServerSessionStorage {}),
+            false => ServerSessionMemoryCache::new(SESSIONS),
+        };
+        if stateless {
+            config.ticketer = Ticketer::new().map_err(|error| failed(&error, cx))?;
+        } else if proto.disable_stateful_session_resumption {
+            config.send_tls13_tickets = 0;
+        }
+        let alpn: Vec<_> = common.alpn_protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+        let speaks_13 = params.versions.iter().any(|version| version.version == ProtocolVersion::TLSv1_3);
+        let gauges = super::expirations(&scope, &identities, verifier.as_deref());
+        Ok(Self {
+            configs: Configs::new(&config, &alpn, proto.prefer_client_ciphers),
+            alpn,
+            speaks_13,
+            selector,
+            verifier,
+            identities,
+            stats,
+            _expirations: gauges,
+            _factory_stats: scope.child("server_ssl_socket_factory").cells(),
+        })
+    }
+
+    /// What clients' certificates are held to.
+    pub fn verifier(&self) -> Option<&Verifier> {
+        self.verifier.as_deref()
+    }
+
+    /// Does the handshake; `connection` carries the session from then on. Has no deadline of its own.
+    pub async fn accept(&self, connection: &mut Connection) -> Result<TlsInfo, HandshakeFailed> {
+        let accepted = match self.greet(connection).await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                session::count_failure(&error, self.stats.here());
+                return Err(HandshakeFailed(session::failure(&error)));
+            }
+        };
+        let Greeted { secure, server_name, certificate } = accepted;
+        let shaken = poll_fn(|cx| secure.poll_handshake(connection.socket(), cx)).await;
+        if let Err(error) = shaken {
+            session::count_failure(&error, self.stats.here());
+            return Err(HandshakeFailed(session::failure(&error)));
+        }
+        let mut info = secure.with(|session| session::describe(session, self.stats.here()));
+        info.server_name = server_name;
+        info.local = certificate;
+        connection.secure(secure);
+        Ok(info)
+    }
+
+    /// Reads what the client says first and begins the session with it.
+    async fn greet(&self, connection: &Connection) -> io::Result<Greeted> {
+        let mut acceptor = Acceptor::default();
+        let mut received = BytesMut::new();
+        let invalid = |error: rustls::Error| io::Error::new(io::ErrorKind::InvalidData, error);
+        loop {
+            received.clear();
+            let count = poll_fn(|cx| connection.poll_read(cx, &mut received)).await?;
+            if count == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let mut left = &received[..];
+            while !left.is_empty() {
+                if acceptor.read_tls(&mut left)? == 0 {
+                    return Err(invalid(rustls::Error::General("a record is too long".to_owned())));
+                }
+                match acceptor.accept() {
+                    Ok(None) => {}
+                    Ok(Some(accepted)) => {
+                        let hello = accepted.client_hello();
+                        let server_name = hello.server_name().map(str::to_owned);
+                        let certificate =
+                            self.selector.select_again(hello.server_name(), hello.signature_schemes());
+                        let config = self.config_for(&hello);
+                        let session = match accepted.into_connection(config) {
+                            Ok(session) => session,
+                            Err((error, mut alert)) => {
+                                let mut bytes = Vec::new();
+                                alert.write_all(&mut bytes)?;
+                                return Err(self.refuse(connection, &bytes, invalid(error)).await);
+                            }
+                        };
+                        let secure = Secure::new(session, self.stats.clone());
+                        if let Err(error) = secure.feed(left) {
+                            let _ = poll_fn(|cx| secure.poll_handshake(connection.socket(), cx)).await;
+                            return Err(invalid(error));
+                        }
+                        return Ok(Greeted { secure, server_name, certificate });
+                    }
+                    Err((error, mut alert)) => {
+                        let mut bytes = Vec::new();
+                        alert.write_all(&mut bytes)?;
+                        return Err(self.refuse(connection, &bytes, invalid(error)).await);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends an alert.
+    async fn refuse(&self, connection: &Connection, alert: &[u8], error: io::Error) -> io::Error {
+        let slices = [io::IoSlice::new(alert)];
+        // An alert fits the socket; if it does not, nobody reads.
+        let _ = poll_fn(|cx| {
+            let _ = ready!(connection.poll_write(cx, &slices));
+            std::task::Poll::Ready(())
+        })
+        .await;
+        error
+    }
+
+    fn config_for(&self, hello: &ClientHello<'_>) -> Arc<ServerConfig> {
+        let is_ours = |one: &[u8]| self.alpn.iter().any(|our| our == one);
+        let fits = hello.alpn().is_none_or(|mut offered| offered.any(is_ours));
+        let both_speak_13 =
+            self.speaks_13 && hello.cipher_suites().iter().any(|suite| TLS13_SUITES.contains(suite));
+        let chosen = match (both_speak_13, fits) {
+            (true, true) => &self.configs.tls13,
+            (true, false) => &self.configs.tls13_without_alpn,
+            (false, true) => &self.configs.tls12,
+            (false, false) => &self.configs.tls12_without_alpn,
+        };
+        chosen.clone()
+    }
+}
+
+struct Greeted {
+    secure: Secure,
+    server_name: Option<String>,
+    certificate: Option<Arc<Certificate>>,
+}

@@ -1,0 +1,34 @@
+//! Data sources of certificates and keys. What they hold is never part of an error.
+
+use std::fs;
+
+use proxy_core::config::{BuildCx, Rejected};
+use xds_api::envoy::config::core::v3::DataSource;
+use xds_api::envoy::config::core::v3::data_source::Specifier;
+
+/// What a source holds, and what to call it in a message.
+pub(super) struct Content {
+    pub(super) bytes: Vec<u8>,
+    pub(super) name: String,
+}
+
+/// Reads a source; empty if it is not set.
+pub(super) fn read(source: Option<&DataSource>, cx: &mut BuildCx<'_>) -> Result<Option<Content>, Rejected> {
+    let Some(DataSource { watched_directory, specifier }) = source else { return Ok(None) };
+    cx.reject_if(watched_directory.is_some(), "watched_directory", "files are read once")?;
+    let inline = |bytes: &[u8]| Content { bytes: bytes.to_vec(), name: "<inline>".to_owned() };
+    let content = match specifier {
+        None => return Err(cx.reject("specifier: value is required")),
+        Some(Specifier::InlineBytes(bytes)) => inline(bytes),
+        Some(Specifier::InlineString(text)) => inline(text.as_bytes()),
+        Some(Specifier::EnvironmentVariable(name)) => match std::env::var(name) {
+            Ok(value) => inline(value.as_bytes()),
+            Err(_) => return Err(cx.reject(format!("Environment variable doesn't exist: {name}"))),
+        },
+        Some(Specifier::Filename(path)) => match fs::read(path) {
+            Ok(bytes) => Content { bytes, name: path.clone() },
+            Err(error) => return Err(cx.reject(format!("unable to read file: {path}: {error}"))),
+        },
+    };
+    Ok(Some(content).filter(|content| !content.bytes.is_empty()))
+}

@@ -1,0 +1,360 @@
+//! TLS that ends at the proxy: one set of listeners and clients, both programs, and every difference in what came of it.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use integration::config::HttpListener;
+use integration::expect::{SOON, eventually};
+use integration::process::Binary;
+use integration::tls::{Authority, ClientOptions, Identity, Outcome, Wanted, converse, downstream, inline};
+use rustls::SignatureScheme;
+use rustls::version::{TLS12, TLS13};
+
+use crate::{GET, base64_sha256, both, hex_sha256, start};
+
+/// Statistics that differ on purpose: `rustls` does not tell of a client's wish for OCSP, and of the groups that both sides
+/// have it takes the one that the client has sent a key for, without asking for another.
+const UNTOLD: &[&str] =
+    &["ocsp_staple_omitted", "ocsp_staple_requests", "curves.X25519", "curves.X25519MLKEM768"];
+
+/// Everything that is signed for these tests.
+struct Certificates {
+    root: Authority,
+    other: Authority,
+    server: Identity,
+    rsa: Identity,
+    wildcard: Identity,
+    second: Identity,
+    client: Identity,
+    spiffe: Identity,
+    stranger: Identity,
+    expired: Identity,
+    future: Identity,
+    revoked: Identity,
+    between: Identity,
+    rootless: Identity,
+}
+
+impl Certificates {
+    fn new() -> Self {
+        let (root, other) = (Authority::new("root").unwrap(), Authority::new("other").unwrap());
+        let middle = root.intermediate("middle").unwrap();
+        let issue = |wanted: Wanted<'_>| root.issue(&wanted).unwrap();
+        let with = |sans| Wanted { sans, ..Wanted::default() };
+        let client = |serial, valid| Wanted {
+            common_name: "client",
+            sans: &["dns:client.test"],
+            serial,
+            valid,
+            ..Wanted::default()
+        };
+        Self {
+            server: issue(Wanted::default()),
+            rsa: issue(Wanted { algorithm: &rcgen::PKCS_RSA_SHA256, ..Wanted::default() }),
+            wildcard: issue(with(&["dns:*.b.test"])),
+            second: issue(with(&["dns:c.test", "dns:d.b.test"])),
+            client: issue(client(10, (2020, 2100))),
+            spiffe: issue(Wanted {
+                common_name: "",
+                sans: &[
+                    "uri:spiffe://td/ns/a/sa/b",
+                    "dns:x.client.test",
+                    "email:me@client.test",
+                    "ip:10.1.2.3",
+                ],
+                serial: 11,
+                ..Wanted::default()
+            }),
+            stranger: other.issue(&client(12, (2020, 2100))).unwrap(),
+            expired: issue(client(13, (2020, 2021))),
+            future: issue(client(14, (2090, 2100))),
+            revoked: issue(client(15, (2020, 2100))),
+            between: middle.issue(&client(16, (2020, 2100))).unwrap().with_chain(&middle),
+            rootless: middle.issue(&client(17, (2020, 2100))).unwrap(),
+            root,
+            other,
+        }
+    }
+
+    /// `validation_context` with the root as trusted, and these fields.
+    fn trusting(&self, fields: &str) -> String {
+        format!("trusted_ca: {}\n{fields}", inline(&self.root.pem))
+    }
+}
+
+/// A listener of which the statistics are `listener.<name>`.
+fn listener(name: &str, identities: &[&Identity], common: &str, validation: &str, context: &str) -> String {
+    let identities: Vec<String> = identities.iter().map(|identity| identity.inline()).collect();
+    let mut all = format!("tls_certificates: [{}]\n{common}", identities.join(", "));
+    if !validation.is_empty() {
+        let _ = write!(all, "\nvalidation_context:\n{}", integration::config::indent(validation, 2));
+    }
+    HttpListener::to_up(name)
+        .chain(&downstream(&all, context))
+        .listener(&format!("stat_prefix: {name}"))
+        .yaml()
+}
+
+const REQUIRED: &str = "require_client_certificate: true\n";
+
+fn listeners(c: &Certificates) -> Vec<String> {
+    let plain = |name, common: &str| listener(name, &[&c.server], common, "", "");
+    let checks = |name, fields: &str| listener(name, &[&c.server], "", &c.trusting(fields), REQUIRED);
+    let pins = |name, fields: &str| listener(name, &[&c.server], "", fields, REQUIRED);
+    let san = |name, kind: &str, matcher: &str| {
+        checks(name, &format!("match_typed_subject_alt_names: [{{san_type: {kind}, matcher: {matcher}}}]"))
+    };
+    vec![
+        plain("plain", ""),
+        plain("alpn", "alpn_protocols: [h2, http/1.1]"),
+        listener("many", &[&c.server, &c.rsa, &c.wildcard, &c.second], "", "", ""),
+        listener("scanned", &[&c.rsa, &c.server], "", "", "full_scan_certs_on_sni_mismatch: true\n"),
+        plain("only12", "tls_params: {tls_maximum_protocol_version: TLSv1_2}"),
+        plain("only13", "tls_params: {tls_minimum_protocol_version: TLSv1_3}"),
+        plain(
+            "suites",
+            "tls_params: {tls_maximum_protocol_version: TLSv1_2, cipher_suites: [ECDHE-ECDSA-AES256-GCM-SHA384, AES128-SHA]}",
+        ),
+        plain(
+            "preferred",
+            "tls_params: {cipher_suites: ['[ECDHE-ECDSA-CHACHA20-POLY1305|ECDHE-RSA-CHACHA20-POLY1305]', ECDHE-ECDSA-AES128-GCM-SHA256]}",
+        ),
+        plain("curves", "tls_params: {ecdh_curves: [P-384, P-521]}"),
+        checks("required", ""),
+        listener("optional", &[&c.server], "", &c.trusting(""), ""),
+        listener("demanded", &[&c.server], "", "", REQUIRED),
+        listener(
+            "untrusted",
+            &[&c.server],
+            "",
+            &c.trusting("trust_chain_verification: ACCEPT_UNTRUSTED"),
+            REQUIRED,
+        ),
+        checks("lenient", "allow_expired_certificate: true"),
+        checks("listed", &format!("crl: {}", inline(&c.root.revoke(&[15]).unwrap()))),
+        checks("shallow", "max_verify_depth: 0"),
+        san("uri", "URI", "{exact: spiffe://td/ns/a/sa/b}"),
+        san("uri_prefix", "URI", "{prefix: spiffe://td/}"),
+        san("uri_regex", "URI", "{safe_regex: {regex: 'spiffe://td/ns/.*/sa/b'}}"),
+        san("dns", "DNS", "{exact: client.test}"),
+        san("dns_suffix", "DNS", "{suffix: client.test, ignore_case: true}"),
+        san("email", "EMAIL", "{contains: '@client'}"),
+        san("ip", "IP_ADDRESS", "{exact: 10.1.2.3}"),
+        checks("any_name", "match_subject_alt_names: [{exact: 10.1.2.3}, {exact: client.test}]"),
+        pins("hash", &format!("verify_certificate_hash: ['{}']", hex_sha256(&c.client.der))),
+        pins("key", &format!("verify_certificate_spki: ['{}']", base64_sha256(&spki(&c.client.der)))),
+        pins(
+            "either",
+            &format!(
+                "verify_certificate_spki: ['{}']\nverify_certificate_hash: ['{}']",
+                base64_sha256(b"x"),
+                hex_sha256(&c.client.der)
+            ),
+        ),
+        checks("both", &format!("verify_certificate_hash: ['{}']", hex_sha256(&c.stranger.der))),
+        listener("leaf", &[&c.server], "", &format!("trusted_ca: {}", inline(&c.client.chain)), REQUIRED),
+        listener(
+            "two_roots",
+            &[&c.server],
+            "",
+            &format!("trusted_ca: {}", inline(&format!("{}{}", c.other.pem, c.root.pem))),
+            REQUIRED,
+        ),
+    ]
+}
+
+/// The key of a certificate with its algorithm.
+fn spki(der: &[u8]) -> Vec<u8> {
+    // Of ECDSA with P-256 it is as long everywhere, and begins in the same way.
+    const BEGIN: &[u8] = &[0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
+    let at = der.windows(BEGIN.len()).position(|window| window == BEGIN).unwrap();
+    der[at..at + 91].to_vec()
+}
+
+/// What clients do: a name, a listener, options.
+fn cases(c: &Certificates) -> Vec<(String, &'static str, ClientOptions)> {
+    let mut cases: Vec<(String, &'static str, ClientOptions)> = Vec::new();
+    let mut add = |name: &str, listener: &'static str, options: ClientOptions| {
+        cases.push((format!("{listener}: {name}"), listener, options));
+    };
+    let anybody = ClientOptions::default();
+    let asking = |name| ClientOptions { server_name: Some(name), ..ClientOptions::default() };
+    let offering = |alpn: &[&'static str]| ClientOptions { alpn: alpn.to_vec(), ..ClientOptions::default() };
+    for listener in ["plain", "alpn", "many", "scanned", "only12", "only13", "suites", "preferred", "curves"]
+    {
+        add("anybody", listener, anybody.clone());
+        add("1.2", listener, ClientOptions { versions: vec![&TLS12], ..anybody.clone() });
+        add("1.3", listener, ClientOptions { versions: vec![&TLS13], ..anybody.clone() });
+    }
+    add("server's order", "alpn", offering(&["http/1.1", "h2"]));
+    add("one", "alpn", offering(&["http/1.1"]));
+    add("none of ours", "alpn", offering(&["foo"]));
+    add("ours are none", "plain", offering(&["h2"]));
+    for name in ["a.test", "A.TEST", "x.b.test", "d.b.test", "x.y.b.test", "c.test", "nobody.test"] {
+        add(name, "many", asking(name));
+    }
+    add("nobody.test", "scanned", asking("nobody.test"));
+    add("silent", "many", ClientOptions { silent: true, ..anybody.clone() });
+    let rsa_only = || vec![SignatureScheme::RSA_PSS_SHA256, SignatureScheme::RSA_PKCS1_SHA256];
+    let ecdsa_only = || vec![SignatureScheme::ECDSA_NISTP256_SHA256];
+    for listener in ["many", "scanned"] {
+        add("RSA only", listener, ClientOptions { schemes: rsa_only(), ..anybody.clone() });
+        add("ECDSA only", listener, ClientOptions { schemes: ecdsa_only(), ..anybody.clone() });
+        add(
+            "silent, RSA only",
+            listener,
+            ClientOptions { schemes: rsa_only(), silent: true, ..anybody.clone() },
+        );
+    }
+    let chacha = vec!["TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256"];
+    for listener in ["plain", "suites", "preferred"] {
+        add(
+            "one suite",
+            listener,
+            ClientOptions { suites: chacha.clone(), versions: vec![&TLS12], ..anybody.clone() },
+        );
+    }
+    let who: [(&str, Option<&Identity>); 9] = [
+        ("nobody", None),
+        ("client", Some(&c.client)),
+        ("spiffe", Some(&c.spiffe)),
+        ("stranger", Some(&c.stranger)),
+        ("expired", Some(&c.expired)),
+        ("future", Some(&c.future)),
+        ("revoked", Some(&c.revoked)),
+        ("by way of another", Some(&c.between)),
+        ("without its chain", Some(&c.rootless)),
+    ];
+    for listener in [
+        "required",
+        "optional",
+        "demanded",
+        "untrusted",
+        "lenient",
+        "listed",
+        "shallow",
+        "uri",
+        "uri_prefix",
+        "uri_regex",
+        "dns",
+        "dns_suffix",
+        "email",
+        "ip",
+        "any_name",
+        "hash",
+        "key",
+        "either",
+        "both",
+        "leaf",
+        "two_roots",
+    ] {
+        for (name, identity) in who {
+            let options = ClientOptions { identity: identity.cloned(), ..anybody.clone() };
+            add(name, listener, options.clone());
+            if matches!(listener, "required" | "optional") {
+                add(&format!("{name}, 1.2"), listener, ClientOptions { versions: vec![&TLS12], ..options });
+            }
+        }
+    }
+    cases
+}
+
+/// What both programs must agree on.
+fn facts(outcome: &Outcome, shown: &[(&str, &[u8])]) -> String {
+    if outcome.handshake != "ok" {
+        return outcome.handshake.clone();
+    }
+    let certificate =
+        shown.iter().find(|(_, der)| **der == outcome.certificate).map_or("-", |(name, _)| name);
+    let status = outcome.answer.lines().next().filter(|line| line.starts_with("HTTP/")).unwrap_or_default();
+    let Outcome { version, cipher, notified, .. } = outcome;
+    format!("{version} {cipher} alpn={:?} {certificate} {status} notified={notified}", outcome.alpn)
+}
+
+/// What is expected here where Envoy does as `fact` says: `rustls` sends another alert for two refusals.
+fn declared(name: &str, fact: &str) -> String {
+    let fact = fact.replace("alert BadCertificateHashValue", "alert CertificateUnknown");
+    match name {
+        "required: nobody, 1.2" => fact.replace("alert HandshakeFailure", "alert CertificateRequired"),
+        _ => fact,
+    }
+}
+
+type Observed = (BTreeMap<String, String>, BTreeMap<String, i64>);
+
+async fn observe(binary: &Binary, c: &Certificates) -> Observed {
+    let (proxy, _upstream) = start(binary, &listeners(c)).await;
+    let shown: [(&str, &[u8]); 4] = [
+        ("server", &c.server.der),
+        ("rsa", &c.rsa.der),
+        ("wildcard", &c.wildcard.der),
+        ("second", &c.second.der),
+    ];
+    let mut observed = BTreeMap::new();
+    for (name, listener, options) in cases(c) {
+        let addr = proxy.listener(listener).unwrap();
+        let request = if options.alpn.contains(&"h2") && listener == "alpn" { H2_PREFACE } else { GET };
+        let until = if request == GET { "" } else { "\0" };
+        let outcome = converse(addr, &options, request, until).await.unwrap();
+        observed.insert(name, facts(&outcome, &shown));
+    }
+    let settled = eventually("every connection to end", SOON, async || {
+        let active = proxy.admin().stats("downstream_cx_ssl_active").await.ok()?;
+        active.values().all(|value| *value == 0).then_some(())
+    });
+    settled.await.unwrap();
+    let stats = proxy.admin().stats(r"^listener\..*ssl|_ssl_").await.unwrap();
+    let stats = stats.into_iter().filter(|(name, _)| !UNTOLD.iter().any(|untold| name.ends_with(untold)));
+    (observed, stats.collect())
+}
+
+/// The start of HTTP/2 with empty SETTINGS.
+const H2_PREFACE: &str = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\u{4}\0\0\0\0\0";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn handshakes_are_those_of_envoy() {
+    let certificates = Certificates::new();
+    let [envoy, subject] = both();
+    let (expected, expected_stats) = observe(&envoy, &certificates).await;
+    let (actual, actual_stats) = observe(&subject, &certificates).await;
+    assert!(expected.len() > 200, "{}", expected.len());
+    let mut wrong = String::new();
+    for (name, expected) in &expected {
+        let (expected, actual) = (&declared(name, expected), &actual[name]);
+        if actual != expected {
+            let _ = writeln!(wrong, "{name}:\n  envoy: {expected}\n  here:  {actual}");
+        }
+    }
+    let names: std::collections::BTreeSet<_> = expected_stats.keys().chain(actual_stats.keys()).collect();
+    for name in names {
+        let (expected, actual) = (expected_stats.get(name), actual_stats.get(name));
+        if expected != actual {
+            let _ = writeln!(wrong, "{name}: envoy {expected:?}, here {actual:?}");
+        }
+    }
+    assert!(wrong.is_empty(), "of {} cases:\n{wrong}", expected.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_never_shown() {
+    let root = Authority::new("root").unwrap();
+    let server = root.issue(&Wanted::default()).unwrap();
+    let secret = server.key.lines().nth(1).unwrap();
+    let broken = server.key.replace(&secret[..4], "////");
+    for binary in both() {
+        let (proxy, _upstream) = start(&binary, &[listener("l", &[&server], "", "", "")]).await;
+        let dump = proxy.admin().config_dump("").await.unwrap().to_string();
+        assert!(dump.contains("[redacted]"), "{dump}");
+        assert!(!dump.contains(secret), "{dump}");
+        assert!(!proxy.log().contains(secret));
+        let wrong = Identity { key: broken.clone(), ..server.clone() };
+        let config = integration::config::bootstrap(&[listener("l", &[&wrong], "", "", "")], &[], "");
+        let verdict = binary.validate(&config).unwrap();
+        assert!(
+            !verdict.accepted && verdict.text.contains("Failed to load private key from <inline>"),
+            "{}",
+            verdict.text
+        );
+        assert!(!verdict.text.contains(&secret[8..]), "{}", verdict.text);
+    }
+}
