@@ -66,16 +66,12 @@ fn run(request: &Request) -> ExitCode {
     }
     let plan = plan::plan(&request.options);
     match &request.command {
-        Command::DryRun if request.nft => print(&nft::render(&plan)),
         Command::DryRun => {
-            let texts = plan.families().map(|family| restore::render(&plan, family));
-            let routes = plan.route.iter().map(|route| {
-                format!(
-                    "# ip rule add fwmark {0} lookup {1}\n# ip route add local default dev lo table {1}\n",
-                    route.mark, route.table
-                )
-            });
-            print(&texts.chain(routes).collect::<String>())
+            let rules = match request.nft {
+                true => nft::render(&plan),
+                false => plan.families().map(|family| restore::render(&plan, family)).collect(),
+            };
+            print(&(rules + &routes::described(&plan)))
         }
         Command::Explain(packet) => print(&explain::in_words(packet, &explain::explain(&plan, packet))),
         Command::Run { validation, .. } => {

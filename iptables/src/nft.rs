@@ -144,19 +144,21 @@ fn merged<'a>(v4: &[&'a Rule], v6: &[&'a Rule]) -> Vec<(&'a Rule, Option<Family>
                 all.push((four, None));
                 rest6.next();
             }
-            Some(six) if says_family(six) || v4.contains(&six) => {
-                all.push((four, mark(four, Family::V4)));
-                if says_family(six) {
-                    all.push((six, None));
-                    rest6.next();
+            Some(six) if says_family(six) => {
+                all.extend(says_family(four).then_some((four, None)));
+                all.push((six, None));
+                rest6.next();
+                if !says_family(four) {
+                    continue;
                 }
             }
-            Some(six) => {
+            // the other version may have the same one further on
+            Some(six) if !says_family(four) && v6.contains(&four) => {
                 all.push((six, mark(six, Family::V6)));
                 rest6.next();
                 continue;
             }
-            None => all.push((four, mark(four, Family::V4))),
+            Some(_) | None => all.push((four, mark(four, Family::V4))),
         }
         rest4.next();
     }
@@ -269,3 +271,6 @@ fn target_text(rule: &Rule) -> String {
         Target::Log(prefix) => format!("log prefix \"{prefix}\" group 1337 snaplen 20"),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -30,6 +30,22 @@ pub fn add(plan: &Plan) -> Result<(), Error> {
     Ok(())
 }
 
+/// What [`add`] does, as the commands that would do it, each behind a `#`.
+pub fn described(plan: &Plan) -> String {
+    let mut text = String::new();
+    if plan.inbound_source_v6 {
+        text += "# ip -6 address replace ::6/128 dev lo\n";
+    }
+    for family in plan.families() {
+        if let Some(MarkRoute { mark, table }) = plan.route {
+            let flag = flag(family);
+            text += &format!("# ip {flag} route replace local default dev lo table {table}\n");
+            text += &format!("# ip {flag} rule add fwmark {mark} lookup {table}\n");
+        }
+    }
+    text
+}
+
 /// Takes away what the plan needs.
 ///
 /// # Errors

@@ -234,3 +234,34 @@ fn without_ipv6_there_is_only_ipv4() {
     pod.iptables("--preset outrigger --cleanup-only");
     assert_eq!(saved(&pod, "nft"), "");
 }
+
+#[test]
+fn with_ipv6_alone_it_is_captured() {
+    let mut pod = Pod::new(&[PORT]).unwrap();
+    pod.serve("outbound", 15001, |_| Kind::Redirected(User::new(1337), None)).unwrap();
+    pod.pod
+        .command("ip address flush dev eth0 scope global; ip -6 address add 2001:db8:9::2/64 dev eth0 nodad")
+        .unwrap();
+    pod.pod.command("ip -6 route replace default via 2001:db8:9::1").unwrap();
+    pod.iptables("--preset istio --run-validation");
+    let text = pod.ask(WORKLOAD, None, SocketAddr::new(Version::V6.peer(), PORT));
+    assert!(text.starts_with("outbound(") && text.contains(") peer("), "{text}");
+}
+
+#[test]
+fn the_pod_address_of_osm() {
+    for back_end in [LEGACY, NFT, "--native-nftables"] {
+        let mut pod = Pod::new(&[]).unwrap();
+        let proxy = User::new(1500);
+        pod.serve("inbound", 15003, |_| Kind::Local(proxy)).unwrap();
+        // a workload that the loopback does not reach
+        let own = SocketAddr::new(Version::V4.pod(), PORT);
+        pod.workload(own).unwrap();
+        pod.iptables(&format!("--preset osm --pod-ip {} {back_end}", own.ip()));
+        let text = pod.ask_from_peer(own);
+        assert!(
+            text.starts_with("inbound(") && text.contains(&format!(") workload({own} of ")),
+            "{back_end}: {text}"
+        );
+    }
+}

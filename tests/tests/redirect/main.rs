@@ -7,5 +7,6 @@
 
 mod agreement;
 mod changes;
+mod dns;
 mod rig;
 mod tproxy;

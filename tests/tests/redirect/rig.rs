@@ -38,7 +38,7 @@ impl User {
     }
 
     /// Makes this thread be the user's.
-    fn become_one(self) -> std::io::Result<()> {
+    pub fn become_one(self) -> std::io::Result<()> {
         let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
         rustix::thread::set_thread_res_gid(gid, gid, gid)?;
         Ok(rustix::thread::set_thread_res_uid(uid, uid, uid)?)
@@ -88,7 +88,7 @@ impl Version {
         self.pick("127.0.0.6", "::6")
     }
 
-    fn any(self) -> IpAddr {
+    pub fn any(self) -> IpAddr {
         self.pick("0.0.0.0", "::")
     }
 }
@@ -267,6 +267,12 @@ impl Pod {
         Ok(())
     }
 
+    /// A workload on one address alone.
+    pub fn workload(&mut self, at: SocketAddr) -> Result<()> {
+        self.servers.push(Server::start(&self.pod, "workload", at, Kind::Plain)?);
+        Ok(())
+    }
+
     /// What a process of the pod is answered.
     pub fn ask(&self, user: User, source: Option<IpAddr>, to: SocketAddr) -> String {
         let source = source.map(|source| SocketAddr::new(source, 0));
@@ -279,12 +285,16 @@ impl Pod {
     }
 
     /// Runs `outrigger-iptables` in the pod; its exit code and what it said.
-    pub fn try_iptables(&self, flags: &str) -> (Option<i32>, String) {
+    pub fn run_iptables(&self, flags: &str, variables: &[(&str, &str)]) -> (Option<i32>, String) {
         let mut command = Command::new(integration::process::outrigger_iptables().unwrap());
-        command.args(flags.split_whitespace());
+        command.args(flags.split_whitespace()).envs(variables.iter().copied());
         let output = self.pod.run(&mut command).unwrap();
         let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
         (output.status.code(), text.into_owned())
+    }
+
+    pub fn try_iptables(&self, flags: &str) -> (Option<i32>, String) {
+        self.run_iptables(flags, &[])
     }
 
     /// The same; it must succeed.
