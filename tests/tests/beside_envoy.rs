@@ -4,11 +4,13 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, ensure};
-use integration::client::Client;
+use integration::client::{Client, fields_of};
 use integration::config::{HttpListener, bootstrap, cluster, fill, port};
-use integration::expect::{SOON, eventually};
+use integration::control_plane::{bootstrap_with, management_cluster, socket};
+use integration::expect::{SOON, eventually, within};
 use integration::process::{Binary, Proxy};
 use integration::upstream::Upstream;
+use tokio::net::TcpListener;
 
 const ROUTES: &str = "
 - match: {prefix: /dns}
@@ -125,5 +127,45 @@ async fn a_client_on_this_host_is_told_by_an_address_of_the_host() -> Result<()>
         let address: IpAddr = told[0].first().context("no address")?.parse()?;
         ensure!(address.is_ipv6() == (version == "v6"), "{version}: {address}");
     }
+    Ok(())
+}
+
+/// Values of `initial_metadata`, by name.
+const METADATA: [(&str, &str); 8] = [
+    ("x-text", "value: text"),
+    ("x-percent", "value: '100%%'"),
+    ("x-command", "value: '%HOSTNAME% %REQ(a)% b'"),
+    ("x-time", "value: '%START_TIME(%Y)%'"),
+    ("x-both", "value: text, raw_value: cmF3"),
+    ("x-two", "value: a"),
+    ("x-two", "value: b"),
+    ("x-empty", "value: ''"),
+];
+
+/// The head of the first request that comes over HTTP/2.
+async fn first_head(listener: &TcpListener) -> Result<http::HeaderMap> {
+    let (stream, _) = listener.accept().await?;
+    let mut connection = h2::server::handshake(stream).await?;
+    let (request, _) = connection.accept().await.context("no request")??;
+    Ok(request.headers().clone())
+}
+
+#[tokio::test]
+async fn streams_of_xds_begin_with_the_headers_that_envoy_sends() -> Result<()> {
+    let source = "{resource_api_version: V3, ads: {}, initial_fetch_timeout: 0.05s}";
+    let metadata: Vec<_> = METADATA.iter().map(|(key, value)| format!("{{key: {key}, {value}}}")).collect();
+    let metadata = format!("initial_metadata: [{}]", metadata.join(", "));
+    let mut found = Vec::new();
+    for binary in [Binary::envoy()?, Binary::outrigger()?] {
+        let management = TcpListener::bind("127.0.0.1:0").await?;
+        let yaml = bootstrap_with(&management_cluster(&socket(management.local_addr()?)), "GRPC", source)
+            .replace("{cluster_name: m}}", &format!("{{cluster_name: m}}, {metadata}}}"));
+        let both = async { tokio::try_join!(first_head(&management), Proxy::start(&binary, &yaml)) };
+        let (head, proxy) = within("the head of the stream", SOON, both).await??;
+        let is_asked = |name: &str| METADATA.iter().any(|(asked, _)| *asked == name);
+        found.push(fields_of(&head).into_iter().filter(|(name, _)| is_asked(name)).collect::<Vec<_>>());
+        proxy.stop().await?;
+    }
+    ensure!(found[0] == found[1], "{found:#?}");
     Ok(())
 }

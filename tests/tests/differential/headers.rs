@@ -68,6 +68,21 @@ pub(crate) fn setup() -> Setup {
             ports("ports_edge", "use_remote_address: true"),
             ports("ports_hops", "use_remote_address: true\nxff_num_trusted_hops: 1"),
             ports("ports_set", "scheme_header_transformation: {scheme_to_overwrite: http}"),
+            HttpListener::new(
+                "raw",
+                &format!(
+                    "- match: {{prefix: /}}\n  route: {{cluster: up}}\n  request_headers_to_add: [{}]\n  response_headers_to_add: [{}]",
+                    raw_values("x-route"),
+                    raw_values("x-route")
+                ),
+            )
+            .filters(&format!(
+                "- name: mutation\n  typed_config:\n    \"@type\": type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation\n    \
+                 mutations: {{request_mutations: [{}], response_mutations: [{}]}}\n",
+                raw_values("x-filter").replace("{header:", "{append: {header:").replace("}}", "}}}"),
+                raw_values("x-filter").replace("{header:", "{append: {header:").replace("}}", "}}}"),
+            ))
+            .yaml(),
             HttpListener::with_virtual_hosts("mutations", MUTATIONS)
                 .route_config("request_headers_to_add: [{header: {key: x-level, value: table}}]")
                 .yaml(),
@@ -75,6 +90,15 @@ pub(crate) fn setup() -> Setup {
                 .route_config("most_specific_header_mutations_wins: true\nrequest_headers_to_add: [{header: {key: x-level, value: table}}]")
                 .yaml(),
         ],
+    )
+}
+
+const RAW: &str = "`raw_value` is the value of a header that has no other, as the API says; Envoy takes it and adds no header.";
+
+/// Headers with a value as bytes (base64 of `raw`), alone and beside one as text.
+fn raw_values(name: &str) -> String {
+    format!(
+        "{{header: {{key: {name}-raw, raw_value: cmF3}}}}, {{header: {{key: {name}-both, value: text, raw_value: cmF3}}}}"
     )
 }
 
@@ -137,6 +161,11 @@ pub(crate) fn cases() -> Vec<Case> {
                     content-length: 0\r\n\r\n";
     let mutated = "x-replaced: old\r\nx-kept: old\r\nx-only-if: old\r\nx-in: abcdef\r\nx-remove: 1\r\nx-level: client\r\n";
     vec![
+        get("values as bytes", "raw", "")
+            .differs("response[0].header.x-filter-raw", RAW)
+            .differs("response[0].header.x-route-raw", RAW)
+            .differs("upstream[0].header.x-filter-raw", RAW)
+            .differs("upstream[0].header.x-route-raw", RAW),
         get("forwarded-for is left alone", "default", "x-forwarded-for: 1.2.3.4\r\n"),
         get("forwarded-proto is kept without remote address", "default", "x-forwarded-proto: https\r\n"),
         get("request id is kept inside", "default", "x-request-id: mine\r\n"),

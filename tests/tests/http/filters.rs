@@ -398,3 +398,40 @@ async fn a_policy_in_the_shadow_only_counts() -> Result<()> {
     }
     Ok(())
 }
+
+/// `raw_value` of a header: these bytes, whatever they are; a command in them is none.
+#[tokio::test]
+async fn values_as_bytes_are_sent_as_they_are() -> Result<()> {
+    const TEXT: (&str, &[u8]) = ("JVBST1RPQ09MJSByYXc=", b"%PROTOCOL% raw");
+    const BYTES: (&str, &[u8]) = ("6Qn/", b"\xe9\t\xff");
+    let added = |name: &str| {
+        [("text", TEXT.0), ("bytes", BYTES.0)]
+            .map(|(kind, raw)| format!("{{header: {{key: {name}-{kind}, raw_value: {raw}}}}}"))
+    };
+    let route_adds = format!("[{}]", added("x-route").join(", "));
+    let filter_adds =
+        format!("[{}]", added("x-filter").map(|header| format!("{{append: {header}}}")).join(", "));
+    let filter = format!(
+        "- name: mutation\n  typed_config:\n    \"@type\": {MUTATION}\n    \
+         mutations: {{request_mutations: {filter_adds}, response_mutations: {filter_adds}}}\n"
+    );
+    let routes =
+        route("/", &format!("request_headers_to_add: {route_adds}\nresponse_headers_to_add: {route_adds}\n"));
+    let (proxy, upstream) = start(&HttpListener::new("http", &routes).filters(&filter)).await?;
+    let mut client = Client::connect(proxy.listener("http")?).await?;
+    client.send(b"GET / HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n").await?;
+    let (response, _) = client.rest(SOON).await;
+    let received = upstream.received();
+    let fields = &received.first().context("nothing reached the upstream")?.fields;
+    for level in ["x-route", "x-filter"] {
+        for (kind, value) in [("text", TEXT.1), ("bytes", BYTES.1)] {
+            let name = format!("{level}-{kind}");
+            let line = [name.as_bytes(), b": ", value, b"\r\n"].concat();
+            let there = response.windows(line.len()).any(|window| window == line);
+            ensure!(there, "no {name} in {:?}", String::from_utf8_lossy(&response));
+            // The upstream of the tests shows octets that are no UTF-8 as U+FFFD.
+            ensure!(field(fields, &name) == Some(&*String::from_utf8_lossy(value)), "{name} in {fields:?}");
+        }
+    }
+    proxy.stop().await
+}

@@ -64,7 +64,7 @@ pub struct GrpcConfig {
     pub authority: Option<String>,
     /// Which service.
     pub service: Service,
-    /// `initial_metadata`: header names and values.
+    /// `initial_metadata`: header names and values; of a name that comes twice the last one, and none without a value.
     pub initial_metadata: Vec<(String, Vec<u8>)>,
     /// The longest message in bytes; a longer one ends the stream.
     pub max_receive_message_bytes: usize,
@@ -113,10 +113,10 @@ pub fn client(
     };
     let path = config.service.path(settings.variant).ok_or_else(no_method)?;
     let mut metadata = HeaderMap::new();
-    for (name, value) in &config.initial_metadata {
+    for (name, value) in config.initial_metadata.iter().filter(|(_, value)| !value.is_empty()) {
         let invalid = || GrpcConfigError::Metadata(name.clone());
         let header = HeaderName::try_from(name.as_str()).map_err(|_| invalid())?;
-        metadata.append(header, HeaderValue::from_bytes(value).map_err(|_| invalid())?);
+        metadata.insert(header, HeaderValue::from_bytes(value).map_err(|_| invalid())?);
     }
     let transport = Grpc {
         variant: settings.variant,

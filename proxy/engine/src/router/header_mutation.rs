@@ -220,9 +220,9 @@ impl Addition {
             Some(true) => HeaderAppendAction::AppendIfExistsOrAdd,
             Some(false) => HeaderAppendAction::OverwriteIfExistsOrAdd,
         };
-        let value = cx.at("header", |cx| match raw_value.is_empty() {
-            true => Value::build(value, cx),
-            false => Value::build_raw(raw_value, cx),
+        let value = cx.at("header", |cx| match value.is_empty() && !raw_value.is_empty() {
+            true => cx.at("raw_value", |cx| Value::constant(Bytes::copy_from_slice(raw_value), cx)),
+            false => Value::build(value, cx),
         })?;
         Ok(Self { name, value, action, keep_empty: *keep_empty_value })
     }
@@ -240,18 +240,10 @@ fn is_framing(name: &HeaderName) -> bool {
 
 impl Value {
     fn build(text: &str, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
-        let format = Format::parse_with(&modern(text), Empty::Omit)
-            .map_err(|reason| cx.reject(format!("value: {reason}")))?;
+        let format = parse(text).map_err(|reason| cx.reject(format!("value: {reason}")))?;
         match format.constant() {
             Some(constant) => Self::constant(Bytes::copy_from_slice(constant.as_bytes()), cx),
             None => Ok(Self::Format(format)),
-        }
-    }
-
-    fn build_raw(raw: &[u8], cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
-        match std::str::from_utf8(raw) {
-            Ok(text) => Self::build(text, cx),
-            Err(_) => Self::constant(Bytes::copy_from_slice(raw), cx),
         }
     }
 
@@ -272,6 +264,11 @@ impl Value {
             }
         }
     }
+}
+
+/// The format of a header value.
+pub(crate) fn parse(text: &str) -> Result<Format, String> {
+    Format::parse_with(&modern(text), Empty::Omit)
 }
 
 /// Operators that only header formats know: how each begins and ends.

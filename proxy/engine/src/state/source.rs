@@ -11,6 +11,8 @@ use xds_api::envoy::config::core::v3::api_config_source::ApiType;
 use xds_api::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
 use xds_api::envoy::config::core::v3::grpc_service::TargetSpecifier;
 
+use crate::router::header_mutation;
+
 /// Envoy's default of `initial_fetch_timeout`.
 const INITIAL_FETCH_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -167,19 +169,19 @@ pub fn check_api(api: &core::ApiConfigSource, usage: ApiUse, cx: &mut BuildCx<'_
     metadata.and(target)
 }
 
-/// The value of a header of a stream.
+/// The value of a header of a stream: there is nothing yet that a format could tell of, so it is sent as it is written, as by Envoy.
 pub fn metadata_value(header: &core::HeaderValue) -> &[u8] {
-    if header.raw_value.is_empty() { header.value.as_bytes() } else { &header.raw_value }
+    if header.value.is_empty() { &header.raw_value } else { header.value.as_bytes() }
 }
 
-/// Whether it can be sent as it is.
+/// Whether it can be sent as it is. (Envoy checks the format that it does not use.)
 fn check_metadata(header: &core::HeaderValue, cx: &mut BuildCx<'_>) -> Result<(), Rejected> {
     let value = metadata_value(header);
     if HeaderName::try_from(header.key.as_str()).is_err() {
         return Err(cx.at("key", |cx| cx.reject(format!("'{}' is not the name of a header", header.key))));
     }
-    if value.contains(&b'%') {
-        return Err(cx.reject("commands of the format language are not available here"));
+    if let Err(reason) = header_mutation::parse(&header.value) {
+        return Err(cx.at("value", |cx| cx.reject(reason)));
     }
     HeaderValue::from_bytes(value).map(drop).map_err(|_| cx.reject("the value is not one of a header"))
 }
@@ -248,13 +250,18 @@ mod tests {
         };
         assert_eq!(metadata_value(&header("a", "text", b"")), b"text");
         assert_eq!(metadata_value(&header("a", "", b"raw \xff")), b"raw \xff");
+        assert_eq!(metadata_value(&header("a", "text", b"raw")), b"text");
         let env = proxy_core::config::BuildEnv::new(1);
         for (one, reason) in [
             (header("a", "text", b""), ""),
             (header("a", "", b"raw \xff"), ""),
             (header("a b", "text", b""), "key: 'a b' is not the name of a header"),
             (header("a", "x\ny", b""), "the value is not one of a header"),
-            (header("a", "%HOSTNAME%", b""), "commands of the format language are not available here"),
+            (header("a", "%HOSTNAME%", b""), ""),
+            (
+                header("a", "%NOTHING%", b""),
+                "value: not supported field in StreamInfo: NOTHING (at position 0)",
+            ),
         ] {
             let mut cx = BuildCx::new(&env);
             let _ = check_metadata(&one, &mut cx);

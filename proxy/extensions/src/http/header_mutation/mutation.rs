@@ -97,9 +97,9 @@ impl Append {
             Some(true) => HeaderAppendAction::AppendIfExistsOrAdd,
             Some(false) => HeaderAppendAction::OverwriteIfExistsOrAdd,
         };
-        let value = cx.at("header", |cx| match raw_value.is_empty() {
-            true => cx.at("value", |cx| Value::build(&value, cx)),
-            false => cx.at("raw_value", |cx| Value::constant(&raw_value, cx)),
+        let value = cx.at("header", |cx| match value.is_empty() && !raw_value.is_empty() {
+            true => cx.at("raw_value", |cx| Value::constant(&raw_value, cx)),
+            false => cx.at("value", |cx| Value::build(&value, cx)),
         })?;
         Ok(Self { name, value, action, keep_empty: keep_empty_value })
     }
