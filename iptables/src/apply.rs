@@ -1,8 +1,8 @@
 //! The plan into the kernel, and out again.
 //!
 //! What is there is read first. If it is the plan, nothing is done. Otherwise one transaction for each IP version takes the
-//! old rules away and puts the new ones in place, so that no packet meets half of them. A transaction is atomic for each table; where it changes
-//! several, the host drops TCP and UDP meanwhile, so that nothing escapes and nothing is captured by halves: connections
+//! old rules away and puts the new ones in place, so that no packet meets half of them. A transaction is atomic for each table;
+//! where it changes several, the host drops TCP and UDP meanwhile, so that nothing escapes and nothing is captured by halves: connections
 //! that are under way resend. In the end what is there is read again and must be the plan.
 
 use crate::address::{Family, Owner};
@@ -10,11 +10,11 @@ use crate::backend::{Error, Iptables, run};
 use crate::cli::{Request, Surroundings, Work};
 use crate::options::{Groups, Interception, Options};
 use crate::rule::Plan;
-use crate::state::{self, Standing, State};
+use crate::state::{self, Extent, Standing, State};
 use crate::{nft, plan, routes};
 
 /// The chain that drops everything while several tables change.
-const GUARD: &str = "OUTRIGGER_GUARD";
+const GUARD: &str = "SIDECAR_GUARD";
 
 /// What was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,13 +101,26 @@ impl Side {
     fn state(&self) -> State {
         State::read(&self.text)
     }
+
+    /// How it stands to the plan. What an iptables of another version gives back in words of its own is asked for rule by
+    /// rule, as Istio does.
+    fn standing(&self, plan: &Plan) -> Standing {
+        let state = self.state();
+        let standing = state::standing(plan, self.family, &state);
+        let asked = || state::checks(plan, self.family).all(|arguments| self.tool.check(&arguments));
+        match standing {
+            Standing::Different if state::may_be_in_force(plan, self.family, &state) && asked() => {
+                Standing::InForce
+            }
+            standing => standing,
+        }
+    }
 }
 
 fn iptables_rules(request: &Request, plan: &Plan, former: &Plan) -> Result<bool, Error> {
     let sides =
         plan.families().map(|family| Side::find(request, plan, family)).collect::<Result<Vec<_>, _>>()?;
-    let standings: Vec<Standing> =
-        sides.iter().map(|side| state::standing(plan, side.family, &side.state())).collect();
+    let standings: Vec<Standing> = sides.iter().map(|side| side.standing(plan)).collect();
     let work = work(request);
     let left = sides.iter().any(|side| side.text.contains(GUARD));
     if work != Work::Force && !left && standings.iter().all(|standing| *standing == Standing::InForce) {
@@ -118,24 +131,24 @@ fn iptables_rules(request: &Request, plan: &Plan, former: &Plan) -> Result<bool,
             "rules of another configuration are in place; --reconcile replaces them, --cleanup-only removes them".into(),
         ));
     }
+    let extent = if work == Work::Force { Extent::All } else { Extent::Changed };
     let changes: Vec<(&Side, String)> = sides
         .iter()
-        .map(|side| (side, state::transaction(plan, &[former], side.family, &side.state())))
+        .map(|side| (side, state::transaction(plan, &[former], side.family, &side.state(), extent)))
         .collect();
     let fresh = standings.iter().all(|standing| *standing == Standing::Absent);
-    let at_once = sides.len() < 2 && changes.iter().all(|(_, change)| state::tables(change) < 2);
+    let at_once = changes.iter().all(|(_, change)| state::tables(change) < 2);
     if (fresh || at_once) && !left {
         change(&changes)?;
     } else {
         guarded(&sides, || change(&changes))?;
     }
-    for side in &sides {
-        let now = State::read(&side.tool.save()?);
-        if state::standing(plan, side.family, &now) != Standing::InForce {
-            let name = side.tool.name();
-            return Err(Error::Other(format!(
-                "{name} did not keep the rules as they were given; see {name}-save"
-            )));
+    for side in sides {
+        let now = Side { text: side.tool.save()?, ..side };
+        if now.standing(plan) != Standing::InForce {
+            let name = now.tool.name();
+            let reason = format!("{name} did not keep the rules as they were given; see {name}-save");
+            return Err(Error::Other(reason));
         }
     }
     Ok(true)
@@ -187,7 +200,9 @@ fn clean_up(request: &Request, plan: &Plan, former: &Plan) -> Result<(), Error> 
         sides.extend(Side::find(request, plan, Family::V6));
         let changes: Vec<(&Side, String)> = sides
             .iter()
-            .map(|side| (side, state::transaction(&nothing, &[plan, former], side.family, &side.state())))
+            .map(|side| {
+                (side, state::transaction(&nothing, &[plan, former], side.family, &side.state(), Extent::All))
+            })
             .collect();
         change(&changes)?;
         for side in sides.iter().filter(|side| side.text.contains(GUARD)) {

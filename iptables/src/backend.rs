@@ -211,6 +211,11 @@ impl Iptables {
         self.write("-restore", &["--noflush"], text)
     }
 
+    /// Whether a rule is there: `-t TABLE -C CHAIN ...`.
+    pub fn check(&self, arguments: &[String]) -> bool {
+        self.write("", &arguments.iter().map(String::as_str).collect::<Vec<_>>(), "").is_ok()
+    }
+
     fn write(&self, suffix: &str, arguments: &[&str], input: &str) -> Result<(), Error> {
         // nft has no lock; legacy can wait for its since 1.6.2, and have another since 1.8.6
         let locks = self.variant == Variant::Legacy && self.version >= [1, 6, 2];

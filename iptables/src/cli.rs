@@ -95,7 +95,11 @@ pub fn parse(
     environment: &HashMap<String, String>,
     surroundings: &Surroundings,
 ) -> Result<Request, Refusal> {
-    let matches = flags::command().try_get_matches_from(arguments).map_err(Refusal::Clap)?;
+    // in Istio's image the program is a command of the agent, and is called with this word
+    let words = arguments.into_iter().enumerate();
+    let words =
+        words.filter(|(place, word)| !(*place == 1 && word == "istio-iptables")).map(|(_, word)| word);
+    let matches = flags::command().try_get_matches_from(words).map_err(Refusal::Clap)?;
     let explain = matches.subcommand_matches("explain");
     let given = flags::Given { matches: explain.unwrap_or(&matches), environment };
     meaning::request(&given, explain.is_some(), surroundings)

@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use crate::address::Family;
 use crate::restore;
-use crate::rule::{self, ChainName, Plan, Rule, Style, Table, Target};
+use crate::rule::{self, ChainName, Place, Plan, Rule, Style, Table};
 
 /// A rule that is in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,6 +14,14 @@ pub struct Found {
     text: String,
     /// What it says, if it says it in our vocabulary.
     rule: Option<Rule>,
+}
+
+impl Found {
+    /// The chain it leads to, if its last words say so.
+    fn jump(&self) -> Option<ChainName> {
+        let (_, target) = self.text.rsplit_once(" -j ")?;
+        (!target.contains(' ')).then(|| target.into())
+    }
 }
 
 /// What `iptables-save` printed.
@@ -60,9 +68,9 @@ impl State {
     fn own_in_built_in<'a>(&'a self, plans: &'a [&Plan], family: Family, table: Table) -> Vec<&'a Found> {
         let planned =
             move |found: &Rule| plans.iter().flat_map(|plan| plan.rules(family)).any(|rule| rule.same(found));
-        let ours = move |found: &&Found| match found.rule.as_ref().map(|rule| &rule.target) {
-            Some(Target::Jump(to)) if plans.iter().any(|plan| plan.owns(to)) => true,
-            _ => found.rule.as_ref().is_some_and(planned),
+        let ours = move |found: &&Found| {
+            found.jump().is_some_and(|to| plans.iter().any(|plan| plan.owns(&to)))
+                || found.rule.as_ref().is_some_and(planned)
         };
         let built_in = self.chains(table).filter(|(name, _)| name.is_built_in());
         built_in.flat_map(|(_, rules)| rules).filter(ours).collect()
@@ -112,30 +120,63 @@ fn table_in_force(plan: &Plan, family: Family, state: &State, table: Table) -> b
                 .into_iter()
                 .all(|(found, wanted)| found.rule.as_ref().is_some_and(|found| found.same(wanted)))
     };
-    own == named
-        && wanted
-            .iter()
-            .filter(|(chain, _)| !chain.is_built_in())
-            .all(|(chain, wanted)| equal(&state.rules(table, chain).iter().collect::<Vec<_>>(), wanted))
-        && state.built_in_names(table, &wanted).into_iter().all(|chain| {
-            let found = state.own_in_built_in(std::slice::from_ref(&plan), family, table);
-            let found: Vec<&Found> =
-                found.into_iter().filter(|found| found.text.starts_with(&format!("{chain} "))).collect();
-            equal(&found, wanted.get(&chain).map_or(&[], Vec::as_slice))
-        })
+    own == named && chain_pairs(plan, family, state, table).iter().all(|(found, wanted)| equal(found, wanted))
 }
 
-impl State {
-    fn built_in_names(&self, table: Table, wanted: &rule::Chains<'_>) -> BTreeSet<ChainName> {
-        let here = self.chains(table).map(|(name, _)| name);
-        here.chain(wanted.keys()).filter(|chain| chain.is_built_in()).cloned().collect()
-    }
+/// Each chain as it is beside as it should be, of built-in ones what is ours.
+fn chain_pairs<'a>(
+    plan: &'a Plan,
+    family: Family,
+    state: &'a State,
+    table: Table,
+) -> Vec<(Vec<&'a Found>, Vec<&'a Rule>)> {
+    let wanted = rule::chains(plan.rules(family), table);
+    let here = state.chains(table).map(|(name, _)| name).filter(|name| name.is_built_in());
+    let names: BTreeSet<&ChainName> = here.chain(wanted.keys()).collect();
+    let plans = [plan];
+    let of_chain = |name: &ChainName| {
+        if !name.is_built_in() {
+            return state.rules(table, name).iter().collect();
+        }
+        let start = format!("{name} ");
+        let own = state.own_in_built_in(&plans, family, table);
+        let own = own.into_iter().filter(|found| found.text.starts_with(&start));
+        own.filter_map(|own| state.rules(table, name).iter().find(|found| std::ptr::eq(*found, own)))
+            .collect()
+    };
+    names.into_iter().map(|name| (of_chain(name), wanted.get(name).cloned().unwrap_or_default())).collect()
+}
+
+/// For an iptables that gives rules back in words that we do not read: whether the plan may still be in force, because every
+/// chain has as many rules of ours as it should. Then [`checks`] tell.
+pub fn may_be_in_force(plan: &Plan, family: Family, state: &State) -> bool {
+    let tables = || Table::ALL.into_iter().map(|table| chain_pairs(plan, family, state, table));
+    tables().flatten().all(|(found, wanted)| found.len() == wanted.len())
+        && tables().flatten().flat_map(|(found, _)| found).any(|found| found.rule.is_none())
+}
+
+/// What to ask of iptables to learn whether each rule of the plan is there: its arguments.
+pub fn checks(plan: &Plan, family: Family) -> impl Iterator<Item = Vec<String>> {
+    plan.rules(family).iter().map(|rule| {
+        let line = restore::line(&rule.clone().at(Place::Last), Style::Istio).replacen("-A", "-C", 1);
+        let words = line.split(' ').map(|word| word.trim_matches('"').to_owned());
+        ["-t".to_owned(), rule.table.name().to_owned()].into_iter().chain(words).collect()
+    })
+}
+
+/// How much a transaction writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// Tables that are not as they should be.
+    Changed,
+    /// Every table of the plan.
+    All,
 }
 
 /// One input of `iptables-restore --noflush` that takes away whatever is there of the mesh and puts the plan in its place;
 /// each table changes at once. `former` are further plans whose rules in built-in chains are to go. Without rules in the plan
 /// it only takes away. Empty when there is nothing to do.
-pub fn transaction(plan: &Plan, former: &[&Plan], family: Family, state: &State) -> String {
+pub fn transaction(plan: &Plan, former: &[&Plan], family: Family, state: &State, extent: Extent) -> String {
     let mut plans = vec![plan];
     plans.extend(former);
     let mut text = String::new();
@@ -144,7 +185,12 @@ pub fn transaction(plan: &Plan, former: &[&Plan], family: Family, state: &State)
         let wanted = rule::own_chains(plan.rules(family), table);
         let stale: Vec<_> = state.own_chains(plan, table).filter(|name| !wanted.contains(name)).collect();
         let old = state.own_in_built_in(&plans, family, table);
-        if rules.is_empty() && stale.is_empty() && old.is_empty() {
+        let nothing = rules.is_empty() && stale.is_empty() && old.is_empty();
+        let as_it_should_be = || {
+            old.len() == state.own_in_built_in(&[plan], family, table).len()
+                && table_in_force(plan, family, state, table)
+        };
+        if nothing || extent == Extent::Changed && as_it_should_be() {
             continue;
         }
         let _ = writeln!(text, "*{table}");

@@ -226,6 +226,16 @@ const WORK: &[Flag] = &[
     ),
 ];
 
+/// Flags of Istio's log, which injectors pass. This program says a line or two to standard error, whatever they are.
+const LOG: &[Flag] = &[
+    value("log_output_level", ' ', "LEVELS", &[], "Taken from injectors; there is no log here"),
+    value("log_caller", ' ', "SCOPES", &[], "As --log_output_level"),
+    value("log_stacktrace_level", ' ', "LEVELS", &[], "As --log_output_level"),
+    value("log_target", ' ', "PATHS", &[], "As --log_output_level"),
+    value("vklog", ' ', "LEVEL", &[], "As --log_output_level"),
+    switch("log_as_json", &[], "As --log_output_level"),
+];
+
 /// Flags of `explain`.
 const EXPLAIN: &[Flag] = &[
     value("from", ' ', "ADDRESS:PORT", &[], "Where the packet comes from"),
@@ -257,7 +267,7 @@ pub(super) fn command() -> Command {
         .about("Redirects a workload's traffic to its sidecar, as istio-iptables does")
         .version(env!("CARGO_PKG_VERSION"))
         .after_help(VARIABLES)
-        .args(PLAN.iter().chain(WORK).map(argument))
+        .args(PLAN.iter().chain(WORK).chain(LOG).map(argument))
         .subcommand(explain)
 }
 

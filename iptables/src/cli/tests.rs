@@ -38,6 +38,9 @@ fn the_injectors_command_line() {
     let preset = read("--preset istio").unwrap();
     assert_eq!(request.options, preset.options);
     assert!(matches!(request.command, Command::Run { work: Work::Apply, validation: None }));
+    let logged =
+        read(&format!("istio-iptables {flags} --log_output_level=default:info --log_as_json")).unwrap();
+    assert_eq!(logged.options, request.options);
     let request = read("--run-validation --skip-rule-apply --probe-timeout 1m0.5s").unwrap();
     let validation = Some(Validation { port: 15002, timeout: Duration::from_millis(60_500) });
     assert!(

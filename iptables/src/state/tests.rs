@@ -1,8 +1,8 @@
 use proptest::prelude::*;
 
-use super::{Standing, State, standing, tables, transaction};
+use super::{Extent, Standing, State, checks, may_be_in_force, standing, tables, transaction};
 use crate::address::{Cidr, Family};
-use crate::options::Options;
+use crate::options::{Interception, Options};
 use crate::plan::plan;
 use crate::rule::{self, Place, Plan, Style, Table};
 use crate::testing::options;
@@ -65,7 +65,7 @@ proptest! {
     fn every_line_that_is_deleted_is_there(options in options()) {
         let plan = plan(&options);
         let text = saved(&plan, Family::V4);
-        let change = transaction(&plan, &[], Family::V4, &State::read(&text));
+        let change = transaction(&plan, &[], Family::V4, &State::read(&text), Extent::All);
         for line in change.lines().filter_map(|line| line.strip_prefix("-D ")) {
             let found = text.contains(&format!("-A {line}\n"));
             prop_assert!(found, "{}", line);
@@ -79,7 +79,7 @@ fn cleaning_up_leaves_what_is_others() {
     let full = plan(&preset::named("istio").unwrap());
     let nothing = Plan { v4: Vec::new(), ..full.clone() };
     let state = State::read(&saved(&full, Family::V4));
-    let change = transaction(&nothing, &[&full], Family::V4, &state);
+    let change = transaction(&nothing, &[&full], Family::V4, &state, Extent::All);
     assert_eq!(tables(&change), 1);
     for line in [
         "-D OUTPUT -j ISTIO_OUTPUT",
@@ -90,7 +90,36 @@ fn cleaning_up_leaves_what_is_others() {
         assert!(change.lines().any(|found| found == line), "{line}\n{change}");
     }
     assert!(!change.contains("-A ") && !change.contains("not ours"));
-    assert_eq!(transaction(&nothing, &[&full], Family::V4, &State::read("")), "");
+    assert_eq!(transaction(&nothing, &[&full], Family::V4, &State::read(""), Extent::All), "");
+}
+
+#[test]
+fn a_table_that_is_as_it_should_be_is_left_alone() {
+    let options = Options { interception: Interception::TProxy, ..preset::named("istio").unwrap() };
+    let (before, after) = (plan(&options), Options { outbound_ports: vec![7.into()], ..options });
+    let state = State::read(&saved(&before, Family::V4));
+    let after = plan(&after);
+    assert_eq!(tables(&transaction(&after, &[], Family::V4, &state, Extent::Changed)), 1);
+    assert_eq!(tables(&transaction(&after, &[], Family::V4, &state, Extent::All)), 2);
+    assert_eq!(transaction(&before, &[], Family::V4, &state, Extent::Changed), "");
+}
+
+#[test]
+fn words_that_we_do_not_read_may_be_our_rules() {
+    let plan = plan(&preset::named("istio").unwrap());
+    let strange = saved(&plan, Family::V4).replace("-j RETURN", "--some-new-word -j RETURN");
+    let state = State::read(&strange);
+    assert_eq!(standing(&plan, Family::V4, &state), Standing::Different);
+    assert!(may_be_in_force(&plan, Family::V4, &state));
+    let less =
+        strange.replacen("-A ISTIO_OUTPUT -m owner --uid-owner 1337 --some-new-word -j RETURN\n", "", 1);
+    assert_ne!(less, strange);
+    assert!(!may_be_in_force(&plan, Family::V4, &State::read(&less)));
+    let checks: Vec<String> = checks(&plan, Family::V4).map(|words| words.join(" ")).collect();
+    assert!(
+        checks.contains(&"-t nat -C ISTIO_OUTPUT -m owner --uid-owner 1337 -j RETURN".to_owned()),
+        "{checks:?}"
+    );
 }
 
 #[test]
@@ -110,6 +139,6 @@ fn a_jump_into_the_void_is_residue() {
     let plan = plan(&options);
     let state = State::read(text);
     assert_eq!(standing(&plan, Family::V4, &state), Standing::Different);
-    let change = transaction(&plan, &[], Family::V4, &state);
+    let change = transaction(&plan, &[], Family::V4, &state, Extent::All);
     assert!(change.contains("-D OUTPUT -j ISTIO_OLD\n") && change.contains("-X ISTIO_OLD\n"), "{change}");
 }

@@ -155,20 +155,20 @@ fn nothing_escapes_while_several_tables_change() {
 
 #[test]
 fn a_guard_that_was_left_behind_is_taken_away() {
-    for (variant, flag) in [("legacy", LEGACY), ("nft", NFT)] {
+    for (variant, flag, preset) in [("legacy", LEGACY, "istio"), ("nft", NFT, "outrigger")] {
         let mut pod = Pod::new(&[PORT]).unwrap();
         pod.serve("outbound", 15001, |_| Kind::Redirected(User::new(1337), None)).unwrap();
-        pod.iptables(&format!("--preset istio {flag}"));
-        let guard = "*filter\n:OUTRIGGER_GUARD - [0:0]\n-A OUTRIGGER_GUARD -p tcp -j DROP\n-A OUTRIGGER_GUARD -p udp -j DROP\n\
-                     -I INPUT -j OUTRIGGER_GUARD\n-I FORWARD -j OUTRIGGER_GUARD\n-I OUTPUT -j OUTRIGGER_GUARD\nCOMMIT\n";
+        pod.iptables(&format!("--preset {preset} {flag}"));
+        let guard = "*filter\n:SIDECAR_GUARD - [0:0]\n-A SIDECAR_GUARD -p tcp -j DROP\n-A SIDECAR_GUARD -p udp -j DROP\n\
+                     -I INPUT -j SIDECAR_GUARD\n-I FORWARD -j SIDECAR_GUARD\n-I OUTPUT -j SIDECAR_GUARD\nCOMMIT\n";
         let leave =
             || pod.pod.command(&format!("iptables-{variant}-restore --noflush <<'END'\n{guard}END")).unwrap();
         leave();
-        pod.iptables(&format!("--preset istio {flag}"));
+        pod.iptables(&format!("--preset {preset} {flag}"));
         assert!(!saved(&pod, variant).contains("GUARD"));
         assert!(pod.ask(WORKLOAD, None, to_peer()).starts_with("outbound("));
         leave();
-        pod.iptables(&format!("--preset istio --cleanup-only {flag}"));
+        pod.iptables(&format!("--preset {preset} --cleanup-only {flag}"));
         assert_eq!(saved(&pod, variant), "");
     }
 }
@@ -264,4 +264,25 @@ fn the_pod_address_of_osm() {
             "{back_end}: {text}"
         );
     }
+}
+
+/// An iptables that gives rules back in other words: they are asked for one by one.
+#[test]
+fn an_iptables_that_talks_differently() {
+    let dir = tempfile::tempdir().unwrap();
+    let save = dir.path().join("iptables-nft-save");
+    let script = "#!/bin/sh\nPATH=/usr/sbin:/sbin:$PATH\n/usr/sbin/iptables-nft-save \"$@\" | sed 's/ -j RETURN$/ -j RETURN --news/'\n";
+    std::fs::write(&save, script).unwrap();
+    std::fs::set_permissions(&save, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", dir.path().display(), std::env::var("PATH").unwrap_or_default());
+    let pod = Pod::new(&[]).unwrap();
+    let run = |flags: &str| pod.run_iptables(flags, &[("PATH", &path)]);
+    let (code, text) = run("--preset istio");
+    assert_eq!((code, text.contains("in place")), (Some(0), true), "{text}");
+    let (code, text) = run("--preset istio");
+    assert_eq!((code, text.contains("as they should be")), (Some(0), true), "{text}");
+    let (code, text) = run("--preset istio -d 7,8,9");
+    assert_eq!((code, text.contains("--reconcile")), (Some(1), true), "{text}");
+    let (code, text) = run("--preset istio --cleanup-only");
+    assert_eq!((code, saved(&pod, "nft").as_str()), (Some(0), ""), "{text}");
 }
