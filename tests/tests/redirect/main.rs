@@ -8,5 +8,6 @@
 mod agreement;
 mod changes;
 mod dns;
+mod program;
 mod rig;
 mod tproxy;
