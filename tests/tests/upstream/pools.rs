@@ -302,6 +302,27 @@ async fn sizes_and_budgets_are_tracked_on_demand() -> Result<()> {
     proxy.stop().await
 }
 
+/// Who waits for a stream learns that there is none to be had; connections are not made for it again and again.
+#[tokio::test]
+async fn a_host_that_closes_at_once_is_asked_once() -> Result<()> {
+    let host = TcpListener::bind(("127.0.0.1", 0)).await?;
+    let up = fill(&cluster("up", "up", H2_CLUSTER), [("up", port(host.local_addr()?))]);
+    let proxy = start(&[("up", up)], "").await?;
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = host.accept().await {
+            drop(stream);
+        }
+    });
+    const REQUESTS: i64 = 50;
+    for _ in 0..REQUESTS {
+        let status = get(&proxy, "/up").await?.head.status()?;
+        ensure!(status == 503, "{status}");
+    }
+    let made = proxy.admin().stat("cluster.up.upstream_cx_total").await?;
+    ensure!(made <= REQUESTS, "{made} connections");
+    proxy.stop().await
+}
+
 /// When a host closes a connection that it kept.
 #[derive(Clone, Copy, Debug)]
 enum Closing {

@@ -412,7 +412,12 @@ impl Store {
             }
         }
         for (version, whole, gone) in replaced {
-            self.drain(version, whole, gone);
+            if whole || gone > 0 {
+                self.drain(version, whole, gone);
+            } else {
+                // (Every chain of it goes on in the form that took its place.)
+                self.graph_changed = true;
+            }
         }
     }
 

@@ -89,6 +89,10 @@ fn endpoints(port: u32) -> Delivered {
 }
 
 fn listener(name: &str, port: u32, prefix: &str, routes: &str) -> Delivered {
+    delivered(Kind::Listener, name, &listener_proto(name, port, prefix, routes))
+}
+
+fn listener_proto(name: &str, port: u32, prefix: &str, routes: &str) -> ListenerProto {
     let yaml = format!(
         "
 name: {name}
@@ -104,7 +108,7 @@ filter_chains:
       {routes}
 "
     );
-    delivered(Kind::Listener, name, &message::<ListenerProto>(&yaml))
+    message(&yaml)
 }
 
 const RDS: &str = "rds: {route_config_name: r, config_source: {ads: {}}}";
@@ -320,6 +324,17 @@ fn a_changed_listener_replaces_or_updates_and_the_old_drains() {
     assert_eq!(words(&effects), ["verdict l"], "the address is taken");
     let Effect::Verdict { rejected } = &effects[0] else { panic!("no verdict") };
     assert_eq!(rejected[0].1, "cannot bind '127.0.0.1:1': Address already in use");
+}
+
+#[test]
+fn an_update_that_takes_no_chain_away_drains_nothing() {
+    let mut store = live();
+    let mut proto = listener_proto("l", 0, "p", RDS);
+    let mut further = proto.filter_chains[0].clone();
+    further.filter_chain_match.get_or_insert_default().destination_port = Some(80);
+    proto.filter_chains.push(further);
+    let effects = apply(&mut store, Kind::Listener, vec![delivered(Kind::Listener, "l", &proto)], &[]);
+    assert_eq!(words(&effects), ["verdict", "chains"]);
 }
 
 #[test]

@@ -349,12 +349,16 @@ impl<P: Wire> Attempt<P> {
     /// Makes the connection, which `made` puts into the pool, and has it told how many streams it takes. Not to be given up.
     pub(super) async fn run(self, made: impl Future<Output = Result<Rc<Carrier<P::Multiplexed>>, Failure>>) {
         let Self { pool, progress } = self;
-        let made = made.await;
+        let mut made = made.await;
         let multiplexed = &pool.multiplexed;
         if let Ok(carrier) = &made {
             // The first who waits takes its first stream.
             multiplexed.room.notify_waiters();
             carrier.settle(pool.max_streams(), pool.cluster.connect_timeout).await;
+            if carrier.draining.get() && carrier.total.get() == 0 && !pool.draining.get() {
+                // The host ended it before anybody could use it: the next may fare no better.
+                made = Err((UpstreamReset::ConnectionTermination, String::new()));
+            }
         }
         *multiplexed.connecting.borrow_mut() = None;
         progress.send_replace(Some(made.map(drop)));
