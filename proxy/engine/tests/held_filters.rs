@@ -306,14 +306,12 @@ struct Rig {
 
 impl Rig {
     async fn start(idle: &str) -> Self {
-        Self::start_with(idle, "http_protocol_options: {enable_trailers: true}", "", echo).await
+        Self::start_with(&[("IDLE", idle)], echo).await
     }
 
-    /// With a host that speaks `protocol`, and these filters behind the others before the router.
+    /// With these changes to the bootstrap.
     async fn start_with<F: Future<Output = ()> + 'static>(
-        idle: &str,
-        protocol: &str,
-        more: &str,
+        changes: &[(&str, &str)],
         host: impl FnOnce(TcpListener) -> F,
     ) -> Self {
         let gate = Arc::<Gate>::default();
@@ -325,8 +323,10 @@ impl Rig {
             false => (TESTED, String::new()),
             true => ("", format!("{TESTED}{CODEC}")),
         };
-        let text = text.replace("IDLE", idle).replace("PROTOCOL", protocol);
-        let text = text.replace("BEFORE", &format!("{before}{more}")).replace("BEHIND", &behind);
+        let text = changes.iter().fold(text, |text, (from, to)| text.replace(from, to));
+        let text =
+            text.replace("IDLE", "10s").replace("PROTOCOL", "http_protocol_options: {enable_trailers: true}");
+        let text = text.replace("BEFORE", before).replace("BEHIND", &behind);
         let source = Source::yaml("test", text.as_bytes());
         let mut bootstrap = read::<Bootstrap>(&source, &Options::default()).unwrap().message;
         let extensions = Extensions { http_filters: FILTERS, ..Extensions::default() };
@@ -582,6 +582,15 @@ fn what_is_held_has_a_limit() {
 }
 
 #[test]
+fn without_a_limit_much_is_held() {
+    on_both_sides(async || {
+        let rig = Rig::start_with(&[("limit_bytes: 64", "limit_bytes: 0")], echo).await;
+        let body = "x".repeat(2 << 20);
+        assert_eq!(body_of(&rig.ask(&post("until end", &body)).await), ("200", body.as_str()));
+    });
+}
+
+#[test]
 fn a_client_that_leaves_ends_the_wait() {
     on_both_sides(async || {
         for mode in ["resume", "wait"] {
@@ -639,7 +648,9 @@ fn the_timeout_of_the_route_is_that_of_a_request_that_was_held() {
 #[test]
 fn a_body_that_was_held_is_not_sent_by_halves() {
     on_worker(async || {
-        let rig = Rig::start_with("10s", "http2_protocol_options: {}", LATE, refuse_once).await;
+        let before = format!("BEFORE{LATE}");
+        let changes = [("PROTOCOL", "http2_protocol_options: {}"), ("BEFORE", before.as_str())];
+        let rig = Rig::start_with(&changes, refuse_once).await;
         let request = "POST / HTTP/1.1\r\nhost: test\r\nconnection: close\r\nx-hold: until end\r\n\
                        transfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
         let mut client = rig.send(request).await;

@@ -21,6 +21,9 @@ It is made from the test cases that declare the differences and fail if one is n
 After the last response of a connection, Outrigger says at once that nothing follows (FIN) and then waits for the client to close;
 Envoy waits first. So `downstream_cx_delayed_close_timeout` counts only clients that stay even then.
 
+`per_connection_buffer_limit_bytes: 0` sets no limit in Envoy; here it is 64 MiB. Of informational (1xx) responses an HTTP/2 client gets
+16 for each of its requests.
+
 `custom_settings_parameters` with values that HTTP/2 forbids are refused; Envoy takes them, and then begins connections without SETTINGS.
 Requests that wait for a stream are sent as soon as a host allows more of them; Envoy only ever lowers the limit of a connection.
 

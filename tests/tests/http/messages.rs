@@ -10,6 +10,7 @@ use h2::RecvStream;
 use integration::client::{Client, H2Client};
 use integration::config::{H2_CLUSTER, HttpListener, bootstrap, cluster, fill, port};
 use integration::expect::{SOON, within};
+use integration::frames::{END_HEADERS, END_STREAM, HEADERS, frame, get_block, hello, parse};
 use integration::http1::{Fields, field};
 use integration::process::{Binary, Proxy};
 use integration::upstream::h2::{H2Reply, H2Upstream};
@@ -165,6 +166,24 @@ async fn interim_responses_reach_a_client_of_http2() -> Result<()> {
             ensure!(seen == (status, 200), "{path}: {seen:?}");
         }
     }
+    Ok(())
+}
+
+/// A client that takes nothing is owed a few heads only, however many its host makes of one request.
+#[tokio::test]
+async fn a_flood_of_interim_responses_stays_with_the_proxy() -> Result<()> {
+    let rig = Rig::start().await?;
+    let flood = "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n".repeat(5000);
+    rig.one.script([Reply::raw(format!("{flood}HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"))]);
+    let mut client = Client::connect(rig.addr()?).await?;
+    let get = frame(HEADERS, END_HEADERS | END_STREAM, 1, &get_block("/one"));
+    client.send(&[hello(), get].concat()).await?;
+    let mut bytes = Vec::new();
+    while !parse(&bytes).iter().any(|frame| frame.stream == 1 && frame.flags & END_STREAM != 0) {
+        bytes.extend(client.at_least(1, SOON).await?);
+    }
+    let heads = parse(&bytes).iter().filter(|frame| frame.kind == HEADERS).count();
+    ensure!((2..=17).contains(&heads), "{heads} heads");
     Ok(())
 }
 

@@ -55,7 +55,7 @@ sides! {
         "initial_connection_window_size": Used;
         "allow_connect": Used, Ignored("the SETTINGS of the host say whether it takes CONNECT");
         "allow_metadata": NO_METADATA;
-        "max_outbound_frames": Ignored("frames are made as the peer takes them, none wait");
+        "max_outbound_frames": Ignored("frames are made as the peer takes them; what may wait is the few heads of a stream");
         "max_outbound_control_frames": Used;
         "max_consecutive_inbound_frames_with_empty_payload": Used;
         "max_inbound_priority_frames_per_stream": Used;

@@ -48,16 +48,21 @@ impl Backlog {
 
     /// Adds a piece.
     pub(crate) fn push(&mut self, piece: Bytes) {
-        self.allowance.held.set(self.allowance.held.get() + piece.len());
+        self.allowance.held.set(self.allowance.held.get() + cost(&piece));
         self.pieces.push_back(piece);
     }
 
     /// The first piece.
     pub(crate) fn pop(&mut self) -> Option<Bytes> {
         let piece = self.pieces.pop_front()?;
-        self.allowance.held.set(self.allowance.held.get() - piece.len());
+        self.allowance.held.set(self.allowance.held.get() - cost(&piece));
         Some(piece)
     }
+}
+
+/// What a piece takes: its host may send one octet at a time.
+fn cost(piece: &Bytes) -> usize {
+    size_of::<Bytes>() + piece.len()
 }
 
 impl Drop for Backlog {
@@ -71,8 +76,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn pieces_of_one_octet_are_limited_by_what_they_cost() {
+        let mut backlog = Backlog::new(Allowance::new(1000));
+        let pieces = (0..1000).take_while(|_| {
+            let has_room = backlog.has_room();
+            backlog.push(Bytes::from_static(b"x"));
+            has_room
+        });
+        assert_eq!(pieces.count(), 1000usize.div_ceil(size_of::<Bytes>() + 1));
+    }
+
+    #[test]
     fn streams_of_a_connection_share_its_allowance() {
-        let allowance = Allowance::new(10);
+        let allowance = Allowance::new(2 * size_of::<Bytes>() + 10);
         let (mut one, mut other) = (Backlog::new(allowance.clone()), Backlog::new(allowance));
         one.push(Bytes::from_static(b"123456"));
         assert!(one.has_room() && other.has_room());

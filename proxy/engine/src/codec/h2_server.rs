@@ -23,12 +23,17 @@ use super::h2_headers::{PLAIN_STATUS, fit, name_upgrade, plain_bytes, plain_requ
 /// Octets of a frame header (RFC 9113, 4.1).
 const FRAME_HEADER: u64 = 9;
 
+/// Informational heads of a stream that are passed on: they wait for the client to read, and no window limits them.
+const MAX_INFORMATIONAL: u8 = 16;
+
 /// A request on an HTTP/2 connection and the response to it.
 pub(crate) struct ServerStream {
     receive: RecvStream,
     response: SendResponse<Bytes>,
     send: Option<SendStream<Bytes>>,
     is_head: bool,
+    /// Informational heads so far.
+    informed: u8,
     data_done: bool,
     /// The piece in hand, waiting for the client's window.
     pending: Bytes,
@@ -221,6 +226,7 @@ impl ServerStream {
             response,
             send: None,
             is_head: request.method == Method::HEAD,
+            informed: 0,
             data_done: false,
             pending: Bytes::new(),
             backlog: Backlog::new(allowance),
@@ -324,6 +330,10 @@ impl Downstream for ServerStream {
     }
 
     fn inform(&mut self, head: &ResponseHead) {
+        if self.informed == MAX_INFORMATIONAL {
+            return;
+        }
+        self.informed += 1;
         let mut response = Response::new(());
         *response.status_mut() = head.status;
         *response.headers_mut() = head.headers.clone();

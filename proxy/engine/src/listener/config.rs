@@ -24,6 +24,7 @@ use xds_api::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy as Tcp
 
 use super::chain_match::{ChainMatcher, Criteria};
 use crate::http::config::ConnectionManager;
+use crate::local::buffers;
 use crate::net::option::{SocketOption, version_of};
 use crate::net::socket::{Keepalive, ListenOptions};
 use crate::tcp::TcpProxy;
@@ -224,7 +225,7 @@ impl Listener {
             continue_on_timeout: proto.continue_on_listener_filters_timeout,
             chains: built,
             matcher: matcher?,
-            buffer_limit: proto.per_connection_buffer_limit_bytes.unwrap_or(1024 * 1024) as usize,
+            buffer_limit: buffers::limit(proto.per_connection_buffer_limit_bytes) as usize,
             direction: TrafficDirection::try_from(proto.traffic_direction)
                 .unwrap_or(TrafficDirection::Unspecified),
             modify_only: proto.drain_type == proto::listener::DrainType::ModifyOnly as i32,

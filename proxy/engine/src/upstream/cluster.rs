@@ -31,6 +31,7 @@ use super::discovery::Discovery;
 use super::dns::DnsKind;
 use super::http_options::UpstreamHttp;
 use super::socket_options::SocketOptions;
+use crate::local::buffers;
 use crate::net::socket::ConnectOptions;
 
 /// The statistics of one cluster.
@@ -113,7 +114,7 @@ impl Cluster {
             observability_name,
             discovery,
             connect_timeout: connect_timeout?,
-            buffer_limit: proto.per_connection_buffer_limit_bytes.unwrap_or(1024 * 1024),
+            buffer_limit: buffers::limit(proto.per_connection_buffer_limit_bytes),
             http: http?,
             pool_per_client: proto.connection_pool_per_downstream_connection,
             breakers: breakers?,
