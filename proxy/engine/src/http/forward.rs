@@ -26,7 +26,7 @@ use proxy_core::stream_error::UpstreamReset;
 
 use super::deadlines::Tick;
 use super::exchange::Failure;
-use super::stream::{Stream, StreamEnd, refuse};
+use super::stream::{Stream, StreamEnd, refuse, selected};
 use crate::codec::downstream::Downstream;
 use crate::local::clock;
 use crate::local::timers::Timer;
@@ -59,8 +59,7 @@ impl Stream<'_> {
         let stats = self.cx.router_stats.here();
         stats.rq_total.inc();
         let table = self.table.clone();
-        let selected = table.as_ref().zip(self.matched).and_then(|(table, matched)| table.selected(matched));
-        let Some(route) = selected else {
+        let Some(route) = selected(table.as_ref(), self.matched) else {
             stats.no_route.inc();
             self.info.flags.set(ResponseFlag::NoRouteFound);
             return Err(refuse(StatusCode::NOT_FOUND, "route_not_found"));
@@ -255,9 +254,7 @@ impl Stream<'_> {
         let headers = self.envoy_headers();
         let manager = &*self.cx.manager;
         let table = self.table.clone();
-        let Some(route) =
-            table.as_ref().zip(self.matched).and_then(|(table, matched)| table.selected(matched))
-        else {
+        let Some(route) = selected(table.as_ref(), self.matched) else {
             return BreakerPriority::Default;
         };
         let expected = match self.router().respect_expected_rq_timeout {
@@ -379,7 +376,7 @@ impl Stream<'_> {
             return;
         }
         let table = self.table.clone();
-        let route = table.as_ref().zip(self.matched).and_then(|(table, matched)| table.selected(matched));
+        let route = selected(table.as_ref(), self.matched);
         if let Some(route) = route {
             let headers = self.envoy_headers();
             // each attempt begins with what the client asked for
@@ -541,8 +538,7 @@ impl Stream<'_> {
                     u64::try_from(now.saturating_duration_since(since).as_millis()).unwrap_or(u64::MAX);
                 response.headers.insert(&*X_ENVOY_UPSTREAM_SERVICE_TIME, number(elapsed));
             }
-            let route =
-                self.table.as_ref().zip(self.matched).and_then(|(table, matched)| table.selected(matched));
+            let route = selected(self.table.as_ref(), self.matched);
             if let Some(route) = route {
                 if route.virtual_host().include_attempt_count_in_response {
                     response

@@ -350,7 +350,7 @@ impl<'c> Stream<'c> {
 
     /// The route that matched.
     pub(crate) fn route(&self) -> Option<SelectedRoute<'_>> {
-        self.table.as_ref()?.selected(self.matched?)
+        selected(self.table.as_ref(), self.matched)
     }
 
     /// Matches the request against the route table now in force.
@@ -478,7 +478,7 @@ impl<'c> Stream<'c> {
             request: &mut self.request,
             response: self.response.as_mut(),
             info: &mut self.info,
-            route: self.table.as_ref().zip(self.matched).and_then(|(table, matched)| table.selected(matched)),
+            route: selected(self.table.as_ref(), self.matched),
             clear_route: &mut self.clear_route,
             engine: &*self.cx.shared,
         };
@@ -532,6 +532,14 @@ impl Drop for Stream<'_> {
             header_maps::give(std::mem::take(&mut response.headers));
         }
     }
+}
+
+/// The route of `table` that matched; [`Stream::route`] where more than it is borrowed.
+pub(crate) fn selected(
+    table: Option<&Arc<RouteTable>>,
+    matched: Option<RouteMatch>,
+) -> Option<SelectedRoute<'_>> {
+    table?.selected(matched?)
 }
 
 /// A reply without a body.

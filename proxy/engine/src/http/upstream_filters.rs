@@ -14,7 +14,7 @@ use proxy_core::http_chain::HttpFilter;
 
 use super::filter_chain::{Ending, FilterChain, Parts, View};
 use super::passing::Side;
-use super::stream::{Stream, StreamEnd};
+use super::stream::{Stream, StreamEnd, selected};
 use crate::codec::downstream::Downstream;
 use crate::local::timers::Timer;
 use crate::upstream::cluster::Cluster;
@@ -84,7 +84,7 @@ impl Stream<'_> {
             request: &mut self.request,
             response: self.response.as_mut(),
             info: &mut self.info,
-            route: self.table.as_ref().zip(self.matched).and_then(|(table, matched)| table.selected(matched)),
+            route: selected(self.table.as_ref(), self.matched),
             clear_route,
             engine: &*self.cx.shared,
         };

@@ -216,7 +216,6 @@ async fn serve_on(
         log(&config, stream);
         return;
     }
-    let is_http = matches!(chain.terminal, Terminal::Http(_));
     let traffic = (is_http && !config.access_logs.is_empty()).then(|| connection.count());
     let closed = match (&chain.terminal, &mut stream) {
         (Terminal::Http(http), _) => {
