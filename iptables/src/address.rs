@@ -77,6 +77,25 @@ impl Cidr {
         self.bits
     }
 
+    /// The range without the part of its address that does not count; an address alone without a size.
+    pub fn network(self) -> impl fmt::Display {
+        let address: IpAddr = match self.address {
+            IpAddr::V4(address) => {
+                let mask = u32::MAX.checked_shl(32 - u32::from(self.bits)).unwrap_or(0);
+                Ipv4Addr::from(address.to_bits() & mask).into()
+            }
+            IpAddr::V6(address) => {
+                let mask = u128::MAX.checked_shl(128 - u32::from(self.bits)).unwrap_or(0);
+                Ipv6Addr::from(address.to_bits() & mask).into()
+            }
+        };
+        if Cidr::host(address).bits == self.bits {
+            address.to_string()
+        } else {
+            format!("{address}/{}", self.bits)
+        }
+    }
+
     pub fn contains(self, address: IpAddr) -> bool {
         match (self.address, address) {
             (IpAddr::V4(own), IpAddr::V4(other)) => {
@@ -224,6 +243,15 @@ mod tests {
         assert!("::/0".parse::<Cidr>().unwrap().contains("2001:db8::1".parse().unwrap()));
         assert_eq!("127.0.0.1/8".parse::<Cidr>().unwrap(), "127.0.0.0/8".parse().unwrap());
         assert_eq!("127.0.0.1/8".parse::<Cidr>().unwrap().to_string(), "127.0.0.1/8");
+        for (range, network) in [
+            ("127.0.0.1/8", "127.0.0.0/8"),
+            ("10.0.0.1/32", "10.0.0.1"),
+            ("1.2.3.4/0", "0.0.0.0/0"),
+            ("2001:db8::1/32", "2001:db8::/32"),
+            ("::1/128", "::1"),
+        ] {
+            assert_eq!(range.parse::<Cidr>().unwrap().network().to_string(), network);
+        }
         for wrong in ["10.0.0.0", "10.0.0.0/33", "::1/129", "x/8", "", "10.0.0.0/-1"] {
             assert!(wrong.parse::<Cidr>().is_err(), "{wrong}");
         }

@@ -8,10 +8,11 @@
 use crate::address::{Family, Owner};
 use crate::backend::{Error, Iptables, run};
 use crate::cli::{Request, Surroundings, Work};
+use crate::nft::{self, listing};
 use crate::options::{Groups, Interception, Options};
 use crate::rule::Plan;
 use crate::state::{self, Extent, Standing, State};
-use crate::{nft, plan, routes};
+use crate::{plan, routes};
 
 /// The chain that drops everything while several tables change.
 const GUARD: &str = "SIDECAR_GUARD";
@@ -40,7 +41,8 @@ pub fn apply(request: &Request, around: &Surroundings) -> Result<Done, Error> {
         return Ok(Done::Removed);
     }
     routes::add(&plan)?;
-    let changed = if request.nft { nft_rules(&plan)? } else { iptables_rules(request, &plan, &former)? };
+    let changed =
+        if request.nft { nft_rules(&plan, work(request))? } else { iptables_rules(request, &plan, &former)? };
     Ok(if changed { Done::Applied } else { Done::Nothing })
 }
 
@@ -215,14 +217,24 @@ fn clean_up(request: &Request, plan: &Plan, former: &Plan) -> Result<(), Error> 
     Ok(())
 }
 
-/// nftables replaces everything at one instant, so it is always done.
-fn nft_rules(plan: &Plan) -> Result<bool, Error> {
+/// nftables replaces everything at one instant, so there is no gap to guard; what is in force is left alone all the same, so
+/// that rules keep their counts.
+fn nft_rules(plan: &Plan, work: Work) -> Result<bool, Error> {
+    let wanted = listing::wanted(plan);
+    let found = |table: &str| {
+        run("nft", &["list", "table", "inet", table], "").map(|output| listing::found(&output.stdout))
+    };
+    // a table that is not there cannot be listed
+    let in_force = nft::table_names(plan).iter().all(|table| found(table).ok().as_ref() == wanted.get(table));
+    if in_force && work != Work::Force {
+        return Ok(false);
+    }
     run("nft", &["-f", "-"], &nft::transaction(plan))?;
-    for (table, rules) in nft::counts(plan) {
-        let listing = run("nft", &["list", "table", "inet", &table], "")?.stdout;
-        let found = listing.lines().filter(|line| nft::is_rule(line)).count();
-        if found != rules {
-            return Err(Error::Other(format!("nft kept {found} of {rules} rules in the table {table}")));
+    for (table, wanted) in wanted {
+        if !listing::as_many(&found(&table)?, &wanted) {
+            let reason =
+                format!("nft did not keep the rules as they were given; see `nft list table inet {table}`");
+            return Err(Error::Other(reason));
         }
     }
     Ok(true)

@@ -6,6 +6,8 @@ use std::fmt::Write;
 use crate::address::{Family, Ports};
 use crate::rule::{self, ChainName, Is, Match, Plan, Protocol, Rule, Table, Target, Tracked};
 
+pub mod listing;
+
 /// The tables that a plan is written for; the filter table has none of our rules.
 const TABLES: [Table; 3] = [Table::Nat, Table::Mangle, Table::Raw];
 
@@ -64,26 +66,6 @@ pub fn cleanup(plan: &Plan) -> String {
 /// The names of the tables that a plan has, or may have had.
 pub fn table_names(plan: &Plan) -> Vec<String> {
     TABLES.into_iter().map(|table| table_name(plan, table)).collect()
-}
-
-/// The tables that a plan has, each with the number of its rules.
-pub fn counts(plan: &Plan) -> Vec<(String, usize)> {
-    let text = render(plan);
-    let rules = |table: &str| {
-        text.lines().filter(|line| line.starts_with(&format!("add rule inet {table} "))).count()
-    };
-    table_names(plan)
-        .into_iter()
-        .map(|table| (rules(&table), table))
-        .filter(|(rules, _)| *rules > 0)
-        .map(|(rules, table)| (table, rules))
-        .collect()
-}
-
-/// Whether a line of `nft list table` is a rule: not a table, a chain, a hook or a brace.
-pub fn is_rule(line: &str) -> bool {
-    let line = line.trim();
-    !line.is_empty() && !line.ends_with('{') && line != "}" && !line.starts_with("type ")
 }
 
 fn table_name(plan: &Plan, table: Table) -> String {
@@ -209,10 +191,7 @@ fn condition_text(condition: &Match, protocol: Option<Protocol>) -> (u8, String)
         }
         Match::SourcePort(is, ports) => (4, format!("{protocol} sport {}{}", not(*is), range(*ports))),
         Match::Port(is, ports) => (4, format!("{protocol} dport {}{}", not(*is), range(*ports))),
-        Match::AnyPort(is, ports) => {
-            let list: Vec<String> = ports.iter().map(|ports| range(*ports)).collect();
-            (4, format!("{protocol} dport {}{{ {} }}", not(*is), list.join(", ")))
-        }
+        Match::AnyPort(is, ports) => (4, format!("{protocol} dport {}{}", not(*is), set(ports))),
         Match::Uid(is, owner) => (5, format!("skuid {}{owner}", not(*is))),
         Match::Gid(is, owner) => (5, format!("skgid {}{owner}", not(*is))),
         Match::Mark(is, mark) => (6, format!("mark {}{mark}", not(*is))),
@@ -237,6 +216,25 @@ fn ip(family: Family) -> &'static str {
 
 fn range(ports: Ports) -> String {
     ports.to_string().replace(':', "-")
+}
+
+/// A set of ports as nft lists it: in order, ranges that touch joined; braces around more than one.
+fn set(ports: &[Ports]) -> String {
+    let mut sorted = ports.to_vec();
+    sorted.sort_by_key(|ports| ports.first);
+    let mut joined: Vec<Ports> = Vec::new();
+    for ports in sorted {
+        match joined.last_mut() {
+            Some(last) if u32::from(ports.first) <= u32::from(last.last) + 1 => {
+                last.last = last.last.max(ports.last)
+            }
+            _ => joined.push(ports),
+        }
+    }
+    match &joined[..] {
+        [one] => range(*one),
+        more => format!("{{ {} }}", more.iter().copied().map(range).collect::<Vec<_>>().join(", ")),
+    }
 }
 
 fn state_name(state: Tracked) -> &'static str {

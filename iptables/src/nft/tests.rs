@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 
-use super::{cleanup, counts, is_rule, merged, of, render, says_family, transaction};
+use super::{cleanup, listing, merged, of, render, says_family, set, transaction};
 use crate::address::Family;
 use crate::plan::plan;
 use crate::rule::{self, Match, Rule, Table};
@@ -36,26 +36,44 @@ proptest! {
     }
 
     #[test]
-    fn rules_are_counted(options in options()) {
+    fn nothing_is_lost_on_the_way_to_plain_words(options in options()) {
         let plan = plan(&options);
         let rules = render(&plan).lines().filter(|line| line.starts_with("add rule ")).count();
-        prop_assert_eq!(rules, counts(&plan).iter().map(|(_, rules)| rules).sum::<usize>());
+        let wanted = listing::wanted(&plan);
+        prop_assert_eq!(rules, wanted.values().flat_map(|chains| chains.values()).map(Vec::len).sum::<usize>());
         prop_assert!(transaction(&plan).starts_with(&cleanup(&plan)));
     }
 }
 
 #[test]
-fn listings_are_told_apart() {
-    for line in [
-        "table inet x {",
-        "\tchain output {",
-        "\t\ttype nat hook output priority -100; policy accept;",
-        "\t}",
-        "}",
-        "",
-    ] {
-        assert!(!is_rule(line), "{line}");
-    }
-    assert!(is_rule("\t\tcounter packets 0 bytes 0 jump istio-output"));
-    assert!(is_rule("\t\ttcp dport != { 53, 15008 } counter packets 0 bytes 0 return"));
+fn ports_are_joined_as_nft_joins_them() {
+    let set = |ports: &[&str]| set(&ports.iter().map(|ports| ports.parse().unwrap()).collect::<Vec<_>>());
+    assert_eq!(set(&["9", "1", "2:3"]), "{ 1-3, 9 }");
+    assert_eq!(set(&["1", "2:3"]), "1-3");
+    assert_eq!(set(&["4567:4568", "4190", "4191"]), "{ 4190-4191, 4567-4568 }");
+    assert_eq!(set(&["1:65535", "65535"]), "1-65535");
+}
+
+/// As nft 1.0.6 lists it.
+#[test]
+fn nfts_words_mean_the_same() {
+    let text = "table inet istio-proxy-mangle {\n\tchain prerouting {\n\t\ttype filter hook prerouting priority mangle; policy accept;\n\
+                \t\tcounter packets 7 bytes 420 jump istio-inbound\n\t}\n\n\tchain istio-inbound {\n\
+                \t\ttcp dport != { 53, 15008 } meta skuid 1337 counter packets 0 bytes 0 return\n\
+                \t\tiifname \"lo\" meta l4proto tcp meta mark != 0x0000053a counter packets 0 bytes 0 return\n\
+                \t\tmeta l4proto tcp ip daddr != 127.0.0.0/8 counter packets 0 bytes 0 return\n\
+                \t\tct state established,related counter packets 0 bytes 0 return\n\t}\n\n\tchain empty {\n\t}\n}\n";
+    let found = listing::found(text);
+    let words = |rule: &str| rule.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(found["prerouting"], [words("counter jump istio-inbound")]);
+    assert_eq!(
+        found["istio-inbound"],
+        [
+            words("tcp dport != { 53 15008 } skuid 1337 counter return"),
+            words("iifname lo l4proto tcp mark != 1338 counter return"),
+            words("l4proto tcp ip daddr != 127.0.0.0/8 counter return"),
+            words("ct state established,related counter return"),
+        ]
+    );
+    assert!(found["empty"].is_empty());
 }

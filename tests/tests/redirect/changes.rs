@@ -45,6 +45,34 @@ fn a_second_run_changes_nothing() {
 }
 
 #[test]
+fn a_second_run_changes_nothing_of_nftables() {
+    for shape in [
+        "--preset istio",
+        "--preset istio -m TPROXY -c eth1,eth2 -x 10.1.2.3/8 --redirect-dns --capture-all-dns --drop-invalid -o 1:5,9",
+        "--preset istio -k eth1 -i 10.0.0.0/8,2001:db8::1/32 -q 80,443 --iptables-trace-logging",
+        "--preset outrigger -m TPROXY",
+        "--preset osm -d 1,2:3 -o 7 --pod-ip 10.9.0.2",
+        "--preset linkerd -c eth+",
+    ] {
+        for families in ["v4", "both"] {
+            let pod = Pod::new(&[]).unwrap();
+            let run = |more: &str| {
+                pod.iptables(&format!("{shape} --ip-families {families} --native-nftables {more}"))
+            };
+            assert!(run("").contains("in place"), "{shape}");
+            let text = run("");
+            let listing = pod.pod.command("nft list ruleset").unwrap();
+            assert!(text.contains("as they should be"), "{shape} {families}: {text}\n{listing}");
+            assert!(run("--force-apply").contains("in place"), "{shape}");
+            pod.pod
+                .command("nft add rule inet $(nft list tables | head -n 1 | cut -d ' ' -f 3) output accept")
+                .unwrap();
+            assert!(run("").contains("in place"), "{shape}");
+        }
+    }
+}
+
+#[test]
 fn another_configuration_is_refused_or_replaced() {
     for (variant, flag) in [("legacy", LEGACY), ("nft", NFT)] {
         let pod = Pod::new(&[]).unwrap();
