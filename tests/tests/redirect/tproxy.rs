@@ -59,22 +59,31 @@ fn the_clients_address_is_preserved() {
 /// Holds connections from each of `sources` ports of the peer to two ports of the pod, and gives how many were made and seen by the
 /// proxy as what they are: from that very port.
 fn fan_in(peer: &Netns, sources: u16, patience: Duration) -> (usize, usize) {
+    const THREADS: u16 = 8;
     let v4 = Version::V4;
-    peer.within(|| {
+    let some = |first: u16| {
         let mut held = Vec::new();
         let mut right = 0;
-        for port in 10_000..10_000 + sources {
+        for port in (first..sources).step_by(THREADS.into()) {
             for to in [8001, 8002] {
-                let from = SocketAddr::new(v4.peer(), port);
+                let from = SocketAddr::new(v4.peer(), 10_000 + port);
                 if let Ok((stream, seen)) = hold(from, SocketAddr::new(v4.pod(), to), patience) {
                     right += usize::from(seen == from);
                     held.push(stream);
                 }
             }
         }
-        (held.len(), right)
-    })
-    .unwrap()
+        (held, right)
+    };
+    let all = || {
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..THREADS).map(|first| scope.spawn(move || some(first))).collect();
+            // every connection is held until the last one is made
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+        })
+    };
+    let all = peer.within(all).unwrap();
+    (all.iter().map(|(held, _)| held.len()).sum(), all.iter().map(|(_, right)| right).sum())
 }
 
 /// Two connections from one address and port to two ports are one to connection tracking once both are redirected to
