@@ -3,7 +3,9 @@
 //! Nothing here speaks TLS or verifies anything; the engine fills these values once a handshake is done.
 
 use std::fmt::Write;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+
+use http::HeaderValue;
 
 pub mod der;
 pub mod x509;
@@ -27,6 +29,8 @@ pub struct TlsInfo {
     pub peer: Vec<PeerCertificate>,
     /// The certificate of this side, if it showed one.
     pub local: Option<Arc<Certificate>>,
+    /// `x-forwarded-client-cert` of its requests, once one was made.
+    pub client_cert: OnceLock<Option<HeaderValue>>,
 }
 
 impl TlsInfo {

@@ -11,6 +11,7 @@ use proxy_core::stats::{OneOff, Scope, SharedGauge};
 use xds_api::envoy::extensions::transport_sockets::tls::v3::CommonTlsContext;
 use xds_api::envoy::extensions::transport_sockets::tls::v3::common_tls_context::ValidationContextType;
 
+pub mod client;
 pub mod fields;
 mod identity;
 mod params;

@@ -2,7 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "what fails in a helper fails its test")]
 
+mod client_cert;
 mod downstream;
+mod upstream;
 
 use integration::config::{bootstrap, cluster, fill, port};
 use integration::process::{Binary, Proxy};

@@ -26,6 +26,7 @@ use xds_api::envoy::config::core::v3::http_protocol_options::HeadersWithUndersco
 use xds_api::envoy::extensions::filters::http::router::v3::Router;
 use xds_api::envoy::extensions::filters::network::http_connection_manager::v3 as proto;
 
+use super::client_cert::ClientCert;
 use super::forwarded::ForwardProto;
 use super::reply::LocalReplies;
 use super::upstream_log::UpstreamLogs;
@@ -102,8 +103,8 @@ pub struct ConnectionManager {
     /// Unix sockets count as internal.
     pub internal_unix_sockets: bool,
     /// Leave `x-forwarded-client-cert` as the client sent it (`ALWAYS_FORWARD_ONLY`). In all other modes it is removed
-    /// where the client showed no certificate.
-    pub keep_client_cert: bool,
+    /// What is said about the certificates of clients.
+    pub client_cert: ClientCert,
     /// `via` to append.
     pub via: Option<HeaderValue>,
     /// `server` of responses.
@@ -426,6 +427,7 @@ impl ConnectionManager {
                 .map_err(|_| cx.at("server_name", |cx| cx.reject("is not a valid header value"))),
         };
         let via = build_via(&proto.via, cx);
+        let client_cert = ClientCert::build(proto, cx);
         let scheme_overwrite = build_scheme(proto.scheme_header_transformation.as_ref(), cx);
         let user_agent = proto.add_user_agent.unwrap_or(false).then(|| UserAgent::build(cx)).transpose();
         let request_id = build_request_id(proto.request_id_extension.as_ref(), cx);
@@ -476,7 +478,7 @@ impl ConnectionManager {
             skip_xff_append: proto.skip_xff_append,
             internal_addresses: internal_addresses?,
             internal_unix_sockets: internal.is_some_and(|internal| internal.unix_sockets),
-            keep_client_cert: proto.forward_client_cert_details == ALWAYS_FORWARD_ONLY,
+            client_cert: client_cert?,
             via: via?,
             server_name: server_name?,
             host_address: cx.env.node.address,
@@ -571,9 +573,6 @@ fn build_router(payload: &[u8], cx: &mut BuildCx<'_>) -> Result<RouterOptions, R
         upstream_filters: UpstreamFilters::build("upstream_http_filters", &proto.upstream_http_filters, cx)?,
     })
 }
-
-const ALWAYS_FORWARD_ONLY: i32 =
-    proto::http_connection_manager::ForwardClientCertDetails::AlwaysForwardOnly as i32;
 
 /// Who this proxy is, as it tells its upstreams (`add_user_agent`).
 #[derive(Clone, Debug)]

@@ -47,8 +47,8 @@ pub const FIELDS: &[MessageFields] = &[
             ("preserve_external_request_id", Used),
             ("always_set_request_id_in_response", Used),
             ("forward_client_cert_details", Used),
-            ("set_current_client_cert_details", Ignored("without TLS there is no client certificate")),
-            ("forward_client_cert_matcher", Rejected("needs TLS, which is not available yet")),
+            ("set_current_client_cert_details", Used),
+            ("forward_client_cert_matcher", Rejected("forward_client_cert_details applies to all requests")),
             ("proxy_100_continue", Used),
             (
                 "represent_ipv4_remote_address_as_ipv4_mapped_ipv6",
@@ -116,6 +116,18 @@ pub const FIELDS: &[MessageFields] = &[
     (
         "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.InternalAddressConfig",
         &[("unix_sockets", Used), ("cidr_ranges", Used)],
+    ),
+    (
+        "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.SetCurrentClientCertDetails",
+        &[
+            ("subject", Used),
+            ("cert", Used),
+            ("chain", Used),
+            ("dns", Used),
+            ("uri", Used),
+            ("format", Used),
+            ("issuer", Used),
+        ],
     ),
     (
         "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.UpgradeConfig",

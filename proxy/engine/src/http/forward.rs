@@ -302,6 +302,7 @@ impl Stream<'_> {
         self.info.upstream.host = Some(host.clone());
         self.info.upstream.sought = true;
         self.info.upstream.connection_id = None;
+        self.info.upstream.tls = None;
         self.rewrite_host(&host.hostname);
         self.in_flight = None;
         self.info.upstream.transport_failure = None;
@@ -338,6 +339,7 @@ impl Stream<'_> {
         let info = &mut self.info.upstream;
         info.attempted.push(host);
         info.connection_id = up.id();
+        info.tls = up.tls().cloned();
         info.local = up.local().cloned();
         info.protocol = Some(up.protocol());
         (info.connect_start, info.connect_end) = up.connect_times().unzip();

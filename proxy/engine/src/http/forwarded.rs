@@ -15,8 +15,8 @@ use proxy_core::headers::{
     X_ENVOY_MAX_RETRIES, X_ENVOY_ORIGINAL_URL, X_ENVOY_RETRIABLE_HEADER_NAMES,
     X_ENVOY_RETRIABLE_STATUS_CODES, X_ENVOY_RETRY_GRPC_ON, X_ENVOY_RETRY_ON, X_ENVOY_UPSTREAM_ALT_STAT_NAME,
     X_ENVOY_UPSTREAM_RQ_PER_TRY_TIMEOUT_MS, X_ENVOY_UPSTREAM_RQ_TIMEOUT_ALT_RESPONSE,
-    X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS, X_ENVOY_UPSTREAM_STREAM_DURATION_MS, X_FORWARDED_CLIENT_CERT,
-    X_FORWARDED_FOR, X_FORWARDED_PORT, X_FORWARDED_PROTO, envoy_prefix,
+    X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS, X_ENVOY_UPSTREAM_STREAM_DURATION_MS, X_FORWARDED_FOR, X_FORWARDED_PORT,
+    X_FORWARDED_PROTO, envoy_prefix,
 };
 use proxy_core::stream_info::ConnectionInfo;
 use xds_api::envoy::extensions::filters::network::http_connection_manager::v3::ForwardProtoConfig;
@@ -139,10 +139,7 @@ pub(crate) fn apply(
             request.headers.insert(&*X_ENVOY_DOWNSTREAM_SERVICE_NODE, node.clone());
         }
     }
-    // Without TLS here no certificate was presented, so whatever the client claims is untrue.
-    if !manager.keep_client_cert {
-        request.headers.remove(&X_FORWARDED_CLIENT_CERT);
-    }
+    manager.client_cert.apply(connection, &mut request.headers);
     if manager.generate_request_id {
         request_id::set(request, is_edge && !manager.preserve_external_request_id);
     }

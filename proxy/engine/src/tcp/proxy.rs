@@ -270,6 +270,7 @@ impl TcpProxy {
             Ok(connected) => {
                 info.upstream.local = connected.local.clone();
                 info.upstream.connection_id = Some(connected.id);
+                info.upstream.tls = connected.tls.clone();
                 let (begun, made) = connected.connect_times;
                 (info.upstream.connect_start, info.upstream.connect_end) = (Some(begun), Some(made));
                 Ok(connected)

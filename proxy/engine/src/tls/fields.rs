@@ -28,6 +28,18 @@ pub const FIELDS: &[MessageFields] = &[
         ],
     ),
     (
+        "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+        &[
+            ("common_tls_context", Used),
+            ("sni", Used),
+            ("auto_host_sni", Used),
+            ("auto_sni_san_validation", Used),
+            ("allow_renegotiation", Rejected("renegotiation is not available")),
+            ("max_session_keys", Used),
+            ("enforce_rsa_key_usage", Ignored("concerns a key exchange by static RSA, which is not spoken")),
+        ],
+    ),
+    (
         "envoy.extensions.transport_sockets.tls.v3.CommonTlsContext",
         &[
             ("tls_params", Used),

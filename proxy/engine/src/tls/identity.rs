@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use proxy_core::config::{BuildCx, Rejected};
 use proxy_core::tls::{Certificate, SanKind};
+use rustls::client::ResolvesClientCert;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
-use rustls::sign::CertifiedKey;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{InconsistentKeys, SignatureAlgorithm, SignatureScheme};
 use xds_api::envoy::extensions::transport_sockets::tls::v3::TlsCertificate;
 
@@ -70,6 +71,11 @@ impl Identity {
             })
         })?;
         Ok(Self { key: Arc::new(key), certificate: Arc::new(certificate), path: chain.name.into() })
+    }
+
+    /// For handshakes in which it is the only one.
+    pub(super) fn resolver(&self) -> Arc<dyn ResolvesClientCert> {
+        Arc::new(SingleCertAndKey::from(self.key.clone()))
     }
 
     /// The names that clients may ask for it by: those of its subject alternative names, or its common name.

@@ -99,11 +99,15 @@ fn group(name: &str) -> Option<&'static dyn SupportedKxGroup> {
 
 impl Parameters {
     /// Builds them; what is not said is as Envoy has it.
-    pub(super) fn build(proto: Option<&TlsParameters>, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
+    pub(super) fn build(
+        proto: Option<&TlsParameters>,
+        default_max: TlsProtocol,
+        cx: &mut BuildCx<'_>,
+    ) -> Result<Self, Rejected> {
         let default = TlsParameters::default();
         let proto = proto.unwrap_or(&default);
         cx.at("tls_params", |cx| {
-            let versions = versions(proto, cx);
+            let versions = versions(proto, default_max, cx);
             let suites = suites(&proto.cipher_suites, cx);
             let kx_groups = groups(&proto.ecdh_curves, cx);
             let (versions, suites) = (versions?, suites?);
@@ -127,10 +131,11 @@ impl Parameters {
 
 fn versions(
     proto: &TlsParameters,
+    default_max: TlsProtocol,
     cx: &mut BuildCx<'_>,
 ) -> Result<Vec<&'static SupportedProtocolVersion>, Rejected> {
     let (min, max) = (proto.tls_minimum_protocol_version(), proto.tls_maximum_protocol_version());
-    let max = if max == TlsProtocol::TlsAuto { TlsProtocol::TlSv13 } else { max };
+    let max = if max == TlsProtocol::TlsAuto { default_max.max(min) } else { max };
     if max < TlsProtocol::TlSv12 {
         return Err(cx.at("tls_maximum_protocol_version", |cx| {
             cx.reject("TLS below 1.2 is not available, so the maximum must be at least TLSv1_2")

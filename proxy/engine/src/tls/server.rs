@@ -16,6 +16,7 @@ use rustls::server::{Acceptor, ClientHello, NoServerSessionStorage, ServerSessio
 use rustls::{CipherSuite, ProtocolVersion, ServerConfig};
 use xds_api::envoy::extensions::transport_sockets::tls::v3 as proto;
 use xds_api::envoy::extensions::transport_sockets::tls::v3::downstream_tls_context::SessionTicketKeysType;
+use xds_api::envoy::extensions::transport_sockets::tls::v3::tls_parameters::TlsProtocol;
 
 use super::identity::{Identity, Selector};
 use super::params::Parameters;
@@ -96,7 +97,7 @@ impl ServerTls {
         let scope = cx.env.stats.scope(stat_prefix);
         let stats: Cells<SslStats> = scope.child("ssl").cells();
         let built = cx.at("common_tls_context", |cx| {
-            let params = Parameters::build(common.tls_params.as_ref(), cx);
+            let params = Parameters::build(common.tls_params.as_ref(), TlsProtocol::TlSv13, cx);
             let verifier = super::validation(&common, cx);
             let params = params?;
             let identities = cx.each("tls_certificates", &common.tls_certificates, |one, cx| {
@@ -115,6 +116,7 @@ impl ServerTls {
             provider: params.provider.clone(),
             stats: stats.clone(),
             is_required: proto.require_client_certificate.unwrap_or(false),
+            names_server: false,
         };
         let failed = |error: &dyn std::fmt::Display, cx: &mut BuildCx<'_>| cx.reject(error.to_string());
         let builder = ServerConfig::builder_with_provider(params.provider)

@@ -4,7 +4,7 @@ use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, SHA256, digest};
 use proxy_core::stats::groups::SslStats;
 use proxy_core::tls::{Certificate, PeerCertificate, TlsInfo};
 use rustls::pki_types::CertificateDer;
-use rustls::{CipherSuite, HandshakeKind, NamedGroup, ProtocolVersion};
+use rustls::{AlertDescription, CipherSuite, HandshakeKind, NamedGroup, ProtocolVersion};
 
 use super::verify::Refusal;
 
@@ -96,20 +96,53 @@ fn error_of(error: &std::io::Error) -> Option<&rustls::Error> {
     error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>())
 }
 
-/// What is said of a handshake that failed, as Envoy frames it; without the numbers of a library that is not here. Empty if the
-/// peer just left.
+/// What is said of a handshake that failed, in the words and numbers of BoringSSL where it has them: logs are searched for
+/// these. Empty if the peer just left.
 pub(super) fn failure(error: &std::io::Error) -> String {
     let Some(error) = error_of(error) else { return String::new() };
-    let text = match error {
+    let (code, text) = match error {
         rustls::Error::InvalidCertificate(refused) => match Refusal::from_error(refused) {
-            Some(refusal) => format!("CERTIFICATE_VERIFY_FAILED:{refusal}"),
-            None => format!("BAD_SIGNATURE:{error}"),
+            Some(refusal) => (125, format!("CERTIFICATE_VERIFY_FAILED:{refusal}")),
+            None => (123, "BAD_SIGNATURE".to_owned()),
         },
-        rustls::Error::NoCertificatesPresented => "PEER_DID_NOT_RETURN_A_CERTIFICATE".to_owned(),
-        rustls::Error::AlertReceived(alert) => format!("ALERT_RECEIVED:{alert:?}"),
-        error => error.to_string(),
+        rustls::Error::NoCertificatesPresented => (192, "PEER_DID_NOT_RETURN_A_CERTIFICATE".to_owned()),
+        rustls::Error::AlertReceived(alert) => {
+            (ALERTS + u32::from(u8::from(*alert)), alert_name(*alert).to_owned())
+        }
+        error => return format!("TLS_error:|SSL routines:{error}:TLS_error_end"),
     };
-    format!("TLS_error:|SSL routines:{text}:TLS_error_end")
+    format!("TLS_error:|{}:SSL routines:OPENSSL_internal:{text}:TLS_error_end", LIBRARY + code)
+}
+
+/// The number that BoringSSL puts before those of its part for TLS.
+const LIBRARY: u32 = 16 << 24;
+/// Where the numbers of alerts begin there.
+const ALERTS: u32 = 1000;
+
+fn alert_name(alert: AlertDescription) -> &'static str {
+    match alert {
+        AlertDescription::UnexpectedMessage => "SSLV3_ALERT_UNEXPECTED_MESSAGE",
+        AlertDescription::BadRecordMac => "SSLV3_ALERT_BAD_RECORD_MAC",
+        AlertDescription::HandshakeFailure => "SSLV3_ALERT_HANDSHAKE_FAILURE",
+        AlertDescription::BadCertificate => "SSLV3_ALERT_BAD_CERTIFICATE",
+        AlertDescription::UnsupportedCertificate => "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE",
+        AlertDescription::CertificateRevoked => "SSLV3_ALERT_CERTIFICATE_REVOKED",
+        AlertDescription::CertificateExpired => "SSLV3_ALERT_CERTIFICATE_EXPIRED",
+        AlertDescription::CertificateUnknown => "SSLV3_ALERT_CERTIFICATE_UNKNOWN",
+        AlertDescription::IllegalParameter => "SSLV3_ALERT_ILLEGAL_PARAMETER",
+        AlertDescription::UnknownCA => "TLSV1_ALERT_UNKNOWN_CA",
+        AlertDescription::AccessDenied => "TLSV1_ALERT_ACCESS_DENIED",
+        AlertDescription::DecodeError => "TLSV1_ALERT_DECODE_ERROR",
+        AlertDescription::DecryptError => "TLSV1_ALERT_DECRYPT_ERROR",
+        AlertDescription::ProtocolVersion => "TLSV1_ALERT_PROTOCOL_VERSION",
+        AlertDescription::InsufficientSecurity => "TLSV1_ALERT_INSUFFICIENT_SECURITY",
+        AlertDescription::InternalError => "TLSV1_ALERT_INTERNAL_ERROR",
+        AlertDescription::UserCanceled => "TLSV1_ALERT_USER_CANCELLED",
+        AlertDescription::UnrecognisedName => "TLSV1_ALERT_UNRECOGNIZED_NAME",
+        AlertDescription::CertificateRequired => "TLSV1_ALERT_CERTIFICATE_REQUIRED",
+        AlertDescription::NoApplicationProtocol => "TLSV1_ALERT_NO_APPLICATION_PROTOCOL",
+        _ => "UNKNOWN_ALERT_TYPE",
+    }
 }
 
 /// Counts a handshake that failed, unless what was wrong with the certificate was counted.

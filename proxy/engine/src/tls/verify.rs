@@ -30,12 +30,12 @@ use xds_api::envoy::extensions::transport_sockets::tls::v3::subject_alt_name_mat
 use super::source;
 
 /// Why a certificate was not accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// Its chain does not lead to a trusted authority.
     Chain(&'static str),
-    /// None of its names matches.
-    San,
+    /// None of its names, which these are, matches.
+    San(String),
     /// Neither it nor its key is listed.
     Hash,
 }
@@ -44,9 +44,12 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Chain(why) => {
-                write!(f, "verify cert failed: X509_verify_cert: certificate verification error: {why}")
+                write!(
+                    f,
+                    "verify cert failed: X509_verify_cert: certificate verification error at depth 0: {why}"
+                )
             }
-            Self::San => f.write_str("verify cert failed: verify SAN list"),
+            Self::San(names) => write!(f, "verify cert failed: SAN matcher, certificate SANs are [{names}]"),
             Self::Hash => f.write_str("verify cert failed: cert hash and spki"),
         }
     }
@@ -63,7 +66,7 @@ impl Refusal {
             Self::Chain(REVOKED) => CertificateError::Revoked,
             Self::Chain(NO_ISSUER | TOO_LONG) => CertificateError::UnknownIssuer,
             Self::Chain(NO_CRL) => CertificateError::UnknownRevocationStatus,
-            Self::Chain(_) | Self::San | Self::Hash => CertificateError::Other(OtherError(Arc::new(self))),
+            Self::Chain(_) | Self::San(_) | Self::Hash => CertificateError::Other(OtherError(Arc::new(self))),
         }
     }
 
@@ -75,7 +78,7 @@ impl Refusal {
             CertificateError::Revoked => Some(Self::Chain(REVOKED)),
             CertificateError::UnknownIssuer => Some(Self::Chain(NO_ISSUER)),
             CertificateError::UnknownRevocationStatus => Some(Self::Chain(NO_CRL)),
-            CertificateError::Other(other) => other.0.downcast_ref::<Self>().copied(),
+            CertificateError::Other(other) => other.0.downcast_ref::<Self>().cloned(),
             _ => None,
         }
     }
@@ -181,6 +184,11 @@ impl Verifier {
         !self.authorities.is_empty() || !self.hashes.is_empty() || !self.key_hashes.is_empty()
     }
 
+    /// Whether it knows authorities.
+    pub(super) fn has_authorities(&self) -> bool {
+        !self.authorities.is_empty()
+    }
+
     /// The authorities.
     pub fn authorities(&self) -> impl Iterator<Item = &Certificate> {
         self.authorities.iter().map(|authority| &authority.content)
@@ -198,7 +206,7 @@ impl Verifier {
             self.check_chain(leaf, intermediates, now, usage)?;
         }
         if !self.sans.is_empty() && !self.matches_san(leaf) {
-            return Err(Refusal::San);
+            return Err(Refusal::San(names(leaf)));
         }
         if self.hashes.is_empty() && self.key_hashes.is_empty() {
             return Ok(());
@@ -417,6 +425,28 @@ impl SanMatcher {
     }
 }
 
+/// All names of a certificate, for a message.
+fn names(leaf: &CertificateDer<'_>) -> String {
+    let sans = Certificate::parse(leaf).map(|leaf| leaf.sans).unwrap_or_default();
+    sans.into_iter().map(|san| san.value).collect::<Vec<_>>().join(", ")
+}
+
+/// Whether a certificate has a name.
+fn has_name(leaf: &CertificateDer<'_>, name: &ServerName<'_>) -> bool {
+    let Some(leaf) = Certificate::parse(leaf) else { return false };
+    match name {
+        ServerName::DnsName(name) => {
+            let name = name.as_ref().to_ascii_lowercase();
+            leaf.sans_of(&SanKind::Dns).any(|san| matches_dns(&san.to_ascii_lowercase(), &name))
+        }
+        ServerName::IpAddress(ip) => {
+            let ip = std::net::IpAddr::from(*ip).to_string();
+            leaf.sans_of(&SanKind::Ip).any(|san| san == ip)
+        }
+        _ => false,
+    }
+}
+
 /// Whether a name of DNS is meant by `pattern`, which may be a wildcard for its first label.
 fn matches_dns(pattern: &str, name: &str) -> bool {
     if pattern == name {
@@ -477,6 +507,8 @@ pub(super) struct Judge {
     pub(super) stats: Cells<SslStats>,
     /// Only of a server: whether a client must show a certificate.
     pub(super) is_required: bool,
+    /// Only of a client: whether a server's certificate must have the name that was asked for.
+    pub(super) names_server: bool,
 }
 
 impl fmt::Debug for Judge {
@@ -498,7 +530,7 @@ impl Judge {
         let stats = self.stats.here();
         match refusal {
             Refusal::Chain(_) => stats.fail_verify_error.inc(),
-            Refusal::San => stats.fail_verify_san.inc(),
+            Refusal::San(_) => stats.fail_verify_san.inc(),
             Refusal::Hash => stats.fail_verify_cert_hash.inc(),
         }
         match verifier.accept_untrusted {
@@ -601,10 +633,14 @@ impl ServerCertVerifier for Judge {
         &self,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
+        name: &ServerName<'_>,
         _: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
+        if self.names_server && !has_name(leaf, name) {
+            self.stats.here().fail_verify_san.inc();
+            return Err(Refusal::San(names(leaf)).into_error().into());
+        }
         self.judge(leaf, intermediates, now, KeyUsage::server_auth())
             .map(|()| ServerCertVerified::assertion())
     }

@@ -33,6 +33,8 @@ use super::http_options::UpstreamHttp;
 use super::socket_options::SocketOptions;
 use crate::local::buffers;
 use crate::net::socket::ConnectOptions;
+use crate::tls;
+use crate::tls::client::ClientTls;
 
 /// The statistics of one cluster.
 #[derive(Clone, Debug)]
@@ -82,6 +84,8 @@ pub struct Cluster {
     pub metadata: Metadata,
     /// Statistics.
     pub stats: ClusterStats,
+    /// TLS is spoken with the hosts.
+    pub tls: Option<Box<ClientTls>>,
     socket: Arc<SocketOptions>,
     hosts: ArcSwap<HostSet>,
     pub(crate) runtime: Arc<Runtime>,
@@ -97,15 +101,20 @@ impl Cluster {
         let balancing = Balancing::build(proto, cx);
         let http = UpstreamHttp::build(proto, cx);
         let socket = SocketOptions::build(proto, cx);
-        let transport = check_transport(proto, cx);
         let factory = check_upstream_config(proto, cx);
         let connect_timeout = connect_timeout(proto, cx);
         let stats = ClusterStats::new(proto, cx);
+        let tls = build_transport(proto, &stats.scope, cx);
         let breakers = cx.at("circuit_breakers", |cx| {
             Breakers::build(proto.circuit_breakers.as_ref(), &stats.scope, stats.state.clone(), cx)
         });
-        transport?;
         factory?;
+        let (tls, http) = (tls?, http?);
+        if tls.is_some() && http.names_from_requests {
+            return Err(cx.at("upstream_http_protocol_options", |cx| {
+                cx.reject("names of servers are not taken from requests yet: say `sni` in the TLS context")
+            }));
+        }
         let (discovery, assignment) = discovery?;
         let observability_name =
             (!proto.alt_stat_name.is_empty()).then(|| Arc::from(proto.alt_stat_name.as_str()));
@@ -115,12 +124,13 @@ impl Cluster {
             discovery,
             connect_timeout: connect_timeout?,
             buffer_limit: buffers::limit(proto.per_connection_buffer_limit_bytes),
-            http: http?,
+            http,
             pool_per_client: proto.connection_pool_per_downstream_connection,
             breakers: breakers?,
             balancing: balancing?,
             metadata: Metadata::new(proto.metadata.as_ref()),
             stats,
+            tls,
             socket: socket?,
             hosts: ArcSwap::from_pointee(HostSet::default()),
             runtime: cx.env.runtime.clone(),
@@ -287,22 +297,25 @@ fn connect_timeout(proto: &proto::Cluster, cx: &mut BuildCx<'_>) -> Result<Durat
     }
 }
 
-/// Only plain TCP so far.
-fn check_transport(proto: &proto::Cluster, cx: &mut BuildCx<'_>) -> Result<(), Rejected> {
+/// TLS, if that is asked for.
+fn build_transport(
+    proto: &proto::Cluster,
+    scope: &Scope,
+    cx: &mut BuildCx<'_>,
+) -> Result<Option<Box<ClientTls>>, Rejected> {
     use core::transport_socket::ConfigType;
     const RAW_BUFFER: &str = "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer";
-    const TLS: &str = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
-    let Some(socket) = &proto.transport_socket else { return Ok(()) };
-    cx.at("transport_socket", |cx| match &socket.config_type {
-        Some(ConfigType::TypedConfig(any)) => match message_name(&any.type_url) {
-            RAW_BUFFER => Ok(()),
-            TLS => Err(cx.at("typed_config", |cx| cx.reject("TLS to upstream hosts is not available yet"))),
-            other => {
-                let reason = format!("transport socket '{other}' is not available");
-                Err(cx.at("typed_config", |cx| cx.reject(reason)))
-            }
-        },
-        None => Err(cx.at("typed_config", |cx| cx.reject("must be set"))),
+    let Some(socket) = &proto.transport_socket else { return Ok(None) };
+    cx.at("transport_socket", |cx| {
+        let Some(ConfigType::TypedConfig(any)) = &socket.config_type else {
+            return Err(cx.at("typed_config", |cx| cx.reject("must be set")));
+        };
+        let (message, payload) = cx.unpack(any)?;
+        cx.at("typed_config", |cx| match message.as_str() {
+            RAW_BUFFER => Ok(None),
+            tls::client::MESSAGE => ClientTls::build(&payload, scope, cx).map(|built| Some(Box::new(built))),
+            other => Err(cx.reject(format!("transport socket '{other}' is not available"))),
+        })
     })
 }
 

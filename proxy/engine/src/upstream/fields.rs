@@ -4,7 +4,7 @@ use proxy_core::config::{FieldUse, MessageFields};
 
 use FieldUse::{Ignored, Rejected, Used};
 
-const LATER_TLS: FieldUse = Rejected("TLS to upstream hosts is not available yet");
+const LATER_MATCHES: FieldUse = Rejected("all hosts of a cluster have its transport_socket, for now");
 const LATER_HASHING: &str = "consistent hashing is not available yet, and its policies are refused";
 const LATER_HEALTH: FieldUse = Rejected("active health checks are not available yet");
 const WITH_HEALTH_CHECKS: FieldUse =
@@ -12,7 +12,6 @@ const WITH_HEALTH_CHECKS: FieldUse =
 const NO_SLOW_START: FieldUse = Rejected("slow start is not available yet");
 const NO_REPORTS: FieldUse = Ignored("no load reports are sent; traffic is as without");
 const NO_LOCAL_CLUSTER: FieldUse = Ignored("without a local cluster, Envoy does not route by zone either");
-const WITH_TLS: FieldUse = Ignored("takes effect with TLS only, which is refused");
 const NO_HTTP3: FieldUse = Rejected("HTTP/3 is not available");
 
 /// Every field of the messages that this module reads.
@@ -20,8 +19,8 @@ pub const FIELDS: &[MessageFields] = &[
     (
         "envoy.config.cluster.v3.Cluster",
         &[
-            ("transport_socket_matches", LATER_TLS),
-            ("transport_socket_matcher", LATER_TLS),
+            ("transport_socket_matches", LATER_MATCHES),
+            ("transport_socket_matcher", LATER_MATCHES),
             ("name", Used),
             ("alt_stat_name", Used),
             ("stats_matcher", Rejected("statistics are filtered by the bootstrap's stats_config only")),
@@ -36,7 +35,7 @@ pub const FIELDS: &[MessageFields] = &[
             ("health_checks", LATER_HEALTH),
             ("max_requests_per_connection", Used),
             ("circuit_breakers", Used),
-            ("upstream_http_protocol_options", WITH_TLS),
+            ("upstream_http_protocol_options", Used),
             ("common_http_protocol_options", Used),
             ("http_protocol_options", Used),
             ("http2_protocol_options", Used),
@@ -326,7 +325,7 @@ pub const FIELDS: &[MessageFields] = &[
         "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
         &[
             ("common_http_protocol_options", Used),
-            ("upstream_http_protocol_options", WITH_TLS),
+            ("upstream_http_protocol_options", Used),
             ("explicit_http_config", Used),
             ("use_downstream_protocol_config", Used),
             ("auto_config", Rejected("needs TLS with ALPN, which is not available yet")),
@@ -396,7 +395,7 @@ pub const FIELDS: &[MessageFields] = &[
     ("envoy.extensions.load_balancing_policies.common.v3.LocalityLbConfig.LocalityWeightedLbConfig", &[]),
     (
         "envoy.config.core.v3.UpstreamHttpProtocolOptions",
-        &[("auto_sni", WITH_TLS), ("auto_san_validation", WITH_TLS), ("override_auto_sni_header", WITH_TLS)],
+        &[("auto_sni", Used), ("auto_san_validation", Used), ("override_auto_sni_header", Used)],
     ),
     (
         "envoy.config.core.v3.Http1ProtocolOptions.HeaderKeyFormat",

@@ -68,6 +68,8 @@ pub struct UpstreamHttp {
     pub http1: Http1Options,
     /// HTTP/2.
     pub http2: Http2Options,
+    /// Asks that names of TLS servers come from requests, which is not available.
+    pub(super) names_from_requests: bool,
     /// Filters of streams to the hosts.
     pub filters: Option<UpstreamFilters>,
 }
@@ -180,6 +182,7 @@ impl Default for UpstreamHttp {
             max_response_headers_kb: 60,
             http1: Http1Options::default(),
             http2: Http2Options::default(),
+            names_from_requests: false,
             filters: None,
         }
     }
@@ -267,9 +270,10 @@ impl UpstreamHttp {
                 built.http2(both.http2_protocol_options.as_ref(), cx)
             }),
             Some(Kind::AutoConfig(_)) => Err(cx.at("auto_config", |cx| {
-                cx.reject("needs a transport socket with ALPN, that is TLS, which is not available yet")
+                cx.reject("the protocol is not left to ALPN yet: say which with explicit_http_config")
             })),
         };
+        built.names_from_requests = names_from_requests(proto.upstream_http_protocol_options.as_ref());
         let filters = UpstreamFilters::build("http_filters", &proto.http_filters, cx);
         common?;
         protocol?;
@@ -280,7 +284,8 @@ impl UpstreamHttp {
     #[allow(deprecated)]
     fn legacy(proto: &cluster::Cluster, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
         use cluster::cluster::ClusterProtocolSelection::UseDownstreamProtocol;
-        let mut built = Self::default();
+        let names_from_requests = names_from_requests(proto.upstream_http_protocol_options.as_ref());
+        let mut built = Self { names_from_requests, ..Self::default() };
         let use_downstream = proto.protocol_selection == UseDownstreamProtocol as i32;
         let (http1, http2) = (proto.http_protocol_options.as_ref(), proto.http2_protocol_options.as_ref());
         if use_downstream {
@@ -341,6 +346,11 @@ impl UpstreamHttp {
         self.http2 = cx.at("http2_protocol_options", |cx| Http2Options::build(proto, cx))?;
         Ok(())
     }
+}
+
+fn names_from_requests(proto: Option<&core::UpstreamHttpProtocolOptions>) -> bool {
+    let Some(proto) = proto else { return false };
+    proto.auto_sni || proto.auto_san_validation || !proto.override_auto_sni_header.is_empty()
 }
 
 fn no_http3(cx: &mut BuildCx<'_>) -> Rejected {

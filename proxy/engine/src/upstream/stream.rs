@@ -1,5 +1,6 @@
 //! One upstream stream as the router drives it, whatever the protocol.
 
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -9,6 +10,7 @@ use proxy_core::address::Address;
 use proxy_core::head::{Protocol, RequestHead};
 use proxy_core::stream_error::UpstreamReset;
 use proxy_core::stream_info::WireBytes;
+use proxy_core::tls::TlsInfo;
 
 use super::pool::{Http1Lease as Http1, Http2Lease as Http2};
 use super::tunnel::Tunnel;
@@ -132,6 +134,15 @@ impl Upstream {
             Self::Http1(stream) => stream.local(),
             Self::Http2(stream) => stream.local(),
             Self::Tunnel(stream) => stream.socket().local.as_ref(),
+        }
+    }
+
+    /// The TLS session, if the connection is in one.
+    pub(crate) fn tls(&self) -> Option<&Arc<TlsInfo>> {
+        match self {
+            Self::Http1(stream) => stream.tls(),
+            Self::Http2(stream) => stream.tls(),
+            Self::Tunnel(stream) => stream.socket().tls.as_ref(),
         }
     }
 

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use prost::Message as _;
 use prost_types::Any;
 use proxy_core::address::Address;
 use proxy_core::config::{BuildCx, BuildEnv, ConfigError, Rejected};
@@ -15,6 +16,7 @@ use xds_api::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, Discove
 use xds_api::envoy::config::core::v3 as core;
 use xds_api::envoy::config::endpoint::v3 as endpoint;
 use xds_api::envoy::extensions::load_balancing_policies as policies;
+use xds_api::envoy::extensions::transport_sockets::tls::v3::UpstreamTlsContext;
 use xds_api::envoy::extensions::upstreams::http::v3 as http;
 use xds_api::envoy::extensions::upstreams::http::v3::http_protocol_options as http_options;
 
@@ -111,7 +113,7 @@ fn every_error_is_reported_with_its_path() {
         config_type: Some(core::transport_socket::ConfigType::TypedConfig(Any {
             type_url: "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
                 .into(),
-            value: Vec::new(),
+            value: UpstreamTlsContext { allow_renegotiation: true, ..Default::default() }.encode_to_vec(),
         })),
     });
     let mut found = errors(&proto);
@@ -123,7 +125,7 @@ fn every_error_is_reported_with_its_path() {
             "lb_policy: consistent hashing is not available yet",
             "load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.socket_address: \
              malformed IP address: example.com",
-            "transport_socket.typed_config: TLS to upstream hosts is not available yet",
+            "transport_socket.typed_config.allow_renegotiation: renegotiation is not available",
         ]
     );
 }
@@ -189,7 +191,7 @@ fn typed_http_options_win_over_the_older_fields() {
         errors(&proto),
         [format!(
             "typed_extension_protocol_options[\"{name}\"].auto_config: \
-             needs a transport socket with ALPN, that is TLS, which is not available yet"
+             the protocol is not left to ALPN yet: say which with explicit_http_config"
         )]
     );
 }

@@ -12,10 +12,12 @@ use futures_util::stream::FuturesUnordered;
 use proxy_core::address::Address;
 use proxy_core::stats::groups::ClusterTrafficStats;
 use proxy_core::stream_error::UpstreamReset;
+use proxy_core::tls::TlsInfo;
 
 use super::{HostPool, Pending, Sockets, Wire};
 use crate::net::connection::{Connection, Socket};
 use crate::net::socket::{self, BindFailed};
+use crate::tls::client::Offer;
 use crate::upstream::circuit_breaker::{BreakerPriority, Permit, Resource};
 use crate::upstream::cluster::Cluster;
 use crate::upstream::socket_options::SocketOptions;
@@ -40,6 +42,17 @@ pub(super) enum Kind {
     Multiplexed,
     /// One stream of bytes.
     Tcp,
+}
+
+impl Kind {
+    /// What such a connection offers in a TLS handshake.
+    fn offer(self) -> Offer {
+        match self {
+            Self::Exclusive => Offer::Http1,
+            Self::Multiplexed => Offer::Http2,
+            Self::Tcp => Offer::Nothing,
+        }
+    }
 }
 
 /// Connections by kind.
@@ -167,8 +180,18 @@ pub(crate) struct ConnectedSocket {
     pub(crate) id: u64,
     /// When the connect began, and when it was done.
     pub(crate) connect_times: (Instant, Instant),
+    /// The TLS session, if it is in one.
+    pub(crate) tls: Option<Arc<TlsInfo>>,
     /// Counts it.
     pub(crate) guard: ConnectionGuard,
+}
+
+/// Why there is no connection.
+enum NotConnected {
+    /// No socket could be connected.
+    Socket(io::Error),
+    /// The TLS handshake failed, for the reason that is told.
+    Tls(String),
 }
 
 /// Connects to the host of `guard`'s pool within the cluster's `connect_timeout`.
@@ -178,23 +201,35 @@ pub(crate) async fn connect(mut guard: ConnectionGuard) -> Result<ConnectedSocke
     let pool = guard.pool.clone();
     let cluster = &pool.cluster;
     let addresses = cluster.socket_options().addresses(&pool.host);
-    let attempt = first_to_connect(&addresses, cluster.socket_options());
+    let offer = guard.kind.offer();
+    let attempt = async {
+        let socket = first_to_connect(&addresses, cluster.socket_options()).await;
+        let mut connection = Connection::new(socket.map_err(NotConnected::Socket)?);
+        let Some(tls) = &cluster.tls else { return Ok((connection, None)) };
+        // Boxed: only connections with TLS pay for the size of a handshake.
+        let shaken = Box::pin(tls.connect(&mut connection, &pool.host, offer)).await;
+        let session = shaken.map_err(NotConnected::Tls)?;
+        Ok((connection, Some(Arc::new(session))))
+    };
     let connected = tokio::time::timeout(cluster.connect_timeout, attempt).await;
     let stats = cluster.stats.traffic.here();
     match connected {
-        Ok(Ok(socket)) => {
+        Ok(Ok((connection, tls))) => {
             guard.establish();
             let connect_times = (guard.begun, Instant::now());
-            let connection = Connection::new(socket);
             let local = connection.local_address().ok();
             let id = crate::net::connection::next_id();
-            Ok(ConnectedSocket { connection, local, id, connect_times, guard })
+            Ok(ConnectedSocket { connection, local, id, connect_times, tls, guard })
         }
-        Ok(Err(error)) if BindFailed::is(&error) => {
+        Ok(Err(NotConnected::Tls(reason))) => {
+            guard.state = State::Refused;
+            Err((UpstreamReset::ConnectFailure, reason))
+        }
+        Ok(Err(NotConnected::Socket(error))) if BindFailed::is(&error) => {
             stats.bind_errors.inc();
             Err((UpstreamReset::LocalConnectFailure, without_number(&error)))
         }
-        Ok(Err(error)) => {
+        Ok(Err(NotConnected::Socket(error))) => {
             guard.state = State::Refused;
             Err((UpstreamReset::ConnectFailure, format!("delayed connect error: {}", without_number(&error))))
         }

@@ -2,6 +2,7 @@
 
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use proxy_core::head::RequestHead;
 use proxy_core::stats::groups::ClusterTrafficStats;
 use proxy_core::stream_error::UpstreamReset;
 use proxy_core::stream_info::WireBytes;
+use proxy_core::tls::TlsInfo;
 
 use super::connect::{ConnectionGuard, connect};
 use super::exclusive::{Chosen, Closing, Rests, Served, Worn};
@@ -33,6 +35,7 @@ pub(crate) struct Pooled {
     local: Option<Address>,
     id: u64,
     connect_times: (Instant, Instant),
+    tls: Option<Arc<TlsInfo>>,
     /// When it takes no more requests (`max_connection_duration`).
     expires: Option<Instant>,
     idle_since: Instant,
@@ -143,6 +146,7 @@ impl HostPool {
             local: connected.local,
             id: connected.id,
             connect_times: connected.connect_times,
+            tls: connected.tls,
             expires: http.expiry(now),
             idle_since: now,
             guard: connected.guard,
@@ -187,6 +191,11 @@ impl Http1Lease {
     /// When the connection was begun and made.
     pub(crate) fn connect_times(&self) -> Option<(Instant, Instant)> {
         Some(self.pooled.as_ref()?.connect_times)
+    }
+
+    /// The TLS session, if it is in one.
+    pub(crate) fn tls(&self) -> Option<&Arc<TlsInfo>> {
+        self.pooled.as_ref()?.tls.as_ref()
     }
 
     /// Whether it served a request before.

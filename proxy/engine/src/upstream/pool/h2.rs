@@ -3,6 +3,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,7 @@ use proxy_core::stats::Cells;
 use proxy_core::stats::groups::Http2Stats;
 use proxy_core::stream_error::UpstreamReset;
 use proxy_core::stream_info::WireBytes;
+use proxy_core::tls::TlsInfo;
 use tokio::sync::Notify;
 
 use super::connect::{ConnectedSocket, ConnectionGuard, connect};
@@ -41,6 +43,7 @@ pub(crate) struct Streams {
     local: Option<Address>,
     id: u64,
     connect_times: (Instant, Instant),
+    tls: Option<Arc<TlsInfo>>,
     /// Has the connection checked with a PING.
     probe: Notify,
 }
@@ -113,7 +116,7 @@ impl HostPool {
         if let Some(size) = options.settings.as_ref().and_then(|settings| settings.max_frame_size()) {
             builder.max_frame_size(size);
         }
-        let ConnectedSocket { connection, local, id, connect_times, guard } = connected;
+        let ConnectedSocket { connection, local, id, connect_times, tls, guard } = connected;
         let limits = FrameLimits {
             empty_frames: options.max_consecutive_inbound_frames_with_empty_payload,
             priority_per_stream: options.max_inbound_priority_frames_per_stream,
@@ -136,7 +139,7 @@ impl HostPool {
         let stats = self.cluster.stats.traffic.here();
         stats.upstream_cx_http2_total.inc();
         let now = clock::now();
-        let streams = Streams { send, local, id, connect_times, probe: Notify::new() };
+        let streams = Streams { send, local, id, connect_times, tls, probe: Notify::new() };
         let shared = Rc::new(Carrier::new(streams, self.cluster.http.expiry(now), now));
         self.multiplexed.add(&shared);
         codec.here().nghttp2_upstream_connections.inc();
@@ -286,6 +289,11 @@ impl Http2Lease {
     /// When the connection was begun and made.
     pub(crate) fn connect_times(&self) -> (Instant, Instant) {
         self.shared.transport.connect_times
+    }
+
+    /// The TLS session, if the connection is in one.
+    pub(crate) fn tls(&self) -> Option<&Arc<TlsInfo>> {
+        self.shared.transport.tls.as_ref()
     }
 
     /// Number of the connection.

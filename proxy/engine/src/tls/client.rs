@@ -1,0 +1,215 @@
+//! TLS towards hosts (`UpstreamTlsContext`).
+
+use std::future::poll_fn;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use proxy_core::config::{BuildCx, Rejected};
+use proxy_core::extension::decode;
+use proxy_core::stats::groups::{SslFactoryStats, SslStats};
+use proxy_core::stats::{Cells, OneOff, Scope, SharedGauge};
+use proxy_core::tls::TlsInfo;
+use proxy_core::upstream::Host;
+use rustls::client::Resumption;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection};
+use xds_api::envoy::extensions::transport_sockets::tls::v3 as proto;
+use xds_api::envoy::extensions::transport_sockets::tls::v3::tls_parameters::TlsProtocol;
+
+use super::identity::Identity;
+use super::params::Parameters;
+use super::session;
+use super::verify::{Judge, Verifier};
+use crate::net::connection::Connection;
+use crate::net::secure::Secure;
+
+/// The message that configures it.
+pub const MESSAGE: &str = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
+
+/// How TLS is spoken with hosts.
+pub struct ClientTls {
+    configs: Configs,
+    /// What is asked for, unless the connection says otherwise.
+    sni: Option<ServerName<'static>>,
+    /// What is asked for is the name of the host, where it has one.
+    auto_host_sni: bool,
+    /// The certificate.
+    pub identity: Option<Identity>,
+    verifier: Option<Arc<Verifier>>,
+    stats: Cells<SslStats>,
+    _expirations: Vec<OneOff<SharedGauge>>,
+    _factory_stats: Cells<SslFactoryStats>,
+}
+
+impl std::fmt::Debug for ClientTls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClientTls").field("sni", &self.sni).finish_non_exhaustive()
+    }
+}
+
+/// What a connection is for, which is what it offers unless the context says what to (`alpn_protocols`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offer {
+    /// Bytes.
+    Nothing,
+    /// HTTP/1.1
+    Http1,
+    /// HTTP/2
+    Http2,
+}
+
+struct Configs {
+    nothing: Arc<ClientConfig>,
+    http1: Arc<ClientConfig>,
+    http2: Arc<ClientConfig>,
+}
+
+impl Configs {
+    fn new(config: &ClientConfig, own: &[String]) -> Self {
+        let with = |fallback: &[&[u8]]| {
+            let mut config = config.clone();
+            config.alpn_protocols = match own.is_empty() {
+                true => fallback.iter().map(|name| name.to_vec()).collect(),
+                false => own.iter().map(|name| name.as_bytes().to_vec()).collect(),
+            };
+            Arc::new(config)
+        };
+        Self { nothing: with(&[]), http1: with(&[b"http/1.1"]), http2: with(&[b"h2"]) }
+    }
+
+    fn of(&self, offer: Offer) -> &Arc<ClientConfig> {
+        match offer {
+            Offer::Nothing => &self.nothing,
+            Offer::Http1 => &self.http1,
+            Offer::Http2 => &self.http2,
+        }
+    }
+}
+
+impl ClientTls {
+    /// Builds it for a cluster with this scope of statistics.
+    pub fn build(payload: &[u8], scope: &Scope, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
+        let proto: proto::UpstreamTlsContext = decode(payload, cx)?;
+        let common = proto.common_tls_context.clone().unwrap_or_default();
+        let stats: Cells<SslStats> = scope.child("ssl").cells();
+        let renegotiates =
+            cx.reject_if(proto.allow_renegotiation, "allow_renegotiation", "renegotiation is not available");
+        let sni = server_name(&proto.sni, cx);
+        let built = cx.at("common_tls_context", |cx| {
+            // As in Envoy: TLS 1.3 towards hosts must be asked for.
+            let params = Parameters::build(common.tls_params.as_ref(), TlsProtocol::TlSv12, cx);
+            let verifier = super::validation(&common, cx);
+            let params = params?;
+            let identities = cx.each("tls_certificates", &common.tls_certificates, |one, cx| {
+                Identity::build(one, &params.provider, cx)
+            });
+            Ok((params, verifier?, identities?))
+        });
+        let (params, verifier, mut identities) = built?;
+        if identities.len() > 1 {
+            return Err(cx.reject("Multiple TLS certificates are not supported for client contexts"));
+        }
+        if proto.auto_sni_san_validation
+            && verifier.as_ref().is_none_or(|verifier| !verifier.has_authorities())
+        {
+            return Err(cx.reject("'auto_sni_san_validation' was configured without a validation context"));
+        }
+        let identity = identities.pop();
+        renegotiates?;
+        let judge = Judge {
+            verifier: verifier.clone(),
+            provider: params.provider.clone(),
+            stats: stats.clone(),
+            is_required: false,
+            names_server: proto.auto_sni_san_validation,
+        };
+        let builder = ClientConfig::builder_with_provider(params.provider)
+            .with_protocol_versions(&params.versions)
+            .map_err(|error| cx.reject(error.to_string()))?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(judge));
+        let mut config = match &identity {
+            Some(identity) => builder.with_client_cert_resolver(identity.resolver()),
+            None => builder.with_no_client_auth(),
+        };
+        config.resumption = match proto.max_session_keys.unwrap_or(1) {
+            0 => Resumption::disabled(),
+            keys => Resumption::in_memory_sessions((keys as usize).clamp(MIN_SESSIONS, MAX_SESSIONS)),
+        };
+        let gauges = super::expirations(scope, identity.as_slice(), verifier.as_deref());
+        Ok(Self {
+            configs: Configs::new(&config, &common.alpn_protocols),
+            sni: sni?,
+            auto_host_sni: proto.auto_host_sni,
+            identity,
+            verifier,
+            stats,
+            _expirations: gauges,
+            _factory_stats: scope.child("client_ssl_socket_factory").cells(),
+        })
+    }
+
+    /// What hosts' certificates are held to.
+    pub fn verifier(&self) -> Option<&Verifier> {
+        self.verifier.as_deref()
+    }
+
+    /// Does the handshake with `host`; `connection` carries the session from then on. Has no deadline of its own.
+    ///
+    /// On failure the text says why.
+    pub async fn connect(
+        &self,
+        connection: &mut Connection,
+        host: &Host,
+        offer: Offer,
+    ) -> Result<TlsInfo, String> {
+        let name = self.name(host);
+        let asked = match &name {
+            ServerName::DnsName(name) => Some(name.as_ref().to_owned()),
+            _ => None,
+        };
+        let session = ClientConnection::new(self.configs.of(offer).clone(), name)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error));
+        let shaken = match session {
+            Ok(session) => {
+                let secure = Secure::new(session, self.stats.clone());
+                poll_fn(|cx| secure.poll_handshake(connection.socket(), cx)).await.map(|()| secure)
+            }
+            Err(error) => Err(error),
+        };
+        let secure = shaken.map_err(|error| {
+            session::count_failure(&error, self.stats.here());
+            let reason = session::failure(&error);
+            // A host that hangs up says nothing; the reason is that of the system, if there is one.
+            if reason.is_empty() { "connection closed during the TLS handshake".to_owned() } else { reason }
+        })?;
+        let mut info = secure.with(|session| session::describe(session, self.stats.here()));
+        info.server_name = asked;
+        info.local = self.identity.as_ref().map(|identity| identity.certificate.clone());
+        connection.secure(secure);
+        Ok(info)
+    }
+
+    /// Whom a session is with. Where no name is asked for it is the address, which is not sent.
+    fn name(&self, host: &Host) -> ServerName<'static> {
+        let named = || ServerName::try_from(host.hostname.to_string()).ok();
+        let of_host = if self.auto_host_sni && !host.hostname.is_empty() { named() } else { None };
+        let ip = || host.address.ip().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        of_host.or_else(|| self.sni.clone()).unwrap_or_else(|| ServerName::IpAddress(ip().into()))
+    }
+}
+
+/// Sessions that are kept at least and at most: they are kept by host, of which a cluster has several.
+const MIN_SESSIONS: usize = 64;
+const MAX_SESSIONS: usize = 4096;
+
+fn server_name(sni: &str, cx: &mut BuildCx<'_>) -> Result<Option<ServerName<'static>>, Rejected> {
+    if sni.is_empty() {
+        return Ok(None);
+    }
+    match ServerName::try_from(sni.to_owned()) {
+        Ok(name) => Ok(Some(name)),
+        Err(_) => Err(cx.at("sni", |cx| cx.reject(format!("'{sni}' is no name of a server")))),
+    }
+}
