@@ -27,6 +27,8 @@ pub struct TlsInfo {
     pub server_name: Option<String>,
     /// The peer's certificates, its own first.
     pub peer: Vec<PeerCertificate>,
+    /// Who issued the peer's certificate, where the peer did not show that.
+    pub issuer: Option<Arc<PeerCertificate>>,
     /// The certificate of this side, if it showed one.
     pub local: Option<Arc<Certificate>>,
     /// `x-forwarded-client-cert` of its requests, once one was made.

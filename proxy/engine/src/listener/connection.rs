@@ -13,7 +13,6 @@ use proxy_core::extension::network_filter::{ConnectionStep, ConnectionVerdict, N
 use proxy_core::response_flag::ResponseFlag;
 use proxy_core::stream_error::Details;
 use proxy_core::stream_info::{ConnectionInfo, StreamInfo};
-use proxy_core::text::Text;
 
 use super::accept::{ActiveListener, Listeners, Place};
 use super::config::{Listener, Terminal};
@@ -284,7 +283,6 @@ async fn secure(
     info.secure = true;
     match shaken {
         Ok(Ok(session)) => {
-            info.server_name = info.server_name.take().or(session.server_name.as_deref().map(Text::from));
             info.tls = Some(Box::new(session));
             return true;
         }

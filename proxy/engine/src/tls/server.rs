@@ -176,6 +176,9 @@ impl ServerTls {
         let mut info = secure.with(|session| session::describe(session, self.stats.here()));
         info.server_name = server_name;
         info.local = certificate;
+        if let ([peer], Some(verifier)) = (info.peer.as_slice(), &self.verifier) {
+            info.issuer = verifier.issuer_of(peer);
+        }
         connection.secure(secure);
         Ok(info)
     }

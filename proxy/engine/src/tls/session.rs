@@ -28,7 +28,8 @@ pub(super) fn describe(session: &rustls::Connection, stats: &SslStats) -> TlsInf
     }
 }
 
-fn peer(der: &CertificateDer<'_>) -> PeerCertificate {
+/// A certificate with its digests.
+pub(super) fn peer(der: &CertificateDer<'_>) -> PeerCertificate {
     let (mut sha1, mut sha256) = ([0; 20], [0; 32]);
     sha1.copy_from_slice(digest(&SHA1_FOR_LEGACY_USE_ONLY, der).as_ref());
     sha256.copy_from_slice(digest(&SHA256, der).as_ref());

@@ -12,7 +12,7 @@ use proxy_core::config::{BuildCx, Rejected};
 use proxy_core::matcher::string::StringMatcher;
 use proxy_core::stats::Cells;
 use proxy_core::stats::groups::SslStats;
-use proxy_core::tls::{Certificate, SanKind, base64, hex};
+use proxy_core::tls::{Certificate, PeerCertificate, SanKind, base64, hex};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
@@ -27,7 +27,7 @@ use xds_api::envoy::extensions::transport_sockets::tls::v3 as proto;
 use xds_api::envoy::extensions::transport_sockets::tls::v3::certificate_validation_context::TrustChainVerification;
 use xds_api::envoy::extensions::transport_sockets::tls::v3::subject_alt_name_matcher::SanType;
 
-use super::source;
+use super::{session, source};
 
 /// Why a certificate was not accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,6 +96,8 @@ struct Authority {
     der: CertificateDer<'static>,
     anchor: TrustAnchor<'static>,
     content: Certificate,
+    /// As it is told of in logs.
+    shown: Arc<PeerCertificate>,
 }
 
 /// What certificates of peers are held to (`CertificateValidationContext`).
@@ -182,6 +184,15 @@ impl Verifier {
     /// Whether a certificate that is accepted counts as verified.
     fn verifies(&self) -> bool {
         !self.authorities.is_empty() || !self.hashes.is_empty() || !self.key_hashes.is_empty()
+    }
+
+    /// The authority that issued a certificate, by its name.
+    pub(super) fn issuer_of(&self, peer: &PeerCertificate) -> Option<Arc<PeerCertificate>> {
+        let issuer = &peer.content.as_ref()?.issuer;
+        let mut authorities = self.authorities.iter();
+        authorities
+            .find(|authority| authority.content.subject == *issuer)
+            .map(|authority| authority.shown.clone())
     }
 
     /// Whether it knows authorities.
@@ -333,7 +344,8 @@ fn authorities(
     for der in CertificateDer::pem_slice_iter(&content.bytes) {
         let authority = der.ok().and_then(|der| {
             let anchor = anchor_from_trusted_cert(&der).ok()?.to_owned();
-            Some(Authority { content: Certificate::parse(&der)?, anchor, der })
+            let shown = Arc::new(session::peer(&der));
+            Some(Authority { content: Certificate::parse(&der)?, shown, anchor, der })
         });
         match authority {
             Some(authority) => authorities.push(authority),

@@ -17,7 +17,7 @@ pub(super) fn render(upstream: bool, field: &TlsField, info: &StreamInfo, out: &
     let peer = session.peer.first();
     let content = peer.and_then(|peer| peer.content.as_ref());
     let local = session.local.as_deref();
-    let issuer = session.peer.get(1);
+    let issuer = session.peer.get(1).or(session.issuer.as_deref());
     match field {
         TlsField::Version => put_some(out, Some(session.version)),
         TlsField::Cipher => put_some(out, Some(session.cipher)),
