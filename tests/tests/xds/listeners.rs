@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use integration::client::{Client, End};
 use integration::config::{file_log, indent, tcp_proxy_with_logs};
 use integration::expect::{SOON, eventually, within};
+use integration::frames::{END_HEADERS, END_STREAM, HEADERS, frame, get_block, hello};
 use integration::upstream::{EchoServer, Reply, Step};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
@@ -191,6 +192,50 @@ async fn streams_that_outlast_the_drain_of_a_removed_listener_are_cut() -> Resul
         rig.proxy.stop().await?;
     }
     Ok(())
+}
+
+/// Whatever the end of a drain cuts off is counted: connections with a request in flight, at rest, and before their first octet.
+#[tokio::test]
+async fn connections_that_the_end_of_a_drain_cuts_off_are_counted() -> Result<()> {
+    const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+    let rig = Rig::start_with("GRPC", DRAIN).await?;
+    let chain = http_chain("q", &rds("r", ADS));
+    rig.management.set(&LDS, "2", [listener_with("l", ANY_PORT, &chain)?]);
+    rig.stat("listener_manager.listener_in_place_updated", 1).await?;
+    let address = rig.address("l").await?;
+    let silent = Client::connect(address).await?;
+    let mut rested = Client::connect(address).await?;
+    mark(&mut rested).await?;
+    rig.upstream.answer(Reply::steps([Step::Stall]));
+    let mut asking = Client::connect(address).await?;
+    asking.send(GET).await?;
+    let mut of_http2 = Client::connect(address).await?;
+    let get = frame(HEADERS, END_HEADERS | END_STREAM, 1, &get_block("/"));
+    of_http2.send(&[hello(), get].concat()).await?;
+    rig.stat("cluster.c.upstream_rq_active", 2).await?;
+    rig.stat("http.q.downstream_cx_active", 4).await?;
+    // the counters go on with another chain
+    let changed = chain.replace("stat_prefix: q", "stat_prefix: q\n      drain_timeout: 9s");
+    rig.management.set(&LDS, "3", [listener_with("l", ANY_PORT, &changed)?]);
+    for mut client in [silent, rested, asking, of_http2] {
+        ensure!(client.end_within(SOON).await != End::Open, "it outlasts the drain");
+    }
+    for (name, count) in [
+        ("downstream_cx_destroy", 4),
+        ("downstream_cx_active", 0),
+        ("downstream_cx_destroy_local", 4),
+        ("downstream_cx_destroy_remote", 0),
+        ("downstream_cx_destroy_active_rq", 2),
+        // (so Envoy calls them)
+        ("downstream_cx_destroy_remote_active_rq", 2),
+        ("downstream_cx_destroy_local_active_rq", 0),
+        ("downstream_rq_rx_reset", 2),
+    ] {
+        rig.stat(&format!("http.q.{name}"), count).await?;
+    }
+    let received = rig.proxy.admin().stat("http.q.downstream_cx_rx_bytes_total").await?;
+    ensure!(received > i64::try_from(2 * GET.len() + hello().len())?, "{received} octets received");
+    rig.proxy.stop().await
 }
 
 /// A listener at an address (YAML) with these other fields, whose routes are `routes`.

@@ -2,7 +2,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
-use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -15,7 +14,7 @@ use http::request::Parts;
 use proxy_core::head::RequestHead;
 use proxy_core::response_flag::ResponseFlag;
 
-use super::connection::{Ended, count_late, first_deadline};
+use super::connection::{Ended, count_cut, count_late, first_deadline};
 use super::stream::{self, ConnectionCx};
 use crate::codec::downstream::{Downstream, Incoming};
 use crate::codec::h2_backlog::Allowance;
@@ -162,35 +161,45 @@ async fn begin(cx: &Rc<ConnectionCx>, connection: Box<Connection>) -> Option<Box
     let mut handshake = Box::pin(builder.handshake::<_, Bytes>(connection));
     let connected = poll_fn(|task| {
         if let Poll::Ready(connected) = handshake.as_mut().poll(task) {
-            return Poll::Ready(connected.map_err(Some));
+            return Poll::Ready(connected.map_err(Failed::Codec));
         }
-        deadline.map_or(Poll::Pending, |(at, _)| timer.poll(task, at).map(|()| Err(None)))
+        // Who serves the connection waits for this, and polls it then.
+        if cx.drain.is_closed() {
+            return Poll::Ready(Err(Failed::Late(Ended::Drained)));
+        }
+        let Some((at, ended)) = deadline else { return Poll::Pending };
+        timer.poll(task, at).map(|()| Err(Failed::Late(ended)))
     })
     .await;
-    let mut connection = match (connected, deadline) {
-        (Ok(connection), _) => connection,
-        (Err(reason), deadline) => {
-            count_failed(cx, reason.as_ref(), deadline.map(|(_, ended)| ended));
+    let mut connection = match connected {
+        Ok(connection) => connection,
+        Err(failed) => {
+            count_failed(cx, &failed);
             return None;
         }
     };
     let keepalive =
         options.keepalive.and_then(|schedule| Some(Keepalive::new(connection.ping_pong()?, schedule)));
     let shared = Rc::new(Shared::new(cookies, cx.buffer_limit));
-    let drained = Box::pin(cx.drain.closed());
-    Some(Box::new(Accept { cx, connection, keepalive, timer, shared, drained, ending: None }))
+    Some(Box::new(Accept { cx, connection, keepalive, timer, shared, ending: None }))
 }
 
-/// Counts a connection that ended within its preface: for `reason`, or because its time was up.
-fn count_failed(cx: &ConnectionCx, reason: Option<&h2::Error>, late: Option<Ended>) {
+/// Why a connection ended within its preface.
+enum Failed {
+    Codec(h2::Error),
+    Late(Ended),
+}
+
+/// Counts a connection that ended within its preface.
+fn count_failed(cx: &ConnectionCx, failed: &Failed) {
     let stats = cx.manager.stats.here();
-    match (reason, late) {
-        (Some(error), _) if error.is_io() => stats.downstream_cx_destroy_remote.inc(),
-        (None, Some(late)) => count_late(cx, late),
-        _ => {
+    match failed {
+        Failed::Codec(error) if error.is_io() => stats.downstream_cx_destroy_remote.inc(),
+        Failed::Codec(_) => {
             stats.downstream_cx_protocol_error.inc();
             stats.downstream_cx_destroy_local.inc();
         }
+        Failed::Late(ended) => count_late(cx, *ended),
     }
 }
 
@@ -204,9 +213,9 @@ enum Next {
     Duration,
     /// A response asked for it.
     Asked,
-    /// The filter chain was drained.
+    /// The drain of the filter chain is over.
     Drained,
-    /// The client did not hang up after its last response, or responses did not end with the drain.
+    /// The client did not hang up after its last response.
     Overdue,
     Unanswered,
     Again,
@@ -219,10 +228,8 @@ struct Accept<'c> {
     keepalive: Option<Keepalive>,
     timer: Timer,
     shared: Rc<Shared>,
-    /// Ready when what is left must end.
-    drained: Pin<Box<dyn Future<Output = &'static str> + 'c>>,
-    /// When GOAWAY was sent, and whether streams may not outlast `drain_timeout`.
-    ending: Option<(Instant, bool)>,
+    /// When GOAWAY was sent.
+    ending: Option<Instant>,
 }
 
 impl Accept<'_> {
@@ -274,20 +281,20 @@ impl Accept<'_> {
                     break error.is_io() && !is_flood(&error);
                 }
                 Next::Overdue => break false,
+                Next::Drained => return count_cut(self.cx, self.shared.streams.get() as u64),
                 Next::Unanswered => {
                     manager.http2_stats.here().keepalive_timeout.inc();
                     break false;
                 }
                 Next::Idle => {
                     stats.downstream_cx_idle_timeout.inc();
-                    self.end(false);
+                    self.end();
                 }
                 Next::Duration => {
                     stats.downstream_cx_max_duration_reached.inc();
-                    self.end(false);
+                    self.end();
                 }
-                Next::Asked => self.end(false),
-                Next::Drained => self.end(true),
+                Next::Asked => self.end(),
             }
         };
         count_end(self.cx, is_remote, self.shared.streams.get());
@@ -312,8 +319,8 @@ impl Accept<'_> {
             {
                 return Poll::Ready(Next::Unanswered);
             }
-            let is_forced = self.ending.is_some_and(|(_, forced)| forced);
-            if !is_forced && self.drained.as_mut().poll(task).is_ready() {
+            // Who serves the connection waits for this, and polls it then.
+            if self.cx.drain.is_closed() {
                 return Poll::Ready(Next::Drained);
             }
             if self.ending.is_none() && self.shared.close.get() {
@@ -331,9 +338,9 @@ impl Accept<'_> {
     fn deadline(&self) -> Option<(Instant, Next)> {
         let manager = &self.cx.manager;
         let is_quiet = self.shared.streams.get() == 0;
-        if let Some((since, forced)) = self.ending {
-            let since = if forced { since } else { since.max(self.shared.last_end.get()) };
-            return (is_quiet || forced).then_some((since + manager.drain_timeout, Next::Overdue));
+        if let Some(since) = self.ending {
+            let since = since.max(self.shared.last_end.get());
+            return is_quiet.then_some((since + manager.drain_timeout, Next::Overdue));
         }
         // While there are streams the deadline moves along, so that the last one need not wake the connection to set it.
         let since = if is_quiet { self.shared.last_end.get() } else { clock::now() };
@@ -348,15 +355,15 @@ impl Accept<'_> {
 
     /// Whether the time is up in which streams are taken after the first GOAWAY.
     fn is_over(&self) -> bool {
-        self.ending.is_some_and(|(since, _)| since.elapsed() >= self.cx.manager.drain_timeout)
+        self.ending.is_some_and(|since| since.elapsed() >= self.cx.manager.drain_timeout)
     }
 
-    /// No new streams: those there are come to their end, if `forced` within `drain_timeout`.
-    fn end(&mut self, forced: bool) {
+    /// No new streams: those there are come to their end.
+    fn end(&mut self) {
         let manager = &self.cx.manager;
         // Connections that are drained together do not all come back at once (`drain_timeout_jitter`).
         let later = jitter(manager.drain_timeout, manager.drain_timeout_jitter, fastrand::f64());
-        self.ending = Some((clock::now() + later, forced));
+        self.ending = Some(clock::now() + later);
         self.shared.ending.set(true);
         self.connection.graceful_shutdown();
     }

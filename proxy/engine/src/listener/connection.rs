@@ -298,11 +298,11 @@ async fn secure(
     false
 }
 
-/// Serves until that ends, or until the end of a drain, whose reason is told.
+/// Serves until that ends, or until the end of a drain, whose reason is told; what serves is polled then, and may end itself.
 async fn until_closed(drain: &DrainHandle, serving: impl Future<Output = ()>) -> Option<&'static str> {
     tokio::select! {
         biased;
-        () = serving => None,
+        () = serving => drain.reason(),
         reason = drain.closed() => Some(reason),
     }
 }

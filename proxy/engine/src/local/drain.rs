@@ -140,6 +140,11 @@ impl DrainHandle {
         self.closed.get().is_some()
     }
 
+    /// Why what is left must close now, if it must.
+    pub fn reason(&self) -> Option<&'static str> {
+        self.closed.get()
+    }
+
     /// Whether the drain was started.
     pub fn is_draining(&self) -> bool {
         self.since.get().is_some()
