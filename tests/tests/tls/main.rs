@@ -5,6 +5,7 @@
 mod client_cert;
 mod downstream;
 mod upstream;
+mod wire;
 
 use integration::config::{bootstrap, cluster, fill, port};
 use integration::process::{Binary, Proxy};
