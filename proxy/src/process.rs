@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use prost_types::Any;
 use proxy_core::address::Address;
@@ -11,9 +11,11 @@ use proxy_core::config::BuildEnv;
 use proxy_core::runtime::Runtime;
 use proxy_core::stats::Registry;
 use proxy_core::stats::groups::RuntimeStats;
+use proxy_core::tls::{Certificate, San, SanKind};
 use proxy_engine::listener::accept::GlobalConnections;
 use proxy_engine::local::drain::ProcessDrain;
 use proxy_engine::log_file::FileLogs;
+use proxy_engine::tls::{Identity, Verifier};
 use proxy_engine::upstream::circuit_breaker::{BreakerPriority, Resource as Limit};
 use proxy_engine::upstream::cluster::Cluster;
 use proxy_engine::upstream::discovery::Discovery;
@@ -21,9 +23,9 @@ use serde_json::Value;
 use tokio::sync::Notify;
 
 use crate::admin::{
-    AdminState, BreakerThresholds, CertificateEntry, ClusterStatus, CommandLineOptions, ConfigDump,
-    DrainRequest, DrainStrategy, Endpoints, HostStatus, ListenerStatus, LogLevel, MemoryUse, Mode, Resource,
-    ServerInfo, ServerState, UnreadyTargets,
+    AdminState, BreakerThresholds, CertificateDetails, CertificateEntry, ClusterStatus, CommandLineOptions,
+    ConfigDump, DrainRequest, DrainStrategy, Endpoints, HostStatus, ListenerStatus, LogLevel, MemoryUse,
+    Mode, Resource, ServerInfo, ServerState, SubjectAltName, UnreadyTargets,
 };
 use crate::xds::Configuration;
 use crate::{cli, logging};
@@ -148,7 +150,12 @@ impl AdminState for Admin {
     }
 
     fn certificates(&self) -> Vec<CertificateEntry> {
-        Vec::new()
+        let store = self.0.configuration.store();
+        let of_hosts = store.active_clusters().filter_map(|(cluster, _)| cluster.tls.as_deref());
+        let of_clients = store.active_listeners().flat_map(|(_, _, listener)| &listener.chains);
+        let of_clients = of_clients.filter_map(|chain| chain.tls.as_deref());
+        let of_hosts = of_hosts.map(|tls| certificate_entry(tls.verifier(), tls.identity.as_slice()));
+        of_hosts.chain(of_clients.map(|tls| certificate_entry(tls.verifier(), &tls.identities))).collect()
     }
 
     fn unready_targets(&self) -> Vec<UnreadyTargets> {
@@ -195,6 +202,36 @@ impl AdminState for Admin {
 
     fn quit(&self) {
         self.0.quit.notify_one();
+    }
+}
+
+/// What one TLS context trusts and shows; of several authorities the first is told, as by Envoy.
+fn certificate_entry(verifier: Option<&Verifier>, identities: &[Identity]) -> CertificateEntry {
+    let trusted =
+        verifier.and_then(|verifier| Some((verifier.path.as_deref()?, verifier.authorities().next()?)));
+    CertificateEntry {
+        ca: trusted.iter().map(|(path, authority)| certificate_details(path, authority)).collect(),
+        chain: identities.iter().map(|one| certificate_details(&one.path, &one.certificate)).collect(),
+    }
+}
+
+fn certificate_details(path: &str, certificate: &Certificate) -> CertificateDetails {
+    let moment = |seconds: i64| {
+        let seconds = Duration::from_secs(seconds.max(0).unsigned_abs());
+        SystemTime::UNIX_EPOCH.checked_add(seconds).unwrap_or(SystemTime::UNIX_EPOCH)
+    };
+    let name = |san: &San| match san.kind {
+        SanKind::Dns => Some(SubjectAltName::Dns(san.value.clone())),
+        SanKind::Uri => Some(SubjectAltName::Uri(san.value.clone())),
+        SanKind::Ip => Some(SubjectAltName::IpAddress(san.value.clone())),
+        SanKind::Email | SanKind::Other(_) => None,
+    };
+    CertificateDetails {
+        path: path.to_owned(),
+        serial_number: certificate.serial.clone(),
+        subject_alt_names: certificate.sans.iter().filter_map(name).collect(),
+        valid_from: moment(certificate.not_before),
+        expiration_time: moment(certificate.not_after),
     }
 }
 

@@ -358,3 +358,25 @@ async fn keys_are_never_shown() {
         assert!(!verdict.text.contains(&secret[8..]), "{}", verdict.text);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_are_listed_as_by_envoy() {
+    let root = Authority::new("root").unwrap();
+    let sans = &["dns:a.test", "uri:spiffe://td/a", "ip:10.0.0.1", "email:x@a.test"];
+    let server =
+        root.issue(&Wanted { sans, serial: 0xabcd, valid: (2020, 2050), ..Wanted::default() }).unwrap();
+    let trusted = format!("trusted_ca: {}", inline(&root.pem));
+    let listeners = [listener("l", &[&server], "", &trusted, ""), listener("m", &[&server], "", "", "")];
+    let mut listed = Vec::new();
+    for binary in both() {
+        let (proxy, _upstream) = start(&binary, &listeners).await;
+        let text = proxy.admin().get("/certs").await.unwrap();
+        let mut all: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let entries = all["certificates"].as_array_mut().unwrap();
+        // Envoy has them in no order.
+        entries.sort_by_key(ToString::to_string);
+        listed.push(all);
+    }
+    assert_eq!(listed[0]["certificates"].as_array().unwrap().len(), 2);
+    assert_eq!(listed[0], listed[1]);
+}
