@@ -260,6 +260,52 @@ async fn a_slow_reader_holds_back_a_fast_writer() {
     }
 }
 
+/// However little the listener or the cluster lets a connection buffer, all bytes arrive; zero is no limit.
+#[tokio::test]
+async fn limits_of_buffers_cost_no_bytes() {
+    for (of_listener, of_cluster) in [(1000, 2000), (2000, 1000), (20_000, 100_000), (0, 0)] {
+        let (upstream, addr) = by_hand().await;
+        let limit = |bytes: u32| format!("per_connection_buffer_limit_bytes: {bytes}\n");
+        let tcp = format!("{}{}", tcp_proxy("tcp", "cluster: up"), indent(&limit(of_listener), 2));
+        let http = HttpListener::to_up("http").listener(&limit(of_listener)).yaml();
+        let up = fill(&cluster("up", "up", &limit(of_cluster)), [("up", port(addr))]);
+        let proxy = start(&[tcp, http], &[up], "", &[]).await.unwrap();
+
+        let (mut client, mut server) = both_ends(&proxy, "tcp", &upstream).await;
+        let total = 100_000;
+        let sent = vec![7; total];
+        let mut received = vec![0; total];
+        let passing = async {
+            tokio::try_join!(client.send(&sent), async { Ok(server.read_exact(&mut received).await?) })
+        };
+        within("the request's bytes", SOON, passing).await.unwrap().unwrap();
+        let passing = async { tokio::join!(client.at_least(total, SOON), server.write_all(&received)) };
+        let (back, _) = within("the bytes back", SOON, passing).await.unwrap();
+        assert!(back.unwrap() == sent, "{of_listener}, {of_cluster}");
+
+        let mut client = Client::connect(proxy.listener("http").unwrap()).await.unwrap();
+        let body = "b".repeat(total);
+        let request = format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {total}\r\n\r\n{body}");
+        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {total}\r\n\r\n{body}");
+        let serving = async {
+            let mut server = accept(&upstream).await;
+            let mut seen = Vec::new();
+            while !seen.ends_with(body.as_bytes()) {
+                anyhow::ensure!(server.read_buf(&mut seen).await? > 0, "the request ended early");
+            }
+            server.write_all(answer.as_bytes()).await?;
+            Ok(server)
+        };
+        let asking = async {
+            client.send(request.as_bytes()).await?;
+            client.response("POST", SOON).await
+        };
+        let both = within("the response", SOON, async { tokio::try_join!(serving, asking) });
+        let (_server, response) = both.await.unwrap().unwrap();
+        assert!(response.body == body.as_bytes(), "{of_listener}, {of_cluster}");
+    }
+}
+
 #[tokio::test]
 async fn another_host_is_tried_when_one_refuses() {
     let echo = EchoServer::start().await.unwrap();

@@ -233,7 +233,7 @@ async fn serve_on(
         }
         (Terminal::Tcp(tcp), Some(stream)) => {
             drill("tcp", &listeners.context.env.runtime);
-            Box::pin(tcp.serve(&listeners.context, *connection, stream, &drain)).await;
+            Box::pin(tcp.serve(&listeners.context, *connection, config.buffer_limit, stream, &drain)).await;
             None
         }
         (Terminal::Extension(terminal), Some(stream)) => {

@@ -25,8 +25,9 @@ pub(super) enum Failed {
 }
 
 /// One direction of a connection.
-#[derive(Default)]
 pub(super) struct Direction {
+    /// Most bytes that it holds.
+    limit: usize,
     buffer: BytesMut,
     pipe: Option<Pipe>,
     no_pipe: bool,
@@ -36,6 +37,19 @@ pub(super) struct Direction {
 }
 
 impl Direction {
+    /// That holds no more than `limit` bytes at a time.
+    pub(super) fn new(limit: usize) -> Self {
+        Self {
+            limit: limit.max(1),
+            buffer: BytesMut::new(),
+            pipe: None,
+            no_pipe: limit < pipe::CAPACITY,
+            moved: 0,
+            eof: false,
+            done: false,
+        }
+    }
+
     /// Bytes handed over so far.
     pub(super) fn moved(&self) -> u64 {
         self.moved
@@ -104,7 +118,10 @@ impl Direction {
             return Poll::Pending;
         }
         if self.buffer.capacity() == 0 {
-            self.buffer = buffers::take();
+            self.buffer = match self.limit < buffers::BUFFER_SIZE {
+                true => BytesMut::with_capacity(self.limit),
+                false => buffers::take(),
+            };
         }
         self.eof = ready!(from.poll_read(cx, &mut self.buffer)).map_err(Failed::Source)? == 0;
         Poll::Ready(Ok(()))
@@ -139,6 +156,7 @@ impl Direction {
 mod tests {
     use super::*;
     use crate::net::connection::Socket;
+    use std::cell::Cell;
     use std::future::poll_fn;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpStream};
@@ -156,7 +174,7 @@ mod tests {
             let (from, mut client) = pair().await;
             let (to, mut server) = pair().await;
             let sent: Vec<u8> = (0..size).map(|index: usize| (index % 251) as u8).collect();
-            let mut direction = Direction::default();
+            let mut direction = Direction::new(usize::MAX);
             let mut received = Vec::new();
             let moving = poll_fn(|cx| direction.poll(&from, &to, cx));
             let writing = async {
@@ -173,6 +191,42 @@ mod tests {
         }
     }
 
+    /// Whoever takes nothing makes a direction hold what it may, and no more; when that goes on, all of it arrives.
+    #[tokio::test]
+    async fn no_more_is_held_than_the_limit() {
+        for limit in [1000, 4096, buffers::BUFFER_SIZE, usize::MAX] {
+            let (from, mut client) = pair().await;
+            let (to, mut server) = pair().await;
+            let Socket::Tcp(sending) = to.socket() else { unreachable!("a TCP connection") };
+            socket2::SockRef::from(sending).set_send_buffer_size(4096).unwrap();
+            socket2::SockRef::from(&server).set_recv_buffer_size(64 * 1024).unwrap();
+            let size = 250_000;
+            let mut direction = Direction::new(limit);
+            let most = Cell::new(0);
+            let moving = poll_fn(|cx| {
+                let polled = direction.poll(&from, &to, cx);
+                most.set(most.get().max(direction.buffer.len()));
+                polled
+            });
+            let writing = async {
+                client.write_all(&vec![7; size]).await.unwrap();
+                client.shutdown().await.unwrap();
+            };
+            let mut received = vec![0; size];
+            let reading = async {
+                while most.get() == 0 {
+                    tokio::task::yield_now().await;
+                }
+                server.read_exact(&mut received).await.unwrap();
+            };
+            let (moved, (), ()) = tokio::join!(moving, writing, reading);
+            moved.unwrap();
+            assert_eq!(direction.no_pipe, limit < pipe::CAPACITY, "{limit}");
+            assert!((1..=limit).contains(&most.get()), "{most:?} of {limit}");
+            assert!(received.iter().all(|byte| *byte == 7), "{limit}");
+        }
+    }
+
     #[tokio::test]
     async fn bytes_to_be_read_again_come_first() {
         let (from, mut client) = pair().await;
@@ -180,7 +234,7 @@ mod tests {
         from.replay(BytesMut::from(&b"seen "[..]));
         client.write_all(b"and unseen").await.unwrap();
         client.shutdown().await.unwrap();
-        let mut direction = Direction::default();
+        let mut direction = Direction::new(usize::MAX);
         let mut received = Vec::new();
         let moving = poll_fn(|cx| direction.poll(&from, &to, cx));
         let (moved, read) = tokio::join!(moving, server.read_to_end(&mut received));

@@ -145,11 +145,13 @@ impl TcpProxy {
         }
     }
 
-    /// Carries `down` to a host of a cluster until both directions ended, or the end of a drain.
+    /// Carries `down`, which may buffer `buffer_limit` bytes each way, to a host of a cluster until both directions ended, or the end of a
+    /// drain.
     pub async fn serve(
         &self,
         context: &Rc<Context>,
         down: Connection,
+        buffer_limit: usize,
         info: &mut StreamInfo,
         drain: &DrainHandle,
     ) {
@@ -177,7 +179,9 @@ impl TcpProxy {
                 info.upstream.host.as_ref().map(|host| {
                     RequestGuard::of_connection(up.guard.cluster(), host, BreakerPriority::Default)
                 });
-            self.carry(&down, &up, info, drain).await;
+            // What is held is on its way between two connections, and neither may buffer more than it is allowed.
+            let limit = buffer_limit.min(up.guard.cluster().buffer_limit as usize);
+            self.carry(&down, &up, limit, info, drain).await;
             drop(request);
             info.wire =
                 WireBytes { sent: info.bytes_sent, received: info.bytes_received, ..WireBytes::default() };
@@ -290,12 +294,13 @@ impl TcpProxy {
         &self,
         down: &Connection,
         up: &ConnectedSocket,
+        limit: usize,
         info: &mut StreamInfo,
         drain: &DrainHandle,
     ) {
         let mut timer = Timer::default();
-        let mut to_upstream = Direction::default();
-        let mut to_downstream = Direction::default();
+        let mut to_upstream = Direction::new(limit);
+        let mut to_downstream = Direction::new(limit);
         let jitter = 1.0 + self.max_duration_jitter * fastrand::f64();
         let end = self.max_duration.map(|max| info.start + max.mul_f64(jitter));
         let mut activity = Instant::now();
