@@ -25,6 +25,8 @@ Envoy waits first. So `downstream_cx_delayed_close_timeout` counts only clients 
 16 for each of its requests.
 
 `custom_settings_parameters` with values that HTTP/2 forbids are refused; Envoy takes them, and then begins connections without SETTINGS.
+The gauges `http2.outbound_frames_active` and `http2.outbound_control_frames_active` stay 0: frames that wait to be sent lie in the HTTP/2 library,
+which does not tell how many there are; of control frames it keeps one at most.
 Requests that wait for a stream are sent as soon as a host allows more of them; Envoy only ever lowers the limit of a connection.
 
 Configuration that is not supported is listed in [configuration.md](configuration.md).

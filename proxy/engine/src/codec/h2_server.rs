@@ -393,7 +393,7 @@ impl Downstream for ServerStream {
             return Poll::Ready(self.failed.map_or(Ok(()), Err));
         }
         match self.poll_flush(cx) {
-            Poll::Pending if self.backlog.has_room() => Poll::Ready(Ok(())),
+            Poll::Pending => self.backlog.poll_room(cx).map(Ok),
             flushed => flushed,
         }
     }
