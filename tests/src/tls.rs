@@ -106,6 +106,15 @@ impl Authority {
         Ok(Self { issuer: Issuer::new(params, key), pem })
     }
 
+    /// One that signs itself, and says this of what it may issue.
+    pub fn saying(name: &str, is_ca: IsCa, usages: &[KeyUsagePurpose]) -> Result<Self> {
+        let (mut params, key) = Self::parts(name, (2020, 2100))?;
+        params.is_ca = is_ca;
+        params.key_usages = usages.to_vec();
+        let pem = params.self_signed(&key)?.pem();
+        Ok(Self { issuer: Issuer::new(params, key), pem })
+    }
+
     /// One that this one vouches for.
     pub fn intermediate(&self, name: &str) -> Result<Self> {
         let (params, key) = Self::parts(name, (2020, 2100))?;

@@ -10,7 +10,7 @@ use http::HeaderValue;
 pub mod der;
 pub mod x509;
 
-pub use x509::{Certificate, San, SanKind};
+pub use x509::{Certificate, San, SanKind, Usage};
 
 /// A TLS session, of either side.
 #[derive(Debug, Default)]
@@ -29,6 +29,8 @@ pub struct TlsInfo {
     pub peer: Vec<PeerCertificate>,
     /// Who issued the peer's certificate, where the peer did not show that.
     pub issuer: Option<Arc<PeerCertificate>>,
+    /// Whether the peer's certificate was held to something, and held.
+    pub validated: bool,
     /// The certificate of this side, if it showed one.
     pub local: Option<Arc<Certificate>>,
     /// `x-forwarded-client-cert` of its requests, once one was made.

@@ -7,6 +7,7 @@ use integration::config::HttpListener;
 use integration::expect::{SOON, eventually};
 use integration::process::Binary;
 use integration::tls::{Authority, ClientOptions, Identity, Outcome, Wanted, converse, downstream, inline};
+use rcgen::{BasicConstraints, IsCa, KeyUsagePurpose};
 use rustls::SignatureScheme;
 use rustls::version::{TLS12, TLS13};
 
@@ -33,6 +34,8 @@ struct Certificates {
     revoked: Identity,
     between: Identity,
     rootless: Identity,
+    /// Who is trusted but may not issue: by basicConstraints, by keyUsage, by the length of the path; and whom they issued.
+    unfit: [(&'static str, Authority, Identity); 3],
 }
 
 impl Certificates {
@@ -71,6 +74,24 @@ impl Certificates {
             revoked: issue(client(15, (2020, 2100))),
             between: middle.issue(&client(16, (2020, 2100))).unwrap().with_chain(&middle),
             rootless: middle.issue(&client(17, (2020, 2100))).unwrap(),
+            unfit: {
+                let leaf = Authority::saying("leaf", IsCa::ExplicitNoCa, &[]).unwrap();
+                let signs = [KeyUsagePurpose::DigitalSignature];
+                let unconstrained = IsCa::Ca(BasicConstraints::Unconstrained);
+                let reader = Authority::saying("reader", unconstrained, &signs).unwrap();
+                let signs = [KeyUsagePurpose::KeyCertSign];
+                let last = IsCa::Ca(BasicConstraints::Constrained(0));
+                let last = Authority::saying("last", last, &signs).unwrap();
+                let below = last.intermediate("below").unwrap();
+                let wanted = client(18, (2020, 2100));
+                let (by_leaf, by_reader) = (leaf.issue(&wanted).unwrap(), reader.issue(&wanted).unwrap());
+                let by_below = below.issue(&wanted).unwrap().with_chain(&below);
+                [
+                    ("trusted_leaf", leaf, by_leaf),
+                    ("trusted_reader", reader, by_reader),
+                    ("trusted_last", last, by_below),
+                ]
+            },
             root,
             other,
         }
@@ -98,6 +119,15 @@ fn listener(name: &str, identities: &[&Identity], common: &str, validation: &str
 const REQUIRED: &str = "require_client_certificate: true\n";
 
 fn listeners(c: &Certificates) -> Vec<String> {
+    let trusting_one = |(name, authority, _): &(&'static str, Authority, Identity)| {
+        listener(name, &[&c.server], "", &format!("trusted_ca: {}", inline(&authority.pem)), REQUIRED)
+    };
+    let mut all = ordinary_listeners(c);
+    all.extend(c.unfit.iter().map(trusting_one));
+    all
+}
+
+fn ordinary_listeners(c: &Certificates) -> Vec<String> {
     let plain = |name, common: &str| listener(name, &[&c.server], common, "", "");
     let checks = |name, fields: &str| listener(name, &[&c.server], "", &c.trusting(fields), REQUIRED);
     let pins = |name, fields: &str| listener(name, &[&c.server], "", fields, REQUIRED);
@@ -132,6 +162,13 @@ fn listeners(c: &Certificates) -> Vec<String> {
         ),
         checks("lenient", "allow_expired_certificate: true"),
         checks("listed", &format!("crl: {}", inline(&c.root.revoke(&[15]).unwrap()))),
+        listener(
+            "bundled",
+            &[&c.server],
+            "",
+            &format!("trusted_ca: {}", inline(&format!("{}{}", c.root.pem, c.root.revoke(&[15]).unwrap()))),
+            REQUIRED,
+        ),
         checks("shallow", "max_verify_depth: 0"),
         san("uri", "URI", "{exact: spiffe://td/ns/a/sa/b}"),
         san("uri_prefix", "URI", "{prefix: spiffe://td/}"),
@@ -214,6 +251,13 @@ fn cases(c: &Certificates) -> Vec<(String, &'static str, ClientOptions)> {
             ClientOptions { suites: chacha.clone(), versions: vec![&TLS12], ..anybody.clone() },
         );
     }
+    for (listener, _, identity) in &c.unfit {
+        add(
+            "whom it issued",
+            listener,
+            ClientOptions { identity: Some(identity.clone()), ..anybody.clone() },
+        );
+    }
     let who: [(&str, Option<&Identity>); 9] = [
         ("nobody", None),
         ("client", Some(&c.client)),
@@ -232,6 +276,7 @@ fn cases(c: &Certificates) -> Vec<(String, &'static str, ClientOptions)> {
         "untrusted",
         "lenient",
         "listed",
+        "bundled",
         "shallow",
         "uri",
         "uri_prefix",
@@ -275,6 +320,9 @@ fn facts(outcome: &Outcome, shown: &[(&str, &[u8])]) -> String {
 fn declared(name: &str, fact: &str) -> String {
     let fact = fact.replace("alert BadCertificateHashValue", "alert CertificateUnknown");
     match name {
+        // Envoy lets whoever is trusted vouch for others, whatever the certificate says of that.
+        "trusted_leaf: whom it issued" => "alert UnknownCA".to_owned(),
+        "trusted_last: whom it issued" => "alert CertificateUnknown".to_owned(),
         "required: nobody, 1.2" => fact.replace("alert HandshakeFailure", "alert CertificateRequired"),
         _ => fact,
     }
@@ -304,7 +352,13 @@ async fn observe(binary: &Binary, c: &Certificates) -> Observed {
     });
     settled.await.unwrap();
     let stats = proxy.admin().stats(r"^listener\..*ssl|_ssl_").await.unwrap();
-    let stats = stats.into_iter().filter(|(name, _)| !UNTOLD.iter().any(|untold| name.ends_with(untold)));
+    let differs = |name: &str| {
+        UNTOLD.iter().any(|untold| name.ends_with(untold))
+            || ["listener.trusted_leaf.", "listener.trusted_last."]
+                .iter()
+                .any(|other| name.starts_with(other))
+    };
+    let stats = stats.into_iter().filter(|(name, _)| !differs(name));
     (observed, stats.collect())
 }
 
@@ -379,4 +433,21 @@ async fn certificates_are_listed_as_by_envoy() {
     }
     assert_eq!(listed[0]["certificates"].as_array().unwrap().len(), 2);
     assert_eq!(listed[0], listed[1]);
+}
+
+/// Looking for a way through many certificates costs much more than sending them: Envoy takes a hundred, here it is sixteen.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_sends_at_most_sixteen_certificates_beside_its_own() {
+    let c = Certificates::new();
+    let middle = c.root.intermediate("middle").unwrap();
+    let own = middle.issue(&Wanted::default()).unwrap().with_chain(&middle);
+    let (proxy, _upstream) =
+        start(&Binary::subject().unwrap(), &[listener("l", &[&c.server], "", &c.trusting(""), REQUIRED)])
+            .await;
+    for (more, accepted) in [(0, true), (15, true), (16, false)] {
+        let identity = (0..more).fold(own.clone(), |own, _| own.with_chain(&c.other));
+        let options = ClientOptions { identity: Some(identity), ..ClientOptions::default() };
+        let outcome = converse(proxy.listener("l").unwrap(), &options, GET, "").await.unwrap();
+        assert_eq!(outcome.answer.starts_with("HTTP/1.1 200"), accepted, "{more}: {}", outcome.handshake);
+    }
 }

@@ -26,6 +26,20 @@ pub struct Certificate {
     pub public_key: Vec<u8>,
     /// Other names of the subject, in order.
     pub sans: Vec<San>,
+    /// What it may be used for.
+    pub usage: Usage,
+}
+
+/// What a certificate says it may be used for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Whether it may issue others: it says so (basicConstraints, and keyUsage if there is one), or it is a root of the first
+    /// version, which could not.
+    pub issues: bool,
+    /// How many that issue may stand between it and the last one.
+    pub path_length: Option<usize>,
+    /// The purposes it is restricted to (extendedKeyUsage): object identifiers with dots.
+    pub purposes: Option<Vec<String>>,
 }
 
 /// Another name of the subject.
@@ -54,6 +68,9 @@ pub enum SanKind {
 
 mod oid {
     pub(super) const SUBJECT_ALT_NAME: &[u8] = &[0x55, 0x1d, 17];
+    pub(super) const KEY_USAGE: &[u8] = &[0x55, 0x1d, 15];
+    pub(super) const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 19];
+    pub(super) const EXTENDED_KEY_USAGE: &[u8] = &[0x55, 0x1d, 37];
     pub(super) const COMMON_NAME: &[u8] = &[0x55, 4, 3];
 }
 
@@ -62,7 +79,7 @@ impl Certificate {
     pub fn parse(der: &[u8]) -> Option<Self> {
         let mut signed = Reader::new(der).enter(tag::SEQUENCE)?;
         let mut fields = signed.enter(tag::SEQUENCE)?;
-        fields.optional(0xa0);
+        let is_first_version = fields.optional(0xa0).is_none();
         let serial = serial(fields.expect(tag::INTEGER)?);
         fields.expect(tag::SEQUENCE)?;
         let issuer = fields.element().filter(|name| name.tag == tag::SEQUENCE)?;
@@ -81,6 +98,7 @@ impl Certificate {
             not_after,
             public_key,
             sans: Vec::new(),
+            usage: Usage { issues: is_first_version && issuer.whole == subject.whole, ..Usage::default() },
         };
         if let Some(extensions) = fields.find(|element| element.tag == 0xa3) {
             read.extensions(extensions.content)?;
@@ -90,16 +108,42 @@ impl Certificate {
 
     fn extensions(&mut self, content: &[u8]) -> Option<()> {
         let mut extensions = Reader::new(content).enter(tag::SEQUENCE)?;
+        let mut may_sign = true;
         while !extensions.is_empty() {
             let mut extension = extensions.enter(tag::SEQUENCE)?;
             let id = extension.expect(tag::OID)?;
             extension.optional(tag::BOOLEAN);
             let value = extension.expect(tag::OCTET_STRING)?;
-            if id == oid::SUBJECT_ALT_NAME {
-                let names = Reader::new(value).enter(tag::SEQUENCE)?;
-                self.sans = names.filter_map(|name| San::read(&name)).collect();
+            let mut value = Reader::new(value);
+            match id {
+                oid::SUBJECT_ALT_NAME => {
+                    let names = value.enter(tag::SEQUENCE)?;
+                    self.sans = names.filter_map(|name| San::read(&name)).collect();
+                }
+                oid::BASIC_CONSTRAINTS => {
+                    let mut constraints = value.enter(tag::SEQUENCE)?;
+                    let says = constraints.optional(tag::BOOLEAN);
+                    self.usage.issues = says.is_some_and(|says| says.content != [0]);
+                    if let Some(length) = constraints.optional(tag::INTEGER) {
+                        let length = length.content.iter().try_fold(0_usize, |length, octet| {
+                            Some(length.checked_mul(256)? + usize::from(*octet))
+                        });
+                        self.usage.path_length = Some(length.unwrap_or(usize::MAX));
+                    }
+                }
+                oid::KEY_USAGE => {
+                    // The first octet tells how many bits of the last are none; keyCertSign is the sixth.
+                    let bits = value.expect(tag::BIT_STRING)?;
+                    may_sign = bits.get(1).is_some_and(|first| first & 0x04 != 0);
+                }
+                oid::EXTENDED_KEY_USAGE => {
+                    let purposes = value.enter(tag::SEQUENCE)?;
+                    self.usage.purposes = Some(purposes.map(|purpose| dotted(purpose.content)).collect());
+                }
+                _ => {}
             }
         }
+        self.usage.issues &= may_sign;
         Some(())
     }
 

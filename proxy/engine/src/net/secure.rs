@@ -37,10 +37,10 @@ pub struct Secure {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum End {
     Open,
-    /// The peer said that it sends no more.
-    Notified,
-    /// The connection ended without that.
-    Truncated,
+    /// The peer sends no more: it said so, or its side of the connection ended, which Envoy takes for the same.
+    Ended,
+    /// What came last was no record of this session.
+    Failed,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -105,19 +105,28 @@ impl Secure {
     /// Ready when something is there to be taken, or the end.
     pub fn poll_readable(&self, socket: &Socket, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            if !self.plain.borrow().is_empty() || self.end.get() != End::Open {
+            if !self.plain.borrow().is_empty() {
                 return Poll::Ready(Ok(()));
+            }
+            match self.end.get() {
+                End::Open => {}
+                End::Ended => return Poll::Ready(Ok(())),
+                End::Failed => return Poll::Ready(Err(io::ErrorKind::InvalidData.into())),
             }
             let mut session = self.session.borrow_mut();
             let filled = self.poll_fill(&mut session, socket, cx);
-            if session.wants_write() && self.accepted.get() == 0 {
-                // Of the session's own accord: an alert, an answer to a change of keys.
-                try_flush(&mut session, socket);
+            let closes = self.closing.get() == Closing::Pending;
+            if session.wants_write() && (closes || self.accepted.get() == 0) {
+                // Of the session's own accord: an alert, an answer to a change of keys, the last words. Who reads is told of
+                // room for them; what fails is found by who reads or writes.
+                let _ = poll_flush(&mut session, socket, cx);
                 self.finish_closing(&session, socket);
             }
             if let Err(error) = ready!(filled) {
                 if error.kind() == io::ErrorKind::InvalidData {
                     self.stats.here().connection_error.inc();
+                    // What came before that is whole.
+                    continue;
                 }
                 return Poll::Ready(Err(error));
             }
@@ -135,10 +144,7 @@ impl Secure {
         let plain = std::mem::take(&mut *self.plain.borrow_mut());
         let count = plain.len();
         if count == 0 {
-            return Poll::Ready(match self.end.get() {
-                End::Truncated => Err(io::ErrorKind::UnexpectedEof.into()),
-                End::Open | End::Notified => Ok(0),
-            });
+            return Poll::Ready(Ok(0));
         }
         if buffer.is_empty() {
             buffers::give(std::mem::replace(buffer, plain));
@@ -222,7 +228,7 @@ impl Secure {
         let filled = match ready!(socket.poll_receive(cx, &mut received)) {
             Ok(0) => {
                 if self.end.get() == End::Open {
-                    self.end.set(End::Truncated);
+                    self.end.set(End::Ended);
                 }
                 Ok(())
             }
@@ -241,12 +247,19 @@ impl Secure {
         while !received.is_empty() && self.end.get() == End::Open {
             let before = received.len();
             session.read_tls(&mut received).map_err(|error| rustls::Error::General(error.to_string()))?;
-            let state = session.process_new_packets()?;
+            let state = match session.process_new_packets() {
+                Ok(state) => state,
+                Err(error) => {
+                    self.take_plain(session)?;
+                    self.end.set(End::Failed);
+                    return Err(error);
+                }
+            };
             if state.plaintext_bytes_to_read() > 0 {
                 self.take_plain(session)?;
             }
             if state.peer_has_closed() {
-                self.end.set(End::Notified);
+                self.end.set(End::Ended);
             } else if received.len() == before {
                 return Err(rustls::Error::General("a record is too long".to_owned()));
             }

@@ -135,16 +135,19 @@ impl Conditions {
             && demands.headers.iter().all(|header| header.matches_request(request))
             && demands.query_parameters.iter().all(|parameter| parameter.matches(request.query()))
             && demands.cookies.iter().all(|cookie| cookie.matches(&request.headers))
-            && demands.tls.is_none_or(TlsDemand::holds)
+            && demands.tls.is_none_or(|tls| tls.holds(info))
             && demands.dynamic_metadata.iter().all(|metadata| metadata.matches_dynamic(&info.metadata))
             && demands.filter_state.iter().all(|state| state.matches(&info.filter_state))
     }
 }
 
 impl TlsDemand {
-    /// Downstream connections are plain text, so no certificate is ever presented or validated.
-    fn holds(self) -> bool {
-        self.presented != Some(true) && self.validated != Some(true)
+    fn holds(self, info: &StreamInfo) -> bool {
+        let tls = info.connection.tls.as_deref();
+        let presented = tls.is_some_and(|tls| !tls.peer.is_empty());
+        let validated = tls.is_some_and(|tls| tls.validated);
+        self.presented.is_none_or(|wanted| wanted == presented)
+            && self.validated.is_none_or(|wanted| wanted == validated)
     }
 }
 

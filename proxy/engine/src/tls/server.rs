@@ -42,7 +42,7 @@ pub struct ServerTls {
     alpn: Vec<Vec<u8>>,
     speaks_13: bool,
     selector: Arc<Selector>,
-    verifier: Option<Arc<Verifier>>,
+    judge: Arc<Judge>,
     /// The certificates.
     pub identities: Vec<Identity>,
     stats: Cells<SslStats>,
@@ -122,8 +122,9 @@ impl ServerTls {
         let builder = ServerConfig::builder_with_provider(params.provider)
             .with_protocol_versions(&params.versions)
             .map_err(|error| failed(&error, cx))?;
+        let judge = Arc::new(judge);
         let mut config =
-            builder.with_client_cert_verifier(Arc::new(judge)).with_cert_resolver(selector.clone());
+            builder.with_client_cert_verifier(judge.clone()).with_cert_resolver(selector.clone());
         let stateless = !matches!(
             proto.session_ticket_keys_type,
             Some(SessionTicketKeysType::DisableStatelessSessionResumption(true))
@@ -145,7 +146,7 @@ impl ServerTls {
             alpn,
             speaks_13,
             selector,
-            verifier,
+            judge,
             identities,
             stats,
             _expirations: gauges,
@@ -155,7 +156,7 @@ impl ServerTls {
 
     /// What clients' certificates are held to.
     pub fn verifier(&self) -> Option<&Verifier> {
-        self.verifier.as_deref()
+        self.judge.verifier.as_deref()
     }
 
     /// Does the handshake; `connection` carries the session from then on. Has no deadline of its own.
@@ -169,14 +170,22 @@ impl ServerTls {
         };
         let Greeted { secure, server_name, certificate } = accepted;
         let shaken = poll_fn(|cx| secure.poll_handshake(connection.socket(), cx)).await;
-        if let Err(error) = shaken {
-            session::count_failure(&error, self.stats.here());
-            return Err(HandshakeFailed(session::failure(&error)));
-        }
+        let judged = shaken.and_then(|()| {
+            let judged = secure.with(|session| self.judge.judge_session(session));
+            judged.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+        });
+        let validated = match judged {
+            Ok(validated) => validated,
+            Err(error) => {
+                session::count_failure(&error, self.stats.here());
+                return Err(HandshakeFailed(session::failure(&error)));
+            }
+        };
         let mut info = secure.with(|session| session::describe(session, self.stats.here()));
         info.server_name = server_name;
+        info.validated = validated;
         info.local = certificate;
-        if let ([peer], Some(verifier)) = (info.peer.as_slice(), &self.verifier) {
+        if let ([peer], Some(verifier)) = (info.peer.as_slice(), self.verifier()) {
             info.issuer = verifier.issuer_of(peer);
         }
         connection.secure(secure);
@@ -217,7 +226,7 @@ impl ServerTls {
                         };
                         let secure = Secure::new(session, self.stats.clone());
                         if let Err(error) = secure.feed(left) {
-                            let _ = poll_fn(|cx| secure.poll_handshake(connection.socket(), cx)).await;
+                            secure.say_goodbye(connection.socket());
                             return Err(invalid(error));
                         }
                         return Ok(Greeted { secure, server_name, certificate });

@@ -12,13 +12,15 @@ use proxy_core::config::{BuildCx, Rejected};
 use proxy_core::matcher::string::StringMatcher;
 use proxy_core::stats::Cells;
 use proxy_core::stats::groups::SslStats;
-use proxy_core::tls::{Certificate, PeerCertificate, SanKind, base64, hex};
+use proxy_core::tls::{Certificate, PeerCertificate, SanKind, Usage, base64, hex};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, ServerName, TrustAnchor, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, SignatureScheme};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, HandshakeKind, OtherError, SignatureScheme,
+};
 use webpki::{
     CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, OwnedCertRevocationList,
     RevocationCheckDepth, RevocationOptionsBuilder, anchor_from_trusted_cert,
@@ -89,7 +91,13 @@ const NOT_YET_VALID: &str = "certificate is not yet valid";
 const REVOKED: &str = "certificate revoked";
 const NO_ISSUER: &str = "unable to get local issuer certificate";
 const TOO_LONG: &str = "certificate chain too long";
+const UNFIT: &str = "unsupported certificate purpose";
 const NO_CRL: &str = "unable to get certificate CRL";
+
+/// Certificates between a peer's own and an authority that a peer may send.
+const MAX_INTERMEDIATES: usize = 16;
+/// Times at which a chain is looked at.
+const MAX_LOOKS: usize = 3;
 
 /// An authority.
 struct Authority {
@@ -138,7 +146,9 @@ impl Verifier {
         let key_hashes = cx.each("verify_certificate_spki", &proto.verify_certificate_spki, |text, cx| {
             from_base64(text).ok_or_else(|| cx.reject(format!("Invalid base64-encoded SHA-256 {text}")))
         });
-        let ((authorities, path), sans, crls) = (authorities?, sans?, crls?);
+        let (trusted, sans, mut crls) = (authorities?, sans?, crls?);
+        let Trusted { authorities, path, lists } = trusted;
+        crls.extend(lists);
         if authorities.is_empty() {
             if !sans.is_empty() {
                 return Err(cx.reject(
@@ -252,22 +262,36 @@ impl Verifier {
                 Err(Refusal::Chain(EXPIRED))
             }
         };
+        let purpose = purpose(usage);
+        let serves =
+            |listed: &Option<Vec<String>>| listed.as_ref().is_none_or(|listed| listed.contains(&purpose));
         // One that is trusted itself needs no chain.
         if let Some(authority) = self.authorities.iter().find(|authority| authority.der == *leaf) {
-            return in_time(&authority.content);
+            return match serves(&authority.content.usage.purposes) {
+                true => in_time(&authority.content),
+                false => Err(Refusal::Chain(UNFIT)),
+            };
         }
-        let anchors: Vec<TrustAnchor<'_>> = self
-            .authorities
-            .iter()
+        if intermediates.len() > MAX_INTERMEDIATES {
+            return Err(Refusal::Chain(TOO_LONG));
+        }
+        // Being trusted is not being an authority: what may not issue others vouches for itself alone.
+        let issuers = || {
+            self.authorities.iter().filter(|authority| {
+                let Usage { issues, purposes, .. } = &authority.content.usage;
+                *issues && serves(purposes)
+            })
+        };
+        let anchors: Vec<TrustAnchor<'_>> = issuers()
             .filter(|authority| in_time(&authority.content).is_ok())
             .map(|authority| authority.anchor.clone())
             .collect();
-        let only_expired = anchors.is_empty();
+        let only_expired = anchors.is_empty() && issuers().next().is_some();
         let entity = EndEntityCert::try_from(leaf).map_err(|error| Refusal::Chain(describe(&error)))?;
         let (mut at, mut in_time) = (now, Ok(()));
-        // A chain that is not in time is looked at as of when it was, once for each certificate that may not be: that it does
-        // not lead to an authority is the greater fault.
-        for _ in 0..=intermediates.len() + 1 {
+        // A chain that is not in time is looked at as of when it was: that it does not lead to an authority is the greater
+        // fault. Not for ever: each look may cost as many signatures as are allowed.
+        for _ in 0..MAX_LOOKS {
             match self.check_chain_at(&entity, &anchors, intermediates, at, usage) {
                 Err(webpki::Error::CertExpired { not_after, .. }) if not_after != at => {
                     (at, in_time) = (not_after, Err(Refusal::Chain(EXPIRED)));
@@ -300,17 +324,33 @@ impl Verifier {
             };
             options.with_depth(depth).with_expiration_policy(ExpirationPolicy::Enforce).build()
         });
-        let depth = |path: &webpki::VerifiedPath<'_>| match self.max_depth {
-            Some(max) if path.intermediate_certificates().count() > max => {
-                Err(webpki::Error::MaximumPathDepthExceeded)
+        let depth = |path: &webpki::VerifiedPath<'_>| {
+            let between = path.intermediate_certificates().count();
+            // What an anchor says of the length of paths is not part of it.
+            let ends_here = |authority: &&Authority| {
+                authority.anchor.subject == path.anchor().subject
+                    && authority.anchor.subject_public_key_info == path.anchor().subject_public_key_info
+            };
+            let authority = self.authorities.iter().find(ends_here);
+            let limit = authority.and_then(|authority| authority.content.usage.path_length);
+            if limit.is_some_and(|limit| between > limit) {
+                return Err(webpki::Error::PathLenConstraintViolated);
             }
-            _ => Ok(()),
+            match self.max_depth {
+                Some(max) if between > max => Err(webpki::Error::MaximumPathDepthExceeded),
+                _ => Ok(()),
+            }
         };
         let algorithms = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms.all;
         entity
             .verify_for_usage(algorithms, anchors, intermediates, at, usage, revocation, Some(&depth))
             .map(|_| ())
     }
+}
+
+/// The purpose that a certificate must have, as an object identifier with dots.
+fn purpose(usage: KeyUsage) -> String {
+    usage.oid_values().map(|arc| arc.to_string()).collect::<Vec<_>>().join(".")
 }
 
 /// The words of OpenSSL for it.
@@ -328,18 +368,26 @@ fn describe(error: &webpki::Error) -> &'static str {
         E::NameConstraintViolation => "permitted subtree violation",
         E::EndEntityUsedAsCa => "invalid CA certificate",
         E::MaximumPathDepthExceeded => TOO_LONG,
-        E::RequiredEkuNotFoundContext(_) => "unsupported certificate purpose",
+        E::RequiredEkuNotFoundContext(_) => UNFIT,
         E::UnsupportedCriticalExtension => "unhandled critical extension",
         E::CaUsedAsEndEntity => "a certification authority's certificate is not one of a peer",
         _ => "certificate rejected",
     }
 }
 
+/// What `trusted_ca` holds.
+#[derive(Default)]
+struct Trusted {
+    authorities: Vec<Authority>,
+    path: Option<Arc<str>>,
+    lists: Vec<CertRevocationList<'static>>,
+}
+
 fn authorities(
     proto: &proto::CertificateValidationContext,
     cx: &mut BuildCx<'_>,
-) -> Result<(Vec<Authority>, Option<Arc<str>>), Rejected> {
-    let Some(content) = source::read(proto.trusted_ca.as_ref(), cx)? else { return Ok((Vec::new(), None)) };
+) -> Result<Trusted, Rejected> {
+    let Some(content) = source::read(proto.trusted_ca.as_ref(), cx)? else { return Ok(Trusted::default()) };
     let mut authorities = Vec::new();
     for der in CertificateDer::pem_slice_iter(&content.bytes) {
         let authority = der.ok().and_then(|der| {
@@ -359,7 +407,9 @@ fn authorities(
     if authorities.is_empty() {
         return Err(cx.reject(format!("Failed to load trusted CA certificates from {}", content.name)));
     }
-    Ok((authorities, Some(content.name.into())))
+    // A bundle may bring its own lists.
+    let lists = lists_of(&content, cx)?;
+    Ok(Trusted { authorities, path: Some(content.name.into()), lists })
 }
 
 fn crls(
@@ -367,15 +417,24 @@ fn crls(
     cx: &mut BuildCx<'_>,
 ) -> Result<Vec<CertRevocationList<'static>>, Rejected> {
     let Some(content) = source::read(proto.crl.as_ref(), cx)? else { return Ok(Vec::new()) };
+    let lists = lists_of(&content, cx)?;
+    if lists.is_empty() {
+        return Err(cx.reject(format!("Failed to load CRL from {}", content.name)));
+    }
+    Ok(lists)
+}
+
+/// The lists of revoked certificates among other things in PEM.
+fn lists_of(
+    content: &source::Content,
+    cx: &mut BuildCx<'_>,
+) -> Result<Vec<CertRevocationList<'static>>, Rejected> {
     let mut lists = Vec::new();
     for der in CertificateRevocationListDer::pem_slice_iter(&content.bytes) {
         match der.ok().and_then(|der| OwnedCertRevocationList::from_der(&der).ok()) {
             Some(list) => lists.push(list.into()),
             None => return Err(cx.reject(format!("Failed to load CRL from {}", content.name))),
         }
-    }
-    if lists.is_empty() {
-        return Err(cx.reject(format!("Failed to load CRL from {}", content.name)));
     }
     Ok(lists)
 }
@@ -549,6 +608,28 @@ impl Judge {
             true => Ok(()),
             false => Err(refusal.into_error().into()),
         }
+    }
+
+    /// Whether the certificate that the client showed was held to something and held, in a session that is agreed upon.
+    ///
+    /// A session that is resumed brings the certificate of an earlier one, which may have expired or been revoked since.
+    ///
+    /// # Errors
+    /// It does not hold any more.
+    pub(super) fn judge_session(&self, session: &rustls::Connection) -> Result<bool, rustls::Error> {
+        let (Some(verifier), Some([leaf, intermediates @ ..])) =
+            (&self.verifier, session.peer_certificates())
+        else {
+            return Ok(false);
+        };
+        let (now, usage) = (UnixTime::now(), KeyUsage::client_auth());
+        if verifier.accept_untrusted {
+            return Ok(verifier.verifies() && verifier.check(leaf, intermediates, now, usage).is_ok());
+        }
+        if session.handshake_kind() == Some(HandshakeKind::Resumed) {
+            self.judge(leaf, intermediates, now, usage)?;
+        }
+        Ok(verifier.verifies())
     }
 
     fn count(&self, scheme: SignatureScheme) {
