@@ -15,6 +15,7 @@ use proxy_core::tls::{Certificate, San, SanKind};
 use proxy_engine::listener::accept::GlobalConnections;
 use proxy_engine::local::drain::ProcessDrain;
 use proxy_engine::log_file::FileLogs;
+use proxy_engine::state::Stopped;
 use proxy_engine::tls::{Identity, Verifier};
 use proxy_engine::upstream::circuit_breaker::{BreakerPriority, Resource as Limit};
 use proxy_engine::upstream::cluster::Cluster;
@@ -181,8 +182,9 @@ impl AdminState for Admin {
 
     fn drain_listeners(&self, request: DrainRequest) {
         let process = &self.0;
+        let stopped = if request.inbound_only { Stopped::Inbound } else { Stopped::All };
         if !request.graceful {
-            process.configuration.stop_listeners(request.inbound_only);
+            process.configuration.stop_listeners(stopped);
             return;
         }
         process.drain.start(request.inbound_only);
@@ -192,7 +194,7 @@ impl AdminState for Admin {
         let process = process.clone();
         tokio::task::spawn_local(async move {
             tokio::time::sleep(process.drain.time()).await;
-            process.configuration.stop_listeners(request.inbound_only);
+            process.configuration.stop_listeners(stopped);
         });
     }
 

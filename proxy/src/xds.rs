@@ -21,7 +21,7 @@ use proxy_core::address::Address;
 use proxy_core::config::BuildEnv;
 use proxy_core::stats::groups::ListenerManagerStats;
 use proxy_engine::listener::accept::{ListenerTag, SharedListener};
-use proxy_engine::state::{Delivered, Effect, Failure, Kind, Phase, Response, Store};
+use proxy_engine::state::{Delivered, Effect, Failure, Kind, Phase, Response, Stopped, Store};
 use proxy_engine::upstream::cluster::Cluster;
 use proxy_engine::upstream::discovery::Discovery;
 use proxy_engine::upstream::dns::{self, Resolvers};
@@ -136,14 +136,16 @@ impl Configuration {
         dump::fill(dump, &self.store(), endpoints);
     }
 
-    /// Stops listeners from accepting; what is connected stays.
-    pub fn stop_listeners(&self, inbound_only: bool) {
+    /// Stops listeners from accepting, for good; what is connected stays.
+    pub fn stop_listeners(&self, stopped: Stopped) {
         let mut core = self.core.borrow_mut();
         let core = &mut *core;
+        let (tags, effects) = core.store.stop_listeners(stopped);
+        core.execute(effects, None);
         let Some(workers) = &core.workers else { return };
         let stats = core.env.stats.scope("listener_manager").shared::<ListenerManagerStats>();
-        for (_, tag, listener) in core.store.active_listeners() {
-            if (!inbound_only || listener.is_inbound()) && core.stopped.insert(tag) {
+        for tag in tags {
+            if core.stopped.insert(tag) {
                 workers.stop_listener(tag);
                 core.sockets.stop(tag);
                 stats.listener_stopped.inc();

@@ -31,6 +31,7 @@ use std::time::Duration;
 
 use prost_types::Any;
 
+pub use self::listeners::Stopped;
 pub use self::snapshot::Snapshot;
 pub use self::source::{Source, SourceId, Subscription};
 pub use self::store::{Phase, Store};

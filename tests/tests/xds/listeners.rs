@@ -194,6 +194,61 @@ async fn streams_that_outlast_the_drain_of_a_removed_listener_are_cut() -> Resul
     Ok(())
 }
 
+/// What `/drain_listeners` stopped stays so: listeners of the traffic that it stopped are neither added nor changed, without an error, and
+/// forms of theirs that warm are gone. They may be removed.
+#[tokio::test]
+async fn stopped_listeners_are_neither_added_nor_changed() -> Result<()> {
+    for (path, adds_outbound) in [("/drain_listeners?inboundonly", true), ("/drain_listeners", false)] {
+        let rig = Rig::start("GRPC").await?;
+        let http = |prefix: &str, routes: &str| http_chain(prefix, &rds(routes, ADS));
+        let directed = |name: &str, direction: &str, routes: &str| {
+            let address = format!("{ANY_PORT}\ntraffic_direction: {direction}");
+            listener_with(name, &address, &http(name, routes))
+        };
+        rig.management.set(&LDS, "2", [listener("l", "r")?, directed("in", "INBOUND", "r")?]);
+        let address = rig.address("in").await?;
+        // another form of it waits for routes that nobody has yet
+        rig.management.set(&LDS, "3", [listener("l", "r")?, directed("in", "INBOUND", "late")?]);
+        rig.stat("listener_manager.total_listeners_warming", 1).await?;
+        rig.proxy.admin().request("POST", path).await?;
+        eventually("nobody to listen", SOON, async || {
+            TcpStream::connect(address).await.is_err().then_some(())
+        })
+        .await?;
+        let forms = rig.proxy.admin().get("/config_dump?resource=dynamic_listeners").await?;
+        ensure!(!forms.contains("\"warming_state\""), "{forms}");
+        let added = rig.proxy.admin().stat("listener_manager.listener_added").await?;
+        let modified = rig.proxy.admin().stat("listener_manager.listener_modified").await?;
+        rig.management.set(&RDS, "2", [routes("r", "c", "1")?, routes("late", "c", "2")?]);
+        rig.management.set(
+            &LDS,
+            "4",
+            [
+                listener("l", "r")?,
+                directed("in", "INBOUND", "r2")?,
+                directed("further_in", "INBOUND", "r")?,
+                directed("out", "OUTBOUND", "r")?,
+            ],
+        );
+        rig.acknowledged(&LDS, "4").await?;
+        rig.stat("listener_manager.listener_added", added + i64::from(adds_outbound)).await?;
+        rig.stat("listener_manager.listener_modified", modified).await?;
+        if adds_outbound {
+            ensure!(mark(&mut rig.connect("out").await?).await? == "1");
+            ensure!(mark(&mut rig.connect("l").await?).await? == "1");
+        }
+        let names: BTreeSet<String> = rig.proxy.admin().listeners().await?.into_keys().collect();
+        let mut expected = BTreeSet::from(["in".to_owned(), "l".to_owned()]);
+        expected.extend(adds_outbound.then(|| "out".to_owned()));
+        ensure!(names == expected, "{names:?}");
+        ensure!(TcpStream::connect(address).await.is_err(), "it listens again");
+        rig.management.set(&LDS, "5", [listener("l", "r")?]);
+        rig.stat("listener_manager.listener_removed", 1 + i64::from(adds_outbound)).await?;
+        rig.proxy.stop().await?;
+    }
+    Ok(())
+}
+
 /// Whatever the end of a drain cuts off is counted: connections with a request in flight, at rest, and before their first octet.
 #[tokio::test]
 async fn connections_that_the_end_of_a_drain_cuts_off_are_counted() -> Result<()> {

@@ -8,6 +8,7 @@ use proxy_core::hash::xxhash64;
 use proxy_core::stats::Shared;
 use proxy_core::stats::groups::ListenerManagerStats;
 use xds_api::any::unpack;
+use xds_api::envoy::config::core::v3::TrafficDirection;
 use xds_api::envoy::config::listener::v3 as proto;
 use xds_api::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use xds_api::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::RouteSpecifier;
@@ -59,13 +60,29 @@ struct Draining {
 pub(super) struct Listeners {
     entries: BTreeMap<String, Entry>,
     draining: Vec<Draining>,
+    stopped: Option<Stopped>,
     stats: Shared<ListenerManagerStats>,
+}
+
+/// Which listeners were stopped, those to come included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stopped {
+    /// Those for inbound traffic.
+    Inbound,
+    /// All.
+    All,
+}
+
+impl Stopped {
+    fn includes(self, direction: TrafficDirection) -> bool {
+        self == Self::All || direction == TrafficDirection::Inbound
+    }
 }
 
 impl Listeners {
     pub(super) fn new(env: &BuildEnv) -> Self {
         let stats = env.stats.scope("listener_manager").shared();
-        Self { entries: BTreeMap::new(), draining: Vec::new(), stats }
+        Self { entries: BTreeMap::new(), draining: Vec::new(), stopped: None, stats }
     }
 
     pub(super) fn route_uses(&self) -> impl Iterator<Item = &RouteUse> {
@@ -257,6 +274,11 @@ impl Store {
             }
         }
         let Fresh { proto, refused } = decoded.read(&self.env)?;
+        if self.listeners.stopped.is_some_and(|stopped| stopped.includes(proto.traffic_direction())) {
+            // Envoy passes it over, and does not tell.
+            tracing::debug!(listener = %delivered.name, "listeners of this traffic are stopped");
+            return Ok(());
+        }
         let mut version = match self.build_listener(&proto, delivered) {
             Ok(version) if refused.is_empty() => version,
             built => return Err(join(&all_errors(refused, built.err().unwrap_or_default()))),
@@ -448,6 +470,20 @@ impl Store {
             self.listeners.stats.listener_removed.inc();
         }
         self.graph_changed = true;
+    }
+
+    /// Stops listeners: the active ones that are included, whose forms that warm are dropped. From now on none of that
+    /// traffic is added or changed.
+    pub(super) fn stop_active(&mut self, stopped: Stopped) -> Vec<ListenerTag> {
+        self.listeners.stopped = Some(stopped);
+        let active = self.listeners.active();
+        let included = active.filter(|(_, _, listener)| stopped.includes(listener.direction));
+        let (names, tags): (Vec<String>, Vec<ListenerTag>) =
+            included.map(|(name, tag, _)| (name.to_owned(), tag)).unzip();
+        for name in names {
+            self.drop_warming(&name);
+        }
+        tags
     }
 
     /// Drops the form that warms: it never accepted anything.

@@ -13,11 +13,12 @@ use super::counting::Taker;
 use super::dump::Resource;
 use super::endpoints::Assignments;
 use super::interest::Interest;
-use super::listeners::Listeners;
+use super::listeners::{Listeners, Stopped};
 use super::routes::RouteConfigs;
 use super::snapshot::put;
 use super::source::{ApiUse, Sources, check_api};
 use super::{Delivered, Effect, Failure, Kind, Response, Snapshot, Sockets, Source, SourceId, Subscription};
+use crate::listener::accept::ListenerTag;
 
 /// How far initialisation has come (Envoy: `operations/init`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -271,6 +272,11 @@ impl Store {
         self.listeners.drained(id);
         self.graph_changed = true;
         self.finish()
+    }
+
+    /// Listeners stop to accept for good; which of the active ones do.
+    pub fn stop_listeners(&mut self, stopped: Stopped) -> (Vec<ListenerTag>, Vec<Effect>) {
+        (self.stop_active(stopped), self.finish())
     }
 
     pub(super) fn next_id(&mut self) -> u64 {
