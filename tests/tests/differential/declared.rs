@@ -24,6 +24,10 @@ Envoy waits first. So `downstream_cx_delayed_close_timeout` counts only clients 
 `per_connection_buffer_limit_bytes: 0` sets no limit in Envoy; here it is 64 MiB. Of informational (1xx) responses an HTTP/2 client gets
 16 for each of its requests.
 
+Over HTTP/1 a response is read from its host as the client takes it, 32 KiB and a piece ahead, whatever `per_connection_buffer_limit_bytes`
+allows: memory for slow clients stays small, and bodies need no copy. So a response that Envoy would have buffered whole keeps its host
+longer, and its route's `timeout` may end it.
+
 `custom_settings_parameters` with values that HTTP/2 forbids are refused; Envoy takes them, and then begins connections without SETTINGS.
 The gauges `http2.outbound_frames_active` and `http2.outbound_control_frames_active` stay 0: frames that wait to be sent lie in the HTTP/2 library,
 which does not tell how many there are; of control frames it keeps one at most.
