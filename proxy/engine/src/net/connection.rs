@@ -82,27 +82,23 @@ impl Socket {
         each_socket!(self, socket => socket.poll_write_ready(cx))
     }
 
-    /// Receives into the free room of `buffer`, of which there must be some; 0 is the end.
+    /// Receives into the free room of `buffer`, of which there must be some; 0 is the end. Nothing if there is nothing to
+    /// receive after all.
     #[inline]
-    pub fn poll_receive(&self, cx: &mut Context<'_>, buffer: &mut BytesMut) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(self.poll_read_ready(cx))?;
-            let room = buffer.capacity() - buffer.len();
-            let mut received = None;
-            let tried = each_socket!(self, socket => socket.try_io(Interest::READABLE, || {
-                let count = sys::receive(socket, buffer)?;
-                received = Some(count);
-                // The socket is drained: saying so now saves the read that would find out. An edge that arrives later
-                // sets it readable again; a close that was seen is not forgotten.
-                if count > 0 && count < room { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
-            }));
-            match (received, tried) {
-                (Some(count), _) => return Poll::Ready(Ok(count)),
-                (None, Err(error)) if error.kind() != io::ErrorKind::WouldBlock => {
-                    return Poll::Ready(Err(error));
-                }
-                (None, _) => {}
-            }
+    pub fn receive(&self, buffer: &mut BytesMut) -> Option<io::Result<usize>> {
+        let room = buffer.capacity() - buffer.len();
+        let mut received = None;
+        let tried = each_socket!(self, socket => socket.try_io(Interest::READABLE, || {
+            let count = sys::receive(socket, buffer)?;
+            received = Some(count);
+            // The socket is drained: saying so now saves the read that would find out. An edge that arrives later
+            // sets it readable again; a close that was seen is not forgotten.
+            if count > 0 && count < room { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+        }));
+        match (received, tried) {
+            (Some(count), _) => Some(Ok(count)),
+            (None, Err(error)) if error.kind() != io::ErrorKind::WouldBlock => Some(Err(error)),
+            (None, _) => None,
         }
     }
 
@@ -226,16 +222,19 @@ impl Connection {
             self.received(*read.as_ref().unwrap_or(&0));
             return Poll::Ready(read);
         }
-        ready!(self.socket.poll_read_ready(cx))?;
-        if buffer.capacity() == buffer.len() {
-            match buffer.is_empty() {
-                true => *buffer = buffers::take(),
-                false => buffer.reserve(buffers::BUFFER_SIZE),
+        loop {
+            ready!(self.socket.poll_read_ready(cx))?;
+            if buffer.capacity() == buffer.len() {
+                match buffer.is_empty() {
+                    true => *buffer = buffers::take(),
+                    false => buffer.reserve(buffers::BUFFER_SIZE),
+                }
+            }
+            if let Some(received) = self.socket.receive(buffer) {
+                self.received(*received.as_ref().unwrap_or(&0));
+                return Poll::Ready(received);
             }
         }
-        let count = ready!(self.socket.poll_receive(cx, buffer))?;
-        self.received(count);
-        Poll::Ready(Ok(count))
     }
 
     /// Writes some of `slices`.

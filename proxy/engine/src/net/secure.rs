@@ -225,7 +225,12 @@ impl Secure {
             received.reserve(LARGE_READ);
         }
         let room = received.capacity();
-        let filled = match ready!(socket.poll_receive(cx, &mut received)) {
+        // Nothing after all: whoever asks again waits.
+        let Some(count) = socket.receive(&mut received) else {
+            buffers::give(received);
+            return Poll::Ready(Ok(()));
+        };
+        let filled = match count {
             Ok(0) => {
                 if self.end.get() == End::Open {
                     self.end.set(End::Ended);
