@@ -148,11 +148,16 @@ fn chain_pairs<'a>(
 }
 
 /// For an iptables that gives rules back in words that we do not read: whether the plan may still be in force, because every
-/// chain has as many rules of ours as it should. Then [`checks`] tell.
+/// chain has as many rules of ours as it should, and those that we do read are in their places. Then [`checks`] tell of the
+/// others.
 pub fn may_be_in_force(plan: &Plan, family: Family, state: &State) -> bool {
     let tables = || Table::ALL.into_iter().map(|table| chain_pairs(plan, family, state, table));
-    tables().flatten().all(|(found, wanted)| found.len() == wanted.len())
-        && tables().flatten().flat_map(|(found, _)| found).any(|found| found.rule.is_none())
+    let is_or_may_be =
+        |found: &Found, wanted: &Rule| found.rule.as_ref().is_none_or(|rule| rule.same(wanted));
+    tables().flatten().all(|(found, wanted)| {
+        found.len() == wanted.len()
+            && found.iter().zip(&wanted).all(|(found, wanted)| is_or_may_be(found, wanted))
+    }) && tables().flatten().flat_map(|(found, _)| found).any(|found| found.rule.is_none())
 }
 
 /// What to ask of iptables to learn whether each rule of the plan is there: its arguments.
