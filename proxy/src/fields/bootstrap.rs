@@ -41,7 +41,7 @@ pub const FIELDS: &[MessageFields] = &[
             ("config_sources", Rejected("xdstp names are not available")),
             ("default_config_source", Rejected("xdstp names are not available")),
             ("default_socket_interface", Rejected("there is one socket interface")),
-            ("certificate_provider_instances", Rejected("TLS is not available yet")),
+            ("certificate_provider_instances", Rejected("certificate providers are not available")),
             ("inline_headers", Ignored("every header is found in one way")),
             ("perf_tracing_file_path", Rejected("not available")),
             ("default_regex_engine", Used),
@@ -87,7 +87,7 @@ pub const FIELDS: &[MessageFields] = &[
     ("envoy.extensions.regex_engines.v3.GoogleRE2", &[]),
     (
         "envoy.config.bootstrap.v3.Bootstrap.StaticResources",
-        &[("listeners", Used), ("clusters", Used), ("secrets", Rejected("TLS is not available yet"))],
+        &[("listeners", Used), ("clusters", Used), ("secrets", Rejected("secrets are not available yet"))],
     ),
     (
         "envoy.config.bootstrap.v3.Bootstrap.DynamicResources",
