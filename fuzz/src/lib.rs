@@ -59,6 +59,8 @@ pub fn connection() -> ConnectionInfo {
         direct_local: address(80),
         local_restored: false,
         secure: false,
+        tls: None,
+        transport_failure: None,
         server_name: None,
         application_protocols: Vec::new(),
         transport_protocol: "raw_buffer",

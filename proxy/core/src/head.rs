@@ -80,7 +80,8 @@ impl RequestHead {
     /// `:path` without query and fragment.
     pub fn path_only(&self) -> &str {
         let path = self.path.as_str();
-        path.find(['?', '#']).map_or(path, |end| path.get(..end).unwrap_or(path))
+        let end = path.bytes().position(|byte| matches!(byte, b'?' | b'#'));
+        end.and_then(|end| path.get(..end)).unwrap_or(path)
     }
 
     /// The query of `:path`, without `?`; `None` when there is no `?`.

@@ -116,6 +116,7 @@ impl StringMatcher {
 
 impl Case {
     /// Whether `a` and `b` are equal in this sense.
+    #[inline]
     pub fn equal(self, a: &[u8], b: &[u8]) -> bool {
         match self {
             Self::Sensitive => a == b,

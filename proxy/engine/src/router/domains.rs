@@ -46,7 +46,8 @@ impl Domains {
         if self.exact.is_empty() && self.suffixes.is_empty() && self.prefixes.is_empty() {
             return self.default;
         }
-        if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        // All of it is looked at, whatever is found: that takes many octets at once.
+        if host.bytes().fold(false, |any, byte| any | byte.is_ascii_uppercase()) {
             let lower: HostBuffer = host.bytes().map(|byte| byte.to_ascii_lowercase()).collect();
             return self.find_lower(std::str::from_utf8(&lower).unwrap_or_default());
         }

@@ -122,6 +122,7 @@ impl Conditions {
     }
 
     /// Whether all of them hold.
+    #[inline]
     pub(super) fn hold(
         &self,
         request: &RequestHead,
