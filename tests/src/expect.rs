@@ -1,5 +1,6 @@
 //! Waiting for something observable, with a deadline.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -32,4 +33,12 @@ where
         }
         tokio::time::sleep(INTERVAL).await;
     }
+}
+
+/// The finished lines of a file that another process writes; none where there is no file. A reader may see the beginning of
+/// a line before its end is written: that one is not there yet.
+pub fn whole_lines(path: &Path) -> Vec<String> {
+    let text = std::fs::read(path).unwrap_or_default();
+    let end = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+    String::from_utf8_lossy(&text[..end]).lines().map(str::to_owned).collect()
 }

@@ -137,11 +137,13 @@ async fn logged(format: &str, name: &str, check: impl Fn(&str) -> Result<()>) ->
     let listener = HttpListener::to_up("http").options(options).logs(&file_log(format));
     let mut rig = Setup::of(listener).start().await?;
     let log = rig.proxy.dir().join("access.log");
-    // the line of the request with that path; the log is written in its own time
+    // the whole line of the request with that path: the log is written in its own time, and of a long line a reader may
+    // see the beginning first
     let line = async |path: &str| {
         eventually(path, SOON, async || {
             let text = std::fs::read(&log).unwrap_or_default();
-            text.windows(path.len()).any(|window| window == path.as_bytes()).then_some(())
+            let start = text.windows(path.len()).position(|window| window == path.as_bytes())?;
+            text[start..].contains(&b'\n').then_some(())
         })
         .await
     };

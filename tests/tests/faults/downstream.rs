@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use integration::client::{Client, End};
 use integration::config::{listener_with_filters, tcp_proxy};
 use integration::cost::process_time;
-use integration::expect::{SOON, eventually};
+use integration::expect::{SOON, eventually, whole_lines};
 use integration::frames::{
     CONTINUATION, END_HEADERS, END_STREAM, HEADERS, frame, get_block, hello, integer, parse,
 };
@@ -144,14 +144,12 @@ async fn t10_reset_in_an_upload() -> Result<()> {
         client.reset()?;
     }
     let log = rig.proxy.dir().join("access.log");
-    eventually("all logged", SOON, async || {
-        let text = std::fs::read_to_string(&log).ok()?;
-        (text.matches("method=POST").count() == count).then_some(())
+    let posts = eventually("all logged", SOON, async || {
+        let lines = whole_lines(&log).into_iter().filter(|line| line.contains("method=POST"));
+        Some(lines.collect::<Vec<_>>()).filter(|lines| lines.len() == count)
     })
     .await?;
-    let text = std::fs::read_to_string(&log)?;
-    let left =
-        text.lines().filter(|line| line.contains("method=POST") && line.contains("|flags=DC|")).count();
+    let left = posts.iter().filter(|line| line.contains("|flags=DC|")).count();
     ensure!(left == count, "{left} of {count} are flagged DC");
     for request in rig.received() {
         ensure!(!request.complete, "{request:?}");

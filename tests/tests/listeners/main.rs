@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use anyhow::{Context, Result};
 use integration::client::{Client, End};
 use integration::config::{bootstrap, indent};
-use integration::expect::{SOON, eventually};
+use integration::expect::{SOON, eventually, whole_lines};
 use integration::process::{Binary, Proxy};
 
 /// What the access log of a listener tells, as `key=value` fields separated by `|`.
@@ -86,16 +86,12 @@ async fn ask(addr: SocketAddr, bytes: &[u8]) -> Result<(String, End)> {
 /// The lines of the access log of that name, once there are `count`.
 async fn log_lines(proxy: &Proxy, name: &str, count: usize) -> Result<Vec<String>> {
     let path = proxy.dir().join(format!("{name}.log"));
-    let lines = || {
-        let text = std::fs::read_to_string(&path).unwrap_or_default();
-        text.lines().map(str::to_owned).collect::<Vec<_>>()
-    };
     eventually(&format!("{count} lines in {name}.log"), SOON, async || {
-        let lines = lines();
+        let lines = whole_lines(&path);
         (lines.len() >= count).then_some(lines)
     })
     .await
-    .with_context(|| format!("{:?}", lines()))
+    .with_context(|| format!("{:?}", whole_lines(&path)))
 }
 
 /// The value of a field of a line.

@@ -14,7 +14,7 @@ use integration::client::Client;
 use integration::config::{
     HttpListener, bootstrap, cluster, fill, indent, listener_with_filters, port, tcp_proxy_with_logs,
 };
-use integration::expect::{SOON, eventually};
+use integration::expect::{SOON, eventually, whole_lines};
 use integration::process::{Binary, Proxy};
 use integration::upstream::{Reply, Step, Upstream};
 use rustix::process::Signal;
@@ -201,11 +201,6 @@ async fn failing_health_checks_show_everywhere() -> Result<()> {
     Ok(())
 }
 
-/// The lines of a file in the proxy's folder.
-fn lines(path: &Path) -> Vec<String> {
-    std::fs::read_to_string(path).unwrap_or_default().lines().map(str::to_owned).collect()
-}
-
 #[tokio::test]
 async fn log_files_are_opened_anew_on_demand() -> Result<()> {
     let logs = file_log("access.log", "%REQ(:PATH)%\\n", ANY);
@@ -214,28 +209,28 @@ async fn log_files_are_opened_anew_on_demand() -> Result<()> {
     let current = proxy.dir().join("access.log");
     let logged = async |path: &Path, line: &str| {
         eventually("the line in the log", SOON, async || {
-            lines(path).iter().any(|one| one == line).then_some(())
+            whole_lines(path).iter().any(|one| one == line).then_some(())
         })
         .await
-        .with_context(|| format!("{line} in {}: {:?}", path.display(), lines(path)))
+        .with_context(|| format!("{line} in {}: {:?}", path.display(), whole_lines(path)))
     };
     ask(&proxy, "in", "/first").await?;
     logged(&current, "/first").await?;
     for (turn, reopen) in ["signal", "admin"].into_iter().enumerate() {
         let old = proxy.dir().join(format!("access.log.{turn}"));
         std::fs::rename(&current, &old)?;
-        let before = lines(&old).len();
+        let before = whole_lines(&old).len();
         match reopen {
             "signal" => proxy.signal(Signal::USR1)?,
             _ => post(&proxy, "/reopen_logs").await?,
         }
         eventually("a line in the new file", SOON, async || {
             ask(&proxy, "in", "/again").await.ok()?;
-            (!lines(&current).is_empty()).then_some(())
+            (!whole_lines(&current).is_empty()).then_some(())
         })
         .await
         .context(reopen)?;
-        assert!(lines(&old).len() >= before, "nothing is lost");
+        assert!(whole_lines(&old).len() >= before, "nothing is lost");
     }
     Ok(())
 }
@@ -296,10 +291,10 @@ async fn log_filters_decide_line_by_line() -> Result<()> {
     client.response("GET", SOON).await?;
     let path = proxy.dir().join("filtered.log");
     eventually("the last line", SOON, async || {
-        lines(&path).iter().any(|line| line == "end /last").then_some(())
+        whole_lines(&path).iter().any(|line| line == "end /last").then_some(())
     })
     .await?;
-    let lines = lines(&path);
+    let lines = whole_lines(&path);
     let of = |name: &str| -> Vec<String> {
         lines
             .iter()
@@ -407,7 +402,8 @@ async fn a_tcp_connection_is_logged_at_its_start_and_end() -> Result<()> {
     drop(client);
     let path = proxy.dir().join("access.log");
     let lines =
-        eventually("both lines", SOON, async || Some(lines(&path)).filter(|lines| lines.len() == 2)).await?;
+        eventually("both lines", SOON, async || Some(whole_lines(&path)).filter(|lines| lines.len() == 2))
+            .await?;
     let [connected, end]: [Vec<&str>; 2] = [0, 1].map(|at: usize| lines[at].split(' ').collect());
     assert_eq!(connected[..2], ["TcpUpstreamConnected", "0"]);
     assert_eq!(end[..2], ["TcpConnectionEnd", "30"]);

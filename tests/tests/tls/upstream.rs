@@ -8,7 +8,7 @@ use integration::client::Client;
 use integration::config::{
     HttpListener, bootstrap, cluster, fill, indent, listener_with_filters, port, tcp_proxy,
 };
-use integration::expect::{SOON, eventually};
+use integration::expect::{SOON, eventually, whole_lines};
 use integration::process::{Binary, Proxy};
 use integration::tls::{Authority, TlsServer, Wanted, inline, upstream};
 use rustls::version::{TLS12, TLS13};
@@ -142,10 +142,7 @@ impl Rig {
             if response.head.status().unwrap() == 200 {
                 body = "-";
             }
-            let line = eventually("the log", SOON, async || {
-                let text = std::fs::read_to_string(&path).ok()?;
-                text.lines().nth(index).map(str::to_owned)
-            });
+            let line = eventually("the log", SOON, async || whole_lines(&path).into_iter().nth(index));
             let line = line.await.unwrap();
             let (line, reason) = line.rsplit_once('|').unwrap();
             let kind = if reason.contains("TLS_error:") { "TLS_error" } else { reason };

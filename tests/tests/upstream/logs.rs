@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use integration::config::{H2_CLUSTER, HttpListener, bootstrap, cluster, file_log, fill, port};
-use integration::expect::{SOON, eventually};
+use integration::expect::{SOON, eventually, whole_lines};
 use integration::process::{Binary, Kind, Proxy};
 use integration::upstream::h2::{H2Reply, H2Upstream};
 
@@ -26,12 +26,11 @@ async fn every_attempt_has_an_entry_of_its_own() -> Result<()> {
     h2.script([H2Reply::refuse(REFUSED_STREAM), H2Reply::refuse(REFUSED_STREAM), H2Reply::new(200, "done")]);
     ensure!(get(&proxy, "/again").await?.body == b"done");
     ensure!(get(&proxy, "/once").await?.head.status()? == 200);
-    let log = eventually("the log", SOON, async || {
-        let log = std::fs::read_to_string(proxy.dir().join("access.log")).ok()?;
-        (log.matches("DownstreamEnd").count() == 2).then_some(log)
+    let lines = eventually("the log", SOON, async || {
+        let lines = whole_lines(&proxy.dir().join("access.log"));
+        (lines.iter().filter(|line| line.contains("DownstreamEnd")).count() == 2).then_some(lines)
     })
     .await?;
-    let lines: Vec<&str> = log.lines().collect();
     let expected = [
         "UpstreamEnd /again 0 UR",
         "UpstreamEnd /again 0 UR",
@@ -40,6 +39,6 @@ async fn every_attempt_has_an_entry_of_its_own() -> Result<()> {
         "UpstreamEnd /once 200 -",
         "DownstreamEnd /once 200 -",
     ];
-    ensure!(lines == expected, "{log}");
+    ensure!(lines == expected, "{lines:#?}");
     proxy.stop().await
 }
