@@ -20,3 +20,4 @@ pub mod ports;
 pub mod process;
 pub mod tls;
 pub mod upstream;
+pub mod weather;

@@ -1,11 +1,10 @@
 //! Networks that lose packets or carry small ones only (N1, N2), in network namespaces of their own.
 //!
 //! The tests that do the work are run by those outside, as in `tests/listeners/redirect.rs`; where no namespace can be made, they
-//! fail. Loss comes from `iptables`: kernels without `sch_netem` are common, which is why nothing is delayed or reordered here
-//! but by retransmission.
+//! fail. Loss alone comes from `iptables`, the rest from [`integration::weather`].
 
 use std::process::{Command, Output};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use bytes::Bytes;
@@ -13,12 +12,16 @@ use integration::client::{Client, H2Client};
 use integration::config::cluster;
 use integration::process::Binary;
 use integration::upstream::Reply;
+use integration::weather::{Blowing, Weather};
 
-use crate::rig::Setup;
+use crate::rig::{Setup, size};
 
 /// Lost segments are sent again after 200 ms at the earliest, and several times if need be.
 const PATIENCE: Duration = Duration::from_secs(60);
 const BODY: usize = 200_000;
+
+/// What the network does in the namespace, for the test inside: nothing, or what `n01_weather` says.
+const WEATHER: &str = "WEATHER";
 
 fn in_namespace(preparation: &str, command: &str) -> std::io::Result<Output> {
     let script = format!("ip link set lo up\n{preparation}\n{command}");
@@ -43,6 +46,18 @@ fn n01_loss() -> Result<()> {
     inside("iptables -A INPUT -i lo -p tcp -m statistic --mode random --probability 0.05 -j DROP")
 }
 
+/// Each way of both connections: 5 % lost, 1 % doubled, 10 % overtake the others, the others under way for that long.
+#[test]
+fn n01_weather() -> Result<()> {
+    inside(&format!("export {WEATHER}={}", size(20, 200)))
+}
+
+fn weather() -> Result<Option<Blowing>> {
+    let Ok(delay) = std::env::var(WEATHER) else { return Ok(None) };
+    let delay = Duration::from_millis(delay.parse()?);
+    Weather { delay, lost: 50, doubled: 10, hasty: 100 }.on_loopback().map(Some)
+}
+
 #[test]
 fn n02_small_packets() -> Result<()> {
     inside("ip link set lo mtu 576")
@@ -55,10 +70,12 @@ async fn inside_everything_arrives() -> Result<()> {
     let up = cluster("up", "up", "").replace("connect_timeout: 1s", "connect_timeout: 20s");
     let mut rig = Setup::http("").cluster(up).start().await?;
     rig.measured = false;
+    let weather = weather()?;
     let body: Vec<u8> = (0..BODY).map(|n| (n % 251) as u8).collect();
     let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {BODY}\r\n\r\n");
     rig.upstream.answer(Reply::raw([head.into_bytes(), body.clone()].concat()));
     let addr = rig.addr()?;
+    let start = Instant::now();
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..4 {
         let body = body.clone();
@@ -82,6 +99,10 @@ async fn inside_everything_arrives() -> Result<()> {
     }
     while let Some(done) = tasks.join_next().await {
         done??;
+    }
+    if let Some(weather) = weather {
+        // a request is four ways long at least, and the hasty are few
+        ensure!(start.elapsed() > weather.delay * 8, "there was no weather: {:?}", start.elapsed());
     }
     drop(two);
     rig.passes("network").await
