@@ -1,6 +1,7 @@
 //! The HTTP server of the admin interface: HTTP/1.1 and h2c on one listener, with limits and timeouts.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use proxy_core::stream_info::ConnectionInfo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Notify;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 use super::access::{self, Entry};
 use super::request::Request;
@@ -30,7 +31,7 @@ use super::response::{Afterwards, Chunked, Response};
 use super::routes;
 use super::state::AdminState;
 
-/// Connections beyond this are closed at once.
+/// With more connections than this, the one on which no request came for longest makes room for the next.
 const MAX_CONNECTIONS: usize = 1024;
 /// A connection on which no request came for so long is closed, whatever it is about: the last answer was not read in
 /// that time, or there is none to wait for.
@@ -97,7 +98,7 @@ impl AdminServer {
     ///
     /// Cancel-safe: it owns no bytes but those of its connections, which end with it.
     pub async fn serve_tcp(&self, listener: TcpListener) {
-        let mut connections = JoinSet::new();
+        let mut connections = Connections::default();
         loop {
             match listener.accept().await {
                 Ok((stream, remote)) => {
@@ -114,7 +115,7 @@ impl AdminServer {
 
     /// Serves a unix domain socket; otherwise like [`Self::serve_tcp`].
     pub async fn serve_unix(&self, listener: UnixListener) {
-        let mut connections = JoinSet::new();
+        let mut connections = Connections::default();
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => {
@@ -132,16 +133,51 @@ impl AdminServer {
         }
     }
 
-    fn start<S>(&self, connections: &mut JoinSet<()>, stream: S, info: Rc<ConnectionInfo>)
+    fn start<S>(&self, connections: &mut Connections, stream: S, info: Rc<ConnectionInfo>)
     where
         S: AsyncRead + AsyncWrite + Unpin + 'static,
     {
-        while connections.try_join_next().is_some() {}
-        if connections.len() >= MAX_CONNECTIONS {
+        if connections.make_room() {
             self.shared.stats.listener.here().downstream_cx_overflow.inc();
-            return;
         }
-        connections.spawn_local(serve_connection(self.shared.clone(), stream, info));
+        let last_request = Rc::new(Cell::new(tokio::time::Instant::now()));
+        connections
+            .start(last_request.clone(), serve_connection(self.shared.clone(), stream, info, last_request));
+    }
+}
+
+/// The open connections of a listener; they end with it.
+#[derive(Default)]
+struct Connections {
+    tasks: JoinSet<()>,
+    /// Of each, the means to end it and when its last request came.
+    open: HashMap<tokio::task::Id, (AbortHandle, Rc<Cell<tokio::time::Instant>>)>,
+}
+
+impl Connections {
+    /// Ends a connection if there are as many as there may be; whether it did.
+    fn make_room(&mut self) -> bool {
+        while let Some(ended) = self.tasks.try_join_next_with_id() {
+            let id = ended.map_or_else(|error| error.id(), |(id, ())| id);
+            self.open.remove(&id);
+        }
+        if self.open.len() < MAX_CONNECTIONS {
+            return false;
+        }
+        let longest = self.open.iter().min_by_key(|(_, (_, last_request))| last_request.get());
+        let Some((&id, (connection, _))) = longest else { return false };
+        connection.abort();
+        self.open.remove(&id);
+        true
+    }
+
+    fn start(
+        &mut self,
+        last_request: Rc<Cell<tokio::time::Instant>>,
+        connection: impl Future<Output = ()> + 'static,
+    ) {
+        let task = self.tasks.spawn_local(connection);
+        self.open.insert(task.id(), (task, last_request));
     }
 }
 
@@ -150,13 +186,17 @@ async fn accept_failed(error: &std::io::Error) {
     tokio::time::sleep(ACCEPT_PAUSE).await;
 }
 
-async fn serve_connection<S>(shared: Rc<Shared>, stream: S, info: Rc<ConnectionInfo>)
-where
+/// `last_request` is kept at the time of the last request.
+async fn serve_connection<S>(
+    shared: Rc<Shared>,
+    stream: S,
+    info: Rc<ConnectionInfo>,
+    last_request: Rc<Cell<tokio::time::Instant>>,
+) where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let _open = OpenConnection::new(shared.clone());
     let wants_quit = Rc::new(Quit::default());
-    let last_request = Rc::new(Cell::new(tokio::time::Instant::now()));
     let service = hyper::service::service_fn({
         let (shared, wants_quit, last_request) = (shared.clone(), wants_quit.clone(), last_request.clone());
         move |request| {

@@ -267,7 +267,7 @@ async fn a09_administration_under_load() -> Result<()> {
     let addr = rig.proxy.admin().addr();
     let before = median(&rig, Duration::from_secs(1)).await?;
     let mut slow = Vec::new();
-    for n in 0..size(500, 10_000) {
+    for n in 0..size(1_500, 10_000) {
         let mut client = Client::connect(addr).await?;
         let bytes: &[u8] = match n % 4 {
             0 => b"GET /stats HTTP/1.1\r\nhost: a\r\n\r\n",

@@ -30,7 +30,9 @@ overload_manager:
 #[tokio::test]
 async fn t06_connection_flood() -> Result<()> {
     let mut rig = Setup::http("").rest(LIMIT).start().await?;
-    let count = size(2_000, 20_000);
+    // as many as there are descriptors for, here and for the upstream, which is here too
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let count = size(2_000, 20_000).min(usize::try_from(limit)?.saturating_sub(2_000));
     let clients = rig.connect_many(count).await?;
     rig.reaches("listener.127.0.0.1_0.downstream_global_cx_overflow", i64::try_from(count - 500)?).await?;
     ensure!(rig.proxy.admin().live().await, "administration is not limited");

@@ -1,8 +1,9 @@
 //! Limits, dead hosts, full disks, signals and the wall clock (O1, O2, O5, O7 to O11).
 
+use std::io::Read;
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -128,13 +129,25 @@ async fn o07_a_pipe_that_nobody_reads() -> Result<()> {
     let pipe = dir.path().join("pipe");
     let made = Command::new("mkfifo").arg(&pipe).status()?;
     ensure!(made.success(), "mkfifo: {made}");
-    // somebody has it open, and never reads
-    let _reader = std::fs::File::options().read(true).write(true).open(&pipe)?;
+    // somebody has it open, and does not read
+    let mut reader = std::fs::File::options().read(true).write(true).open(&pipe)?;
     let listener = HttpListener::to_up("http").logs(&file_log(&pipe.display().to_string()));
     let mut rig = Setup::of(listener).start().await?;
-    for _ in 0..size(2_000, 20_000) {
+    let requests = size(2_000, 20_000);
+    for _ in 0..requests {
         ensure!(ask(&mut rig).await? == 200);
     }
+    // what waits is bounded and not lost: when it is read its memory is free again
+    let lines = Arc::new(AtomicUsize::new(0));
+    let read = lines.clone();
+    std::thread::spawn(move || {
+        let mut buffer = vec![0; 1 << 16];
+        while let Ok(length) = reader.read(&mut buffer) {
+            let ends = buffer[..length].iter().filter(|byte| **byte == b'\n').count();
+            read.fetch_add(ends, Ordering::Relaxed);
+        }
+    });
+    eventually("the lines", SOON, async || (lines.load(Ordering::Relaxed) >= requests).then_some(())).await?;
     rig.passes("o07_a_pipe_that_nobody_reads").await
 }
 
