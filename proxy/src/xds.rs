@@ -25,6 +25,7 @@ use proxy_engine::state::{Delivered, Effect, Failure, Kind, Phase, Response, Sto
 use proxy_engine::upstream::cluster::Cluster;
 use proxy_engine::upstream::discovery::Discovery;
 use proxy_engine::upstream::dns::{self, Resolvers};
+use proxy_engine::upstream::original_dst;
 use proxy_engine::worker::Workers;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
@@ -57,7 +58,8 @@ struct Core {
     streams: Streams,
     directory: Arc<Directory>,
     resolvers: Resolvers,
-    dns: HashMap<u64, AbortHandle>,
+    /// What looks after the hosts of clusters.
+    discoveries: HashMap<u64, AbortHandle>,
     /// Listeners that `/drain_listeners` stopped.
     stopped: HashSet<ListenerTag>,
     inputs: mpsc::UnboundedSender<Input>,
@@ -103,7 +105,7 @@ impl Configuration {
             streams: Streams::new(env, bootstrap, directory.clone(), event_sender),
             directory,
             resolvers,
-            dns: HashMap::new(),
+            discoveries: HashMap::new(),
             stopped: HashSet::new(),
             inputs: input_sender,
             expiries: HashMap::new(),
@@ -335,12 +337,12 @@ impl Core {
                 workers.publish(&snapshot);
             }
             Effect::HostsChanged(slot) => workers.hosts_changed(slot),
-            Effect::StartDns { id, cluster } => {
-                let task = self.resolve(id, cluster);
-                self.dns.insert(id, task);
+            Effect::StartDiscovery { id, cluster } => {
+                let task = self.look_after(id, cluster);
+                self.discoveries.insert(id, task);
             }
-            Effect::StopDns(id) => {
-                if let Some(task) = self.dns.remove(&id) {
+            Effect::StopDiscovery(id) => {
+                if let Some(task) = self.discoveries.remove(&id) {
                     task.abort();
                 }
             }
@@ -387,14 +389,14 @@ impl Core {
         .abort_handle()
     }
 
-    fn resolve(&self, id: u64, cluster: Arc<Cluster>) -> AbortHandle {
+    fn look_after(&self, id: u64, cluster: Arc<Cluster>) -> AbortHandle {
         let inputs = self.inputs.clone();
         let resolver = match &cluster.discovery {
             Discovery::Dns(config) => Some(self.resolvers.of_cluster(config)),
-            Discovery::Static | Discovery::Eds(_) => None,
+            Discovery::Static | Discovery::Eds(_) | Discovery::OriginalDst(_) => None,
         };
         tokio::task::spawn_local(async move {
-            let Some(resolver) = resolver else { return };
+            let Some(resolver) = resolver else { return original_dst::run(cluster).await };
             dns::run(cluster, resolver, |update| {
                 let hosts_changed = update.hosts.is_some();
                 // Nobody takes it when the process ends.

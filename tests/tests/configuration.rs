@@ -101,7 +101,7 @@ async fn fields_that_cannot_be_honoured_are_refused_in_every_resource() -> Resul
 
 /// A cluster with field 1500, which does not exist, and one that has no effect.
 fn odd_cluster() -> Result<Served> {
-    let mut cluster = served::<Cluster>(&format!("{CLUSTER}, cleanup_interval: 1s}}"))?;
+    let mut cluster = served::<Cluster>(&format!("{CLUSTER}, maglev_lb_config: {{}}}}"))?;
     cluster.any.value.extend_from_slice(&[0xe0, 0x5d, 1]);
     Ok(cluster)
 }
@@ -125,7 +125,7 @@ async fn unknown_fields_and_fields_without_effect_are_counted() -> Result<()> {
     within("the cluster", SOON, management.acknowledged(&TypeUrl::CLUSTER, "2")).await?;
     ensure!(proxy.admin().stat("server.dynamic_unknown_fields").await? == 1);
     ensure!(proxy.admin().stat("server.dynamic_ignored_fields").await? == 1);
-    ensure!(proxy.log().matches("cleanup_interval").count() == 1, "{}", proxy.log());
+    ensure!(proxy.log().matches("maglev_lb_config").count() == 1, "{}", proxy.log());
     proxy.stop().await
 }
 

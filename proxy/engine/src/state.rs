@@ -147,15 +147,15 @@ pub enum Effect {
     Publish(Arc<Snapshot>),
     /// The hosts of the cluster in this slot changed.
     HostsChanged(usize),
-    /// Resolve the names of a DNS cluster until told to stop.
-    StartDns {
-        /// To be given back with each answer.
+    /// Look after the hosts of a cluster until told to stop: resolve names, forget hosts that nobody goes to any more.
+    StartDiscovery {
+        /// To be given back with each change.
         id: u64,
         /// The cluster.
         cluster: Arc<Cluster>,
     },
-    /// Resolve no longer.
-    StopDns(u64),
+    /// Look after them no longer.
+    StopDiscovery(u64),
     /// Tell [`Store::endpoints_stale`] when this time has passed, unless another is said under the same number before.
     ExpireEndpoints {
         /// To be given back.

@@ -9,6 +9,7 @@ pub mod dns;
 pub mod fields;
 pub mod http_options;
 pub mod key_format;
+pub mod original_dst;
 pub mod pool;
 pub mod socket_options;
 pub(crate) mod stream;

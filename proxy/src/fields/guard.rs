@@ -181,6 +181,7 @@ mod tests {
     use prost::Message;
     use proxy_core::runtime::RuntimeLayer;
     use xds_api::envoy::config::cluster::v3::Cluster;
+    use xds_api::envoy::config::cluster::v3::cluster::{LbConfig, MaglevLbConfig};
 
     const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
 
@@ -225,7 +226,7 @@ mod tests {
         let (guard, stats) = guard(UnknownFields::Count, &[]);
         let cluster = Cluster {
             name: "a".to_owned(),
-            cleanup_interval: Some(prost_types::Duration { seconds: 1, nanos: 0 }),
+            lb_config: Some(LbConfig::MaglevLbConfig(MaglevLbConfig::default())),
             ..Cluster::default()
         };
         for _ in 0..2 {

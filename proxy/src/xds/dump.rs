@@ -39,9 +39,9 @@ pub(super) fn fill(dump: &mut ConfigDump, store: &Store, endpoints: Endpoints) {
         for (cluster, delivered) in store.active_clusters() {
             let name = match &cluster.discovery {
                 Discovery::Eds(eds) => &eds.service_name,
-                Discovery::Static | Discovery::Dns(_) => cluster.name.as_str(),
+                Discovery::Static | Discovery::Dns(_) | Discovery::OriginalDst(_) => cluster.name.as_str(),
             };
-            let shown = load_assignment(name, &cluster.hosts_full());
+            let shown = load_assignment(name, &cluster.known_hosts());
             match delivered {
                 true => dump.dynamic_endpoints.push(shown),
                 false => dump.static_endpoints.push(shown),

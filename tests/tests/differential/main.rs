@@ -13,6 +13,7 @@ mod http1;
 mod http2;
 mod logs;
 mod options;
+mod original_dst;
 mod paths;
 mod prefix;
 mod replies;
@@ -63,6 +64,11 @@ async fn clusters_of_routes() {
 #[tokio::test]
 async fn further_options() {
     differential(options::setup(), options::cases()).await;
+}
+
+#[tokio::test]
+async fn original_destinations() {
+    differential(original_dst::setup(), original_dst::cases()).await;
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ mod changes;
 mod dns;
 mod host;
 mod logs;
+mod original_dst;
 mod pools;
 mod preconnect;
 mod resolvers;

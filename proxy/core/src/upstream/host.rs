@@ -121,6 +121,11 @@ impl Host {
         }
     }
 
+    /// Whether a connection to it is open or being made.
+    pub fn is_in_use(&self) -> bool {
+        self.active_connections.load(Ordering::Relaxed) > 0
+    }
+
     /// `load_balancing_weight`, at least 1.
     pub fn weight(&self) -> u32 {
         self.weight.load(Ordering::Relaxed).max(1)

@@ -193,6 +193,12 @@ impl HostSet {
         HostsUpdate { hosts, added, removed, changed }
     }
 
+    /// A set of these hosts, all of one priority and locality.
+    pub fn of_hosts(hosts: Vec<Arc<Host>>, options: HostSetOptions) -> Self {
+        let group = Group { locality: Locality::nowhere(), weight: 0, hosts };
+        Self::from_groups(vec![vec![group]], AssignmentPolicy::default(), options)
+    }
+
     /// The same hosts sorted by their health and weight as they are now.
     pub fn refreshed(&self, options: HostSetOptions) -> Self {
         let groups = self.priorities.iter().map(|priority| {

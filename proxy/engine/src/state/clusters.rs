@@ -211,7 +211,7 @@ impl Store {
             return Err(cx.into_errors());
         }
         let eds = match &cluster.discovery {
-            Discovery::Static | Discovery::Dns(_) => None,
+            Discovery::Static | Discovery::Dns(_) | Discovery::OriginalDst(_) => None,
             Discovery::Eds(eds) => {
                 let source = cx.at("eds_cluster_config", |cx| {
                     cx.at("eds_config", |cx| self.sources.build(&eds.source, cx))
@@ -234,7 +234,12 @@ impl Store {
             Discovery::Static => version.warm = true,
             Discovery::Dns(_) => {
                 let (id, cluster) = (version.id, version.cluster.clone());
-                self.effects.plane.push(Effect::StartDns { id, cluster });
+                self.effects.plane.push(Effect::StartDiscovery { id, cluster });
+            }
+            Discovery::OriginalDst(_) => {
+                version.warm = true;
+                let (id, cluster) = (version.id, version.cluster.clone());
+                self.effects.plane.push(Effect::StartDiscovery { id, cluster });
             }
             Discovery::Eds(_) => {
                 if let Some((subscription, service)) = &version.eds {
@@ -290,8 +295,8 @@ impl Store {
     fn forget_cluster(&mut self, version: &Version) {
         // Nobody waits for its endpoints any more.
         self.graph_changed = true;
-        if matches!(version.cluster.discovery, Discovery::Dns(_)) {
-            self.effects.plane.push(Effect::StopDns(version.id));
+        if matches!(version.cluster.discovery, Discovery::Dns(_) | Discovery::OriginalDst(_)) {
+            self.effects.plane.push(Effect::StopDiscovery(version.id));
         }
     }
 

@@ -173,7 +173,9 @@ impl Owner {
                 }
                 Effect::Ready => assert!(!std::mem::replace(&mut self.ready, true), "ready twice"),
                 Effect::Verdict { .. } | Effect::HostsChanged(_) | Effect::ExpireEndpoints { .. } => {}
-                Effect::StartDns { .. } | Effect::StopDns(_) => panic!("there is no DNS here"),
+                Effect::StartDiscovery { .. } | Effect::StopDiscovery(_) => {
+                    panic!("hosts come from endpoints here")
+                }
             }
         }
         assert_eq!(self.ready, store.phase() == Phase::Live);

@@ -139,8 +139,8 @@ fn words(effects: &[Effect]) -> Vec<String> {
         }
         Effect::Publish(_) => "publish".to_owned(),
         Effect::HostsChanged(_) => "hosts".to_owned(),
-        Effect::StartDns { .. } => "dns".to_owned(),
-        Effect::StopDns(_) => "stop dns".to_owned(),
+        Effect::StartDiscovery { .. } => "dns".to_owned(),
+        Effect::StopDiscovery(_) => "stop dns".to_owned(),
         Effect::AddListener { .. } => "add".to_owned(),
         Effect::UpdateChains { .. } => "chains".to_owned(),
         Effect::RemoveListener { .. } => "remove".to_owned(),

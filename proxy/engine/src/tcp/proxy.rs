@@ -259,7 +259,7 @@ impl TcpProxy {
             info.local_close_reason = Some("tcp_initializion_failure:2".into());
             return Err(Retry::No);
         }
-        let Some(host) = cluster.pick(&mut context.random.borrow_mut()) else {
+        let Some(host) = cluster.pick(info, &mut context.random.borrow_mut()) else {
             info.flags.set(ResponseFlag::NoHealthyUpstream);
             info.upstream.pool_ready = Some(Instant::now());
             info.local_close_reason = Some("tcp_initializion_failure:1".into());

@@ -15,6 +15,8 @@ use xds_api::envoy::config::core::v3 as core;
 use xds_api::envoy::extensions::load_balancing_policies as policies;
 use xds_api::envoy::extensions::load_balancing_policies::common::v3::{LocalityLbConfig, locality_lb_config};
 
+use super::original_dst::OriginalDst;
+
 /// The load balancing of a cluster.
 #[derive(Clone, Debug)]
 pub struct Balancing {
@@ -93,7 +95,8 @@ impl Balancing {
             // The typed policies bring their own locality settings; those of common_lb_config do not apply.
             Some(list) => {
                 (built.locality_weighted, built.fail_on_panic) = (false, false);
-                cx.at("load_balancing_policy", |cx| built.first_supported(list, cx))?;
+                let provided = OriginalDst::is_kind_of(proto);
+                cx.at("load_balancing_policy", |cx| built.first_supported(list, provided, cx))?;
             }
             None => built.legacy(proto, cx)?,
         }
@@ -145,6 +148,8 @@ impl Balancing {
             Ok(LbPolicy::RingHash | LbPolicy::Maglev) => {
                 return Err(cx.at("lb_policy", |cx| cx.reject("consistent hashing is not available yet")));
             }
+            // (Nothing is balanced there.)
+            Ok(LbPolicy::ClusterProvided) if OriginalDst::is_kind_of(proto) => Policy::RoundRobin,
             Ok(LbPolicy::ClusterProvided) => return Err(cx.at("lb_policy", not_provided)),
             Ok(LbPolicy::LoadBalancingPolicyConfig) => {
                 return Err(
@@ -160,13 +165,21 @@ impl Balancing {
     fn first_supported(
         &mut self,
         list: &proto::LoadBalancingPolicy,
+        provided: bool,
         cx: &mut BuildCx<'_>,
     ) -> Result<(), Rejected> {
         let mut missing = Vec::new();
         for (index, policy) in list.policies.iter().enumerate() {
             let config = policy.typed_extension_config.as_ref();
             let Some(any) = config.and_then(|config| config.typed_config.as_ref()) else { continue };
-            let known = cx.at_index("policies", index, |cx| self.typed(any, cx))?;
+            let known = cx.at_index("policies", index, |cx| match message_name(&any.type_url) {
+                CLUSTER_PROVIDED if provided => Ok(true),
+                CLUSTER_PROVIDED => Err(not_provided(cx)),
+                _ => self.typed(any, cx),
+            })?;
+            if known && provided && message_name(&any.type_url) != CLUSTER_PROVIDED {
+                return Err(cx.reject("cluster provided LB not specified but the cluster provided one"));
+            }
             if known {
                 return Ok(());
             }
@@ -202,7 +215,6 @@ impl Balancing {
                     )
                 }));
             }
-            CLUSTER_PROVIDED => return Err(not_provided(cx)),
             _ => return Ok(false),
         }
         Ok(true)

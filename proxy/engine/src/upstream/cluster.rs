@@ -151,9 +151,14 @@ impl Cluster {
         self.hosts.load_full()
     }
 
-    /// The cell that holds the hosts, for a cached read by each worker.
-    pub fn hosts_cell(&self) -> &ArcSwap<HostSet> {
-        &self.hosts
+    /// The hosts now, to be shown: those of an ORIGINAL_DST cluster are no set that is balanced over.
+    pub fn known_hosts(&self) -> Arc<HostSet> {
+        match &self.discovery {
+            Discovery::Static | Discovery::Dns(_) | Discovery::Eds(_) => self.hosts_full(),
+            Discovery::OriginalDst(hosts) => {
+                Arc::new(HostSet::of_hosts(hosts.hosts(), self.host_set_options()))
+            }
+        }
     }
 
     /// A balancer for one worker.
@@ -237,7 +242,7 @@ impl Cluster {
         state.membership_excluded.set(hosts.excluded_len() as u64);
         // Envoy keeps this one only where it merges hosts into a list, and there never below 1.
         let merges = match &self.discovery {
-            Discovery::Static => false,
+            Discovery::Static | Discovery::OriginalDst(_) => false,
             Discovery::Dns(dns) => dns.kind == DnsKind::Strict,
             Discovery::Eds(_) => true,
         };
@@ -249,7 +254,7 @@ impl Cluster {
     fn host_set_options(&self) -> HostSetOptions {
         let duplicates = match self.discovery {
             Discovery::Static => Duplicates::Keep,
-            Discovery::Dns(_) | Discovery::Eds(_) => Duplicates::Drop,
+            Discovery::Dns(_) | Discovery::Eds(_) | Discovery::OriginalDst(_) => Duplicates::Drop,
         };
         HostSetOptions { panic_threshold: self.balancing.panic_threshold(&self.runtime), duplicates }
     }

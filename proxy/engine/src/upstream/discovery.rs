@@ -1,6 +1,8 @@
 //! Where the hosts of a cluster come from: `type`, `cluster_type`, and what goes with each.
 //!
-//! Source: `envoy/config/cluster/v3/cluster.proto`, `envoy/extensions/clusters/dns/v3/dns_cluster.proto`.
+//! Source: `envoy/config/cluster/v3/cluster.proto`, `envoy/extensions/clusters/*/v3/`.
+
+use std::sync::Arc;
 
 use proxy_core::config::{BuildCx, Rejected};
 use proxy_core::extension::{decode, message_name};
@@ -9,8 +11,10 @@ use xds_api::envoy::config::cluster::v3 as proto;
 use xds_api::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, DiscoveryType};
 use xds_api::envoy::config::core::v3::ConfigSource;
 use xds_api::envoy::extensions::clusters::dns::v3::DnsCluster;
+use xds_api::envoy::extensions::clusters::original_dst::v3::OriginalDstCluster;
 
 use super::dns::DnsConfig;
+use super::original_dst::OriginalDst;
 
 /// Where the hosts of a cluster come from.
 #[derive(Clone, Debug)]
@@ -21,6 +25,8 @@ pub enum Discovery {
     Dns(Box<DnsConfig>),
     /// From an endpoint discovery service.
     Eds(Box<EdsConfig>),
+    /// Made for wherever clients want to go (ORIGINAL_DST).
+    OriginalDst(Arc<OriginalDst>),
 }
 
 /// Where to subscribe to the endpoints of a cluster.
@@ -33,6 +39,9 @@ pub struct EdsConfig {
 }
 
 const DNS_CLUSTER: &str = "envoy.extensions.clusters.dns.v3.DnsCluster";
+pub(super) const ORIGINAL_DST_CLUSTER: &str = "envoy.extensions.clusters.original_dst.v3.OriginalDstCluster";
+/// What the extension that makes such clusters is called: it takes no configuration as well.
+pub(super) const ORIGINAL_DST_NAME: &str = "envoy.cluster.original_dst";
 
 impl Discovery {
     /// Reads how hosts are found, and those that are known already.
@@ -65,7 +74,8 @@ impl Discovery {
                 Ok((Self::Eds(Box::new(EdsConfig::build(proto, cx)?)), Assignment::default()))
             }
             DiscoveryType::OriginalDst => {
-                Err(cx.at("type", |cx| cx.reject("ORIGINAL_DST clusters are not available yet")))
+                let hosts = OriginalDst::from_cluster(proto, cx)?;
+                Ok((Self::OriginalDst(Arc::new(hosts)), Assignment::default()))
             }
         }
     }
@@ -75,7 +85,14 @@ impl Discovery {
         custom: &proto::cluster::CustomClusterType,
         cx: &mut BuildCx<'_>,
     ) -> Result<(Self, Assignment), Rejected> {
+        let original_dst = |config: &OriginalDstCluster, cx: &mut BuildCx<'_>| {
+            let hosts = OriginalDst::from_typed(config, proto, cx)?;
+            Ok((Self::OriginalDst(Arc::new(hosts)), Assignment::default()))
+        };
         let Some(any) = &custom.typed_config else {
+            if custom.name == ORIGINAL_DST_NAME {
+                return original_dst(&OriginalDstCluster::default(), cx);
+            }
             return Err(cx.at("typed_config", |cx| cx.reject("must be set")));
         };
         match message_name(&any.type_url) {
@@ -83,6 +100,10 @@ impl Discovery {
                 let typed: DnsCluster = cx.at("typed_config", |cx| decode(&any.value, cx))?;
                 let dns = DnsConfig::from_typed(proto, &typed, cx)?;
                 Ok((Self::Dns(Box::new(dns)), Assignment::default()))
+            }
+            ORIGINAL_DST_CLUSTER => {
+                let typed = cx.at("typed_config", |cx| decode(&any.value, cx))?;
+                original_dst(&typed, cx)
             }
             other => Err(cx.reject(format!("cluster type '{other}' is not available"))),
         }

@@ -51,12 +51,12 @@ pub const FIELDS: &[MessageFields] = &[
             ("typed_dns_resolver_config", Used),
             ("wait_for_warm_on_init", Used),
             ("outlier_detection", Rejected("outlier detection is not available yet")),
-            ("cleanup_interval", Ignored("concerns ORIGINAL_DST clusters only, which are refused")),
+            ("cleanup_interval", Used),
             ("upstream_bind_config", Used),
             ("lb_subset_config", Used),
             ("ring_hash_lb_config", Ignored(LATER_HASHING)),
             ("maglev_lb_config", Ignored(LATER_HASHING)),
-            ("original_dst_lb_config", Ignored("concerns ORIGINAL_DST clusters only, which are refused")),
+            ("original_dst_lb_config", Used),
             ("least_request_lb_config", Used),
             ("round_robin_lb_config", Used),
             ("common_lb_config", Used),
@@ -275,6 +275,29 @@ pub const FIELDS: &[MessageFields] = &[
         ],
     ),
     (
+        "envoy.config.cluster.v3.Cluster.OriginalDstLbConfig",
+        &[
+            ("use_http_header", Used),
+            ("http_header_name", Used),
+            ("upstream_port_override", Used),
+            ("metadata_key", Used),
+        ],
+    ),
+    (
+        "envoy.extensions.clusters.original_dst.v3.OriginalDstCluster",
+        &[
+            ("use_http_header", Used),
+            ("http_header_name", Used),
+            ("upstream_port_override", Used),
+            ("metadata_key", Used),
+        ],
+    ),
+    ("envoy.type.metadata.v3.MetadataKey", &[("key", Used), ("path", Used)]),
+    (
+        "envoy.type.metadata.v3.MetadataKey.PathSegment",
+        &[("key", Used), ("index", Rejected("lists are not looked into"))],
+    ),
+    (
         "envoy.extensions.clusters.dns.v3.DnsCluster.RefreshRate",
         &[("base_interval", Used), ("max_interval", Used)],
     ),
@@ -357,6 +380,7 @@ pub const FIELDS: &[MessageFields] = &[
         "envoy.extensions.upstreams.tcp.v3.TcpProtocolOptions",
         &[("idle_timeout", Ignored("connections for TCP are made when needed, none is idle in a pool"))],
     ),
+    ("envoy.extensions.load_balancing_policies.cluster_provided.v3.ClusterProvided", &[]),
     (
         "envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin",
         &[("slow_start_config", NO_SLOW_START), ("locality_lb_config", Used)],

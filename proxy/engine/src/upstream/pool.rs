@@ -21,8 +21,10 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use hashbrown::HashMap;
+use proxy_core::head::RequestHead;
 use proxy_core::names::Name;
 use proxy_core::stream_error::UpstreamReset;
+use proxy_core::stream_info::StreamInfo;
 use proxy_core::upstream::{Host, HostSet, LoadBalancer, PickCx};
 
 pub(crate) use self::connect::ConnectedSocket;
@@ -33,6 +35,8 @@ pub(crate) use self::h2::Http2Lease;
 use self::multiplexed::{Carries, Failure, Multiplexed};
 use super::circuit_breaker::{BreakerPriority, Permit, Resource};
 use super::cluster::Cluster;
+use super::discovery::Discovery;
+use super::original_dst::OriginalDst;
 
 /// The clusters of one worker, by slot and by name.
 #[derive(Default)]
@@ -149,7 +153,15 @@ impl WorkerCluster {
     }
 
     /// Chooses a host for a request, unless the control plane wants it refused.
-    pub fn pick_for_request(&self, random: &mut fastrand::Rng) -> Result<Arc<Host>, NoHost> {
+    pub fn pick_for_request(
+        &self,
+        info: &StreamInfo,
+        request: &RequestHead,
+        random: &mut fastrand::Rng,
+    ) -> Result<Arc<Host>, NoHost> {
+        if let Discovery::OriginalDst(hosts) = &self.cluster.discovery {
+            return self.original_dst(hosts, info, Some(request)).ok_or(NoHost::Unavailable);
+        }
         let hosts = self.cluster.hosts();
         if let Some(drop) = &hosts.policy().drop_overload
             && drop.numerator > 0
@@ -165,8 +177,24 @@ impl WorkerCluster {
     }
 
     /// Chooses a host for a connection; those that are not for HTTP are never refused (`drop_overloads`), as in Envoy.
-    pub fn pick(&self, random: &mut fastrand::Rng) -> Option<Arc<Host>> {
+    pub fn pick(&self, info: &StreamInfo, random: &mut fastrand::Rng) -> Option<Arc<Host>> {
+        if let Discovery::OriginalDst(hosts) = &self.cluster.discovery {
+            return self.original_dst(hosts, info, None);
+        }
         self.choose(&self.cluster.hosts(), random)
+    }
+
+    fn original_dst(
+        &self,
+        hosts: &OriginalDst,
+        info: &StreamInfo,
+        request: Option<&RequestHead>,
+    ) -> Option<Arc<Host>> {
+        let picked = hosts.pick(&self.cluster, info, request);
+        if picked.is_none() {
+            self.cluster.stats.traffic.here().upstream_cx_none_healthy.inc();
+        }
+        picked
     }
 
     fn choose(&self, hosts: &HostSet, random: &mut fastrand::Rng) -> Option<Arc<Host>> {
