@@ -240,9 +240,7 @@ impl Kind {
                 statuses.contains(&status) != *exclude
             }
             Self::Metadata { namespace, path, value, if_missing } => {
-                let of_connection = info.protocol.is_none().then_some(&info.connection.metadata);
-                let found = info.metadata.value(namespace, path);
-                match found.or_else(|| of_connection.and_then(|metadata| metadata.value(namespace, path))) {
+                match info.dynamic_metadata(namespace, path) {
                     Some(found) if found.kind.is_some() => {
                         value.as_ref().is_some_and(|matcher| matcher.matches(Some(found)))
                     }

@@ -46,15 +46,31 @@ impl Metadata {
     }
 }
 
-/// Metadata that filters set on a stream or connection (`dynamic_metadata`); empty costs nothing.
+/// Metadata that filters set on a stream or connection (`dynamic_metadata`); none costs a word.
+///
+/// Values that are the same for many streams are shared ([`DynamicMetadata::share`]): a chain of few links, mostly one, holds
+/// references to them.
 #[derive(Clone, Debug, Default)]
-#[allow(clippy::box_collection, reason = "most streams have none: it is to cost one word")]
-pub struct DynamicMetadata(Option<Box<BTreeMap<String, Struct>>>);
+pub struct DynamicMetadata(Option<Box<Link>>);
+
+#[derive(Clone, Debug)]
+struct Link {
+    namespace: Arc<str>,
+    values: Arc<Struct>,
+    next: Option<Box<Link>>,
+}
 
 impl DynamicMetadata {
     /// Everything in `namespace`.
     pub fn namespace(&self, namespace: &str) -> Option<&Struct> {
-        self.0.as_ref()?.get(namespace)
+        let mut link = self.0.as_deref();
+        while let Some(one) = link {
+            if *one.namespace == *namespace {
+                return Some(&one.values);
+            }
+            link = one.next.as_deref();
+        }
+        None
     }
 
     /// The value at `path` inside `namespace`.
@@ -64,8 +80,36 @@ impl DynamicMetadata {
 
     /// Merges `values` into `namespace`, a later value replacing an earlier one.
     pub fn merge(&mut self, namespace: &str, values: Struct) {
-        let all = self.0.get_or_insert_default();
-        all.entry(namespace.to_owned()).or_default().fields.extend(values.fields);
+        match self.find(namespace) {
+            Some(link) => Arc::make_mut(&mut link.values).fields.extend(values.fields),
+            None => self.add(namespace.into(), Arc::new(values)),
+        }
+    }
+
+    /// As [`Self::merge`], for values that somebody else keeps: they are copied only if the namespace has others already.
+    pub fn share(&mut self, namespace: &Arc<str>, values: &Arc<Struct>) {
+        match self.find(namespace) {
+            Some(link) => {
+                let fields = values.fields.iter().map(|(key, value)| (key.clone(), value.clone()));
+                Arc::make_mut(&mut link.values).fields.extend(fields);
+            }
+            None => self.add(namespace.clone(), values.clone()),
+        }
+    }
+
+    fn find(&mut self, namespace: &str) -> Option<&mut Link> {
+        let mut link = self.0.as_deref_mut();
+        while let Some(one) = link {
+            if *one.namespace == *namespace {
+                return Some(one);
+            }
+            link = one.next.as_deref_mut();
+        }
+        None
+    }
+
+    fn add(&mut self, namespace: Arc<str>, values: Arc<Struct>) {
+        self.0 = Some(Box::new(Link { namespace, values, next: self.0.take() }));
     }
 }
 
@@ -77,4 +121,30 @@ fn value_at<'a>(root: &'a Struct, path: &[String]) -> Option<&'a Value> {
         value = inner.fields.get(key)?;
     }
     Some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prost_types::value::Kind;
+
+    fn values(list: &[(&str, &str)]) -> Struct {
+        let value = |text: &str| Value { kind: Some(Kind::StringValue(text.to_owned())) };
+        Struct { fields: list.iter().map(|(key, text)| ((*key).to_owned(), value(text))).collect() }
+    }
+
+    #[test]
+    fn later_values_replace_earlier_ones_and_not_those_of_others() {
+        let (name, shared) = (Arc::<str>::from("a"), Arc::new(values(&[("x", "1"), ("y", "1")])));
+        let mut metadata = DynamicMetadata::default();
+        metadata.merge("b", values(&[("x", "0")]));
+        metadata.share(&name, &shared);
+        assert_eq!(Arc::strong_count(&shared), 2);
+        metadata.merge("a", values(&[("y", "2")]));
+        metadata.share(&name, &Arc::new(values(&[("z", "3")])));
+        assert_eq!(metadata.namespace("a"), Some(&values(&[("x", "1"), ("y", "2"), ("z", "3")])));
+        assert_eq!(metadata.namespace("b"), Some(&values(&[("x", "0")])));
+        assert_eq!(metadata.namespace("c"), None);
+        assert_eq!(*shared, values(&[("x", "1"), ("y", "1")]));
+    }
 }

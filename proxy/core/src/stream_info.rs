@@ -4,8 +4,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use prost_types::Value;
+
 use crate::address::Address;
-use crate::filter_state::FilterState;
+use crate::filter_state::{FilterState, FilterStateValue};
 use crate::head::Protocol;
 use crate::metadata::{DynamicMetadata, Metadata};
 use crate::response_flag::ResponseFlags;
@@ -281,6 +283,18 @@ impl StreamInfo {
     /// How long the stream lasted, or has lasted so far.
     pub fn duration(&self, now: Instant) -> Duration {
         self.end.unwrap_or(now).saturating_duration_since(self.start)
+    }
+
+    /// The value at `path` of `namespace` that filters set; a TCP stream is its connection, and has the connection's too.
+    pub fn dynamic_metadata(&self, namespace: &str, path: &[String]) -> Option<&Value> {
+        let of_connection = self.protocol.is_none().then_some(&self.connection.metadata);
+        let own = self.metadata.value(namespace, path);
+        own.or_else(|| of_connection.and_then(|metadata| metadata.value(namespace, path)))
+    }
+
+    /// What is kept in the filter state of the stream, or else in that of the connection.
+    pub fn filter_state(&self, key: &str) -> Option<&dyn FilterStateValue> {
+        self.filter_state.get(key).or_else(|| self.connection.filter_state.get(key))
     }
 
     /// The client's address: as trusted, else that of the connection.

@@ -19,7 +19,7 @@ use crate::stream_info::StreamInfo;
 use crate::upstream::Host;
 
 use values::{
-    address, filter_state, put_host_name, put_host_name_without_port, render_address, render_metadata,
+    address, put_host_name, put_host_name_without_port, render_address, render_metadata,
     render_server_name, render_state,
 };
 
@@ -97,7 +97,7 @@ impl Op {
                 render_metadata(*source, namespace, path, entry.info, out)
             }
             Self::FilterState { upstream, key, form } => {
-                let state = if *upstream { None } else { filter_state(entry.info, key) };
+                let state = if *upstream { None } else { entry.info.filter_state(key) };
                 state.map_or(Shape::Missing, |state| render_state(state, form, out))
             }
             Self::Tls { upstream, field } => tls::render(*upstream, field, entry.info, out),

@@ -12,8 +12,8 @@ use xds_api::envoy::r#type::matcher::v3::value_matcher::MatchPattern;
 use super::cidr::CidrSet;
 use super::string::StringMatcher;
 use crate::config::{BuildCx, Rejected};
-use crate::filter_state::FilterState;
-use crate::metadata::{DynamicMetadata, Metadata};
+use crate::metadata::Metadata;
+use crate::stream_info::StreamInfo;
 
 /// A value matcher may be nested so deep.
 const MAX_DEPTH: usize = 16;
@@ -43,8 +43,8 @@ impl MetadataMatcher {
     }
 
     /// Whether metadata set by filters matches.
-    pub fn matches_dynamic(&self, metadata: &DynamicMetadata) -> bool {
-        self.value.matches(metadata.value(&self.namespace, &self.path)) != self.invert
+    pub fn matches_dynamic(&self, info: &StreamInfo) -> bool {
+        self.value.matches(info.dynamic_metadata(&self.namespace, &self.path)) != self.invert
     }
 
     /// Whether metadata of a configured object matches.
@@ -184,9 +184,9 @@ impl FilterStateMatcher {
         Ok(Self { key: key.as_str().into(), kind })
     }
 
-    /// Whether the value in `state` matches; a missing value or one without a text form does not.
-    pub fn matches(&self, state: &FilterState) -> bool {
-        let Some(text) = state.get(&self.key).and_then(|value| value.to_text()) else { return false };
+    /// Whether the value in the filter state matches; a missing value or one without a text form does not.
+    pub fn matches(&self, info: &StreamInfo) -> bool {
+        let Some(text) = info.filter_state(&self.key).and_then(|value| value.to_text()) else { return false };
         match &self.kind {
             FilterStateValue::String(string) => string.matches(text.as_bytes()),
             FilterStateValue::Address { ranges, invert } => {

@@ -19,9 +19,19 @@ impl PathMatcher {
         }
     }
 
+    /// The one path that matches, if that is all.
+    pub fn as_exact(&self) -> Option<&str> {
+        self.0.as_exact()
+    }
+
     /// Whether `path` (query and fragment are cut off) matches.
     pub fn matches(&self, path: &str) -> bool {
         let end = path.find(['?', '#']).unwrap_or(path.len());
-        self.0.matches(&path.as_bytes()[..end])
+        self.matches_path_only(&path[..end])
+    }
+
+    /// Whether `path`, which has neither query nor fragment, matches.
+    pub fn matches_path_only(&self, path: &str) -> bool {
+        self.0.matches(path.as_bytes())
     }
 }

@@ -93,6 +93,14 @@ impl StringMatcher {
         Ok(Self { pattern, case })
     }
 
+    /// The one text that matches, if that is all.
+    pub fn as_exact(&self) -> Option<&str> {
+        match (&self.pattern, self.case) {
+            (Pattern::Exact(text), Case::Sensitive) => Some(text),
+            _ => None,
+        }
+    }
+
     /// Whether `value` matches. Bytes, because header values need not be UTF-8.
     pub fn matches(&self, value: &[u8]) -> bool {
         match (&self.pattern, self.case) {

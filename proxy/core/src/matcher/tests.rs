@@ -12,9 +12,8 @@ use xds_api::envoy::r#type::v3::{DoubleRange, Int64Range};
 
 use super::*;
 use crate::config::{BuildCx, BuildEnv, ConfigError, Rejected};
-use crate::filter_state::FilterState;
 use crate::head::{RequestHead, Scheme};
-use crate::metadata::DynamicMetadata;
+use crate::stream_info::{ConnectionInfo, StreamInfo};
 use crate::runtime::{Runtime, RuntimeLayer};
 
 /// Builds with a default environment, or says what is wrong.
@@ -345,15 +344,21 @@ fn metadata_is_found_by_path() {
     };
     let inner = Struct { fields: [("b".to_owned(), value(Kind::StringValue("v".to_owned())))].into() };
     let outer = Struct { fields: [("a".to_owned(), value(Kind::StructValue(inner)))].into() };
-    let mut metadata = DynamicMetadata::default();
+    let (without, mut with) = (stream(), stream());
     let matcher = build(|cx| MetadataMatcher::build(&proto, cx)).unwrap();
-    assert!(!matcher.matches_dynamic(&metadata));
-    metadata.merge("f", outer);
-    assert!(matcher.matches_dynamic(&metadata));
+    assert!(!matcher.matches_dynamic(&without));
+    with.metadata.merge("f", outer);
+    assert!(matcher.matches_dynamic(&with));
     proto.invert = true;
     let inverted = build(|cx| MetadataMatcher::build(&proto, cx)).unwrap();
-    assert!(!inverted.matches_dynamic(&metadata));
-    assert!(inverted.matches_dynamic(&DynamicMetadata::default()));
+    assert!(!inverted.matches_dynamic(&with));
+    assert!(inverted.matches_dynamic(&without));
+}
+
+fn stream() -> StreamInfo {
+    let address = || crate::address::Address::Ip(([127, 0, 0, 1], 80).into());
+    let connection = ConnectionInfo::new(address(), address(), "l".into());
+    StreamInfo::new(connection.into(), std::time::Instant::now(), std::time::SystemTime::now())
 }
 
 #[test]
@@ -363,7 +368,7 @@ fn missing_filter_state_does_not_match() {
         matcher: Some(proto::filter_state_matcher::Matcher::StringMatch(exact("v"))),
     };
     let matcher = build(|cx| FilterStateMatcher::build(&proto, cx)).unwrap();
-    assert!(!matcher.matches(&FilterState::default()));
+    assert!(!matcher.matches(&stream()));
 }
 
 #[test]

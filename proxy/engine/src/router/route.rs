@@ -137,8 +137,8 @@ impl Conditions {
             && demands.query_parameters.iter().all(|parameter| parameter.matches(request.query()))
             && demands.cookies.iter().all(|cookie| cookie.matches(&request.headers))
             && demands.tls.is_none_or(|tls| tls.holds(info))
-            && demands.dynamic_metadata.iter().all(|metadata| metadata.matches_dynamic(&info.metadata))
-            && demands.filter_state.iter().all(|state| state.matches(&info.filter_state))
+            && demands.dynamic_metadata.iter().all(|metadata| metadata.matches_dynamic(info))
+            && demands.filter_state.iter().all(|state| state.matches(info))
     }
 }
 

@@ -160,10 +160,6 @@ fn put_found(found: Option<Found<'_>>, out: &mut Vec<u8>) -> Shape {
     }
 }
 
-pub(super) fn filter_state<'e>(info: &'e StreamInfo, key: &str) -> Option<&'e dyn FilterStateValue> {
-    info.filter_state.get(key).or_else(|| info.connection.filter_state.get(key))
-}
-
 pub(super) fn render_state(state: &dyn FilterStateValue, form: &StateForm, out: &mut Vec<u8>) -> Shape {
     match form {
         StateForm::Plain => state.to_text().map_or(Shape::Missing, |text| put(out, &text)),
