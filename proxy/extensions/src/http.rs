@@ -4,3 +4,4 @@ pub mod cors;
 pub mod grpc_stats;
 pub mod header_mutation;
 pub mod health_check;
+pub mod rbac;

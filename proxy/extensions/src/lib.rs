@@ -33,6 +33,7 @@ pub const HTTP_FILTERS: &[&dyn HttpFilterFactory] = &[
     &Of::<http::grpc_stats::GrpcStats>::new(),
     &Of::<http::header_mutation::HeaderMutation>::new(),
     &Of::<http::health_check::HealthCheck>::new(),
+    &Of::<http::rbac::Rbac>::new(),
 ];
 
 /// Listener filters, sorted by name.
@@ -49,6 +50,7 @@ pub const NETWORK_FILTERS: &[&dyn NetworkFilterFactory] = &[
     &network::direct_response::DirectResponse,
     &network::echo::Echo,
     &network::local_ratelimit::LocalRateLimit,
+    &network::rbac::Rbac,
 ];
 
 /// How every extension uses the fields of its messages.
@@ -59,6 +61,7 @@ pub const FIELDS: &[&[MessageFields]] = &[
     http::grpc_stats::FIELDS,
     http::header_mutation::FIELDS,
     http::health_check::FIELDS,
+    http::rbac::FIELDS,
     listener::http_inspector::FIELDS,
     listener::original_dst::FIELDS,
     listener::proxy_protocol::FIELDS,
@@ -67,6 +70,8 @@ pub const FIELDS: &[&[MessageFields]] = &[
     network::direct_response::FIELDS,
     network::echo::FIELDS,
     network::local_ratelimit::FIELDS,
+    network::rbac::FIELDS,
+    shared::rbac::fields::FIELDS,
 ];
 
 /// Every extension of this crate.

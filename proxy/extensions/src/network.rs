@@ -4,3 +4,4 @@ pub mod connection_limit;
 pub mod direct_response;
 pub mod echo;
 pub mod local_ratelimit;
+pub mod rbac;

@@ -1,4 +1,5 @@
 //! What several extensions use.
 
+pub mod rbac;
 pub mod runtime_flag;
 pub mod token_bucket;

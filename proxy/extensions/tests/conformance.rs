@@ -56,6 +56,10 @@ fn example(message: &str) -> Vec<u8> {
             ConnectionLimit { stat_prefix: "p".into(), max_connections: Some(1), ..Default::default() }
                 .encode_to_vec()
         }
+        Some("RBAC") if message.contains(".network.") => {
+            use xds_api::envoy::extensions::filters::network::rbac::v3::Rbac;
+            Rbac { stat_prefix: "p".into(), ..Default::default() }.encode_to_vec()
+        }
         Some("LocalRateLimit") => {
             let fill_interval = Some(prost_types::Duration { seconds: 1, nanos: 0 });
             let bucket = TokenBucket { max_tokens: 1, tokens_per_fill: None, fill_interval };

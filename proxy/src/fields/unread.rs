@@ -190,16 +190,30 @@ fn choice(field: &str) -> String {
     field.split('_').map(capital).collect()
 }
 
-/// `RouteAction` as prost names its module: `route_action`.
-fn module_of(message: &str) -> String {
-    let mut module = String::new();
-    for letter in message.chars() {
-        if letter.is_uppercase() && !module.is_empty() {
-            module.push('_');
+/// The words of a message's name, as prost finds them: a capital begins one after a small letter, or before one.
+fn words_of(message: &str) -> Vec<String> {
+    let letters: Vec<char> = message.chars().collect();
+    let is_small =
+        |at: Option<usize>| at.and_then(|at| letters.get(at)).is_some_and(|letter| letter.is_lowercase());
+    let mut words: Vec<String> = Vec::new();
+    for (at, letter) in letters.iter().enumerate() {
+        let begins = letter.is_uppercase() && (is_small(at.checked_sub(1)) || is_small(Some(at + 1)));
+        match words.last_mut() {
+            Some(word) if !begins => word.extend(letter.to_lowercase()),
+            _ => words.push(letter.to_lowercase().collect()),
         }
-        module.extend(letter.to_lowercase());
     }
-    module
+    words
+}
+
+/// `RBACPerRoute` as prost names its module: `rbac_per_route`.
+fn module_of(message: &str) -> String {
+    words_of(message).join("_")
+}
+
+/// `RBACPerRoute` as prost names it: `RbacPerRoute`.
+fn type_of(message: &str) -> String {
+    choice(&module_of(message))
 }
 
 #[test]
@@ -213,8 +227,8 @@ fn what_is_called_used_is_read() {
     for (message, _) in &all {
         // (Choices of a message are in a module with its name.)
         let name = message.rsplit('.').next().unwrap_or_default();
-        let module = module_of(name);
-        let mentions = |words: &Words<'_>| words.all.contains(name) || words.all.contains(module.as_str());
+        let names = [module_of(name), type_of(name)];
+        let mentions = |words: &Words<'_>| names.iter().any(|name| words.all.contains(name.as_str()));
         let named = (0..words.len()).filter(|at| mentions(&words[*at]));
         readers.entry(message).or_default().extend(named);
     }
@@ -282,6 +296,8 @@ fn the_guards_see_what_they_are_for() {
         match specifier { Specifier::RouteConfig(config) => {} }
         "#,
     );
+    assert_eq!([module_of("RBACPerRoute"), type_of("RBACPerRoute")], ["rbac_per_route", "RbacPerRoute"]);
+    assert_eq!([module_of("RouteAction"), type_of("RouteAction")], ["route_action", "RouteAction"]);
     assert_eq!(words.public, ["kept", "lost", "set", "taken"].into());
     for (field, is_read) in [
         ("a", true),

@@ -111,6 +111,10 @@ const COUNTERS: &[&str] = &[
     "downstream_rq_too_many_premature_resets",
     "downstream_cx_max_requests_reached",
     "upstream_rq_max_duration_reached",
+    "allowed",
+    "denied",
+    "shadow_allowed",
+    "shadow_denied",
 ];
 
 /// A proxy and everything it talks to.

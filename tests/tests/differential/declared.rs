@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use integration::differential::Case;
 
 use crate::{
-    clusters, flushing, headers, http1, http2, logs, paths, replies, routing, tcp, timeouts, tunnels,
+    clusters, flushing, headers, http1, http2, logs, paths, rbac, replies, routing, tcp, timeouts, tunnels,
     upstream_filters,
 };
 
@@ -54,6 +54,8 @@ fn sections() -> Result<Vec<(&'static str, Vec<Row>)>> {
         ("Ignored upgrades", tunnels::ignored_cases()),
         ("Filters behind the router", upstream_filters::cases()),
         ("TCP", tcp::cases()),
+        ("Access control", rbac::cases()),
+        ("Access control of connections", rbac::network_cases()),
         ("Access logs", logs::cases()),
         ("Upstream logs", logs::upstream_cases()),
     ];

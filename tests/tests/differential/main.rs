@@ -16,6 +16,7 @@ mod options;
 mod original_dst;
 mod paths;
 mod prefix;
+mod rbac;
 mod replies;
 mod routing;
 mod spelling;
@@ -126,6 +127,16 @@ async fn filters_behind_the_router() {
 #[tokio::test]
 async fn network_filters() {
     differential(tcp::setup(), tcp::cases()).await;
+}
+
+#[tokio::test]
+async fn access_control_of_requests() {
+    differential(rbac::setup(), rbac::cases()).await;
+}
+
+#[tokio::test]
+async fn access_control_of_connections() {
+    differential(rbac::network_setup(), rbac::network_cases()).await;
 }
 
 #[tokio::test]

@@ -19,8 +19,8 @@ use crate::stream_info::StreamInfo;
 use crate::upstream::Host;
 
 use values::{
-    address, put_host_name, put_host_name_without_port, render_address, render_metadata,
-    render_server_name, render_state,
+    address, put_host_name, put_host_name_without_port, render_address, render_metadata, render_server_name,
+    render_state,
 };
 
 /// What was appended.

@@ -13,8 +13,8 @@ use xds_api::envoy::r#type::v3::{DoubleRange, Int64Range};
 use super::*;
 use crate::config::{BuildCx, BuildEnv, ConfigError, Rejected};
 use crate::head::{RequestHead, Scheme};
-use crate::stream_info::{ConnectionInfo, StreamInfo};
 use crate::runtime::{Runtime, RuntimeLayer};
+use crate::stream_info::{ConnectionInfo, StreamInfo};
 
 /// Builds with a default environment, or says what is wrong.
 pub(super) fn build<T>(

@@ -1,0 +1,266 @@
+//! Role based access control: what may be done (permissions), by whom (principals), and what follows from it.
+//!
+//! An [`Engine`] is built from `rules` (policies, evaluated in the order of their names; the first that holds decides). It
+//! decides over [`Facts`] of a request or a connection and says so as an [`Outcome`]; the filters count that, leave it as
+//! metadata and act upon it. Deciding allocates nothing.
+//! Source: Envoy `api/envoy/config/rbac/v3/rbac.proto`, `docs/root/configuration/http/http_filters/rbac_filter.rst`;
+//! observed on 1.40.
+
+pub mod fields;
+mod rule;
+mod stats;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use prost_types::value::Kind;
+use prost_types::{Struct, Value};
+use proxy_core::config::{BuildCx, Rejected};
+use proxy_core::metadata::DynamicMetadata;
+use proxy_core::stream_error::Details;
+use xds_api::envoy::config::rbac::v3 as proto;
+use xds_api::envoy::config::rbac::v3::rbac::Action;
+use xds_api::xds::r#type::matcher::v3::Matcher;
+
+use rule::Rule;
+pub use rule::{Facts, Layer};
+pub use stats::Counters;
+
+/// Whether what an engine says is acted upon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// It is.
+    Enforced,
+    /// It is only counted and told.
+    Shadow,
+}
+
+impl Mode {
+    /// What the keys of its metadata begin with.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Enforced => "enforced",
+            Self::Shadow => "shadow",
+        }
+    }
+}
+
+/// What a configuration says: rules, and rules in the shadow.
+pub struct Rules {
+    /// What is acted upon.
+    pub enforced: Option<Engine>,
+    /// What is only told.
+    pub shadow: Option<Engine>,
+}
+
+/// The fields of a filter's message that [`Rules`] are built from.
+pub struct RulesProto<'p> {
+    /// `rules`
+    pub rules: Option<&'p proto::Rbac>,
+    /// `rules_stat_prefix`
+    pub prefix: &'p str,
+    /// `matcher`
+    pub matcher: Option<&'p Matcher>,
+    /// `shadow_rules`
+    pub shadow_rules: Option<&'p proto::Rbac>,
+    /// `shadow_rules_stat_prefix`
+    pub shadow_prefix: &'p str,
+    /// `shadow_matcher`
+    pub shadow_matcher: Option<&'p Matcher>,
+}
+
+impl Rules {
+    /// Builds both.
+    pub fn build(protos: &RulesProto<'_>, layer: Layer, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
+        cx.reject_if(protos.matcher.is_some(), "matcher", fields::MATCHERS)?;
+        cx.reject_if(protos.shadow_matcher.is_some(), "shadow_matcher", fields::MATCHERS)?;
+        let enforced = protos.rules.map(|rules| {
+            cx.at("rules", |cx| Engine::build(rules, (Mode::Enforced, protos.prefix), layer, cx))
+        });
+        let shadow = protos.shadow_rules.map(|rules| {
+            cx.at("shadow_rules", |cx| Engine::build(rules, (Mode::Shadow, protos.shadow_prefix), layer, cx))
+        });
+        Ok(Self { enforced: enforced.transpose()?, shadow: shadow.transpose()? })
+    }
+
+    /// What both say, the shadow first.
+    #[inline]
+    pub fn decide(&self, facts: &Facts<'_>) -> [Option<(&Engine, &Outcome)>; 2] {
+        [&self.shadow, &self.enforced]
+            .map(|engine| engine.as_ref().map(|engine| (engine, engine.decide(facts))))
+    }
+}
+
+/// Rules, ready to decide.
+pub struct Engine {
+    policies: Box<[Policy]>,
+    /// Where no policy holds.
+    otherwise: Outcome,
+    /// What the keys of its metadata begin with, as configured.
+    prefix: Box<str>,
+    mode: Mode,
+    logging: Option<Logging>,
+}
+
+struct Policy {
+    permissions: Rule,
+    principals: Rule,
+    outcome: Outcome,
+}
+
+/// What an engine decided.
+pub struct Outcome {
+    /// Name of the policy that decided; empty if none did.
+    policy: Box<str>,
+    /// Whether the request or the connection may go on.
+    pub is_allowed: bool,
+    is_logged: Option<bool>,
+    metadata: Arc<Struct>,
+}
+
+/// Metadata of the action LOG, which access logs may look for.
+struct Logging {
+    namespace: Arc<str>,
+    yes: Arc<Struct>,
+    no: Arc<Struct>,
+}
+
+impl Engine {
+    /// Builds the policies of `rules`. `prefix` is what the keys of the metadata that they leave begin with.
+    pub fn build(
+        rules: &proto::Rbac,
+        (mode, prefix): (Mode, &str),
+        layer: Layer,
+        cx: &mut BuildCx<'_>,
+    ) -> Result<Self, Rejected> {
+        let proto::Rbac { action, policies, audit_logging_options } = rules;
+        let audit = audit_logging_options.is_some();
+        cx.reject_if(audit, "audit_logging_options", fields::AUDIT)?;
+        let Ok(action) = Action::try_from(*action) else {
+            return Err(cx.at("action", |cx| cx.reject("value must be one of the defined enum values")));
+        };
+        let outcome = |policy: &str| {
+            let holds = !policy.is_empty();
+            let (is_allowed, is_logged) = match action {
+                Action::Allow => (holds, None),
+                Action::Deny => (!holds, None),
+                Action::Log => (true, (mode == Mode::Enforced).then_some(holds)),
+            };
+            let metadata = Arc::new(metadata_of(policy, is_allowed, mode, prefix));
+            Outcome { policy: policy.into(), is_allowed, is_logged, metadata }
+        };
+        Ok(Self {
+            policies: build_policies(policies, layer, outcome, cx)?,
+            otherwise: outcome(""),
+            prefix: prefix.into(),
+            mode,
+            logging: (action == Action::Log).then(Logging::new),
+        })
+    }
+
+    /// What the rules say.
+    #[inline]
+    pub fn decide(&self, facts: &Facts<'_>) -> &Outcome {
+        let decides = |policy: &&Policy| policy.permissions.holds(facts) && policy.principals.holds(facts);
+        self.policies.iter().find(decides).map_or(&self.otherwise, |policy| &policy.outcome)
+    }
+
+    /// Tells access logs whether this is to be logged, if the action is about that.
+    pub fn tell_logs(&self, outcome: &Outcome, metadata: &mut DynamicMetadata) {
+        if let (Some(is_logged), Some(logging)) = (outcome.is_logged, &self.logging) {
+            metadata.share(&logging.namespace, if is_logged { &logging.yes } else { &logging.no });
+        }
+    }
+
+    /// Leaves what was decided in `namespace`. An engine that is configured without a prefix uses `default_prefix`.
+    pub fn tell(
+        &self,
+        outcome: &Outcome,
+        default_prefix: &str,
+        namespace: &Arc<str>,
+        metadata: &mut DynamicMetadata,
+    ) {
+        if default_prefix.is_empty() || !self.prefix.is_empty() {
+            return metadata.share(namespace, &outcome.metadata);
+        }
+        metadata
+            .merge(namespace, metadata_of(&outcome.policy, outcome.is_allowed, self.mode, default_prefix));
+    }
+}
+
+fn build_policies(
+    protos: &HashMap<String, proto::Policy>,
+    layer: Layer,
+    outcome: impl Fn(&str) -> Outcome,
+    cx: &mut BuildCx<'_>,
+) -> Result<Box<[Policy]>, Rejected> {
+    let mut sorted: Vec<(&String, &proto::Policy)> = protos.iter().collect();
+    sorted.sort_unstable_by_key(|(name, _)| *name);
+    let mut built = Vec::with_capacity(sorted.len());
+    let mut rejected = false;
+    for (name, policy) in sorted {
+        match cx.at_key("policies", name, |cx| build_policy(policy, layer, cx)) {
+            Ok((permissions, principals)) => {
+                built.push(Policy { permissions, principals, outcome: outcome(name) });
+            }
+            Err(Rejected) => rejected = true,
+        }
+    }
+    if rejected { Err(Rejected) } else { Ok(built.into()) }
+}
+
+fn build_policy(
+    policy: &proto::Policy,
+    layer: Layer,
+    cx: &mut BuildCx<'_>,
+) -> Result<(Rule, Rule), Rejected> {
+    let proto::Policy { permissions, principals, condition, checked_condition, cel_config: _ } = policy;
+    cx.reject_if(condition.is_some(), "condition", fields::CONDITION)?;
+    cx.reject_if(checked_condition.is_some(), "checked_condition", fields::CONDITION)?;
+    let some = |is_empty, field, cx: &mut BuildCx<'_>| {
+        cx.reject_if(is_empty, field, "value must contain at least 1 item(s)")
+    };
+    some(permissions.is_empty(), "permissions", cx)?;
+    some(principals.is_empty(), "principals", cx)?;
+    let permissions = cx.each("permissions", permissions, |one, cx| Rule::permission(one, layer, cx));
+    let principals = cx.each("principals", principals, |one, cx| Rule::principal(one, layer, cx));
+    Ok((Rule::any_of(permissions?), Rule::any_of(principals?)))
+}
+
+impl Outcome {
+    /// The policy that decided, if one did.
+    pub fn policy(&self) -> Option<&str> {
+        (!self.policy.is_empty()).then_some(&self.policy)
+    }
+
+    /// What access logs are told of a refusal.
+    pub fn details(&self) -> Details {
+        let name = self.policy().unwrap_or("none");
+        format!("rbac_access_denied_matched_policy[{}]", name.replace(is_space, "_")).into()
+    }
+}
+
+/// Spaces of C's `isspace`.
+fn is_space(letter: char) -> bool {
+    matches!(letter, ' ' | '\t' | '\n' | '\r' | '\x0b' | '\x0c')
+}
+
+fn metadata_of(policy: &str, is_allowed: bool, mode: Mode, prefix: &str) -> Struct {
+    let text = |text: &str| Value { kind: Some(Kind::StringValue(text.to_owned())) };
+    let key = |what: &str| format!("{prefix}{}_{what}", mode.word());
+    let result = (key("engine_result"), text(if is_allowed { "allowed" } else { "denied" }));
+    let policy = (!policy.is_empty()).then(|| (key("effective_policy_id"), text(policy)));
+    Struct { fields: policy.into_iter().chain([result]).collect() }
+}
+
+impl Logging {
+    fn new() -> Self {
+        let hint = |is_logged| {
+            let value = Value { kind: Some(Kind::BoolValue(is_logged)) };
+            Arc::new(Struct { fields: [("access_log_hint".to_owned(), value)].into() })
+        };
+        Self { namespace: "envoy.common".into(), yes: hint(true), no: hint(false) }
+    }
+}
