@@ -297,8 +297,8 @@ impl Stream<'_> {
         fresh: bool,
     ) -> Result<Upstream, Unavailable> {
         self.info.upstream.attempts += 1;
-        let random = &mut self.cx.shared.random.borrow_mut();
-        let picked = cluster.pick_for_request(&self.info, &self.request, random);
+        let picked =
+            cluster.pick_for_request(&self.info, &self.request, &mut self.cx.shared.random.borrow_mut());
         let host = picked.map_err(|none| Unavailable::End(self.no_host(none)))?;
         self.info.upstream.host = Some(host.clone());
         self.info.upstream.sought = true;
