@@ -358,7 +358,7 @@ impl ManagementServer {
 
 /// Connects clients to the server, whatever cluster they name.
 impl Dial for ManagementServer {
-    fn dial(&self, _cluster: &str) -> BoxFuture<'static, io::Result<Box<dyn Io>>> {
+    fn dial(&self, _cluster: &str, _version: http::Version) -> BoxFuture<'static, io::Result<Box<dyn Io>>> {
         let address = self.address;
         Box::pin(async move {
             let stream = TcpStream::connect(address).await?;

@@ -7,9 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
+use http::Version;
+use proxy_core::upstream::Host;
 use proxy_engine::net::connection::Socket;
 use proxy_engine::net::socket::connect;
 use proxy_engine::state::Snapshot;
+use proxy_engine::tls::client::Offer;
+use proxy_engine::upstream::cluster::Cluster;
+use tokio::io::{AsyncRead, AsyncWrite};
 use xds::client::grpc::{Dial, Io, Keepalive};
 
 /// The clusters in force, by name.
@@ -18,6 +23,17 @@ pub(super) struct Directory {
     snapshot: ArcSwap<Snapshot>,
     /// Attempts so far: each goes to the next host.
     attempts: AtomicUsize,
+}
+
+/// The socket, or the TLS session on it if the cluster has one.
+async fn secured<S>(socket: S, cluster: &Cluster, host: &Host, offer: Offer) -> io::Result<Box<dyn Io>>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    match &cluster.tls {
+        Some(tls) => Ok(Box::new(tls.over(socket, host, offer).await.map_err(io::Error::other)?)),
+        None => Ok(Box::new(socket)),
+    }
 }
 
 type Dialling = Pin<Box<dyn Future<Output = io::Result<Box<dyn Io>>> + Send>>;
@@ -29,7 +45,7 @@ impl Directory {
 }
 
 impl Dial for Directory {
-    fn dial(&self, cluster: &str) -> Dialling {
+    fn dial(&self, cluster: &str, version: Version) -> Dialling {
         let found = self.snapshot.load().cluster(cluster).cloned();
         let attempt = self.attempts.fetch_add(1, Ordering::Relaxed);
         Box::pin(async move {
@@ -47,12 +63,15 @@ impl Dial for Directory {
             let Some(address) = host.addresses().first().cloned() else {
                 return Err(io::ErrorKind::AddrNotAvailable.into());
             };
-            let connecting = connect(&address, cluster.connect_options(&address));
+            let offer = if version == Version::HTTP_2 { Offer::Http2 } else { Offer::Http1 };
+            let connecting = async {
+                match connect(&address, cluster.connect_options(&address)).await? {
+                    Socket::Tcp(tcp) => secured(tcp, &cluster, &host, offer).await,
+                    Socket::Unix(unix) => secured(unix, &cluster, &host, offer).await,
+                }
+            };
             match tokio::time::timeout(cluster.connect_timeout, connecting).await {
-                Ok(connected) => Ok(match connected? {
-                    Socket::Tcp(tcp) => Box::new(tcp) as Box<dyn Io>,
-                    Socket::Unix(unix) => Box::new(unix),
-                }),
+                Ok(connected) => connected,
                 Err(_) => Err(io::ErrorKind::TimedOut.into()),
             }
         })

@@ -5,6 +5,7 @@ mod faults;
 mod listeners;
 mod protocol;
 mod rig;
+mod secured;
 mod sources;
 mod statistics;
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures_core::future::BoxFuture;
 use futures_util::{StreamExt, TryStreamExt};
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, HeaderValue, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri, Version};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -36,9 +36,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + ?Sized> Io for T {}
 
 /// Opens transports to clusters.
 pub trait Dial: Send + Sync {
-    /// A transport, TLS included, over which HTTP/2 can start. `cluster` is the name from the configuration. The
+    /// A transport, TLS included, over which HTTP of that version can start. `cluster` is the name from the configuration. The
     /// implementation bounds the time this takes.
-    fn dial(&self, cluster: &str) -> BoxFuture<'static, io::Result<Box<dyn Io>>>;
+    fn dial(&self, cluster: &str, version: Version) -> BoxFuture<'static, io::Result<Box<dyn Io>>>;
 
     /// The pings that the cluster wants on its connections, if any.
     fn keepalive(&self, _cluster: &str) -> Option<Keepalive> {
@@ -156,7 +156,7 @@ struct Grpc {
 
 impl Transport for Grpc {
     fn open(&mut self) -> BoxFuture<'static, Result<Link, String>> {
-        let dial = self.dial.dial(&self.cluster);
+        let dial = self.dial.dial(&self.cluster, Version::HTTP_2);
         let call = Call {
             path: self.path.clone(),
             origin: self.origin.clone(),
@@ -302,7 +302,7 @@ mod tests {
     fn what_cannot_work_is_told() {
         struct Nowhere;
         impl Dial for Nowhere {
-            fn dial(&self, _: &str) -> BoxFuture<'static, io::Result<Box<dyn Io>>> {
+            fn dial(&self, _: &str, _: Version) -> BoxFuture<'static, io::Result<Box<dyn Io>>> {
                 Box::pin(std::future::ready(Err(io::ErrorKind::NotFound.into())))
             }
         }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_core::future::BoxFuture;
-use http::{StatusCode, header};
+use http::{StatusCode, Version, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -170,7 +170,7 @@ impl Poller {
         let Rest { config, path, dial, json } = &self.rest;
         let Some(request) = &self.request else { return Ok(None) };
         let body = json.encode(request)?;
-        let io = dial.dial(&config.cluster).await.map_err(|error| error.to_string())?;
+        let io = dial.dial(&config.cluster, Version::HTTP_11).await.map_err(|error| error.to_string())?;
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(io)).await.map_err(|error| error.to_string())?;
         let request = http::Request::post(*path)

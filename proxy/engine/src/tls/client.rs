@@ -14,6 +14,9 @@ use proxy_core::upstream::Host;
 use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use xds_api::envoy::extensions::transport_sockets::tls::v3 as proto;
 use xds_api::envoy::extensions::transport_sockets::tls::v3::tls_parameters::TlsProtocol;
 
@@ -178,17 +181,34 @@ impl ClientTls {
             }
             Err(error) => Err(error),
         };
-        let secure = shaken.map_err(|error| {
-            session::count_failure(&error, self.stats.here());
-            let reason = session::failure(&error);
-            // A host that hangs up says nothing; the reason is that of the system, if there is one.
-            if reason.is_empty() { "connection closed during the TLS handshake".to_owned() } else { reason }
-        })?;
+        let secure = shaken.map_err(|error| self.failed(&error))?;
         let mut info = secure.with(|session| session::describe(session, self.stats.here()));
         info.server_name = asked;
         info.local = self.identity.as_ref().map(|identity| identity.certificate.clone());
         connection.secure(secure);
         Ok(info)
+    }
+
+    /// Does the handshake with `host` on a socket of the control plane, which is no [`Connection`] of a worker. Has no deadline of
+    /// its own.
+    ///
+    /// On failure the text says why.
+    pub async fn over<S>(&self, socket: S, host: &Host, offer: Offer) -> Result<TlsStream<S>, String>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let connector = TlsConnector::from(self.configs.of(offer).clone());
+        let stream = connector.connect(self.name(host), socket).await.map_err(|error| self.failed(&error))?;
+        session::describe(stream.get_ref().1, self.stats.here());
+        Ok(stream)
+    }
+
+    /// Counts a handshake that failed, and says why.
+    fn failed(&self, error: &io::Error) -> String {
+        session::count_failure(error, self.stats.here());
+        let reason = session::failure(error);
+        // A host that hangs up says nothing; the reason is that of the system, if there is one.
+        if reason.is_empty() { "connection closed during the TLS handshake".to_owned() } else { reason }
     }
 
     /// Whom a session is with. Where no name is asked for it is the address, which is not sent.

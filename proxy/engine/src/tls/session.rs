@@ -9,7 +9,7 @@ use rustls::{AlertDescription, CipherSuite, HandshakeKind, NamedGroup, ProtocolV
 use super::verify::Refusal;
 
 /// Counts the session and describes it; the caller adds what only one side knows.
-pub(super) fn describe(session: &rustls::Connection, stats: &SslStats) -> TlsInfo {
+pub(super) fn describe(session: &rustls::CommonState, stats: &SslStats) -> TlsInfo {
     stats.handshake.inc();
     if session.handshake_kind() == Some(HandshakeKind::Resumed) {
         stats.session_reused.inc();

@@ -46,7 +46,7 @@ impl Observer for Server {
 struct Pipe(Arc<Server>);
 
 impl Dial for Pipe {
-    fn dial(&self, _: &str) -> BoxFuture<'static, io::Result<Box<dyn Io>>> {
+    fn dial(&self, _: &str, _: http::Version) -> BoxFuture<'static, io::Result<Box<dyn Io>>> {
         let server = self.0.clone();
         let (near, far) = duplex(1 << 16);
         let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
