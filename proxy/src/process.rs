@@ -155,7 +155,9 @@ impl AdminState for Admin {
         let of_hosts = store.active_clusters().filter_map(|(cluster, _)| cluster.tls.as_deref());
         let of_clients = store.active_listeners().flat_map(|(_, _, listener)| &listener.chains);
         let of_clients = of_clients.filter_map(|chain| chain.tls.as_deref());
+        let of_hosts = of_hosts.filter_map(|tls| tls.context());
         let of_hosts = of_hosts.map(|tls| certificate_entry(tls.verifier(), tls.identity.as_slice()));
+        let of_clients = of_clients.filter_map(|tls| tls.context());
         of_hosts.chain(of_clients.map(|tls| certificate_entry(tls.verifier(), &tls.identities))).collect()
     }
 
@@ -210,7 +212,7 @@ impl AdminState for Admin {
 /// What one TLS context trusts and shows; of several authorities the first is told, as by Envoy.
 fn certificate_entry(verifier: Option<&Verifier>, identities: &[Identity]) -> CertificateEntry {
     let trusted =
-        verifier.and_then(|verifier| Some((verifier.path.as_deref()?, verifier.authorities().next()?)));
+        verifier.and_then(|verifier| Some((verifier.path()?, verifier.authorities().next()?)));
     CertificateEntry {
         ca: trusted.iter().map(|(path, authority)| certificate_details(path, authority)).collect(),
         chain: identities.iter().map(|one| certificate_details(&one.path, &one.certificate)).collect(),

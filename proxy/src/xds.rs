@@ -12,6 +12,7 @@ mod streams;
 
 use std::cell::{Ref, RefCell};
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -30,6 +31,7 @@ use proxy_engine::worker::Workers;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use xds::client::Command;
+use xds::client::filesystem::Watch;
 use xds::{Event, TypeUrl, Update, Verdict};
 use xds_api::envoy::config::bootstrap::v3::Bootstrap;
 
@@ -40,6 +42,8 @@ use self::sockets::ListenSockets;
 pub use self::state::SharedState;
 use self::streams::{StreamKey, Streams};
 
+/// How long after a directory could not be watched that is tried again.
+const WATCH_AGAIN: Duration = Duration::from_secs(1);
 /// Events of streams that wait to be taken.
 const EVENT_QUEUE: usize = 16;
 
@@ -63,6 +67,8 @@ struct Core {
     /// Listeners that `/drain_listeners` stopped.
     stopped: HashSet<ListenerTag>,
     inputs: mpsc::UnboundedSender<Input>,
+    /// The watches of files that secrets name.
+    watches: HashMap<u64, AbortHandle>,
     /// The timers of endpoints that may become stale.
     expiries: HashMap<u64, AbortHandle>,
     drain_time: Duration,
@@ -76,6 +82,7 @@ enum Input {
     Dns { id: u64, hosts_changed: bool, warmed: bool },
     Drained(u64),
     EndpointsStale(u64),
+    FilesChanged(u64),
 }
 
 /// The receiving ends of [`Configuration`], for [`run`].
@@ -108,6 +115,7 @@ impl Configuration {
             discoveries: HashMap::new(),
             stopped: HashSet::new(),
             inputs: input_sender,
+            watches: HashMap::new(),
             expiries: HashMap::new(),
             drain_time,
             clusters_held: false,
@@ -199,6 +207,7 @@ impl Core {
                 self.expiries.remove(&id);
                 self.store.endpoints_stale(id)
             }
+            Input::FilesChanged(id) => self.store.files_changed(id),
         };
         self.execute(effects, None);
     }
@@ -209,7 +218,7 @@ impl Core {
             Event::Connected => tracing::debug!("configuration stream open"),
             Event::Disconnected { reason } => {
                 tracing::warn!(reason, "configuration stream closed");
-                for kind in [Kind::Endpoints, Kind::Routes] {
+                for kind in [Kind::Endpoints, Kind::Routes, Kind::Secret] {
                     if key.carries(kind) {
                         self.store.failed(key.source, kind, Failure::Disconnected);
                     }
@@ -375,6 +384,15 @@ impl Core {
                     replaced.abort();
                 }
             }
+            Effect::WatchFiles { id, directories } => {
+                let task = self.watch(id, directories);
+                self.watches.insert(id, task);
+            }
+            Effect::StopWatching(id) => {
+                if let Some(task) = self.watches.remove(&id) {
+                    task.abort();
+                }
+            }
             Effect::Ready => tracing::info!("all dependencies initialized, listeners accept"),
         }
     }
@@ -385,6 +403,28 @@ impl Core {
             tokio::time::sleep(after).await;
             // Nobody takes it when the process ends.
             let _ = inputs.send(input);
+        })
+        .abort_handle()
+    }
+
+    /// Tells of every move into these directories, and of what may have happened before they were watched.
+    fn watch(&self, id: u64, directories: Vec<PathBuf>) -> AbortHandle {
+        let inputs = self.inputs.clone();
+        tokio::task::spawn_local(async move {
+            loop {
+                let mut watched = Watch::directories(&directories);
+                while let Ok(watch) = &watched {
+                    // Nobody takes it when the process ends.
+                    let _ = inputs.send(Input::FilesChanged(id));
+                    if let Err(error) = watch.moved().await {
+                        watched = Err(error);
+                    }
+                }
+                if let Err(error) = watched {
+                    tracing::warn!(%error, ?directories, "the files of a secret cannot be watched");
+                }
+                tokio::time::sleep(WATCH_AGAIN).await;
+            }
         })
         .abort_handle()
     }

@@ -17,6 +17,7 @@ mod endpoints;
 mod interest;
 mod listeners;
 mod routes;
+mod secrets;
 #[cfg(any(test, feature = "testing"))]
 pub mod simulation;
 pub mod snapshot;
@@ -26,6 +27,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,6 +52,8 @@ pub enum Kind {
     Listener,
     /// `envoy.config.route.v3.RouteConfiguration`
     Routes,
+    /// `envoy.extensions.transport_sockets.tls.v3.Secret`
+    Secret,
 }
 
 impl Kind {
@@ -60,12 +64,13 @@ impl Kind {
             Self::Endpoints => "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
             Self::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
             Self::Routes => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+            Self::Secret => "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
         }
     }
 
     /// The kind with this type URL.
     pub fn of(type_url: &str) -> Option<Self> {
-        [Self::Cluster, Self::Endpoints, Self::Listener, Self::Routes]
+        [Self::Cluster, Self::Endpoints, Self::Listener, Self::Routes, Self::Secret]
             .into_iter()
             .find(|kind| kind.type_url() == type_url)
     }
@@ -187,6 +192,16 @@ pub enum Effect {
         /// To be given back.
         id: u64,
     },
+    /// Tell [`Store::files_changed`] when something is moved into one of these directories, and once when that is noticed
+    /// from now on.
+    WatchFiles {
+        /// To be given back.
+        id: u64,
+        /// The directories.
+        directories: Vec<PathBuf>,
+    },
+    /// Watch no longer.
+    StopWatching(u64),
     /// Everything is initialised.
     Ready,
 }

@@ -87,7 +87,7 @@ pub const FIELDS: &[MessageFields] = &[
     ("envoy.extensions.regex_engines.v3.GoogleRE2", &[]),
     (
         "envoy.config.bootstrap.v3.Bootstrap.StaticResources",
-        &[("listeners", Used), ("clusters", Used), ("secrets", Rejected("secrets are not available yet"))],
+        &[("listeners", Used), ("clusters", Used), ("secrets", Used)],
     ),
     (
         "envoy.config.bootstrap.v3.Bootstrap.DynamicResources",

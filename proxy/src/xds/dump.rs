@@ -35,6 +35,10 @@ pub(super) fn fill(dump: &mut ConfigDump, store: &Store, endpoints: Endpoints) {
     }
     dump.static_routes.extend(held.inline_routes.iter().filter_map(named));
     dump.dynamic_routes.extend(held.routes.iter().filter_map(named));
+    let fixed = held.static_secrets.iter().filter_map(named);
+    dump.static_secrets.extend(fixed.map(|fixed| Resource { last_updated: None, ..fixed }));
+    dump.active_secrets.extend(held.active_secrets.iter().filter_map(named));
+    dump.warming_secrets.extend(held.warming_secrets.iter().filter_map(named));
     if endpoints == Endpoints::Include {
         for (cluster, delivered) in store.active_clusters() {
             let name = match &cluster.discovery {

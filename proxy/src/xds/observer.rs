@@ -17,6 +17,8 @@ pub(super) struct StreamStats(Arc<Groups>);
 
 struct Groups {
     registry: Arc<Registry>,
+    /// Whose stream it is: `sds.<name>.` for that of a secret, else nothing. A file that a secret comes from has none.
+    prefix: Option<String>,
     control_plane: OnceLock<Shared<ControlPlaneStats>>,
     clusters: OnceLock<Shared<XdsStats>>,
     listeners: OnceLock<Shared<XdsStats>>,
@@ -24,8 +26,18 @@ struct Groups {
 
 impl StreamStats {
     pub(super) fn new(registry: &Arc<Registry>) -> Self {
+        Self::within(registry, Some(String::new()))
+    }
+
+    /// Of a stream that carries one secret, or of a file.
+    pub(super) fn of_secret(&self, name: &str, is_file: bool) -> Self {
+        Self::within(&self.0.registry, (!is_file).then(|| format!("sds.{name}.")))
+    }
+
+    fn within(registry: &Arc<Registry>, prefix: Option<String>) -> Self {
         Self(Arc::new(Groups {
             registry: registry.clone(),
+            prefix,
             control_plane: OnceLock::new(),
             clusters: OnceLock::new(),
             listeners: OnceLock::new(),
@@ -50,26 +62,36 @@ impl StreamStats {
         Some(group.get_or_init(|| self.0.registry.scope(name).shared()))
     }
 
-    fn control_plane(&self) -> &ControlPlaneStats {
-        self.0.control_plane.get_or_init(|| self.0.registry.scope("control_plane").shared())
+    fn control_plane(&self) -> Option<&ControlPlaneStats> {
+        let prefix = self.0.prefix.as_deref()?;
+        let group = || self.0.registry.scope(&format!("{prefix}control_plane")).shared();
+        Some(self.0.control_plane.get_or_init(group))
     }
 }
 
 impl Observer for StreamStats {
     fn connected_state(&self, connected: bool) {
-        self.control_plane().connected_state.set(u64::from(connected));
+        if let Some(stats) = self.control_plane() {
+            stats.connected_state.set(u64::from(connected));
+        }
     }
 
     fn pending_requests(&self, count: usize) {
-        self.control_plane().pending_requests.set(count as u64);
+        if let Some(stats) = self.control_plane() {
+            stats.pending_requests.set(count as u64);
+        }
     }
 
     fn rate_limit_enforced(&self) {
-        self.control_plane().rate_limit_enforced.inc();
+        if let Some(stats) = self.control_plane() {
+            stats.rate_limit_enforced.inc();
+        }
     }
 
     fn identifier(&self, identifier: &str) {
-        self.control_plane().identifier.set(identifier);
+        if let Some(stats) = self.control_plane() {
+            stats.identifier.set(identifier);
+        }
     }
 
     fn update_attempt(&self, type_url: &TypeUrl) {

@@ -94,16 +94,20 @@ impl Streams {
             return Some(key);
         }
         let type_url = TypeUrl::new(kind.type_url());
+        let stats = match store.only_resource(source) {
+            Some(name) => self.stats.of_secret(name, matches!(config, Source::File { .. })),
+            None => self.stats.clone(),
+        };
         let (client, mut events, driver) = match config {
-            Source::Ads => self.grpc(self.ads.as_ref()?, Service::Aggregated)?,
-            Source::Api(api) if api.api_type == ApiType::Rest as i32 => self.rest(api, &type_url)?,
-            Source::Api(api) => self.grpc(api, Service::Single(type_url))?,
+            Source::Ads => self.grpc(self.ads.as_ref()?, Service::Aggregated, stats)?,
+            Source::Api(api) if api.api_type == ApiType::Rest as i32 => self.rest(api, &type_url, stats)?,
+            Source::Api(api) => self.grpc(api, Service::Single(type_url), stats)?,
             Source::File { path, watched_directory } => {
                 let config = FileConfig {
                     watched_directory: watched_directory.clone(),
                     ..FileConfig::new(path, &type_url)
                 };
-                filesystem::client(config, Arc::new(parse), Arc::new(self.stats.clone()))
+                filesystem::client(config, Arc::new(parse), Arc::new(stats))
             }
         };
         tokio::task::spawn_local(driver.run());
@@ -144,17 +148,26 @@ impl Streams {
         }
     }
 
-    fn rest(&self, api: &ApiConfigSource, type_url: &TypeUrl) -> Option<(Client, Events, Driver)> {
+    fn rest(
+        &self,
+        api: &ApiConfigSource,
+        type_url: &TypeUrl,
+        stats: StreamStats,
+    ) -> Option<(Client, Events, Driver)> {
         let cluster = api.cluster_names.first()?;
         let mut config = RestConfig::new(cluster, type_url, api.refresh_delay.as_ref().and_then(duration)?);
         if let Some(timeout) = api.request_timeout.as_ref().and_then(duration) {
             config.request_timeout = timeout;
         }
-        let (directory, stats) = (self.directory.clone(), Arc::new(self.stats.clone()));
-        rest::client(self.node.clone(), config, directory, Arc::new(ProtoJson), stats)
+        rest::client(self.node.clone(), config, self.directory.clone(), Arc::new(ProtoJson), Arc::new(stats))
     }
 
-    fn grpc(&self, api: &ApiConfigSource, service: Service) -> Option<(Client, Events, Driver)> {
+    fn grpc(
+        &self,
+        api: &ApiConfigSource,
+        service: Service,
+        stats: StreamStats,
+    ) -> Option<(Client, Events, Driver)> {
         let variant = match ApiType::try_from(api.api_type) {
             Ok(ApiType::DeltaGrpc | ApiType::AggregatedDeltaGrpc) => Variant::Delta,
             _ => Variant::StateOfTheWorld,
@@ -180,7 +193,7 @@ impl Streams {
         if let Some(most) = target.max_receive_message_length {
             config.max_receive_message_bytes = most as usize;
         }
-        grpc::client(settings, config, self.directory.clone(), Arc::new(self.stats.clone()))
+        grpc::client(settings, config, self.directory.clone(), Arc::new(stats))
             .inspect_err(|error| tracing::error!(%error, cluster = target.cluster_name, "no stream"))
             .ok()
     }

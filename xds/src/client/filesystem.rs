@@ -103,8 +103,8 @@ impl Transport for Files {
     }
 }
 
-/// Moves into a directory.
-struct Watch {
+/// Moves into directories.
+pub struct Watch {
     inotify: AsyncFd<OwnedFd>,
     /// The only name that counts; `None` if all do.
     name: Option<OsString>,
@@ -112,15 +112,32 @@ struct Watch {
 
 impl Watch {
     fn new(config: &FileConfig) -> std::io::Result<Self> {
-        let (directory, name) = match &config.watched_directory {
-            Some(directory) => (directory.as_path(), None),
+        match &config.watched_directory {
+            Some(directory) => Self::of([directory], None),
             None => {
                 let parent = config.path.parent().filter(|parent| !parent.as_os_str().is_empty());
-                (parent.unwrap_or(Path::new(".")), config.path.file_name().map(OsStr::to_owned))
+                let name = config.path.file_name().map(OsStr::to_owned);
+                Self::of([parent.unwrap_or(Path::new("."))], name)
             }
-        };
+        }
+    }
+
+    /// Of any move into one of these directories. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// One of them cannot be watched.
+    pub fn directories(directories: &[PathBuf]) -> std::io::Result<Self> {
+        Self::of(directories, None)
+    }
+
+    fn of(
+        directories: impl IntoIterator<Item = impl AsRef<Path>>,
+        name: Option<OsString>,
+    ) -> std::io::Result<Self> {
         let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
-        inotify::add_watch(&inotify, directory, WatchFlags::MOVED_TO | WatchFlags::ONLYDIR)?;
+        for directory in directories {
+            inotify::add_watch(&inotify, directory.as_ref(), WatchFlags::MOVED_TO | WatchFlags::ONLYDIR)?;
+        }
         #[expect(
             deprecated,
             reason = "unsound only for types whose descriptor changes; an OwnedFd keeps its own"
@@ -130,7 +147,10 @@ impl Watch {
     }
 
     /// Waits for a move that counts. Cancel-safe: events are read and judged without waiting.
-    async fn moved(&self) -> std::io::Result<()> {
+    ///
+    /// # Errors
+    /// A directory is gone.
+    pub async fn moved(&self) -> std::io::Result<()> {
         loop {
             let mut guard = self.inotify.readable().await?;
             let outcome = guard.try_io(|inotify| self.read_events(inotify.get_ref()));

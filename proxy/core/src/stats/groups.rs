@@ -21,7 +21,7 @@ pub use server::{
     HighMemoryStreamStats, OverloadStats, RdsStats, ResourceMonitorStats, RuntimeStats, ServerStats,
     ThreadLocalClusterManagerStats, WatchdogStats, XdsStats,
 };
-pub use tls::{SslFactoryStats, SslStats};
+pub use tls::{SdsStats, SslFactoryStats, SslStats};
 
 #[cfg(test)]
 mod tests;

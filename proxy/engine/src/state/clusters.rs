@@ -11,8 +11,10 @@ use xds_api::envoy::config::cluster::v3 as proto;
 use super::decode::{Decoded, Fresh, decode_all, join, to_any};
 use super::dump::{ErrorState, Resource};
 use super::endpoints::millis;
+use super::secrets::SecretUse;
 use super::store::Store;
 use super::{Delivered, Effect, Kind, Response, Subscription};
+use crate::tls::Supplied;
 use crate::upstream::cluster::Cluster;
 use crate::upstream::discovery::Discovery;
 
@@ -24,6 +26,8 @@ pub(super) struct Version {
     pub(super) cluster: Arc<Cluster>,
     /// Where its endpoints come from, if they are delivered.
     pub(super) eds: Option<(Subscription, Box<str>)>,
+    /// The secrets of its TLS context.
+    secrets: Vec<SecretUse>,
     warm: bool,
 }
 
@@ -83,6 +87,18 @@ impl Clusters {
 
     pub(super) fn any_warming(&self) -> bool {
         self.entries.values().any(|entry| entry.warming.is_some())
+    }
+
+    pub(super) fn secret_uses(&self) -> impl Iterator<Item = &SecretUse> {
+        self.entries.values().flat_map(Entry::versions).flat_map(|version| &version.secrets)
+    }
+
+    /// The TLS contexts that need secrets, in all forms.
+    pub(super) fn contexts(&self) -> impl Iterator<Item = (&dyn Supplied, &[SecretUse])> {
+        let versions = self.entries.values().flat_map(Entry::versions);
+        versions.filter_map(|version| {
+            Some((version.cluster.tls.as_deref()? as &dyn Supplied, version.secrets.as_slice()))
+        })
     }
 
     /// Whether a static cluster warms that needs nobody's endpoints.
@@ -220,7 +236,12 @@ impl Store {
                 Some((subscription, eds.service_name.clone()))
             }
         };
-        Ok(Version { id: self.next_id(), resource: self.resource(delivered), cluster, eds, warm: false })
+        let secrets = match &cluster.tls {
+            Some(tls) => self.supply(&**tls)?,
+            None => Vec::new(),
+        };
+        let (id, resource) = (self.next_id(), self.resource(delivered));
+        Ok(Version { id, resource, cluster, eds, secrets, warm: false })
     }
 
     /// Starts to warm the newest form of `name`, which may be warm at once.
@@ -253,14 +274,17 @@ impl Store {
                 }
             }
         }
-        version.cluster.stats.state.warming_state.set(u64::from(!version.warm));
+        let is_warm = version.warm && self.secrets.are_settled(&version.secrets);
+        version.cluster.stats.state.warming_state.set(u64::from(!is_warm));
     }
 
     /// Puts every form that is warm in force.
     pub(super) fn activate_clusters(&mut self) {
         let mut replaced = Vec::new();
         for entry in self.clusters.entries.values_mut() {
-            if let Some(version) = entry.warming.take_if(|version| version.warm) {
+            let is_warm =
+                |version: &mut Version| version.warm && self.secrets.are_settled(&version.secrets);
+            if let Some(version) = entry.warming.take_if(is_warm) {
                 version.cluster.stats.state.warming_state.set(0);
                 self.effects.publish = true;
                 self.graph_changed = true;

@@ -1,6 +1,6 @@
-//! What subscriptions count: `cluster.<name>.update_*` and `http.<stat_prefix>.rds.<name>.*`.
+//! What subscriptions count: `cluster.<name>.update_*`, `http.<stat_prefix>.rds.<name>.*` and `sds.<name>.*`.
 //!
-//! Envoy keeps one subscription for each cluster and each route configuration, and tells all of a type when a response of
+//! Envoy keeps one subscription for each cluster, each route configuration and each secret, and tells all of a type when a response of
 //! it is rejected or the stream closes: so each of them counts that, be it concerned or not.
 //! Source: `docs/root/configuration/overview/xds_api.rst` ("Statistics"), and what Envoy 1.40 shows.
 
@@ -20,7 +20,7 @@ use crate::upstream::cluster::Cluster;
 /// Who took something of the response that is being applied.
 pub(super) enum Taker {
     Endpoints(Shared<EdsStats>),
-    Routes(Shared<XdsStats>),
+    Xds(Shared<XdsStats>),
 }
 
 impl Store {
@@ -42,7 +42,7 @@ impl Store {
         for taker in self.takers.drain(..) {
             match taker {
                 Taker::Endpoints(eds) => eds.update_duration.record(time),
-                Taker::Routes(xds) => xds.update_duration.record(time),
+                Taker::Xds(xds) => xds.update_duration.record(time),
             }
         }
     }
@@ -70,6 +70,7 @@ impl Store {
                 }
             }
             Kind::Routes => self.routes.count_failure(source, failure, counts),
+            Kind::Secret => self.secrets.count_failure(source, failure, counts),
             // The streams count for those that are subscribed to as a whole.
             Kind::Cluster | Kind::Listener => {}
         }

@@ -47,7 +47,7 @@ pub struct Forms {
     pub error: Option<ErrorState>,
 }
 
-/// A route configuration or an assignment.
+/// A route configuration or a secret.
 #[derive(Clone, Debug)]
 pub struct Named {
     /// Its name.
@@ -73,6 +73,12 @@ pub struct Dump {
     pub inline_routes: Vec<Named>,
     /// Route configurations of RDS by name.
     pub routes: Vec<Named>,
+    /// Secrets of the bootstrap by name.
+    pub static_secrets: Vec<Named>,
+    /// Secrets that were delivered by name, the files that they name in them.
+    pub active_secrets: Vec<Named>,
+    /// Secrets that are waited for by name.
+    pub warming_secrets: Vec<Named>,
 }
 
 impl Store {
@@ -92,7 +98,11 @@ impl Store {
             resource: config.current.as_ref().map(|(resource, _)| resource.clone()),
             error: config.error.clone(),
         });
+        let (static_secrets, active_secrets, warming_secrets) = self.secrets.dump();
         Dump {
+            static_secrets,
+            active_secrets,
+            warming_secrets,
             clusters_version: clusters_version.to_owned(),
             clusters: clusters.collect(),
             listeners_version: listeners_version.to_owned(),

@@ -16,11 +16,13 @@ use xds_api::envoy::extensions::filters::network::http_connection_manager::v3::h
 use super::decode::{Decoded, Fresh, decode_all, join, to_any};
 use super::dump::{ErrorState, Forms, Named, Resource};
 use super::routes::{RouteConfigs, RouteUse, unknown_cluster};
+use super::secrets::{SecretUse, Secrets};
 use super::store::Store;
 use super::{Delivered, Effect, Kind, Response, Sockets};
 use crate::http::config::RouteSource;
 use crate::listener::accept::ListenerTag;
 use crate::listener::config::{FilterChain, Listener, Terminal};
+use crate::tls::Supplied;
 
 /// One form of a listener.
 struct Version {
@@ -30,6 +32,8 @@ struct Version {
     proto: Box<proto::Listener>,
     listener: Arc<Listener>,
     routes: Vec<RouteUse>,
+    /// The secrets of each chain's TLS context.
+    secrets: Vec<Vec<SecretUse>>,
 }
 
 /// All forms of a listener.
@@ -89,6 +93,17 @@ impl Listeners {
         let draining = self.draining.iter().map(|draining| &draining.version);
         let versions = self.entries.values().flat_map(Entry::versions).chain(draining);
         versions.flat_map(|version| &version.routes)
+    }
+
+    pub(super) fn secret_uses(&self) -> impl Iterator<Item = &SecretUse> {
+        self.entries.values().flat_map(Entry::versions).flat_map(|version| version.secrets.iter().flatten())
+    }
+
+    /// The TLS contexts that need secrets, in all forms that may still accept.
+    pub(super) fn contexts(&self) -> impl Iterator<Item = (&dyn Supplied, &[SecretUse])> {
+        let versions = self.entries.values().flat_map(Entry::versions);
+        let chains = versions.flat_map(|version| version.listener.chains.iter().zip(&version.secrets));
+        chains.filter_map(|(chain, uses)| Some((chain.tls.as_deref()? as &dyn Supplied, uses.as_slice())))
     }
 
     pub(super) fn active(&self) -> impl Iterator<Item = (&str, ListenerTag, &Arc<Listener>)> {
@@ -330,7 +345,15 @@ impl Store {
         let mut cx = BuildCx::new(&env);
         let Ok(listener) = Listener::build(proto, &mut cx) else { return Err(cx.into_errors()) };
         let Ok(routes) = self.listener_routes(&listener, &mut cx) else { return Err(cx.into_errors()) };
+        let mut secrets = Vec::new();
+        for chain in &listener.chains {
+            secrets.push(match &chain.tls {
+                Some(tls) => self.supply(&**tls)?,
+                None => Vec::new(),
+            });
+        }
         Ok(Version {
+            secrets,
             tag: self.next_id(),
             resource: self.resource(delivered),
             proto: Box::new(proto.clone()),
@@ -377,19 +400,21 @@ impl Store {
     pub(super) fn unready_listeners(&self) -> Vec<String> {
         let warming =
             self.listeners.entries.iter().filter_map(|(name, entry)| Some((name, entry.warming.as_ref()?)));
-        let unready = warming.filter(|(_, version)| !is_warm(version, &self.routes));
+        let unready = warming.filter(|(_, version)| !is_warm(version, &self.routes, &self.secrets));
         unready.map(|(name, _)| format!("target Listener-init-target {name}")).collect()
     }
 
     /// What each listener that warms waits for, under Envoy's name of what waits.
-    pub(super) fn unready_routes(&self) -> Vec<(String, Vec<String>)> {
+    pub(super) fn unready_targets(&self) -> Vec<(String, Vec<String>)> {
         let mut unready = Vec::new();
         for (name, entry) in &self.listeners.entries {
             let Some(version) = &entry.warming else { continue };
             let awaited = version.routes.iter().filter(|used| !self.routes.is_settled(used));
             let target =
                 |used: &RouteUse| format!("shared target RdsRouteConfigSubscription RDS init {}", used.name);
-            let targets: Vec<String> = awaited.map(target).collect();
+            let awaited_secrets = self.secrets.unsettled(version.secrets.iter().flatten());
+            let secrets = awaited_secrets.map(|name| format!("shared target SdsApi {name}"));
+            let targets: Vec<String> = awaited.map(target).chain(secrets).collect();
             if !targets.is_empty() {
                 let hash = xxhash64(&version.resource.any.value);
                 unready.push((format!("init manager Listener-local-init-manager {name} {hash}"), targets));
@@ -400,7 +425,7 @@ impl Store {
 
     pub(super) fn listeners_warm(&self) -> bool {
         let mut warming = self.listeners.entries.values().filter_map(|entry| entry.warming.as_ref());
-        warming.all(|version| is_warm(version, &self.routes))
+        warming.all(|version| is_warm(version, &self.routes, &self.secrets))
     }
 
     /// Puts every form that is warm in force.
@@ -408,7 +433,7 @@ impl Store {
         let mut replaced = Vec::new();
         let plane = &mut self.effects.plane;
         for entry in self.listeners.entries.values_mut() {
-            let Some(version) = entry.warming.take_if(|version| is_warm(version, &self.routes)) else {
+            let Some(version) = entry.warming.take_if(|version| is_warm(version, &self.routes, &self.secrets)) else {
                 continue;
             };
             let (tag, listener) = (version.tag, version.listener.clone());
@@ -497,8 +522,9 @@ impl Store {
     }
 }
 
-fn is_warm(version: &Version, routes: &RouteConfigs) -> bool {
+fn is_warm(version: &Version, routes: &RouteConfigs, secrets: &Secrets) -> bool {
     version.routes.iter().all(|used| routes.is_settled(used))
+        && secrets.are_settled(version.secrets.iter().flatten())
 }
 
 fn duplicate_address(name: &str, address: &str) -> String {

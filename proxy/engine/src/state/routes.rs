@@ -210,7 +210,7 @@ impl Store {
             stats.xds.update_time.set(now);
             stats.xds.version.set(xxhash64(version_info.as_bytes()));
             stats.xds.version_text.set(version_info);
-            self.takers.push(Taker::Routes(stats.xds.clone()));
+            self.takers.push(Taker::Xds(stats.xds.clone()));
             if !same {
                 stats.reload.config_reload.inc();
                 stats.reload.config_reload_time_ms.set(now);

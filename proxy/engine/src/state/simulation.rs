@@ -85,7 +85,7 @@ fn perform([action, what, how, more]: [u8; 4], store: &mut Store, owner: &mut Ow
         12 | 13 => {
             let name = match kind {
                 Kind::Cluster | Kind::Listener => "*".to_owned(),
-                Kind::Endpoints | Kind::Routes => resources::name(kind, how),
+                Kind::Endpoints | Kind::Routes | Kind::Secret => resources::name(kind, how),
             };
             model.timeout(kind, &name);
             let effects = store.fetch_timeout(ADS, kind, &name);
@@ -173,9 +173,10 @@ impl Owner {
                 }
                 Effect::Ready => assert!(!std::mem::replace(&mut self.ready, true), "ready twice"),
                 Effect::Verdict { .. } | Effect::HostsChanged(_) | Effect::ExpireEndpoints { .. } => {}
-                Effect::StartDiscovery { .. } | Effect::StopDiscovery(_) => {
-                    panic!("hosts come from endpoints here")
-                }
+                Effect::StartDiscovery { .. }
+                | Effect::StopDiscovery(_)
+                | Effect::WatchFiles { .. }
+                | Effect::StopWatching(_) => panic!("hosts come from endpoints here, and there is no secret"),
             }
         }
         assert_eq!(self.ready, store.phase() == Phase::Live);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
@@ -51,7 +52,7 @@ pub struct Subscription {
 /// The sources that something names; equal ones share a number, which no other gets later.
 #[derive(Debug, Default)]
 pub(super) struct Sources {
-    known: BTreeMap<SourceId, Source>,
+    known: BTreeMap<SourceId, (Source, Option<Arc<str>>)>,
     next: usize,
     /// Whether the bootstrap says where the aggregated stream goes.
     pub(super) has_ads: bool,
@@ -59,18 +60,34 @@ pub(super) struct Sources {
 
 impl Sources {
     pub(super) fn get(&self, id: SourceId) -> Option<&Source> {
-        self.known.get(&id)
+        self.known.get(&id).map(|(source, _)| source)
+    }
+
+    /// The only resource that comes from a source, if it is used for one alone.
+    pub(super) fn only(&self, id: SourceId) -> Option<&str> {
+        self.known.get(&id)?.1.as_deref()
     }
 
     /// Forgets those that are not in use. The aggregated stream stays, as the bootstrap does.
     pub(super) fn retain(&mut self, is_used: impl Fn(SourceId) -> bool) {
-        self.known.retain(|id, source| *source == Source::Ads || is_used(*id));
+        self.known.retain(|id, (source, _)| *source == Source::Ads || is_used(*id));
     }
 
     /// Reads a `ConfigSource`.
     pub(super) fn build(
         &mut self,
         proto: &core::ConfigSource,
+        cx: &mut BuildCx<'_>,
+    ) -> Result<Subscription, Rejected> {
+        self.build_of(proto, None, cx)
+    }
+
+    /// Reads a `ConfigSource`; where it says that a stream of its own is to be opened, one for the resource `only`: Envoy opens
+    /// one for each secret, and agents that hand them out expect that.
+    pub(super) fn build_of(
+        &mut self,
+        proto: &core::ConfigSource,
+        only: Option<&Arc<str>>,
         cx: &mut BuildCx<'_>,
     ) -> Result<Subscription, Rejected> {
         if proto.resource_api_version == VERSION_2 {
@@ -99,11 +116,13 @@ impl Sources {
             None => return Err(cx.reject("config_source_specifier: is required")),
         };
         let timeout = proto.initial_fetch_timeout.as_ref().and_then(duration);
-        let known = self.known.iter().find(|(_, known)| **known == source).map(|(id, _)| *id);
+        let only = only.cloned().filter(|_| source != Source::Ads);
+        let same = |known: &(Source, Option<Arc<str>>)| known.0 == source && known.1 == only;
+        let known = self.known.iter().find(|(_, known)| same(known)).map(|(id, _)| *id);
         let id = known.unwrap_or_else(|| {
             let id = SourceId(self.next);
             self.next += 1;
-            self.known.insert(id, source);
+            self.known.insert(id, (source, only));
             id
         });
         Ok(Subscription { source: id, timeout: timeout.unwrap_or(INITIAL_FETCH_TIMEOUT) })

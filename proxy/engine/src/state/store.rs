@@ -15,6 +15,7 @@ use super::endpoints::Assignments;
 use super::interest::Interest;
 use super::listeners::{Listeners, Stopped};
 use super::routes::RouteConfigs;
+use super::secrets::Secrets;
 use super::snapshot::put;
 use super::source::{ApiUse, Sources, check_api};
 use super::{Delivered, Effect, Failure, Kind, Response, Snapshot, Sockets, Source, SourceId, Subscription};
@@ -43,6 +44,7 @@ pub struct Store {
     pub(super) clusters: Clusters,
     pub(super) assignments: Assignments,
     pub(super) routes: RouteConfigs,
+    pub(super) secrets: Secrets,
     pub(super) listeners: Listeners,
     pub(super) effects: Effects,
     pub(super) phase: Phase,
@@ -81,6 +83,7 @@ impl Store {
             clusters: Clusters::new(&env),
             assignments: Assignments::default(),
             routes: RouteConfigs::default(),
+            secrets: Secrets::default(),
             listeners: Listeners::new(&env),
             effects: Effects::default(),
             phase: Phase::Loading,
@@ -108,6 +111,11 @@ impl Store {
     /// The source that `id` stands for.
     pub fn source(&self, id: SourceId) -> Option<&Source> {
         self.sources.get(id)
+    }
+
+    /// The resource that alone comes from a source, if it is asked for that one only.
+    pub fn only_resource(&self, id: SourceId) -> Option<&str> {
+        self.sources.only(id)
     }
 
     /// The last version of all clusters, and that of all listeners; empty where nothing came.
@@ -147,6 +155,11 @@ impl Store {
         });
         errors.extend(cx.into_errors());
         let resources = bootstrap.static_resources.take().unwrap_or_default();
+        for (index, secret) in resources.secrets.into_iter().enumerate() {
+            if let Err(found) = self.load_secret(secret) {
+                errors.extend(within(&format!("static_resources.secrets[{index}]"), found));
+            }
+        }
         for (index, cluster) in resources.clusters.into_iter().enumerate() {
             if let Err(found) = self.load_cluster(&cluster) {
                 errors.extend(within(&format!("static_resources.clusters[{index}]"), found));
@@ -191,6 +204,7 @@ impl Store {
             Kind::Endpoints => self.apply_endpoints(&response),
             Kind::Listener => self.apply_listeners(&response, sockets),
             Kind::Routes => self.apply_routes(&response),
+            Kind::Secret => self.apply_secrets(&response),
         };
         self.answered(&response);
         if !rejected.is_empty() {
@@ -215,7 +229,7 @@ impl Store {
         let collection = match kind {
             Kind::Cluster => self.cds.as_mut(),
             Kind::Listener => self.lds.as_mut(),
-            Kind::Endpoints | Kind::Routes => None,
+            Kind::Endpoints | Kind::Routes | Kind::Secret => None,
         };
         collection.filter(|collection| collection.subscription.source == source)
     }
@@ -236,6 +250,7 @@ impl Store {
                 self.routes.count_timeout(source, name);
                 self.settle_routes(source, name);
             }
+            Kind::Secret => self.secrets.timed_out(source, name),
         }
         self.finish()
     }
@@ -251,6 +266,7 @@ impl Store {
             }
             Kind::Endpoints => self.settle_all_endpoints(source),
             Kind::Routes => self.settle_all_routes(source),
+            Kind::Secret => self.secrets.settle_all(source),
         }
         self.finish()
     }
@@ -346,7 +362,7 @@ impl Store {
             }
             unready.push(("init manager Server".to_owned(), targets, false));
         }
-        unready.extend(self.unready_routes().into_iter().map(|(name, targets)| (name, targets, true)));
+        unready.extend(self.unready_targets().into_iter().map(|(name, targets)| (name, targets, true)));
         unready
     }
 
@@ -370,6 +386,8 @@ impl Store {
         }
         self.refresh_assignments();
         self.refresh_routes();
+        self.refresh_secrets();
+        self.secrets.interest(self.phase, &mut interest);
         if self.phase >= Phase::Clusters {
             self.assignments.interest(&mut interest);
         }
@@ -387,11 +405,11 @@ impl Store {
         let collections = collections.map(|collection| collection.subscription.source);
         let endpoints = self.assignments.0.keys().map(|(source, _)| *source);
         let routes = self.routes.0.keys().map(|(_, source)| *source);
-        let used: BTreeSet<SourceId> = collections.chain(endpoints).chain(routes).collect();
+        let used: BTreeSet<SourceId> = collections.chain(endpoints).chain(routes).chain(self.secrets.sources()).collect();
         self.sources.retain(|source| used.contains(&source));
     }
 
-    fn finish(&mut self) -> Vec<Effect> {
+    pub(super) fn finish(&mut self) -> Vec<Effect> {
         self.advance();
         let Effects { stream, publish, plane } = std::mem::take(&mut self.effects);
         let mut effects = stream;
@@ -419,7 +437,7 @@ fn is_answered(collection: &Option<Collection>) -> bool {
     collection.as_ref().is_none_or(|collection| collection.answered)
 }
 
-fn within(path: &str, errors: Vec<ConfigError>) -> impl Iterator<Item = ConfigError> + use<'_> {
+pub(super) fn within(path: &str, errors: Vec<ConfigError>) -> impl Iterator<Item = ConfigError> + use<'_> {
     errors.into_iter().map(move |error| {
         let path = match error.path.as_str() {
             "" => path.to_owned(),

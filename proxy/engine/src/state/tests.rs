@@ -146,6 +146,8 @@ fn words(effects: &[Effect]) -> Vec<String> {
         Effect::RemoveListener { .. } => "remove".to_owned(),
         Effect::StartDrain { .. } => "drain".to_owned(),
         Effect::ExpireEndpoints { after, .. } => format!("expire endpoints after {after:?}"),
+        Effect::WatchFiles { .. } => "watch".to_owned(),
+        Effect::StopWatching(_) => "stop watching".to_owned(),
         Effect::Ready => "ready".to_owned(),
     };
     effects.iter().map(word).collect()

@@ -5,6 +5,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use proxy_core::config::{BuildCx, Rejected};
 use proxy_core::extension::decode;
 use proxy_core::stats::groups::{SslFactoryStats, SslStats};
@@ -20,10 +21,11 @@ use tokio_rustls::client::TlsStream;
 use xds_api::envoy::extensions::transport_sockets::tls::v3 as proto;
 use xds_api::envoy::extensions::transport_sockets::tls::v3::tls_parameters::TlsProtocol;
 
+use super::common::{Common, Material, expirations};
 use super::identity::Identity;
-use super::params::Parameters;
-use super::session;
+use super::secret::{Need, Secret};
 use super::verify::{Judge, Verifier};
+use super::{Prepared, Supplied, session};
 use crate::net::connection::Connection;
 use crate::net::secure::Secure;
 
@@ -32,17 +34,29 @@ pub const MESSAGE: &str = "envoy.extensions.transport_sockets.tls.v3.UpstreamTls
 
 /// How TLS is spoken with hosts.
 pub struct ClientTls {
-    configs: Configs,
+    common: Common,
     /// What is asked for, unless the connection says otherwise.
     sni: Option<ServerName<'static>>,
     /// What is asked for is the name of the host, where it has one.
     auto_host_sni: bool,
+    /// Certificates of hosts must have the name that is asked for.
+    names_server: bool,
+    /// How many sessions are kept.
+    session_keys: u32,
+    scope: Scope,
+    stats: Cells<SslStats>,
+    factory_stats: Cells<SslFactoryStats>,
+    /// None while secrets are missing.
+    context: ArcSwapOption<ClientContext>,
+}
+
+/// What handshakes are done with.
+pub struct ClientContext {
+    configs: Configs,
     /// The certificate.
     pub identity: Option<Identity>,
     verifier: Option<Arc<Verifier>>,
-    stats: Cells<SslStats>,
     _expirations: Vec<OneOff<SharedGauge>>,
-    _factory_stats: Cells<SslFactoryStats>,
 }
 
 impl std::fmt::Debug for ClientTls {
@@ -69,12 +83,12 @@ struct Configs {
 }
 
 impl Configs {
-    fn new(config: &ClientConfig, own: &[String]) -> Self {
+    fn new(config: &ClientConfig, own: &[Vec<u8>]) -> Self {
         let with = |fallback: &[&[u8]]| {
             let mut config = config.clone();
             config.alpn_protocols = match own.is_empty() {
                 true => fallback.iter().map(|name| name.to_vec()).collect(),
-                false => own.iter().map(|name| name.as_bytes().to_vec()).collect(),
+                false => own.to_vec(),
             };
             Arc::new(config)
         };
@@ -94,40 +108,55 @@ impl ClientTls {
     /// Builds it for a cluster with this scope of statistics.
     pub fn build(payload: &[u8], scope: &Scope, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
         let proto: proto::UpstreamTlsContext = decode(payload, cx)?;
-        let common = proto.common_tls_context.clone().unwrap_or_default();
-        let stats: Cells<SslStats> = scope.child("ssl").cells();
         let renegotiates =
             cx.reject_if(proto.allow_renegotiation, "allow_renegotiation", "renegotiation is not available");
         let sni = server_name(&proto.sni, cx);
-        let built = cx.at("common_tls_context", |cx| {
-            // As in Envoy: TLS 1.3 towards hosts must be asked for.
-            let params = Parameters::build(common.tls_params.as_ref(), TlsProtocol::TlSv12, cx);
-            let verifier = super::validation(&common, cx);
-            let params = params?;
-            let identities = cx.each("tls_certificates", &common.tls_certificates, |one, cx| {
-                Identity::build(one, &params.provider, cx)
-            });
-            Ok((params, verifier?, identities?))
-        });
-        let (params, verifier, mut identities) = built?;
-        if identities.len() > 1 {
+        // As in Envoy: TLS 1.3 towards hosts must be asked for.
+        let common =
+            Common::build(&proto.common_tls_context.clone().unwrap_or_default(), TlsProtocol::TlSv12, cx)?;
+        let (own, secrets) = common.certificates();
+        if own + secrets > 1 {
             return Err(cx.reject("Multiple TLS certificates are not supported for client contexts"));
         }
-        if proto.auto_sni_san_validation
-            && verifier.as_ref().is_none_or(|verifier| !verifier.has_authorities())
-        {
+        if proto.auto_sni_san_validation && !common.validates() {
             return Err(cx.reject("'auto_sni_san_validation' was configured without a validation context"));
         }
-        let identity = identities.pop();
         renegotiates?;
+        let tls = Self {
+            common,
+            sni: sni?,
+            auto_host_sni: proto.auto_host_sni,
+            names_server: proto.auto_sni_san_validation,
+            session_keys: proto.max_session_keys.unwrap_or(1),
+            scope: scope.clone(),
+            stats: scope.child("ssl").cells(),
+            factory_stats: scope.child("client_ssl_socket_factory").cells(),
+            context: ArcSwapOption::empty(),
+        };
+        if tls.needs().is_empty() {
+            tls.prepare(&[], cx)?.install();
+        }
+        Ok(tls)
+    }
+
+    /// What handshakes are done with now; none while secrets are missing.
+    pub fn context(&self) -> Option<Arc<ClientContext>> {
+        self.context.load_full()
+    }
+
+    fn build_context(&self, material: Material, cx: &mut BuildCx<'_>) -> Result<ClientContext, Rejected> {
+        let params = &self.common.params;
+        let gauges = expirations(&self.scope, &material);
+        let Material { mut identities, verifier } = material;
+        let identity = identities.pop();
         let judge = Judge {
             verifier: verifier.clone(),
             provider: params.provider.clone(),
-            stats: stats.clone(),
+            stats: self.stats.clone(),
             is_required: false,
-            names_server: proto.auto_sni_san_validation,
+            names_server: self.names_server,
         };
-        let builder = ClientConfig::builder_with_provider(params.provider)
+        let builder = ClientConfig::builder_with_provider(params.provider.clone())
             .with_protocol_versions(&params.versions)
             .map_err(|error| cx.reject(error.to_string()))?
             .dangerous()
@@ -136,26 +165,12 @@ impl ClientTls {
             Some(identity) => builder.with_client_cert_resolver(identity.resolver()),
             None => builder.with_no_client_auth(),
         };
-        config.resumption = match proto.max_session_keys.unwrap_or(1) {
+        config.resumption = match self.session_keys {
             0 => Resumption::disabled(),
             keys => Resumption::in_memory_sessions((keys as usize).clamp(MIN_SESSIONS, MAX_SESSIONS)),
         };
-        let gauges = super::expirations(scope, identity.as_slice(), verifier.as_deref());
-        Ok(Self {
-            configs: Configs::new(&config, &common.alpn_protocols),
-            sni: sni?,
-            auto_host_sni: proto.auto_host_sni,
-            identity,
-            verifier,
-            stats,
-            _expirations: gauges,
-            _factory_stats: scope.child("client_ssl_socket_factory").cells(),
-        })
-    }
-
-    /// What hosts' certificates are held to.
-    pub fn verifier(&self) -> Option<&Verifier> {
-        self.verifier.as_deref()
+        let configs = Configs::new(&config, &self.common.alpn);
+        Ok(ClientContext { configs, identity, verifier, _expirations: gauges })
     }
 
     /// Does the handshake with `host`; `connection` carries the session from then on. Has no deadline of its own.
@@ -167,12 +182,16 @@ impl ClientTls {
         host: &Host,
         offer: Offer,
     ) -> Result<TlsInfo, String> {
+        let Some(context) = self.context.load_full() else {
+            self.factory_stats.here().upstream_context_secrets_not_ready.inc();
+            return Err(super::NOT_READY.to_owned());
+        };
         let name = self.name(host);
         let asked = match &name {
             ServerName::DnsName(name) => Some(name.as_ref().to_owned()),
             _ => None,
         };
-        let session = ClientConnection::new(self.configs.of(offer).clone(), name)
+        let session = ClientConnection::new(context.configs.of(offer).clone(), name)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error));
         let shaken = match session {
             Ok(session) => {
@@ -184,7 +203,7 @@ impl ClientTls {
         let secure = shaken.map_err(|error| self.failed(&error))?;
         let mut info = secure.with(|session| session::describe(session, self.stats.here()));
         info.server_name = asked;
-        info.local = self.identity.as_ref().map(|identity| identity.certificate.clone());
+        info.local = context.identity.as_ref().map(|identity| identity.certificate.clone());
         connection.secure(secure);
         Ok(info)
     }
@@ -217,6 +236,32 @@ impl ClientTls {
         let of_host = if self.auto_host_sni && !host.hostname.is_empty() { named() } else { None };
         let ip = || host.address.ip().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
         of_host.or_else(|| self.sni.clone()).unwrap_or_else(|| ServerName::IpAddress(ip().into()))
+    }
+}
+
+impl Supplied for ClientTls {
+    fn needs(&self) -> &[Need] {
+        &self.common.needs
+    }
+
+    fn prepare(
+        &self,
+        found: &[Option<Arc<Secret>>],
+        cx: &mut BuildCx<'_>,
+    ) -> Result<Prepared<'_>, Rejected> {
+        let material = self.common.material(found, cx)?;
+        let context = material.map(|material| self.build_context(material, cx)).transpose()?.map(Arc::new);
+        Ok(Prepared {
+            swap: Box::new(|| self.context.store(context)),
+            count: Box::new(|| self.factory_stats.here().ssl_context_update_by_sds.inc()),
+        })
+    }
+}
+
+impl ClientContext {
+    /// What hosts' certificates are held to.
+    pub fn verifier(&self) -> Option<&Verifier> {
+        self.verifier.as_deref()
     }
 }
 

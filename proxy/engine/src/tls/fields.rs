@@ -3,11 +3,9 @@
 use proxy_core::config::FieldUse::{Ignored, Rejected, Used};
 use proxy_core::config::{FieldUse, MessageFields};
 
-const NO_SDS: FieldUse = Rejected("secrets that are delivered are not available yet");
 const NO_PROVIDERS: FieldUse = Rejected("certificate providers are not available");
 const NO_OCSP: FieldUse = Rejected("OCSP stapling is not available yet");
 const NO_TICKET_KEYS: FieldUse = Rejected("own keys of session tickets are not available yet");
-const READ_ONCE: FieldUse = Rejected("files are read once");
 
 /// Fields by message.
 pub const FIELDS: &[MessageFields] = &[
@@ -44,19 +42,42 @@ pub const FIELDS: &[MessageFields] = &[
         &[
             ("tls_params", Used),
             ("tls_certificates", Used),
-            ("tls_certificate_sds_secret_configs", NO_SDS),
+            ("tls_certificate_sds_secret_configs", Used),
             ("tls_certificate_provider_instance", NO_PROVIDERS),
             ("custom_tls_certificate_selector", Rejected("only the default selector is available")),
             ("tls_certificate_certificate_provider", NO_PROVIDERS),
             ("tls_certificate_certificate_provider_instance", NO_PROVIDERS),
             ("validation_context", Used),
-            ("validation_context_sds_secret_config", NO_SDS),
-            ("combined_validation_context", NO_SDS),
+            ("validation_context_sds_secret_config", Used),
+            ("combined_validation_context", Used),
             ("validation_context_certificate_provider", NO_PROVIDERS),
             ("validation_context_certificate_provider_instance", NO_PROVIDERS),
             ("alpn_protocols", Used),
             ("custom_handshaker", Rejected("only the default handshake is available")),
             ("key_log", Rejected("keys are not logged yet")),
+        ],
+    ),
+    (
+        "envoy.extensions.transport_sockets.tls.v3.CommonTlsContext.CombinedCertificateValidationContext",
+        &[
+            ("default_validation_context", Used),
+            ("validation_context_sds_secret_config", Used),
+            ("validation_context_certificate_provider", NO_PROVIDERS),
+            ("validation_context_certificate_provider_instance", NO_PROVIDERS),
+        ],
+    ),
+    (
+        "envoy.extensions.transport_sockets.tls.v3.SdsSecretConfig",
+        &[("name", Used), ("sds_config", Used)],
+    ),
+    (
+        "envoy.extensions.transport_sockets.tls.v3.Secret",
+        &[
+            ("name", Used),
+            ("tls_certificate", Used),
+            ("session_ticket_keys", NO_TICKET_KEYS),
+            ("validation_context", Used),
+            ("generic_secret", Rejected("nothing here takes generic secrets yet")),
         ],
     ),
     (
@@ -76,7 +97,7 @@ pub const FIELDS: &[MessageFields] = &[
             ("certificate_chain", Used),
             ("private_key", Used),
             ("pkcs12", Rejected("use certificate_chain and private_key")),
-            ("watched_directory", READ_ONCE),
+            ("watched_directory", Used),
             ("private_key_provider", Rejected("keys of providers are not available")),
             ("password", Rejected("encrypted keys are not available")),
             ("ocsp_staple", NO_OCSP),
@@ -90,7 +111,7 @@ pub const FIELDS: &[MessageFields] = &[
             ("trusted_ca", Used),
             ("ca_certificate_provider_instance", NO_PROVIDERS),
             ("system_root_certs", Rejected("name them by trusted_ca")),
-            ("watched_directory", READ_ONCE),
+            ("watched_directory", Used),
             ("verify_certificate_spki", Used),
             ("verify_certificate_hash", Used),
             ("match_typed_subject_alt_names", Used),

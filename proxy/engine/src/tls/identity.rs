@@ -24,6 +24,8 @@ pub struct Identity {
     pub certificate: Arc<Certificate>,
     /// Where the chain came from: a path, or `<inline>`.
     pub path: Arc<str>,
+    /// The secret that it is, if it is one.
+    pub(super) secret: Option<Arc<str>>,
 }
 
 impl std::fmt::Debug for Identity {
@@ -70,7 +72,7 @@ impl Identity {
                 cx.reject(format!("Failed to load private key from {}, Cause: {cause}", key_name(proto)))
             })
         })?;
-        Ok(Self { key: Arc::new(key), certificate: Arc::new(certificate), path: chain.name.into() })
+        Ok(Self { key: Arc::new(key), certificate: Arc::new(certificate), path: chain.name.into(), secret: None })
     }
 
     /// For handshakes in which it is the only one.

@@ -5,11 +5,12 @@ use std::io;
 use std::sync::Arc;
 use std::task::ready;
 
+use arc_swap::ArcSwapOption;
 use bytes::BytesMut;
 use proxy_core::config::{BuildCx, Rejected};
 use proxy_core::extension::decode;
 use proxy_core::stats::groups::{SslFactoryStats, SslStats};
-use proxy_core::stats::{Cells, OneOff, SharedGauge};
+use proxy_core::stats::{Cells, OneOff, Scope, SharedGauge};
 use proxy_core::tls::{Certificate, TlsInfo};
 use rustls::crypto::aws_lc_rs::Ticketer;
 use rustls::server::{Acceptor, ClientHello, NoServerSessionStorage, ServerSessionMemoryCache};
@@ -18,10 +19,11 @@ use xds_api::envoy::extensions::transport_sockets::tls::v3 as proto;
 use xds_api::envoy::extensions::transport_sockets::tls::v3::downstream_tls_context::SessionTicketKeysType;
 use xds_api::envoy::extensions::transport_sockets::tls::v3::tls_parameters::TlsProtocol;
 
+use super::common::{Common, Material, expirations};
 use super::identity::{Identity, Selector};
-use super::params::Parameters;
-use super::session;
+use super::secret::{Need, Secret};
 use super::verify::{Judge, Verifier};
+use super::{Prepared, Supplied, session};
 use crate::net::connection::Connection;
 use crate::net::secure::Secure;
 
@@ -38,18 +40,35 @@ const TLS13_SUITES: [CipherSuite; 3] = [
 
 /// How TLS of clients ends here.
 pub struct ServerTls {
+    common: Common,
+    settings: Settings,
+    scope: Scope,
+    stats: Cells<SslStats>,
+    /// `server_ssl_socket_factory`: there from the start, as in Envoy.
+    factory_stats: Cells<SslFactoryStats>,
+    /// None while secrets are missing.
+    context: ArcSwapOption<ServerContext>,
+}
+
+/// What a context is made with besides [`Common`].
+struct Settings {
+    requires_certificate: bool,
+    full_scan: bool,
+    prefers_client: bool,
+    /// Sessions are resumed by tickets, and by what is kept here.
+    stateless: bool,
+    stateful: bool,
+}
+
+/// What handshakes are done with.
+pub struct ServerContext {
     configs: Configs,
-    alpn: Vec<Vec<u8>>,
-    speaks_13: bool,
     selector: Arc<Selector>,
     judge: Arc<Judge>,
     /// The certificates.
     pub identities: Vec<Identity>,
-    stats: Cells<SslStats>,
     /// Held for as long as the certificates are.
     _expirations: Vec<OneOff<SharedGauge>>,
-    /// `server_ssl_socket_factory`: there from the start, as in Envoy.
-    _factory_stats: Cells<SslFactoryStats>,
 }
 
 /// One configuration in the shapes that the first words of a client call for.
@@ -88,80 +107,92 @@ impl ServerTls {
     /// Builds it for the listener whose statistics begin with `stat_prefix`.
     pub fn build(payload: &[u8], stat_prefix: &str, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
         let proto: proto::DownstreamTlsContext = decode(payload, cx)?;
-        let common = proto.common_tls_context.clone().unwrap_or_default();
         let rejected = cx.reject_if(
             proto.require_sni.unwrap_or(false),
             "require_sni",
             "is not implemented, nor is it in Envoy",
         );
-        let scope = cx.env.stats.scope(stat_prefix);
-        let stats: Cells<SslStats> = scope.child("ssl").cells();
-        let built = cx.at("common_tls_context", |cx| {
-            let params = Parameters::build(common.tls_params.as_ref(), TlsProtocol::TlSv13, cx);
-            let verifier = super::validation(&common, cx);
-            let params = params?;
-            let identities = cx.each("tls_certificates", &common.tls_certificates, |one, cx| {
-                Identity::build(one, &params.provider, cx)
-            });
-            Ok((params, verifier?, identities?))
-        });
-        let ((params, verifier, identities), ()) = (built?, rejected?);
-        if identities.is_empty() {
-            return Err(cx.reject("No TLS certificates found for server context"));
+        let common =
+            Common::build(&proto.common_tls_context.clone().unwrap_or_default(), TlsProtocol::TlSv13, cx);
+        let (common, ()) = (common?, rejected?);
+        match common.certificates() {
+            (0, 0) => return Err(cx.reject("No TLS certificates found for server context")),
+            (1.., 1..) => {
+                return Err(
+                    cx.reject("SDS and non-SDS TLS certificates may not be mixed in server contexts")
+                );
+            }
+            _ => {}
         }
-        let full_scan = proto.full_scan_certs_on_sni_mismatch.unwrap_or(false);
-        let selector = Arc::new(Selector::new(identities.clone(), full_scan));
-        let judge = Judge {
-            verifier: verifier.clone(),
-            provider: params.provider.clone(),
-            stats: stats.clone(),
-            is_required: proto.require_client_certificate.unwrap_or(false),
-            names_server: false,
+        let settings = Settings {
+            requires_certificate: proto.require_client_certificate.unwrap_or(false),
+            full_scan: proto.full_scan_certs_on_sni_mismatch.unwrap_or(false),
+            prefers_client: proto.prefer_client_ciphers,
+            stateless: !matches!(
+                proto.session_ticket_keys_type,
+                Some(SessionTicketKeysType::DisableStatelessSessionResumption(true))
+            ),
+            stateful: !proto.disable_stateful_session_resumption,
         };
+        let scope = cx.env.stats.scope(stat_prefix);
+        let tls = Self {
+            common,
+            settings,
+            stats: scope.child("ssl").cells(),
+            factory_stats: scope.child("server_ssl_socket_factory").cells(),
+            scope,
+            context: ArcSwapOption::empty(),
+        };
+        if tls.needs().is_empty() {
+            tls.prepare(&[], cx)?.install();
+        }
+        Ok(tls)
+    }
+
+    /// What handshakes are done with now; none while secrets are missing.
+    pub fn context(&self) -> Option<Arc<ServerContext>> {
+        self.context.load_full()
+    }
+
+    fn build_context(&self, material: Material, cx: &mut BuildCx<'_>) -> Result<ServerContext, Rejected> {
+        let params = &self.common.params;
+        let gauges = expirations(&self.scope, &material);
+        let Material { identities, verifier } = material;
+        let selector = Arc::new(Selector::new(identities.clone(), self.settings.full_scan));
+        let judge = Arc::new(Judge {
+            verifier,
+            provider: params.provider.clone(),
+            stats: self.stats.clone(),
+            is_required: self.settings.requires_certificate,
+            names_server: false,
+        });
         let failed = |error: &dyn std::fmt::Display, cx: &mut BuildCx<'_>| cx.reject(error.to_string());
-        let builder = ServerConfig::builder_with_provider(params.provider)
+        let builder = ServerConfig::builder_with_provider(params.provider.clone())
             .with_protocol_versions(&params.versions)
             .map_err(|error| failed(&error, cx))?;
-        let judge = Arc::new(judge);
         let mut config =
             builder.with_client_cert_verifier(judge.clone()).with_cert_resolver(selector.clone());
-        let stateless = !matches!(
-            proto.session_ticket_keys_type,
-            Some(SessionTicketKeysType::DisableStatelessSessionResumption(true))
-        );
-        config.session_storage = match proto.disable_stateful_session_resumption {
-            true => Arc::new(NoServerSessionStorage {}),
-            false => ServerSessionMemoryCache::new(SESSIONS),
+        let Settings { stateless, stateful, prefers_client, .. } = self.settings;
+        config.session_storage = match stateful {
+            false => Arc::new(NoServerSessionStorage {}),
+            true => ServerSessionMemoryCache::new(SESSIONS),
         };
         if stateless {
             config.ticketer = Ticketer::new().map_err(|error| failed(&error, cx))?;
-        } else if proto.disable_stateful_session_resumption {
+        } else if !stateful {
             config.send_tls13_tickets = 0;
         }
-        let alpn: Vec<_> = common.alpn_protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
-        let speaks_13 = params.versions.iter().any(|version| version.version == ProtocolVersion::TLSv1_3);
-        let gauges = super::expirations(&scope, &identities, verifier.as_deref());
-        Ok(Self {
-            configs: Configs::new(&config, &alpn, proto.prefer_client_ciphers),
-            alpn,
-            speaks_13,
-            selector,
-            judge,
-            identities,
-            stats,
-            _expirations: gauges,
-            _factory_stats: scope.child("server_ssl_socket_factory").cells(),
-        })
-    }
-
-    /// What clients' certificates are held to.
-    pub fn verifier(&self) -> Option<&Verifier> {
-        self.judge.verifier.as_deref()
+        let configs = Configs::new(&config, &self.common.alpn, prefers_client);
+        Ok(ServerContext { configs, selector, judge, identities, _expirations: gauges })
     }
 
     /// Does the handshake; `connection` carries the session from then on. Has no deadline of its own.
     pub async fn accept(&self, connection: &mut Connection) -> Result<TlsInfo, HandshakeFailed> {
-        let accepted = match self.greet(connection).await {
+        let Some(context) = self.context.load_full() else {
+            self.factory_stats.here().downstream_context_secrets_not_ready.inc();
+            return Err(HandshakeFailed(super::NOT_READY.to_owned()));
+        };
+        let accepted = match self.greet(&context, connection).await {
             Ok(accepted) => accepted,
             Err(error) => {
                 session::count_failure(&error, self.stats.here());
@@ -171,7 +202,7 @@ impl ServerTls {
         let Greeted { secure, server_name, certificate } = accepted;
         let shaken = poll_fn(|cx| secure.poll_handshake(connection.socket(), cx)).await;
         let judged = shaken.and_then(|()| {
-            let judged = secure.with(|session| self.judge.judge_session(session));
+            let judged = secure.with(|session| context.judge.judge_session(session));
             judged.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
         });
         let validated = match judged {
@@ -185,7 +216,7 @@ impl ServerTls {
         info.server_name = server_name;
         info.validated = validated;
         info.local = certificate;
-        if let ([peer], Some(verifier)) = (info.peer.as_slice(), self.verifier()) {
+        if let ([peer], Some(verifier)) = (info.peer.as_slice(), context.verifier()) {
             info.issuer = verifier.issuer_of(peer);
         }
         connection.secure(secure);
@@ -193,7 +224,7 @@ impl ServerTls {
     }
 
     /// Reads what the client says first and begins the session with it.
-    async fn greet(&self, connection: &Connection) -> io::Result<Greeted> {
+    async fn greet(&self, context: &ServerContext, connection: &Connection) -> io::Result<Greeted> {
         let mut acceptor = Acceptor::default();
         let mut received = BytesMut::new();
         let invalid = |error: rustls::Error| io::Error::new(io::ErrorKind::InvalidData, error);
@@ -214,8 +245,8 @@ impl ServerTls {
                         let hello = accepted.client_hello();
                         let server_name = hello.server_name().map(str::to_owned);
                         let certificate =
-                            self.selector.select_again(hello.server_name(), hello.signature_schemes());
-                        let config = self.config_for(&hello);
+                            context.selector.select_again(hello.server_name(), hello.signature_schemes());
+                        let config = self.config_for(context, &hello);
                         let session = match accepted.into_connection(config) {
                             Ok(session) => session,
                             Err((error, mut alert)) => {
@@ -253,18 +284,45 @@ impl ServerTls {
         error
     }
 
-    fn config_for(&self, hello: &ClientHello<'_>) -> Arc<ServerConfig> {
-        let is_ours = |one: &[u8]| self.alpn.iter().any(|our| our == one);
+    fn config_for(&self, context: &ServerContext, hello: &ClientHello<'_>) -> Arc<ServerConfig> {
+        let is_ours = |one: &[u8]| self.common.alpn.iter().any(|our| our == one);
         let fits = hello.alpn().is_none_or(|mut offered| offered.any(is_ours));
-        let both_speak_13 =
-            self.speaks_13 && hello.cipher_suites().iter().any(|suite| TLS13_SUITES.contains(suite));
+        let speaks_13 =
+            self.common.params.versions.iter().any(|version| version.version == ProtocolVersion::TLSv1_3);
+        let both_speak_13 = speaks_13 && hello.cipher_suites().iter().any(|suite| TLS13_SUITES.contains(suite));
         let chosen = match (both_speak_13, fits) {
-            (true, true) => &self.configs.tls13,
-            (true, false) => &self.configs.tls13_without_alpn,
-            (false, true) => &self.configs.tls12,
-            (false, false) => &self.configs.tls12_without_alpn,
+            (true, true) => &context.configs.tls13,
+            (true, false) => &context.configs.tls13_without_alpn,
+            (false, true) => &context.configs.tls12,
+            (false, false) => &context.configs.tls12_without_alpn,
         };
         chosen.clone()
+    }
+}
+
+impl Supplied for ServerTls {
+    fn needs(&self) -> &[Need] {
+        &self.common.needs
+    }
+
+    fn prepare(
+        &self,
+        found: &[Option<Arc<Secret>>],
+        cx: &mut BuildCx<'_>,
+    ) -> Result<Prepared<'_>, Rejected> {
+        let material = self.common.material(found, cx)?;
+        let context = material.map(|material| self.build_context(material, cx)).transpose()?.map(Arc::new);
+        Ok(Prepared {
+            swap: Box::new(|| self.context.store(context)),
+            count: Box::new(|| self.factory_stats.here().ssl_context_update_by_sds.inc()),
+        })
+    }
+}
+
+impl ServerContext {
+    /// What clients' certificates are held to.
+    pub fn verifier(&self) -> Option<&Verifier> {
+        self.judge.verifier.as_deref()
     }
 }
 

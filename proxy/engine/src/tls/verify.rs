@@ -110,9 +110,9 @@ struct Authority {
 
 /// What certificates of peers are held to (`CertificateValidationContext`).
 pub struct Verifier {
-    authorities: Vec<Authority>,
-    /// Where the authorities came from: a path, or `<inline>`.
-    pub path: Option<Arc<str>>,
+    trusted: Arc<Trusted>,
+    /// The secret that it came with, if it came with one.
+    pub(super) secret: Option<Arc<str>>,
     sans: Vec<SanMatcher>,
     hashes: Vec<[u8; 32]>,
     key_hashes: Vec<[u8; 32]>,
@@ -137,7 +137,16 @@ impl Verifier {
         proto: &proto::CertificateValidationContext,
         cx: &mut BuildCx<'_>,
     ) -> Result<Self, Rejected> {
-        let authorities = cx.at("trusted_ca", |cx| authorities(proto, cx));
+        let trusted = Trusted::build(proto, cx);
+        Self::trusting(trusted.map(Arc::new), proto, cx)
+    }
+
+    /// Builds it around authorities that were read already.
+    pub(super) fn trusting(
+        trusted: Result<Arc<Trusted>, Rejected>,
+        proto: &proto::CertificateValidationContext,
+        cx: &mut BuildCx<'_>,
+    ) -> Result<Self, Rejected> {
         let crls = cx.at("crl", |cx| crls(proto, cx));
         let sans = sans(proto, cx);
         let hashes = cx.each("verify_certificate_hash", &proto.verify_certificate_hash, |text, cx| {
@@ -146,10 +155,8 @@ impl Verifier {
         let key_hashes = cx.each("verify_certificate_spki", &proto.verify_certificate_spki, |text, cx| {
             from_base64(text).ok_or_else(|| cx.reject(format!("Invalid base64-encoded SHA-256 {text}")))
         });
-        let (trusted, sans, mut crls) = (authorities?, sans?, crls?);
-        let Trusted { authorities, path, lists } = trusted;
-        crls.extend(lists);
-        if authorities.is_empty() {
+        let (trusted, sans, crls) = (trusted?, sans?, crls?);
+        if trusted.authorities.is_empty() {
             if !sans.is_empty() {
                 return Err(cx.reject(
                     "SAN-based verification of peer certificates without trusted CA is insecure and not allowed",
@@ -164,7 +171,7 @@ impl Verifier {
         }
         let mut hints: Vec<DistinguishedName> = Vec::new();
         if !proto.suppress_client_ca_list {
-            for authority in &authorities {
+            for authority in &trusted.authorities {
                 let name = DistinguishedName::from(authority.content.subject_der.clone());
                 if !hints.iter().any(|known| known.as_ref() == name.as_ref()) {
                     hints.push(name);
@@ -172,8 +179,8 @@ impl Verifier {
             }
         }
         Ok(Self {
-            authorities,
-            path,
+            trusted,
+            secret: None,
             sans,
             hashes: hashes?,
             key_hashes: key_hashes?,
@@ -193,13 +200,13 @@ impl Verifier {
 
     /// Whether a certificate that is accepted counts as verified.
     fn verifies(&self) -> bool {
-        !self.authorities.is_empty() || !self.hashes.is_empty() || !self.key_hashes.is_empty()
+        !self.trusted.authorities.is_empty() || !self.hashes.is_empty() || !self.key_hashes.is_empty()
     }
 
     /// The authority that issued a certificate, by its name.
     pub(super) fn issuer_of(&self, peer: &PeerCertificate) -> Option<Arc<PeerCertificate>> {
         let issuer = &peer.content.as_ref()?.issuer;
-        let mut authorities = self.authorities.iter();
+        let mut authorities = self.trusted.authorities.iter();
         authorities
             .find(|authority| authority.content.subject == *issuer)
             .map(|authority| authority.shown.clone())
@@ -207,12 +214,17 @@ impl Verifier {
 
     /// Whether it knows authorities.
     pub(super) fn has_authorities(&self) -> bool {
-        !self.authorities.is_empty()
+        !self.trusted.authorities.is_empty()
+    }
+
+    /// Where the authorities came from: a path, or `<inline>`.
+    pub fn path(&self) -> Option<&str> {
+        self.trusted.path.as_deref()
     }
 
     /// The authorities.
     pub fn authorities(&self) -> impl Iterator<Item = &Certificate> {
-        self.authorities.iter().map(|authority| &authority.content)
+        self.trusted.authorities.iter().map(|authority| &authority.content)
     }
 
     /// Whether the certificate holds; `accept_untrusted` is not looked at.
@@ -223,7 +235,7 @@ impl Verifier {
         now: UnixTime,
         usage: KeyUsage,
     ) -> Result<(), Refusal> {
-        if !self.authorities.is_empty() {
+        if !self.trusted.authorities.is_empty() {
             self.check_chain(leaf, intermediates, now, usage)?;
         }
         if !self.sans.is_empty() && !self.matches_san(leaf) {
@@ -266,7 +278,7 @@ impl Verifier {
         let serves =
             |listed: &Option<Vec<String>>| listed.as_ref().is_none_or(|listed| listed.contains(&purpose));
         // One that is trusted itself needs no chain.
-        if let Some(authority) = self.authorities.iter().find(|authority| authority.der == *leaf) {
+        if let Some(authority) = self.trusted.authorities.iter().find(|authority| authority.der == *leaf) {
             return match serves(&authority.content.usage.purposes) {
                 true => in_time(&authority.content),
                 false => Err(Refusal::Chain(UNFIT)),
@@ -277,7 +289,7 @@ impl Verifier {
         }
         // Being trusted is not being an authority: what may not issue others vouches for itself alone.
         let issuers = || {
-            self.authorities.iter().filter(|authority| {
+            self.trusted.authorities.iter().filter(|authority| {
                 let Usage { issues, purposes, .. } = &authority.content.usage;
                 *issues && serves(purposes)
             })
@@ -316,7 +328,7 @@ impl Verifier {
         at: UnixTime,
         usage: KeyUsage,
     ) -> Result<(), webpki::Error> {
-        let lists: Vec<&CertRevocationList<'_>> = self.crls.iter().collect();
+        let lists: Vec<&CertRevocationList<'_>> = self.crls.iter().chain(&self.trusted.lists).collect();
         let revocation = RevocationOptionsBuilder::new(&lists).ok().map(|options| {
             let depth = match self.crl_of_leaf_only {
                 true => RevocationCheckDepth::EndEntity,
@@ -331,7 +343,7 @@ impl Verifier {
                 authority.anchor.subject == path.anchor().subject
                     && authority.anchor.subject_public_key_info == path.anchor().subject_public_key_info
             };
-            let authority = self.authorities.iter().find(ends_here);
+            let authority = self.trusted.authorities.iter().find(ends_here);
             let limit = authority.and_then(|authority| authority.content.usage.path_length);
             if limit.is_some_and(|limit| between > limit) {
                 return Err(webpki::Error::PathLenConstraintViolated);
@@ -377,10 +389,19 @@ fn describe(error: &webpki::Error) -> &'static str {
 
 /// What `trusted_ca` holds.
 #[derive(Default)]
-struct Trusted {
+pub(super) struct Trusted {
     authorities: Vec<Authority>,
     path: Option<Arc<str>>,
     lists: Vec<CertRevocationList<'static>>,
+}
+
+impl Trusted {
+    pub(super) fn build(
+        proto: &proto::CertificateValidationContext,
+        cx: &mut BuildCx<'_>,
+    ) -> Result<Self, Rejected> {
+        cx.at("trusted_ca", |cx| authorities(proto, cx))
+    }
 }
 
 fn authorities(

@@ -88,4 +88,10 @@ crate::stats! {
         /// Connections that were wanted before the secrets came.
         counter upstream_context_secrets_not_ready,
     }
+
+    /// What `sds.<name>` counts besides [`super::XdsStats`].
+    pub shared struct SdsStats {
+        /// Files of a secret that changed, and could not be taken.
+        counter key_rotation_failed,
+    }
 }

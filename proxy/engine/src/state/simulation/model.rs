@@ -109,6 +109,7 @@ impl Model {
             Kind::Listener => self.lds_answered = true,
             Kind::Endpoints => settle(&mut self.endpoints, name),
             Kind::Routes => settle(&mut self.routes, name),
+            Kind::Secret => unreachable!("no secret is delivered here"),
         }
         self.advance();
     }
@@ -125,6 +126,7 @@ impl Model {
                     settle(waits, name);
                 }
             }
+            Kind::Secret => unreachable!("no secret is delivered here"),
         }
         if invalid {
             self.rejected.push(String::new());
@@ -145,6 +147,7 @@ impl Model {
             }
             // What was delivered stays.
             Kind::Endpoints | Kind::Routes => {}
+            Kind::Secret => unreachable!("no secret is delivered here"),
         }
         for resource in upserts {
             let taken = match kind {
@@ -152,6 +155,7 @@ impl Model {
                 Kind::Listener => self.put_listener(resource),
                 Kind::Endpoints => put(&mut self.endpoints, resource),
                 Kind::Routes => put(&mut self.routes, resource),
+                Kind::Secret => unreachable!("no secret is delivered here"),
             };
             if !taken {
                 self.rejected.push(resource.name().to_owned());

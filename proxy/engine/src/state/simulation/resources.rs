@@ -23,6 +23,7 @@ pub(super) fn name(kind: Kind, number: u8) -> String {
         Kind::Endpoints => format!("s{}", number % 2),
         Kind::Listener => format!("l{number}"),
         Kind::Routes => format!("r{}", number % 2),
+        Kind::Secret => unreachable!("no secret is delivered here"),
     }
 }
 
@@ -60,6 +61,7 @@ fn resource(kind: Kind, name: String, form: u8) -> Resource {
         Kind::Endpoints => endpoints(&name, form),
         Kind::Listener => listener(&name, form),
         Kind::Routes => routes(&name, form),
+        Kind::Secret => unreachable!("no secret is delivered here"),
     };
     let any = Any { type_url: kind.type_url().to_owned(), value };
     Resource { delivered: Delivered { name, version: "1".to_owned(), any }, facts }

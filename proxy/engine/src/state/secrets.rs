@@ -1,0 +1,423 @@
+//! Secrets that TLS contexts name: those of the bootstrap, and those that are delivered (SDS).
+//!
+//! There is one subscription for each name and source, shared by all contexts. A secret that comes is checked, then the contexts
+//! of everyone who needs it are built anew, and only when all of them could be are they put in force: a secret that does not do
+//! for one of them is rejected, and the last good one stays everywhere. Files that a secret names are read into it, again when one
+//! is moved to where they are.
+//!
+//! Source: Envoy `docs/root/configuration/security/secret.rst`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use proxy_core::config::{BuildCx, ConfigError};
+use proxy_core::hash::xxhash64;
+use proxy_core::stats::Shared;
+use proxy_core::stats::groups::{SdsStats, XdsStats};
+use xds_api::envoy::extensions::transport_sockets::tls::v3 as proto;
+
+use super::counting::Taker;
+use super::decode::{Decoded, Fresh, decode_all, join, to_any};
+use super::dump::{Named, Resource};
+use super::endpoints::millis;
+use super::interest::Interest;
+use super::store::{Phase, Store, within};
+use super::{Delivered, Effect, Failure, Kind, Response, Source, SourceId};
+use crate::tls::secret::{read_files, watched_directories};
+use crate::tls::{Need, Secret, SecretKind, Supplied};
+
+type Key = (SourceId, String);
+
+/// All that there are.
+#[derive(Default)]
+pub(super) struct Secrets {
+    fixed: BTreeMap<(SecretKind, String), Fixed>,
+    delivered: BTreeMap<Key, Delivery>,
+}
+
+/// One of the bootstrap. It is looked into when somebody needs it, as by Envoy.
+struct Fixed {
+    resource: Resource,
+    proto: proto::Secret,
+    secret: Option<Arc<Secret>>,
+}
+
+/// One that some context needs.
+struct Delivery {
+    timeout: Duration,
+    /// Whether a cluster needs it, which is initialised before listeners are.
+    by_cluster: bool,
+    xds: Shared<XdsStats>,
+    sds: Shared<SdsStats>,
+    since: SystemTime,
+    current: Option<Held>,
+    /// An answer came, or will not come.
+    settled: bool,
+    /// Under which number its files are watched.
+    watch: Option<u64>,
+}
+
+struct Held {
+    resource: Resource,
+    proto: proto::Secret,
+    /// With the files that it names in it.
+    read: proto::Secret,
+    secret: Arc<Secret>,
+}
+
+/// How a context refers to a secret.
+#[derive(Clone, Debug)]
+pub(super) struct SecretUse {
+    kind: SecretKind,
+    name: Arc<str>,
+    /// None for one of the bootstrap.
+    source: Option<SourceId>,
+    timeout: Duration,
+}
+
+impl SecretUse {
+    fn key(&self) -> Option<Key> {
+        Some((self.source?, self.name.to_string()))
+    }
+
+    fn is(&self, key: &Key) -> bool {
+        self.source == Some(key.0) && *self.name == *key.1
+    }
+}
+
+impl Secrets {
+    /// Whether nobody who refers to these need wait longer.
+    pub(super) fn are_settled<'u>(&self, uses: impl IntoIterator<Item = &'u SecretUse>) -> bool {
+        self.unsettled(uses).next().is_none()
+    }
+
+    /// The names of those that are waited for.
+    pub(super) fn unsettled<'u>(
+        &self,
+        uses: impl IntoIterator<Item = &'u SecretUse>,
+    ) -> impl Iterator<Item = &'u str> {
+        let waits = |key: &Key| self.delivered.get(key).is_none_or(|delivery| !delivery.settled);
+        let uses = uses.into_iter().filter(move |used| used.key().is_some_and(|key| waits(&key)));
+        uses.map(|used| &*used.name)
+    }
+
+    fn find(&self, used: &SecretUse) -> Option<Arc<Secret>> {
+        match used.key() {
+            Some(key) => Some(self.delivered.get(&key)?.current.as_ref()?.secret.clone()),
+            None => self.fixed.get(&(used.kind, used.name.to_string()))?.secret.clone(),
+        }
+    }
+
+    /// Whether these very bytes are in force.
+    fn holds(&self, source: SourceId, delivered: &Delivered) -> bool {
+        let delivery = self.delivered.get(&(source, delivered.name.clone()));
+        let held = delivery.and_then(|delivery| delivery.current.as_ref());
+        held.is_some_and(|held| *held.resource.any == delivered.any)
+    }
+
+    pub(super) fn interest(&self, phase: Phase, interest: &mut Interest) {
+        for ((source, name), delivery) in &self.delivered {
+            if phase >= Phase::Listeners || (delivery.by_cluster && phase >= Phase::PrimaryClusters) {
+                interest.want(*source, Kind::Secret, name, delivery.timeout);
+            }
+        }
+    }
+
+    pub(super) fn sources(&self) -> impl Iterator<Item = SourceId> {
+        self.delivered.keys().map(|(source, _)| *source)
+    }
+
+    fn of_source(&self, source: SourceId) -> impl Iterator<Item = (&str, &Delivery)> {
+        let delivered = self.delivered.iter().filter(move |((of, _), _)| *of == source);
+        delivered.map(|((_, name), delivery)| (name.as_str(), delivery))
+    }
+
+    /// Counts a failure for those of `source` whose names count.
+    pub(super) fn count_failure(&self, source: SourceId, failure: Failure, counts: &dyn Fn(&str) -> bool) {
+        for (_, delivery) in self.of_source(source).filter(|(name, _)| counts(name)) {
+            delivery.xds.update_attempt.inc();
+            match failure {
+                Failure::Rejected => delivery.xds.update_rejected.inc(),
+                Failure::Unreadable | Failure::Disconnected => delivery.xds.update_failure.inc(),
+            }
+        }
+    }
+
+    /// No answer came in time.
+    pub(super) fn timed_out(&mut self, source: SourceId, name: &str) {
+        let Some(delivery) = self.delivered.get_mut(&(source, name.to_owned())) else { return };
+        delivery.xds.update_attempt.inc();
+        delivery.xds.init_fetch_timeout.inc();
+        delivery.settled = true;
+    }
+
+    pub(super) fn settle_all(&mut self, source: SourceId) {
+        for (_, delivery) in self.delivered.iter_mut().filter(|((of, _), _)| *of == source) {
+            delivery.settled = true;
+        }
+    }
+
+    /// Those of the bootstrap, those that came, and those that are waited for.
+    pub(super) fn dump(&self) -> (Vec<Named>, Vec<Named>, Vec<Named>) {
+        let named =
+            |name: &str, resource| Named { name: name.to_owned(), resource: Some(resource), error: None };
+        let fixed = self.fixed.iter().map(|((_, name), fixed)| named(name, fixed.resource.clone()));
+        let (mut active, mut warming) = (Vec::new(), Vec::new());
+        for ((_, name), delivery) in &self.delivered {
+            let any = |secret: &proto::Secret| Arc::new(to_any(Kind::Secret.type_url(), secret));
+            match &delivery.current {
+                Some(held) => {
+                    active.push(named(name, Resource { any: any(&held.read), ..held.resource.clone() }));
+                }
+                None => {
+                    let version = "uninitialized".to_owned();
+                    let any = any(&proto::Secret { name: name.clone(), ..proto::Secret::default() });
+                    warming.push(named(name, Resource { any, version, updated: delivery.since }));
+                }
+            }
+        }
+        (fixed.collect(), active, warming)
+    }
+}
+
+impl Store {
+    /// Takes a secret of the bootstrap.
+    pub(super) fn load_secret(&mut self, proto: proto::Secret) -> Result<(), Vec<ConfigError>> {
+        let error = |reason| vec![ConfigError { path: String::new(), reason }];
+        // (What is no use to anybody was refused already.)
+        let Some(kind) = SecretKind::of(&proto) else { return Ok(()) };
+        let name = proto.name.clone();
+        let any = Arc::new(to_any(Kind::Secret.type_url(), &proto));
+        let resource = Resource { any, version: String::new(), updated: self.now };
+        let fixed = Fixed { resource, proto, secret: None };
+        match self.secrets.fixed.insert((kind, name.clone()), fixed) {
+            Some(_) => Err(error(format!("Duplicate static secret name {name}"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Finds out where the secrets of a context come from, and builds it if those that it needs are there.
+    pub(super) fn supply(&mut self, tls: &dyn Supplied) -> Result<Vec<SecretUse>, Vec<ConfigError>> {
+        let mut uses = Vec::new();
+        let mut errors = Vec::new();
+        for need in tls.needs() {
+            match self.secret_use(need) {
+                Ok(used) => uses.push(used),
+                Err(found) => errors.extend(within(&need.path, found)),
+            }
+        }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        let Some(first) = tls.needs().first() else { return Ok(uses) };
+        let found: Vec<_> = uses.iter().map(|used| self.secrets.find(used)).collect();
+        let env = self.env.clone();
+        let mut cx = BuildCx::new(&env);
+        match tls.prepare(&found, &mut cx) {
+            Ok(prepared) => prepared.install(),
+            Err(_) => return Err(within(&first.path, cx.into_errors()).collect()),
+        }
+        Ok(uses)
+    }
+
+    fn secret_use(&mut self, need: &Need) -> Result<SecretUse, Vec<ConfigError>> {
+        let env = self.env.clone();
+        let mut cx = BuildCx::new(&env);
+        let Need { kind, name, source, .. } = need;
+        let subscription = match source {
+            Some(source) => cx.at("sds_config", |cx| self.sources.build_of(source, Some(name), cx)).map(Some),
+            None => match self.secrets.fixed.get_mut(&(*kind, name.to_string())) {
+                None => Err(cx.at("name", |cx| cx.reject(kind.unknown(name)))),
+                Some(fixed) if fixed.secret.is_some() => Ok(None),
+                Some(fixed) => Secret::build(&fixed.proto, &mut cx).map(|secret| {
+                    fixed.secret = Some(Arc::new(secret));
+                    None
+                }),
+            },
+        };
+        let Ok(subscription) = subscription else { return Err(cx.into_errors()) };
+        Ok(SecretUse {
+            kind: *kind,
+            name: name.clone(),
+            source: subscription.map(|subscription| subscription.source),
+            timeout: subscription.map(|subscription| subscription.timeout).unwrap_or_default(),
+        })
+    }
+
+    /// Works out anew which are referred to, and drops the others.
+    pub(super) fn refresh_secrets(&mut self) {
+        let mut before = std::mem::take(&mut self.secrets.delivered);
+        let of_clusters = self.clusters.secret_uses().map(|used| (used, true));
+        let of_listeners = self.listeners.secret_uses().map(|used| (used, false));
+        for (used, by_cluster) in of_clusters.chain(of_listeners) {
+            let Some(key) = used.key() else { continue };
+            let kept = before.remove(&key);
+            let delivery = self.secrets.delivered.entry(key).or_insert_with_key(|(source, name)| match kept {
+                Some(kept) => Delivery { by_cluster: false, ..kept },
+                None => {
+                    let scope = self.env.stats.scope(&format!("sds.{name}"));
+                    let xds: Shared<XdsStats> = scope.shared();
+                    if !matches!(self.sources.get(*source), Some(Source::File { .. })) {
+                        xds.update_attempt.inc();
+                    }
+                    Delivery {
+                        timeout: used.timeout,
+                        by_cluster,
+                        xds,
+                        sds: scope.shared(),
+                        since: self.now,
+                        current: None,
+                        settled: false,
+                        watch: None,
+                    }
+                }
+            });
+            delivery.by_cluster |= by_cluster;
+        }
+        let watches = before.into_values().filter_map(|delivery| delivery.watch);
+        self.effects.plane.extend(watches.map(Effect::StopWatching));
+    }
+
+    pub(super) fn apply_secrets(&mut self, response: &Response) -> Vec<(String, String)> {
+        let source = response.source;
+        let is_held = |delivered: &Delivered| self.secrets.holds(source, delivered);
+        let decoded = match decode_all::<proto::Secret>(response, &self.env, is_held) {
+            Ok(decoded) => decoded,
+            Err(details) => {
+                for delivered in &response.upserts {
+                    self.reject_secret(source, &delivered.name);
+                }
+                return vec![(String::new(), details)];
+            }
+        };
+        let mut rejected = Vec::new();
+        for decoded in decoded {
+            let name = decoded.delivered.name.clone();
+            if let Err(reason) = self.put_secret(source, decoded, &response.version) {
+                self.reject_secret(source, &name);
+                rejected.push((name, reason));
+            }
+        }
+        for name in &response.removed {
+            // The secret stays; who waited for it waits no longer.
+            if let Some(delivery) = self.secrets.delivered.get_mut(&(source, name.clone())) {
+                delivery.settled = true;
+            }
+        }
+        rejected
+    }
+
+    fn put_secret(
+        &mut self,
+        source: SourceId,
+        decoded: Decoded<'_, proto::Secret>,
+        version_info: &str,
+    ) -> Result<(), String> {
+        let delivered = decoded.delivered;
+        let key = (source, delivered.name.clone());
+        if !self.secrets.delivered.contains_key(&key) {
+            return Ok(());
+        }
+        if !self.secrets.holds(source, delivered) {
+            let Fresh { proto, refused } = decoded.read(&self.env)?;
+            if !refused.is_empty() {
+                return Err(join(&refused));
+            }
+            if proto.name != delivered.name {
+                return Err(format!("Unexpected SDS secret (expecting {}): {}", delivered.name, proto.name));
+            }
+            let read = read_files(&proto)?;
+            let secret = self.renew(&key, &read)?;
+            let resource = self.resource(delivered);
+            self.watch(&key, &proto);
+            if let Some(delivery) = self.secrets.delivered.get_mut(&key) {
+                delivery.current = Some(Held { resource, proto, read, secret });
+            }
+        }
+        let now = self.now;
+        let Some(delivery) = self.secrets.delivered.get_mut(&key) else { return Ok(()) };
+        delivery.settled = true;
+        if let Some(held) = &mut delivery.current {
+            held.resource.version.clone_from(&delivered.version);
+            held.resource.updated = now;
+        }
+        delivery.xds.update_attempt.inc();
+        delivery.xds.update_success.inc();
+        delivery.xds.update_time.set(millis(now));
+        delivery.xds.version.set(xxhash64(version_info.as_bytes()));
+        delivery.xds.version_text.set(version_info);
+        self.takers.push(Taker::Xds(delivery.xds.clone()));
+        Ok(())
+    }
+
+    fn reject_secret(&mut self, source: SourceId, name: &str) {
+        let Some(delivery) = self.secrets.delivered.get_mut(&(source, name.to_owned())) else { return };
+        delivery.settled = true;
+        delivery.xds.update_attempt.inc();
+        delivery.xds.update_rejected.inc();
+    }
+
+    /// Builds a secret, and the contexts of all who need it: all are put in force, or none.
+    fn renew(&self, key: &Key, proto: &proto::Secret) -> Result<Arc<Secret>, String> {
+        let mut cx = BuildCx::new(&self.env);
+        let Ok(secret) = Secret::build(proto, &mut cx).map(Arc::new) else {
+            return Err(join(&cx.into_errors()));
+        };
+        let mut prepared = Vec::new();
+        let contexts = self.clusters.contexts().chain(self.listeners.contexts());
+        for (tls, uses) in contexts.filter(|(_, uses)| uses.iter().any(|used| used.is(key))) {
+            let find = |used: &SecretUse| match used.is(key) {
+                true => Some(secret.clone()),
+                false => self.secrets.find(used),
+            };
+            let found: Vec<_> = uses.iter().map(find).collect();
+            match tls.prepare(&found, &mut cx) {
+                Ok(context) => prepared.push(context),
+                Err(_) => return Err(join(&cx.into_errors())),
+            }
+        }
+        prepared.into_iter().for_each(|context| context.update());
+        Ok(secret)
+    }
+
+    /// Has the files that a secret names watched, and those of the one before no longer.
+    fn watch(&mut self, key: &Key, proto: &proto::Secret) {
+        let directories = watched_directories(proto);
+        let id = self.next_id();
+        let Some(delivery) = self.secrets.delivered.get_mut(key) else { return };
+        let watch = (!directories.is_empty()).then_some(id);
+        let before = std::mem::replace(&mut delivery.watch, watch);
+        self.effects.plane.extend(before.map(Effect::StopWatching));
+        if let Some(id) = watch {
+            self.effects.plane.push(Effect::WatchFiles { id, directories });
+        }
+    }
+
+    /// Something was moved to where the files are that are watched under `id`.
+    pub fn files_changed(&mut self, id: u64) -> Vec<Effect> {
+        let mut delivered = self.secrets.delivered.iter();
+        let found = delivered.find(|(_, delivery)| delivery.watch == Some(id));
+        if let Some((key, Delivery { current: Some(held), .. })) = found {
+            let key = key.clone();
+            let read = read_files(&held.proto);
+            if read.as_ref() != Ok(&held.read) {
+                let renewed = read.and_then(|read| Ok((self.renew(&key, &read)?, read)));
+                self.rotated(&key, renewed);
+            }
+        }
+        self.finish()
+    }
+
+    fn rotated(&mut self, key: &Key, renewed: Result<(Arc<Secret>, proto::Secret), String>) {
+        let Some(delivery) = self.secrets.delivered.get_mut(key) else { return };
+        match (renewed, &mut delivery.current) {
+            (Ok((secret, read)), Some(held)) => (held.secret, held.read) = (secret, read),
+            (Ok(_), None) => {}
+            (Err(reason), _) => {
+                tracing::warn!(secret = key.1, reason, "files of a secret were not taken");
+                delivery.sds.key_rotation_failed.inc();
+            }
+        }
+    }
+}

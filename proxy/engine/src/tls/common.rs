@@ -1,0 +1,195 @@
+//! What both sides of TLS have in common: parameters, certificates, what peers are held to, and which of them are secrets.
+
+use std::sync::Arc;
+
+use prost::Message;
+use proxy_core::config::{BuildCx, Rejected};
+use proxy_core::stats::{OneOff, Scope, SharedGauge};
+use xds_api::envoy::extensions::transport_sockets::tls::v3::common_tls_context::ValidationContextType;
+use xds_api::envoy::extensions::transport_sockets::tls::v3::tls_parameters::TlsProtocol;
+use xds_api::envoy::extensions::transport_sockets::tls::v3::{
+    CertificateValidationContext, CommonTlsContext, SdsSecretConfig,
+};
+
+use super::identity::Identity;
+use super::params::Parameters;
+use super::secret::{Content, Need, Secret, SecretKind, Validation as Delivered};
+use super::verify::Verifier;
+
+/// `CommonTlsContext`, without what secrets bring.
+pub(super) struct Common {
+    pub(super) params: Parameters,
+    pub(super) alpn: Vec<Vec<u8>>,
+    /// Those that are part of the context.
+    identities: Vec<Identity>,
+    validation: Validation,
+    /// The secrets it needs: certificates first.
+    pub(super) needs: Vec<Need>,
+}
+
+/// What peers are held to.
+enum Validation {
+    Nothing,
+    /// It is part of the context.
+    Own(Arc<Verifier>),
+    /// It is a secret, added to what the context says itself.
+    Secret(Box<CertificateValidationContext>),
+}
+
+/// What a context is made of, all there.
+pub(super) struct Material {
+    pub(super) identities: Vec<Identity>,
+    pub(super) verifier: Option<Arc<Verifier>>,
+}
+
+impl Common {
+    pub(super) fn build(
+        proto: &CommonTlsContext,
+        default_max: TlsProtocol,
+        cx: &mut BuildCx<'_>,
+    ) -> Result<Self, Rejected> {
+        cx.at("common_tls_context", |cx| {
+            let params = Parameters::build(proto.tls_params.as_ref(), default_max, cx);
+            let mut validating = Vec::new();
+            let validation = validation(proto, &mut validating, cx);
+            let params = params?;
+            let identities = cx.each("tls_certificates", &proto.tls_certificates, |one, cx| {
+                let watched = one.watched_directory.is_some();
+                cx.reject_if(watched, "watched_directory", "only files of delivered secrets are watched")?;
+                Identity::build(one, &params.provider, cx)
+            });
+            let configs = &proto.tls_certificate_sds_secret_configs;
+            let needs = cx.each("tls_certificate_sds_secret_configs", configs, |one, cx| {
+                Need::build(SecretKind::Certificate, one, cx)
+            });
+            let (mut needs, identities, validation) = (needs?, identities?, validation?);
+            needs.append(&mut validating);
+            let alpn = proto.alpn_protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+            Ok(Self { params, alpn, identities, validation, needs })
+        })
+    }
+
+    /// How many certificates are part of the context, and how many are secrets.
+    pub(super) fn certificates(&self) -> (usize, usize) {
+        let secrets = self.needs.iter().filter(|need| need.kind == SecretKind::Certificate);
+        (self.identities.len(), secrets.count())
+    }
+
+    /// Whether peers may be held to something.
+    pub(super) fn validates(&self) -> bool {
+        match &self.validation {
+            Validation::Nothing => false,
+            Validation::Own(verifier) => verifier.has_authorities(),
+            Validation::Secret(_) => true,
+        }
+    }
+
+    /// What there is with the secrets that were `found`, in the order of the needs; `None` while that is not enough: one of
+    /// the certificates is, as in Envoy.
+    pub(super) fn material(
+        &self,
+        found: &[Option<Arc<Secret>>],
+        cx: &mut BuildCx<'_>,
+    ) -> Result<Option<Material>, Rejected> {
+        let mut identities = self.identities.clone();
+        let mut verifier = match &self.validation {
+            Validation::Own(verifier) => Some(verifier.clone()),
+            Validation::Nothing | Validation::Secret(_) => None,
+        };
+        for (need, secret) in self.needs.iter().zip(found) {
+            let Some(secret) = secret else { continue };
+            match (&secret.content, need.kind, &self.validation) {
+                (Content::Certificate(identity), SecretKind::Certificate, _) => {
+                    identities.push(identity.clone());
+                }
+                (Content::Validation(delivered), SecretKind::Validation, Validation::Secret(own)) => {
+                    verifier = Some(Arc::new(merge(own, delivered, cx)?));
+                }
+                _ => return Err(cx.reject(secret.mismatch(need))),
+            }
+        }
+        let needs_certificate = self.needs.iter().any(|need| need.kind == SecretKind::Certificate);
+        let is_ready = !(needs_certificate && identities.is_empty())
+            && (verifier.is_some() || !matches!(self.validation, Validation::Secret(_)));
+        Ok(is_ready.then_some(Material { identities, verifier }))
+    }
+}
+
+/// What certificates of peers are held to, if anything.
+fn validation(
+    common: &CommonTlsContext,
+    needs: &mut Vec<Need>,
+    cx: &mut BuildCx<'_>,
+) -> Result<Validation, Rejected> {
+    let mut secret = |config: &SdsSecretConfig, own: &CertificateValidationContext, cx: &mut BuildCx<'_>| {
+        let need = cx.at("validation_context_sds_secret_config", |cx| {
+            Need::build(SecretKind::Validation, config, cx)
+        });
+        needs.push(need?);
+        Ok(Validation::Secret(Box::new(own.clone())))
+    };
+    match &common.validation_context_type {
+        Some(ValidationContextType::ValidationContext(context)) => cx.at("validation_context", |cx| {
+            let watched = context.watched_directory.is_some();
+            cx.reject_if(watched, "watched_directory", "only files of delivered secrets are watched")?;
+            Ok(Validation::Own(Arc::new(Verifier::build(context, cx)?)))
+        }),
+        Some(ValidationContextType::ValidationContextSdsSecretConfig(config)) => {
+            secret(config, &CertificateValidationContext::default(), cx)
+        }
+        Some(ValidationContextType::CombinedValidationContext(combined)) => {
+            cx.at("combined_validation_context", |cx| {
+                let missing = |field, cx: &mut BuildCx<'_>| {
+                    cx.at(field, |cx: &mut BuildCx<'_>| cx.reject("value is required"))
+                };
+                let Some(own) = &combined.default_validation_context else {
+                    return Err(missing("default_validation_context", cx));
+                };
+                let Some(config) = &combined.validation_context_sds_secret_config else {
+                    return Err(missing("validation_context_sds_secret_config", cx));
+                };
+                secret(config, own, cx)
+            })
+        }
+        Some(_) => Err(cx.reject("certificate providers are not available")),
+        None => Ok(Validation::Nothing),
+    }
+}
+
+/// A secret on top of what the context says itself: lists are joined, what both say is taken from the secret.
+fn merge(
+    own: &CertificateValidationContext,
+    delivered: &Delivered,
+    cx: &mut BuildCx<'_>,
+) -> Result<Verifier, Rejected> {
+    let mut merged = own.clone();
+    let bytes = delivered.proto.encode_to_vec();
+    merged.merge(bytes.as_slice()).map_err(|error| cx.reject(format!("cannot be merged: {error}")))?;
+    let mut verifier = match &delivered.proto.trusted_ca {
+        Some(_) => Verifier::trusting(Ok(delivered.trusted.clone()), &merged, cx)?,
+        None => Verifier::build(&merged, cx)?,
+    };
+    verifier.secret = Some(delivered.secret.clone());
+    Ok(verifier)
+}
+
+/// When the certificates end, by the names of their secrets; as Envoy names those that came with no name otherwise. (The number
+/// is that of an empty name.)
+pub(super) fn expirations(scope: &Scope, material: &Material) -> Vec<OneOff<SharedGauge>> {
+    let set = |secret: &Option<Arc<str>>, otherwise: &str, seconds: i64| {
+        let name = secret.as_deref().unwrap_or(otherwise);
+        let gauge = scope.gauge(&format!("ssl.certificate.{name}.expiration_unix_time_seconds"));
+        gauge.set(seconds.max(0).cast_unsigned());
+        gauge
+    };
+    let of_own = |one: &Identity| set(&one.secret, "unnamed_cert_e3b0c442", one.certificate.not_after);
+    let mut gauges: Vec<_> = material.identities.iter().map(of_own).collect();
+    if let Some(verifier) = &material.verifier {
+        let ends: Vec<i64> = verifier.authorities().map(|authority| authority.not_after).collect();
+        gauges.extend(ends.iter().map(|end| set(&verifier.secret, "unnamed_ca_cert_e3b0c442", *end)));
+        if ends.is_empty() {
+            gauges.push(set(&verifier.secret, "unnamed_ca_cert", i64::MAX));
+        }
+    }
+    gauges
+}

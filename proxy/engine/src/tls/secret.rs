@@ -1,0 +1,201 @@
+//! Secrets: certificates and what peers are held to, when they come by name and not as a part of a context.
+//!
+//! A [`Secret`] is read and checked once, and shared by all contexts that need it. Where it is needed a [`Need`] says so; who
+//! keeps the configuration finds the secret and gives it to the context. Files that a delivered secret names are read into it,
+//! as by Envoy, so that the key and the certificate of one moment stay together.
+//!
+//! Source: `envoy/extensions/transport_sockets/tls/v3/secret.proto`, `docs/root/configuration/security/secret.rst`.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use proxy_core::config::{BuildCx, Rejected};
+use rustls::crypto::aws_lc_rs::default_provider;
+use xds_api::envoy::config::core::v3::data_source::Specifier;
+use xds_api::envoy::config::core::v3::{ConfigSource, DataSource, WatchedDirectory};
+use xds_api::envoy::extensions::transport_sockets::tls::v3 as proto;
+use xds_api::envoy::extensions::transport_sockets::tls::v3::secret::Type;
+
+use super::identity::Identity;
+use super::verify::Trusted;
+
+/// What a secret is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SecretKind {
+    /// A certificate with its key.
+    Certificate,
+    /// What certificates of peers are held to.
+    Validation,
+}
+
+impl SecretKind {
+    /// What a secret is for; `None` if nothing here takes it.
+    pub fn of(secret: &proto::Secret) -> Option<Self> {
+        match &secret.r#type {
+            Some(Type::TlsCertificate(_)) => Some(Self::Certificate),
+            Some(Type::ValidationContext(_)) => Some(Self::Validation),
+            Some(Type::SessionTicketKeys(_) | Type::GenericSecret(_)) | None => None,
+        }
+    }
+
+    /// What Envoy calls it.
+    fn field(self) -> &'static str {
+        match self {
+            Self::Certificate => "tls_certificate",
+            Self::Validation => "validation_context",
+        }
+    }
+
+    /// What Envoy says when the bootstrap has no such secret.
+    pub fn unknown(self, name: &str) -> String {
+        match self {
+            Self::Certificate => format!("Unknown static secret: {name}"),
+            Self::Validation => format!("Unknown static certificate validation context: {name}"),
+        }
+    }
+}
+
+/// A secret that a context needs (`SdsSecretConfig`).
+#[derive(Clone, Debug)]
+pub struct Need {
+    /// What it is for.
+    pub kind: SecretKind,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Where it is delivered from; without one it is a static secret of the bootstrap.
+    pub source: Option<Box<ConfigSource>>,
+    /// Where in the configuration it is asked for.
+    pub path: String,
+}
+
+impl Need {
+    pub(super) fn build(
+        kind: SecretKind,
+        proto: &proto::SdsSecretConfig,
+        cx: &mut BuildCx<'_>,
+    ) -> Result<Self, Rejected> {
+        if proto.name.is_empty() {
+            return Err(cx.at("name", |cx| cx.reject("value length must be at least 1 characters")));
+        }
+        Ok(Self {
+            kind,
+            name: proto.name.as_str().into(),
+            source: proto.sds_config.clone().map(Box::new),
+            path: cx.path(),
+        })
+    }
+}
+
+/// A secret, ready for use.
+#[derive(Debug)]
+pub struct Secret {
+    pub(super) content: Content,
+}
+
+#[derive(Debug)]
+pub(super) enum Content {
+    Certificate(Identity),
+    Validation(Box<Validation>),
+}
+
+/// What peers are held to, before it is merged with what a context says itself.
+pub(super) struct Validation {
+    pub(super) proto: proto::CertificateValidationContext,
+    pub(super) trusted: Arc<Trusted>,
+    pub(super) secret: Arc<str>,
+}
+
+impl std::fmt::Debug for Validation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Validation").field("secret", &self.secret).finish_non_exhaustive()
+    }
+}
+
+impl Secret {
+    /// Reads and checks it.
+    pub fn build(proto: &proto::Secret, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
+        let name: Arc<str> = proto.name.as_str().into();
+        let content = match &proto.r#type {
+            Some(Type::TlsCertificate(certificate)) => cx.at("tls_certificate", |cx| {
+                let identity = Identity::build(certificate, &default_provider(), cx)?;
+                Ok(Content::Certificate(Identity { secret: Some(name), ..identity }))
+            }),
+            Some(Type::ValidationContext(context)) => cx.at("validation_context", |cx| {
+                let trusted = Arc::new(Trusted::build(context, cx)?);
+                Ok(Content::Validation(Box::new(Validation {
+                    proto: context.clone(),
+                    trusted,
+                    secret: name,
+                })))
+            }),
+            Some(Type::SessionTicketKeys(_) | Type::GenericSecret(_)) | None => {
+                Err(cx.reject("must be a tls_certificate or a validation_context"))
+            }
+        };
+        Ok(Self { content: content? })
+    }
+
+    pub(super) fn mismatch(&self, need: &Need) -> String {
+        let is = match &self.content {
+            Content::Certificate(_) => SecretKind::Certificate,
+            Content::Validation(_) => SecretKind::Validation,
+        };
+        format!("secret '{}' is a {}, not a {}", need.name, is.field(), need.kind.field())
+    }
+}
+
+/// The files that a delivered secret names.
+fn sources(secret: &mut proto::Secret) -> (Vec<&mut DataSource>, Option<&WatchedDirectory>) {
+    match &mut secret.r#type {
+        Some(Type::TlsCertificate(certificate)) => (
+            [&mut certificate.certificate_chain, &mut certificate.private_key].into_iter().flatten().collect(),
+            certificate.watched_directory.as_ref(),
+        ),
+        Some(Type::ValidationContext(context)) => (
+            [&mut context.trusted_ca, &mut context.crl].into_iter().flatten().collect(),
+            context.watched_directory.as_ref(),
+        ),
+        Some(Type::SessionTicketKeys(_) | Type::GenericSecret(_)) | None => (Vec::new(), None),
+    }
+}
+
+/// The secret with the files that it names read into it.
+///
+/// # Errors
+/// Which file cannot be read, and why.
+pub fn read_files(secret: &proto::Secret) -> Result<proto::Secret, String> {
+    let mut read = secret.clone();
+    for source in sources(&mut read).0 {
+        if let Some(Specifier::Filename(path)) = &source.specifier {
+            let bytes = fs::read(path).map_err(|error| format!("unable to read file: {path}: {error}"))?;
+            source.specifier = Some(Specifier::InlineBytes(bytes));
+        }
+    }
+    Ok(read)
+}
+
+/// The directories in which a move may change the files that a delivered secret names; none if it names no file.
+pub fn watched_directories(secret: &proto::Secret) -> Vec<PathBuf> {
+    let mut secret = secret.clone();
+    let (sources, watched) = sources(&mut secret);
+    let files: Vec<&str> = sources
+        .iter()
+        .filter_map(|source| match &source.specifier {
+            Some(Specifier::Filename(path)) => Some(path.as_str()),
+            _ => None,
+        })
+        .collect();
+    match watched {
+        _ if files.is_empty() => Vec::new(),
+        Some(watched) => vec![PathBuf::from(&watched.path)],
+        None => {
+            let parent = |path: &&str| match Path::new(path).parent() {
+                Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+                _ => PathBuf::from("."),
+            };
+            files.iter().map(parent).collect::<BTreeSet<_>>().into_iter().collect()
+        }
+    }
+}
