@@ -384,12 +384,52 @@ pub fn talk(
     Ok(outcome)
 }
 
+/// A connection that is kept, for one request after the other.
+pub struct Session(rustls::StreamOwned<ClientConnection, TcpStream>);
+
+impl Session {
+    /// Connects; the handshake is done with the first request.
+    pub fn open(addr: SocketAddr, options: &ClientOptions) -> Result<Self> {
+        let socket = TcpStream::connect_timeout(&addr, SOON)?;
+        socket.set_read_timeout(Some(SOON))?;
+        socket.set_nodelay(true)?;
+        let name = ServerName::try_from(options.name().to_owned())?;
+        Ok(Self(rustls::StreamOwned::new(ClientConnection::new(options.config()?, name)?, socket)))
+    }
+
+    /// Sends a request and reads the response, which must have a content length; its status line.
+    pub fn request(&mut self, request: &str) -> Result<String> {
+        self.0.write_all(request.as_bytes())?;
+        self.0.flush()?;
+        let (mut answer, mut buffer) = (Vec::new(), [0; 4096]);
+        loop {
+            let text = String::from_utf8_lossy(&answer).into_owned();
+            if let Some((head, body)) = text.split_once("\r\n\r\n") {
+                let length = content_length(head).context("no content length")?;
+                if body.len() >= length {
+                    return Ok(head.lines().next().unwrap_or_default().to_owned());
+                }
+            }
+            match self.0.read(&mut buffer)? {
+                0 => anyhow::bail!("closed after {text:?}"),
+                count => answer.extend_from_slice(&buffer[..count]),
+            }
+        }
+    }
+}
+
 fn describe(error: &std::io::Error) -> String {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
         Some(rustls::Error::AlertReceived(alert)) => format!("alert {alert:?}"),
         Some(error) => format!("{error}"),
         None => format!("{:?}", error.kind()),
     }
+}
+
+fn content_length(head: &str) -> Option<usize> {
+    let lines = head.lines().filter_map(|line| line.split_once(':'));
+    let mut lengths = lines.filter(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+    lengths.next()?.1.trim().parse().ok()
 }
 
 /// [`talk`] in a thread of its own.

@@ -185,8 +185,10 @@ impl Store {
     /// Takes a secret of the bootstrap.
     pub(super) fn load_secret(&mut self, proto: proto::Secret) -> Result<(), Vec<ConfigError>> {
         let error = |reason| vec![ConfigError { path: String::new(), reason }];
-        // (What is no use to anybody was refused already.)
-        let Some(kind) = SecretKind::of(&proto) else { return Ok(()) };
+        // (What is no use to anybody was refused already, but for one that is nothing.)
+        let Some(kind) = SecretKind::of(&proto) else {
+            return Err(error("Secret type not implemented".to_owned()));
+        };
         let name = proto.name.clone();
         let any = Arc::new(to_any(Kind::Secret.type_url(), &proto));
         let resource = Resource { any, version: String::new(), updated: self.now };
