@@ -211,8 +211,7 @@ impl AdminState for Admin {
 
 /// What one TLS context trusts and shows; of several authorities the first is told, as by Envoy.
 fn certificate_entry(verifier: Option<&Verifier>, identities: &[Identity]) -> CertificateEntry {
-    let trusted =
-        verifier.and_then(|verifier| Some((verifier.path()?, verifier.authorities().next()?)));
+    let trusted = verifier.and_then(|verifier| Some((verifier.path()?, verifier.authorities().next()?)));
     CertificateEntry {
         ca: trusted.iter().map(|(path, authority)| certificate_details(path, authority)).collect(),
         chain: identities.iter().map(|one| certificate_details(&one.path, &one.certificate)).collect(),

@@ -38,11 +38,7 @@ pub trait Supplied {
     ///
     /// # Errors
     /// They cannot be used; the context in force stays.
-    fn prepare(
-        &self,
-        found: &[Option<Arc<Secret>>],
-        cx: &mut BuildCx<'_>,
-    ) -> Result<Prepared<'_>, Rejected>;
+    fn prepare(&self, found: &[Option<Arc<Secret>>], cx: &mut BuildCx<'_>) -> Result<Prepared<'_>, Rejected>;
 }
 
 /// A context that is ready to take its place.

@@ -49,7 +49,8 @@ impl Certificates {
     }
 }
 
-const CLIENTS: &str = "{match_typed_subject_alt_names: [{san_type: URI, matcher: {prefix: \"spiffe://td/\"}}]}";
+const CLIENTS: &str =
+    "{match_typed_subject_alt_names: [{san_type: URI, matcher: {prefix: \"spiffe://td/\"}}]}";
 
 /// A listener whose certificate and authority are secrets, from `source` (`, sds_config: ..` or nothing).
 fn listener(name: &str, certificate: &str, authority: &str, source: &str) -> String {
@@ -106,7 +107,8 @@ async fn secrets_of_the_bootstrap_are_those_of_envoy() {
     let up = fill(&cluster("up", "up", ""), [("up", port(host.addr()))]);
     let mut told = Vec::new();
     for binary in both() {
-        let config = bootstrap(&[listener("l", "server", "root", "")], std::slice::from_ref(&up), "") + &secrets;
+        let config =
+            bootstrap(&[listener("l", "server", "root", "")], std::slice::from_ref(&up), "") + &secrets;
         let proxy = Proxy::start(&binary, &config).await.unwrap();
         let good = get(&proxy, "l", &c.client).await;
         assert_eq!((good.handshake.as_str(), &good.certificate), ("ok", &c.servers[0].der));
@@ -116,11 +118,16 @@ async fn secrets_of_the_bootstrap_are_those_of_envoy() {
         let dump = dump.split("SecretsConfigDump").nth(1).unwrap().to_owned();
         assert!(!dump.contains(c.servers[0].key.lines().nth(1).unwrap()), "{dump}");
         assert!(proxy.admin().get("/certs").await.unwrap().contains("serial_number"));
-        let expiration = stats(&proxy, "listener.l.ssl.certificate.server.expiration_unix_time_seconds").await;
+        let expiration =
+            stats(&proxy, "listener.l.ssl.certificate.server.expiration_unix_time_seconds").await;
         told.push((bad.handshake, san, dump, expiration));
         let unknown = config.replace("name: server}", "name: nobody}");
         let verdict = binary.validate(&unknown).unwrap();
-        assert!(!verdict.accepted && verdict.text.contains("Unknown static secret: nobody"), "{}", verdict.text);
+        assert!(
+            !verdict.accepted && verdict.text.contains("Unknown static secret: nobody"),
+            "{}",
+            verdict.text
+        );
         let unknown = config.replace("name: root}", "name: nobody}");
         let verdict = binary.validate(&unknown).unwrap();
         let reason = "Unknown static certificate validation context: nobody";
@@ -387,7 +394,10 @@ async fn files_are_taken_when_they_are_moved_into_place_as_by_envoy() {
         put(&at("root.yaml"), &file_of(&authority("root", &c.root)));
         let source = |file: &str| {
             let path = at(file);
-            format!(", sds_config: {{resource_api_version: V3, path_config_source: {{path: {}}}}}", path.display())
+            format!(
+                ", sds_config: {{resource_api_version: V3, path_config_source: {{path: {}}}}}",
+                path.display()
+            )
         };
         let yaml = listener("l", "server", "root", "");
         let yaml = yaml.replace("{name: server}", &format!("{{name: server{}}}", source("server.yaml")));
@@ -459,7 +469,8 @@ async fn a_watched_directory_changes_key_and_certificate_at_once() {
             "{{resource_api_version: V3, path_config_source: {{path: {}/server.yaml}}}}",
             config.path().display()
         );
-        let common = format!("tls_certificate_sds_secret_configs: [{{name: server, sds_config: {source}}}]\n");
+        let common =
+            format!("tls_certificate_sds_secret_configs: [{{name: server, sds_config: {source}}}]\n");
         let yaml = HttpListener::to_up("l").chain(&downstream(&common, "")).yaml();
         let up = fill(&cluster("up", "up", ""), [("up", port(host.addr()))]);
         let proxy = Proxy::start(&binary, &bootstrap(&[yaml], &[up], NODE)).await.unwrap();

@@ -282,8 +282,7 @@ impl Store {
     pub(super) fn activate_clusters(&mut self) {
         let mut replaced = Vec::new();
         for entry in self.clusters.entries.values_mut() {
-            let is_warm =
-                |version: &mut Version| version.warm && self.secrets.are_settled(&version.secrets);
+            let is_warm = |version: &mut Version| version.warm && self.secrets.are_settled(&version.secrets);
             if let Some(version) = entry.warming.take_if(is_warm) {
                 version.cluster.stats.state.warming_state.set(0);
                 self.effects.publish = true;

@@ -433,7 +433,9 @@ impl Store {
         let mut replaced = Vec::new();
         let plane = &mut self.effects.plane;
         for entry in self.listeners.entries.values_mut() {
-            let Some(version) = entry.warming.take_if(|version| is_warm(version, &self.routes, &self.secrets)) else {
+            let Some(version) =
+                entry.warming.take_if(|version| is_warm(version, &self.routes, &self.secrets))
+            else {
                 continue;
             };
             let (tag, listener) = (version.tag, version.listener.clone());

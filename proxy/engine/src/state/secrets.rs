@@ -255,26 +255,27 @@ impl Store {
         for (used, by_cluster) in of_clusters.chain(of_listeners) {
             let Some(key) = used.key() else { continue };
             let kept = before.remove(&key);
-            let delivery = self.secrets.delivered.entry(key).or_insert_with_key(|(source, name)| match kept {
-                Some(kept) => Delivery { by_cluster: false, ..kept },
-                None => {
-                    let scope = self.env.stats.scope(&format!("sds.{name}"));
-                    let xds: Shared<XdsStats> = scope.shared();
-                    if !matches!(self.sources.get(*source), Some(Source::File { .. })) {
-                        xds.update_attempt.inc();
+            let delivery =
+                self.secrets.delivered.entry(key).or_insert_with_key(|(source, name)| match kept {
+                    Some(kept) => Delivery { by_cluster: false, ..kept },
+                    None => {
+                        let scope = self.env.stats.scope(&format!("sds.{name}"));
+                        let xds: Shared<XdsStats> = scope.shared();
+                        if !matches!(self.sources.get(*source), Some(Source::File { .. })) {
+                            xds.update_attempt.inc();
+                        }
+                        Delivery {
+                            timeout: used.timeout,
+                            by_cluster,
+                            xds,
+                            sds: scope.shared(),
+                            since: self.now,
+                            current: None,
+                            settled: false,
+                            watch: None,
+                        }
                     }
-                    Delivery {
-                        timeout: used.timeout,
-                        by_cluster,
-                        xds,
-                        sds: scope.shared(),
-                        since: self.now,
-                        current: None,
-                        settled: false,
-                        watch: None,
-                    }
-                }
-            });
+                });
             delivery.by_cluster |= by_cluster;
         }
         let watches = before.into_values().filter_map(|delivery| delivery.watch);

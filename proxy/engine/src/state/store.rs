@@ -405,7 +405,8 @@ impl Store {
         let collections = collections.map(|collection| collection.subscription.source);
         let endpoints = self.assignments.0.keys().map(|(source, _)| *source);
         let routes = self.routes.0.keys().map(|(_, source)| *source);
-        let used: BTreeSet<SourceId> = collections.chain(endpoints).chain(routes).chain(self.secrets.sources()).collect();
+        let used: BTreeSet<SourceId> =
+            collections.chain(endpoints).chain(routes).chain(self.secrets.sources()).collect();
         self.sources.retain(|source| used.contains(&source));
     }
 

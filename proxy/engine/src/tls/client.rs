@@ -244,11 +244,7 @@ impl Supplied for ClientTls {
         &self.common.needs
     }
 
-    fn prepare(
-        &self,
-        found: &[Option<Arc<Secret>>],
-        cx: &mut BuildCx<'_>,
-    ) -> Result<Prepared<'_>, Rejected> {
+    fn prepare(&self, found: &[Option<Arc<Secret>>], cx: &mut BuildCx<'_>) -> Result<Prepared<'_>, Rejected> {
         let material = self.common.material(found, cx)?;
         let context = material.map(|material| self.build_context(material, cx)).transpose()?.map(Arc::new);
         Ok(Prepared {

@@ -122,9 +122,8 @@ fn validation(
     cx: &mut BuildCx<'_>,
 ) -> Result<Validation, Rejected> {
     let mut secret = |config: &SdsSecretConfig, own: &CertificateValidationContext, cx: &mut BuildCx<'_>| {
-        let need = cx.at("validation_context_sds_secret_config", |cx| {
-            Need::build(SecretKind::Validation, config, cx)
-        });
+        let need = cx
+            .at("validation_context_sds_secret_config", |cx| Need::build(SecretKind::Validation, config, cx));
         needs.push(need?);
         Ok(Validation::Secret(Box::new(own.clone())))
     };

@@ -66,10 +66,7 @@ pub const FIELDS: &[MessageFields] = &[
             ("validation_context_certificate_provider_instance", NO_PROVIDERS),
         ],
     ),
-    (
-        "envoy.extensions.transport_sockets.tls.v3.SdsSecretConfig",
-        &[("name", Used), ("sds_config", Used)],
-    ),
+    ("envoy.extensions.transport_sockets.tls.v3.SdsSecretConfig", &[("name", Used), ("sds_config", Used)]),
     (
         "envoy.extensions.transport_sockets.tls.v3.Secret",
         &[

@@ -72,7 +72,12 @@ impl Identity {
                 cx.reject(format!("Failed to load private key from {}, Cause: {cause}", key_name(proto)))
             })
         })?;
-        Ok(Self { key: Arc::new(key), certificate: Arc::new(certificate), path: chain.name.into(), secret: None })
+        Ok(Self {
+            key: Arc::new(key),
+            certificate: Arc::new(certificate),
+            path: chain.name.into(),
+            secret: None,
+        })
     }
 
     /// For handshakes in which it is the only one.

@@ -150,7 +150,10 @@ impl Secret {
 fn sources(secret: &mut proto::Secret) -> (Vec<&mut DataSource>, Option<&WatchedDirectory>) {
     match &mut secret.r#type {
         Some(Type::TlsCertificate(certificate)) => (
-            [&mut certificate.certificate_chain, &mut certificate.private_key].into_iter().flatten().collect(),
+            [&mut certificate.certificate_chain, &mut certificate.private_key]
+                .into_iter()
+                .flatten()
+                .collect(),
             certificate.watched_directory.as_ref(),
         ),
         Some(Type::ValidationContext(context)) => (

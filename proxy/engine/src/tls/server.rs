@@ -118,9 +118,7 @@ impl ServerTls {
         match common.certificates() {
             (0, 0) => return Err(cx.reject("No TLS certificates found for server context")),
             (1.., 1..) => {
-                return Err(
-                    cx.reject("SDS and non-SDS TLS certificates may not be mixed in server contexts")
-                );
+                return Err(cx.reject("SDS and non-SDS TLS certificates may not be mixed in server contexts"));
             }
             _ => {}
         }
@@ -289,7 +287,8 @@ impl ServerTls {
         let fits = hello.alpn().is_none_or(|mut offered| offered.any(is_ours));
         let speaks_13 =
             self.common.params.versions.iter().any(|version| version.version == ProtocolVersion::TLSv1_3);
-        let both_speak_13 = speaks_13 && hello.cipher_suites().iter().any(|suite| TLS13_SUITES.contains(suite));
+        let both_speak_13 =
+            speaks_13 && hello.cipher_suites().iter().any(|suite| TLS13_SUITES.contains(suite));
         let chosen = match (both_speak_13, fits) {
             (true, true) => &context.configs.tls13,
             (true, false) => &context.configs.tls13_without_alpn,
@@ -305,11 +304,7 @@ impl Supplied for ServerTls {
         &self.common.needs
     }
 
-    fn prepare(
-        &self,
-        found: &[Option<Arc<Secret>>],
-        cx: &mut BuildCx<'_>,
-    ) -> Result<Prepared<'_>, Rejected> {
+    fn prepare(&self, found: &[Option<Arc<Secret>>], cx: &mut BuildCx<'_>) -> Result<Prepared<'_>, Rejected> {
         let material = self.common.material(found, cx)?;
         let context = material.map(|material| self.build_context(material, cx)).transpose()?.map(Arc::new);
         Ok(Prepared {
