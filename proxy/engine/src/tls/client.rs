@@ -182,10 +182,7 @@ impl ClientTls {
         host: &Host,
         offer: Offer,
     ) -> Result<TlsInfo, String> {
-        let Some(context) = self.context.load_full() else {
-            self.factory_stats.here().upstream_context_secrets_not_ready.inc();
-            return Err(super::NOT_READY.to_owned());
-        };
+        let context = self.ready()?;
         let name = self.name(host);
         let asked = match &name {
             ServerName::DnsName(name) => Some(name.as_ref().to_owned()),
@@ -216,10 +213,19 @@ impl ClientTls {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let connector = TlsConnector::from(self.configs.of(offer).clone());
+        let context = self.ready()?;
+        let connector = TlsConnector::from(context.configs.of(offer).clone());
         let stream = connector.connect(self.name(host), socket).await.map_err(|error| self.failed(&error))?;
         session::describe(stream.get_ref().1, self.stats.here());
         Ok(stream)
+    }
+
+    /// The context to shake hands with; counts if there is none, for want of secrets.
+    fn ready(&self) -> Result<Arc<ClientContext>, String> {
+        self.context.load_full().ok_or_else(|| {
+            self.factory_stats.here().upstream_context_secrets_not_ready.inc();
+            super::NOT_READY.to_owned()
+        })
     }
 
     /// Counts a handshake that failed, and says why.
