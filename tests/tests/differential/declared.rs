@@ -7,8 +7,8 @@ use anyhow::{Context, Result, ensure};
 use integration::differential::Case;
 
 use crate::{
-    clusters, flushing, headers, http1, http2, logs, paths, rbac, replies, routing, tcp, timeouts, tunnels,
-    upstream_filters,
+    clusters, flushing, headers, http1, http2, logs, metadata, paths, rbac, replies, routing, tcp, timeouts,
+    tunnels, upstream_filters,
 };
 
 const INTRODUCTION: &str = "\
@@ -31,6 +31,8 @@ longer, and its route's `timeout` may end it.
 `custom_settings_parameters` with values that HTTP/2 forbids are refused; Envoy takes them, and then begins connections without SETTINGS.
 The gauges `http2.outbound_frames_active` and `http2.outbound_control_frames_active` stay 0: frames that wait to be sent lie in the HTTP/2 library,
 which does not tell how many there are; of control frames it keeps one at most.
+METADATA frames (`allow_metadata`) may hold `max_metadata_size` for each stream, as in Envoy. Beyond that, all streams of a connection together
+may have 16 MiB wait for their turn, or as much as one stream if that is more; a peer that sends more loses the connection.
 Requests that wait for a stream are sent as soon as a host allows more of them; Envoy only ever lowers the limit of a connection.
 
 Configuration that is not supported is listed in [configuration.md](configuration.md).
@@ -43,6 +45,7 @@ fn sections() -> Result<Vec<(&'static str, Vec<Row>)>> {
         ("HTTP/1 upstreams", http1::upstream_cases()),
         ("HTTP/2", http2::cases()),
         ("HTTP/2 frames", http2::frame_cases()),
+        ("METADATA frames", metadata::exchanges().into_iter().map(|exchange| exchange.case).collect()),
         ("Routes", routing::cases()),
         ("Clusters of routes", clusters::cases()),
         ("Headers", headers::cases()),

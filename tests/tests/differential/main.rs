@@ -12,6 +12,7 @@ mod headers;
 mod http1;
 mod http2;
 mod logs;
+mod metadata;
 mod options;
 mod original_dst;
 mod paths;
@@ -180,6 +181,12 @@ async fn shares_of_hosts() {
 #[tokio::test]
 async fn http2_frames() {
     differential(http2::options_setup(), http2::frame_cases()).await;
+}
+
+#[tokio::test]
+async fn metadata_frames() {
+    let compared = async { metadata::compare(&Binary::envoy()?, &Binary::subject()?).await };
+    expect_ok(compared.await);
 }
 
 #[test]

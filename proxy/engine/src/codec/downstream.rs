@@ -7,6 +7,7 @@ use http::HeaderMap;
 use proxy_core::head::{BodyEvent, Protocol, RequestHead, ResponseHead};
 use proxy_core::stream_info::WireBytes;
 
+use super::h2_metadata::MetadataBlock;
 use crate::net::pipe::Pipe;
 
 /// Why nothing more comes from, or goes to, downstream.
@@ -45,6 +46,16 @@ pub(crate) trait Downstream {
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<BodyEvent, DownstreamError>>;
     /// Ready when the client went away; over HTTP/1 polled only while there is no request body to wait for.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<DownstreamError>;
+    /// Metadata that the client sent after what was read of the request, and before what was not; `Pending` where there can be none.
+    fn poll_metadata(&mut self, _cx: &mut Context<'_>) -> Poll<MetadataBlock> {
+        Poll::Pending
+    }
+    /// Whether there is metadata that was not read.
+    fn has_metadata(&self) -> bool {
+        false
+    }
+    /// Queues metadata behind everything that flow control has let pass; dropped where there can be none.
+    fn metadata(&mut self, _block: MetadataBlock) {}
     /// Queues an informational (1xx) head.
     fn inform(&mut self, head: &ResponseHead);
     /// Queues the response head; `end` if nothing follows. `is_upgrade` turns the stream into a tunnel.

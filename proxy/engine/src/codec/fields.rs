@@ -6,7 +6,6 @@ use proxy_core::config::FieldUse::{Ignored, Rejected, Used};
 use proxy_core::config::{FieldUse, MessageFields};
 
 const SERVER_SIDE: FieldUse = Ignored("concerns requests from clients, not responses of hosts");
-const NO_METADATA: FieldUse = Rejected("METADATA frames are not available");
 const ONE_STREAM: FieldUse = Ignored("a broken message costs its stream only");
 const BUILT_IN: FieldUse = Rejected("the limit on resets is built in");
 
@@ -54,7 +53,7 @@ sides! {
         "initial_stream_window_size": Used;
         "initial_connection_window_size": Used;
         "allow_connect": Used, Ignored("the SETTINGS of the host say whether it takes CONNECT");
-        "allow_metadata": NO_METADATA;
+        "allow_metadata": Used;
         "max_outbound_frames": Ignored("frames are made as the peer takes them; what may wait is the few heads of a stream");
         "max_outbound_control_frames": Used;
         "max_consecutive_inbound_frames_with_empty_payload": Used;
@@ -65,7 +64,7 @@ sides! {
         "custom_settings_parameters": Used;
         "connection_keepalive": Used;
         "use_oghttp2_codec": Ignored("there is one codec");
-        "max_metadata_size": Ignored("concerns METADATA frames only, which are refused");
+        "max_metadata_size": Used;
         "enable_huffman_encoding": Rejected("Huffman coding is always on");
         "max_header_field_size_kb": Used, Rejected("the size of a whole head is limited, not that of a field");
         "disallow_obs_text": Used, Rejected("not available yet");

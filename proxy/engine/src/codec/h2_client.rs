@@ -1,6 +1,7 @@
 //! One upstream HTTP/2 stream, on the `h2` crate.
 
 use std::future::Future;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -12,7 +13,9 @@ use proxy_core::stream_error::UpstreamReset;
 use proxy_core::stream_info::WireBytes;
 use proxy_core::text::Text;
 
+use super::h2_guard::is_broken;
 use super::h2_headers::{PLAIN_STATUS, fit, name_upgrade, plain_bytes, plain_request_bytes};
+use super::h2_metadata::{MetadataBlock, MetadataStream, MetadataStreams};
 use super::upstream::UpstreamEvent;
 
 const FRAME_HEADER: u64 = 9;
@@ -34,6 +37,10 @@ pub(crate) struct ClientStream {
     pending: Bytes,
     tail: Tail,
     wire: WireBytes,
+    /// Where the connection may carry metadata.
+    streams: Option<Rc<MetadataStreams>>,
+    /// Metadata of this stream.
+    metadata: Option<Box<MetadataStream>>,
 }
 
 enum Tail {
@@ -50,6 +57,7 @@ pub(crate) fn reset_of(error: &h2::Error) -> UpstreamReset {
     }
     match error.reason() {
         Some(Reason::REFUSED_STREAM) => UpstreamReset::RemoteRefused,
+        _ if is_broken(error) => UpstreamReset::ProtocolError,
         _ if error.is_io() => UpstreamReset::ConnectionTermination,
         Some(_) if error.is_remote() => UpstreamReset::RemoteReset,
         Some(Reason::PROTOCOL_ERROR | Reason::COMPRESSION_ERROR | Reason::FRAME_SIZE_ERROR) => {
@@ -62,7 +70,11 @@ pub(crate) fn reset_of(error: &h2::Error) -> UpstreamReset {
 
 impl ClientStream {
     /// A stream to be opened on `connection`, which is ready for one.
-    pub(crate) fn new(connection: SendRequest<Bytes>, max_headers: usize) -> Self {
+    pub(crate) fn new(
+        connection: SendRequest<Bytes>,
+        max_headers: usize,
+        streams: Option<Rc<MetadataStreams>>,
+    ) -> Self {
         Self {
             connection,
             max_headers,
@@ -76,6 +88,8 @@ impl ClientStream {
             pending: Bytes::new(),
             tail: Tail::None,
             wire: WireBytes::default(),
+            streams,
+            metadata: None,
         }
     }
 
@@ -119,9 +133,31 @@ impl ClientStream {
         let end = end && !self.is_upgrade;
         let (response, send) =
             self.connection.send_request(request, end).map_err(|error| reset_of(&error))?;
+        self.metadata = self.streams.as_ref().map(|streams| {
+            let mut metadata = streams.take(send.stream_id().as_u32());
+            metadata.head_handed();
+            Box::new(metadata)
+        });
         self.response = Some(response);
         self.send = Some(send);
         Ok(())
+    }
+
+    /// Metadata that the host sent after what was read of the response, and before what was not.
+    pub(crate) fn poll_metadata(&mut self, cx: &mut Context<'_>) -> Poll<MetadataBlock> {
+        self.metadata.as_ref().map_or(Poll::Pending, |metadata| metadata.poll_next(cx))
+    }
+
+    /// Ready when the request head has left, where metadata is to keep its place behind it.
+    pub(crate) fn poll_begun(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.metadata.as_ref().map_or(Poll::Ready(()), |metadata| metadata.poll_begun(cx))
+    }
+
+    /// Queues metadata behind everything that flow control has let pass; dropped where there can be none.
+    pub(crate) fn metadata(&mut self, block: MetadataBlock) {
+        if let Some(metadata) = &self.metadata {
+            metadata.send(block);
+        }
     }
 
     /// Queues a piece of the request body.
@@ -154,6 +190,9 @@ impl ClientStream {
                 Some(Ok(capacity)) => {
                     let piece = self.pending.split_to(capacity.min(self.pending.len()));
                     self.wire.sent += piece.len() as u64 + FRAME_HEADER;
+                    if let Some(metadata) = &mut self.metadata {
+                        metadata.data_handed(piece.len());
+                    }
                     if let Err(error) = send.send_data(piece, false) {
                         return Poll::Ready(Err(reset_of(&error)));
                     }
@@ -181,12 +220,18 @@ impl ClientStream {
     pub(crate) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<UpstreamEvent, UpstreamReset>> {
         if let Some(response) = &mut self.response {
             if let Poll::Ready(Some(Ok(head))) = response.poll_informational(cx) {
+                if let Some(metadata) = &mut self.metadata {
+                    metadata.head_read();
+                }
                 let (parts, ()) = head.into_parts();
                 let head = ResponseHead { status: parts.status, headers: parts.headers, case: None };
                 return Poll::Ready(Ok(UpstreamEvent::Informational(head)));
             }
             let received = ready!(std::pin::Pin::new(response).poll(cx));
             self.response = None;
+            if let Some(metadata) = &mut self.metadata {
+                metadata.final_head_read();
+            }
             return Poll::Ready(match received {
                 Ok(response) if response.headers().len() >= self.max_headers => {
                     self.is_excessive = true;
@@ -201,6 +246,9 @@ impl ClientStream {
             match ready!(receive.poll_data(cx)) {
                 Some(Ok(data)) => {
                     self.wire.received += data.len() as u64 + FRAME_HEADER;
+                    if let Some(metadata) = &mut self.metadata {
+                        metadata.data_read(data.len());
+                    }
                     let _ = receive.flow_control().release_capacity(data.len());
                     if data.is_empty() {
                         continue;

@@ -5,7 +5,7 @@
 //! sees the frame headers (RFC 9113, 4.1) in the bytes that pass in both directions and says when it is enough, with Envoy's
 //! limits and statistics (`Http2ProtocolOptions`). It never looks into payloads, except at pad lengths, codes of RST_STREAM
 //! and the last stream of GOAWAY, and keeps no bytes.
-//! `Guarded` puts it on a connection.
+//! `Guarded` puts it on a connection, and METADATA frames beside it where they are allowed.
 
 use std::cell::Cell;
 use std::io::{self, IoSlice};
@@ -19,6 +19,8 @@ use proxy_core::stats::Cells;
 use proxy_core::stats::groups::{ClusterTrafficStats, Http2Stats, HttpStats};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::h2_metadata::frames::MetadataFrames;
+use super::h2_metadata::{MetadataStreams, Violation};
 use super::h2_settings::{CustomSettings, Opened, Opening};
 
 /// Octets of the client's connection preface (RFC 9113, 3.4).
@@ -34,6 +36,10 @@ const CONTROL_PER_MESSAGE: u64 = 4;
 
 /// What a read fails with after a flood.
 const FLOOD: io::ErrorKind = io::ErrorKind::QuotaExceeded;
+/// What a read fails with where METADATA breaks the rules.
+const BROKEN: io::ErrorKind = io::ErrorKind::ArgumentListTooLong;
+/// How often in a row the socket is read where all of it was METADATA.
+const READS: u32 = 16;
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -344,6 +350,8 @@ pub(crate) struct Guarded<T> {
     head_octets: Rc<Cell<u64>>,
     /// SETTINGS are still to be sent, with parameters that are not the codec's.
     opening: Option<Box<Opening>>,
+    /// METADATA frames, where they are allowed; the codec knows nothing of them.
+    metadata: Option<Box<MetadataFrames>>,
 }
 
 /// Where the bytes of a connection are counted.
@@ -389,6 +397,7 @@ impl<T> Guarded<T> {
             failed: false,
             head_octets: Rc::default(),
             opening: None,
+            metadata: None,
         }
     }
 
@@ -396,6 +405,18 @@ impl<T> Guarded<T> {
     pub(crate) fn with_settings(mut self, settings: Option<&Arc<CustomSettings>>) -> Self {
         let preface = self.guard.outbound.skip;
         self.opening = settings.map(|settings| Box::new(Opening::new(settings.clone(), preface)));
+        self
+    }
+
+    /// Has METADATA frames go between the peer and `streams`; `max_frame` is the length of frames that the codec takes, if it was told.
+    pub(crate) fn with_metadata(
+        mut self,
+        streams: Option<&Rc<MetadataStreams>>,
+        max_frame: Option<u32>,
+    ) -> Self {
+        let prefaces = (self.guard.inbound.skip, self.guard.outbound.skip);
+        self.metadata =
+            streams.map(|streams| Box::new(MetadataFrames::new(streams.clone(), prefaces, max_frame)));
         self
     }
 
@@ -440,6 +461,15 @@ pub(crate) fn is_flood(error: &h2::Error) -> bool {
     error.get_io().is_some_and(|io| io.kind() == FLOOD)
 }
 
+/// Whether a connection ended because METADATA of its peer broke the rules; no socket fails like this either.
+pub(crate) fn is_broken(error: &h2::Error) -> bool {
+    error.get_io().is_some_and(|io| io.kind() == BROKEN)
+}
+
+fn broken(violation: Violation) -> io::Error {
+    io::Error::new(BROKEN, violation)
+}
+
 impl<T: AsyncWrite + Unpin> Guarded<T> {
     /// Writes the beginning of a connection; `None` once that is over.
     fn poll_open(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<Option<usize>>> {
@@ -452,24 +482,99 @@ impl<T: AsyncWrite + Unpin> Guarded<T> {
         };
         self.traffic.sent(written.len());
         self.guard.sent(written);
+        if let Some(metadata) = &mut self.metadata {
+            metadata.wrote(written);
+        }
         if !matches!(opened, Opened::Preface(_)) {
             self.opening = None;
         }
         Poll::Ready(Ok((!matches!(opened, Opened::Neither)).then_some(count)))
+    }
+
+    /// Writes METADATA whose turn it is.
+    fn poll_insert(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(metadata) = &mut self.metadata else { return Poll::Ready(Ok(())) };
+        metadata.poll_insert(&mut self.io, cx, |count| self.traffic.sent(count))
+    }
+
+    /// Writes some of the first of `slices`, and of that nothing beyond a place where METADATA may be due.
+    fn poll_write_some(
+        &mut self,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<Option<usize>>> {
+        ready!(self.poll_insert(cx))?;
+        let Some(metadata) = self.metadata.as_ref().filter(|metadata| metadata.is_queued()) else {
+            return Poll::Ready(Ok(None));
+        };
+        let Some(first) = slices.iter().find(|slice| !slice.is_empty()) else { return Poll::Ready(Ok(None)) };
+        let bytes = first.get(..metadata.allowed(first)).unwrap_or_default();
+        let written = ready!(Pin::new(&mut self.io).poll_write(cx, bytes))?;
+        self.wrote(bytes.get(..written).unwrap_or_default());
+        Poll::Ready(Ok(Some(written)))
+    }
+}
+
+impl<T> Guarded<T> {
+    /// Takes note of octets from the peer.
+    fn received(&mut self, new: &[u8]) -> io::Result<()> {
+        self.traffic.received(new.len());
+        let seen = self.guard.received(new);
+        self.head_octets.set(self.guard.head_octets);
+        self.count();
+        seen.map_err(|flood| self.fail(flood))
+    }
+
+    /// Takes note of octets to the peer that were no METADATA, but for the counters of frames.
+    fn wrote(&mut self, bytes: &[u8]) {
+        self.traffic.sent(bytes.len());
+        self.guard.sent(bytes);
+        if let Some(metadata) = &mut self.metadata {
+            metadata.wrote(bytes);
+        }
+        self.count();
+    }
+}
+
+impl<T: AsyncRead + Unpin> Guarded<T> {
+    /// Reads what is no METADATA.
+    fn poll_read_without(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        for _ in 0..READS {
+            let before = buf.filled().len();
+            let Some(metadata) = &mut self.metadata else { break };
+            if metadata.release(buf) {
+                return Poll::Ready(Ok(()));
+            }
+            ready!(metadata.poll_read(&mut self.io, cx, buf))?;
+            let new = buf.filled().get(before..).unwrap_or_default();
+            let is_over = new.is_empty();
+            self.received(new)?;
+            let Some(metadata) = self.metadata.as_mut().filter(|_| !is_over) else {
+                return Poll::Ready(Ok(()));
+            };
+            let kept = metadata.cut(buf.filled_mut().get_mut(before..).unwrap_or_default());
+            self.stats.here().metadata_empty_frames.add(metadata.take_empty());
+            let kept = kept.map_err(broken)?;
+            buf.set_filled(before + kept);
+            if kept > 0 {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        // Others of this thread have their turn.
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Guarded<T> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.metadata.is_some() {
+            return this.poll_read_without(cx, buf);
+        }
         let before = buf.filled().len();
         ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
-        let new = buf.filled().get(before..).unwrap_or_default();
-        this.traffic.received(new.len());
-        let seen = this.guard.received(new);
-        this.head_octets.set(this.guard.head_octets);
-        this.count();
-        Poll::Ready(seen.map_err(|flood| this.fail(flood)))
+        Poll::Ready(this.received(buf.filled().get(before..).unwrap_or_default()))
     }
 }
 
@@ -490,12 +595,21 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Guarded<T> {
         {
             return Poll::Ready(Ok(count));
         }
+        if this.metadata.is_some()
+            && let Some(count) = ready!(this.poll_write_some(cx, slices))?
+        {
+            return Poll::Ready(Ok(count));
+        }
         let written = ready!(Pin::new(&mut this.io).poll_write_vectored(cx, slices))?;
         this.traffic.sent(written);
         let mut left = written;
         for slice in slices {
             let taken = left.min(slice.len());
-            this.guard.sent(slice.get(..taken).unwrap_or_default());
+            let bytes = slice.get(..taken).unwrap_or_default();
+            this.guard.sent(bytes);
+            if let Some(metadata) = &mut this.metadata {
+                metadata.wrote(bytes);
+            }
             left -= taken;
         }
         this.count();
@@ -507,7 +621,9 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Guarded<T> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+        let this = self.get_mut();
+        ready!(this.poll_insert(cx))?;
+        Pin::new(&mut this.io).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -19,6 +19,7 @@ use super::h1::{Underscores, is_valid_authority, is_valid_path};
 use super::h2_backlog::{Allowance, Backlog};
 use super::h2_cookies::Cookies;
 use super::h2_headers::{PLAIN_STATUS, fit, name_upgrade, plain_bytes, plain_request_bytes};
+use super::h2_metadata::{MetadataBlock, MetadataStream};
 
 /// Octets of a frame header (RFC 9113, 4.1).
 const FRAME_HEADER: u64 = 9;
@@ -44,6 +45,8 @@ pub(crate) struct ServerStream {
     failed: Option<DownstreamError>,
     close_after: bool,
     wire: WireBytes,
+    /// Where the connection may carry metadata.
+    metadata: Option<Box<MetadataStream>>,
     rules: Option<FieldRules>,
     /// Fields that trailers may have.
     max_fields: usize,
@@ -234,7 +237,17 @@ impl ServerStream {
             failed: None,
             close_after: false,
             wire,
+            metadata: None,
         }
+    }
+
+    /// Has the stream carry metadata.
+    pub(crate) fn with_metadata(mut self, mut metadata: Option<Box<MetadataStream>>) -> Self {
+        if let Some(metadata) = &mut metadata {
+            metadata.final_head_read();
+        }
+        self.metadata = metadata;
+        self
     }
 
     /// Whether the connection should end after this stream.
@@ -291,6 +304,9 @@ impl Downstream for ServerStream {
             match ready!(self.receive.poll_data(cx)) {
                 Some(Ok(data)) => {
                     self.wire.received += data.len() as u64 + FRAME_HEADER;
+                    if let Some(metadata) = &mut self.metadata {
+                        metadata.data_read(data.len());
+                    }
                     // The caller asks for a piece only when the next hop has room for it.
                     let _ = self.receive.flow_control().release_capacity(data.len());
                     if !data.is_empty() {
@@ -338,7 +354,10 @@ impl Downstream for ServerStream {
         *response.status_mut() = head.status;
         *response.headers_mut() = head.headers.clone();
         fit(response.headers_mut());
-        let _ = self.response.send_informational(response);
+        let sent = self.response.send_informational(response);
+        if let Some(metadata) = self.metadata.as_mut().filter(|_| sent.is_ok()) {
+            metadata.head_handed();
+        }
     }
 
     fn respond(&mut self, head: &ResponseHead, end: bool, is_upgrade: bool) {
@@ -355,10 +374,29 @@ impl Downstream for ServerStream {
         self.wire.plain_header_sent += PLAIN_STATUS + plain_bytes(response.headers());
         let end = end || self.is_head;
         match self.response.send_response(response, end) {
-            Ok(send) => self.send = Some(send),
+            Ok(send) => {
+                self.send = Some(send);
+                if let Some(metadata) = &mut self.metadata {
+                    metadata.head_handed();
+                }
+            }
             Err(error) => {
                 self.fail(&error);
             }
+        }
+    }
+
+    fn poll_metadata(&mut self, cx: &mut Context<'_>) -> Poll<MetadataBlock> {
+        self.metadata.as_ref().map_or(Poll::Pending, |metadata| metadata.poll_next(cx))
+    }
+
+    fn has_metadata(&self) -> bool {
+        self.metadata.as_ref().is_some_and(|metadata| metadata.has_next())
+    }
+
+    fn metadata(&mut self, block: MetadataBlock) {
+        if let Some(metadata) = &self.metadata {
+            metadata.send(block);
         }
     }
 
@@ -423,6 +461,9 @@ impl Downstream for ServerStream {
                 Some(Ok(capacity)) => {
                     let piece = self.pending.split_to(capacity.min(self.pending.len()));
                     self.wire.sent += piece.len() as u64 + FRAME_HEADER;
+                    if let Some(metadata) = &mut self.metadata {
+                        metadata.data_handed(piece.len());
+                    }
                     let end =
                         self.pending.is_empty() && self.backlog.is_empty() && matches!(self.tail, Tail::End);
                     if end {

@@ -22,6 +22,9 @@ const PARAMETER: usize = 6;
 /// More parameters than this do not fit into the frame that everybody has to accept (16,384 octets), beside the codec's own.
 const MOST: usize = 2700;
 
+/// `max_metadata_size` where it is not said.
+const MAX_METADATA_SIZE: u64 = 1024 * 1024;
+
 const HEADER_TABLE_SIZE: u16 = 1;
 const ENABLE_PUSH: u16 = 2;
 const MAX_CONCURRENT_STREAMS: u16 = 3;
@@ -148,6 +151,14 @@ fn check(id: u16, value: u32, side: Side) -> Result<(), String> {
 /// Envoy takes it, and then begins connections without SETTINGS.
 fn no_value(id: u16, value: u32) -> String {
     format!("{value} is no value of the parameter 0x{id:02x} (RFC 9113, 6.5.2)")
+}
+
+/// Octets of METADATA that a stream may carry, if there may be any.
+///
+/// Nothing in SETTINGS announces it: who wants to say that it takes METADATA adds the parameter 0x4d44.
+pub(crate) fn max_metadata_size(proto: &Http2ProtocolOptions) -> Option<usize> {
+    let size = proto.max_metadata_size.unwrap_or(MAX_METADATA_SIZE);
+    proto.allow_metadata.then(|| usize::try_from(size).unwrap_or(usize::MAX))
 }
 
 /// The beginning of a connection, until the first SETTINGS are written.

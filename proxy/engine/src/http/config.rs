@@ -35,7 +35,7 @@ use crate::codec::h1_server::ServerOptions;
 use crate::codec::h2_guard::Side;
 use crate::codec::h2_keepalive::Schedule;
 use crate::codec::h2_server::FieldRules;
-use crate::codec::h2_settings::CustomSettings;
+use crate::codec::h2_settings::{CustomSettings, max_metadata_size};
 use crate::router::RouteTable;
 use crate::router::strict_headers::StrictHeader;
 use crate::upstream::http_options::UpstreamFilters;
@@ -279,6 +279,8 @@ pub struct Http2Options {
     pub field_rules: Option<FieldRules>,
     /// Further parameters of SETTINGS.
     pub settings: Option<Arc<CustomSettings>>,
+    /// Octets of METADATA that a stream may carry; `None` where there is none (`allow_metadata`).
+    pub max_metadata_size: Option<usize>,
 }
 
 impl Default for Http2Options {
@@ -296,6 +298,7 @@ impl Default for Http2Options {
             keepalive: None,
             field_rules: None,
             settings: None,
+            max_metadata_size: None,
         }
     }
 }
@@ -370,6 +373,7 @@ impl Http2Options {
             keepalive,
             field_rules: (rules != FieldRules::NONE).then_some(rules),
             settings: CustomSettings::build(proto, Side::Server, cx)?,
+            max_metadata_size: max_metadata_size(proto),
         })
     }
 }

@@ -19,8 +19,9 @@ use super::stream::{self, ConnectionCx};
 use crate::codec::downstream::{Downstream, Incoming};
 use crate::codec::h2_backlog::Allowance;
 use crate::codec::h2_cookies::Cookies;
-use crate::codec::h2_guard::{FrameLimits, Guarded, Side, Traffic, is_flood};
+use crate::codec::h2_guard::{FrameLimits, Guarded, Side, Traffic, is_broken, is_flood};
 use crate::codec::h2_keepalive::Keepalive;
+use crate::codec::h2_metadata::MetadataStreams;
 use crate::codec::h2_server::{HeadLimits, Malformed, ServerStream, request_head};
 use crate::local::clock;
 use crate::local::contain::Finally;
@@ -47,6 +48,8 @@ struct Shared {
     cookies: Cookies,
     /// What responses may hold back while the client's window is closed.
     allowance: Allowance,
+    /// Metadata of the streams, where there may be any.
+    metadata: Option<Rc<MetadataStreams>>,
 }
 
 /// Streams that a client may have reset by protocol errors of its own (MadeYouReset).
@@ -59,7 +62,7 @@ const PREMATURE_TOTAL: u64 = 500;
 const PREMATURE_LIFETIME: u64 = 1;
 
 impl Shared {
-    fn new(cookies: Cookies, buffer_limit: usize) -> Self {
+    fn new(cookies: Cookies, buffer_limit: usize, metadata: Option<Rc<MetadataStreams>>) -> Self {
         Self {
             streams: Cell::new(0),
             last_end: Cell::new(clock::now()),
@@ -71,6 +74,7 @@ impl Shared {
             task: RefCell::default(),
             cookies,
             allowance: Allowance::new(buffer_limit),
+            metadata,
             timers: RefCell::default(),
         }
     }
@@ -137,9 +141,13 @@ async fn begin(cx: &Rc<ConnectionCx>, connection: Box<Connection>) -> Option<Box
     if options.allow_connect {
         builder.enable_connect_protocol();
     }
-    if let Some(size) = options.settings.as_ref().and_then(|settings| settings.max_frame_size()) {
+    let max_frame = options.settings.as_ref().and_then(|settings| settings.max_frame_size());
+    if let Some(size) = max_frame {
         builder.max_frame_size(size);
     }
+    let metadata = options
+        .max_metadata_size
+        .map(|size| MetadataStreams::new(Side::Server, size, options.max_concurrent_streams));
     let limits = FrameLimits {
         empty_frames: options.max_empty_frames,
         priority_per_stream: options.max_priority_frames_per_stream,
@@ -154,7 +162,8 @@ async fn begin(cx: &Rc<ConnectionCx>, connection: Box<Connection>) -> Option<Box
         manager.http2_stats.clone(),
         Traffic::Downstream(manager.stats.clone()),
     )
-    .with_settings(options.settings.as_ref());
+    .with_settings(options.settings.as_ref())
+    .with_metadata(metadata.as_ref(), max_frame);
     let cookies = Cookies::new(connection.head_octets());
     let mut timer = Timer::default();
     let deadline = first_deadline(cx);
@@ -180,7 +189,7 @@ async fn begin(cx: &Rc<ConnectionCx>, connection: Box<Connection>) -> Option<Box
     };
     let keepalive =
         options.keepalive.and_then(|schedule| Some(Keepalive::new(connection.ping_pong()?, schedule)));
-    let shared = Rc::new(Shared::new(cookies, cx.buffer_limit));
+    let shared = Rc::new(Shared::new(cookies, cx.buffer_limit, metadata));
     Some(Box::new(Accept { cx, connection, keepalive, timer, shared, ending: None }))
 }
 
@@ -275,10 +284,11 @@ impl Accept<'_> {
                 Next::Closed => break self.ending.is_none(),
                 Next::Failed(error) => {
                     tracing::debug!(%error, "a downstream HTTP/2 connection failed");
-                    if !error.is_io() {
+                    let is_broken = is_broken(&error);
+                    if is_broken || !error.is_io() {
                         stats.downstream_cx_protocol_error.inc();
                     }
-                    break error.is_io() && !is_flood(&error);
+                    break error.is_io() && !is_broken && !is_flood(&error);
                 }
                 Next::Overdue => break false,
                 Next::Drained => return count_cut(self.cx, self.shared.streams.get() as u64),
@@ -401,11 +411,14 @@ async fn serve_stream(
     let _active = Active { cx: cx.clone(), shared: shared.clone() };
     let (parts, receive) = request.into_parts();
     let end = receive.is_end_stream();
+    let metadata = shared.metadata.as_ref();
+    let metadata = metadata.map(|streams| Box::new(streams.take(receive.stream_id().as_u32())));
     let rules = cx.manager.http2.field_rules;
     let allowance = shared.allowance.clone();
     let stats = cx.manager.http2_stats.clone();
     let max_fields = cx.manager.max_headers_count;
-    let mut down = ServerStream::new(receive, response, &parts, rules, max_fields, allowance, stats);
+    let mut down = ServerStream::new(receive, response, &parts, rules, max_fields, allowance, stats)
+        .with_metadata(metadata);
     let head = match read_head(&cx, &shared.cookies, parts) {
         Ok(head) => head,
         Err(malformed) => {

@@ -21,6 +21,7 @@ use super::filter_chain::{Ending, Parts};
 use super::passing::Side;
 use super::stream::{Stream, StreamEnd};
 use crate::codec::downstream::{Downstream, DownstreamError};
+use crate::codec::h2_metadata::MetadataBlock;
 use crate::codec::upstream::UpstreamEvent;
 use crate::local::clock;
 use crate::local::timers::Timer;
@@ -30,6 +31,7 @@ use crate::upstream::stream::Upstream;
 enum Event {
     Request(BodyEvent),
     Response(UpstreamEvent),
+    Metadata(Direction, MetadataBlock),
     UpstreamFailed(UpstreamReset),
     DownstreamFailed(DownstreamError),
     Tick(Tick),
@@ -73,6 +75,7 @@ impl Stream<'_> {
         let request_done = self.request_done || self.is_tunnel();
         let mut progress =
             Progress { response_read: false, response_done: false, tunnel: false, request_done };
+        self.send_early_metadata(down, up).await;
         if let Some(parts) = self.gathered.as_deref().cloned() {
             // (It has passed all filters, and can be sent again.)
             self.queue(up, parts);
@@ -89,6 +92,7 @@ impl Stream<'_> {
             match event {
                 Event::Request(body) => self.on_request(down, up, timer, &mut progress, body).await?,
                 Event::Response(event) => self.on_response(down, timer, &mut progress, event).await?,
+                Event::Metadata(direction, block) => self.pass_metadata(down, up, direction, block),
                 Event::Resumed(Direction::Request, side, position, verdict) => {
                     let mut parts =
                         self.resume(down, timer, side, Direction::Request, position, verdict).await?;
@@ -131,7 +135,14 @@ impl Stream<'_> {
     ) -> Poll<Event> {
         // Response first: it is what frees resources.
         let mut down_blocked = false;
-        match down.poll_room(cx) {
+        let down_room = down.poll_room(cx);
+        // Flow control is not for metadata: what goes before it, and may leave, has left.
+        if !progress.response_read
+            && let Poll::Ready(block) = up.poll_metadata(cx)
+        {
+            return Poll::Ready(Event::Metadata(Direction::Response, block));
+        }
+        match down_room {
             Poll::Ready(Ok(())) => {
                 if let Some(resumed) = self.poll_resumed(Direction::Response, cx) {
                     return Poll::Ready(resumed);
@@ -149,7 +160,14 @@ impl Stream<'_> {
             Poll::Pending => down_blocked = true,
         }
         if !progress.request_done || self.holds(Direction::Request) {
-            match up.poll_room(cx) {
+            let up_room = up.poll_room(cx);
+            if !progress.request_done
+                && (up_room.is_ready() || up.poll_begun(cx).is_ready())
+                && let Poll::Ready(block) = down.poll_metadata(cx)
+            {
+                return Poll::Ready(Event::Metadata(Direction::Request, block));
+            }
+            match up_room {
                 Poll::Ready(Ok(())) => {
                     if let Some(resumed) = self.poll_resumed(Direction::Request, cx) {
                         return Poll::Ready(resumed);
@@ -200,6 +218,39 @@ impl Stream<'_> {
                 Some(Event::Resumed(direction, side, position, verdict))
             }
             Poll::Pending => None,
+        }
+    }
+
+    /// Sends on the metadata that came before the request went on, which a filter may have held until it was complete.
+    async fn send_early_metadata<D: Downstream>(&mut self, down: &mut D, up: &mut Upstream) {
+        if self.is_tunnel() || !down.has_metadata() {
+            return;
+        }
+        while let Poll::Ready(block) = poll_fn(|cx| Poll::Ready(down.poll_metadata(cx))).await {
+            self.pass_metadata(down, up, Direction::Request, block);
+        }
+        if self.request_done && self.gathered.is_none() {
+            up.finish(None);
+        }
+    }
+
+    /// Passes metadata on. Filters have no part in it; where the other side cannot be told, nobody learns of it.
+    fn pass_metadata<D: Downstream>(
+        &mut self,
+        down: &mut D,
+        up: &mut Upstream,
+        direction: Direction,
+        block: MetadataBlock,
+    ) {
+        self.deadlines.touch(clock::now());
+        // It is passed on once, and kept nowhere.
+        self.body_sent = true;
+        match direction {
+            Direction::Request => up.metadata(block),
+            Direction::Response if down.protocol() == Protocol::Http2 => down.metadata(block),
+            Direction::Response => {
+                self.cx.manager.http1_stats.here().metadata_not_supported_error.inc();
+            }
         }
     }
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode, header};
 use proxy_core::extension::http_filter::Direction;
-use proxy_core::head::{ResponseHead, Scheme};
+use proxy_core::head::{Protocol, ResponseHead, Scheme};
 use proxy_core::headers::{
     X_ENVOY_ATTEMPT_COUNT, X_ENVOY_DROP_OVERLOAD, X_ENVOY_MAX_RETRIES, X_ENVOY_OVERLOADED,
     X_ENVOY_RETRY_GRPC_ON, X_ENVOY_RETRY_ON, X_ENVOY_UNCONDITIONAL_DROP_OVERLOAD,
@@ -139,7 +139,8 @@ impl Stream<'_> {
             // What was gathered of the body follows the head.
             let end = (self.request_done || self.is_tunnel())
                 && self.gathered.is_none()
-                && !self.holds(Direction::Request);
+                && !self.holds(Direction::Request)
+                && (self.is_tunnel() || !down.has_metadata());
             self.body_sent = false;
             let queued = up.request(&self.request, end);
             let was_sent = queued.is_ok();
@@ -461,14 +462,18 @@ impl Stream<'_> {
             let stats = cluster.cluster.stats.traffic.here();
             match reset {
                 UpstreamReset::RemoteReset => stats.upstream_rq_rx_reset.inc(),
-                UpstreamReset::ProtocolError => stats.upstream_cx_protocol_error.inc(),
+                // Over HTTP/2 a connection may outlive it: who knows of that counts.
+                UpstreamReset::ProtocolError if self.info.upstream.protocol != Some(Protocol::Http2) => {
+                    stats.upstream_cx_protocol_error.inc();
+                }
                 UpstreamReset::ConnectFailure
                 | UpstreamReset::LocalConnectFailure
                 | UpstreamReset::ConnectTimeout
                 | UpstreamReset::ConnectionTermination
                 | UpstreamReset::RemoteRefused
                 | UpstreamReset::LocalReset
-                | UpstreamReset::Overflow => {}
+                | UpstreamReset::Overflow
+                | UpstreamReset::ProtocolError => {}
             }
         }
         if let Some(host) = &self.info.upstream.host {

@@ -91,7 +91,7 @@ pub(crate) struct Stream<'c> {
     pub(crate) committed: bool,
     /// What came with the request head through a filter that held it.
     pub(crate) gathered: Option<Box<Parts>>,
-    /// The host got something of the body that is kept nowhere.
+    /// The host got something of the body, or metadata, that is kept nowhere.
     pub(crate) body_sent: bool,
     /// The response head turns the stream into a tunnel.
     pub(crate) response_upgrades: bool,

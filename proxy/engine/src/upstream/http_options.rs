@@ -21,7 +21,7 @@ use xds_api::envoy::extensions::upstreams::http::v3::http_protocol_options as op
 use super::key_format::HeaderKeyFormat;
 use crate::codec::h2_guard::Side;
 use crate::codec::h2_keepalive::Schedule;
-use crate::codec::h2_settings::CustomSettings;
+use crate::codec::h2_settings::{CustomSettings, max_metadata_size};
 
 /// Which HTTP the hosts speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,6 +141,8 @@ pub struct Http2Options {
     pub keepalive: Option<Box<Http2Keepalive>>,
     /// Further parameters of SETTINGS.
     pub settings: Option<Arc<CustomSettings>>,
+    /// Octets of METADATA that a stream may carry; `None` where there is none (`allow_metadata`).
+    pub max_metadata_size: Option<usize>,
 }
 
 /// PINGs that check a connection.
@@ -165,6 +167,7 @@ impl Default for Http2Options {
             max_inbound_window_update_frames_per_data_frame_sent: 10,
             keepalive: None,
             settings: None,
+            max_metadata_size: None,
         }
     }
 }
@@ -396,6 +399,7 @@ impl Http2Options {
                 .unwrap_or(default.max_inbound_window_update_frames_per_data_frame_sent),
             keepalive: keepalive.transpose()?.map(Box::new),
             settings: CustomSettings::build(proto, Side::Client, cx)?,
+            max_metadata_size: max_metadata_size(proto),
         })
     }
 }

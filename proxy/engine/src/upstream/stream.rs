@@ -14,6 +14,7 @@ use proxy_core::tls::TlsInfo;
 
 use super::pool::{Http1Lease as Http1, Http2Lease as Http2};
 use super::tunnel::Tunnel;
+use crate::codec::h2_metadata::MetadataBlock;
 use crate::codec::upstream::UpstreamEvent;
 use crate::net::pipe::Pipe;
 
@@ -87,6 +88,31 @@ impl Upstream {
             Self::Http1(stream) => stream.poll_event(cx),
             Self::Http2(stream) => stream.poll_event(cx),
             Self::Tunnel(stream) => stream.poll_event(cx),
+        }
+    }
+
+    /// Metadata that the upstream sent before the next event.
+    pub(crate) fn poll_metadata(&mut self, cx: &mut Context<'_>) -> Poll<MetadataBlock> {
+        match self {
+            Self::Http2(stream) => stream.poll_metadata(cx),
+            Self::Http1(_) | Self::Tunnel(_) => Poll::Pending,
+        }
+    }
+
+    /// Ready when metadata would leave after what flow control lets pass of what is queued.
+    pub(crate) fn poll_begun(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Http2(stream) => stream.poll_begun(cx),
+            Self::Http1(_) | Self::Tunnel(_) => Poll::Ready(()),
+        }
+    }
+
+    /// Queues metadata, which not every upstream is told.
+    pub(crate) fn metadata(&mut self, block: MetadataBlock) {
+        match self {
+            Self::Http1(stream) => stream.count_metadata(),
+            Self::Http2(stream) => stream.metadata(block),
+            Self::Tunnel(_) => {}
         }
     }
 

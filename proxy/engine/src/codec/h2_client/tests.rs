@@ -35,7 +35,7 @@ fn head(authority: &'static str) -> RequestHead {
 async fn failure(answer: Vec<u8>) -> (UpstreamReset, bool) {
     let (near, far) = tokio::io::duplex(65536);
     let (send, driver) = h2::client::Builder::new().handshake::<_, Bytes>(near).await.unwrap();
-    let mut stream = ClientStream::new(send.clone(), 100);
+    let mut stream = ClientStream::new(send.clone(), 100, None);
     stream.request(&head("example.test"), true).unwrap();
     let upstream = answer_one(far, answer);
     let exchange = async {
@@ -100,7 +100,7 @@ async fn fields_of_http1_stay_behind() {
     };
     let client = async {
         let (send, driver) = h2::client::Builder::new().handshake::<_, Bytes>(near).await.unwrap();
-        let mut stream = ClientStream::new(send, 100);
+        let mut stream = ClientStream::new(send, 100, None);
         stream.request(&head("example.test"), true).unwrap();
         let exchange = async {
             let event = poll_fn(|cx| stream.poll_event(cx)).await;
@@ -132,7 +132,7 @@ async fn heard(body: &'static str, trailers: Option<HeaderMap>) -> Vec<&'static 
     };
     let client = async {
         let (send, driver) = h2::client::Builder::new().handshake::<_, Bytes>(near).await.unwrap();
-        let mut stream = ClientStream::new(send, 100);
+        let mut stream = ClientStream::new(send, 100, None);
         stream.request(&head("example.test"), true).unwrap();
         let exchange = async {
             let mut heard = Vec::new();

@@ -203,6 +203,11 @@ impl Http1Lease {
         self.reused
     }
 
+    /// Counts metadata, which HTTP/1 cannot carry.
+    pub(crate) fn count_metadata(&self) {
+        self.pool.cluster.stats.http1().here().metadata_not_supported_error.inc();
+    }
+
     pub(crate) fn request(&mut self, head: &RequestHead, end: bool) -> Result<(), UpstreamReset> {
         self.connection()?.request(head, end)
     }

@@ -24,8 +24,9 @@ use super::h1::Pooled;
 use super::multiplexed::{Attempt, Carrier, Carries, Failure};
 use super::{HostPool, Pending, Sockets, Wire};
 use crate::codec::h2_client::{ClientStream, reset_of};
-use crate::codec::h2_guard::{FrameLimits, Guarded, Side, Traffic, is_flood};
+use crate::codec::h2_guard::{FrameLimits, Guarded, Side, Traffic, is_broken, is_flood};
 use crate::codec::h2_keepalive::Keepalive;
+use crate::codec::h2_metadata::{MetadataBlock, MetadataStreams};
 use crate::codec::upstream::UpstreamEvent;
 use crate::local::clock;
 use crate::local::contain::{contain, drill};
@@ -44,6 +45,7 @@ pub(crate) struct Streams {
     id: u64,
     connect_times: (Instant, Instant),
     tls: Option<Arc<TlsInfo>>,
+    metadata: Option<Rc<MetadataStreams>>,
     /// Has the connection checked with a PING.
     probe: Notify,
 }
@@ -113,9 +115,6 @@ impl HostPool {
             .max_header_list_size(self.cluster.http.max_response_headers_kb * 1024)
             .enable_push(false)
             .initial_max_send_streams(UNSETTLED);
-        if let Some(size) = options.settings.as_ref().and_then(|settings| settings.max_frame_size()) {
-            builder.max_frame_size(size);
-        }
         let ConnectedSocket { connection, local, id, connect_times, tls, guard } = connected;
         let limits = FrameLimits {
             empty_frames: options.max_consecutive_inbound_frames_with_empty_payload,
@@ -124,6 +123,13 @@ impl HostPool {
             control_frames: options.max_outbound_control_frames,
         };
         let codec = self.cluster.stats.http2().clone();
+        let metadata = options
+            .max_metadata_size
+            .map(|size| MetadataStreams::new(Side::Client, size, options.max_concurrent_streams));
+        let max_frame = options.settings.as_ref().and_then(|settings| settings.max_frame_size());
+        if let Some(size) = max_frame {
+            builder.max_frame_size(size);
+        }
         let connection = Guarded::new(
             connection,
             Side::Client,
@@ -131,7 +137,8 @@ impl HostPool {
             codec.clone(),
             Traffic::Upstream(self.cluster.stats.traffic.clone()),
         )
-        .with_settings(options.settings.as_ref());
+        .with_settings(options.settings.as_ref())
+        .with_metadata(metadata.as_ref(), max_frame);
         let (send, mut driver) = builder
             .handshake::<_, Bytes>(connection)
             .await
@@ -139,7 +146,7 @@ impl HostPool {
         let stats = self.cluster.stats.traffic.here();
         stats.upstream_cx_http2_total.inc();
         let now = clock::now();
-        let streams = Streams { send, local, id, connect_times, tls, probe: Notify::new() };
+        let streams = Streams { send, local, id, connect_times, tls, metadata, probe: Notify::new() };
         let shared = Rc::new(Carrier::new(streams, self.cluster.http.expiry(now), now));
         self.multiplexed.add(&shared);
         codec.here().nghttp2_upstream_connections.inc();
@@ -191,7 +198,9 @@ async fn drive(
         }
         if let Poll::Ready(ended) = driver.as_mut().poll(task) {
             return Poll::Ready(match ended {
-                Err(error) if is_flood(&error) || !(error.is_io() || error.is_remote()) => {
+                Err(error)
+                    if is_flood(&error) || is_broken(&error) || !(error.is_io() || error.is_remote()) =>
+                {
                     tracing::debug!(%error, "an upstream HTTP/2 connection broke the protocol");
                     Ended::Broken
                 }
@@ -263,6 +272,7 @@ impl Http2Lease {
             stream: ClientStream::new(
                 shared.transport.send.clone(),
                 pool.cluster.http.max_headers_count as usize,
+                shared.transport.metadata.clone(),
             ),
             reused: shared.total() > 1,
             shared,
@@ -328,12 +338,30 @@ impl Http2Lease {
 
     pub(crate) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<UpstreamEvent, UpstreamReset>> {
         let event = self.stream.poll_event(cx);
+        // (A connection that broke the rules is counted when it ends.)
+        if matches!(event, Poll::Ready(Err(UpstreamReset::ProtocolError)))
+            && self.shared.transport.takes_streams()
+        {
+            self.pool.cluster.stats.traffic.here().upstream_cx_protocol_error.inc();
+        }
         if matches!(event, Poll::Ready(Err(_))) && self.stream.is_excessive() {
             let stats = self.pool.cluster.stats.http2().here();
             stats.header_overflow.inc();
             stats.tx_reset.inc();
         }
         event
+    }
+
+    pub(crate) fn poll_metadata(&mut self, cx: &mut Context<'_>) -> Poll<MetadataBlock> {
+        self.stream.poll_metadata(cx)
+    }
+
+    pub(crate) fn poll_begun(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.stream.poll_begun(cx)
+    }
+
+    pub(crate) fn metadata(&mut self, block: MetadataBlock) {
+        self.stream.metadata(block);
     }
 
     pub(crate) fn wire(&self) -> WireBytes {
