@@ -3,9 +3,6 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 use integration::config::{HttpListener, bootstrap, cluster, fill, port};
 use integration::control_plane::{ADS, bootstrap_of, management_cluster, served, socket};
@@ -26,18 +23,18 @@ use crate::{GET, both};
 /// Envoy takes no secret without it.
 const NODE: &str = "node: {id: test, cluster: test}\n";
 
-const SDS: TypeUrl = TypeUrl::SECRET;
+pub const SDS: TypeUrl = TypeUrl::SECRET;
 
 /// Identities of one authority: servers, and clients whose names are asked for or not.
-struct Certificates {
-    root: Authority,
-    servers: Vec<Identity>,
-    client: Identity,
-    other: Identity,
+pub struct Certificates {
+    pub root: Authority,
+    pub servers: Vec<Identity>,
+    pub client: Identity,
+    pub other: Identity,
 }
 
 impl Certificates {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let root = Authority::new("root").unwrap();
         let of = |sans, serial| root.issue(&Wanted { sans, serial, ..Wanted::default() }).unwrap();
         Self {
@@ -52,10 +49,16 @@ impl Certificates {
 const CLIENTS: &str =
     "{match_typed_subject_alt_names: [{san_type: URI, matcher: {prefix: \"spiffe://td/\"}}]}";
 
-/// A listener whose certificate and authority are secrets, from `source` (`, sds_config: ..` or nothing).
-fn listener(name: &str, certificate: &str, authority: &str, source: &str) -> String {
+/// An `SdsSecretConfig`, from `source` (`, sds_config: ..` or nothing), in which `NAME` is that of the secret.
+fn named(name: &str, source: &str) -> String {
+    format!("{{name: {name}{}}}", source.replace("NAME", name))
+}
+
+/// A listener whose certificate and authority are secrets from `source`.
+pub fn listener(name: &str, certificate: &str, authority: &str, source: &str) -> String {
+    let (certificate, authority) = (named(certificate, source), named(authority, source));
     let common = format!(
-        "tls_certificate_sds_secret_configs: [{{name: {certificate}{source}}}]\ncombined_validation_context:\n  default_validation_context: {CLIENTS}\n  validation_context_sds_secret_config: {{name: {authority}{source}}}\n"
+        "tls_certificate_sds_secret_configs: [{certificate}]\ncombined_validation_context:\n  default_validation_context: {CLIENTS}\n  validation_context_sds_secret_config: {authority}\n"
     );
     HttpListener::to_up(name)
         .route_config("validate_clusters: false")
@@ -64,15 +67,15 @@ fn listener(name: &str, certificate: &str, authority: &str, source: &str) -> Str
         .yaml()
 }
 
-fn certificate(name: &str, identity: &Identity) -> String {
+pub fn certificate(name: &str, identity: &Identity) -> String {
     format!("{{name: {name}, tls_certificate: {}}}", identity.inline())
 }
 
-fn authority(name: &str, authority: &Authority) -> String {
+pub fn authority(name: &str, authority: &Authority) -> String {
     format!("{{name: {name}, validation_context: {{trusted_ca: {}}}}}", inline(&authority.pem))
 }
 
-fn secret(yaml: &str) -> Served {
+pub fn secret(yaml: &str) -> Served {
     served::<Secret>(yaml).unwrap()
 }
 
@@ -81,7 +84,7 @@ async fn get(proxy: &Proxy, name: &str, client: &Identity) -> Outcome {
 }
 
 /// Waits until clients are shown this certificate; no handshake fails until then.
-async fn until_shown(proxy: &Proxy, name: &str, c: &Certificates, wanted: &Identity) {
+pub async fn until_shown(proxy: &Proxy, name: &str, c: &Certificates, wanted: &Identity) {
     eventually("the new certificate", SOON, async || {
         let outcome = get(proxy, name, &c.client).await;
         assert_eq!(outcome.handshake, "ok", "{}", proxy.log_tail());
@@ -91,7 +94,7 @@ async fn until_shown(proxy: &Proxy, name: &str, c: &Certificates, wanted: &Ident
     .unwrap();
 }
 
-async fn stats(proxy: &Proxy, name: &str) -> i64 {
+pub async fn stats(proxy: &Proxy, name: &str) -> i64 {
     proxy.admin().stat(name).await.unwrap_or(-1)
 }
 
@@ -150,7 +153,7 @@ fn resource(element: &str) -> String {
 }
 
 /// A source of secrets: a stream of its own for each, by one protocol or the other, or the aggregated stream.
-fn source_of(api_type: &str, timeout: &str) -> String {
+pub fn source_of(api_type: &str, timeout: &str) -> String {
     let source = match api_type {
         "ADS" => "resource_api_version: V3, ads: {}".to_owned(),
         api_type => format!(
@@ -160,11 +163,19 @@ fn source_of(api_type: &str, timeout: &str) -> String {
     format!(", sds_config: {{{source}{timeout}}}")
 }
 
+/// Files as a source of secrets: each in one that has its name.
+pub fn files_in(folder: &Path) -> String {
+    let folder = folder.display();
+    format!(", sds_config: {{resource_api_version: V3, path_config_source: {{path: {folder}/NAME.yaml}}}}")
+}
+
 /// A proxy that takes the certificate of its clients' side, that of its hosts' side, and the authorities of both from a
 /// management server.
-async fn mesh(binary: &Binary, management: &ManagementServer, host: &TlsServer, source: &str) -> Proxy {
+pub async fn mesh(binary: &Binary, management: &ManagementServer, host: &TlsServer, source: &str) -> Proxy {
     let common = format!(
-        "tls_certificate_sds_secret_configs: [{{name: client{source}}}]\nvalidation_context_sds_secret_config: {{name: root{source}}}\n"
+        "tls_certificate_sds_secret_configs: [{}]\nvalidation_context_sds_secret_config: {}\n",
+        named("client", source),
+        named("root", source)
     );
     // So that new connections are made all the time.
     let options = "typed_extension_protocol_options:\n  envoy.extensions.upstreams.http.v3.HttpProtocolOptions:\n    \"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions\n    common_http_protocol_options: {max_requests_per_connection: 5}\n    explicit_http_config: {http_protocol_options: {}}\n";
@@ -272,6 +283,41 @@ async fn secrets_are_handed_out_over_the_aggregated_stream() {
     handed_out_as_by_envoy("ADS").await;
 }
 
+/// An agent on a unix socket, asked for each secret on a stream of its own, as in a service mesh; and names as meshes have them.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_hands_out_secrets_over_a_unix_socket() {
+    const NAME: &str = "kubernetes://ns/service-cert:a";
+    let c = Certificates::new();
+    let mut told = Vec::new();
+    for binary in both() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.sock");
+        let agent = ManagementServer::listen_unix(&path).unwrap();
+        agent.set(
+            &SDS,
+            "1",
+            [
+                secret(&certificate(&format!("\"{NAME}\""), &c.servers[0])),
+                secret(&authority("ROOTCA", &c.root)),
+            ],
+        );
+        let host = Upstream::start().await.unwrap();
+        let up = fill(&cluster("up", "up", ""), [("up", port(host.addr()))]);
+        let clusters = management_cluster(&format!("{{pipe: {{path: {}}}}}", path.display())) + &up;
+        let source = source_of("GRPC", ", initial_fetch_timeout: 0s");
+        let listener = listener("l", &format!("\"{NAME}\""), "ROOTCA", &source);
+        let proxy = Proxy::start(&binary, &bootstrap_of("", &[listener], &clusters, "GRPC")).await.unwrap();
+        until_shown(&proxy, "l", &c, &c.servers[0]).await;
+        let mut of_secrets = proxy.admin().stats("sds.").await.unwrap();
+        of_secrets.retain(|name, _| name.starts_with("sds.") && !name.contains("update_time"));
+        let certificates = proxy.admin().stats("listener.l.ssl.certificate").await.unwrap();
+        let streams: BTreeSet<usize> = agent.recorded().iter().map(|one| one.stream).collect();
+        told.push((of_secrets, certificates, streams.len()));
+    }
+    assert_eq!(told[0], told[1]);
+    assert_eq!(told[1].2, 2);
+}
+
 /// Whoever comes before the secrets is turned away, at both sides, and served when they have come.
 #[tokio::test(flavor = "multi_thread")]
 async fn missing_secrets_fail_closed_as_by_envoy() {
@@ -360,14 +406,14 @@ async fn a_listener_warms_until_its_secrets_are_there() {
 }
 
 /// Moves `text` to where `path` is, as one that replaces files does.
-fn put(path: &Path, text: &str) {
+pub fn put(path: &Path, text: &str) {
     let beside = path.with_extension("new");
     std::fs::write(&beside, text).unwrap();
     std::fs::rename(beside, path).unwrap();
 }
 
 /// A file with one secret.
-fn file_of(resource: &str) -> String {
+pub fn file_of(resource: &str) -> String {
     let any = "\"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
     let fields = resource.strip_prefix('{').unwrap();
     format!("resources: [{{{any}, {fields}]\n")
@@ -392,16 +438,7 @@ async fn files_are_taken_when_they_are_moved_into_place_as_by_envoy() {
         );
         put(&at("server.yaml"), &file_of(&names));
         put(&at("root.yaml"), &file_of(&authority("root", &c.root)));
-        let source = |file: &str| {
-            let path = at(file);
-            format!(
-                ", sds_config: {{resource_api_version: V3, path_config_source: {{path: {}}}}}",
-                path.display()
-            )
-        };
-        let yaml = listener("l", "server", "root", "");
-        let yaml = yaml.replace("{name: server}", &format!("{{name: server{}}}", source("server.yaml")));
-        let yaml = yaml.replace("{name: root}", &format!("{{name: root{}}}", source("root.yaml")));
+        let yaml = listener("l", "server", "root", &files_in(dir.path()));
         let up = fill(&cluster("up", "up", ""), [("up", port(host.addr()))]);
         let proxy = Proxy::start(&binary, &bootstrap(&[yaml], &[up], NODE)).await.unwrap();
         until_shown(&proxy, "l", &c, &c.servers[0]).await;
@@ -482,67 +519,4 @@ async fn a_watched_directory_changes_key_and_certificate_at_once() {
         assert_eq!(stats(&proxy, "sds.server.key_rotation_failed").await, 0);
         assert_eq!(stats(&proxy, "sds.server.update_success").await, 1);
     }
-}
-
-/// Requests on new connections and on old ones, mutually authenticated on both sides, while every secret is changed again and
-/// again: none fails, and in the end new connections have the newest.
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn rotation_fails_no_handshake_and_drops_no_connection() {
-    const RATE: Duration = Duration::from_millis(2);
-    let c = Certificates::new();
-    let host = TlsServer::start(&c.servers[3], Some(&c.root), &[], rustls::ALL_VERSIONS).unwrap();
-    let management = ManagementServer::start().await.unwrap();
-    let with = |server: &Identity, client: &Identity| {
-        [
-            secret(&certificate("server", server)),
-            secret(&certificate("client", client)),
-            secret(&authority("root", &c.root)),
-        ]
-    };
-    management.set(&SDS, "0", with(&c.servers[0], &c.client));
-    let proxy = mesh(&Binary::subject().unwrap(), &management, &host, &source_of("GRPC", "")).await;
-    let address = proxy.listener("l").unwrap();
-    let stop = Arc::new(AtomicBool::new(false));
-    let clients: Vec<_> = (0..4)
-        .map(|_| {
-            let (stop, options) = (stop.clone(), ClientOptions::with(&c.client));
-            std::thread::spawn(move || {
-                let (mut requests, mut failed) = (0, Vec::new());
-                while !stop.load(Ordering::Relaxed) {
-                    // A hundred requests on one connection: some are open when secrets change.
-                    let mut connection = integration::tls::Session::open(address, &options).unwrap();
-                    for _ in 0..100 {
-                        let next = Instant::now() + 4 * RATE;
-                        requests += 1;
-                        match connection.request("GET / HTTP/1.1\r\nhost: a.test\r\n\r\n") {
-                            Ok(status) if status == "HTTP/1.1 200 OK" => {}
-                            other => failed.push(format!("{other:?}")),
-                        }
-                        std::thread::sleep(next.saturating_duration_since(Instant::now()));
-                    }
-                }
-                (requests, failed)
-            })
-        })
-        .collect();
-    for round in 1..=40 {
-        let client = if round % 2 == 0 { &c.client } else { &c.other };
-        management.set(&SDS, &round.to_string(), with(&c.servers[round % 3], client));
-        let shown = &c.servers[round % 3];
-        until_shown(&proxy, "l", &c, shown).await;
-    }
-    stop.store(true, Ordering::Relaxed);
-    let told = tokio::task::spawn_blocking(|| {
-        clients.into_iter().map(|client| client.join().unwrap()).collect::<Vec<_>>()
-    });
-    let told = told.await.unwrap();
-    let failed: Vec<&String> = told.iter().flat_map(|(_, failed)| failed).collect();
-    let requests: usize = told.iter().map(|(requests, _)| requests).sum();
-    assert!(failed.is_empty(), "{} of {requests} failed: {failed:?}", failed.len());
-    assert_eq!(stats(&proxy, "listener.l.ssl.connection_error").await, 0);
-    assert_eq!(stats(&proxy, "cluster.up.ssl.connection_error").await, 0);
-    assert_eq!(stats(&proxy, "cluster.up.upstream_cx_connect_fail").await, 0);
-    let seen = host.seen();
-    assert!(seen.iter().all(|seen| seen.handshake == "ok"));
-    assert!(stats(&proxy, "listener.l.server_ssl_socket_factory.ssl_context_update_by_sds").await >= 40);
 }

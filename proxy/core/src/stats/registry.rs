@@ -195,7 +195,7 @@ impl Scope {
     /// A counter that is named at run time.
     pub fn counter(&self, name: &str) -> OneOff<SharedCounter> {
         self.one_off(
-            name,
+            sanitize(name),
             |cell| if let OneOffCell::Counter(cell) = cell { Some(cell) } else { None },
             OneOffCell::Counter,
         )
@@ -204,7 +204,16 @@ impl Scope {
     /// A gauge that is named at run time.
     pub fn gauge(&self, name: &str) -> OneOff<SharedGauge> {
         self.one_off(
-            name,
+            sanitize(name),
+            |cell| if let OneOffCell::Gauge(cell) = cell { Some(cell) } else { None },
+            OneOffCell::Gauge,
+        )
+    }
+
+    /// A gauge whose name is taken as it is, colons included.
+    pub fn gauge_as_is(&self, name: &str) -> OneOff<SharedGauge> {
+        self.one_off(
+            name.into(),
             |cell| if let OneOffCell::Gauge(cell) = cell { Some(cell) } else { None },
             OneOffCell::Gauge,
         )
@@ -213,7 +222,7 @@ impl Scope {
     /// A histogram that is named at run time.
     pub fn histogram(&self, name: &str, unit: Unit) -> OneOff<SharedHistogram> {
         self.one_off(
-            name,
+            sanitize(name),
             |cell| if let OneOffCell::Histogram(_, cell) = cell { Some(cell) } else { None },
             |cell| OneOffCell::Histogram(unit, cell),
         )
@@ -222,7 +231,7 @@ impl Scope {
     /// A text readout that is named at run time.
     pub fn text(&self, name: &str) -> OneOff<Text> {
         self.one_off(
-            name,
+            sanitize(name),
             |cell| if let OneOffCell::Text(cell) = cell { Some(cell) } else { None },
             OneOffCell::Text,
         )
@@ -244,11 +253,10 @@ impl Scope {
     /// One name is one kind: the first to ask decides, later askers of another kind get a cell that nobody reads.
     fn one_off<T: Default>(
         &self,
-        name: &str,
+        name: Box<str>,
         select: impl FnOnce(OneOffCell) -> Option<Arc<T>>,
         wrap: impl FnOnce(Arc<T>) -> OneOffCell,
     ) -> OneOff<T> {
-        let name = sanitize(name);
         let mut members = self.0.lock_members();
         let cell = match members.one_offs.get(&*name) {
             Some(known) => select(known.cell.clone()).unwrap_or_default(),

@@ -15,6 +15,8 @@ use xds_api::read::{Options, Source as Text, read};
 
 use super::*;
 
+mod secrets;
+
 /// Binds nothing; addresses with port 1 are taken.
 struct FakeSockets;
 

@@ -177,7 +177,7 @@ fn merge(
 pub(super) fn expirations(scope: &Scope, material: &Material) -> Vec<OneOff<SharedGauge>> {
     let set = |secret: &Option<Arc<str>>, otherwise: &str, seconds: i64| {
         let name = secret.as_deref().unwrap_or(otherwise);
-        let gauge = scope.gauge(&format!("ssl.certificate.{name}.expiration_unix_time_seconds"));
+        let gauge = scope.gauge_as_is(&format!("ssl.certificate.{name}.expiration_unix_time_seconds"));
         gauge.set(seconds.max(0).cast_unsigned());
         gauge
     };

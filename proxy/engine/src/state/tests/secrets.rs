@@ -1,0 +1,196 @@
+//! Secrets: who is asked for them, who waits, and that all contexts change or none.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use prost_types::Any;
+use rcgen::{CertificateParams, KeyPair};
+use xds_api::envoy::extensions::transport_sockets::tls::v3::Secret;
+
+use super::*;
+use crate::tls::client::ClientContext;
+
+/// A certificate that signs itself, and its key, as YAML.
+fn pair(name: &str) -> (String, String) {
+    let key = KeyPair::generate().unwrap();
+    let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+    (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+}
+
+fn inline(pem: &str) -> String {
+    format!("{{inline_string: \"{}\"}}", pem.trim_end().replace('\n', "\\n"))
+}
+
+fn certificate(pair: &(String, String)) -> String {
+    format!("tls_certificate: {{certificate_chain: {}, private_key: {}}}", inline(&pair.0), inline(&pair.1))
+}
+
+fn secret(name: &str, content: &str) -> Delivered {
+    delivered(Kind::Secret, name, &message::<Secret>(&format!("{{name: {name}, {content}}}")))
+}
+
+/// A cluster that needs no endpoints, with these fields of its TLS context.
+fn secured(name: &str, common: &str) -> Delivered {
+    let yaml = format!(
+        "{{name: {name}, connect_timeout: 1s, type: STATIC, transport_socket: {{name: tls, typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext, common_tls_context: {{{common}}}}}}}}}"
+    );
+    delivered(Kind::Cluster, name, &message::<ClusterProto>(&yaml))
+}
+
+const CLIENT: &str = "tls_certificate_sds_secret_configs: [{name: client, sds_config: {ads: {}}}]";
+const ROOT: &str = "validation_context_sds_secret_config: {name: root, sds_config: {ads: {}}}";
+const NAMED: &str = "combined_validation_context: {default_validation_context: {match_typed_subject_alt_names: [{san_type: DNS, matcher: {exact: a}}]}, validation_context_sds_secret_config: {name: root, sds_config: {ads: {}}}}";
+
+fn context(store: &Store, name: &str) -> Option<Arc<ClientContext>> {
+    store.snapshot().cluster(name)?.tls.as_ref()?.context()
+}
+
+#[test]
+fn a_name_is_asked_for_once_and_its_users_wait() {
+    let mut store = started();
+    let effects = apply(&mut store, Kind::Cluster, vec![secured("a", CLIENT), secured("b", CLIENT)], &[]);
+    assert_eq!(words(&effects), ["+Secret client", "verdict"]);
+    assert!(store.snapshot().cluster("a").is_none());
+    let effects = apply(&mut store, Kind::Secret, vec![secret("client", &certificate(&pair("x")))], &[]);
+    assert_eq!(words(&effects), ["+Listener *", "verdict", "publish"]);
+    assert!(context(&store, "a").is_some() && context(&store, "b").is_some());
+    // Who comes later need not wait.
+    let effects = apply(&mut store, Kind::Cluster, vec![secured("c", CLIENT)], &["a"]);
+    assert_eq!(words(&effects), ["verdict", "publish"]);
+    assert!(context(&store, "c").is_some());
+    let effects = apply(&mut store, Kind::Cluster, vec![], &["b", "c"]);
+    assert_eq!(words(&effects), ["-Secret client", "close Secret", "verdict", "publish"]);
+}
+
+#[test]
+fn who_waits_too_long_is_active_without_a_context() {
+    let mut store = started();
+    apply(&mut store, Kind::Cluster, vec![secured("a", CLIENT)], &[]);
+    let effects = store.fetch_timeout(ADS, Kind::Secret, "client");
+    assert_eq!(words(&effects), ["+Listener *", "publish"]);
+    assert!(store.snapshot().cluster("a").is_some() && context(&store, "a").is_none());
+    let (_, _, warming) = store.secrets.dump();
+    assert_eq!(warming.len(), 1);
+    apply(&mut store, Kind::Secret, vec![secret("client", &certificate(&pair("x")))], &[]);
+    assert!(context(&store, "a").is_some());
+}
+
+#[test]
+fn all_contexts_change_or_none() {
+    let mut store = started();
+    let trusted = |pem: &str| format!("validation_context: {{trusted_ca: {}}}", inline(pem));
+    apply(&mut store, Kind::Cluster, vec![secured("a", ROOT), secured("b", NAMED)], &[]);
+    apply(&mut store, Kind::Secret, vec![secret("root", &trusted(&pair("one").0))], &[]);
+    let before = ["a", "b"].map(|name| context(&store, name).unwrap());
+    // Names without an authority are no good for `b`.
+    let hash = "validation_context: {verify_certificate_hash: [\"00\"]}".replace("00", &"00".repeat(32));
+    let effects = apply(&mut store, Kind::Secret, vec![secret("root", &hash)], &[]);
+    assert_eq!(words(&effects), ["verdict root"]);
+    // A secret of another kind, and one that is nothing, are no good for anybody.
+    let effects = apply(&mut store, Kind::Secret, vec![secret("root", &certificate(&pair("x")))], &[]);
+    assert_eq!(words(&effects), ["verdict root"]);
+    let effects = apply(&mut store, Kind::Secret, vec![secret("root", &trusted("nonsense"))], &[]);
+    assert_eq!(words(&effects), ["verdict root"]);
+    for (name, before) in ["a", "b"].into_iter().zip(&before) {
+        assert!(Arc::ptr_eq(&context(&store, name).unwrap(), before), "{name} changed");
+    }
+    apply(&mut store, Kind::Secret, vec![secret("root", &trusted(&pair("two").0))], &[]);
+    for (name, before) in ["a", "b"].into_iter().zip(&before) {
+        assert!(!Arc::ptr_eq(&context(&store, name).unwrap(), before), "{name} did not change");
+    }
+}
+
+#[test]
+fn each_secret_has_a_stream_of_its_own_unless_it_is_the_aggregated_one() {
+    let mut store = started();
+    let source = "sds_config: {path_config_source: {path: /dev/null}}";
+    let both = format!(
+        "tls_certificate_sds_secret_configs: [{{name: client, {source}}}], validation_context_sds_secret_config: {{name: root, {source}}}"
+    );
+    let effects = apply(&mut store, Kind::Cluster, vec![secured("a", &both)], &[]);
+    let sources = effects.iter().filter_map(|effect| match effect {
+        Effect::Subscribe { source, .. } => Some((*source, store.only_resource(*source).map(str::to_owned))),
+        _ => None,
+    });
+    let sources: Vec<_> = sources.collect();
+    assert_eq!(sources.len(), 2);
+    assert_ne!(sources[0].0, sources[1].0);
+    let names: Vec<_> = sources.into_iter().filter_map(|(_, name)| name).collect();
+    assert_eq!(names, ["client", "root"]);
+}
+
+fn write(dir: &Path, (chain, key): (&str, &str)) {
+    std::fs::write(dir.join("chain"), chain).unwrap();
+    std::fs::write(dir.join("key"), key).unwrap();
+}
+
+#[test]
+fn files_are_read_again_and_taken_if_they_belong_together() {
+    let dir = tempfile::tempdir().unwrap();
+    let (one, two) = (pair("one"), pair("two"));
+    write(dir.path(), (&one.0, &one.1));
+    let path = dir.path().display();
+    let named = format!(
+        "tls_certificate: {{certificate_chain: {{filename: {path}/chain}}, private_key: {{filename: {path}/key}}}}"
+    );
+    let mut store = started();
+    apply(&mut store, Kind::Cluster, vec![secured("a", CLIENT)], &[]);
+    let effects = apply(&mut store, Kind::Secret, vec![secret("client", &named)], &[]);
+    let watched = effects.iter().find_map(|effect| match effect {
+        Effect::WatchFiles { id, directories } => Some((*id, directories.clone())),
+        _ => None,
+    });
+    let (id, directories) = watched.unwrap();
+    assert_eq!(directories, [dir.path()]);
+    let first = context(&store, "a").unwrap();
+    let unchanged = |store: &Store| Arc::ptr_eq(&context(store, "a").unwrap(), &first);
+
+    assert_eq!(words(&store.files_changed(id)), [""; 0]);
+    assert!(unchanged(&store), "nothing was new");
+    write(dir.path(), (&two.0, &one.1));
+    store.files_changed(id);
+    assert!(unchanged(&store), "the key was not that of the certificate");
+    std::fs::remove_file(dir.path().join("key")).unwrap();
+    store.files_changed(id);
+    assert!(unchanged(&store), "there was no key");
+    write(dir.path(), (&two.0, &two.1));
+    store.files_changed(id);
+    assert!(!unchanged(&store));
+    let dump = store.dump().active_secrets;
+    let shown: &Any = &dump[0].resource.as_ref().unwrap().any;
+    let shown = Secret::decode(shown.value.as_slice()).unwrap();
+    assert!(format!("{shown:?}").contains("InlineBytes"), "the files are in it");
+
+    // A secret without files is watched no longer; nor is one that nobody needs.
+    let effects = apply(&mut store, Kind::Secret, vec![secret("client", &certificate(&one))], &[]);
+    assert!(words(&effects).contains(&"stop watching".to_owned()));
+    assert_eq!(words(&store.files_changed(id)), [""; 0]);
+    let effects = apply(&mut store, Kind::Secret, vec![secret("client", &named)], &[]);
+    assert!(words(&effects).contains(&"watch".to_owned()));
+    let effects = apply(&mut store, Kind::Cluster, vec![], &["a"]);
+    assert!(words(&effects).contains(&"stop watching".to_owned()));
+}
+
+#[test]
+fn what_is_wrong_has_its_place() {
+    let mut store = started();
+    let reason = |store: &mut Store, common: &str| {
+        let effects = apply(store, Kind::Cluster, vec![secured("a", common)], &[]);
+        let mut reasons = effects.iter().filter_map(|effect| match effect {
+            Effect::Verdict { rejected } => Some(rejected.first()?.1.clone()),
+            _ => None,
+        });
+        reasons.next().unwrap_or_default()
+    };
+    let at = "transport_socket.typed_config.common_tls_context";
+    assert_eq!(
+        reason(&mut store, "validation_context_sds_secret_config: {name: x}"),
+        format!(
+            "{at}.validation_context_sds_secret_config.name: Unknown static certificate validation context: x"
+        )
+    );
+    assert_eq!(
+        reason(&mut store, "tls_certificate_sds_secret_configs: [{name: x, sds_config: {self: {}}}]"),
+        format!("{at}.tls_certificate_sds_secret_configs[0].sds_config.self: is not available")
+    );
+}
