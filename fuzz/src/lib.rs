@@ -58,6 +58,7 @@ pub fn connection() -> ConnectionInfo {
         local: address(80),
         direct_local: address(80),
         local_restored: false,
+        original_source: None,
         secure: false,
         tls: None,
         transport_failure: None,

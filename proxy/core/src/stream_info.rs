@@ -1,5 +1,6 @@
 //! Everything known about a connection or stream, for access logs, formats, filters and balancing.
 
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -33,6 +34,8 @@ pub struct ConnectionInfo {
     pub direct_local: Address,
     /// Whether it is known that the client meant `local` (redirected, PROXY protocol); it may be the socket's address.
     pub local_restored: bool,
+    /// Where connections to hosts come from on its behalf, if not from this host.
+    pub original_source: Option<OriginalSource>,
     /// TLS ends here.
     pub secure: bool,
     /// The TLS session, if it ends here.
@@ -70,6 +73,7 @@ impl ConnectionInfo {
             direct_local: local.clone(),
             local,
             local_restored: false,
+            original_source: None,
             secure: false,
             tls: None,
             transport_failure: None,
@@ -90,6 +94,15 @@ impl ConnectionInfo {
         self.local = destination;
         self.local_restored = true;
     }
+}
+
+/// The client whose address connections to hosts come from (`original_src`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct OriginalSource {
+    /// Its address.
+    pub ip: IpAddr,
+    /// What packets are marked with, so that the answers are routed back here; 0 for no mark.
+    pub mark: u32,
 }
 
 /// How a connection ended (`%DOWNSTREAM_DETECTED_CLOSE_TYPE%`, `%UPSTREAM_DETECTED_CLOSE_TYPE%`).

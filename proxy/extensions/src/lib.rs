@@ -40,6 +40,7 @@ pub const HTTP_FILTERS: &[&dyn HttpFilterFactory] = &[
 pub const LISTENER_FILTERS: &[&dyn ListenerFilterFactory] = &[
     &listener::http_inspector::HttpInspector,
     &listener::original_dst::OriginalDst,
+    &listener::original_src::OriginalSrc,
     &listener::proxy_protocol::ProxyProtocol,
     &listener::tls_inspector::TlsInspector,
 ];
@@ -64,6 +65,7 @@ pub const FIELDS: &[&[MessageFields]] = &[
     http::rbac::FIELDS,
     listener::http_inspector::FIELDS,
     listener::original_dst::FIELDS,
+    listener::original_src::FIELDS,
     listener::proxy_protocol::FIELDS,
     listener::tls_inspector::FIELDS,
     network::connection_limit::FIELDS,

@@ -2,5 +2,6 @@
 
 pub mod http_inspector;
 pub mod original_dst;
+pub mod original_src;
 pub mod proxy_protocol;
 pub mod tls_inspector;

@@ -65,7 +65,7 @@ impl Dial for Directory {
             };
             let offer = if version == Version::HTTP_2 { Offer::Http2 } else { Offer::Http1 };
             let connecting = async {
-                match connect(&address, cluster.connect_options(&address)).await? {
+                match connect(&address, cluster.connect_options(&address), None).await? {
                     Socket::Tcp(tcp) => secured(tcp, &cluster, &host, offer).await,
                     Socket::Unix(unix) => secured(unix, &cluster, &host, offer).await,
                 }

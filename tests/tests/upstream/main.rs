@@ -11,6 +11,7 @@ mod dns;
 mod host;
 mod logs;
 mod original_dst;
+mod original_src;
 mod pools;
 mod preconnect;
 mod resolvers;

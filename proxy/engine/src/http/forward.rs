@@ -308,7 +308,7 @@ impl Stream<'_> {
         self.rewrite_host(&host.hostname);
         self.in_flight = None;
         self.info.upstream.transport_failure = None;
-        let Some(pool) = cluster.pool(&host, self.cx.info.id, priority) else {
+        let Some(pool) = cluster.pool(&host, &self.cx.info, priority) else {
             self.info.upstream.host = None;
             return Err(Unavailable::End(self.no_host(NoHost::Unavailable)));
         };
@@ -319,7 +319,7 @@ impl Stream<'_> {
         }
         if cluster.cluster.balancing.preconnect.predictive > 1.0 && !self.is_connect_terminated() {
             let is_http2 = cluster.cluster.http.protocol.is_http2(down.protocol());
-            cluster.preconnect(&mut self.cx.shared.random.borrow_mut(), self.cx.info.id, priority, is_http2);
+            cluster.preconnect(&mut self.cx.shared.random.borrow_mut(), &self.cx.info, priority, is_http2);
         }
         let up = self.checkout(down, timer, &pool, priority, fresh).await;
         self.info.upstream.pool_ready = Some(clock::now());

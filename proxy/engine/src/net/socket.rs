@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use proxy_core::address::Address;
+use proxy_core::stream_info::OriginalSource;
 use rustix::net::{RecvFlags, Shutdown};
 use socket2::{Domain, SockAddr, Type};
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
@@ -65,48 +66,94 @@ pub struct ConnectOptions {
     pub options: Vec<RawOption>,
 }
 
-/// The source address of a connection could not be had.
+/// A socket could not be made ready to connect: what is wrong is on this side.
 #[derive(Debug, thiserror::Error)]
-#[error("failed to bind to {address}: {cause}")]
-pub struct BindFailed {
-    address: SocketAddr,
-    cause: io::Error,
+pub enum Unready {
+    /// The source address of the connection could not be had.
+    #[error("failed to bind to {address}: {cause}")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        cause: io::Error,
+    },
+    /// An option could not be set.
+    #[error("{0}")]
+    Option(io::Error),
 }
 
-impl BindFailed {
-    /// Whether this is what `error` is.
-    pub fn is(error: &io::Error) -> bool {
-        error.get_ref().is_some_and(|inner| inner.is::<Self>())
+impl Unready {
+    /// What of this `error` is, if it is that.
+    pub fn of(error: &io::Error) -> Option<&Self> {
+        error.get_ref().and_then(|inner| inner.downcast_ref())
     }
 }
 
-/// Connects to `address`; no deadline of its own.
+/// Connects to `address`, in the name of `client` if there is one; no deadline of its own.
 ///
 /// # Errors
-/// The system's, or one that [`BindFailed::is`].
-pub async fn connect(address: &Address, options: &ConnectOptions) -> io::Result<Socket> {
+/// The system's, or an [`Unready`].
+pub async fn connect(
+    address: &Address,
+    options: &ConnectOptions,
+    client: Option<OriginalSource>,
+) -> io::Result<Socket> {
     let address = match address {
         Address::Pipe(path) => return Ok(Socket::Unix(connect_unix(path).await?)),
         Address::Ip(address) => *address,
     };
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    socket.set_nodelay(true)?;
-    for option in &options.options {
-        option.apply(&socket)?;
-    }
-    if let Some(keepalive) = &options.keepalive {
-        keepalive.apply(&socket)?;
-    }
-    if let Some(source) = options.source {
-        let reference = socket2::SockRef::from(&socket);
-        if options.freebind && source.is_ipv4() {
-            reference.set_freebind_v4(true)?;
-        } else if options.freebind {
-            reference.set_freebind_v6(true)?;
-        }
-        socket.bind(source).map_err(|cause| io::Error::other(BindFailed { address: source, cause }))?;
+    let prepared = prepare(&socket, options, client);
+    let source = prepared.map_err(|cause| io::Error::other(Unready::Option(cause)))?;
+    if let Some(address) = source {
+        socket.bind(address).map_err(|cause| io::Error::other(Unready::Bind { address, cause }))?;
     }
     Ok(Socket::Tcp(socket.connect(address).await?))
+}
+
+/// Sets all options; the address to bind to.
+fn prepare(
+    socket: &TcpSocket,
+    options: &ConnectOptions,
+    client: Option<OriginalSource>,
+) -> io::Result<Option<SocketAddr>> {
+    let reference = socket2::SockRef::from(socket);
+    socket.set_nodelay(true)?;
+    for option in &options.options {
+        option.apply(socket)?;
+    }
+    if let Some(keepalive) = &options.keepalive {
+        keepalive.apply(socket)?;
+    }
+    let source = match client {
+        Some(OriginalSource { ip, mark }) => {
+            if mark != 0 {
+                reference.set_mark(mark)?;
+            }
+            set_transparent(&reference, ip)?;
+            Some(SocketAddr::new(ip, 0))
+        }
+        None => options.source,
+    };
+    if let Some(source) = source {
+        if options.freebind {
+            if source.is_ipv6() {
+                reference.set_freebind_v6(true)?
+            } else {
+                reference.set_freebind_v4(true)?
+            }
+        }
+        if source.port() == 0 {
+            // The port is chosen when it is known where to: one serves for connections to many hosts.
+            super::sys::set_bind_address_no_port(socket)?;
+        }
+    }
+    Ok(source)
+}
+
+/// Lets a socket have an address that is not this host's.
+fn set_transparent(socket: &socket2::Socket, ip: IpAddr) -> io::Result<()> {
+    if ip.is_ipv6() { super::sys::set_transparent_v6(socket) } else { socket.set_ip_transparent_v4(true) }
 }
 
 async fn connect_unix(path: &str) -> io::Result<UnixStream> {
@@ -177,11 +224,7 @@ pub fn bind(address: &Address, options: &ListenOptions) -> io::Result<socket2::S
             if ip.is_ipv6() { socket.set_freebind_v6(true)? } else { socket.set_freebind_v4(true)? }
         }
         if options.transparent {
-            if ip.is_ipv6() {
-                super::sys::set_transparent_v6(&socket)?
-            } else {
-                socket.set_ip_transparent_v4(true)?
-            }
+            set_transparent(&socket, ip.ip())?;
         }
     } else if let Address::Pipe(path) = address
         && !path.starts_with('@')

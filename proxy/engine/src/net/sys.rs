@@ -27,9 +27,14 @@ pub fn set_option(socket: BorrowedFd<'_>, level: i32, name: i32, value: &[u8]) -
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Lets an IPv6 socket accept connections to any address.
+/// Lets an IPv6 socket accept connections to any address, or connect from any.
 pub fn set_transparent_v6(socket: &impl AsFd) -> io::Result<()> {
     set_option(socket.as_fd(), libc::SOL_IPV6, libc::IPV6_TRANSPARENT, &1_i32.to_ne_bytes())
+}
+
+/// Leaves the choice of a port to `connect`, where `bind` says only the address.
+pub fn set_bind_address_no_port(socket: &impl AsFd) -> io::Result<()> {
+    set_option(socket.as_fd(), libc::SOL_IP, libc::IP_BIND_ADDRESS_NO_PORT, &1_i32.to_ne_bytes())
 }
 
 /// Turns TCP Fast Open on for a listening socket.

@@ -268,7 +268,7 @@ impl TcpProxy {
         info.upstream.attempts += 1;
         info.upstream.host = Some(host.clone());
         info.upstream.attempted.push(host.clone());
-        let opened = cluster.tcp_pool(&host).open_tcp(BreakerPriority::Default).await;
+        let opened = cluster.tcp_pool(&host, &info.connection).open_tcp(BreakerPriority::Default).await;
         info.upstream.pool_ready = Some(Instant::now());
         match opened {
             Ok(connected) => {

@@ -24,7 +24,7 @@ use hashbrown::HashMap;
 use proxy_core::head::RequestHead;
 use proxy_core::names::Name;
 use proxy_core::stream_error::UpstreamReset;
-use proxy_core::stream_info::StreamInfo;
+use proxy_core::stream_info::{ConnectionInfo, OriginalSource, StreamInfo};
 use proxy_core::upstream::{Host, HostSet, LoadBalancer, PickCx};
 
 pub(crate) use self::connect::ConnectedSocket;
@@ -119,6 +119,8 @@ struct PoolKey {
     host: *const Host,
     /// The client's connection that has the pool to itself; 0 where all share it.
     client: u64,
+    /// The address that all of its connections come from, if that is a client's.
+    source: Option<OriginalSource>,
 }
 
 /// One cluster on one worker.
@@ -221,30 +223,32 @@ impl WorkerCluster {
 
     /// The pool for `host`; `None` if there are as many as `max_connection_pools` allows, and none of them may go.
     ///
-    /// `client` is the number of the client's connection: it has a pool of its own where the cluster wants that.
+    /// The client has a pool of its own where the cluster wants that, and where connections are made in its name.
     pub(crate) fn pool(
         self: &Rc<Self>,
         host: &Arc<Host>,
-        client: u64,
+        client: &ConnectionInfo,
         priority: BreakerPriority,
     ) -> Option<Rc<HostPool>> {
-        let client = if self.cluster.pool_per_client { client } else { 0 };
-        let key = PoolKey { host: Arc::as_ptr(host), client };
+        let source = client.original_source;
+        let client = if self.cluster.pool_per_client { client.id } else { 0 };
+        let key = PoolKey { host: Arc::as_ptr(host), client, source };
         let known = self.pools.borrow().get(&key).cloned();
-        known.or_else(|| self.new_pool(host, client, priority))
+        known.or_else(|| self.new_pool(host, key, priority))
     }
 
     /// The pool for connections to `host` that are not for HTTP: these do not count as a pool, as in Envoy.
-    pub(crate) fn tcp_pool(self: &Rc<Self>, host: &Arc<Host>) -> Rc<HostPool> {
-        let known = self.pools.borrow().get(&PoolKey { host: Arc::as_ptr(host), client: 0 }).cloned();
-        known.unwrap_or_else(|| self.insert_pool(host, 0, None))
+    pub(crate) fn tcp_pool(self: &Rc<Self>, host: &Arc<Host>, client: &ConnectionInfo) -> Rc<HostPool> {
+        let key = PoolKey { host: Arc::as_ptr(host), client: 0, source: client.original_source };
+        let known = self.pools.borrow().get(&key).cloned();
+        known.unwrap_or_else(|| self.insert_pool(host, key, None))
     }
 
     #[cold]
     fn new_pool(
         self: &Rc<Self>,
         host: &Arc<Host>,
-        client: u64,
+        key: PoolKey,
         priority: BreakerPriority,
     ) -> Option<Rc<HostPool>> {
         let permit = || Permit::acquire(self.cluster.clone(), priority, Resource::Pools).ok();
@@ -260,7 +264,7 @@ impl WorkerCluster {
             self.cluster.stats.traffic.here().upstream_cx_pool_overflow.inc();
             return None;
         }
-        Some(self.insert_pool(host, client, permit))
+        Some(self.insert_pool(host, key, permit))
     }
 
     /// Gives up a pool of `host` that carries no request.
@@ -279,12 +283,12 @@ impl WorkerCluster {
     fn insert_pool(
         self: &Rc<Self>,
         host: &Arc<Host>,
-        client: u64,
+        key: PoolKey,
         permit: Option<Permit<Arc<Cluster>>>,
     ) -> Rc<HostPool> {
-        let pool = Rc::new(HostPool::new(host.clone(), self.cluster.clone(), permit));
+        let pool = Rc::new(HostPool::new(host.clone(), self.cluster.clone(), key.source, permit));
         pool.draining.set(self.retired.get());
-        self.pools.borrow_mut().insert(PoolKey { host: Arc::as_ptr(host), client }, pool.clone());
+        self.pools.borrow_mut().insert(key, pool.clone());
         pool
     }
 
@@ -370,6 +374,7 @@ pub(crate) enum Sockets {}
 pub(crate) struct HostPool<P: Wire = Sockets> {
     pub(crate) host: Arc<Host>,
     pub(crate) cluster: Arc<Cluster>,
+    source: Option<OriginalSource>,
     exclusive: Exclusive<P::Exclusive>,
     multiplexed: Multiplexed<P::Multiplexed>,
     /// Connections open or being made, on this worker.
@@ -380,10 +385,16 @@ pub(crate) struct HostPool<P: Wire = Sockets> {
 }
 
 impl<P: Wire> HostPool<P> {
-    fn new(host: Arc<Host>, cluster: Arc<Cluster>, permit: Option<Permit<Arc<Cluster>>>) -> Self {
+    fn new(
+        host: Arc<Host>,
+        cluster: Arc<Cluster>,
+        source: Option<OriginalSource>,
+        permit: Option<Permit<Arc<Cluster>>>,
+    ) -> Self {
         Self {
             host,
             cluster,
+            source,
             exclusive: Exclusive::default(),
             multiplexed: Multiplexed::default(),
             connections: Counts::default(),

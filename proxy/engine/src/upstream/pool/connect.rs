@@ -12,11 +12,12 @@ use futures_util::stream::FuturesUnordered;
 use proxy_core::address::Address;
 use proxy_core::stats::groups::ClusterTrafficStats;
 use proxy_core::stream_error::UpstreamReset;
+use proxy_core::stream_info::OriginalSource;
 use proxy_core::tls::TlsInfo;
 
 use super::{HostPool, Pending, Sockets, Wire};
 use crate::net::connection::{Connection, Socket};
-use crate::net::socket::{self, BindFailed};
+use crate::net::socket::{self, Unready};
 use crate::tls::client::Offer;
 use crate::upstream::circuit_breaker::{BreakerPriority, Permit, Resource};
 use crate::upstream::cluster::Cluster;
@@ -203,7 +204,7 @@ pub(crate) async fn connect(mut guard: ConnectionGuard) -> Result<ConnectedSocke
     let addresses = cluster.socket_options().addresses(&pool.host);
     let offer = guard.kind.offer();
     let attempt = async {
-        let socket = first_to_connect(&addresses, cluster.socket_options()).await;
+        let socket = first_to_connect(&addresses, cluster.socket_options(), pool.source).await;
         let mut connection = Connection::new(socket.map_err(NotConnected::Socket)?);
         let Some(tls) = &cluster.tls else { return Ok((connection, None)) };
         // Boxed: only connections with TLS pay for the size of a handshake.
@@ -225,14 +226,22 @@ pub(crate) async fn connect(mut guard: ConnectionGuard) -> Result<ConnectedSocke
             guard.state = State::Refused;
             Err((UpstreamReset::ConnectFailure, reason))
         }
-        Ok(Err(NotConnected::Socket(error))) if BindFailed::is(&error) => {
-            stats.bind_errors.inc();
-            Err((UpstreamReset::LocalConnectFailure, without_number(&error)))
-        }
-        Ok(Err(NotConnected::Socket(error))) => {
-            guard.state = State::Refused;
-            Err((UpstreamReset::ConnectFailure, format!("delayed connect error: {}", without_number(&error))))
-        }
+        Ok(Err(NotConnected::Socket(error))) => match Unready::of(&error) {
+            Some(Unready::Bind { .. }) => {
+                stats.bind_errors.inc();
+                Err((UpstreamReset::LocalConnectFailure, without_number(&error)))
+            }
+            Some(Unready::Option(cause)) => {
+                let cluster = cluster.name.as_str();
+                tracing::debug!(%cause, cluster, "a socket towards a host cannot have an option");
+                Err((UpstreamReset::LocalConnectFailure, String::new()))
+            }
+            None => {
+                guard.state = State::Refused;
+                let reason = format!("delayed connect error: {}", without_number(&error));
+                Err((UpstreamReset::ConnectFailure, reason))
+            }
+        },
         Err(_) => {
             stats.upstream_cx_connect_timeout.inc();
             Err((UpstreamReset::ConnectTimeout, String::new()))
@@ -245,9 +254,13 @@ const HEAD_START: Duration = Duration::from_millis(300);
 
 /// The first of `addresses` to which a connection is made: each is tried when its predecessor failed or had its head
 /// start.
-async fn first_to_connect(addresses: &[Address], options: &SocketOptions) -> io::Result<Socket> {
+async fn first_to_connect(
+    addresses: &[Address],
+    options: &SocketOptions,
+    source: Option<OriginalSource>,
+) -> io::Result<Socket> {
     if let [address] = addresses {
-        return socket::connect(address, options.connect_options(address)).await;
+        return socket::connect(address, options.connect_options(address), source).await;
     }
     let mut left = addresses.iter();
     let mut attempts = FuturesUnordered::new();
@@ -255,7 +268,7 @@ async fn first_to_connect(addresses: &[Address], options: &SocketOptions) -> io:
     loop {
         let next = left.next();
         if let Some(address) = next {
-            attempts.push(socket::connect(address, options.connect_options(address)));
+            attempts.push(socket::connect(address, options.connect_options(address), source));
         } else if attempts.is_empty() {
             return Err(last);
         }

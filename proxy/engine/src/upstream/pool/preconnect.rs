@@ -8,6 +8,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use proxy_core::stream_info::ConnectionInfo;
 use proxy_core::upstream::{Host, HostHealth, HostSet};
 
 use super::connect::{ConnectionGuard, Kind};
@@ -137,7 +138,7 @@ impl WorkerCluster {
     pub(crate) fn preconnect(
         self: &Rc<Self>,
         random: &mut fastrand::Rng,
-        client: u64,
+        client: &ConnectionInfo,
         priority: BreakerPriority,
         is_http2: bool,
     ) {

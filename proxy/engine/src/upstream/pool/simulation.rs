@@ -178,7 +178,7 @@ impl World {
         let cluster = build(&config).unwrap();
         let host = cluster.hosts().hosts().next().unwrap().clone();
         Rc::new(Self {
-            pool: Rc::new(HostPool::new(host, cluster.clone(), None)),
+            pool: Rc::new(HostPool::new(host, cluster.clone(), None, None)),
             cluster,
             now: Cell::new(Instant::now()),
             connections: Cell::default(),
