@@ -10,4 +10,5 @@ mod changes;
 mod dns;
 mod program;
 mod rig;
+mod sidecar;
 mod tproxy;
