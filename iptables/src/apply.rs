@@ -194,12 +194,18 @@ fn guard_off() -> String {
 
 fn clean_up(request: &Request, plan: &Plan, former: &Plan) -> Result<(), Error> {
     let nothing = Plan { v4: Vec::new(), v6: Vec::new(), ..plan.clone() };
+    let mut failed = None;
     if request.nft {
         run("nft", &["-f", "-"], &nft::cleanup(plan))?;
     } else {
         let mut sides = vec![Side::find(request, plan, Family::V4)?];
-        // without IPv6 there is nothing of it to clean up
-        sides.extend(Side::find(request, plan, Family::V6));
+        match Side::find(request, plan, Family::V6) {
+            Ok(side) => sides.push(side),
+            // without IPv6 there is nothing of it to clean up
+            Err(_) if !routes::has_ipv6() => {}
+            // the rest is cleaned up all the same
+            Err(error) => failed = Some(error),
+        }
         let changes: Vec<(&Side, String)> = sides
             .iter()
             .map(|side| {
@@ -214,7 +220,7 @@ fn clean_up(request: &Request, plan: &Plan, former: &Plan) -> Result<(), Error> 
     for plan in [plan, former] {
         routes::remove(plan)?;
     }
-    Ok(())
+    failed.map_or(Ok(()), Err)
 }
 
 /// nftables replaces everything at one instant, so there is no gap to guard; what is in force is left alone all the same, so

@@ -106,6 +106,11 @@ pub fn local_addresses(all: bool) -> Vec<IpAddr> {
     addresses
 }
 
+/// Whether the kernel speaks IPv6 here.
+pub fn has_ipv6() -> bool {
+    std::path::Path::new("/proc/net/if_inet6").exists()
+}
+
 /// In `/proc/net/fib_trie` an address of this host stands a line above `/32 host LOCAL`.
 fn v4(trie: &str) -> impl Iterator<Item = Ipv4Addr> {
     trie.lines().zip(trie.lines().skip(1)).filter_map(|(line, next)| {

@@ -131,6 +131,27 @@ fn cleaning_up_leaves_what_is_others() {
     assert!(!pod.pod.command("nft list ruleset").unwrap().contains("istio"));
 }
 
+#[test]
+fn what_cannot_be_cleaned_up_is_told() {
+    use std::os::unix::fs::PermissionsExt;
+    let pod = Pod::new(&[]).unwrap();
+    pod.iptables(&format!("--preset istio --ip-families both {NFT}"));
+    let dir = tempfile::tempdir().unwrap();
+    let broken = dir.path().join("ip6tables-nft-save");
+    std::fs::write(&broken, "#!/bin/sh\necho it is broken >&2\nexit 1\n").unwrap();
+    std::fs::set_permissions(&broken, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", dir.path().display(), std::env::var("PATH").unwrap_or_default());
+    let (code, text) =
+        pod.run_iptables(&format!("--preset istio {NFT} --cleanup-only"), &[("PATH", path.as_str())]);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("it is broken"), "{text}");
+    let left = |tool: &str| pod.pod.command(&format!("{tool}-save")).unwrap().contains("ISTIO_");
+    assert!(!left("iptables-nft"), "IPv4 is cleaned up all the same");
+    assert!(left("ip6tables-nft"));
+    pod.iptables(&format!("--preset istio {NFT} --cleanup-only"));
+    assert!(!left("ip6tables-nft"));
+}
+
 /// Connections are made all the time, in and out, while two configurations take turns: none goes past the proxy, none fails.
 fn changes_without_a_gap(one: &str, other: &str, rounds: usize) {
     let proxy = User::new(1337);
