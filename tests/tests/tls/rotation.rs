@@ -2,10 +2,11 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use integration::expect::{SOON, eventually};
 use integration::process::{Binary, Proxy};
 use integration::tls::{Authority, ClientOptions, Identity, Session, TlsServer};
 use xds::fake::ManagementServer;
@@ -21,57 +22,54 @@ const PERIOD: Duration = Duration::from_millis(8);
 /// Requests on one connection, so that some connections are open when secrets change, and some begin.
 const REQUESTS: usize = 50;
 const ROUNDS: usize = 40;
-
-/// What a client saw.
-#[derive(Default)]
-struct Seen {
-    requests: usize,
-    failed: Vec<String>,
-}
+/// Requests between two changes.
+const BETWEEN: usize = 25;
 
 struct Load {
     stop: Arc<AtomicBool>,
-    clients: Vec<JoinHandle<Seen>>,
+    requests: Arc<AtomicUsize>,
+    /// What failed.
+    clients: Vec<JoinHandle<Vec<String>>>,
 }
 
 impl Load {
     fn start(address: SocketAddr, identity: &Identity) -> Self {
-        let stop: Arc<AtomicBool> = Arc::default();
+        let (stop, requests): (Arc<AtomicBool>, Arc<AtomicUsize>) = Default::default();
         let client = |_| {
-            let (stop, options) = (stop.clone(), ClientOptions::with(identity));
-            std::thread::spawn(move || send(address, &options, &stop))
+            let (stop, requests, options) = (stop.clone(), requests.clone(), ClientOptions::with(identity));
+            std::thread::spawn(move || send(address, &options, &stop, &requests))
         };
         let clients = (0..CLIENTS).map(client).collect();
-        Self { stop, clients }
+        Self { stop, requests, clients }
     }
 
-    fn end(self) -> Seen {
+    fn end(self) -> Vec<String> {
         self.stop.store(true, Ordering::Relaxed);
-        let mut all = Seen::default();
-        for client in self.clients {
-            let seen = client.join().unwrap();
-            all.requests += seen.requests;
-            all.failed.extend(seen.failed);
-        }
-        all
+        self.clients.into_iter().flat_map(|client| client.join().unwrap()).collect()
     }
 }
 
-fn send(address: SocketAddr, options: &ClientOptions, stop: &AtomicBool) -> Seen {
-    let mut seen = Seen::default();
+fn send(
+    address: SocketAddr,
+    options: &ClientOptions,
+    stop: &AtomicBool,
+    requests: &AtomicUsize,
+) -> Vec<String> {
+    let mut failed = Vec::new();
     while !stop.load(Ordering::Relaxed) {
         let mut connection = Session::open(address, options).unwrap();
         for _ in 0..REQUESTS {
             let next = Instant::now() + PERIOD;
-            seen.requests += 1;
             match connection.request("GET / HTTP/1.1\r\nhost: a.test\r\n\r\n") {
                 Ok(status) if status == "HTTP/1.1 200 OK" => {}
-                other => seen.failed.push(format!("{other:?}")),
+                other => failed.push(format!("{other:?}")),
             }
+            requests.fetch_add(1, Ordering::Relaxed);
+            // The pace of the load.
             std::thread::sleep(next.saturating_duration_since(Instant::now()));
         }
     }
-    seen
+    failed
 }
 
 /// Requests on new connections and on old ones, mutually authenticated on both sides, while every secret is changed again and
@@ -88,10 +86,14 @@ async fn rotates(proxy: &Proxy, host: &TlsServer, c: &Certificates, change: impl
             [certificate("server", server), certificate("client", client), authority("root", trusted)],
         );
         until_shown(proxy, "l", c, server).await;
+        eventually("more requests", SOON, async || {
+            (load.requests.load(Ordering::Relaxed) >= round * BETWEEN).then_some(())
+        })
+        .await
+        .unwrap();
     }
-    let seen = tokio::task::spawn_blocking(|| load.end()).await.unwrap();
-    assert!(seen.failed.is_empty(), "{} of {} failed: {:?}", seen.failed.len(), seen.requests, seen.failed);
-    assert!(seen.requests > ROUNDS, "{} requests in {ROUNDS} rounds", seen.requests);
+    let failed = tokio::task::spawn_blocking(|| load.end()).await.unwrap();
+    assert!(failed.is_empty(), "{} failed: {failed:?}", failed.len());
     for name in [
         "listener.l.ssl.connection_error",
         "cluster.up.ssl.connection_error",
