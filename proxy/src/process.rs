@@ -81,6 +81,31 @@ pub(crate) fn count_runtime(env: &BuildEnv) {
     stats.admin_overrides_active.set(is_overridden.into());
 }
 
+impl Admin {
+    /// How many days are left until the first of all certificates in use ends: none if one has, and the most that there can be if
+    /// there is no certificate.
+    pub fn days_until_a_certificate_ends(&self) -> u32 {
+        let store = self.0.configuration.store();
+        let of_hosts = store.active_clusters().filter_map(|(cluster, _)| cluster.tls.as_ref()?.context());
+        let of_clients = store.active_listeners().flat_map(|(_, _, listener)| &listener.chains);
+        let of_clients = of_clients.filter_map(|chain| chain.tls.as_ref()?.context());
+        let of_hosts = of_hosts.filter_map(|tls| first_end(tls.verifier(), tls.identity.as_slice()));
+        let first =
+            of_clients.filter_map(|tls| first_end(tls.verifier(), &tls.identities)).chain(of_hosts).min();
+        let Some(first) = first else { return u32::MAX };
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let left = first.max(0).unsigned_abs().saturating_sub(now);
+        u32::try_from(left / (24 * 60 * 60)).unwrap_or(u32::MAX)
+    }
+}
+
+/// When the first certificate of a TLS context ends; of several authorities the first counts, as by Envoy.
+fn first_end(verifier: Option<&Verifier>, identities: &[Identity]) -> Option<i64> {
+    let trusted = verifier.and_then(|verifier| verifier.authorities().next());
+    let own = identities.iter().map(|one| one.certificate.not_after);
+    own.chain(trusted.map(|authority| authority.not_after)).min()
+}
+
 impl AdminState for Admin {
     fn state(&self) -> ServerState {
         match self.0.configuration.state().get() {

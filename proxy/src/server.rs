@@ -407,7 +407,6 @@ async fn flush_statistics(process: Rc<Process>, interval: Duration, version: Opt
     server.parent_connections.set(0);
     server.stats_recent_lookups.set(0);
     server.version.set(version.unwrap_or_default());
-    server.days_until_first_cert_expiring.set(u32::MAX.into());
     server.static_unknown_fields.add(0);
     server.dynamic_unknown_fields.add(0);
     server.wip_protos.add(0);
@@ -416,6 +415,7 @@ async fn flush_statistics(process: Rc<Process>, interval: Duration, version: Opt
     let admin = Admin(process.clone());
     loop {
         server.state.set(admin.state().gauge());
+        server.days_until_first_cert_expiring.set(admin.days_until_a_certificate_ends().into());
         server.uptime.set(process.started.elapsed().as_secs());
         let memory = admin.memory();
         server.memory_allocated.set(memory.allocated);

@@ -123,7 +123,9 @@ async fn secrets_of_the_bootstrap_are_those_of_envoy() {
         assert!(proxy.admin().get("/certs").await.unwrap().contains("serial_number"));
         let expiration =
             stats(&proxy, "listener.l.ssl.certificate.server.expiration_unix_time_seconds").await;
-        told.push((bad.handshake, san, dump, expiration));
+        let days = stats(&proxy, "server.days_until_first_cert_expiring").await;
+        assert!((1..40_000).contains(&days), "{days} days");
+        told.push((bad.handshake, san, dump, expiration, days));
         let unknown = config.replace("name: server}", "name: nobody}");
         let verdict = binary.validate(&unknown).unwrap();
         assert!(
