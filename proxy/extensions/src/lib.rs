@@ -73,6 +73,7 @@ pub const FIELDS: &[&[MessageFields]] = &[
     network::echo::FIELDS,
     network::local_ratelimit::FIELDS,
     network::rbac::FIELDS,
+    shared::matching::fields::FIELDS,
     shared::rbac::fields::FIELDS,
 ];
 

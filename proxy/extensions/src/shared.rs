@@ -1,5 +1,7 @@
 //! What several extensions use.
 
+pub mod facts;
+pub mod matching;
 pub mod rbac;
 pub mod runtime_flag;
 pub mod token_bucket;

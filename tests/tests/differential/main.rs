@@ -18,6 +18,7 @@ mod original_dst;
 mod paths;
 mod prefix;
 mod rbac;
+mod rbac_matcher;
 mod replies;
 mod routing;
 mod spelling;
@@ -138,6 +139,16 @@ async fn access_control_of_requests() {
 #[tokio::test]
 async fn access_control_of_connections() {
     differential(rbac::network_setup(), rbac::network_cases()).await;
+}
+
+#[tokio::test]
+async fn access_control_by_matchers() {
+    differential(rbac_matcher::setup(), rbac_matcher::cases()).await;
+}
+
+#[tokio::test]
+async fn access_control_of_connections_by_matchers() {
+    differential(rbac_matcher::network_setup(), rbac_matcher::network_cases()).await;
 }
 
 #[tokio::test]

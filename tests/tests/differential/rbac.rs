@@ -3,7 +3,7 @@
 use integration::config::{HttpListener, file_log, indent, listener_with_filters, tcp_proxy_with_logs};
 use integration::differential::{Case, Do, H2Request, Setup};
 
-const LOG: &str = "log_format: {text_format_source: {inline_string: \"s=%REQ(x-sentinel)%|code=%RESPONSE_CODE%\
+pub(crate) const LOG: &str = "log_format: {text_format_source: {inline_string: \"s=%REQ(x-sentinel)%|code=%RESPONSE_CODE%\
 |details=%RESPONSE_CODE_DETAILS%|flags=%RESPONSE_FLAGS%|grpc=%GRPC_STATUS_NUMBER%\
 |result=%DYNAMIC_METADATA(envoy.filters.http.rbac:enforced_engine_result)%\
 |policy=%DYNAMIC_METADATA(envoy.filters.http.rbac:enforced_effective_policy_id)%\
@@ -39,7 +39,7 @@ fn who(principal: &str) -> String {
     rules("ALLOW", &[("p", ANYBODY, &format!("[{principal}]"))])
 }
 
-fn filter(config: &str) -> String {
+pub(crate) fn filter(config: &str) -> String {
     format!(
         "- name: rbac\n  typed_config:\n    \"@type\": type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC\n{}",
         indent(config, 4)
@@ -376,7 +376,7 @@ const TCP_LOG: &str = "log_format: {text_format_source: {inline_string: \"flags=
 |p-shadow=%DYNAMIC_METADATA(envoy.filters.network.rbac:dry_shadow_engine_result)%\
 |hint=%DYNAMIC_METADATA(envoy.common:access_log_hint)%\\n\"}}";
 
-fn network(name: &str, config: &str) -> String {
+pub(crate) fn network(name: &str, config: &str) -> String {
     let rbac = format!(
         "- name: rbac\n  typed_config:\n    \"@type\": type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC\n    stat_prefix: tcp.{name}\n{}",
         indent(config, 4)
@@ -420,15 +420,19 @@ pub(crate) fn network_setup() -> Setup {
 const EARLY: &str = "The decision falls when the connection is established, not with its first byte: a client that is refused \
 makes no connection to a host and gets no greeting of a server that speaks first.";
 
+/// A client that says something and gets it back, or is refused.
+pub(crate) fn network_case(name: &'static str, listener: &'static str, is_allowed: bool) -> Case {
+    let hello = Do::Send(b"hello".to_vec());
+    if is_allowed {
+        return Case::steps(name, listener, [hello, Do::Bytes(5), Do::HalfClose, Do::AwaitEnd]).tcp(1);
+    }
+    let case = Case::steps(name, listener, [hello, Do::AwaitEnd]).tcp(1);
+    case.differs("counter cluster.*", EARLY).differs("log[0].rx", EARLY)
+}
+
 pub(crate) fn network_cases() -> Vec<Case> {
-    let hello = || Do::Send(b"hello".to_vec());
-    let passes = |name, listener| {
-        Case::steps(name, listener, [hello(), Do::Bytes(5), Do::HalfClose, Do::AwaitEnd]).tcp(1)
-    };
-    let refused = |name, listener| {
-        let case = Case::steps(name, listener, [hello(), Do::AwaitEnd]).tcp(1);
-        case.differs("counter cluster.*", EARLY).differs("log[0].rx", EARLY)
-    };
+    let passes = |name, listener| network_case(name, listener, true);
+    let refused = |name, listener| network_case(name, listener, false);
     vec![
         passes("allowed by a policy", "allowed"),
         refused("allowed by no policy", "allowed_to_none"),

@@ -4,6 +4,7 @@
 
 mod client_cert;
 mod downstream;
+mod principals;
 mod rotation;
 mod secrets;
 mod upstream;

@@ -14,9 +14,8 @@ use proxy_core::extension::{Descriptor, SecurityPosture, Status};
 use proxy_core::local_reply::LocalReply;
 use xds_api::envoy::extensions::filters::http::rbac::v3 as proto;
 
-use crate::shared::rbac::fields::MATCHERS;
 use crate::shared::rbac::{Counters, Facts, Layer, Mode, Rules, RulesProto};
-use FieldUse::{Rejected as Refused, Used};
+use FieldUse::Used;
 
 const NAME: &str = "envoy.filters.http.rbac";
 
@@ -27,9 +26,9 @@ pub const FIELDS: &[MessageFields] = &[
         &[
             ("rules", Used),
             ("rules_stat_prefix", Used),
-            ("matcher", Refused(MATCHERS)),
+            ("matcher", Used),
             ("shadow_rules", Used),
-            ("shadow_matcher", Refused(MATCHERS)),
+            ("shadow_matcher", Used),
             ("shadow_rules_stat_prefix", Used),
             ("track_per_rule_stats", Used),
         ],

@@ -17,9 +17,8 @@ use proxy_core::stream_info::StreamInfo;
 use xds_api::envoy::extensions::filters::network::rbac::v3 as proto;
 use xds_api::envoy::extensions::filters::network::rbac::v3::rbac::EnforcementType;
 
-use crate::shared::rbac::fields::MATCHERS;
 use crate::shared::rbac::{Counters, Facts, Layer, Mode, Rules, RulesProto};
-use FieldUse::{Rejected as Refused, Used};
+use FieldUse::Used;
 
 const NAME: &str = "envoy.filters.network.rbac";
 
@@ -28,9 +27,9 @@ pub const FIELDS: &[MessageFields] = &[(
     "envoy.extensions.filters.network.rbac.v3.RBAC",
     &[
         ("rules", Used),
-        ("matcher", Refused(MATCHERS)),
+        ("matcher", Used),
         ("shadow_rules", Used),
-        ("shadow_matcher", Refused(MATCHERS)),
+        ("shadow_matcher", Used),
         ("shadow_rules_stat_prefix", Used),
         ("stat_prefix", Used),
         ("enforcement_type", Used),

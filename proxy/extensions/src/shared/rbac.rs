@@ -1,7 +1,7 @@
 //! Role based access control: what may be done (permissions), by whom (principals), and what follows from it.
 //!
-//! An [`Engine`] is built from `rules` (policies, evaluated in the order of their names; the first that holds decides). It
-//! decides over [`Facts`] of a request or a connection and says so as an [`Outcome`]; the filters count that, leave it as
+//! An [`Engine`] is built from `rules` (policies, evaluated in the order of their names; the first that holds decides) or from
+//! a `matcher`. It decides over [`Facts`] of a request or a connection and says so as an [`Outcome`]; the filters count that, leave it as
 //! metadata and act upon it. Deciding allocates nothing.
 //! Source: Envoy `api/envoy/config/rbac/v3/rbac.proto`, `docs/root/configuration/http/http_filters/rbac_filter.rst`;
 //! observed on 1.40.
@@ -12,21 +12,28 @@ mod stats;
 #[cfg(test)]
 mod tests;
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
 use proxy_core::config::{BuildCx, Rejected};
+use proxy_core::extension::decode;
 use proxy_core::metadata::DynamicMetadata;
 use proxy_core::stream_error::Details;
 use xds_api::envoy::config::rbac::v3 as proto;
 use xds_api::envoy::config::rbac::v3::rbac::Action;
 use xds_api::xds::r#type::matcher::v3::Matcher;
 
+pub use crate::shared::facts::{Facts, Layer};
+use crate::shared::matching::{MatchTree, Purpose};
+
 use rule::Rule;
-pub use rule::{Facts, Layer};
 pub use stats::Counters;
+
+/// What the actions of a matcher are.
+const ACTION: &str = "envoy.config.rbac.v3.Action";
 
 /// Whether what an engine says is acted upon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,16 +80,23 @@ pub struct RulesProto<'p> {
 
 impl Rules {
     /// Builds both.
+    /// A matcher takes the place of rules.
     pub fn build(protos: &RulesProto<'_>, layer: Layer, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
-        cx.reject_if(protos.matcher.is_some(), "matcher", fields::MATCHERS)?;
-        cx.reject_if(protos.shadow_matcher.is_some(), "shadow_matcher", fields::MATCHERS)?;
-        let enforced = protos.rules.map(|rules| {
-            cx.at("rules", |cx| Engine::build(rules, (Mode::Enforced, protos.prefix), layer, cx))
-        });
-        let shadow = protos.shadow_rules.map(|rules| {
-            cx.at("shadow_rules", |cx| Engine::build(rules, (Mode::Shadow, protos.shadow_prefix), layer, cx))
-        });
-        Ok(Self { enforced: enforced.transpose()?, shadow: shadow.transpose()? })
+        let mut one = |(rules_field, rules), (matcher_field, matcher), mode| {
+            let of_rules =
+                |rules: &proto::Rbac| cx.at(rules_field, |cx| Engine::build(rules, mode, layer, cx));
+            let rules = Option::<&proto::Rbac>::map(rules, of_rules).transpose()?;
+            let of_matcher = |matcher: &Matcher| {
+                cx.at(matcher_field, |cx| Engine::build_matcher(matcher, mode, layer, cx))
+            };
+            Ok(Option::<&Matcher>::map(matcher, of_matcher).transpose()?.or(rules))
+        };
+        let enforced = (Mode::Enforced, protos.prefix);
+        let enforced = one(("rules", protos.rules), ("matcher", protos.matcher), enforced);
+        let shadow = (Mode::Shadow, protos.shadow_prefix);
+        let shadow =
+            one(("shadow_rules", protos.shadow_rules), ("shadow_matcher", protos.shadow_matcher), shadow);
+        Ok(Self { enforced: enforced?, shadow: shadow? })
     }
 
     /// What both say, the shadow first.
@@ -95,13 +109,18 @@ impl Rules {
 
 /// Rules, ready to decide.
 pub struct Engine {
-    policies: Box<[Policy]>,
+    decider: Decider,
     /// Where no policy holds.
     otherwise: Outcome,
     /// What the keys of its metadata begin with, as configured.
     prefix: Box<str>,
     mode: Mode,
     logging: Option<Logging>,
+}
+
+enum Decider {
+    Policies(Box<[Policy]>),
+    Matcher(MatchTree<Outcome>),
 }
 
 struct Policy {
@@ -152,7 +171,7 @@ impl Engine {
             Outcome { policy: policy.into(), is_allowed, is_logged, metadata }
         };
         Ok(Self {
-            policies: build_policies(policies, layer, outcome, cx)?,
+            decider: Decider::Policies(build_policies(policies, layer, outcome, cx)?),
             otherwise: outcome(""),
             prefix: prefix.into(),
             mode,
@@ -160,11 +179,58 @@ impl Engine {
         })
     }
 
+    /// Builds a tree whose actions say what follows. Where it leads to none, nothing is allowed.
+    pub fn build_matcher(
+        matcher: &Matcher,
+        (mode, prefix): (Mode, &str),
+        layer: Layer,
+        cx: &mut BuildCx<'_>,
+    ) -> Result<Self, Rejected> {
+        let is_logging = Cell::new(false);
+        let outcome = |policy: &str, is_allowed, is_logged| {
+            let metadata = Arc::new(metadata_of(policy, is_allowed, mode, prefix));
+            Outcome { policy: policy.into(), is_allowed, is_logged, metadata }
+        };
+        let action = |message: &str, payload: &[u8], cx: &mut BuildCx<'_>| {
+            if message != ACTION {
+                return Err(cx.reject(format!("{message} is no action that is available here")));
+            }
+            let proto::Action { name, action } = decode(payload, cx)?;
+            if name.is_empty() {
+                return Err(cx.at("name", |cx| cx.reject("value length must be at least 1 characters")));
+            }
+            let Ok(action) = Action::try_from(action) else {
+                return Err(cx.at("action", |cx| cx.reject("value must be one of the defined enum values")));
+            };
+            is_logging.set(is_logging.get() || action == Action::Log);
+            Ok(outcome(&name, action != Action::Deny, Some(action == Action::Log)))
+        };
+        let refuse_input = |input: &str| match layer {
+            Layer::Http => format!("RBAC HTTP filter cannot match on '{input}'"),
+            Layer::Network => format!("RBAC network filter cannot match '{input}'"),
+        };
+        let purpose = Purpose { layer, refuse_input: &refuse_input, action: &action };
+        let tree = MatchTree::build(matcher, &purpose, cx)?;
+        Ok(Self {
+            decider: Decider::Matcher(tree),
+            otherwise: outcome("", false, None),
+            prefix: prefix.into(),
+            mode,
+            logging: (is_logging.get() && mode == Mode::Enforced).then(Logging::new),
+        })
+    }
+
     /// What the rules say.
     #[inline]
     pub fn decide(&self, facts: &Facts<'_>) -> &Outcome {
-        let decides = |policy: &&Policy| policy.permissions.holds(facts) && policy.principals.holds(facts);
-        self.policies.iter().find(decides).map_or(&self.otherwise, |policy| &policy.outcome)
+        match &self.decider {
+            Decider::Policies(policies) => {
+                let decides =
+                    |policy: &&Policy| policy.permissions.holds(facts) && policy.principals.holds(facts);
+                policies.iter().find(decides).map_or(&self.otherwise, |policy| &policy.outcome)
+            }
+            Decider::Matcher(tree) => tree.find(facts).unwrap_or(&self.otherwise),
+        }
     }
 
     /// Tells access logs whether this is to be logged, if the action is about that.

@@ -7,8 +7,6 @@ pub(super) const AUDIT: &str = "audit loggers are not available";
 pub(super) const CONDITION: &str = "conditions in CEL are not available";
 pub(super) const MATCHER: &str =
     "no matcher extension is available: nothing here tells the address of a host in advance";
-/// Of `matcher` in place of `rules`.
-pub const MATCHERS: &str = "is not available yet: use rules";
 pub(super) const CUSTOM: &str = "principal extensions are not available";
 
 /// Fields by message.
@@ -68,5 +66,6 @@ pub const FIELDS: &[MessageFields] = &[
     ),
     ("envoy.config.rbac.v3.Principal.Set", &[("ids", Used)]),
     ("envoy.config.rbac.v3.Principal.Authenticated", &[("principal_name", Used)]),
+    ("envoy.config.rbac.v3.Action", &[("name", Used), ("action", Used)]),
     ("envoy.config.rbac.v3.SourcedMetadata", &[("metadata_matcher", Used), ("metadata_source", Used)]),
 ];

@@ -3,17 +3,13 @@
 #![allow(deprecated, reason = "`metadata` and `source_ip` are still sent by control planes")]
 
 use std::collections::HashSet;
-use std::net::IpAddr;
 use std::ops::Range;
 
 use proxy_core::config::{BuildCx, Rejected};
 use proxy_core::extension::decode;
-use proxy_core::head::RequestHead;
 use proxy_core::matcher::{
     Cidr, FilterStateMatcher, HeaderMatcher, MetadataMatcher, PathMatcher, StringMatcher, UriTemplate,
 };
-use proxy_core::metadata::Metadata;
-use proxy_core::stream_info::StreamInfo;
 use proxy_core::tls::{SanKind, TlsInfo};
 use xds_api::envoy::config::core::v3::{CidrRange, TypedExtensionConfig};
 use xds_api::envoy::config::rbac::v3 as proto;
@@ -24,65 +20,12 @@ use xds_api::envoy::config::route::v3::HeaderMatcher as HeaderProto;
 use xds_api::envoy::r#type::v3::Int32Range;
 
 use super::fields;
+use crate::shared::facts::{Facts, Layer, Whose};
 
 /// From so many on, paths or names that are to be met exactly are looked up instead of compared one by one.
 const MIN_HASHED: usize = 8;
 
 const URI_TEMPLATE: &str = "envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig";
-
-/// What is decided about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Layer {
-    /// Requests.
-    Http,
-    /// Connections, which have no headers.
-    Network,
-}
-
-/// What is known of a request or a connection.
-pub struct Facts<'a> {
-    info: &'a StreamInfo,
-    request: Option<&'a RequestHead>,
-    route: Option<&'a Metadata>,
-    /// Without query and fragment.
-    path: Option<&'a str>,
-}
-
-impl<'a> Facts<'a> {
-    /// Of a request, and of the route that it matched.
-    pub fn of_request(info: &'a StreamInfo, request: &'a RequestHead, route: Option<&'a Metadata>) -> Self {
-        let path = Some(request.path_only()).filter(|path| !path.is_empty());
-        Self { info, request: Some(request), route, path }
-    }
-
-    /// Of a connection.
-    pub fn of_connection(info: &'a StreamInfo) -> Self {
-        Self { info, request: None, route: None, path: None }
-    }
-
-    fn ip(&self, whose: Whose) -> Option<IpAddr> {
-        let connection = &self.info.connection;
-        match whose {
-            Whose::Destination => connection.local.ip(),
-            Whose::Source => connection.remote.ip(),
-            Whose::DirectRemote => connection.direct_remote.ip(),
-            Whose::Remote => self.info.remote_address().ip(),
-        }
-    }
-}
-
-/// Whose address.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Whose {
-    /// Where the client connected to.
-    Destination,
-    /// The connection's peer, or whom the PROXY protocol names.
-    Source,
-    /// The connection's peer.
-    DirectRemote,
-    /// The client as `x-forwarded-for` names it, where that is trusted.
-    Remote,
-}
 
 /// What may hold of a request or a connection.
 pub(super) enum Rule {
