@@ -4,4 +4,5 @@ pub mod cors;
 pub mod grpc_stats;
 pub mod header_mutation;
 pub mod health_check;
+pub mod jwt_authn;
 pub mod rbac;

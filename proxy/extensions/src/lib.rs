@@ -33,6 +33,7 @@ pub const HTTP_FILTERS: &[&dyn HttpFilterFactory] = &[
     &Of::<http::grpc_stats::GrpcStats>::new(),
     &Of::<http::header_mutation::HeaderMutation>::new(),
     &Of::<http::health_check::HealthCheck>::new(),
+    &Of::<http::jwt_authn::JwtAuthn>::new(),
     &Of::<http::rbac::Rbac>::new(),
 ];
 
@@ -62,6 +63,7 @@ pub const FIELDS: &[&[MessageFields]] = &[
     http::grpc_stats::FIELDS,
     http::header_mutation::FIELDS,
     http::health_check::FIELDS,
+    http::jwt_authn::FIELDS,
     http::rbac::FIELDS,
     listener::http_inspector::FIELDS,
     listener::original_dst::FIELDS,

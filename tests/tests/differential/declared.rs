@@ -7,8 +7,8 @@ use anyhow::{Context, Result, ensure};
 use integration::differential::Case;
 
 use crate::{
-    clusters, flushing, headers, http1, http2, logs, metadata, paths, rbac, rbac_matcher, replies, routing,
-    tcp, timeouts, tunnels, upstream_filters,
+    clusters, flushing, headers, http1, http2, jwt, logs, metadata, paths, rbac, rbac_matcher, replies,
+    routing, tcp, timeouts, tunnels, upstream_filters,
 };
 
 const INTRODUCTION: &str = "\
@@ -61,6 +61,7 @@ fn sections() -> Result<Vec<(&'static str, Vec<Row>)>> {
         ("Access control of connections", rbac::network_cases()),
         ("Access control by matchers", rbac_matcher::cases()),
         ("Access control of connections by matchers", rbac_matcher::network_cases()),
+        ("Tokens", jwt::setup_and_cases().1),
         ("Access logs", logs::cases()),
         ("Upstream logs", logs::upstream_cases()),
     ];

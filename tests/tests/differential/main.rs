@@ -11,6 +11,7 @@ mod flushing;
 mod headers;
 mod http1;
 mod http2;
+mod jwt;
 mod logs;
 mod metadata;
 mod options;
@@ -149,6 +150,12 @@ async fn access_control_by_matchers() {
 #[tokio::test]
 async fn access_control_of_connections_by_matchers() {
     differential(rbac_matcher::network_setup(), rbac_matcher::network_cases()).await;
+}
+
+#[tokio::test]
+async fn tokens_of_requests() {
+    let (setup, cases) = jwt::setup_and_cases();
+    differential(setup, cases).await;
 }
 
 #[tokio::test]
