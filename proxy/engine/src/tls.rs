@@ -20,6 +20,7 @@ pub mod secret;
 pub mod server;
 mod session;
 mod source;
+mod ticket;
 mod verify;
 
 pub use identity::Identity;

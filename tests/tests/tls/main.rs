@@ -7,6 +7,7 @@ mod downstream;
 mod principals;
 mod rotation;
 mod secrets;
+mod tickets;
 mod upstream;
 mod wire;
 

@@ -147,7 +147,7 @@ impl ClientTls {
     fn build_context(&self, material: Material, cx: &mut BuildCx<'_>) -> Result<ClientContext, Rejected> {
         let params = &self.common.params;
         let gauges = expirations(&self.scope, &material);
-        let Material { mut identities, verifier } = material;
+        let Material { mut identities, verifier, .. } = material;
         let identity = identities.pop();
         let judge = Judge {
             verifier: verifier.clone(),

@@ -14,6 +14,7 @@ use xds_api::envoy::extensions::transport_sockets::tls::v3::{
 use super::identity::Identity;
 use super::params::Parameters;
 use super::secret::{Content, Need, Secret, SecretKind, Validation as Delivered};
+use super::ticket::TicketKeys;
 use super::verify::Verifier;
 
 /// `CommonTlsContext`, without what secrets bring.
@@ -40,6 +41,7 @@ enum Validation {
 pub(super) struct Material {
     pub(super) identities: Vec<Identity>,
     pub(super) verifier: Option<Arc<Verifier>>,
+    pub(super) ticket_keys: Option<Arc<TicketKeys>>,
 }
 
 impl Common {
@@ -96,6 +98,7 @@ impl Common {
             Validation::Own(verifier) => Some(verifier.clone()),
             Validation::Nothing | Validation::Secret(_) => None,
         };
+        let mut ticket_keys = None;
         for (need, secret) in self.needs.iter().zip(found) {
             let Some(secret) = secret else { continue };
             match (&secret.content, need.kind, &self.validation) {
@@ -105,13 +108,15 @@ impl Common {
                 (Content::Validation(delivered), SecretKind::Validation, Validation::Secret(own)) => {
                     verifier = Some(Arc::new(merge(own, delivered, cx)?));
                 }
+                (Content::TicketKeys(keys), SecretKind::TicketKeys, _) => ticket_keys = Some(keys.clone()),
                 _ => return Err(cx.reject(secret.mismatch(need))),
             }
         }
-        let needs_certificate = self.needs.iter().any(|need| need.kind == SecretKind::Certificate);
-        let is_ready = !(needs_certificate && identities.is_empty())
-            && (verifier.is_some() || !matches!(self.validation, Validation::Secret(_)));
-        Ok(is_ready.then_some(Material { identities, verifier }))
+        let needs = |kind| self.needs.iter().any(|need| need.kind == kind);
+        let lacks = (needs(SecretKind::Certificate) && identities.is_empty())
+            || (needs(SecretKind::Validation) && verifier.is_none())
+            || (needs(SecretKind::TicketKeys) && ticket_keys.is_none());
+        Ok((!lacks).then_some(Material { identities, verifier, ticket_keys }))
     }
 }
 

@@ -5,7 +5,6 @@ use proxy_core::config::{FieldUse, MessageFields};
 
 const NO_PROVIDERS: FieldUse = Rejected("certificate providers are not available");
 const NO_OCSP: FieldUse = Rejected("OCSP stapling is not available yet");
-const NO_TICKET_KEYS: FieldUse = Rejected("own keys of session tickets are not available yet");
 
 /// Fields by message.
 pub const FIELDS: &[MessageFields] = &[
@@ -15,8 +14,8 @@ pub const FIELDS: &[MessageFields] = &[
             ("common_tls_context", Used),
             ("require_client_certificate", Used),
             ("require_sni", Used),
-            ("session_ticket_keys", NO_TICKET_KEYS),
-            ("session_ticket_keys_sds_secret_config", NO_TICKET_KEYS),
+            ("session_ticket_keys", Used),
+            ("session_ticket_keys_sds_secret_config", Used),
             ("disable_stateless_session_resumption", Used),
             ("disable_stateful_session_resumption", Used),
             ("session_timeout", Rejected("is not available yet")),
@@ -72,11 +71,12 @@ pub const FIELDS: &[MessageFields] = &[
         &[
             ("name", Used),
             ("tls_certificate", Used),
-            ("session_ticket_keys", NO_TICKET_KEYS),
+            ("session_ticket_keys", Used),
             ("validation_context", Used),
             ("generic_secret", Rejected("nothing here takes generic secrets yet")),
         ],
     ),
+    ("envoy.extensions.transport_sockets.tls.v3.TlsSessionTicketKeys", &[("keys", Used)]),
     (
         "envoy.extensions.transport_sockets.tls.v3.TlsParameters",
         &[

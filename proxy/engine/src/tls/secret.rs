@@ -19,6 +19,7 @@ use xds_api::envoy::extensions::transport_sockets::tls::v3 as proto;
 use xds_api::envoy::extensions::transport_sockets::tls::v3::secret::Type;
 
 use super::identity::Identity;
+use super::ticket::TicketKeys;
 use super::verify::Trusted;
 
 /// What a secret is for.
@@ -28,6 +29,8 @@ pub enum SecretKind {
     Certificate,
     /// What certificates of peers are held to.
     Validation,
+    /// Keys of session tickets.
+    TicketKeys,
 }
 
 impl SecretKind {
@@ -36,7 +39,8 @@ impl SecretKind {
         match &secret.r#type {
             Some(Type::TlsCertificate(_)) => Some(Self::Certificate),
             Some(Type::ValidationContext(_)) => Some(Self::Validation),
-            Some(Type::SessionTicketKeys(_) | Type::GenericSecret(_)) | None => None,
+            Some(Type::SessionTicketKeys(_)) => Some(Self::TicketKeys),
+            Some(Type::GenericSecret(_)) | None => None,
         }
     }
 
@@ -45,6 +49,7 @@ impl SecretKind {
         match self {
             Self::Certificate => "tls_certificate",
             Self::Validation => "validation_context",
+            Self::TicketKeys => "session_ticket_keys",
         }
     }
 
@@ -53,6 +58,7 @@ impl SecretKind {
         match self {
             Self::Certificate => format!("Unknown static secret: {name}"),
             Self::Validation => format!("Unknown static certificate validation context: {name}"),
+            Self::TicketKeys => format!("Unknown tls session ticket keys: {name}"),
         }
     }
 }
@@ -98,6 +104,7 @@ pub struct Secret {
 pub(super) enum Content {
     Certificate(Identity),
     Validation(Box<Validation>),
+    TicketKeys(Arc<TicketKeys>),
 }
 
 /// What peers are held to, before it is merged with what a context says itself.
@@ -130,8 +137,11 @@ impl Secret {
                     secret: name,
                 })))
             }),
-            Some(Type::SessionTicketKeys(_) | Type::GenericSecret(_)) | None => {
-                Err(cx.reject("must be a tls_certificate or a validation_context"))
+            Some(Type::SessionTicketKeys(keys)) => cx
+                .at("session_ticket_keys", |cx| TicketKeys::build(keys, cx))
+                .map(|keys| Content::TicketKeys(Arc::new(keys))),
+            Some(Type::GenericSecret(_)) | None => {
+                Err(cx.reject("must be a tls_certificate, a validation_context or session_ticket_keys"))
             }
         };
         Ok(Self { content: content? })
@@ -141,6 +151,7 @@ impl Secret {
         let is = match &self.content {
             Content::Certificate(_) => SecretKind::Certificate,
             Content::Validation(_) => SecretKind::Validation,
+            Content::TicketKeys(_) => SecretKind::TicketKeys,
         };
         format!("secret '{}' is a {}, not a {}", need.name, is.field(), need.kind.field())
     }
@@ -160,7 +171,8 @@ fn sources(secret: &mut proto::Secret) -> (Vec<&mut DataSource>, Option<&Watched
             [&mut context.trusted_ca, &mut context.crl].into_iter().flatten().collect(),
             context.watched_directory.as_ref(),
         ),
-        Some(Type::SessionTicketKeys(_) | Type::GenericSecret(_)) | None => (Vec::new(), None),
+        Some(Type::SessionTicketKeys(keys)) => (keys.keys.iter_mut().collect(), None),
+        Some(Type::GenericSecret(_)) | None => (Vec::new(), None),
     }
 }
 

@@ -21,7 +21,8 @@ use xds_api::envoy::extensions::transport_sockets::tls::v3::tls_parameters::TlsP
 
 use super::common::{Common, Material, expirations};
 use super::identity::{Identity, Selector};
-use super::secret::{Need, Secret};
+use super::secret::{Need, Secret, SecretKind};
+use super::ticket::{TicketKeys, Tickets};
 use super::verify::{Judge, Verifier};
 use super::{Prepared, Supplied, session};
 use crate::net::connection::Connection;
@@ -58,6 +59,8 @@ struct Settings {
     /// Sessions are resumed by tickets, and by what is kept here.
     stateless: bool,
     stateful: bool,
+    /// The keys of tickets that are part of the context.
+    ticket_keys: Option<Arc<TicketKeys>>,
 }
 
 /// What handshakes are done with.
@@ -114,7 +117,19 @@ impl ServerTls {
         );
         let common =
             Common::build(&proto.common_tls_context.clone().unwrap_or_default(), TlsProtocol::TlSv13, cx);
-        let (common, ()) = (common?, rejected?);
+        let (mut common, ()) = (common?, rejected?);
+        let ticket_keys = match &proto.session_ticket_keys_type {
+            Some(SessionTicketKeysType::SessionTicketKeys(keys)) => {
+                Some(Arc::new(cx.at("session_ticket_keys", |cx| TicketKeys::build(keys, cx))?))
+            }
+            Some(SessionTicketKeysType::SessionTicketKeysSdsSecretConfig(config)) => {
+                common.needs.push(cx.at("session_ticket_keys_sds_secret_config", |cx| {
+                    Need::build(SecretKind::TicketKeys, config, cx)
+                })?);
+                None
+            }
+            Some(SessionTicketKeysType::DisableStatelessSessionResumption(_)) | None => None,
+        };
         match common.certificates() {
             (0, 0) => return Err(cx.reject("No TLS certificates found for server context")),
             (1.., 1..) => {
@@ -131,6 +146,7 @@ impl ServerTls {
                 Some(SessionTicketKeysType::DisableStatelessSessionResumption(true))
             ),
             stateful: !proto.disable_stateful_session_resumption,
+            ticket_keys,
         };
         let scope = cx.env.stats.scope(stat_prefix);
         let tls = Self {
@@ -155,7 +171,8 @@ impl ServerTls {
     fn build_context(&self, material: Material, cx: &mut BuildCx<'_>) -> Result<ServerContext, Rejected> {
         let params = &self.common.params;
         let gauges = expirations(&self.scope, &material);
-        let Material { identities, verifier } = material;
+        let Material { identities, verifier, ticket_keys } = material;
+        let ticket_keys = ticket_keys.as_ref().or(self.settings.ticket_keys.as_ref());
         let selector = Arc::new(Selector::new(identities.clone(), self.settings.full_scan));
         let judge = Arc::new(Judge {
             verifier,
@@ -170,17 +187,20 @@ impl ServerTls {
             .map_err(|error| failed(&error, cx))?;
         let mut config =
             builder.with_client_cert_verifier(judge.clone()).with_cert_resolver(selector.clone());
-        let Settings { stateless, stateful, prefers_client, .. } = self.settings;
-        config.session_storage = match stateful {
+        let Settings { stateless, stateful, prefers_client, .. } = &self.settings;
+        config.session_storage = match *stateful {
             false => Arc::new(NoServerSessionStorage {}),
             true => ServerSessionMemoryCache::new(SESSIONS),
         };
-        if stateless {
-            config.ticketer = Ticketer::new().map_err(|error| failed(&error, cx))?;
-        } else if !stateful {
+        if *stateless {
+            config.ticketer = match ticket_keys {
+                Some(keys) => Arc::new(Tickets { keys: keys.clone(), context: judge.fingerprint() }),
+                None => Ticketer::new().map_err(|error| failed(&error, cx))?,
+            };
+        } else if !*stateful {
             config.send_tls13_tickets = 0;
         }
-        let configs = Configs::new(&config, &self.common.alpn, prefers_client);
+        let configs = Configs::new(&config, &self.common.alpn, *prefers_client);
         Ok(ServerContext { configs, selector, judge, identities, _expirations: gauges })
     }
 

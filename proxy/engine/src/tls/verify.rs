@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
+use prost::Message;
 use proxy_core::config::{BuildCx, Rejected};
 use proxy_core::matcher::string::StringMatcher;
 use proxy_core::stats::Cells;
@@ -122,6 +123,8 @@ pub struct Verifier {
     accept_untrusted: bool,
     max_depth: Option<usize>,
     hints: Vec<DistinguishedName>,
+    /// Of all that it asks for.
+    fingerprint: [u8; 32],
 }
 
 struct SanMatcher {
@@ -178,6 +181,9 @@ impl Verifier {
                 }
             }
         }
+        let mut asked = proto.encode_to_vec();
+        trusted.authorities.iter().for_each(|authority| asked.extend_from_slice(&authority.der));
+        let fingerprint = sha256(&asked);
         Ok(Self {
             trusted,
             secret: None,
@@ -190,6 +196,7 @@ impl Verifier {
             accept_untrusted: proto.trust_chain_verification() == TrustChainVerification::AcceptUntrusted,
             max_depth: proto.max_verify_depth.map(|depth| depth as usize),
             hints,
+            fingerprint,
         })
     }
 
@@ -517,6 +524,12 @@ impl SanMatcher {
     }
 }
 
+fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut sum = [0; 32];
+    sum.copy_from_slice(digest(&SHA256, bytes).as_ref());
+    sum
+}
+
 /// All names of a certificate, for a message.
 fn names(leaf: &CertificateDer<'_>) -> String {
     let sans = Certificate::parse(leaf).map(|leaf| leaf.sans).unwrap_or_default();
@@ -638,6 +651,9 @@ impl Judge {
     /// # Errors
     /// It does not hold any more.
     pub(super) fn judge_session(&self, session: &rustls::Connection) -> Result<bool, rustls::Error> {
+        if self.client_auth_mandatory() && session.peer_certificates().is_none_or(<[_]>::is_empty) {
+            return Err(rustls::Error::NoCertificatesPresented);
+        }
         let (Some(verifier), Some([leaf, intermediates @ ..])) =
             (&self.verifier, session.peer_certificates())
         else {
@@ -651,6 +667,12 @@ impl Judge {
             self.judge(leaf, intermediates, now, usage)?;
         }
         Ok(verifier.verifies())
+    }
+
+    /// What is asked of clients, in a number.
+    pub(super) fn fingerprint(&self) -> [u8; 32] {
+        let verifier = self.verifier.as_ref().map_or([0; 32], |verifier| verifier.fingerprint);
+        sha256(&[&verifier[..], &[u8::from(self.is_required)]].concat())
     }
 
     fn count(&self, scheme: SignatureScheme) {

@@ -1,0 +1,129 @@
+//! Tickets of sessions under keys of one's own: who shares keys resumes the sessions of the others, as with Envoy.
+
+use std::sync::Arc;
+
+use integration::config::{HttpListener, bootstrap, cluster, fill, port};
+use integration::control_plane::{bootstrap_of, management_cluster, socket};
+use integration::expect::{SOON, eventually};
+use integration::process::{Binary, Proxy};
+use integration::tls::{Authority, ClientOptions, Outcome, Wanted, downstream, inline, talk};
+use integration::upstream::Upstream;
+use rustls::ClientConfig;
+use rustls::version::{TLS12, TLS13};
+use xds::fake::ManagementServer;
+
+use crate::secrets::{SDS, secret, source_of};
+use crate::{GET, both};
+
+/// A key as a data source.
+fn key(letter: char) -> String {
+    format!("{{inline_string: \"{}\"}}", letter.to_string().repeat(80))
+}
+
+fn keys(letters: &str) -> String {
+    let keys: Vec<String> = letters.chars().map(key).collect();
+    format!("{{keys: [{}]}}", keys.join(", "))
+}
+
+/// Two listeners with this in their context, of which the second asks for certificates.
+fn listeners(root: &Authority, context: &str) -> Vec<String> {
+    let identity = root.issue(&Wanted::default()).unwrap();
+    let common = format!("tls_certificates: [{}]\n", identity.inline());
+    let strict = format!("{common}validation_context: {{trusted_ca: {}}}\n", inline(&root.pem));
+    let required = format!("{context}require_client_certificate: true\n");
+    vec![
+        HttpListener::to_up("open").chain(&downstream(&common, context)).yaml(),
+        HttpListener::to_up("strict").chain(&downstream(&strict, &required)).yaml(),
+    ]
+}
+
+async fn start(binary: &Binary, root: &Authority, context: &str) -> (Proxy, Upstream) {
+    let upstream = Upstream::start().await.unwrap();
+    let up = fill(&cluster("up", "up", ""), [("up", port(upstream.addr()))]);
+    (Proxy::start(binary, &bootstrap(&listeners(root, context), &[up], "")).await.unwrap(), upstream)
+}
+
+async fn get(proxy: &Proxy, listener: &str, config: &Arc<ClientConfig>) -> Outcome {
+    let (address, config) = (proxy.listener(listener).unwrap(), config.clone());
+    let talking =
+        tokio::task::spawn_blocking(move || talk(address, &config, "a.test", GET.as_bytes(), "\r\n\r\n"));
+    talking.await.unwrap().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_shares_keys_resumes_sessions_as_with_envoy() {
+    let root = Authority::new("root").unwrap();
+    let mut told = Vec::new();
+    for binary in both() {
+        let context = |letters| format!("session_ticket_keys: {}\n", keys(letters));
+        let (one, _one) = start(&binary, &root, &context("ab")).await;
+        let (two, _two) = start(&binary, &root, &context("ba")).await;
+        let (three, _three) = start(&binary, &root, &context("c")).await;
+        for version in [&TLS12, &TLS13] {
+            let config =
+                || ClientOptions { versions: vec![version], ..ClientOptions::default() }.config().unwrap();
+            let client = config();
+            let mut resumed = Vec::new();
+            for (proxy, listener) in
+                [(&one, "open"), (&one, "open"), (&two, "open"), (&three, "open"), (&three, "open")]
+            {
+                let outcome = get(proxy, listener, &client).await;
+                assert_eq!(outcome.handshake, "ok");
+                resumed.push(outcome.resumed);
+            }
+            // What one listener let in, the other, which asks for more, does not.
+            let client = config();
+            resumed.push(get(&one, "open", &client).await.resumed);
+            let outcome = get(&one, "strict", &client).await;
+            assert_ne!(outcome.handshake, "ok", "{outcome:?}");
+            resumed.push(outcome.resumed);
+            told.push(resumed);
+        }
+        let short = "session_ticket_keys: {keys: [{inline_string: short}]}\n";
+        let verdict = binary.validate(&bootstrap(&listeners(&root, short), &[], "")).unwrap();
+        let reason = "Incorrect TLS session ticket key length. Length 5, expected length 80.";
+        assert!(!verdict.accepted && verdict.text.contains(reason), "{}", verdict.text);
+    }
+    assert_eq!(told[..2], told[2..]);
+    assert_eq!(told[0], [false, true, true, false, true, false, false]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_of_tickets_are_handed_out_as_to_envoy() {
+    let root = Authority::new("root").unwrap();
+    for binary in both() {
+        let upstream = Upstream::start().await.unwrap();
+        let management = ManagementServer::start().await.unwrap();
+        let hand_out = |version: &str, letters: &str| {
+            let yaml = format!("{{name: tickets, session_ticket_keys: {}}}", keys(letters));
+            management.set(&SDS, version, [secret(&yaml)]);
+        };
+        hand_out("1", "a");
+        let context =
+            format!("session_ticket_keys_sds_secret_config: {{name: tickets{}}}\n", source_of("GRPC", ""));
+        let up = fill(&cluster("up", "up", ""), [("up", port(upstream.addr()))]);
+        let clusters = management_cluster(&socket(management.address())) + &up;
+        let config = bootstrap_of("", &listeners(&root, &context), &clusters, "GRPC");
+        let proxy = Proxy::start(&binary, &config).await.unwrap();
+        let updates = async |count: i64| {
+            eventually("the keys", SOON, async || {
+                (proxy.admin().stat("sds.tickets.update_success").await.ok()? == count).then_some(())
+            })
+            .await
+            .unwrap();
+        };
+        updates(1).await;
+        let client = ClientOptions::default().config().unwrap();
+        assert!(!get(&proxy, "open", &client).await.resumed);
+        assert!(get(&proxy, "open", &client).await.resumed);
+        // A new key that seals; the old one still opens.
+        hand_out("2", "ba");
+        updates(2).await;
+        assert!(get(&proxy, "open", &client).await.resumed);
+        hand_out("3", "c");
+        updates(3).await;
+        assert!(!get(&proxy, "open", &client).await.resumed);
+        let dump = proxy.admin().get("/config_dump").await.unwrap();
+        assert!(!dump.contains("cccccccc"), "{dump}");
+    }
+}
