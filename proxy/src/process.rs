@@ -86,7 +86,8 @@ impl Admin {
     /// there is no certificate.
     pub fn days_until_a_certificate_ends(&self) -> u32 {
         let store = self.0.configuration.store();
-        let of_hosts = store.active_clusters().filter_map(|(cluster, _)| cluster.tls.as_ref()?.context());
+        let of_hosts = store.active_clusters().flat_map(|(cluster, _)| cluster.transport.contexts());
+        let of_hosts = of_hosts.filter_map(|tls| tls.context());
         let of_clients = store.active_listeners().flat_map(|(_, _, listener)| &listener.chains);
         let of_clients = of_clients.filter_map(|chain| chain.tls.as_ref()?.context());
         let of_hosts = of_hosts.filter_map(|tls| first_end(tls.verifier(), tls.identity.as_slice()));
@@ -177,7 +178,7 @@ impl AdminState for Admin {
 
     fn certificates(&self) -> Vec<CertificateEntry> {
         let store = self.0.configuration.store();
-        let of_hosts = store.active_clusters().filter_map(|(cluster, _)| cluster.tls.as_deref());
+        let of_hosts = store.active_clusters().flat_map(|(cluster, _)| cluster.transport.contexts());
         let of_clients = store.active_listeners().flat_map(|(_, _, listener)| &listener.chains);
         let of_clients = of_clients.filter_map(|chain| chain.tls.as_deref());
         let of_hosts = of_hosts.filter_map(|tls| tls.context());

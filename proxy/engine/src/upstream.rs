@@ -13,6 +13,7 @@ pub mod original_dst;
 pub mod pool;
 pub mod socket_options;
 pub(crate) mod stream;
+pub mod transport;
 pub(crate) mod tunnel;
 
 #[cfg(test)]

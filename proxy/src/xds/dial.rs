@@ -30,7 +30,7 @@ async fn secured<S>(socket: S, cluster: &Cluster, host: &Host, offer: Offer) -> 
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    match &cluster.tls {
+    match cluster.transport.of(|| host.metadata()) {
         Some(tls) => Ok(Box::new(tls.over(socket, host, offer).await.map_err(io::Error::other)?)),
         None => Ok(Box::new(socket)),
     }

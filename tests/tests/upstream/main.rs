@@ -16,6 +16,7 @@ mod pools;
 mod preconnect;
 mod resolvers;
 mod settings;
+mod transport;
 mod uploads;
 
 use anyhow::{Result, ensure};

@@ -151,6 +151,8 @@ pub struct HostsUpdate {
     pub added: Vec<Arc<Host>>,
     /// Hosts that are there no more; their pools are to be drained.
     pub removed: Vec<Arc<Host>>,
+    /// Hosts that stayed and have other metadata.
+    pub relabelled: Vec<Arc<Host>>,
     /// Whether anything differs from before: membership, weights, health, metadata, localities or policy.
     pub changed: bool,
 }
@@ -186,11 +188,11 @@ impl HostSet {
             merge.locality(locality, &mut groups[priority]);
         }
         let hosts = Arc::new(Self::from_groups(groups, assignment.policy.clone(), options));
-        let Merge { existing, added, mut changed, .. } = merge;
+        let Merge { existing, added, relabelled, mut changed, .. } = merge;
         let removed: Vec<Arc<Host>> = existing.into_values().flatten().collect();
         changed |= !added.is_empty() || !removed.is_empty();
         changed |= previous.is_none_or(|previous| previous.shape_differs(&hosts));
-        HostsUpdate { hosts, added, removed, changed }
+        HostsUpdate { hosts, added, removed, relabelled, changed }
     }
 
     /// A set of these hosts, all of one priority and locality.
@@ -321,6 +323,7 @@ struct Merge<'a> {
     seen: HashSet<Address>,
     duplicates: Duplicates,
     added: Vec<Arc<Host>>,
+    relabelled: Vec<Arc<Host>>,
     changed: bool,
 }
 
@@ -335,6 +338,7 @@ impl<'a> Merge<'a> {
             seen: HashSet::new(),
             duplicates: options.duplicates,
             added: Vec::new(),
+            relabelled: Vec::new(),
             changed: false,
         }
     }
@@ -368,8 +372,11 @@ impl<'a> Merge<'a> {
             Some(host) => {
                 self.changed |= host.weight() != endpoint.weight
                     || host.health() != endpoint.health
-                    || host.priority() != priority
-                    || host.metadata() != endpoint.metadata;
+                    || host.priority() != priority;
+                if host.metadata() != endpoint.metadata {
+                    self.changed = true;
+                    self.relabelled.push(host.clone());
+                }
                 host
             }
             None => {

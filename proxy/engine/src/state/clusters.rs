@@ -26,8 +26,8 @@ pub(super) struct Version {
     pub(super) cluster: Arc<Cluster>,
     /// Where its endpoints come from, if they are delivered.
     pub(super) eds: Option<(Subscription, Box<str>)>,
-    /// The secrets of its TLS context.
-    secrets: Vec<SecretUse>,
+    /// The secrets of each of its TLS contexts.
+    secrets: Vec<Vec<SecretUse>>,
     warm: bool,
 }
 
@@ -90,15 +90,15 @@ impl Clusters {
     }
 
     pub(super) fn secret_uses(&self) -> impl Iterator<Item = &SecretUse> {
-        self.entries.values().flat_map(Entry::versions).flat_map(|version| &version.secrets)
+        self.entries.values().flat_map(Entry::versions).flat_map(|version| version.secrets.iter().flatten())
     }
 
     /// The TLS contexts that need secrets, in all forms.
     pub(super) fn contexts(&self) -> impl Iterator<Item = (&dyn Supplied, &[SecretUse])> {
         let versions = self.entries.values().flat_map(Entry::versions);
-        versions.filter_map(|version| {
-            Some((version.cluster.tls.as_deref()? as &dyn Supplied, version.secrets.as_slice()))
-        })
+        let contexts =
+            versions.flat_map(|version| version.cluster.transport.contexts().zip(&version.secrets));
+        contexts.map(|(tls, secrets)| (tls as &dyn Supplied, secrets.as_slice()))
     }
 
     /// Whether a static cluster warms that needs nobody's endpoints.
@@ -236,10 +236,8 @@ impl Store {
                 Some((subscription, eds.service_name.clone()))
             }
         };
-        let secrets = match &cluster.tls {
-            Some(tls) => self.supply(&**tls)?,
-            None => Vec::new(),
-        };
+        let contexts = cluster.transport.contexts();
+        let secrets = contexts.map(|tls| self.supply(tls)).collect::<Result<Vec<_>, _>>()?;
         let (id, resource) = (self.next_id(), self.resource(delivered));
         Ok(Version { id, resource, cluster, eds, secrets, warm: false })
     }
@@ -274,7 +272,7 @@ impl Store {
                 }
             }
         }
-        let is_warm = version.warm && self.secrets.are_settled(&version.secrets);
+        let is_warm = version.warm && self.secrets.are_settled(version.secrets.iter().flatten());
         version.cluster.stats.state.warming_state.set(u64::from(!is_warm));
     }
 
@@ -282,7 +280,9 @@ impl Store {
     pub(super) fn activate_clusters(&mut self) {
         let mut replaced = Vec::new();
         for entry in self.clusters.entries.values_mut() {
-            let is_warm = |version: &mut Version| version.warm && self.secrets.are_settled(&version.secrets);
+            let is_warm = |version: &mut Version| {
+                version.warm && self.secrets.are_settled(version.secrets.iter().flatten())
+            };
             if let Some(version) = entry.warming.take_if(is_warm) {
                 version.cluster.stats.state.warming_state.set(0);
                 self.effects.publish = true;

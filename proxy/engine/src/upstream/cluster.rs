@@ -22,7 +22,6 @@ use proxy_core::upstream::{
     Assignment, Duplicates, Host, HostSet, HostSetOptions, HostsUpdate, LoadBalancer,
 };
 use xds_api::envoy::config::cluster::v3 as proto;
-use xds_api::envoy::config::core::v3 as core;
 use xds_api::envoy::config::endpoint::v3::ClusterLoadAssignment;
 
 use super::balancing::Balancing;
@@ -31,10 +30,9 @@ use super::discovery::Discovery;
 use super::dns::DnsKind;
 use super::http_options::UpstreamHttp;
 use super::socket_options::SocketOptions;
+use super::transport::Transport;
 use crate::local::buffers;
 use crate::net::socket::ConnectOptions;
-use crate::tls;
-use crate::tls::client::ClientTls;
 
 /// The statistics of one cluster.
 #[derive(Clone, Debug)]
@@ -84,8 +82,8 @@ pub struct Cluster {
     pub metadata: Metadata,
     /// Statistics.
     pub stats: ClusterStats,
-    /// TLS is spoken with the hosts.
-    pub tls: Option<Box<ClientTls>>,
+    /// How the hosts are spoken with.
+    pub transport: Transport,
     socket: Arc<SocketOptions>,
     hosts: ArcSwap<HostSet>,
     pub(crate) runtime: Arc<Runtime>,
@@ -104,13 +102,13 @@ impl Cluster {
         let factory = check_upstream_config(proto, cx);
         let connect_timeout = connect_timeout(proto, cx);
         let stats = ClusterStats::new(proto, cx);
-        let tls = build_transport(proto, &stats.scope, cx);
+        let transport = Transport::build(proto, &stats.scope, stats.state.clone(), cx);
         let breakers = cx.at("circuit_breakers", |cx| {
             Breakers::build(proto.circuit_breakers.as_ref(), &stats.scope, stats.state.clone(), cx)
         });
         factory?;
-        let (tls, http) = (tls?, http?);
-        if tls.is_some() && http.names_from_requests {
+        let (transport, http) = (transport?, http?);
+        if transport.contexts().next().is_some() && http.names_from_requests {
             return Err(cx.at("upstream_http_protocol_options", |cx| {
                 cx.reject("names of servers are not taken from requests yet: say `sni` in the TLS context")
             }));
@@ -130,7 +128,7 @@ impl Cluster {
             balancing: balancing?,
             metadata: Metadata::new(proto.metadata.as_ref()),
             stats,
-            tls,
+            transport,
             socket: socket?,
             hosts: ArcSwap::from_pointee(HostSet::default()),
             runtime: cx.env.runtime.clone(),
@@ -191,6 +189,7 @@ impl Cluster {
         assignment: &ClusterLoadAssignment,
         cx: &mut BuildCx<'_>,
     ) -> Result<HostsUpdate, Rejected> {
+        self.transport.check(assignment, cx)?;
         let assignment = Assignment::build(assignment, cx)?;
         assignment.check_locality_weights(cx)?;
         let update = self.update_hosts(&assignment);
@@ -203,7 +202,10 @@ impl Cluster {
     /// Replaces the hosts by those of `assignment`, keeping what stays. Main thread only.
     pub fn update_hosts(&self, assignment: &Assignment) -> HostsUpdate {
         let previous = self.hosts.load_full();
+        let endpoints = assignment.localities.iter().flat_map(|locality| &locality.endpoints);
+        endpoints.for_each(|endpoint| self.transport.count(&endpoint.metadata));
         let update = HostSet::update(Some(&previous), assignment, self.host_set_options());
+        update.relabelled.iter().for_each(|host| self.transport.count(&host.metadata()));
         self.install(&update);
         update
     }
@@ -300,28 +302,6 @@ fn connect_timeout(proto: &proto::Cluster, cx: &mut BuildCx<'_>) -> Result<Durat
         Some(timeout) => Ok(timeout),
         None => Err(cx.at("connect_timeout", |cx| cx.reject("must be greater than 0"))),
     }
-}
-
-/// TLS, if that is asked for.
-fn build_transport(
-    proto: &proto::Cluster,
-    scope: &Scope,
-    cx: &mut BuildCx<'_>,
-) -> Result<Option<Box<ClientTls>>, Rejected> {
-    use core::transport_socket::ConfigType;
-    const RAW_BUFFER: &str = "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer";
-    let Some(socket) = &proto.transport_socket else { return Ok(None) };
-    cx.at("transport_socket", |cx| {
-        let Some(ConfigType::TypedConfig(any)) = &socket.config_type else {
-            return Err(cx.at("typed_config", |cx| cx.reject("must be set")));
-        };
-        let (message, payload) = cx.unpack(any)?;
-        cx.at("typed_config", |cx| match message.as_str() {
-            RAW_BUFFER => Ok(None),
-            tls::client::MESSAGE => ClientTls::build(&payload, scope, cx).map(|built| Some(Box::new(built))),
-            other => Err(cx.reject(format!("transport socket '{other}' is not available"))),
-        })
-    })
 }
 
 /// `upstream_config` may name the pools that are there anyway.

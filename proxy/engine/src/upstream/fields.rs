@@ -4,7 +4,6 @@ use proxy_core::config::{FieldUse, MessageFields};
 
 use FieldUse::{Ignored, Rejected, Used};
 
-const LATER_MATCHES: FieldUse = Rejected("all hosts of a cluster have its transport_socket, for now");
 const LATER_HASHING: &str = "consistent hashing is not available yet, and its policies are refused";
 const LATER_HEALTH: FieldUse = Rejected("active health checks are not available yet");
 const WITH_HEALTH_CHECKS: FieldUse =
@@ -19,8 +18,8 @@ pub const FIELDS: &[MessageFields] = &[
     (
         "envoy.config.cluster.v3.Cluster",
         &[
-            ("transport_socket_matches", LATER_MATCHES),
-            ("transport_socket_matcher", LATER_MATCHES),
+            ("transport_socket_matches", Used),
+            ("transport_socket_matcher", Rejected("use transport_socket_matches")),
             ("name", Used),
             ("alt_stat_name", Used),
             ("stats_matcher", Rejected("statistics are filtered by the bootstrap's stats_config only")),
@@ -77,6 +76,10 @@ pub const FIELDS: &[MessageFields] = &[
             ("connection_pool_per_downstream_connection", Used),
             ("queuing_policies", Rejected("not available yet")),
         ],
+    ),
+    (
+        "envoy.config.cluster.v3.Cluster.TransportSocketMatch",
+        &[("name", Used), ("match", Used), ("transport_socket", Used)],
     ),
     (
         "envoy.config.cluster.v3.Cluster.PreconnectPolicy",
@@ -194,7 +197,12 @@ pub const FIELDS: &[MessageFields] = &[
         "envoy.config.endpoint.v3.LocalityLbEndpoints",
         &[
             ("locality", Used),
-            ("metadata", Ignored("nothing that is available reads the metadata of a locality")),
+            (
+                "metadata",
+                Ignored(
+                    "only those for transport sockets are read by anything, and refused with `transport_socket_matches`",
+                ),
+            ),
             ("lb_endpoints", Used),
             ("load_balancer_endpoints", Rejected("lists of endpoints are not available")),
             ("leds_cluster_locality_config", Rejected("LEDS is not available")),

@@ -17,6 +17,7 @@ use prost_types::value::Kind;
 use proxy_core::config::{BuildCx, Rejected, duration};
 use proxy_core::head::RequestHead;
 use proxy_core::matcher::header::RequestHeader;
+use proxy_core::metadata::Metadata;
 use proxy_core::stream_info::StreamInfo;
 use proxy_core::upstream::Host;
 use xds_api::envoy::config::cluster::v3 as proto;
@@ -217,6 +218,7 @@ impl OriginalDst {
         let mut host = Host::new(address.into());
         host.hostname = format!("{}{address}", cluster.name.as_str()).into();
         let host = Arc::new(host);
+        cluster.transport.count(&Metadata::default());
         if hosts.len() >= MOST_HOSTS {
             hosts.retain(|_, known| known.host.is_in_use());
         }

@@ -207,7 +207,7 @@ crate::stats! {
         gauge high_open_rq_pending = "circuit_breakers.high.rq_pending_open",
         /// The retry breaker of high priority is open.
         gauge high_open_rq_retry = "circuit_breakers.high.rq_retry_open",
-        /// Hosts added since the start, over all updates (Envoy's name for it).
+        /// Hosts that have the default transport socket, once for each time that their endpoint came, and for each change of their metadata.
         counter default_total_match_count = "default.total_match_count",
         /// The greatest weight of a host.
         gauge max_host_weight,
@@ -250,6 +250,12 @@ crate::stats! {
         gauge update_time,
         /// The last accepted version.
         text version_text,
+    }
+
+    /// `cluster.<name>.<match>` of `transport_socket_matches`.
+    pub shared struct TransportSocketMatchStats {
+        /// Hosts that it was chosen for, once for each time that their endpoint came, and for each change of their metadata.
+        counter total_match_count,
     }
 
     /// `cluster.<name>.circuit_breakers.<priority>`: what is left, if `track_remaining` asks for it.

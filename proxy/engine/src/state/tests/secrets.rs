@@ -42,7 +42,7 @@ const ROOT: &str = "validation_context_sds_secret_config: {name: root, sds_confi
 const NAMED: &str = "combined_validation_context: {default_validation_context: {match_typed_subject_alt_names: [{san_type: DNS, matcher: {exact: a}}]}, validation_context_sds_secret_config: {name: root, sds_config: {ads: {}}}}";
 
 fn context(store: &Store, name: &str) -> Option<Arc<ClientContext>> {
-    store.snapshot().cluster(name)?.tls.as_ref()?.context()
+    store.snapshot().cluster(name)?.transport.contexts().next()?.context()
 }
 
 #[test]
@@ -193,4 +193,29 @@ fn what_is_wrong_has_its_place() {
         reason(&mut store, "tls_certificate_sds_secret_configs: [{name: x, sds_config: {self: {}}}]"),
         format!("{at}.tls_certificate_sds_secret_configs[0].sds_config.self: is not available")
     );
+}
+
+#[test]
+fn every_transport_socket_of_a_cluster_has_its_secrets() {
+    let socket = |common: &str| {
+        format!(
+            "{{name: tls, typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext, common_tls_context: {{{common}}}}}}}"
+        )
+    };
+    let (client, root) = (socket(CLIENT), socket(ROOT));
+    let yaml = format!(
+        "{{name: a, type: STATIC, transport_socket: {client}, transport_socket_matches: [{{name: m, match: {{a: b}}, transport_socket: {root}}}]}}"
+    );
+    let mut store = started();
+    let cluster = delivered(Kind::Cluster, "a", &message::<ClusterProto>(&yaml));
+    let effects = apply(&mut store, Kind::Cluster, vec![cluster], &[]);
+    assert_eq!(words(&effects), ["+Secret client,root", "verdict"]);
+    apply(&mut store, Kind::Secret, vec![secret("client", &certificate(&pair("x")))], &[]);
+    assert!(store.snapshot().cluster("a").is_none(), "the other is waited for");
+    let trusted = format!("validation_context: {{trusted_ca: {}}}", inline(&pair("one").0));
+    apply(&mut store, Kind::Secret, vec![secret("root", &trusted)], &[]);
+    let snapshot = store.snapshot();
+    let ready = |tls: &crate::tls::client::ClientTls| tls.context().is_some();
+    let contexts: Vec<bool> = snapshot.cluster("a").unwrap().transport.contexts().map(ready).collect();
+    assert_eq!(contexts, [true, true]);
 }

@@ -206,7 +206,7 @@ pub(crate) async fn connect(mut guard: ConnectionGuard) -> Result<ConnectedSocke
     let attempt = async {
         let socket = first_to_connect(&addresses, cluster.socket_options(), pool.source).await;
         let mut connection = Connection::new(socket.map_err(NotConnected::Socket)?);
-        let Some(tls) = &cluster.tls else { return Ok((connection, None)) };
+        let Some(tls) = cluster.transport.of(|| pool.host.metadata()) else { return Ok((connection, None)) };
         // Boxed: only connections with TLS pay for the size of a handshake.
         let shaken = Box::pin(tls.connect(&mut connection, &pool.host, offer)).await;
         let session = shaken.map_err(NotConnected::Tls)?;
