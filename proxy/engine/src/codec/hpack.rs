@@ -46,7 +46,7 @@ impl Reader<'_> {
     fn read(&mut self) -> Result<(), Malformed> {
         // At most two changes of the table's size precede the fields (RFC 7541, 4.2).
         for _ in 0..2 {
-            if !self.rest.first().is_some_and(|first| first & 0xe0 == 0x20) {
+            if self.rest.first().is_none_or(|first| first & 0xe0 != 0x20) {
                 break;
             }
             let size = self.integer(5)?;
