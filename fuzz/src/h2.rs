@@ -5,6 +5,9 @@ use arbitrary::Arbitrary;
 /// How a client begins.
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// The kind of METADATA frames.
+pub const METADATA: u8 = 0x4d;
+
 /// A frame; stream numbers are small, so that frames meet.
 #[derive(Arbitrary, Debug)]
 pub enum Frame {
@@ -164,6 +167,11 @@ impl Frame {
             Self::Settle => Vec::new(),
         }
     }
+}
+
+/// A METADATA frame.
+pub fn metadata(stream: u8, flags: u8, fields: &[Field]) -> Vec<u8> {
+    frame(METADATA, flags, u32::from(stream), &block(fields, RESPONSE))
 }
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {

@@ -32,7 +32,7 @@ longer, and its route's `timeout` may end it.
 The gauges `http2.outbound_frames_active` and `http2.outbound_control_frames_active` stay 0: frames that wait to be sent lie in the HTTP/2 library,
 which does not tell how many there are; of control frames it keeps one at most.
 METADATA frames (`allow_metadata`) may hold `max_metadata_size` for each stream, as in Envoy. Beyond that, all streams of a connection together
-may have 16 MiB wait for their turn, or as much as one stream if that is more; a peer that sends more loses the connection.
+may have 16 MiB wait for their turn, or as much as one stream if that is more; a peer that sends more, or reads less, loses the connection.
 Requests that wait for a stream are sent as soon as a host allows more of them; Envoy only ever lowers the limit of a connection.
 
 Configuration that is not supported is listed in [configuration.md](configuration.md).

@@ -97,6 +97,9 @@ pub enum Flood {
     /// PING, SETTINGS, RST_STREAM and unknown frames.
     #[error("too many control frames")]
     Control,
+    /// METADATA frames that the peer does not read.
+    #[error("too many METADATA frames that are not read")]
+    Metadata,
     /// Any frame before the SETTINGS that begin a connection (RFC 9113, 3.4), which the `h2` crate does not insist on.
     #[error("a frame before SETTINGS")]
     BeforeSettings,
@@ -447,6 +450,7 @@ impl<T> Guarded<T> {
                 Flood::Priority => stats.inbound_priority_frames_flood.inc(),
                 Flood::WindowUpdate => stats.inbound_window_update_frames_flood.inc(),
                 Flood::Control => stats.outbound_control_flood.inc(),
+                Flood::Metadata => stats.outbound_flood.inc(),
                 Flood::BeforeSettings => stats.rx_messaging_error.inc(),
             }
         }
@@ -494,6 +498,9 @@ impl<T: AsyncWrite + Unpin> Guarded<T> {
     /// Writes METADATA whose turn it is.
     fn poll_insert(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(metadata) = &mut self.metadata else { return Poll::Ready(Ok(())) };
+        if metadata.is_flooded() {
+            return Poll::Ready(Err(self.fail(Flood::Metadata)));
+        }
         metadata.poll_insert(&mut self.io, cx, |count| self.traffic.sent(count))
     }
 

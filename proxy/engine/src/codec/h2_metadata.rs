@@ -22,6 +22,9 @@ pub(crate) mod frames;
 /// limit here.
 const MOST_WAITING: usize = 16 * 1024 * 1024;
 
+/// What a block counts beside its octets: it takes that much, however short it is.
+const BLOCK: usize = 64;
+
 /// Why a connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Violation {
@@ -36,6 +39,12 @@ pub(crate) enum Violation {
 /// A block of fields, checked and written anew.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct MetadataBlock(Vec<u8>);
+
+impl MetadataBlock {
+    fn cost(&self) -> usize {
+        self.0.len() + BLOCK
+    }
+}
 
 /// How far one direction of a stream has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -114,9 +123,9 @@ impl StreamState {
     }
 }
 
-/// Octets of blocks.
-fn size(blocks: &VecDeque<(Mark, MetadataBlock)>) -> usize {
-    blocks.iter().map(|(_, block)| block.0.len()).sum()
+/// What blocks count.
+fn cost(blocks: &VecDeque<(Mark, MetadataBlock)>) -> usize {
+    blocks.iter().map(|(_, block)| block.cost()).sum()
 }
 
 #[derive(Debug, Default)]
@@ -124,8 +133,10 @@ struct Inner {
     streams: HashMap<u32, StreamState>,
     /// Streams with something in `outbound`.
     queued: Vec<u32>,
-    /// Octets of all blocks of all streams.
+    /// What all blocks of all streams count, in both directions.
     waiting: usize,
+    /// The peer does not read what it is sent.
+    is_flooded: bool,
     /// The latest stream that the peer opened.
     latest: u32,
     /// Blocks without fields.
@@ -140,7 +151,7 @@ impl Inner {
         if self.streams.get(&id).is_some_and(StreamState::is_over)
             && let Some(stream) = self.streams.remove(&id)
         {
-            self.waiting -= stream.unfinished.len() + size(&stream.inbound) + size(&stream.outbound);
+            self.waiting -= stream.unfinished.len() + cost(&stream.inbound) + cost(&stream.outbound);
             self.queued.retain(|queued| *queued != id);
         }
     }
@@ -252,8 +263,9 @@ impl MetadataStreams {
         inner.waiting -= block.len();
         match hpack::renew(&block)? {
             Some(block) => {
-                inner.waiting += block.len();
-                stream.inbound.push_back((stream.seen, MetadataBlock(block)));
+                let block = MetadataBlock(block);
+                inner.waiting += block.cost();
+                stream.inbound.push_back((stream.seen, block));
                 if let Some(waker) = stream.waker.take() {
                     waker.wake();
                 }
@@ -296,10 +308,15 @@ impl MetadataStreams {
         stream.sends = false;
         let dropped = std::mem::take(&mut stream.outbound);
         if !dropped.is_empty() {
-            inner.waiting -= size(&dropped);
+            inner.waiting -= cost(&dropped);
             inner.queued.retain(|queued| *queued != id);
         }
         inner.settle(id);
+    }
+
+    /// Whether more is to be written than may wait. (Envoy closes a connection whose peer lets that many frames wait.)
+    fn is_flooded(&self) -> bool {
+        self.inner.borrow().is_flooded
     }
 
     /// Whether any block is to be written, now or later.
@@ -318,7 +335,7 @@ impl MetadataStreams {
         let stream = inner.streams.get_mut(&id);
         let block = stream.and_then(|stream| {
             let (_, block) = stream.outbound.pop_front()?;
-            inner.waiting -= block.0.len();
+            inner.waiting -= block.cost();
             Some((block, stream.outbound.is_empty()))
         });
         if block.as_ref().is_none_or(|(_, was_last)| *was_last) {
@@ -379,7 +396,7 @@ impl MetadataStream {
         if stream.inbound.front().is_some_and(|(mark, _)| self.read.has_reached(*mark))
             && let Some((_, block)) = stream.inbound.pop_front()
         {
-            inner.waiting -= block.0.len();
+            inner.waiting -= block.cost();
             return Poll::Ready(block);
         }
         stream.register(cx);
@@ -408,10 +425,14 @@ impl MetadataStream {
     pub(crate) fn send(&self, block: MetadataBlock) {
         let inner = &mut *self.streams.inner.borrow_mut();
         let Some(stream) = inner.streams.get_mut(&self.id).filter(|stream| stream.sends) else { return };
-        inner.waiting += block.0.len();
-        stream.outbound.push_back((self.handed, block));
-        if stream.outbound.len() == 1 {
-            inner.queued.push(self.id);
+        if inner.waiting + block.cost() > MOST_WAITING.max(self.streams.max_size) {
+            inner.is_flooded = true;
+        } else {
+            inner.waiting += block.cost();
+            stream.outbound.push_back((self.handed, block));
+            if stream.outbound.len() == 1 {
+                inner.queued.push(self.id);
+            }
         }
         if let Some(task) = &inner.task {
             task.wake_by_ref();
@@ -426,7 +447,7 @@ impl Drop for MetadataStream {
         stream.owner = Owner::Gone;
         stream.receives = false;
         stream.waker = None;
-        inner.waiting -= size(&std::mem::take(&mut stream.inbound));
+        inner.waiting -= cost(&std::mem::take(&mut stream.inbound));
         inner.waiting -= std::mem::take(&mut stream.unfinished).len();
         if self.streams.side == Side::Client && stream.written.heads == 0 {
             // The codec may never open it.

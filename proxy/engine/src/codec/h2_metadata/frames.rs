@@ -312,6 +312,11 @@ impl MetadataFrames {
         if self.streams.is_queued() { self.outbound.rest(bytes) } else { bytes.len() }
     }
 
+    /// Whether more is to be inserted than may wait.
+    pub(crate) fn is_flooded(&self) -> bool {
+        self.streams.is_flooded()
+    }
+
     /// Whether something is to be inserted, now or later.
     pub(crate) fn is_queued(&self) -> bool {
         self.streams.is_queued()

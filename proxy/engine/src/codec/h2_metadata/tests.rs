@@ -228,6 +228,30 @@ async fn memory_is_bounded() {
     assert_eq!((streams.inner.borrow().streams.len(), streams.inner.borrow().waiting), (0, 0));
 }
 
+/// A peer that does not read what it is sent loses its connection.
+#[tokio::test]
+async fn what_is_not_read_is_bounded() {
+    let streams = streams(Side::Server);
+    streams.on_head(1, false);
+    let stream = streams.take(1);
+    let (near, _far) = tokio::io::duplex(7);
+    let mut near = guarded(near, &streams);
+    let mut sent = 0;
+    while !streams.is_flooded() {
+        stream.send(MetadataBlock(vec![0; 10_000]));
+        sent += 10_000;
+        assert!(streams.inner.borrow().waiting <= MOST_WAITING);
+    }
+    assert!((MOST_WAITING - 100_000 - BLOCK * 1700..=MOST_WAITING).contains(&sent), "{sent}");
+    assert_eq!(near.flush().await.map_err(|error| error.kind()), Err(io::ErrorKind::QuotaExceeded));
+    // Short ones count more than they hold.
+    let streams = self::streams(Side::Server);
+    streams.on_head(1, false);
+    let stream = streams.take(1);
+    stream.send(MetadataBlock(vec![0]));
+    assert_eq!(streams.inner.borrow().waiting, 1 + BLOCK);
+}
+
 /// Puts what is sent on a stream between the frames of a codec that writes so many octets at once; the kinds of what comes out.
 async fn sent(
     side: Side,
@@ -441,7 +465,7 @@ proptest! {
                 owned = Some(streams.take(1));
             }
             let inner = streams.inner.borrow();
-            let waiting: usize = inner.streams.values().map(|stream| stream.unfinished.len() + size(&stream.inbound) + size(&stream.outbound)).sum();
+            let waiting: usize = inner.streams.values().map(|stream| stream.unfinished.len() + cost(&stream.inbound) + cost(&stream.outbound)).sum();
             prop_assert_eq!(inner.waiting, waiting);
             prop_assert!(inner.streams.len() <= 3);
         }
