@@ -22,6 +22,9 @@ pub(crate) fn setup() -> Setup {
 const OPTIONS: &str = "path_normalization_options: {forwarding_transformation: {operations: \
     [{normalize_path_rfc_3986: {}}, {merge_slashes: {}}]}}";
 
+const ESCAPED_DOTS: &str = "Escaped dots with a parameter are resolved like those that are not escaped; Envoy decodes them and \
+leaves `/..;`, which is not normal any more";
+
 pub(crate) fn cases() -> Vec<Case> {
     let get = |name, listener, target: &str| Case::get(name, listener, target, "");
     vec![
@@ -33,6 +36,27 @@ pub(crate) fn cases() -> Vec<Case> {
         get("no escape out of two", "normal", "/a/%%32e%%32e/%2%65%%338%zz%"),
         get("backslash", "normal", "/a\\..\\b"),
         get("encoded NUL", "normal", "/a%00b"),
+        get("dots with a parameter", "normal", "/x/..;/admin"),
+        get("dots with a value", "normal", "/x/..;a=b/admin?c=/..;/d"),
+        get("a dot with a parameter", "normal", "/.;/admin"),
+        get("a dot with a parameter, inside", "normal", "/x/.;y/a"),
+        get("dots with a parameter at the end", "normal", "/a/b/..;"),
+        get("dots with two parameters", "normal", "/a/b/..;c;d/e"),
+        get("dots with a parameter behind a backslash", "normal", "/a\\..;y/b"),
+        get("dots with a parameter before a backslash", "normal", "/a/..;\\b"),
+        get("dots with an escaped slash", "normal", "/x/..;%2fa"),
+        get("escaped dots with a parameter", "normal", "/x/%2e%2e;/a")
+            .differs("log[0].path", ESCAPED_DOTS)
+            .differs("upstream[0].line", ESCAPED_DOTS),
+        get("half escaped dots with a parameter", "normal", "/x/.%2E;p/a")
+            .differs("log[0].path", ESCAPED_DOTS)
+            .differs("upstream[0].line", ESCAPED_DOTS),
+        get("dots with an escaped semicolon", "normal", "/x/..%3b/a"),
+        get("a parameter alone", "normal", "/x/;/a"),
+        get("three dots with a parameter", "normal", "/x/...;/a"),
+        get("a parameter elsewhere", "normal", "/x/a;b/../c"),
+        get("dots with a parameter, not normal", "raw", "/x/..;/admin"),
+        get("octets that no URL has", "normal", "/\"<>^`{|}"),
         get("slashes are merged", "merged", "//a///b?c=//"),
         get("path options have no effect", "options", "/a/..//b"),
         get("escaped slash is refused", "reject", "/a%2Fb"),

@@ -114,6 +114,28 @@ fn permissions() -> Vec<HttpListener> {
             &may("{header: {name: \":method\", string_match: {safe_regex: {regex: \"GET|PUT\"}}}}"),
         ),
         with_rules("host", &may("{header: {name: host, string_match: {exact: test}}}")),
+        with_rules(
+            "other_host",
+            &rules(
+                "DENY",
+                &[(
+                    "p",
+                    "[{header: {name: \":authority\", string_match: {exact: test}, invert_match: true}}]",
+                    ANYBODY,
+                )],
+            ),
+        ),
+        with_rules("upgrade", &may("{header: {name: upgrade, string_match: {exact: WebSocket}}}"))
+            .options("upgrade_configs: [{upgrade_type: websocket}]"),
+        with_rules("protocol", &may("{header: {name: \":protocol\", present_match: true}}"))
+            .options("upgrade_configs: [{upgrade_type: websocket}]"),
+        with_rules("joined", &may("{header: {name: authorization, string_match: {exact: \"a,b\"}}}")),
+        with_rules("unnamed", &rules("ALLOW", &[("", "[{header: {name: x-role}}]", ANYBODY)])),
+        with_rules("unnamed_deny", &rules("DENY", &[("", "[{header: {name: x-role}}]", ANYBODY)])),
+        with_rules(
+            "absent_metadata",
+            &may("{metadata: {filter: none, path: [{key: a}], value: {present_match: false}}}"),
+        ),
         with_rules("path", &may("{url_path: {path: {exact: /a}}}")),
         with_rules("path_prefix", &may("{url_path: {path: {prefix: /a/, ignore_case: true}}}")),
         with_rules("path_deny", &rules("DENY", &[("p", "[{url_path: {path: {prefix: /admin}}}]", ANYBODY)])),
@@ -162,6 +184,8 @@ fn principals() -> Vec<HttpListener> {
         with_rules("source", &who("{source_ip: {address_prefix: 127.0.0.1, prefix_len: 32}}")),
         with_rules("direct", &who("{direct_remote_ip: {address_prefix: 127.0.0.1, prefix_len: 32}}"))
             .options("use_remote_address: true\nxff_num_trusted_hops: 1"),
+        with_rules("six", &who("{remote_ip: {address_prefix: \"::\", prefix_len: 0}}"))
+            .options("use_remote_address: false"),
         with_rules("remote", &who("{remote_ip: {address_prefix: 1.2.3.0, prefix_len: 24}}"))
             .options("use_remote_address: true\nxff_num_trusted_hops: 1"),
         with_rules("authenticated", &who("{authenticated: {}}")),
@@ -237,6 +261,44 @@ pub(crate) fn cases() -> Vec<Case> {
         get("client by x-forwarded-for", "remote", "/", "x-forwarded-for: 1.2.3.4\r\n"),
         get("another client by x-forwarded-for", "remote", "/", "x-forwarded-for: 1.2.4.4\r\n"),
         get("nobody in x-forwarded-for", "remote", "/", ""),
+        get("a client with a port", "remote", "/", "x-forwarded-for: 1.2.3.4:80\r\n"),
+        get("a client of version 4 in one of 6", "remote", "/", "x-forwarded-for: ::ffff:1.2.3.4\r\n"),
+        get("a client of version 4 in one of 6, all of 6", "six", "/", "x-forwarded-for: ::ffff:1.2.3.4\r\n"),
+        Case::h2(
+            "HTTP/2, x-forwarded-for twice",
+            "remote",
+            [
+                H2Request::get("http://test/")
+                    .field("x-forwarded-for", "1.2.3.4")
+                    .field("x-forwarded-for", "9.9.9.9"),
+                H2Request::get("http://test/")
+                    .field("x-forwarded-for", "9.9.9.9")
+                    .field("x-forwarded-for", "1.2.3.4"),
+            ],
+        ),
+        Case::h2(
+            "HTTP/2, fields of which there is one",
+            "joined",
+            [
+                H2Request::get("http://test/").field("authorization", "a").field("authorization", "b"),
+                H2Request::get("http://test/").field("authorization", "a,b"),
+                H2Request::get("http://test/")
+                    .field("authorization", "b")
+                    .field("x-other", "1")
+                    .field("x-other", "2"),
+            ],
+        ),
+        Case::send("an empty host", "other_host", "GET / HTTP/1.1\r\nhost:\r\n\r\n"),
+        get("the host", "other_host", "/", ""),
+        get("an upgrade as it is written", "upgrade", "/", "connection: upgrade\r\nupgrade: WebSocket\r\n")
+            .raw("HTTP/1.1 403 Forbidden\r\ncontent-length: 2\r\n\r\nno"),
+        get("an upgrade in lower case", "upgrade", "/", "connection: upgrade\r\nupgrade: websocket\r\n"),
+        get("no protocol", "protocol", "/", "connection: upgrade\r\nupgrade: websocket\r\n"),
+        get("a policy without a name", "unnamed", "/", "x-role: 1\r\n"),
+        get("a policy without a name, no match", "unnamed", "/", ""),
+        get("a policy without a name denies", "unnamed_deny", "/", "x-role: 1\r\n"),
+        get("a policy without a name denies nothing", "unnamed_deny", "/", ""),
+        get("metadata that are absent", "absent_metadata", "/", ""),
         get("no TLS, anybody", "authenticated", "/", ""),
         get("no TLS, a name", "authenticated_as", "/", ""),
         get("principal by header", "who_header", "/", "x-user: ann\r\n"),

@@ -58,7 +58,7 @@ impl Cidr {
 
     /// Whether `ip` is in the range.
     pub fn contains(&self, ip: IpAddr) -> bool {
-        match (self.ip, canonical(ip)) {
+        match (self.ip, ip) {
             (IpAddr::V4(net), IpAddr::V4(ip)) => {
                 let (start, end) = v4_bounds(net, self.prefix);
                 (start..=end).contains(&u32::from(ip))
@@ -110,7 +110,7 @@ impl CidrSet {
 
     /// Whether `ip` is in one of the ranges.
     pub fn contains(&self, ip: IpAddr) -> bool {
-        match canonical(ip) {
+        match ip {
             IpAddr::V4(ip) => in_ranges(&self.v4, u32::from(ip)),
             IpAddr::V6(ip) => in_ranges(&self.v6, u128::from(ip)),
         }
@@ -120,10 +120,6 @@ impl CidrSet {
     pub fn contains_address(&self, address: &Address) -> bool {
         address.ip().is_some_and(|ip| self.contains(ip))
     }
-}
-
-fn canonical(ip: IpAddr) -> IpAddr {
-    ip.to_canonical()
 }
 
 fn v4_bounds(ip: Ipv4Addr, prefix: u8) -> (u32, u32) {
@@ -174,7 +170,7 @@ mod tests {
             ("11.0.0.0", false),
             ("192.168.1.7", true),
             ("192.168.1.8", false),
-            ("::ffff:10.0.0.1", true),
+            ("::ffff:10.0.0.1", false),
             ("fdff::1", true),
             ("fe80::1", false),
         ] {

@@ -85,8 +85,7 @@ impl RequestHeader {
             Self::Path => request.path.as_str(),
             Self::Authority => request.authority.as_str(),
             Self::Scheme => request.scheme.as_str(),
-            Self::Protocol => request.upgrade.as_deref()?,
-            Self::Status => return None,
+            Self::Protocol | Self::Status => return None,
             Self::Named(name) => request.headers.get(name)?.to_str().ok()?,
         };
         (!value.is_empty()).then_some(value)
@@ -98,12 +97,11 @@ impl RequestHeader {
             Self::Method => request.method.as_str(),
             Self::Path if request.path.is_empty() => return None,
             Self::Path => request.path.as_str(),
-            Self::Authority if request.authority.is_empty() => return None,
+            // requests that name no host do not come so far: what is empty here was said
             Self::Authority => request.authority.as_str(),
             Self::Scheme => request.scheme.as_str(),
-            Self::Protocol => request.upgrade.as_ref()?.as_str(),
-            Self::Status => return None,
-            Self::Named(name) if *name == http::header::UPGRADE => request.upgrade.as_ref()?.as_str(),
+            // of an extended CONNECT it became `upgrade`
+            Self::Protocol | Self::Status => return None,
             Self::Named(name) => return joined(&request.headers, name),
         };
         Some(Cow::Borrowed(text.as_bytes()))
@@ -158,9 +156,7 @@ impl HeaderMatcher {
     /// Whether the header of `request` matches.
     pub fn matches_request(&self, request: &RequestHead) -> bool {
         match &self.name {
-            RequestHeader::Named(name) if *name != http::header::UPGRADE => {
-                self.matches_named(&request.headers, name)
-            }
+            RequestHeader::Named(name) => self.matches_named(&request.headers, name),
             pseudo => self.matches_value(pseudo.in_request(request).as_deref()),
         }
     }

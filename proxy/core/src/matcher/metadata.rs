@@ -128,7 +128,8 @@ impl ValueMatcher {
     pub fn matches(&self, value: Option<&Value>) -> bool {
         let kind = value.and_then(|value| value.kind.as_ref());
         match (self, kind) {
-            (Self::Present(present), kind) => kind.is_some() == *present,
+            // as in Envoy: what is not there is never matched, not even by `present_match: false`
+            (Self::Present(present), kind) => *present && kind.is_some(),
             (Self::Or(all), _) => all.iter().any(|one| one.matches(value)),
             (Self::Null, Some(Kind::NullValue(_))) => true,
             (Self::Range { start, end }, Some(Kind::NumberValue(number))) => {

@@ -315,7 +315,7 @@ fn values_match_by_kind() {
         (matcher(Match::StringMatch(exact("a"))), Some(list.clone()), false),
         (matcher(Match::BoolMatch(true)), Some(value(Kind::BoolValue(true))), true),
         (matcher(Match::PresentMatch(true)), None, false),
-        (matcher(Match::PresentMatch(false)), None, true),
+        (matcher(Match::PresentMatch(false)), None, false),
         (matcher(Match::ListMatch(Box::new(one_of))), Some(list), true),
         (matcher(Match::OrMatch(or)), Some(text), true),
     ] {

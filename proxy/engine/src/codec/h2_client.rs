@@ -13,8 +13,9 @@ use proxy_core::stream_error::UpstreamReset;
 use proxy_core::stream_info::WireBytes;
 use proxy_core::text::Text;
 
+use super::h1::joins_in_response;
 use super::h2_guard::is_broken;
-use super::h2_headers::{PLAIN_STATUS, fit, name_upgrade, plain_bytes, plain_request_bytes};
+use super::h2_headers::{PLAIN_STATUS, fit, join_repeated, name_upgrade, plain_bytes, plain_request_bytes};
 use super::h2_metadata::{MetadataBlock, MetadataStream, MetadataStreams};
 use super::upstream::UpstreamEvent;
 
@@ -224,7 +225,8 @@ impl ClientStream {
                     metadata.head_read();
                 }
                 let (parts, ()) = head.into_parts();
-                let head = ResponseHead { status: parts.status, headers: parts.headers, case: None };
+                let mut head = ResponseHead { status: parts.status, headers: parts.headers, case: None };
+                join_repeated(&mut head.headers, joins_in_response);
                 return Poll::Ready(Ok(UpstreamEvent::Informational(head)));
             }
             let received = ready!(std::pin::Pin::new(response).poll(cx));
@@ -286,6 +288,7 @@ impl ClientStream {
         let is_upgrade = self.is_upgrade && parts.status.is_success() && !end;
         self.receive = (!end).then_some(receive);
         let mut head = ResponseHead { status: parts.status, headers: parts.headers, case: None };
+        join_repeated(&mut head.headers, joins_in_response);
         if let Some(protocol) = self.protocol.as_ref().filter(|_| is_upgrade) {
             // What HTTP/1 says; an HTTP/2 client is told 200 again.
             head.status = StatusCode::SWITCHING_PROTOCOLS;

@@ -1,5 +1,6 @@
 //! Header fields that HTTP/2 does not have (RFC 9113, 8.2.2).
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 
 use super::h1::wants_trailers;
@@ -44,6 +45,26 @@ fn remove_connection_specific(headers: &mut HeaderMap) {
         headers.remove(header::TE);
         if trailers {
             headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        }
+    }
+}
+
+/// Makes one value of each repeated field of which Envoy keeps one, joined with `,`, as HTTP/1's codec does: policies must see all
+/// that the host sees, and who trusts the last of a list must find it.
+pub(crate) fn join_repeated(headers: &mut HeaderMap, joins: fn(&HeaderName) -> bool) {
+    if headers.keys_len() != headers.len() {
+        join(headers, joins);
+    }
+}
+
+#[cold]
+fn join(headers: &mut HeaderMap, joins: fn(&HeaderName) -> bool) {
+    let is_repeated = |name: &&HeaderName| headers.get_all(*name).iter().nth(1).is_some() && joins(name);
+    let names: Vec<HeaderName> = headers.keys().filter(is_repeated).cloned().collect();
+    for name in names {
+        let values: Vec<&[u8]> = headers.get_all(&name).iter().map(HeaderValue::as_bytes).collect();
+        if let Ok(joined) = HeaderValue::from_maybe_shared(Bytes::from(values.join(&b','))) {
+            headers.insert(name, joined);
         }
     }
 }

@@ -15,10 +15,10 @@ use proxy_core::stream_info::WireBytes;
 use proxy_core::text::Text;
 
 use super::downstream::{Downstream, DownstreamError};
-use super::h1::{Underscores, is_valid_authority, is_valid_path};
+use super::h1::{Underscores, is_valid_authority, is_valid_path, joins_in_request};
 use super::h2_backlog::{Allowance, Backlog};
 use super::h2_cookies::Cookies;
-use super::h2_headers::{PLAIN_STATUS, fit, name_upgrade, plain_bytes, plain_request_bytes};
+use super::h2_headers::{PLAIN_STATUS, fit, join_repeated, name_upgrade, plain_bytes, plain_request_bytes};
 use super::h2_metadata::{MetadataBlock, MetadataStream};
 
 /// Octets of a frame header (RFC 9113, 4.1).
@@ -195,6 +195,7 @@ pub(crate) fn request_head(
         None => Scheme::Http,
     };
     cookies.join(&mut parts.headers)?;
+    join_repeated(&mut parts.headers, joins_in_request);
     let is_plain_connect = parts.method == Method::CONNECT && protocol.is_none();
     let path = if is_plain_connect { Text::default() } else { Text::from(path) };
     // An extended CONNECT (RFC 8441) is an upgrade, and looks like one from here on.

@@ -193,12 +193,8 @@ fn forwarded_for(headers: &HeaderMap, skip: usize) -> Option<(IpAddr, bool)> {
     let mut entries = value.rsplit(',');
     let entry = entries.nth(skip)?;
     let is_single = skip == 0 && entries.next().is_none();
-    let entry = entry.trim();
-    let address = entry.parse().ok().or_else(|| {
-        // An entry may carry a port.
-        entry.parse::<std::net::SocketAddr>().ok().map(|address| address.ip())
-    })?;
-    Some((address, is_single))
+    // one with a port is no address, as in Envoy
+    Some((entry.trim().parse().ok()?, is_single))
 }
 
 fn append_forwarded_for(manager: &ConnectionManager, request: &mut RequestHead, connection: &ConnectionInfo) {

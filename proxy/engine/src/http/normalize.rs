@@ -154,8 +154,12 @@ fn canonical(path: &str) -> Result<Option<String>, NotNormal> {
         return Err(NotNormal);
     }
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_~!$&'()*+,;=:@".contains(&byte);
-    let bytes = path.as_bytes();
-    if !path.contains("/.") && bytes.iter().all(|byte| is_plain(*byte) || matches!(byte, b'/' | b'.')) {
+    let without_parameters = dots_without_parameters(path);
+    let bytes = without_parameters.as_deref().unwrap_or(path).as_bytes();
+    if without_parameters.is_none()
+        && !path.contains("/.")
+        && bytes.iter().all(|byte| is_plain(*byte) || matches!(byte, b'/' | b'.'))
+    {
         return Ok(None);
     }
     let mut decoded = Vec::with_capacity(bytes.len());
@@ -179,7 +183,7 @@ fn canonical(path: &str) -> Result<Option<String>, NotNormal> {
                 }
             },
             0 => return Err(NotNormal),
-            byte if byte.is_ascii_graphic() => decoded.push(byte),
+            byte if byte.is_ascii_graphic() && !b"\"<>^`{|}".contains(&byte) => decoded.push(byte),
             byte => decoded.extend_from_slice(format!("%{byte:02X}").as_bytes()),
         }
     }
@@ -215,6 +219,21 @@ fn canonical(path: &str) -> Result<Option<String>, NotNormal> {
     }
     out.push_str(query);
     Ok(Some(out))
+}
+
+/// `path` without the parameters of its segments that are dots but for those: `/a/..;b/c` is `/a/../c`. A host that cuts
+/// parameters off before it resolves dots sees it so. `None` if there are none.
+fn dots_without_parameters(path: &str) -> Option<String> {
+    let dots_of = |segment: &str| {
+        let before = segment.split(';').next().unwrap_or_default();
+        let plain = before.replace("%2e", ".").replace("%2E", ".");
+        (before.len() < segment.len() && matches!(plain.as_str(), "." | "..")).then_some(before.len())
+    };
+    if !path.contains(';') || !path.split('/').any(|segment| dots_of(segment).is_some()) {
+        return None;
+    }
+    let segments = path.split('/').map(|segment| &segment[..dots_of(segment).unwrap_or(segment.len())]);
+    Some(segments.collect::<Vec<_>>().join("/"))
 }
 
 fn hex(digits: &[u8]) -> Option<u8> {

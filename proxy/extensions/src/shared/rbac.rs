@@ -160,8 +160,7 @@ impl Engine {
         let Ok(action) = Action::try_from(*action) else {
             return Err(cx.at("action", |cx| cx.reject("value must be one of the defined enum values")));
         };
-        let outcome = |policy: &str| {
-            let holds = !policy.is_empty();
+        let outcome = |policy: &str, holds: bool| {
             let (is_allowed, is_logged) = match action {
                 Action::Allow => (holds, None),
                 Action::Deny => (!holds, None),
@@ -171,8 +170,8 @@ impl Engine {
             Outcome { policy: policy.into(), is_allowed, is_logged, metadata }
         };
         Ok(Self {
-            decider: Decider::Policies(build_policies(policies, layer, outcome, cx)?),
-            otherwise: outcome(""),
+            decider: Decider::Policies(build_policies(policies, layer, |policy| outcome(policy, true), cx)?),
+            otherwise: outcome("", false),
             prefix: prefix.into(),
             mode,
             logging: (action == Action::Log).then(Logging::new),

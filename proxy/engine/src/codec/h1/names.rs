@@ -70,7 +70,8 @@ known! {
         "x-envoy-force-trace" "x-envoy-hedge-on-per-try-timeout" "x-envoy-internal" "x-envoy-ip-tags"
         "x-envoy-max-retries" "x-envoy-retriable-header-names" "x-envoy-retriable-status-codes" "x-envoy-retry-grpc-on"
         "x-envoy-retry-on" "x-envoy-upstream-alt-stat-name" "x-envoy-upstream-rq-per-try-timeout-ms"
-        "x-envoy-upstream-rq-timeout-alt-response" "x-envoy-upstream-rq-timeout-ms" "x-envoy-upstream-stream-duration-ms";
+        "x-envoy-upstream-rq-timeout-alt-response" "x-envoy-upstream-rq-timeout-ms" "x-envoy-upstream-stream-duration-ms"
+        "x-envoy-is-timeout-retry" "grpc-accept-encoding";
     Plain Both:
         "content-type" "content-encoding" "cache-control" "via" "x-request-id" "proxy-status" "x-envoy-decorator-operation"
         "x-envoy-attempt-count";
@@ -93,7 +94,7 @@ known! {
         "x-b3-traceid" "x-b3-spanid" "x-b3-parentspanid" "x-b3-sampled" "x-b3-flags" "b3"
         "traceparent" "tracestate" "baggage" "x-ot-span-context" "x-cloud-trace-context" "x-datadog-trace-id"
         "x-datadog-parent-id" "x-datadog-sampling-priority" "sw8" "uber-trace-id" "x-amzn-trace-id"
-        "grpc-encoding" "grpc-accept-encoding" "grpc-status-details-bin" "grpc-message-type" "api-key" "x-api-key";
+        "grpc-encoding" "grpc-status-details-bin" "grpc-message-type" "api-key" "x-api-key";
 }
 
 const SLOTS: usize = 1024;
