@@ -140,6 +140,11 @@ impl Authority {
 
     /// A list of certificates that are revoked.
     pub fn revoke(&self, serials: &[u64]) -> Result<String> {
+        self.revoke_in(2021, serials)
+    }
+
+    /// One that was issued in that year.
+    pub fn revoke_in(&self, year: i32, serials: &[u64]) -> Result<String> {
         let revoked = |serial: &u64| RevokedCertParams {
             serial_number: SerialNumber::from(*serial),
             revocation_time: date_time_ymd(2021, 1, 1),
@@ -147,7 +152,7 @@ impl Authority {
             invalidity_date: None,
         };
         let list = CertificateRevocationListParams {
-            this_update: date_time_ymd(2021, 1, 1),
+            this_update: date_time_ymd(year, 1, 1),
             next_update: date_time_ymd(2100, 1, 1),
             crl_number: SerialNumber::from(1_u64),
             issuing_distribution_point: None,

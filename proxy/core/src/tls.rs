@@ -10,7 +10,7 @@ use http::HeaderValue;
 pub mod der;
 pub mod x509;
 
-pub use x509::{Certificate, San, SanKind, Usage};
+pub use x509::{Certificate, San, SanKind, Usage, list_issued_at};
 
 /// A TLS session, of either side.
 #[derive(Debug, Default)]

@@ -134,6 +134,8 @@ fn ordinary_listeners(c: &Certificates) -> Vec<String> {
     let san = |name, kind: &str, matcher: &str| {
         checks(name, &format!("match_typed_subject_alt_names: [{{san_type: {kind}, matcher: {matcher}}}]"))
     };
+    let (none, some) =
+        (|year| c.root.revoke_in(year, &[99]).unwrap(), |year| c.root.revoke_in(year, &[15]).unwrap());
     vec![
         plain("plain", ""),
         plain("alpn", "alpn_protocols: [h2, http/1.1]"),
@@ -162,6 +164,9 @@ fn ordinary_listeners(c: &Certificates) -> Vec<String> {
         ),
         checks("lenient", "allow_expired_certificate: true"),
         checks("listed", &format!("crl: {}", inline(&c.root.revoke(&[15]).unwrap()))),
+        checks("listed_anew", &format!("crl: {}", inline(&(none(2021) + &some(2022))))),
+        checks("listed_anew_first", &format!("crl: {}", inline(&(some(2022) + &none(2021))))),
+        checks("listed_no_longer", &format!("crl: {}", inline(&(some(2021) + &none(2022))))),
         listener(
             "bundled",
             &[&c.server],

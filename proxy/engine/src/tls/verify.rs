@@ -4,110 +4,38 @@
 //! match if names are asked for; the certificate or its key must be listed if digests are. A peer is never asked whether
 //! its certificate fits the name that was asked for: only `match_typed_subject_alt_names` says so.
 
-use std::fmt;
+mod judge;
+mod names;
+mod refusal;
+mod trusted;
+
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use prost::Message;
 use proxy_core::config::{BuildCx, Rejected};
-use proxy_core::matcher::string::StringMatcher;
-use proxy_core::stats::Cells;
-use proxy_core::stats::groups::SslStats;
-use proxy_core::tls::{Certificate, PeerCertificate, SanKind, Usage, base64, hex};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, ServerName, TrustAnchor, UnixTime};
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, HandshakeKind, OtherError, SignatureScheme,
-};
+use proxy_core::tls::{Certificate, PeerCertificate, Usage, base64, hex};
+use rustls::DistinguishedName;
+use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use webpki::{
-    CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, OwnedCertRevocationList,
-    RevocationCheckDepth, RevocationOptionsBuilder, anchor_from_trusted_cert,
+    CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, RevocationCheckDepth,
+    RevocationOptionsBuilder,
 };
 use xds_api::envoy::extensions::transport_sockets::tls::v3 as proto;
 use xds_api::envoy::extensions::transport_sockets::tls::v3::certificate_validation_context::TrustChainVerification;
-use xds_api::envoy::extensions::transport_sockets::tls::v3::subject_alt_name_matcher::SanType;
 
-use super::{session, source};
+use self::names::{SanMatcher, names, sans};
+use self::refusal::{EXPIRED, NOT_YET_VALID, TOO_LONG, UNFIT, describe};
+use self::trusted::{Authority, RevocationList, crls};
 
-/// Why a certificate was not accepted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// Its chain does not lead to a trusted authority.
-    Chain(&'static str),
-    /// None of its names, which these are, matches.
-    San(String),
-    /// Neither it nor its key is listed.
-    Hash,
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Chain(why) => {
-                write!(
-                    f,
-                    "verify cert failed: X509_verify_cert: certificate verification error at depth 0: {why}"
-                )
-            }
-            Self::San(names) => write!(f, "verify cert failed: SAN matcher, certificate SANs are [{names}]"),
-            Self::Hash => f.write_str("verify cert failed: cert hash and spki"),
-        }
-    }
-}
-
-impl std::error::Error for Refusal {}
-
-impl Refusal {
-    /// As the session takes it, which sends the alert that fits.
-    fn into_error(self) -> CertificateError {
-        match self {
-            Self::Chain(EXPIRED) => CertificateError::Expired,
-            Self::Chain(NOT_YET_VALID) => CertificateError::NotValidYet,
-            Self::Chain(REVOKED) => CertificateError::Revoked,
-            Self::Chain(NO_ISSUER | TOO_LONG) => CertificateError::UnknownIssuer,
-            Self::Chain(NO_CRL) => CertificateError::UnknownRevocationStatus,
-            Self::Chain(_) | Self::San(_) | Self::Hash => CertificateError::Other(OtherError(Arc::new(self))),
-        }
-    }
-
-    /// What was refused, from what the session says; nothing if it was something else.
-    pub(super) fn from_error(error: &CertificateError) -> Option<Self> {
-        match error {
-            CertificateError::Expired => Some(Self::Chain(EXPIRED)),
-            CertificateError::NotValidYet => Some(Self::Chain(NOT_YET_VALID)),
-            CertificateError::Revoked => Some(Self::Chain(REVOKED)),
-            CertificateError::UnknownIssuer => Some(Self::Chain(NO_ISSUER)),
-            CertificateError::UnknownRevocationStatus => Some(Self::Chain(NO_CRL)),
-            CertificateError::Other(other) => other.0.downcast_ref::<Self>().cloned(),
-            _ => None,
-        }
-    }
-}
-
-const EXPIRED: &str = "certificate has expired";
-const NOT_YET_VALID: &str = "certificate is not yet valid";
-const REVOKED: &str = "certificate revoked";
-const NO_ISSUER: &str = "unable to get local issuer certificate";
-const TOO_LONG: &str = "certificate chain too long";
-const UNFIT: &str = "unsupported certificate purpose";
-const NO_CRL: &str = "unable to get certificate CRL";
+pub(super) use self::judge::Judge;
+pub use self::refusal::Refusal;
+pub(super) use self::trusted::Trusted;
 
 /// Certificates between a peer's own and an authority that a peer may send.
 const MAX_INTERMEDIATES: usize = 16;
 /// Times at which a chain is looked at.
 const MAX_LOOKS: usize = 3;
-
-/// An authority.
-struct Authority {
-    der: CertificateDer<'static>,
-    anchor: TrustAnchor<'static>,
-    content: Certificate,
-    /// As it is told of in logs.
-    shown: Arc<PeerCertificate>,
-}
 
 /// What certificates of peers are held to (`CertificateValidationContext`).
 pub struct Verifier {
@@ -117,7 +45,8 @@ pub struct Verifier {
     sans: Vec<SanMatcher>,
     hashes: Vec<[u8; 32]>,
     key_hashes: Vec<[u8; 32]>,
-    crls: Vec<CertRevocationList<'static>>,
+    /// Of revoked certificates: the newest first, as the first of an issuer counts.
+    lists: Vec<Arc<RevocationList>>,
     crl_of_leaf_only: bool,
     allow_expired: bool,
     accept_untrusted: bool,
@@ -125,13 +54,6 @@ pub struct Verifier {
     hints: Vec<DistinguishedName>,
     /// Of all that it asks for.
     fingerprint: [u8; 32],
-}
-
-struct SanMatcher {
-    kind: SanKind,
-    matcher: StringMatcher,
-    /// What is matched exactly, to compare it with names that are wildcards.
-    exact: Option<String>,
 }
 
 impl Verifier {
@@ -181,6 +103,9 @@ impl Verifier {
                 }
             }
         }
+        let mut lists = crls;
+        lists.extend(trusted.lists.iter().cloned());
+        lists.sort_by_key(|list| std::cmp::Reverse(list.issued));
         let mut asked = proto.encode_to_vec();
         trusted.authorities.iter().for_each(|authority| asked.extend_from_slice(&authority.der));
         let fingerprint = sha256(&asked);
@@ -190,7 +115,7 @@ impl Verifier {
             sans,
             hashes: hashes?,
             key_hashes: key_hashes?,
-            crls,
+            lists,
             crl_of_leaf_only: proto.only_verify_leaf_cert_crl,
             allow_expired: proto.allow_expired_certificate,
             accept_untrusted: proto.trust_chain_verification() == TrustChainVerification::AcceptUntrusted,
@@ -335,7 +260,7 @@ impl Verifier {
         at: UnixTime,
         usage: KeyUsage,
     ) -> Result<(), webpki::Error> {
-        let lists: Vec<&CertRevocationList<'_>> = self.crls.iter().chain(&self.trusted.lists).collect();
+        let lists: Vec<&CertRevocationList<'_>> = self.lists.iter().map(|one| &one.list).collect();
         let revocation = RevocationOptionsBuilder::new(&lists).ok().map(|options| {
             let depth = match self.crl_of_leaf_only {
                 true => RevocationCheckDepth::EndEntity,
@@ -372,200 +297,10 @@ fn purpose(usage: KeyUsage) -> String {
     usage.oid_values().map(|arc| arc.to_string()).collect::<Vec<_>>().join(".")
 }
 
-/// The words of OpenSSL for it.
-fn describe(error: &webpki::Error) -> &'static str {
-    use webpki::Error as E;
-    match error {
-        E::CertExpired { .. } => EXPIRED,
-        E::CertNotValidYet { .. } => NOT_YET_VALID,
-        E::UnknownIssuer => NO_ISSUER,
-        E::CertRevoked => REVOKED,
-        E::CrlExpired { .. } => "CRL has expired",
-        E::UnknownRevocationStatus => NO_CRL,
-        E::InvalidSignatureForPublicKey => "certificate signature failure",
-        E::PathLenConstraintViolated => "path length constraint exceeded",
-        E::NameConstraintViolation => "permitted subtree violation",
-        E::EndEntityUsedAsCa => "invalid CA certificate",
-        E::MaximumPathDepthExceeded => TOO_LONG,
-        E::RequiredEkuNotFoundContext(_) => UNFIT,
-        E::UnsupportedCriticalExtension => "unhandled critical extension",
-        E::CaUsedAsEndEntity => "a certification authority's certificate is not one of a peer",
-        _ => "certificate rejected",
-    }
-}
-
-/// What `trusted_ca` holds.
-#[derive(Default)]
-pub(super) struct Trusted {
-    authorities: Vec<Authority>,
-    path: Option<Arc<str>>,
-    lists: Vec<CertRevocationList<'static>>,
-}
-
-impl Trusted {
-    pub(super) fn build(
-        proto: &proto::CertificateValidationContext,
-        cx: &mut BuildCx<'_>,
-    ) -> Result<Self, Rejected> {
-        cx.at("trusted_ca", |cx| authorities(proto, cx))
-    }
-}
-
-fn authorities(
-    proto: &proto::CertificateValidationContext,
-    cx: &mut BuildCx<'_>,
-) -> Result<Trusted, Rejected> {
-    let Some(content) = source::read(proto.trusted_ca.as_ref(), cx)? else { return Ok(Trusted::default()) };
-    let mut authorities = Vec::new();
-    for der in CertificateDer::pem_slice_iter(&content.bytes) {
-        let authority = der.ok().and_then(|der| {
-            let anchor = anchor_from_trusted_cert(&der).ok()?.to_owned();
-            let shown = Arc::new(session::peer(&der));
-            Some(Authority { content: Certificate::parse(&der)?, shown, anchor, der })
-        });
-        match authority {
-            Some(authority) => authorities.push(authority),
-            None => {
-                return Err(
-                    cx.reject(format!("Failed to load trusted CA certificates from {}", content.name))
-                );
-            }
-        }
-    }
-    if authorities.is_empty() {
-        return Err(cx.reject(format!("Failed to load trusted CA certificates from {}", content.name)));
-    }
-    // A bundle may bring its own lists.
-    let lists = lists_of(&content, cx)?;
-    Ok(Trusted { authorities, path: Some(content.name.into()), lists })
-}
-
-fn crls(
-    proto: &proto::CertificateValidationContext,
-    cx: &mut BuildCx<'_>,
-) -> Result<Vec<CertRevocationList<'static>>, Rejected> {
-    let Some(content) = source::read(proto.crl.as_ref(), cx)? else { return Ok(Vec::new()) };
-    let lists = lists_of(&content, cx)?;
-    if lists.is_empty() {
-        return Err(cx.reject(format!("Failed to load CRL from {}", content.name)));
-    }
-    Ok(lists)
-}
-
-/// The lists of revoked certificates among other things in PEM.
-fn lists_of(
-    content: &source::Content,
-    cx: &mut BuildCx<'_>,
-) -> Result<Vec<CertRevocationList<'static>>, Rejected> {
-    let mut lists = Vec::new();
-    for der in CertificateRevocationListDer::pem_slice_iter(&content.bytes) {
-        match der.ok().and_then(|der| OwnedCertRevocationList::from_der(&der).ok()) {
-            Some(list) => lists.push(list.into()),
-            None => return Err(cx.reject(format!("Failed to load CRL from {}", content.name))),
-        }
-    }
-    Ok(lists)
-}
-
-#[allow(deprecated)]
-fn sans(
-    proto: &proto::CertificateValidationContext,
-    cx: &mut BuildCx<'_>,
-) -> Result<Vec<SanMatcher>, Rejected> {
-    let typed =
-        cx.each("match_typed_subject_alt_names", &proto.match_typed_subject_alt_names, |one, cx| {
-            let kind = match one.san_type() {
-                SanType::Email => SanKind::Email,
-                SanType::Dns => SanKind::Dns,
-                SanType::Uri => SanKind::Uri,
-                SanType::IpAddress => SanKind::Ip,
-                SanType::OtherName if one.oid.is_empty() => {
-                    return Err(cx.at("oid", |cx| cx.reject("is required for OTHER_NAME")));
-                }
-                SanType::OtherName => SanKind::Other(one.oid.clone()),
-                SanType::Unspecified => return Err(cx.at("san_type", |cx| cx.reject("must be specified"))),
-            };
-            SanMatcher::build(kind, one.matcher.as_ref(), cx)
-        })?;
-    if !typed.is_empty() || proto.match_subject_alt_names.is_empty() {
-        return Ok(typed);
-    }
-    // The older field matches names of any of these kinds.
-    let kinds = [SanKind::Dns, SanKind::Uri, SanKind::Email, SanKind::Ip];
-    let any = cx.each("match_subject_alt_names", &proto.match_subject_alt_names, |one, cx| {
-        kinds.iter().map(|kind| SanMatcher::build(kind.clone(), Some(one), cx)).collect::<Result<Vec<_>, _>>()
-    })?;
-    Ok(any.into_iter().flatten().collect())
-}
-
-impl SanMatcher {
-    fn build(
-        kind: SanKind,
-        proto: Option<&xds_api::envoy::r#type::matcher::v3::StringMatcher>,
-        cx: &mut BuildCx<'_>,
-    ) -> Result<Self, Rejected> {
-        use xds_api::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
-        cx.at("matcher", |cx| {
-            let Some(proto) = proto else { return Err(cx.reject("value is required")) };
-            let exact = match &proto.match_pattern {
-                Some(MatchPattern::Exact(exact)) => Some(exact.to_ascii_lowercase()),
-                _ => None,
-            };
-            Ok(Self { kind, matcher: StringMatcher::build(proto, cx)?, exact })
-        })
-    }
-
-    /// Whether a name of the certificate matches: one of DNS that is asked for exactly may be a wildcard there.
-    fn matches(&self, name: &str) -> bool {
-        match (&self.kind, &self.exact) {
-            (SanKind::Dns, Some(exact)) => matches_dns(&name.to_ascii_lowercase(), exact),
-            _ => self.matcher.matches(name.as_bytes()),
-        }
-    }
-}
-
 fn sha256(bytes: &[u8]) -> [u8; 32] {
     let mut sum = [0; 32];
     sum.copy_from_slice(digest(&SHA256, bytes).as_ref());
     sum
-}
-
-/// All names of a certificate, for a message.
-fn names(leaf: &CertificateDer<'_>) -> String {
-    let sans = Certificate::parse(leaf).map(|leaf| leaf.sans).unwrap_or_default();
-    sans.into_iter().map(|san| san.value).collect::<Vec<_>>().join(", ")
-}
-
-/// Whether a certificate has a name.
-fn has_name(leaf: &CertificateDer<'_>, name: &ServerName<'_>) -> bool {
-    let Some(leaf) = Certificate::parse(leaf) else { return false };
-    match name {
-        ServerName::DnsName(name) => {
-            let name = name.as_ref().to_ascii_lowercase();
-            leaf.sans_of(&SanKind::Dns).any(|san| matches_dns(&san.to_ascii_lowercase(), &name))
-        }
-        ServerName::IpAddress(ip) => {
-            let ip = std::net::IpAddr::from(*ip).to_string();
-            leaf.sans_of(&SanKind::Ip).any(|san| san == ip)
-        }
-        _ => false,
-    }
-}
-
-/// Whether a name of DNS is meant by `pattern`, which may be a wildcard for its first label.
-fn matches_dns(pattern: &str, name: &str) -> bool {
-    if pattern == name {
-        return true;
-    }
-    let Some((first, rest)) = pattern.split_once('.') else { return false };
-    let Some((before, after)) = first.split_once('*') else { return false };
-    let Some((label, parent)) = name.split_once('.') else { return false };
-    parent == rest
-        && !first.starts_with("xn--")
-        && !after.contains('*')
-        && label.len() >= before.len() + after.len()
-        && label.starts_with(before)
-        && label.ends_with(after)
 }
 
 /// 32 octets of hexadecimal, with or without colons.
@@ -603,203 +338,4 @@ fn from_base64(text: &str) -> Option<[u8; 32]> {
         }
     }
     (base64(&octets) == text).then_some(octets)
-}
-
-/// A verifier as a handshake asks it, and what it counts.
-pub(super) struct Judge {
-    pub(super) verifier: Option<Arc<Verifier>>,
-    pub(super) provider: Arc<CryptoProvider>,
-    pub(super) stats: Cells<SslStats>,
-    /// Only of a server: whether a client must show a certificate.
-    pub(super) is_required: bool,
-    /// Only of a client: whether a server's certificate must have the name that was asked for.
-    pub(super) names_server: bool,
-}
-
-impl fmt::Debug for Judge {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Judge").finish_non_exhaustive()
-    }
-}
-
-impl Judge {
-    fn judge(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-        usage: KeyUsage,
-    ) -> Result<(), rustls::Error> {
-        let Some(verifier) = &self.verifier else { return Ok(()) };
-        let Err(refusal) = verifier.check(leaf, intermediates, now, usage) else { return Ok(()) };
-        let stats = self.stats.here();
-        match refusal {
-            Refusal::Chain(_) => stats.fail_verify_error.inc(),
-            Refusal::San(_) => stats.fail_verify_san.inc(),
-            Refusal::Hash => stats.fail_verify_cert_hash.inc(),
-        }
-        match verifier.accept_untrusted {
-            true => Ok(()),
-            false => Err(refusal.into_error().into()),
-        }
-    }
-
-    /// Whether the certificate that the client showed was held to something and held, in a session that is agreed upon.
-    ///
-    /// A session that is resumed brings the certificate of an earlier one, which may have expired or been revoked since.
-    ///
-    /// # Errors
-    /// It does not hold any more.
-    pub(super) fn judge_session(&self, session: &rustls::Connection) -> Result<bool, rustls::Error> {
-        if self.client_auth_mandatory() && session.peer_certificates().is_none_or(<[_]>::is_empty) {
-            return Err(rustls::Error::NoCertificatesPresented);
-        }
-        let (Some(verifier), Some([leaf, intermediates @ ..])) =
-            (&self.verifier, session.peer_certificates())
-        else {
-            return Ok(false);
-        };
-        let (now, usage) = (UnixTime::now(), KeyUsage::client_auth());
-        if verifier.accept_untrusted {
-            return Ok(verifier.verifies() && verifier.check(leaf, intermediates, now, usage).is_ok());
-        }
-        if session.handshake_kind() == Some(HandshakeKind::Resumed) {
-            self.judge(leaf, intermediates, now, usage)?;
-        }
-        Ok(verifier.verifies())
-    }
-
-    /// What is asked of clients, in a number.
-    pub(super) fn fingerprint(&self) -> [u8; 32] {
-        let verifier = self.verifier.as_ref().map_or([0; 32], |verifier| verifier.fingerprint);
-        sha256(&[&verifier[..], &[u8::from(self.is_required)]].concat())
-    }
-
-    fn count(&self, scheme: SignatureScheme) {
-        let stats = self.stats.here();
-        match scheme {
-            SignatureScheme::ECDSA_NISTP256_SHA256 => stats.ecdsa_p256_sha256.inc(),
-            SignatureScheme::ECDSA_NISTP384_SHA384 => stats.ecdsa_p384_sha384.inc(),
-            SignatureScheme::ECDSA_NISTP521_SHA512 => stats.ecdsa_p521_sha512.inc(),
-            SignatureScheme::RSA_PSS_SHA256 => stats.rsa_pss_sha256.inc(),
-            SignatureScheme::RSA_PSS_SHA384 => stats.rsa_pss_sha384.inc(),
-            SignatureScheme::RSA_PSS_SHA512 => stats.rsa_pss_sha512.inc(),
-            SignatureScheme::RSA_PKCS1_SHA256 => stats.rsa_pkcs1_sha256.inc(),
-            SignatureScheme::RSA_PKCS1_SHA384 => stats.rsa_pkcs1_sha384.inc(),
-            SignatureScheme::RSA_PKCS1_SHA512 => stats.rsa_pkcs1_sha512.inc(),
-            SignatureScheme::ED25519 => stats.ed25519.inc(),
-            _ => {}
-        }
-    }
-
-    fn verify12(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.count(dss.scheme);
-        verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
-    }
-
-    fn verify13(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.count(dss.scheme);
-        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
-    }
-
-    fn schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
-}
-
-impl ClientCertVerifier for Judge {
-    fn offer_client_auth(&self) -> bool {
-        self.verifier.as_ref().is_some_and(|verifier| verifier.is_strict())
-    }
-
-    // As in Envoy, a certificate that nothing is known of is not asked for, even where one is required.
-    fn client_auth_mandatory(&self) -> bool {
-        self.is_required && self.offer_client_auth()
-    }
-
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.verifier.as_ref().map_or(&[], |verifier| &verifier.hints)
-    }
-
-    fn verify_client_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<ClientCertVerified, rustls::Error> {
-        self.judge(leaf, intermediates, now, KeyUsage::client_auth())
-            .map(|()| ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.verify12(message, cert, dss)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.verify13(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.schemes()
-    }
-}
-
-impl ServerCertVerifier for Judge {
-    fn verify_server_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        name: &ServerName<'_>,
-        _: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        if self.names_server && !has_name(leaf, name) {
-            self.stats.here().fail_verify_san.inc();
-            return Err(Refusal::San(names(leaf)).into_error().into());
-        }
-        self.judge(leaf, intermediates, now, KeyUsage::server_auth())
-            .map(|()| ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.verify12(message, cert, dss)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.verify13(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.schemes()
-    }
 }

@@ -1,0 +1,219 @@
+//! A verifier as `rustls` asks it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use proxy_core::stats::Cells;
+use proxy_core::stats::groups::SslStats;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{DigitallySignedStruct, DistinguishedName, HandshakeKind, SignatureScheme};
+use webpki::KeyUsage;
+
+use super::names::{has_name, names};
+use super::refusal::Refusal;
+use super::{Verifier, sha256};
+
+/// A verifier as a handshake asks it, and what it counts.
+pub(in super::super) struct Judge {
+    pub(in super::super) verifier: Option<Arc<Verifier>>,
+    pub(in super::super) provider: Arc<CryptoProvider>,
+    pub(in super::super) stats: Cells<SslStats>,
+    /// Only of a server: whether a client must show a certificate.
+    pub(in super::super) is_required: bool,
+    /// Only of a client: whether a server's certificate must have the name that was asked for.
+    pub(in super::super) names_server: bool,
+}
+
+impl fmt::Debug for Judge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Judge").finish_non_exhaustive()
+    }
+}
+
+impl Judge {
+    fn judge(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+        usage: KeyUsage,
+    ) -> Result<(), rustls::Error> {
+        let Some(verifier) = &self.verifier else { return Ok(()) };
+        let Err(refusal) = verifier.check(leaf, intermediates, now, usage) else { return Ok(()) };
+        let stats = self.stats.here();
+        match refusal {
+            Refusal::Chain(_) => stats.fail_verify_error.inc(),
+            Refusal::San(_) => stats.fail_verify_san.inc(),
+            Refusal::Hash => stats.fail_verify_cert_hash.inc(),
+        }
+        match verifier.accept_untrusted {
+            true => Ok(()),
+            false => Err(refusal.into_error().into()),
+        }
+    }
+
+    /// Whether the certificate that the client showed was held to something and held, in a session that is agreed upon.
+    ///
+    /// A session that is resumed brings the certificate of an earlier one, which may have expired or been revoked since.
+    ///
+    /// # Errors
+    /// It does not hold any more.
+    pub(in super::super) fn judge_session(
+        &self,
+        session: &rustls::Connection,
+    ) -> Result<bool, rustls::Error> {
+        if self.client_auth_mandatory() && session.peer_certificates().is_none_or(<[_]>::is_empty) {
+            return Err(rustls::Error::NoCertificatesPresented);
+        }
+        let (Some(verifier), Some([leaf, intermediates @ ..])) =
+            (&self.verifier, session.peer_certificates())
+        else {
+            return Ok(false);
+        };
+        let (now, usage) = (UnixTime::now(), KeyUsage::client_auth());
+        if verifier.accept_untrusted {
+            return Ok(verifier.verifies() && verifier.check(leaf, intermediates, now, usage).is_ok());
+        }
+        if session.handshake_kind() == Some(HandshakeKind::Resumed) {
+            self.judge(leaf, intermediates, now, usage)?;
+        }
+        Ok(verifier.verifies())
+    }
+
+    /// What is asked of clients, in a number.
+    pub(in super::super) fn fingerprint(&self) -> [u8; 32] {
+        let verifier = self.verifier.as_ref().map_or([0; 32], |verifier| verifier.fingerprint);
+        sha256(&[&verifier[..], &[u8::from(self.is_required)]].concat())
+    }
+
+    fn count(&self, scheme: SignatureScheme) {
+        let stats = self.stats.here();
+        match scheme {
+            SignatureScheme::ECDSA_NISTP256_SHA256 => stats.ecdsa_p256_sha256.inc(),
+            SignatureScheme::ECDSA_NISTP384_SHA384 => stats.ecdsa_p384_sha384.inc(),
+            SignatureScheme::ECDSA_NISTP521_SHA512 => stats.ecdsa_p521_sha512.inc(),
+            SignatureScheme::RSA_PSS_SHA256 => stats.rsa_pss_sha256.inc(),
+            SignatureScheme::RSA_PSS_SHA384 => stats.rsa_pss_sha384.inc(),
+            SignatureScheme::RSA_PSS_SHA512 => stats.rsa_pss_sha512.inc(),
+            SignatureScheme::RSA_PKCS1_SHA256 => stats.rsa_pkcs1_sha256.inc(),
+            SignatureScheme::RSA_PKCS1_SHA384 => stats.rsa_pkcs1_sha384.inc(),
+            SignatureScheme::RSA_PKCS1_SHA512 => stats.rsa_pkcs1_sha512.inc(),
+            SignatureScheme::ED25519 => stats.ed25519.inc(),
+            _ => {}
+        }
+    }
+
+    fn verify12(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.count(dss.scheme);
+        verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn verify13(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.count(dss.scheme);
+        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+impl ClientCertVerifier for Judge {
+    fn offer_client_auth(&self) -> bool {
+        self.verifier.as_ref().is_some_and(|verifier| verifier.is_strict())
+    }
+
+    // As in Envoy, a certificate that nothing is known of is not asked for, even where one is required.
+    fn client_auth_mandatory(&self) -> bool {
+        self.is_required && self.offer_client_auth()
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.verifier.as_ref().map_or(&[], |verifier| &verifier.hints)
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        self.judge(leaf, intermediates, now, KeyUsage::client_auth())
+            .map(|()| ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.verify12(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.verify13(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.schemes()
+    }
+}
+
+impl ServerCertVerifier for Judge {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        _: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        if self.names_server && !has_name(leaf, name) {
+            self.stats.here().fail_verify_san.inc();
+            return Err(Refusal::San(names(leaf)).into_error().into());
+        }
+        self.judge(leaf, intermediates, now, KeyUsage::server_auth())
+            .map(|()| ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.verify12(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.verify13(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.schemes()
+    }
+}
