@@ -144,6 +144,8 @@ fn permissions() -> Vec<HttpListener> {
             &rules("DENY", &[("p", "[{url_path: {path: {prefix: /admin}}}]", ANYBODY)]),
         )
         .options("normalize_path: true\nmerge_slashes: true"),
+        with_rules("parameters", &rules("DENY", &[("p", "[{url_path: {path: {exact: /admin}}}]", ANYBODY)]))
+            .route_config("ignore_path_parameters_in_path_matching: true"),
         with_rules("path_of_header", &may("{header: {name: \":path\", string_match: {exact: \"/a?b=c\"}}}")),
         with_rules("paths", &may(&format!("{{or_rules: {{rules: [{}]}}}}", many.join(", ")))),
         with_rules(
@@ -406,6 +408,9 @@ fn permission_cases() -> Vec<Case> {
         get("path denied, with dots", "path_deny", "/x/../admin", ""),
         get("path denied, twice a slash", "path_deny", "//admin", ""),
         get("path denied, encoded", "path_deny", "/%61dmin", ""),
+        get("path without its parameters", "parameters", "/admin;a", ""),
+        get("path without parameters inside", "parameters", "/admin;a/x", ""),
+        get("path without its parameters, more of it", "parameters", "/admin/;a", ""),
         get("path normal, with dots", "path_normal", "/x/../admin", ""),
         get("path normal, encoded dots", "path_normal", "/x/%2e%2e/admin", ""),
         get("path normal, twice a slash", "path_normal", "//admin", ""),

@@ -100,6 +100,8 @@ pub trait Route {
     fn cluster(&self) -> Option<&str>;
     /// Metadata of the route.
     fn metadata(&self) -> &crate::metadata::Metadata;
+    /// Whether paths are compared without their parameters (`ignore_path_parameters_in_path_matching`).
+    fn ignores_path_parameters(&self) -> bool;
 }
 
 /// The stream as a filter sees it during one hook.

@@ -35,3 +35,15 @@ impl PathMatcher {
         self.0.matches(path.as_bytes())
     }
 }
+
+/// `path` with everything from a `;` to the end of its segment cut out.
+pub fn without_parameters(path: &str) -> String {
+    let mut kept = String::with_capacity(path.len());
+    for (number, segment) in path.split('/').enumerate() {
+        if number > 0 {
+            kept.push('/');
+        }
+        kept.push_str(segment.split(';').next().unwrap_or(segment));
+    }
+    kept
+}

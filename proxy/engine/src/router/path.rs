@@ -8,6 +8,7 @@ use hashbrown::HashMap;
 use proxy_core::config::{BuildCx, Rejected};
 use proxy_core::extension::decode;
 use proxy_core::head::RequestHead;
+use proxy_core::matcher::path::without_parameters;
 use proxy_core::matcher::string::Case;
 use proxy_core::matcher::{Regex, UriTemplate};
 use smallvec::SmallVec;
@@ -216,18 +217,6 @@ impl PathIndex {
             }
         }
     }
-}
-
-/// `path` with everything from a `;` to the end of its segment cut out.
-fn without_parameters(path: &str) -> String {
-    let mut kept = String::with_capacity(path.len());
-    for (number, segment) in path.split('/').enumerate() {
-        if number > 0 {
-            kept.push('/');
-        }
-        kept.push_str(segment.split(';').next().unwrap_or(segment));
-    }
-    kept
 }
 
 /// Values by prefix: finds all stored prefixes of a string with one binary search and a walk up.

@@ -476,6 +476,10 @@ impl http_filter::Route for SelectedRoute<'_> {
     fn metadata(&self) -> &Metadata {
         &self.entry.metadata
     }
+
+    fn ignores_path_parameters(&self) -> bool {
+        matches!(self.table.path_parameters, PathParameters::Ignored)
+    }
 }
 
 /// Reads a header name that the proxy looks up among ordinary headers.

@@ -9,9 +9,12 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use proxy_core::config::{BuildCx, FieldUse, MessageFields, Rejected};
-use proxy_core::extension::http_filter::{HeadersStep, HttpFilter, HttpFilterExtension, Phases, StreamCx};
+use proxy_core::extension::http_filter::{
+    HeadersStep, HttpFilter, HttpFilterExtension, Phases, Route, StreamCx,
+};
 use proxy_core::extension::{Descriptor, SecurityPosture, Status};
 use proxy_core::local_reply::LocalReply;
+use proxy_core::matcher::path::without_parameters;
 use xds_api::envoy::extensions::filters::http::rbac::v3 as proto;
 
 use crate::shared::rbac::{Counters, Facts, Layer, Mode, Rules, RulesProto};
@@ -120,7 +123,10 @@ impl HttpFilter for Filter {
     fn on_request_headers<'a>(&'a mut self, cx: &'a mut StreamCx<'_>, _end: bool) -> HeadersStep<'a> {
         let config = &*self.0;
         let policy = cx.route_config::<RoutePolicy>().unwrap_or(&config.policy);
-        let facts = Facts::of_request(cx.info, cx.request, cx.route.map(|route| route.metadata()));
+        let is_cut = cx.route.is_some_and(Route::ignores_path_parameters) && cx.request.path.contains(';');
+        let cut = is_cut.then(|| without_parameters(cx.request.path_only()));
+        let facts = Facts::of_request(cx.info, cx.request, cx.route.map(|route| route.metadata()))
+            .with_path(cut.as_deref());
         let [shadow, enforced] = policy.rules.decide(&facts);
         if let Some((engine, outcome)) = shadow {
             config.counters.count(Mode::Shadow, outcome, policy.is_counted_by_policy);

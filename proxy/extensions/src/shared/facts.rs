@@ -30,10 +30,16 @@ pub struct Facts<'a> {
 }
 
 impl<'a> Facts<'a> {
-    /// Of a request, and of the route that it matched.
+    /// Of a request, and of the route that it matched. [`Self::with_path`] says what paths are compared with in place of its own.
     pub fn of_request(info: &'a StreamInfo, request: &'a RequestHead, route: Option<&'a Metadata>) -> Self {
         let path = Some(request.path_only()).filter(|path| !path.is_empty());
         Self { info, request: Some(request), route, path }
+    }
+
+    /// With another path.
+    #[must_use]
+    pub fn with_path(self, path: Option<&'a str>) -> Self {
+        Self { path: path.or(self.path), ..self }
     }
 
     /// Of a connection.
