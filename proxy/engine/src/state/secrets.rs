@@ -24,7 +24,7 @@ use super::endpoints::millis;
 use super::interest::Interest;
 use super::store::{Phase, Store, within};
 use super::{Delivered, Effect, Failure, Kind, Response, Source, SourceId};
-use crate::tls::secret::{read_files, watched_directories};
+use crate::tls::secret::{read_files, watched_directories, watched_directory};
 use crate::tls::{Need, Secret, SecretKind, Supplied};
 
 type Key = (SourceId, String);
@@ -189,6 +189,10 @@ impl Store {
         let Some(kind) = SecretKind::of(&proto) else {
             return Err(error("Secret type not implemented".to_owned()));
         };
+        if let Some(path) = watched_directory(&proto) {
+            let reason = "only files of delivered secrets are watched".to_owned();
+            return Err(vec![ConfigError { path: path.to_owned(), reason }]);
+        }
         let name = proto.name.clone();
         let any = Arc::new(to_any(Kind::Secret.type_url(), &proto));
         let resource = Resource { any, version: String::new(), updated: self.now };

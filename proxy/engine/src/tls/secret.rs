@@ -191,6 +191,19 @@ pub fn read_files(secret: &proto::Secret) -> Result<proto::Secret, String> {
     Ok(read)
 }
 
+/// The path of a secret's `watched_directory`, if that is set.
+pub fn watched_directory(secret: &proto::Secret) -> Option<&'static str> {
+    match &secret.r#type {
+        Some(Type::TlsCertificate(one)) if one.watched_directory.is_some() => {
+            Some("tls_certificate.watched_directory")
+        }
+        Some(Type::ValidationContext(one)) if one.watched_directory.is_some() => {
+            Some("validation_context.watched_directory")
+        }
+        _ => None,
+    }
+}
+
 /// The directories in which a move may change the files that a delivered secret names; none if it names no file.
 pub fn watched_directories(secret: &proto::Secret) -> Vec<PathBuf> {
     let mut secret = secret.clone();

@@ -182,6 +182,17 @@ fn what_is_wrong_has_its_place() {
         });
         reasons.next().unwrap_or_default()
     };
+    let fixed = "static_resources: {secrets: [{name: x, tls_certificate: {watched_directory: {path: /tmp}}}, {name: other}]}";
+    let env = Arc::new(BuildEnv::new(1));
+    let errors = Store::new(env).load(&mut message::<Bootstrap>(fixed)).unwrap_err();
+    let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        errors,
+        [
+            "static_resources.secrets[0].tls_certificate.watched_directory: only files of delivered secrets are watched",
+            "static_resources.secrets[1]: Secret type not implemented"
+        ]
+    );
     let at = "transport_socket.typed_config.common_tls_context";
     assert_eq!(
         reason(&mut store, "validation_context_sds_secret_config: {name: x}"),
