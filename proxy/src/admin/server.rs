@@ -31,8 +31,11 @@ use super::response::{Afterwards, Chunked, Response};
 use super::routes;
 use super::state::AdminState;
 
-/// With more connections than this, the one on which no request came for longest makes room for the next.
+/// With more connections than this one makes room for the next: one that has not asked anything in [`SILENT`], else the one on
+/// which no request came for longest.
 const MAX_CONNECTIONS: usize = 1024;
+/// Who has something to ask has begun by then.
+const SILENT: Duration = Duration::from_secs(1);
 /// A connection on which no request came for so long is closed, whatever it is about: the last answer was not read in
 /// that time, or there is none to wait for.
 const IDLE: Duration = Duration::from_secs(300);
@@ -140,7 +143,7 @@ impl AdminServer {
         if connections.make_room() {
             self.shared.stats.listener.here().downstream_cx_overflow.inc();
         }
-        let last_request = Rc::new(Cell::new(tokio::time::Instant::now()));
+        let last_request = LastRequest::new();
         connections
             .start(last_request.clone(), serve_connection(self.shared.clone(), stream, info, last_request));
     }
@@ -151,7 +154,7 @@ impl AdminServer {
 struct Connections {
     tasks: JoinSet<()>,
     /// Of each, the means to end it and when its last request came.
-    open: HashMap<tokio::task::Id, (AbortHandle, Rc<Cell<tokio::time::Instant>>)>,
+    open: HashMap<tokio::task::Id, (AbortHandle, Rc<LastRequest>)>,
 }
 
 impl Connections {
@@ -164,20 +167,40 @@ impl Connections {
         if self.open.len() < MAX_CONNECTIONS {
             return false;
         }
-        let longest = self.open.iter().min_by_key(|(_, (_, last_request))| last_request.get());
+        let now = tokio::time::Instant::now();
+        let longest = self.open.iter().min_by_key(|(_, (_, last_request))| {
+            let at = last_request.at.get();
+            let is_silent = !last_request.came.get() && now.duration_since(at) >= SILENT;
+            (!is_silent, at)
+        });
         let Some((&id, (connection, _))) = longest else { return false };
         connection.abort();
         self.open.remove(&id);
         true
     }
 
-    fn start(
-        &mut self,
-        last_request: Rc<Cell<tokio::time::Instant>>,
-        connection: impl Future<Output = ()> + 'static,
-    ) {
+    fn start(&mut self, last_request: Rc<LastRequest>, connection: impl Future<Output = ()> + 'static) {
         let task = self.tasks.spawn_local(connection);
         self.open.insert(task.id(), (task, last_request));
+    }
+}
+
+/// When the last request of a connection came.
+struct LastRequest {
+    /// When it did, or when the connection began.
+    at: Cell<tokio::time::Instant>,
+    /// Whether there was one.
+    came: Cell<bool>,
+}
+
+impl LastRequest {
+    fn new() -> Rc<Self> {
+        Rc::new(Self { at: Cell::new(tokio::time::Instant::now()), came: Cell::new(false) })
+    }
+
+    fn comes(&self) {
+        self.at.set(tokio::time::Instant::now());
+        self.came.set(true);
     }
 }
 
@@ -191,7 +214,7 @@ async fn serve_connection<S>(
     shared: Rc<Shared>,
     stream: S,
     info: Rc<ConnectionInfo>,
-    last_request: Rc<Cell<tokio::time::Instant>>,
+    last_request: Rc<LastRequest>,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
@@ -200,7 +223,7 @@ async fn serve_connection<S>(
     let service = hyper::service::service_fn({
         let (shared, wants_quit, last_request) = (shared.clone(), wants_quit.clone(), last_request.clone());
         move |request| {
-            last_request.set(tokio::time::Instant::now());
+            last_request.comes();
             answer(shared.clone(), wants_quit.clone(), info.clone(), request)
         }
     });
@@ -231,9 +254,9 @@ async fn serve_connection<S>(
 }
 
 /// Waits until no request came for [`IDLE`].
-async fn idle(last_request: &Cell<tokio::time::Instant>) {
+async fn idle(last_request: &LastRequest) {
     loop {
-        let end = last_request.get() + IDLE;
+        let end = last_request.at.get() + IDLE;
         if end <= tokio::time::Instant::now() {
             return;
         }
@@ -395,5 +418,35 @@ where
         let mut streams = self.0.streams.borrow_mut();
         while streams.try_join_next().is_some() {}
         streams.spawn_local(task);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "local", start_paused = true)]
+    async fn who_asks_nothing_makes_room_first() {
+        let mut connections = Connections::default();
+        let asked = LastRequest::new();
+        asked.comes();
+        connections.start(asked.clone(), std::future::pending());
+        tokio::time::advance(SILENT).await;
+        for _ in 1..MAX_CONNECTIONS {
+            connections.start(LastRequest::new(), std::future::pending());
+        }
+        let is_there = |connections: &Connections| {
+            connections.open.values().any(|(_, last_request)| Rc::ptr_eq(last_request, &asked))
+        };
+        tokio::time::advance(SILENT).await;
+        assert!(connections.make_room() && is_there(&connections));
+        assert!(!connections.make_room(), "there is room now");
+        // where all have asked, who did longest ago goes, not who has just come
+        for (_, last_request) in connections.open.values() {
+            last_request.comes();
+        }
+        asked.at.set(asked.at.get() - SILENT);
+        connections.start(LastRequest::new(), std::future::pending());
+        assert!(connections.make_room() && !is_there(&connections));
     }
 }
