@@ -1,5 +1,7 @@
 //! Tokens that requests carry (`envoy.filters.http.jwt_authn`): good ones, and all that can be wrong with one.
 
+#![expect(clippy::unwrap_used, reason = "what fails in a helper fails its test")]
+
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::rand::SystemRandom;

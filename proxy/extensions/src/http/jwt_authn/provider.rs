@@ -83,7 +83,14 @@ fn bare(audience: &str) -> &str {
 struct Cache {
     most: usize,
     longest: usize,
-    tokens: Mutex<(HashSet<Arc<str>>, VecDeque<Arc<str>>)>,
+    tokens: Mutex<Tokens>,
+}
+
+/// Tokens, and in which order they came.
+#[derive(Default)]
+struct Tokens {
+    known: HashSet<Arc<str>>,
+    order: VecDeque<Arc<str>>,
 }
 
 impl Cache {
@@ -98,7 +105,7 @@ impl Cache {
     }
 
     fn has(&self, token: &str) -> bool {
-        self.tokens.lock().unwrap_or_else(PoisonError::into_inner).0.contains(token)
+        self.tokens.lock().unwrap_or_else(PoisonError::into_inner).known.contains(token)
     }
 
     fn add(&self, token: &str) {
@@ -106,7 +113,7 @@ impl Cache {
             return;
         }
         let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
-        let (known, order) = &mut *tokens;
+        let Tokens { known, order } = &mut *tokens;
         let token: Arc<str> = token.into();
         if known.insert(token.clone()) {
             order.push_back(token);
