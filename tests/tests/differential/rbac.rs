@@ -315,6 +315,14 @@ pub(crate) fn cases() -> Vec<Case> {
         get("no policies to deny", "deny_nobody", "/", ""),
         get("no rules", "no_rules", "/", ""),
         get("first policy by name", "order", "/", "x-a: 1\r\nx-b: 1\r\n"),
+    ]);
+    cases.extend(action_cases());
+    cases
+}
+
+fn action_cases() -> Vec<Case> {
+    let get = Case::get;
+    vec![
         get("upper case before lower case", "order", "/", "x-a: z\r\n"),
         get("second policy", "order", "/", "x-b: 1\r\n"),
         get("no policy", "order", "/", ""),
@@ -362,8 +370,7 @@ pub(crate) fn cases() -> Vec<Case> {
                 H2Request::get("http://test/"),
             ],
         ),
-    ]);
-    cases
+    ]
 }
 
 fn permission_cases() -> Vec<Case> {
