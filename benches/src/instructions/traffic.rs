@@ -27,6 +27,8 @@ pub(crate) enum Row {
     H1,
     /// The same through eight filters.
     H1Filters,
+    /// The same past 64 policies of access control, of which the last holds.
+    H1Policies,
     /// The same with 20 request headers, four header mutations, JSON access log to a file.
     H1Full,
     /// HTTP/2 both ways, 32 streams at once.
@@ -38,13 +40,14 @@ pub(crate) enum Row {
 }
 
 impl Row {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::H1, Self::H1Filters, Self::H1Full, Self::H2, Self::H2Single, Self::Tcp];
+    pub(crate) const ALL: [Self; 7] =
+        [Self::H1, Self::H1Filters, Self::H1Policies, Self::H1Full, Self::H2, Self::H2Single, Self::Tcp];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::H1 => "h1",
             Self::H1Filters => "h1_8_filters",
+            Self::H1Policies => "h1_64_policies",
             Self::H1Full => "h1_headers_log",
             Self::H2 => "h2_32_streams",
             Self::H2Single => "h2_1_stream",
@@ -86,6 +89,7 @@ static_resources:
         let codec = if self.is_http2() { "HTTP2" } else { "HTTP1" };
         let filters: String = match self {
             Self::H1Filters => (1..8).map(header_mutation).collect(),
+            Self::H1Policies => policies(64),
             _ => String::new(),
         };
         let (log, mutations) = if self == Self::H1Full { (JSON_LOG, MUTATIONS) } else { ("", "") };
@@ -127,7 +131,7 @@ static_resources:
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         match self {
-            Self::H1 | Self::H1Filters | Self::Tcp => drive_http1(stream, REQUEST, count),
+            Self::H1 | Self::H1Filters | Self::H1Policies | Self::Tcp => drive_http1(stream, REQUEST, count),
             Self::H1Full => {
                 let mut request = REQUEST.strip_suffix(b"\r\n").unwrap_or_default().to_vec();
                 for number in 1..20 {
@@ -182,6 +186,29 @@ fn header_mutation(number: usize) -> String {
               mutations:
                 request_mutations: [{{append: {{header: {{key: x-mutation-{number}, value: passed}}}}}}]
 "
+    )
+}
+
+/// Access control as meshes write it: who may do what to which paths.
+fn policies(count: usize) -> String {
+    let policy = |(name, prefix): (String, String)| {
+        format!(
+            "                  \"{name}\":
+                    permissions: [{{and_rules: {{rules: [{{header: {{name: \":method\", string_match: {{exact: GET}}}}}}, {{url_path: {{path: {{prefix: {prefix}}}}}}}]}}}}]
+                    principals: [{{or_ids: {{ids: [{{authenticated: {{principal_name: {{exact: \"spiffe://td/{name}\"}}}}}}, {{direct_remote_ip: {{address_prefix: 127.0.0.0, prefix_len: 8}}}}]}}}}]
+"
+        )
+    };
+    let last = count - 1;
+    let named = (0..last).map(|at| (format!("policy-{at:03}"), format!("/service-{at}/")));
+    let policies: String = named.chain([("policy-last".to_owned(), "/".to_owned())]).map(policy).collect();
+    format!(
+        "          - name: rbac
+            typed_config:
+              \"@type\": type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC
+              rules:
+                policies:
+{policies}"
     )
 }
 

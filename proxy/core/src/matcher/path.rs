@@ -24,6 +24,11 @@ impl PathMatcher {
         self.0.as_exact()
     }
 
+    /// What every path that matches begins with, if that is all.
+    pub fn as_prefix(&self) -> Option<&str> {
+        self.0.as_prefix()
+    }
+
     /// Whether `path` (query and fragment are cut off) matches.
     pub fn matches(&self, path: &str) -> bool {
         let end = path.find(['?', '#']).unwrap_or(path.len());

@@ -101,6 +101,14 @@ impl StringMatcher {
         }
     }
 
+    /// What everything that matches begins with, if that is all.
+    pub fn as_prefix(&self) -> Option<&str> {
+        match (&self.pattern, self.case) {
+            (Pattern::Prefix(text), Case::Sensitive) => Some(text),
+            _ => None,
+        }
+    }
+
     /// Whether `value` matches. Bytes, because header values need not be UTF-8.
     pub fn matches(&self, value: &[u8]) -> bool {
         match (&self.pattern, self.case) {

@@ -7,6 +7,7 @@
 //! observed on 1.40.
 
 pub mod fields;
+mod index;
 mod rule;
 mod stats;
 #[cfg(test)]
@@ -29,6 +30,7 @@ use xds_api::xds::r#type::matcher::v3::Matcher;
 pub use crate::shared::facts::{Facts, Layer};
 use crate::shared::matching::{MatchTree, Purpose};
 
+use index::PathIndex;
 use rule::Rule;
 pub use stats::Counters;
 
@@ -119,13 +121,13 @@ pub struct Engine {
 }
 
 enum Decider {
-    Policies(Box<[Policy]>),
+    Policies(Box<[Policy]>, PathIndex),
     Matcher(MatchTree<Outcome>),
 }
 
 struct Policy {
-    permissions: Rule,
-    principals: Rule,
+    /// Permissions and principals, what is asked first before the other.
+    rules: [Rule; 2],
     outcome: Outcome,
 }
 
@@ -169,8 +171,10 @@ impl Engine {
             let metadata = Arc::new(metadata_of(policy, is_allowed, mode, prefix));
             Outcome { policy: policy.into(), is_allowed, is_logged, metadata }
         };
+        let policies = build_policies(policies, layer, |policy| outcome(policy, true), cx)?;
+        let index = PathIndex::new(policies.iter().map(|policy| &policy.rules));
         Ok(Self {
-            decider: Decider::Policies(build_policies(policies, layer, |policy| outcome(policy, true), cx)?),
+            decider: Decider::Policies(policies, index),
             otherwise: outcome("", false),
             prefix: prefix.into(),
             mode,
@@ -223,10 +227,11 @@ impl Engine {
     #[inline]
     pub fn decide(&self, facts: &Facts<'_>) -> &Outcome {
         match &self.decider {
-            Decider::Policies(policies) => {
-                let decides =
-                    |policy: &&Policy| policy.permissions.holds(facts) && policy.principals.holds(facts);
-                policies.iter().find(decides).map_or(&self.otherwise, |policy| &policy.outcome)
+            Decider::Policies(policies, index) => {
+                let candidates = index.candidates(facts.path).filter_map(|number| policies.get(number));
+                let mut holding =
+                    candidates.filter(|policy| policy.rules.iter().all(|rule| rule.holds(facts)));
+                holding.next().map_or(&self.otherwise, |policy| &policy.outcome)
             }
             Decider::Matcher(tree) => tree.find(facts).unwrap_or(&self.otherwise),
         }
@@ -267,20 +272,14 @@ fn build_policies(
     let mut rejected = false;
     for (name, policy) in sorted {
         match cx.at_key("policies", name, |cx| build_policy(policy, layer, cx)) {
-            Ok((permissions, principals)) => {
-                built.push(Policy { permissions, principals, outcome: outcome(name) });
-            }
+            Ok(rules) => built.push(Policy { rules, outcome: outcome(name) }),
             Err(Rejected) => rejected = true,
         }
     }
     if rejected { Err(Rejected) } else { Ok(built.into()) }
 }
 
-fn build_policy(
-    policy: &proto::Policy,
-    layer: Layer,
-    cx: &mut BuildCx<'_>,
-) -> Result<(Rule, Rule), Rejected> {
+fn build_policy(policy: &proto::Policy, layer: Layer, cx: &mut BuildCx<'_>) -> Result<[Rule; 2], Rejected> {
     let proto::Policy { permissions, principals, condition, checked_condition, cel_config: _ } = policy;
     cx.reject_if(condition.is_some(), "condition", fields::CONDITION)?;
     cx.reject_if(checked_condition.is_some(), "checked_condition", fields::CONDITION)?;
@@ -291,7 +290,9 @@ fn build_policy(
     some(principals.is_empty(), "principals", cx)?;
     let permissions = cx.each("permissions", permissions, |one, cx| Rule::permission(one, layer, cx));
     let principals = cx.each("principals", principals, |one, cx| Rule::principal(one, layer, cx));
-    Ok((Rule::any_of(permissions?), Rule::any_of(principals?)))
+    let mut rules = [Rule::any_of(permissions?), Rule::any_of(principals?)];
+    rules.sort_by_key(Rule::rank);
+    Ok(rules)
 }
 
 impl Outcome {

@@ -27,6 +27,12 @@ const MIN_HASHED: usize = 8;
 
 const URI_TEMPLATE: &str = "envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig";
 
+/// A text that a path equals or begins with.
+pub(super) enum PathText<'t> {
+    Exact(&'t str),
+    Prefix(&'t str),
+}
+
 /// What may hold of a request or a connection.
 pub(super) enum Rule {
     Any,
@@ -62,7 +68,7 @@ impl Rule {
         };
         let Some(rule) = &proto.rule else { return Err(cx.reject("rule: value is required")) };
         match rule {
-            Permission::AndRules(set) => Ok(Self::All(all("and_rules", set, cx)?.into())),
+            Permission::AndRules(set) => Ok(Self::all_of(all("and_rules", set, cx)?)),
             Permission::OrRules(set) => Ok(Self::any_of(all("or_rules", set, cx)?)),
             Permission::NotRule(rule) => cx
                 .at("not_rule", |cx| Self::permission(rule, layer, cx))
@@ -103,7 +109,7 @@ impl Rule {
             return Err(cx.reject("identifier: value is required"));
         };
         match identifier {
-            Principal::AndIds(set) => Ok(Self::All(all("and_ids", set, cx)?.into())),
+            Principal::AndIds(set) => Ok(Self::all_of(all("and_ids", set, cx)?)),
             Principal::OrIds(set) => Ok(Self::any_of(all("or_ids", set, cx)?)),
             Principal::NotId(id) => {
                 cx.at("not_id", |cx| Self::principal(id, layer, cx)).map(|rule| Self::Not(Box::new(rule)))
@@ -155,11 +161,49 @@ impl Rule {
         }
         match rules.pop() {
             Some(rule) if rules.is_empty() => rule,
-            Some(rule) => {
-                rules.push(rule);
+            rule => {
+                rules.extend(rule);
+                rules.sort_by_key(Self::rank);
                 Self::Either(rules.into())
             }
-            None => Self::Either(Box::default()),
+        }
+    }
+
+    /// One rule that holds if all of `rules` do.
+    fn all_of(mut rules: Vec<Self>) -> Self {
+        rules.sort_by_key(Self::rank);
+        Self::All(rules.into())
+    }
+
+    /// Texts of which the path has to fit one, or the rule does not hold; `None` if it may hold for any path.
+    pub(super) fn paths(&self) -> Option<Vec<PathText<'_>>> {
+        match self {
+            Self::Path(path) => {
+                let exact = path.as_exact().map(PathText::Exact);
+                exact.or_else(|| path.as_prefix().map(PathText::Prefix)).map(|text| vec![text])
+            }
+            Self::Paths(paths) => Some(paths.iter().map(|path| PathText::Exact(path)).collect()),
+            Self::All(rules) => rules.iter().find_map(Self::paths),
+            Self::Either(rules) => {
+                let each: Option<Vec<_>> = rules.iter().map(Self::paths).collect();
+                Some(each?.into_iter().flatten().collect())
+            }
+            _ => None,
+        }
+    }
+
+    /// What is asked before what, where all or one of several have to hold: the order changes no answer. What is cheap and tells
+    /// most goes first.
+    pub(super) fn rank(&self) -> usize {
+        match self {
+            Self::Path(_) | Self::Paths(_) => 0,
+            Self::DestinationPort(_) => 1,
+            Self::ServerName(_) | Self::Authenticated(_) | Self::Names(_) => 2,
+            Self::Header(_) => 3,
+            Self::Any | Self::Ip(..) => 4,
+            Self::Metadata(_) | Self::RouteMetadata(_) | Self::FilterState(_) | Self::UriTemplate(_) => 5,
+            Self::Not(rule) => rule.rank(),
+            Self::All(rules) | Self::Either(rules) => rules.iter().map(Self::rank).min().unwrap_or(0),
         }
     }
 

@@ -206,6 +206,8 @@ enum Plain {
     Not(Box<Plain>),
     Path(u8),
     PathPrefix(u8),
+    /// All below a path.
+    Below(u8),
     Header(u8),
     Port(u16),
 }
@@ -216,6 +218,7 @@ impl Plain {
             Just(Self::Any),
             (0..12_u8).prop_map(Self::Path),
             (0..12_u8).prop_map(Self::PathPrefix),
+            (0..12_u8).prop_map(Self::Below),
             (0..4_u8).prop_map(Self::Header),
             (79..82_u16).prop_map(Self::Port),
         ];
@@ -238,6 +241,7 @@ impl Plain {
             Self::Not(one) => format!("{{not_rule: {}}}", one.yaml()),
             Self::Path(path) => format!("{{url_path: {{path: {{exact: /{path}}}}}}}"),
             Self::PathPrefix(path) => format!("{{url_path: {{path: {{prefix: /{path}}}}}}}"),
+            Self::Below(path) => format!("{{url_path: {{path: {{prefix: /{path}/}}}}}}"),
             Self::Header(value) => format!("{{header: {{name: x, string_match: {{exact: \"{value}\"}}}}}}"),
             Self::Port(port) => format!("{{destination_port: {port}}}"),
         }
@@ -251,6 +255,7 @@ impl Plain {
             Self::Not(one) => !one.holds(path, values),
             Self::Path(of) => path == format!("/{of}"),
             Self::PathPrefix(of) => path.starts_with(&format!("/{of}")),
+            Self::Below(of) => path.starts_with(&format!("/{of}/")),
             Self::Header(of) => values.contains(&of.to_string().as_str()),
             Self::Port(port) => *port == 80,
         }
@@ -262,9 +267,10 @@ const VALUES: [&str; 4] = ["0", "1", "2", "3"];
 proptest! {
     #[test]
     fn decides_as_a_plain_evaluator(
-        policies in proptest::collection::vec(("[a-d]{1,2}", Plain::any(), Plain::any()), 0..5),
+        policies in proptest::collection::vec(("[a-d]{1,2}", Plain::any(), Plain::any()), 0..9),
         deny in any::<bool>(),
         path in 0..13_u8,
+        below in prop_oneof![Just(""), Just("/"), Just("/1")],
         query in any::<bool>(),
         values in proptest::collection::vec(0..4_usize, 0..3),
     ) {
@@ -279,7 +285,7 @@ proptest! {
             .collect();
         let action = if deny { "DENY" } else { "ALLOW" };
         let engine = engine(&format!("action: {action}\npolicies: {{{}}}", yaml.join(", ")));
-        let path = format!("/{path}");
+        let path = format!("/{path}{below}");
         let values: Vec<&'static str> = values.iter().map(|at| VALUES[*at]).collect();
         let headers: Vec<(&'static str, &'static str)> = values.iter().map(|value| ("x", *value)).collect();
         let decided = named.iter().find(|(_, (may, _))| may.holds(&path, &values)).map(|(name, _)| (*name).clone());
