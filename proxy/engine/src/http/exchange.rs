@@ -229,7 +229,7 @@ impl Stream<'_> {
         while let Poll::Ready(block) = poll_fn(|cx| Poll::Ready(down.poll_metadata(cx))).await {
             self.pass_metadata(down, up, Direction::Request, block);
         }
-        if self.request_done && self.gathered.is_none() {
+        if self.request_done && self.gathered.is_none() && !self.holds(Direction::Request) {
             up.finish(None);
         }
     }

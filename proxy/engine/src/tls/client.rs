@@ -56,7 +56,16 @@ pub struct ClientContext {
     /// The certificate.
     pub identity: Option<Identity>,
     verifier: Option<Arc<Verifier>>,
+    judge: Arc<Judge>,
     _expirations: Vec<OneOff<SharedGauge>>,
+}
+
+impl ClientContext {
+    /// Holds the host of a session that is resumed to what others are held to.
+    fn judge_resumed(&self, session: &rustls::CommonState, name: &ServerName<'_>) -> io::Result<()> {
+        let judged = self.judge.judge_resumed(session, name);
+        judged.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    }
 }
 
 impl std::fmt::Debug for ClientTls {
@@ -148,19 +157,22 @@ impl ClientTls {
         let params = &self.common.params;
         let gauges = expirations(&self.scope, &material);
         let Material { mut identities, verifier, .. } = material;
+        if self.names_server && verifier.as_ref().is_none_or(|verifier| !verifier.has_authorities()) {
+            return Err(cx.reject("'auto_sni_san_validation' was configured without a validation context"));
+        }
         let identity = identities.pop();
-        let judge = Judge {
+        let judge = Arc::new(Judge {
             verifier: verifier.clone(),
             provider: params.provider.clone(),
             stats: self.stats.clone(),
             is_required: false,
             names_server: self.names_server,
-        };
+        });
         let builder = ClientConfig::builder_with_provider(params.provider.clone())
             .with_protocol_versions(&params.versions)
             .map_err(|error| cx.reject(error.to_string()))?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(judge));
+            .with_custom_certificate_verifier(judge.clone());
         let mut config = match &identity {
             Some(identity) => builder.with_client_cert_resolver(identity.resolver()),
             None => builder.with_no_client_auth(),
@@ -170,7 +182,7 @@ impl ClientTls {
             keys => Resumption::in_memory_sessions((keys as usize).clamp(MIN_SESSIONS, MAX_SESSIONS)),
         };
         let configs = Configs::new(&config, &self.common.alpn);
-        Ok(ClientContext { configs, identity, verifier, _expirations: gauges })
+        Ok(ClientContext { configs, identity, verifier, judge, _expirations: gauges })
     }
 
     /// Does the handshake with `host`; `connection` carries the session from then on. Has no deadline of its own.
@@ -188,12 +200,16 @@ impl ClientTls {
             ServerName::DnsName(name) => Some(name.as_ref().to_owned()),
             _ => None,
         };
-        let session = ClientConnection::new(context.configs.of(offer).clone(), name)
+        let session = ClientConnection::new(context.configs.of(offer).clone(), name.clone())
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error));
         let shaken = match session {
             Ok(session) => {
                 let secure = Secure::new(session, self.stats.clone());
-                poll_fn(|cx| secure.poll_handshake(connection.socket(), cx)).await.map(|()| secure)
+                let shaken = poll_fn(|cx| secure.poll_handshake(connection.socket(), cx)).await;
+                shaken.and_then(|()| {
+                    secure.with(|session| context.judge_resumed(session, &name))?;
+                    Ok(secure)
+                })
             }
             Err(error) => Err(error),
         };
@@ -215,7 +231,12 @@ impl ClientTls {
     {
         let context = self.ready()?;
         let connector = TlsConnector::from(context.configs.of(offer).clone());
-        let stream = connector.connect(self.name(host), socket).await.map_err(|error| self.failed(&error))?;
+        let name = self.name(host);
+        let stream = connector.connect(name.clone(), socket).await.and_then(|stream| {
+            context.judge_resumed(stream.get_ref().1, &name)?;
+            Ok(stream)
+        });
+        let stream = stream.map_err(|error| self.failed(&error))?;
         session::describe(stream.get_ref().1, self.stats.here());
         Ok(stream)
     }

@@ -169,10 +169,19 @@ fn merge(
     let mut merged = own.clone();
     let bytes = delivered.proto.encode_to_vec();
     merged.merge(bytes.as_slice()).map_err(|error| cx.reject(format!("cannot be merged: {error}")))?;
+    // A file that is read while it is written anew is empty: that must not mean that anybody is trusted.
+    if delivered.proto.trusted_ca.is_some() && delivered.trusted.is_empty() {
+        return Err(cx.reject("trusted_ca is empty"));
+    }
     let mut verifier = match &delivered.proto.trusted_ca {
         Some(_) => Verifier::trusting(Ok(delivered.trusted.clone()), &merged, cx)?,
         None => Verifier::build(&merged, cx)?,
     };
+    if !verifier.is_strict() {
+        return Err(
+            cx.reject("nothing is demanded of peers: trusted_ca or digests of certificates are needed")
+        );
+    }
     verifier.secret = Some(delivered.secret.clone());
     Ok(verifier)
 }

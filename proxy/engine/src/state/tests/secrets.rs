@@ -91,6 +91,11 @@ fn all_contexts_change_or_none() {
     assert_eq!(words(&effects), ["verdict root"]);
     let effects = apply(&mut store, Kind::Secret, vec![secret("root", &trusted("nonsense"))], &[]);
     assert_eq!(words(&effects), ["verdict root"]);
+    // One that trusts nobody is not taken for one that trusts anybody.
+    for empty in ["validation_context: {}", "validation_context: {trusted_ca: {inline_string: \"\"}}"] {
+        let effects = apply(&mut store, Kind::Secret, vec![secret("root", empty)], &[]);
+        assert_eq!(words(&effects), ["verdict root"], "{empty}");
+    }
     for (name, before) in ["a", "b"].into_iter().zip(&before) {
         assert!(Arc::ptr_eq(&context(&store, name).unwrap(), before), "{name} changed");
     }

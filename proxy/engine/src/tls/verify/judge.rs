@@ -83,6 +83,38 @@ impl Judge {
         Ok(verifier.verifies())
     }
 
+    /// Judges the certificate of a host once more in a session that is resumed, of which `rustls` does not ask: it may have
+    /// expired or been revoked since.
+    ///
+    /// # Errors
+    /// It does not hold any more.
+    pub(in super::super) fn judge_resumed(
+        &self,
+        session: &rustls::CommonState,
+        name: &ServerName<'_>,
+    ) -> Result<(), rustls::Error> {
+        match session.peer_certificates() {
+            Some([leaf, intermediates @ ..]) if session.handshake_kind() == Some(HandshakeKind::Resumed) => {
+                self.judge_host(leaf, intermediates, name, UnixTime::now())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn judge_host(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        now: UnixTime,
+    ) -> Result<(), rustls::Error> {
+        if self.names_server && !has_name(leaf, name) {
+            self.stats.here().fail_verify_san.inc();
+            return Err(Refusal::San(names(leaf)).into_error().into());
+        }
+        self.judge(leaf, intermediates, now, KeyUsage::server_auth())
+    }
+
     /// What is asked of clients, in a number.
     pub(in super::super) fn fingerprint(&self) -> [u8; 32] {
         let verifier = self.verifier.as_ref().map_or([0; 32], |verifier| verifier.fingerprint);
@@ -187,12 +219,7 @@ impl ServerCertVerifier for Judge {
         _: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        if self.names_server && !has_name(leaf, name) {
-            self.stats.here().fail_verify_san.inc();
-            return Err(Refusal::San(names(leaf)).into_error().into());
-        }
-        self.judge(leaf, intermediates, now, KeyUsage::server_auth())
-            .map(|()| ServerCertVerified::assertion())
+        self.judge_host(leaf, intermediates, name, now).map(|()| ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(

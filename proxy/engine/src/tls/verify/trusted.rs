@@ -44,6 +44,11 @@ pub(in super::super) struct Trusted {
 }
 
 impl Trusted {
+    /// Whether there is nobody to trust.
+    pub(in super::super) fn is_empty(&self) -> bool {
+        self.authorities.is_empty()
+    }
+
     pub(in super::super) fn build(
         proto: &proto::CertificateValidationContext,
         cx: &mut BuildCx<'_>,
