@@ -56,6 +56,12 @@ fn example(message: &str) -> Vec<u8> {
             ConnectionLimit { stat_prefix: "p".into(), max_connections: Some(1), ..Default::default() }
                 .encode_to_vec()
         }
+        Some("PerRouteConfig") if message.contains(".jwt_authn.") => {
+            use xds_api::envoy::extensions::filters::http::jwt_authn::v3::PerRouteConfig;
+            use xds_api::envoy::extensions::filters::http::jwt_authn::v3::per_route_config::RequirementSpecifier;
+            PerRouteConfig { requirement_specifier: Some(RequirementSpecifier::Disabled(true)) }
+                .encode_to_vec()
+        }
         Some("RBAC") if message.contains(".network.") => {
             use xds_api::envoy::extensions::filters::network::rbac::v3::Rbac;
             Rbac { stat_prefix: "p".into(), ..Default::default() }.encode_to_vec()

@@ -75,7 +75,7 @@ impl HttpFilterExtension for JwtAuthn {
                 Err(cx.at("disabled", |cx| cx.reject("value must equal true")))
             }
             Some(RequirementSpecifier::RequirementName(name)) => Ok(RouteDemand::Named(name)),
-            None => Err(cx.reject("requirement_specifier: value is required")),
+            None => Err(cx.at("requirement_specifier", |cx| cx.reject("value is required"))),
         }
     }
 

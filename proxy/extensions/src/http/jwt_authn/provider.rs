@@ -316,7 +316,7 @@ fn header_name(name: &str, cx: &mut BuildCx<'_>) -> Result<HeaderName, Rejected>
 
 fn keys(source: Option<&JwksSourceSpecifier>, cx: &mut BuildCx<'_>) -> Result<Keys, Rejected> {
     let source = match source {
-        None => return Err(cx.reject("jwks_source_specifier: value is required")),
+        None => return Err(cx.at("jwks_source_specifier", |cx| cx.reject("value is required"))),
         Some(JwksSourceSpecifier::RemoteJwks(_)) => {
             return Err(cx.at("remote_jwks", |cx| cx.reject(REMOTE)));
         }
