@@ -158,21 +158,11 @@ fn page() -> String {
     everywhere.sort_by_key(|(message, _)| *message);
     downstream.sort_by_key(|(message, _)| *message);
     everywhere.dedup();
-    let all = || everywhere.iter().chain(&downstream).flat_map(|(_, fields)| fields.iter());
-    let count = |wanted: fn(&FieldUse) -> bool| all().filter(|(_, field_use)| wanted(field_use)).count();
-    let mut page = format!(
+    let mut page = String::from(
         "# Configuration\n\n\
          What Outrigger does with each field of the configuration of Envoy 1.40, made from the tables in the code.\n\n\
-         - {} messages are read, with {} fields.\n\
-         - {} fields are honoured: those that are not named below.\n\
-         - {} are refused when they are set: the configuration is rejected with the reason.\n\
-         - {} have no effect: they are accepted, and a warning is logged.\n\n\
-         All messages that are not named here are refused.\n",
-        everywhere.len(),
-        all().count(),
-        count(|field_use| *field_use == FieldUse::Used),
-        count(|field_use| matches!(field_use, FieldUse::Rejected(_))),
-        count(|field_use| matches!(field_use, FieldUse::Ignored(_))),
+         A field that is not named below is honoured. One that is refused rejects the configuration that sets it, with the reason; one that has\n\
+         no effect is accepted, and a warning is logged. All messages that are not named here are refused.\n",
     );
     for (title, tables) in [("", everywhere), (" (in an HttpConnectionManager)", downstream)] {
         for (message, fields) in tables {
