@@ -1,6 +1,7 @@
 //! Sockets: the only place that talks to the kernel about them.
 
 pub mod connection;
+pub mod gate;
 pub mod option;
 pub mod pipe;
 pub mod secure;

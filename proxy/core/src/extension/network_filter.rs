@@ -3,7 +3,9 @@
 //! `http_connection_manager` and `tcp_proxy` are mechanisms and live in the engine.
 //! Source: Envoy `envoy/network/filter.h`, `docs/root/configuration/listeners/network_filters`.
 
+use std::cell::RefCell;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use super::Descriptor;
 use super::http_filter::LocalBoxFuture;
@@ -34,16 +36,48 @@ pub enum ConnectionVerdict {
     Close(Details),
 }
 
-/// One policy on one connection. It lives as long as the connection.
+/// What a filter says of bytes that the client sent.
+#[derive(Debug, PartialEq, Eq)]
+pub enum DataStep {
+    /// They go on to the next filter; the filter wants to see those that follow.
+    Continue,
+    /// They go on, and so does all that follows, unseen.
+    Done,
+    /// Close the connection: nobody gets them.
+    Close(Details),
+}
+
+/// One policy on one connection. It lives as long as the connection, or until it is [`DataStep::Done`].
 pub trait NetworkFilter {
     /// The connection is established (transport handshake done); no byte was read.
     fn on_connection<'a>(&'a mut self, info: &'a mut StreamInfo) -> ConnectionStep<'a>;
+
+    /// Whether it wants to see what the client sends before the next filter does. Asked once, after `on_connection`: who does
+    /// not costs the bytes nothing.
+    fn sees_data(&self) -> bool {
+        false
+    }
+
+    /// `data` is what the client sent and nobody after this filter got yet; `end`: no more will follow it.
+    ///
+    /// While it is pending the bytes are held back, and read on as far as the connection may buffer. It is called again when more
+    /// have come (with all that is held, after the filters before it) and when the task was woken. What goes the other way is
+    /// not held: a host that speaks first is heard.
+    fn poll_data(
+        &mut self,
+        _cx: &mut Context<'_>,
+        _data: &[u8],
+        _end: bool,
+        _info: &mut StreamInfo,
+    ) -> Poll<DataStep> {
+        Poll::Ready(DataStep::Done)
+    }
 }
 
 /// A filter that serves the connection itself.
 pub trait TerminalFilter: Send + Sync {
-    /// Serves the connection until it ends.
-    fn serve<'a>(&'a self, io: Box<dyn Io>, info: &'a mut StreamInfo) -> LocalBoxFuture<'a, ()>;
+    /// Serves the connection until it ends. Filters that see its bytes use `info` while they are read: it must not be borrowed then.
+    fn serve<'a>(&'a self, io: Box<dyn Io>, info: &'a RefCell<StreamInfo>) -> LocalBoxFuture<'a, ()>;
 }
 
 /// The configuration of a network filter, built once.

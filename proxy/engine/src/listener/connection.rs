@@ -1,5 +1,6 @@
 //! An accepted connection on its way: listener filters, the choice of a filter chain, its policies, its terminal filter.
 
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
@@ -22,6 +23,7 @@ use crate::local::contain::{Finally, drill};
 use crate::local::drain::DrainHandle;
 use crate::local::timers::Timer;
 use crate::net::connection::{Connection, Socket, next_id};
+use crate::net::gate::{Gate, Guard};
 use crate::net::socket;
 use crate::tls::server::{HandshakeFailed, ServerTls};
 
@@ -203,9 +205,9 @@ async fn serve_on(
     // HTTP keeps account of each of its streams; the connection itself needs one for its policies and its log only.
     let is_http = matches!(chain.terminal, Terminal::Http(_));
     let is_accounted = !is_http || !chain.policies.is_empty() || !config.access_logs.is_empty();
-    let mut stream = is_accounted.then(|| Box::new(stream_of(info.clone())));
+    let mut stream = is_accounted.then(|| Rc::new(RefCell::new(stream_of(info.clone()))));
     let mut policies: Vec<Box<dyn NetworkFilter>> = chain.policies.iter().map(|policy| policy()).collect();
-    if let Some(stream) = &mut stream
+    if let Some(stream) = stream.as_mut().and_then(Rc::get_mut).map(RefCell::get_mut)
         && let Err(details) = Box::pin(pass(&mut policies, stream)).await
     {
         stream.local_close_reason.get_or_insert(details);
@@ -214,6 +216,14 @@ async fn serve_on(
         }
         log(&config, stream);
         return;
+    }
+    // Where the TCP proxy ends the chain, a client that will say no more is still heard out.
+    let keeps_half = matches!(chain.terminal, Terminal::Tcp(_));
+    let mut gate = Gate::of(&mut policies, config.buffer_limit, keeps_half);
+    if let (Some(stream), Terminal::Http(_) | Terminal::Extension(_)) = (&stream, &chain.terminal)
+        && let Some(gate) = gate.take()
+    {
+        connection.guard(Guard::new(gate, stream.clone()));
     }
     let traffic = (is_http && !config.access_logs.is_empty()).then(|| connection.count());
     let closed = match (&chain.terminal, &mut stream) {
@@ -233,7 +243,10 @@ async fn serve_on(
         }
         (Terminal::Tcp(tcp), Some(stream)) => {
             drill("tcp", &listeners.context.env.runtime);
-            Box::pin(tcp.serve(&listeners.context, *connection, config.buffer_limit, stream, &drain)).await;
+            if let Some(stream) = Rc::get_mut(stream).map(RefCell::get_mut) {
+                let (cx, limit) = (&listeners.context, config.buffer_limit);
+                Box::pin(tcp.serve(cx, *connection, limit, stream, gate, &drain)).await;
+            }
             None
         }
         (Terminal::Extension(terminal), Some(stream)) => {
@@ -241,7 +254,8 @@ async fn serve_on(
         }
         (Terminal::Tcp(_) | Terminal::Extension(_), None) | (Terminal::None, _) => None,
     };
-    if let Some(stream) = &mut stream {
+    if let Some(stream) = &stream {
+        let stream = &mut *stream.borrow_mut();
         if let Some(reason) = closed {
             stream.local_close_reason = Some(reason.into());
         }

@@ -14,6 +14,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+use super::gate::Guard;
 use super::secure::Secure;
 use super::sys;
 use crate::local::buffers;
@@ -54,6 +55,8 @@ pub struct Connection {
     traffic: Option<Rc<Traffic>>,
     /// The TLS session, if there is one.
     secure: Option<Box<Secure>>,
+    /// Who sees what is read first, if anybody does.
+    guard: Option<Box<Guard>>,
 }
 
 macro_rules! each_socket {
@@ -122,12 +125,18 @@ impl Socket {
 impl Connection {
     /// A connection on `socket`.
     pub fn new(socket: Socket) -> Self {
-        Self { socket, replay: RefCell::default(), traffic: None, secure: None }
+        Self { socket, replay: RefCell::default(), traffic: None, secure: None, guard: None }
     }
 
     /// Carries everything in a TLS session from now on, whose handshake is done.
     pub fn secure(&mut self, session: Secure) {
         self.secure = Some(Box::new(session));
+    }
+
+    /// Has everything read pass `guard` first, what is to be read again too.
+    pub fn guard(&mut self, mut guard: Guard) {
+        guard.begin_with(std::mem::take(self.replay.get_mut()));
+        self.guard = Some(Box::new(guard));
     }
 
     /// Whether the socket carries the bytes as they are, so that the kernel may move them.
@@ -198,6 +207,14 @@ impl Connection {
         if !self.replay.borrow().is_empty() {
             return Poll::Ready(Ok(()));
         }
+        if let Some(guard) = &self.guard {
+            // What passes is there to be read.
+            let mut passed = BytesMut::new();
+            let read =
+                ready!(guard.poll_read(cx, &mut passed, |cx, buffer| self.poll_read_unguarded(cx, buffer)));
+            self.replay(passed);
+            return Poll::Ready(read.map(|_| ()));
+        }
         match &self.secure {
             Some(secure) => secure.poll_readable(&self.socket, cx),
             None => self.socket.poll_read_ready(cx),
@@ -217,6 +234,14 @@ impl Connection {
                 return Poll::Ready(Ok(take));
             }
         }
+        match &self.guard {
+            Some(guard) => guard.poll_read(cx, buffer, |cx, buffer| self.poll_read_unguarded(cx, buffer)),
+            None => self.poll_read_unguarded(cx, buffer),
+        }
+    }
+
+    #[inline]
+    fn poll_read_unguarded(&self, cx: &mut Context<'_>, buffer: &mut BytesMut) -> Poll<io::Result<usize>> {
         if let Some(secure) = &self.secure {
             let read = ready!(secure.poll_read(&self.socket, cx, buffer));
             self.received(*read.as_ref().unwrap_or(&0));
@@ -337,11 +362,9 @@ impl AsyncRead for Connection {
             }
             return Poll::Ready(Ok(()));
         }
-        if let Some(secure) = &this.secure {
+        if this.secure.is_some() || this.guard.is_some() {
             let mut plain = BytesMut::new();
-            let read = ready!(secure.poll_read(&this.socket, cx, &mut plain));
-            this.received(*read.as_ref().unwrap_or(&0));
-            read?;
+            ready!(Connection::poll_read(this, cx, &mut plain))?;
             let take = plain.len().min(buf.remaining());
             buf.put_slice(&plain[..take]);
             if take < plain.len() {

@@ -7,9 +7,11 @@ use std::io::{self, IoSlice};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
+use proxy_core::stream_info::StreamInfo;
 
 use crate::local::buffers;
 use crate::net::connection::Connection;
+use crate::net::gate::Gate;
 use crate::net::pipe::{self, Pipe};
 
 /// Bytes after which a direction moves on in the kernel: below this a pipe costs more than it saves.
@@ -22,6 +24,13 @@ pub(super) enum Failed {
     Source(io::Error),
     /// The connection that they go to.
     Sink(io::Error),
+}
+
+/// Where bytes come from.
+pub(super) struct Source<'a> {
+    pub(super) connection: &'a Connection,
+    /// Who sees them first.
+    pub(super) gate: Option<(&'a mut Gate, &'a mut StreamInfo)>,
 }
 
 /// One direction of a connection.
@@ -67,9 +76,19 @@ impl Direction {
         to: &Connection,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Failed>> {
+        self.poll_from(&mut Source { connection: from, gate: None }, to, cx)
+    }
+
+    /// As [`Self::poll`], from where filters see the bytes first.
+    pub(super) fn poll_from(
+        &mut self,
+        from: &mut Source<'_>,
+        to: &Connection,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Failed>> {
         while !self.done {
             if self.pipe.is_some() {
-                ready!(self.poll_pipe(from, to, cx))?;
+                ready!(self.poll_pipe(from.connection, to, cx))?;
             } else {
                 ready!(self.poll_buffer(from, to, cx))?;
             }
@@ -89,7 +108,7 @@ impl Direction {
 
     fn poll_buffer(
         &mut self,
-        from: &Connection,
+        from: &mut Source<'_>,
         to: &Connection,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Failed>> {
@@ -101,6 +120,13 @@ impl Direction {
         if self.eof {
             self.rest();
             return Poll::Ready(self.finish(to));
+        }
+        let gate = from.gate.as_mut().filter(|(gate, _)| !gate.is_open());
+        let from = from.connection;
+        if let Some((gate, info)) = gate {
+            let read = gate.poll_read(cx, info, &mut self.buffer, |cx, buffer| from.poll_read(cx, buffer));
+            self.eof = ready!(read).map_err(Failed::Source)? == 0;
+            return Poll::Ready(Ok(()));
         }
         if self.moved >= SPLICE_AFTER && !self.no_pipe && from.replay_is_empty() {
             self.rest();

@@ -21,11 +21,12 @@ use proxy_core::stream_info::{CloseType, StreamInfo, WireBytes};
 use xds_api::envoy::extensions::filters::network::tcp_proxy::v3 as proto;
 use xds_api::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::ClusterSpecifier;
 
-use super::copy::{Direction, Failed};
+use super::copy::{Direction, Failed, Source};
 use crate::context::Context;
 use crate::local::drain::DrainHandle;
 use crate::local::timers::Timer;
 use crate::net::connection::Connection;
+use crate::net::gate::Gate;
 use crate::upstream::circuit_breaker::{BreakerPriority, Resource};
 use crate::upstream::pool::{ConnectedSocket, RequestGuard, WorkerCluster};
 
@@ -146,13 +147,14 @@ impl TcpProxy {
     }
 
     /// Carries `down`, which may buffer `buffer_limit` bytes each way, to a host of a cluster until both directions ended, or the end of a
-    /// drain.
+    /// drain. What the client sends passes `gate`.
     pub async fn serve(
         &self,
         context: &Rc<Context>,
         down: Connection,
         buffer_limit: usize,
         info: &mut StreamInfo,
+        gate: Option<Gate>,
         drain: &DrainHandle,
     ) {
         let stats = self.stats.here();
@@ -181,7 +183,7 @@ impl TcpProxy {
                 });
             // What is held is on its way between two connections, and neither may buffer more than it is allowed.
             let limit = buffer_limit.min(up.guard.cluster().buffer_limit as usize);
-            self.carry(&down, &up, limit, info, drain).await;
+            self.carry(&down, &up, limit, info, gate, drain).await;
             drop(request);
             info.wire =
                 WireBytes { sent: info.bytes_sent, received: info.bytes_received, ..WireBytes::default() };
@@ -296,6 +298,7 @@ impl TcpProxy {
         up: &ConnectedSocket,
         limit: usize,
         info: &mut StreamInfo,
+        mut gate: Option<Gate>,
         drain: &DrainHandle,
     ) {
         let mut timer = Timer::default();
@@ -308,9 +311,10 @@ impl TcpProxy {
         let mut next_log = self.log_interval.map(|interval| Instant::now() + interval);
         let mut upstream_ended_first = false;
         let carrying = poll_fn(|cx| {
-            let sent = to_upstream.poll(down, &up.connection, cx);
+            let mut source = Source { connection: down, gate: gate.as_mut().map(|gate| (gate, &mut *info)) };
+            let sent = to_upstream.poll_from(&mut source, &up.connection, cx);
             let received = to_downstream.poll(&up.connection, down, cx);
-            info.bytes_received = to_upstream.moved();
+            info.bytes_received = to_upstream.moved().max(gate.as_ref().map_or(0, Gate::received));
             info.bytes_sent = to_downstream.moved();
             match (sent, received) {
                 (Poll::Ready(Err(Failed::Source(error))), _) | (_, Poll::Ready(Err(Failed::Sink(error)))) => {

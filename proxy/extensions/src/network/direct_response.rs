@@ -2,6 +2,7 @@
 //!
 //! Source: Envoy `docs/root/configuration/listeners/network_filters/direct_response_filter.rst`.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -57,11 +58,11 @@ fn read(specifier: Specifier, cx: &mut BuildCx<'_>) -> Result<Bytes, Rejected> {
 struct Answer(Bytes);
 
 impl TerminalFilter for Answer {
-    fn serve<'a>(&'a self, mut io: Box<dyn Io>, info: &'a mut StreamInfo) -> LocalBoxFuture<'a, ()> {
+    fn serve<'a>(&'a self, mut io: Box<dyn Io>, info: &'a RefCell<StreamInfo>) -> LocalBoxFuture<'a, ()> {
         Box::pin(async move {
-            info.details = Some("direct_response".into());
+            info.borrow_mut().details = Some("direct_response".into());
             if io.write_all(&self.0).await.is_ok() {
-                info.bytes_sent += self.0.len() as u64;
+                info.borrow_mut().bytes_sent += self.0.len() as u64;
                 let _ = io.shutdown().await;
             }
         })
@@ -87,12 +88,12 @@ mod tests {
         let NetworkFilterConfig::Terminal(filter) = built else { panic!("not terminal") };
         block_on(async {
             let (mut client, server) = tokio::io::duplex(64);
-            let mut info = stream_info();
-            filter.serve(Box::new(server), &mut info).await;
+            let info = RefCell::new(stream_info());
+            filter.serve(Box::new(server), &info).await;
             let mut all = Vec::new();
             client.read_to_end(&mut all).await.unwrap();
             assert_eq!(all, b"bye");
-            assert_eq!(info.bytes_sent, 3);
+            assert_eq!(info.borrow().bytes_sent, 3);
         });
     }
 

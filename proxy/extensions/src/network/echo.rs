@@ -2,6 +2,7 @@
 //!
 //! Source: Envoy `docs/root/configuration/listeners/network_filters/echo_filter.rst`.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use proxy_core::config::{BuildCx, MessageFields, Rejected};
@@ -38,19 +39,19 @@ impl NetworkFilterFactory for Echo {
 }
 
 impl TerminalFilter for Echo {
-    fn serve<'a>(&'a self, mut io: Box<dyn Io>, info: &'a mut StreamInfo) -> LocalBoxFuture<'a, ()> {
+    fn serve<'a>(&'a self, mut io: Box<dyn Io>, info: &'a RefCell<StreamInfo>) -> LocalBoxFuture<'a, ()> {
         Box::pin(async move {
             let mut buffer = vec![0; BUFFER];
             // A connection that fails needs no further word: it is over.
             while let Ok(length) = io.read(&mut buffer).await {
-                info.bytes_received += length as u64;
+                info.borrow_mut().bytes_received += length as u64;
                 let Some(received) = buffer.get(..length).filter(|received| !received.is_empty()) else {
                     break;
                 };
                 if io.write_all(received).await.is_err() || io.flush().await.is_err() {
                     return;
                 }
-                info.bytes_sent += length as u64;
+                info.borrow_mut().bytes_sent += length as u64;
             }
             let _ = io.shutdown().await;
         })
@@ -66,8 +67,8 @@ mod tests {
     fn bytes_come_back_and_the_end_too() {
         block_on(async {
             let (mut client, server) = tokio::io::duplex(64);
-            let mut info = stream_info();
-            let serve = Echo.serve(Box::new(server), &mut info);
+            let info = RefCell::new(stream_info());
+            let serve = Echo.serve(Box::new(server), &info);
             let talk = async {
                 client.write_all(b"hello").await.unwrap();
                 let mut back = [0; 5];
@@ -77,6 +78,7 @@ mod tests {
                 assert_eq!(client.read(&mut back).await.unwrap(), 0);
             };
             tokio::join!(serve, talk);
+            let info = info.into_inner();
             assert_eq!((info.bytes_received, info.bytes_sent), (5, 5));
         });
     }

@@ -1,16 +1,17 @@
 //! `envoy.filters.network.rbac`: who may connect.
 //!
-//! The decision falls when the connection is established: all that it depends on is known then and does not change, so that
-//! the two values of `enforcement_type` mean the same. Envoy decides when the first byte of the client arrives; until then a
-//! client that is refused gets what a server that speaks first says.
+//! The decision falls when the first byte of the client arrives, or its end; `CONTINUOUS` decides again whenever more has come.
+//! Until then a client that is to be refused gets what a server that speaks first says.
 //! Source: Envoy `docs/root/configuration/listeners/network_filters/rbac_filter.rst`; observed on 1.40.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use proxy_core::config::{BuildCx, FieldUse, MessageFields, Rejected, duration};
 use proxy_core::extension::network_filter::{
-    ConnectionStep, ConnectionVerdict, NetworkFilter, NetworkFilterConfig, NetworkFilterFactory,
+    ConnectionStep, DataStep, NetworkFilter, NetworkFilterConfig, NetworkFilterFactory,
 };
 use proxy_core::extension::{Descriptor, SecurityPosture, Status, decode};
 use proxy_core::stream_info::StreamInfo;
@@ -55,12 +56,15 @@ impl NetworkFilterFactory for Rbac {
 
     fn build(&self, payload: &[u8], cx: &mut BuildCx<'_>) -> Result<NetworkFilterConfig, Rejected> {
         let config = Arc::new(Config::build(&decode(payload, cx)?, cx)?);
-        Ok(NetworkFilterConfig::Policy(Arc::new(move || Box::new(Filter(config.clone())))))
+        Ok(NetworkFilterConfig::Policy(Arc::new(move || {
+            Box::new(Filter { config: config.clone(), delay: None })
+        })))
     }
 }
 
 struct Config {
     rules: Rules,
+    is_continuous: bool,
     delay: Option<Duration>,
     counters: Counters,
     namespace: Arc<str>,
@@ -81,10 +85,10 @@ impl Config {
         if stat_prefix.is_empty() {
             return Err(cx.at("stat_prefix", |cx| cx.reject("value length must be at least 1 characters")));
         }
-        if EnforcementType::try_from(*enforcement_type).is_err() {
+        let Ok(enforcement) = EnforcementType::try_from(*enforcement_type) else {
             let reason = "value must be one of the defined enum values";
             return Err(cx.at("enforcement_type", |cx| cx.reject(reason)));
-        }
+        };
         let protos = RulesProto {
             rules: rules.as_ref(),
             prefix: "",
@@ -95,6 +99,7 @@ impl Config {
         };
         Ok(Self {
             rules: Rules::build(&protos, Layer::Network, cx)?,
+            is_continuous: enforcement == EnforcementType::Continuous,
             delay: delay_deny.as_ref().and_then(duration).filter(|delay| delay.as_millis() > 0),
             counters: Counters::new(&cx.env.stats, stat_prefix, "", shadow_rules_stat_prefix),
             namespace: NAME.into(),
@@ -102,30 +107,57 @@ impl Config {
     }
 }
 
-struct Filter(Arc<Config>);
+impl Config {
+    /// Whether the connection may go on.
+    fn judge(&self, info: &mut StreamInfo) -> bool {
+        let [shadow, enforced] = self.rules.decide(&Facts::of_connection(info));
+        if let Some((engine, outcome)) = shadow {
+            self.counters.count(Mode::Shadow, outcome, false);
+            engine.tell(outcome, "", &self.namespace, &mut info.metadata);
+        }
+        let Some((engine, outcome)) = enforced else { return true };
+        self.counters.count(Mode::Enforced, outcome, false);
+        engine.tell_logs(outcome, &mut info.metadata);
+        if !outcome.is_allowed {
+            info.termination_details = Some(outcome.details());
+        }
+        outcome.is_allowed
+    }
+}
+
+struct Filter {
+    config: Arc<Config>,
+    /// The connection is refused, but is told later.
+    delay: Option<Pin<Box<tokio::time::Sleep>>>,
+}
 
 impl NetworkFilter for Filter {
-    fn on_connection<'a>(&'a mut self, info: &'a mut StreamInfo) -> ConnectionStep<'a> {
-        let config = &*self.0;
-        let [shadow, enforced] = config.rules.decide(&Facts::of_connection(info));
-        if let Some((engine, outcome)) = shadow {
-            config.counters.count(Mode::Shadow, outcome, false);
-            engine.tell(outcome, "", &config.namespace, &mut info.metadata);
+    fn on_connection<'a>(&'a mut self, _info: &'a mut StreamInfo) -> ConnectionStep<'a> {
+        ConnectionStep::Continue
+    }
+
+    fn sees_data(&self) -> bool {
+        !self.config.rules.is_empty()
+    }
+
+    fn poll_data(
+        &mut self,
+        cx: &mut Context<'_>,
+        _data: &[u8],
+        _end: bool,
+        info: &mut StreamInfo,
+    ) -> Poll<DataStep> {
+        let config = &*self.config;
+        if self.delay.is_none() {
+            if config.judge(info) {
+                return Poll::Ready(if config.is_continuous { DataStep::Continue } else { DataStep::Done });
+            }
+            self.delay = config.delay.map(|delay| Box::pin(tokio::time::sleep(delay)));
         }
-        let Some((engine, outcome)) = enforced else { return ConnectionStep::Continue };
-        config.counters.count(Mode::Enforced, outcome, false);
-        engine.tell_logs(outcome, &mut info.metadata);
-        if outcome.is_allowed {
-            return ConnectionStep::Continue;
+        if let Some(delay) = &mut self.delay {
+            ready!(delay.as_mut().poll(cx));
         }
-        info.termination_details = Some(outcome.details());
         info.local_close_reason = Some(DETAILS.into());
-        match config.delay {
-            None => ConnectionStep::Close(DETAILS.into()),
-            Some(delay) => ConnectionStep::Wait(Box::pin(async move {
-                tokio::time::sleep(delay).await;
-                ConnectionVerdict::Close(DETAILS.into())
-            })),
-        }
+        Poll::Ready(DataStep::Close(DETAILS.into()))
     }
 }

@@ -101,6 +101,11 @@ impl Rules {
         Ok(Self { enforced: enforced?, shadow: shadow? })
     }
 
+    /// Whether nothing is decided at all.
+    pub fn is_empty(&self) -> bool {
+        self.enforced.is_none() && self.shadow.is_none()
+    }
+
     /// What both say, the shadow first.
     #[inline]
     pub fn decide(&self, facts: &Facts<'_>) -> [Option<(&Engine, &Outcome)>; 2] {
