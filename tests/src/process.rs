@@ -125,22 +125,23 @@ pub fn build_folder() -> Result<PathBuf> {
 
 /// `cargo test` does not build another package's binary, and a stale one would prove nothing: so it is built here.
 fn build_outrigger(folder: &Path) -> Result<PathBuf> {
-    build(folder, "proxy", "outrigger")
+    build(folder, "outrigger")
 }
 
 /// The program `outrigger-iptables`, built now if it is stale.
 pub fn outrigger_iptables() -> Result<PathBuf> {
     static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let folder = build_folder()?;
-    let path = BUILT.get_or_init(|| {
-        build(&folder, "outrigger-iptables", "outrigger-iptables").map_err(|error| format!("{error:#}"))
-    });
+    let path =
+        BUILT.get_or_init(|| build(&folder, "outrigger-iptables").map_err(|error| format!("{error:#}")));
     path.clone().map_err(|error| anyhow!("{error}"))
 }
 
-fn build(folder: &Path, package: &str, program: &str) -> Result<PathBuf> {
+/// Selects what `cargo test --workspace` selects, with a test (the smallest) among it: so the features of dependencies are
+/// those of the tests, and what the tests were built from is not built once more.
+fn build(folder: &Path, program: &str) -> Result<PathBuf> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--quiet", "--package", package, "--bin", program]);
+    cargo.args(["build", "--quiet", "--workspace", "--bin", program, "--test", "layers"]);
     cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
     if folder.ends_with("release") {
         cargo.arg("--release");
