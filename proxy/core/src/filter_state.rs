@@ -16,6 +16,10 @@ pub trait FilterStateValue: Any {
     fn field(&self, _name: &str) -> Option<String> {
         None
     }
+    /// What hash policies make of the value; `None` if it cannot be hashed.
+    fn hash(&self) -> Option<u64> {
+        None
+    }
     /// For downcasting.
     fn as_any(&self) -> &dyn Any;
 }

@@ -1,6 +1,7 @@
-//! xxHash64, where Envoy shows or uses its values: the `version` gauges of subscriptions, names of init managers.
+//! Hashes whose values Envoy shows or uses: consistent hashing, the `version` gauges of subscriptions, names of init managers.
 //!
-//! Source: the xxHash specification, "XXH64 algorithm description"; Envoy `HashUtil::xxHash64`, whose seed is 0.
+//! Source: the xxHash specification, "XXH64 algorithm description"; Envoy `HashUtil::xxHash64`, whose seed is 0 unless it
+//! says otherwise; MurmurHash2 for 64 bits as the C++ library of GCC has it, Envoy `MurmurHash::murmurHash2`.
 
 const PRIMES: [u64; 5] = [
     0x9E37_79B1_85EB_CA87,
@@ -12,12 +13,17 @@ const PRIMES: [u64; 5] = [
 
 /// The hash of `bytes` with seed 0.
 pub fn xxhash64(bytes: &[u8]) -> u64 {
+    xxhash64_seeded(bytes, 0)
+}
+
+/// The hash of `bytes` with seed `seed`.
+pub fn xxhash64_seeded(bytes: &[u8], seed: u64) -> u64 {
     let [p1, p2, p3, p4, p5] = PRIMES;
     let (stripes, mut rest) = bytes.as_chunks::<32>();
     let mut hash = if stripes.is_empty() {
-        p5
+        seed.wrapping_add(p5)
     } else {
-        let mut lanes = [p1.wrapping_add(p2), p2, 0, p1.wrapping_neg()];
+        let mut lanes = [p1.wrapping_add(p2), p2, 0, p1.wrapping_neg()].map(|lane| lane.wrapping_add(seed));
         for stripe in stripes {
             for (lane, word) in lanes.iter_mut().zip(stripe.as_chunks::<8>().0) {
                 *lane = round(*lane, u64::from_le_bytes(*word));
@@ -52,6 +58,24 @@ pub fn xxhash64(bytes: &[u8]) -> u64 {
 fn round(lane: u64, word: u64) -> u64 {
     let [p1, p2, ..] = PRIMES;
     lane.wrapping_add(word.wrapping_mul(p2)).rotate_left(31).wrapping_mul(p1)
+}
+
+/// MurmurHash2 of `bytes` with the seed that Envoy uses for rings.
+pub fn murmur_hash2(bytes: &[u8]) -> u64 {
+    const SEED: u64 = 0xC70F_6907;
+    const FACTOR: u64 = 0xC6A4_A793_5BD1_E995;
+    let shift_mix = |value: u64| value ^ (value >> 47);
+    let (words, rest) = bytes.as_chunks::<8>();
+    let mut hash = SEED ^ (bytes.len() as u64).wrapping_mul(FACTOR);
+    for word in words {
+        let data = shift_mix(u64::from_le_bytes(*word).wrapping_mul(FACTOR)).wrapping_mul(FACTOR);
+        hash = (hash ^ data).wrapping_mul(FACTOR);
+    }
+    if !rest.is_empty() {
+        let data = rest.iter().rev().fold(0, |data, byte| (data << 8) | u64::from(*byte));
+        hash = (hash ^ data).wrapping_mul(FACTOR);
+    }
+    shift_mix(shift_mix(hash).wrapping_mul(FACTOR))
 }
 
 #[cfg(test)]

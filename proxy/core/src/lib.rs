@@ -12,6 +12,7 @@ pub mod filter_state;
 pub mod format;
 pub mod grpc;
 pub mod hash;
+pub mod hash_policy;
 pub mod head;
 pub mod header_case;
 pub mod headers;

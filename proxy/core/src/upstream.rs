@@ -12,5 +12,8 @@ mod tests;
 pub use assignment::{Assignment, AssignmentPolicy, DropOverload, Endpoint, LocalityEndpoints};
 pub use host::{Host, HostHealth, HostStats, Locality};
 pub use host_set::{Duplicates, HostList, HostLists, HostSet, HostSetOptions, HostsUpdate, LocalityHosts};
-pub use lb::{Balancer, LeastRequest, LoadBalancer, PickCx, Policy, RuntimeDouble, Selection};
+pub use lb::{
+    Balancer, EntryCounts, HashBalancer, HashFunction, HashTableKind, HashTables, Hashing, LeastRequest,
+    LoadBalancer, PickCx, Policy, RuntimeDouble, Scheme, Selection,
+};
 pub use priority::{Load, Priority};

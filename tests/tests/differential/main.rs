@@ -8,6 +8,7 @@ mod balancing;
 mod clusters;
 mod declared;
 mod flushing;
+mod hashing;
 mod headers;
 mod http1;
 mod http2;
@@ -193,6 +194,12 @@ fn declared_differences_are_documented() {
 #[tokio::test]
 async fn shares_of_hosts() {
     let compared = async { balancing::compare(&Binary::envoy()?, &Binary::subject()?).await };
+    expect_ok(compared.await);
+}
+
+#[tokio::test]
+async fn hosts_of_keys() {
+    let compared = async { hashing::compare(&Binary::envoy()?, &Binary::subject()?).await };
     expect_ok(compared.await);
 }
 

@@ -8,7 +8,7 @@ mod tls;
 
 pub use cluster::{
     CircuitBreakerRemainingStats, ClusterSizeStats, ClusterStateStats, ClusterTimeoutBudgetStats,
-    ClusterTrafficStats, EdsStats, RouteStats, TransportSocketMatchStats,
+    ClusterTrafficStats, EdsStats, MaglevStats, RingHashStats, RouteStats, TransportSocketMatchStats,
 };
 pub use http::{Http1Stats, Http2Stats, HttpStats, ListenerHttpStats, RouterStats, TracingStats};
 pub use listener::{

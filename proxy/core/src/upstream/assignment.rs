@@ -3,6 +3,7 @@
 //! The kind of address is a parameter: numeric for STATIC and EDS, perhaps still a name for DNS.
 //! Source: `envoy/config/endpoint/v3/endpoint.proto`, `endpoint_components.proto`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use xds_api::envoy::config::core::v3 as core;
@@ -132,6 +133,23 @@ impl<A> Assignment<A> {
             }
         }
         Ok(())
+    }
+}
+
+impl<A> Assignment<A> {
+    /// Refuses weights of the hosts of one priority that overflow 32 bits together, as Envoy does where it hashes.
+    pub fn check_host_weights(&self, cx: &mut BuildCx<'_>) -> Result<(), Rejected> {
+        let mut sums: BTreeMap<u32, u64> = BTreeMap::new();
+        for locality in &self.localities {
+            let sum: u64 = locality.endpoints.iter().map(|endpoint| u64::from(endpoint.weight)).sum();
+            *sums.entry(locality.priority).or_default() += sum;
+        }
+        match sums.values().any(|sum| *sum > u64::from(u32::MAX)) {
+            true => {
+                Err(cx.reject("The sum of weights of all upstream hosts in a locality exceeds 4294967295"))
+            }
+            false => Ok(()),
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use hashbrown::{HashMap, HashSet};
 
+use super::lb::{HashTables, Hashing};
 use super::priority::{Load, Priority, loads};
 use super::{Assignment, AssignmentPolicy, Endpoint, Host, HostHealth, Locality, LocalityEndpoints};
 use crate::address::Address;
@@ -119,17 +120,19 @@ pub enum Duplicates {
 }
 
 /// What the cluster's configuration says about its host sets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HostSetOptions {
+#[derive(Clone, Copy, Debug)]
+pub struct HostSetOptions<'a> {
     /// Percent of available hosts below which health is ignored; 0 never.
     pub panic_threshold: u32,
     /// Endpoints with the same address.
     pub duplicates: Duplicates,
+    /// What tables of hashes to make, if hosts are found by such.
+    pub hashing: Option<&'a Hashing>,
 }
 
-impl Default for HostSetOptions {
+impl Default for HostSetOptions<'_> {
     fn default() -> Self {
-        Self { panic_threshold: 50, duplicates: Duplicates::Drop }
+        Self { panic_threshold: 50, duplicates: Duplicates::Drop, hashing: None }
     }
 }
 
@@ -140,6 +143,7 @@ pub struct HostSet {
     priorities: Box<[Priority]>,
     policy: AssignmentPolicy,
     slots: usize,
+    tables: Option<HashTables>,
 }
 
 /// What a new assignment changed.
@@ -161,7 +165,7 @@ static GENERATION: AtomicU64 = AtomicU64::new(1);
 
 impl Default for HostSet {
     fn default() -> Self {
-        Self::from_groups(vec![Vec::new()], AssignmentPolicy::default(), HostSetOptions::default())
+        Self::from_members(vec![Members::default()], AssignmentPolicy::default(), HostSetOptions::default())
     }
 }
 
@@ -172,22 +176,33 @@ struct Group {
     hosts: Vec<Arc<Host>>,
 }
 
+/// Hosts of one priority while a set is made: all of them in the order of the configuration, and by locality.
+#[derive(Default)]
+struct Members {
+    hosts: Vec<Arc<Host>>,
+    groups: Vec<Group>,
+}
+
 impl HostSet {
     /// Makes the set for `assignment`, keeping from `previous` the hosts that stay.
     ///
     /// A host stays when an endpoint with its address, hostname, further addresses and locality is there; its weight,
     /// health, metadata and priority are updated in place, and so are seen at once through `previous`, too.
-    pub fn update(previous: Option<&Self>, assignment: &Assignment, options: HostSetOptions) -> HostsUpdate {
+    pub fn update(
+        previous: Option<&Self>,
+        assignment: &Assignment,
+        options: HostSetOptions<'_>,
+    ) -> HostsUpdate {
         let mut merge = Merge::new(previous, options);
-        let mut groups: Vec<Vec<Group>> = vec![Vec::new()];
+        let mut members: Vec<Members> = vec![Members::default()];
         for locality in &assignment.localities {
             let priority = locality.priority as usize;
-            if groups.len() <= priority {
-                groups.resize_with(priority + 1, Vec::new);
+            if members.len() <= priority {
+                members.resize_with(priority + 1, Members::default);
             }
-            merge.locality(locality, &mut groups[priority]);
+            merge.locality(locality, &mut members[priority]);
         }
-        let hosts = Arc::new(Self::from_groups(groups, assignment.policy.clone(), options));
+        let hosts = Arc::new(Self::from_members(members, assignment.policy.clone(), options));
         let Merge { existing, added, relabelled, mut changed, .. } = merge;
         let removed: Vec<Arc<Host>> = existing.into_values().flatten().collect();
         changed |= !added.is_empty() || !removed.is_empty();
@@ -196,31 +211,33 @@ impl HostSet {
     }
 
     /// A set of these hosts, all of one priority and locality.
-    pub fn of_hosts(hosts: Vec<Arc<Host>>, options: HostSetOptions) -> Self {
-        let group = Group { locality: Locality::nowhere(), weight: 0, hosts };
-        Self::from_groups(vec![vec![group]], AssignmentPolicy::default(), options)
+    pub fn of_hosts(hosts: Vec<Arc<Host>>, options: HostSetOptions<'_>) -> Self {
+        let group = Group { locality: Locality::nowhere(), weight: 0, hosts: hosts.clone() };
+        let members = Members { hosts, groups: vec![group] };
+        Self::from_members(vec![members], AssignmentPolicy::default(), options)
     }
 
     /// The same hosts sorted by their health and weight as they are now.
-    pub fn refreshed(&self, options: HostSetOptions) -> Self {
-        let groups = self.priorities.iter().map(|priority| {
+    pub fn refreshed(&self, options: HostSetOptions<'_>) -> Self {
+        let members = self.priorities.iter().map(|priority| {
             let group = |one: &LocalityHosts| Group {
                 locality: one.locality.clone(),
                 weight: one.weight,
                 hosts: one.hosts.all.to_vec(),
             };
-            priority.localities.iter().map(group).collect()
+            let groups = priority.localities.iter().map(group).collect();
+            Members { hosts: priority.hosts.all.to_vec(), groups }
         });
-        Self::from_groups(groups.collect(), self.policy.clone(), options)
+        Self::from_members(members.collect(), self.policy.clone(), options)
     }
 
-    fn from_groups(groups: Vec<Vec<Group>>, policy: AssignmentPolicy, options: HostSetOptions) -> Self {
+    fn from_members(members: Vec<Members>, policy: AssignmentPolicy, options: HostSetOptions<'_>) -> Self {
         let factor = policy.overprovisioning_factor;
-        let mut priorities: Vec<Priority> = Vec::with_capacity(groups.len());
+        let mut priorities: Vec<Priority> = Vec::with_capacity(members.len());
         let mut slots = 0;
-        for mut groups in groups {
+        for Members { hosts, mut groups } in members {
             groups.sort_by(|a, b| a.locality.cmp(&b.locality));
-            let hosts = HostLists::new(groups.iter().flat_map(|group| group.hosts.iter().cloned()).collect());
+            let hosts = HostLists::new(hosts);
             let is_only = groups.len() == 1;
             let localities: Box<[LocalityHosts]> = groups
                 .into_iter()
@@ -239,7 +256,8 @@ impl HostSet {
             priority.load = load;
         }
         let generation = GENERATION.fetch_add(1, Ordering::Relaxed);
-        Self { generation, priorities: priorities.into(), policy, slots }
+        let tables = options.hashing.map(|hashing| hashing.tables(&priorities));
+        Self { generation, priorities: priorities.into(), policy, slots, tables }
     }
 
     fn shape_differs(&self, other: &Self) -> bool {
@@ -312,6 +330,11 @@ impl HostSet {
         self.priorities.iter().all(|priority| priority.load.panic)
     }
 
+    /// Which hosts numbers go to, if that was asked for.
+    pub fn tables(&self) -> Option<&HashTables> {
+        self.tables.as_ref()
+    }
+
     pub(super) fn slots(&self) -> usize {
         self.slots
     }
@@ -328,7 +351,7 @@ struct Merge<'a> {
 }
 
 impl<'a> Merge<'a> {
-    fn new(previous: Option<&'a HostSet>, options: HostSetOptions) -> Self {
+    fn new(previous: Option<&'a HostSet>, options: HostSetOptions<'_>) -> Self {
         let mut existing: HashMap<&'a Address, Vec<Arc<Host>>> = HashMap::new();
         for host in previous.into_iter().flat_map(HostSet::hosts) {
             existing.entry(&host.address).or_default().push(host.clone());
@@ -343,7 +366,8 @@ impl<'a> Merge<'a> {
         }
     }
 
-    fn locality(&mut self, from: &LocalityEndpoints, groups: &mut Vec<Group>) {
+    fn locality(&mut self, from: &LocalityEndpoints, members: &mut Members) {
+        let Members { hosts, groups } = members;
         let index = groups.iter().position(|group| group.locality == from.locality).unwrap_or_else(|| {
             groups.push(Group { locality: from.locality.clone(), weight: 0, hosts: Vec::new() });
             groups.len() - 1
@@ -355,6 +379,7 @@ impl<'a> Merge<'a> {
                 continue;
             }
             let host = self.host(endpoint, &group.locality, from.priority);
+            hosts.push(host.clone());
             group.hosts.push(host);
         }
     }

@@ -4,6 +4,7 @@
 //! so that a pick allocates nothing. Source: Envoy `docs/root/intro/arch_overview/upstream/load_balancing/`.
 
 mod edf;
+mod hashing;
 mod policy;
 
 #[cfg(test)]
@@ -12,6 +13,7 @@ mod tests;
 use std::sync::Arc;
 
 use self::edf::Edf;
+pub use self::hashing::{EntryCounts, HashBalancer, HashFunction, HashTableKind, HashTables, Hashing};
 pub use self::policy::{LeastRequest, Policy, RuntimeDouble, Selection};
 use super::{Host, HostList, HostSet, Priority};
 
@@ -19,12 +21,16 @@ use super::{Host, HostList, HostSet, Priority};
 pub struct PickCx<'a> {
     /// The worker's random numbers.
     pub random: &'a mut fastrand::Rng,
+    /// What the request hashes to, for those that balance by it.
+    pub hash: Option<u64>,
+    /// Requests in flight at the whole cluster, for those that bound the load of a host by it.
+    pub active_requests: u32,
 }
 
 impl<'a> PickCx<'a> {
     /// A pick that depends on nothing but chance.
     pub fn new(random: &'a mut fastrand::Rng) -> Self {
-        Self { random }
+        Self { random, hash: None, active_requests: 0 }
     }
 }
 
@@ -34,6 +40,50 @@ pub trait LoadBalancer {
     ///
     /// Allocates only when `hosts` is another set than that of the last pick.
     fn pick(&mut self, hosts: &HostSet, cx: &mut PickCx<'_>) -> Option<Arc<Host>>;
+}
+
+/// How a cluster balances.
+#[derive(Clone, Debug)]
+pub enum Scheme {
+    /// By a policy among the hosts that priority, health and locality leave.
+    Spread {
+        /// The policy.
+        policy: Policy,
+        /// A locality is picked by its weight first.
+        locality_weighted: bool,
+        /// Nothing is picked in panic, instead of anything.
+        fail_on_panic: bool,
+    },
+    /// By what requests hash to.
+    Hashing(Hashing),
+}
+
+impl Scheme {
+    /// A balancer for one worker.
+    pub fn balancer(&self) -> Box<dyn LoadBalancer> {
+        match self {
+            Self::Spread { policy, locality_weighted, fail_on_panic } => {
+                Box::new(Balancer::new(policy.clone(), *locality_weighted, *fail_on_panic))
+            }
+            Self::Hashing(hashing) => Box::new(HashBalancer::new(hashing)),
+        }
+    }
+
+    /// How requests are hashed, if they are.
+    pub fn hashing(&self) -> Option<&Hashing> {
+        match self {
+            Self::Spread { .. } => None,
+            Self::Hashing(hashing) => Some(hashing),
+        }
+    }
+
+    /// Whether it can be known now who is picked next.
+    pub fn tells_next(&self) -> bool {
+        match self {
+            Self::Spread { policy, .. } => !matches!(policy, Policy::LeastRequest(_)),
+            Self::Hashing(_) => false,
+        }
+    }
 }
 
 /// Balances by a policy among the hosts that priority, health and locality leave.

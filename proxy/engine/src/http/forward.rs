@@ -36,6 +36,7 @@ use crate::router::rewrite::EnvoyHeaders;
 use crate::router::route::Action;
 use crate::router::timeouts::ExpectedTimeout;
 use crate::upstream::circuit_breaker::BreakerPriority;
+use crate::upstream::cluster::Cluster;
 use crate::upstream::pool::{HostPool, NoHost, RequestGuard, WorkerCluster};
 use crate::upstream::stream::Upstream;
 use crate::upstream::tunnel::Tunnel;
@@ -114,6 +115,7 @@ impl Stream<'_> {
         let cluster = self.take_cluster()?;
         self.check_strictly()?;
         let priority = self.prepare();
+        let hash = self.hash(&cluster.cluster);
         if self.cx.manager.scheme_match_upstream {
             // No connection to a host is secured.
             self.request.scheme = Scheme::Http;
@@ -121,7 +123,7 @@ impl Stream<'_> {
         let mut attempt = 0;
         loop {
             attempt += 1;
-            let mut up = match self.open(down, timer, &cluster, priority, attempt > 1).await {
+            let mut up = match self.open(down, timer, &cluster, (priority, hash), attempt > 1).await {
                 Ok(up) => up,
                 Err(Unavailable::End(end)) => {
                     if !matches!(end, StreamEnd::Gone) {
@@ -288,18 +290,37 @@ impl Stream<'_> {
         }
     }
 
+    /// What the request hashes to, if `cluster` balances by that. Cookies that are made up for it go to the client.
+    fn hash(&mut self, cluster: &Cluster) -> Option<u64> {
+        if !cluster.balancing.is_hashing() {
+            return None;
+        }
+        let mut set_cookies = Vec::new();
+        let route = selected(self.table.as_ref(), self.matched);
+        let of_route = route.and_then(|route| match route.action() {
+            Action::Forward(forward) => Some(&forward.hash_policies),
+            Action::Redirect(_) | Action::DirectResponse(_) | Action::NonForwarding => None,
+        });
+        let policies = cluster.balancing.hash_policies().or(of_route)?;
+        let hash = policies.hash(&self.request, &self.info, Some(&mut set_cookies));
+        if !set_cookies.is_empty() {
+            self.set_cookies = Some(Box::new(set_cookies));
+        }
+        hash
+    }
+
     /// Picks a host and gets a stream to it.
     async fn open<D: Downstream>(
         &mut self,
         down: &mut D,
         timer: &mut Timer,
         cluster: &Rc<WorkerCluster>,
-        priority: BreakerPriority,
+        (priority, hash): (BreakerPriority, Option<u64>),
         fresh: bool,
     ) -> Result<Upstream, Unavailable> {
         self.info.upstream.attempts += 1;
-        let picked =
-            cluster.pick_for_request(&self.info, &self.request, &mut self.cx.shared.random.borrow_mut());
+        let random = &self.cx.shared.random;
+        let picked = cluster.pick_for_request(&self.info, &self.request, hash, &mut random.borrow_mut());
         let host = picked.map_err(|none| Unavailable::End(self.no_host(none)))?;
         self.info.upstream.host = Some(host.clone());
         self.info.upstream.sought = true;
@@ -545,6 +566,9 @@ impl Stream<'_> {
                 let elapsed =
                     u64::try_from(now.saturating_duration_since(since).as_millis()).unwrap_or(u64::MAX);
                 response.headers.insert(&*X_ENVOY_UPSTREAM_SERVICE_TIME, number(elapsed));
+            }
+            for cookie in self.set_cookies.iter().flat_map(|cookies| cookies.iter()) {
+                response.headers.append(header::SET_COOKIE, cookie.clone());
             }
             let route = selected(self.table.as_ref(), self.matched);
             if let Some(route) = route {

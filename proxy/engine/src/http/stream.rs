@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use proxy_core::extension::access_log::{LogEntry, LogType};
 use proxy_core::head::{Protocol, RequestHead, ResponseHead, Scheme};
 use proxy_core::http_chain::HttpFilter;
@@ -112,6 +112,9 @@ pub(crate) struct Stream<'c> {
     pub(crate) clear_route: bool,
     /// The authority before a host's name took its place.
     pub(crate) asked_authority: Option<Text>,
+    /// Cookies that the client is given, so that its next request goes where this one did.
+    #[expect(clippy::box_collection, reason = "mostly there are none, and every stream has room for them")]
+    pub(crate) set_cookies: Option<Box<Vec<HeaderValue>>>,
     /// The stream to a host, if such are logged.
     pub(crate) upstream_log: Option<Box<LoggedStream>>,
 }
@@ -262,6 +265,7 @@ impl<'c> Stream<'c> {
             route_timeout: None,
             clear_route: false,
             asked_authority: None,
+            set_cookies: None,
             upstream_log: None,
         };
         stream.random = cx.shared.random.borrow_mut().u64(..);

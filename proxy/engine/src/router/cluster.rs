@@ -54,6 +54,8 @@ pub struct WeightedClusters {
     total: u64,
     has_runtime_keys: bool,
     random_header: Option<HeaderName>,
+    /// What the request hashes to decides, not chance.
+    uses_hash: bool,
 }
 
 /// One of several clusters.
@@ -104,6 +106,14 @@ impl ClusterSpecifier {
         match self {
             Self::One(_) => 0,
             Self::Weighted(weighted) => weighted.pick(request, runtime, random),
+        }
+    }
+
+    /// Whether what a request hashes to decides which weighted cluster it gets.
+    pub(super) fn uses_hash(&self) -> bool {
+        match self {
+            Self::One(_) => false,
+            Self::Weighted(weighted) => weighted.uses_hash,
         }
     }
 
@@ -170,7 +180,6 @@ impl WeightedClusters {
         let proto::WeightedCluster { clusters, total_weight: _, runtime_key_prefix, random_value_specifier } =
             proto;
         let random_header = match random_value_specifier {
-            // Without hash policies, which are rejected where they stand, the random number decides.
             None | Some(RandomValueSpecifier::UseHashPolicy(_)) => None,
             Some(RandomValueSpecifier::HeaderName(name)) if name.is_empty() => None,
             Some(RandomValueSpecifier::HeaderName(name)) => {
@@ -197,6 +206,7 @@ impl WeightedClusters {
             total,
             has_runtime_keys: !runtime_key_prefix.is_empty(),
             random_header,
+            uses_hash: matches!(random_value_specifier, Some(RandomValueSpecifier::UseHashPolicy(true))),
         })
     }
 

@@ -2,8 +2,10 @@
 
 use http::StatusCode;
 use proxy_core::config::{BuildCx, Rejected};
+use proxy_core::hash_policy::HashPolicies;
 use proxy_core::head::RequestHead;
 use proxy_core::matcher::RegexRewrite;
+use proxy_core::runtime::Runtime;
 use proxy_core::stream_info::StreamInfo;
 use proxy_core::text::Text;
 use xds_api::envoy::config::core::v3::RoutingPriority;
@@ -27,6 +29,8 @@ pub struct ForwardAction {
     pub priority: Priority,
     /// Upgrades that this route allows or forbids, over the connection manager's.
     pub upgrades: Box<[Upgrade]>,
+    /// What requests hash to, for clusters that balance by it.
+    pub hash_policies: HashPolicies,
     pub(super) timeouts: RouteTimeouts,
     pub(super) path_rewrite: Option<PathRewrite>,
     host_rewrite: Option<HostRewrite>,
@@ -84,6 +88,7 @@ impl ForwardAction {
             Err(_) => Err(cx.reject("value must be one of the defined enum values")),
         });
         let upgrades = build_upgrades(&proto.upgrade_configs, cx);
+        let hash_policies = HashPolicies::build("hash_policy", &proto.hash_policy, cx);
         let timeouts = RouteTimeouts::build(proto, cx);
         let path_rewrite = build_path_rewrite(proto, rule, cx);
         let host_rewrite = HostRewrite::build(proto.host_rewrite_specifier.as_ref(), cx);
@@ -93,6 +98,7 @@ impl ForwardAction {
             cluster_not_found: cluster_not_found?,
             priority: priority?,
             upgrades: upgrades?,
+            hash_policies: hash_policies?,
             timeouts: timeouts?,
             path_rewrite: path_rewrite?,
             host_rewrite: host_rewrite?,
@@ -101,6 +107,19 @@ impl ForwardAction {
                 false => ForwardedHost::Untouched,
             },
         })
+    }
+
+    /// Index of the weighted cluster for `request`; 0 if there are no weights.
+    pub(super) fn pick_cluster(
+        &self,
+        request: &RequestHead,
+        info: &StreamInfo,
+        runtime: &Runtime,
+        random: u64,
+    ) -> u32 {
+        let hash = || self.hash_policies.hash(request, info, None);
+        let random = if self.cluster.uses_hash() { hash().unwrap_or(random) } else { random };
+        self.cluster.pick(request, runtime, random)
     }
 
     /// Whether the route allows the upgrade `protocol` (lower case); `None` leaves it to the connection manager.
@@ -158,7 +177,7 @@ fn reject_unsupported(proto: &proto::RouteAction, cx: &mut BuildCx<'_>) -> Resul
         priority: _,
         rate_limits,
         include_vh_rate_limits: _,
-        hash_policy,
+        hash_policy: _,
         cors,
         max_grpc_timeout: _,
         grpc_timeout_offset: _,
@@ -185,7 +204,6 @@ fn reject_unsupported(proto: &proto::RouteAction, cx: &mut BuildCx<'_>) -> Resul
             "request mirroring is not available",
         ),
         cx.reject_if(!rate_limits.is_empty(), "rate_limits", "rate limits are not available"),
-        cx.reject_if(!hash_policy.is_empty(), "hash_policy", "hash policies are not available"),
         cx.reject_if(cors.is_some(), "cors", "use typed_per_filter_config with envoy.filters.http.cors"),
         cx.reject_if(
             internal_redirect_policy.is_some(),

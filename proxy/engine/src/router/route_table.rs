@@ -217,7 +217,7 @@ impl RouteTable {
             entry.conditions.hold(request, info, runtime, random)
         })?;
         let weight = match &self.routes.get(route as usize)?.action {
-            Action::Forward(forward) => forward.cluster.pick(request, runtime, random),
+            Action::Forward(forward) => forward.pick_cluster(request, info, runtime, random),
             Action::Redirect(_) | Action::DirectResponse(_) | Action::NonForwarding => 0,
         };
         Some(RouteMatch { route, weight })

@@ -25,7 +25,7 @@ pub const FIELDS: &[MessageFields] = &[
             ("access_log", Used),
             ("max_connect_attempts", Used),
             ("backoff_options", Rejected("not available")),
-            ("hash_policy", Rejected("hashing is not available")),
+            ("hash_policy", Used),
             ("tunneling_config", Rejected("tunnelling is not available")),
             ("max_downstream_connection_duration", Used),
             ("max_downstream_connection_duration_jitter_percentage", Used),
@@ -42,6 +42,9 @@ pub const FIELDS: &[MessageFields] = &[
             ("check_drain_close", Rejected("not available")),
         ],
     ),
+    ("envoy.type.v3.HashPolicy", &[("source_ip", Used), ("filter_state", Used)]),
+    ("envoy.type.v3.HashPolicy.SourceIp", &[]),
+    ("envoy.type.v3.HashPolicy.FilterState", &[("key", Used)]),
     ("envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster", &[("clusters", Used)]),
     (
         "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster.ClusterWeight",

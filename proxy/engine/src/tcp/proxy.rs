@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use proxy_core::config::{BuildCx, Rejected, duration, timeout_or};
 use proxy_core::extension::access_log::{AccessLog, LogEntry, LogType};
+use proxy_core::hash_policy::ConnectionHashPolicy;
 use proxy_core::log_filter::build_access_logs;
 use proxy_core::names::Name;
 use proxy_core::response_flag::ResponseFlag;
@@ -33,6 +34,7 @@ use crate::upstream::pool::{ConnectedSocket, RequestGuard, WorkerCluster};
 /// Configuration of the TCP proxy.
 pub struct TcpProxy {
     clusters: Clusters,
+    hash_policy: Option<ConnectionHashPolicy>,
     idle_timeout: Option<Duration>,
     max_duration: Option<Duration>,
     max_duration_jitter: f64,
@@ -91,7 +93,6 @@ impl TcpProxy {
     pub fn build(proto: &proto::TcpProxy, cx: &mut BuildCx<'_>) -> Result<Arc<Self>, Rejected> {
         let clusters = Clusters::build(proto, cx);
         let rejected = [
-            cx.reject_if(!proto.hash_policy.is_empty(), "hash_policy", "hashing is not available"),
             cx.reject_if(proto.tunneling_config.is_some(), "tunneling_config", "tunnelling is not available"),
             cx.reject_if(proto.on_demand.is_some(), "on_demand", "on-demand clusters are not available"),
             cx.reject_if(
@@ -113,6 +114,7 @@ impl TcpProxy {
             ),
             cx.reject_if(proto.upstream_idle_timeout.is_some(), "upstream_idle_timeout", "is not available"),
         ];
+        let hash_policies = cx.each("hash_policy", &proto.hash_policy, ConnectionHashPolicy::build);
         let access_logs = build_access_logs(&proto.access_log, cx);
         for one in rejected {
             one?;
@@ -124,6 +126,8 @@ impl TcpProxy {
         let scope = cx.env.stats.scope(&format!("tcp.{}", proto.stat_prefix));
         Ok(Arc::new(Self {
             clusters: clusters?,
+            // (There is at most one.)
+            hash_policy: hash_policies?.pop(),
             idle_timeout: timeout_or(proto.idle_timeout.as_ref(), Some(Duration::from_secs(3600))),
             max_duration: timeout_or(proto.max_downstream_connection_duration.as_ref(), None),
             max_duration_jitter: proto
@@ -261,7 +265,8 @@ impl TcpProxy {
             info.local_close_reason = Some("tcp_initializion_failure:2".into());
             return Err(Retry::No);
         }
-        let Some(host) = cluster.pick(info, &mut context.random.borrow_mut()) else {
+        let hash = self.hash_policy.as_ref().and_then(|policy| policy.hash(info));
+        let Some(host) = cluster.pick(info, hash, &mut context.random.borrow_mut()) else {
             info.flags.set(ResponseFlag::NoHealthyUpstream);
             info.upstream.pool_ready = Some(Instant::now());
             info.local_close_reason = Some("tcp_initializion_failure:1".into());

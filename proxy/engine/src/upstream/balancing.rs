@@ -2,13 +2,16 @@
 //!
 //! Source: `envoy/config/cluster/v3/cluster.proto`, `envoy/extensions/load_balancing_policies/*/v3/`.
 
+mod hashing;
+
 use std::sync::Arc;
 
 use prost_types::Any;
 use proxy_core::config::{BuildCx, Rejected};
 use proxy_core::extension::{decode, message_name};
+use proxy_core::hash_policy::HashPolicies;
 use proxy_core::runtime::Runtime;
-use proxy_core::upstream::{Balancer, LeastRequest, LoadBalancer, Policy, RuntimeDouble, Selection};
+use proxy_core::upstream::{Hashing, LeastRequest, LoadBalancer, Policy, RuntimeDouble, Scheme, Selection};
 use xds_api::envoy::config::cluster::v3 as proto;
 use xds_api::envoy::config::cluster::v3::cluster::{LbConfig, LbPolicy, common_lb_config};
 use xds_api::envoy::config::core::v3 as core;
@@ -20,9 +23,9 @@ use super::original_dst::OriginalDst;
 /// The load balancing of a cluster.
 #[derive(Clone, Debug)]
 pub struct Balancing {
-    policy: Policy,
-    locality_weighted: bool,
-    fail_on_panic: bool,
+    scheme: Scheme,
+    /// What requests hash to, where the cluster says so itself.
+    hash_policies: HashPolicies,
     /// Percent of available hosts below which health is ignored, unless the runtime says otherwise.
     panic_threshold: u32,
     /// Whether every change of the hosts closes all connections (`close_connections_on_host_set_change`).
@@ -54,18 +57,40 @@ impl Preconnect {
 const ROUND_ROBIN: &str = "envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin";
 const LEAST_REQUEST: &str = "envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest";
 const RANDOM: &str = "envoy.extensions.load_balancing_policies.random.v3.Random";
+const RING_HASH: &str = "envoy.extensions.load_balancing_policies.ring_hash.v3.RingHash";
+const MAGLEV: &str = "envoy.extensions.load_balancing_policies.maglev.v3.Maglev";
 const WRR_LOCALITY: &str = "envoy.extensions.load_balancing_policies.wrr_locality.v3.WrrLocality";
 const CLUSTER_PROVIDED: &str = "envoy.extensions.load_balancing_policies.cluster_provided.v3.ClusterProvided";
 
 impl Balancing {
     /// A balancer for one worker.
     pub fn balancer(&self) -> Box<dyn LoadBalancer> {
-        Box::new(Balancer::new(self.policy.clone(), self.locality_weighted, self.fail_on_panic))
+        self.scheme.balancer()
     }
 
     /// Whether it can be known now who is picked next.
     pub fn tells_next(&self) -> bool {
-        !matches!(self.policy, Policy::LeastRequest(_))
+        self.scheme.tells_next()
+    }
+
+    /// How requests are hashed, if they are.
+    pub fn hashing(&self) -> Option<&Hashing> {
+        self.scheme.hashing()
+    }
+
+    /// Whether requests are balanced by what they hash to.
+    pub fn is_hashing(&self) -> bool {
+        self.hashing().is_some()
+    }
+
+    /// Whether picks need to know how many requests are in flight.
+    pub fn is_bounded(&self) -> bool {
+        self.hashing().is_some_and(Hashing::is_bounded)
+    }
+
+    /// What requests hash to, if the cluster says so itself.
+    pub fn hash_policies(&self) -> Option<&HashPolicies> {
+        (!self.hash_policies.is_empty()).then_some(&self.hash_policies)
     }
 
     /// The panic threshold in percent, as the runtime has it now (`upstream.healthy_panic_threshold`).
@@ -76,9 +101,12 @@ impl Balancing {
 
     pub(super) fn build(proto: &proto::Cluster, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
         let mut built = Self {
-            policy: Policy::RoundRobin,
-            locality_weighted: false,
-            fail_on_panic: false,
+            scheme: Scheme::Spread {
+                policy: Policy::RoundRobin,
+                locality_weighted: false,
+                fail_on_panic: false,
+            },
+            hash_policies: HashPolicies::default(),
             panic_threshold: 50,
             close_connections_on_host_set_change: false,
             preconnect: Preconnect::from_proto(proto.preconnect_policy.as_ref()),
@@ -91,15 +119,13 @@ impl Balancing {
                 cx.at("subset_selectors", |cx| cx.reject("subsets of hosts are not available yet"))
             }));
         }
-        match &proto.load_balancing_policy {
+        hashing::check_names(proto, cx)?;
+        let provided = OriginalDst::is_kind_of(proto);
+        built.scheme = match &proto.load_balancing_policy {
             // The typed policies bring their own locality settings; those of common_lb_config do not apply.
-            Some(list) => {
-                (built.locality_weighted, built.fail_on_panic) = (false, false);
-                let provided = OriginalDst::is_kind_of(proto);
-                cx.at("load_balancing_policy", |cx| built.first_supported(list, provided, cx))?;
-            }
-            None => built.legacy(proto, cx)?,
-        }
+            Some(list) => cx.at("load_balancing_policy", |cx| built.first_supported(list, provided, cx))?,
+            None => legacy(proto, provided, cx)?,
+        };
         common?;
         Ok(built)
     }
@@ -109,102 +135,67 @@ impl Balancing {
         proto: &proto::cluster::CommonLbConfig,
         cx: &mut BuildCx<'_>,
     ) -> Result<(), Rejected> {
-        use common_lb_config::LocalityConfigSpecifier as Kind;
         if let Some(percent) = &proto.healthy_panic_threshold {
             if !(0.0..=100.0).contains(&percent.value) {
                 return Err(cx.at("healthy_panic_threshold", |cx| cx.reject("must be between 0 and 100")));
             }
             self.panic_threshold = percent.value.round() as u32;
         }
-        match &proto.locality_config_specifier {
-            Some(Kind::LocalityWeightedLbConfig(_)) => self.locality_weighted = true,
-            Some(Kind::ZoneAwareLbConfig(zone)) => self.fail_on_panic = zone.fail_traffic_on_panic,
-            None => {}
-        }
         self.close_connections_on_host_set_change = proto.close_connections_on_host_set_change;
         Ok(())
     }
 
-    fn legacy(&mut self, proto: &proto::Cluster, cx: &mut BuildCx<'_>) -> Result<(), Rejected> {
-        let policy = LbPolicy::try_from(proto.lb_policy);
-        self.policy = match policy {
-            Ok(LbPolicy::RoundRobin) => Policy::RoundRobin,
-            Ok(LbPolicy::Random) => Policy::Random,
-            Ok(LbPolicy::LeastRequest) => {
-                let config = match &proto.lb_config {
-                    Some(LbConfig::LeastRequestLbConfig(config)) => config.clone(),
-                    Some(
-                        LbConfig::RoundRobinLbConfig(_)
-                        | LbConfig::RingHashLbConfig(_)
-                        | LbConfig::MaglevLbConfig(_)
-                        | LbConfig::OriginalDstLbConfig(_),
-                    )
-                    | None => Default::default(),
-                };
-                cx.at("least_request_lb_config", |cx| {
-                    least_request(config.choice_count, false, config.active_request_bias.as_ref(), cx)
-                })?
-            }
-            Ok(LbPolicy::RingHash | LbPolicy::Maglev) => {
-                return Err(cx.at("lb_policy", |cx| cx.reject("consistent hashing is not available yet")));
-            }
-            // (Nothing is balanced there.)
-            Ok(LbPolicy::ClusterProvided) if OriginalDst::is_kind_of(proto) => Policy::RoundRobin,
-            Ok(LbPolicy::ClusterProvided) => return Err(cx.at("lb_policy", not_provided)),
-            Ok(LbPolicy::LoadBalancingPolicyConfig) => {
-                return Err(
-                    cx.at("lb_policy", |cx| cx.reject("cluster: field load_balancing_policy need to be set"))
-                );
-            }
-            Err(_) => return Err(cx.at("lb_policy", |cx| cx.reject("unknown policy"))),
-        };
-        Ok(())
-    }
-
-    /// Takes the first policy of the list that exists here.
+    /// The first policy of the list that exists here.
     fn first_supported(
         &mut self,
         list: &proto::LoadBalancingPolicy,
         provided: bool,
         cx: &mut BuildCx<'_>,
-    ) -> Result<(), Rejected> {
+    ) -> Result<Scheme, Rejected> {
         let mut missing = Vec::new();
         for (index, policy) in list.policies.iter().enumerate() {
             let config = policy.typed_extension_config.as_ref();
             let Some(any) = config.and_then(|config| config.typed_config.as_ref()) else { continue };
-            let known = cx.at_index("policies", index, |cx| match message_name(&any.type_url) {
-                CLUSTER_PROVIDED if provided => Ok(true),
+            let name = message_name(&any.type_url);
+            let known = cx.at_index("policies", index, |cx| match name {
+                // (Nothing is balanced there.)
+                CLUSTER_PROVIDED if provided => Ok(Some(spread(Policy::RoundRobin, None))),
                 CLUSTER_PROVIDED => Err(not_provided(cx)),
                 _ => self.typed(any, cx),
             })?;
-            if known && provided && message_name(&any.type_url) != CLUSTER_PROVIDED {
-                return Err(cx.reject("cluster provided LB not specified but the cluster provided one"));
+            if let Some(scheme) = known {
+                return match provided && name != CLUSTER_PROVIDED {
+                    true => Err(cx.reject("cluster provided LB not specified but the cluster provided one")),
+                    false => Ok(scheme),
+                };
             }
-            if known {
-                return Ok(());
-            }
-            missing.push(message_name(&any.type_url).to_owned());
+            missing.push(name.to_owned());
         }
         Err(cx.reject(format!("none of the policies is available: {}", missing.join(", "))))
     }
 
-    /// Takes the policy `any` and says whether it exists here.
-    fn typed(&mut self, any: &Any, cx: &mut BuildCx<'_>) -> Result<bool, Rejected> {
-        match message_name(&any.type_url) {
+    /// The policy `any`, if it exists here.
+    fn typed(&mut self, any: &Any, cx: &mut BuildCx<'_>) -> Result<Option<Scheme>, Rejected> {
+        Ok(Some(match message_name(&any.type_url) {
             ROUND_ROBIN => {
                 let proto: policies::round_robin::v3::RoundRobin = decode(&any.value, cx)?;
                 cx.reject_if(proto.slow_start_config.is_some(), "slow_start_config", NO_SLOW_START)?;
-                self.policy = Policy::RoundRobin;
-                self.locality(proto.locality_lb_config.as_ref());
+                spread(Policy::RoundRobin, proto.locality_lb_config.as_ref())
             }
-            LEAST_REQUEST => {
-                let proto: policies::least_request::v3::LeastRequest = decode(&any.value, cx)?;
-                self.typed_least_request(&proto, cx)?;
-            }
+            LEAST_REQUEST => typed_least_request(&decode(&any.value, cx)?, cx)?,
             RANDOM => {
                 let proto: policies::random::v3::Random = decode(&any.value, cx)?;
-                self.policy = Policy::Random;
-                self.locality(proto.locality_lb_config.as_ref());
+                spread(Policy::Random, proto.locality_lb_config.as_ref())
+            }
+            RING_HASH => {
+                let (hashing, policies) = hashing::typed_ring(&decode(&any.value, cx)?, cx)?;
+                self.hash_policies = policies;
+                Scheme::Hashing(hashing)
+            }
+            MAGLEV => {
+                let (hashing, policies) = hashing::typed_maglev(&decode(&any.value, cx)?, cx)?;
+                self.hash_policies = policies;
+                Scheme::Hashing(hashing)
             }
             WRR_LOCALITY => {
                 // Envoy takes it with one policy only, and that one is not available here.
@@ -215,37 +206,79 @@ impl Balancing {
                     )
                 }));
             }
-            _ => return Ok(false),
-        }
-        Ok(true)
-    }
-
-    #[allow(deprecated)]
-    fn typed_least_request(
-        &mut self,
-        proto: &policies::least_request::v3::LeastRequest,
-        cx: &mut BuildCx<'_>,
-    ) -> Result<(), Rejected> {
-        use policies::least_request::v3::least_request::SelectionMethod;
-        cx.reject_if(proto.slow_start_config.is_some(), "slow_start_config", NO_SLOW_START)?;
-        let full_scan = proto.selection_method == SelectionMethod::FullScan as i32
-            || proto.enable_full_scan.unwrap_or(false);
-        self.policy = least_request(proto.choice_count, full_scan, proto.active_request_bias.as_ref(), cx)?;
-        self.locality(proto.locality_lb_config.as_ref());
-        Ok(())
-    }
-
-    fn locality(&mut self, proto: Option<&LocalityLbConfig>) {
-        use locality_lb_config::LocalityConfigSpecifier as Kind;
-        match proto.and_then(|proto| proto.locality_config_specifier.as_ref()) {
-            Some(Kind::LocalityWeightedLbConfig(_)) => self.locality_weighted = true,
-            Some(Kind::ZoneAwareLbConfig(zone)) => self.fail_on_panic = zone.fail_traffic_on_panic,
-            None => {}
-        }
+            _ => return Ok(None),
+        }))
     }
 }
 
 const NO_SLOW_START: &str = "slow start is not available yet";
+
+/// What `lb_policy` and the fields beside it say.
+fn legacy(proto: &proto::Cluster, provided: bool, cx: &mut BuildCx<'_>) -> Result<Scheme, Rejected> {
+    use common_lb_config::LocalityConfigSpecifier as Locality;
+    let policy = match LbPolicy::try_from(proto.lb_policy) {
+        Ok(LbPolicy::RoundRobin) => Policy::RoundRobin,
+        Ok(LbPolicy::Random) => Policy::Random,
+        Ok(LbPolicy::LeastRequest) => {
+            let config = match &proto.lb_config {
+                Some(LbConfig::LeastRequestLbConfig(config)) => config.clone(),
+                Some(
+                    LbConfig::RoundRobinLbConfig(_)
+                    | LbConfig::RingHashLbConfig(_)
+                    | LbConfig::MaglevLbConfig(_)
+                    | LbConfig::OriginalDstLbConfig(_),
+                )
+                | None => Default::default(),
+            };
+            cx.at("least_request_lb_config", |cx| {
+                least_request(config.choice_count, false, config.active_request_bias.as_ref(), cx)
+            })?
+        }
+        Ok(LbPolicy::RingHash) => return hashing::legacy_ring(proto, cx).map(Scheme::Hashing),
+        Ok(LbPolicy::Maglev) => return hashing::legacy_maglev(proto, cx).map(Scheme::Hashing),
+        // (Nothing is balanced there.)
+        Ok(LbPolicy::ClusterProvided) if provided => Policy::RoundRobin,
+        Ok(LbPolicy::ClusterProvided) => return Err(cx.at("lb_policy", not_provided)),
+        Ok(LbPolicy::LoadBalancingPolicyConfig) => {
+            return Err(
+                cx.at("lb_policy", |cx| cx.reject("cluster: field load_balancing_policy need to be set"))
+            );
+        }
+        Err(_) => return Err(cx.at("lb_policy", |cx| cx.reject("unknown policy"))),
+    };
+    let common = proto.common_lb_config.as_ref();
+    let (locality_weighted, fail_on_panic) =
+        match common.and_then(|common| common.locality_config_specifier.as_ref()) {
+            Some(Locality::LocalityWeightedLbConfig(_)) => (true, false),
+            Some(Locality::ZoneAwareLbConfig(zone)) => (false, zone.fail_traffic_on_panic),
+            None => (false, false),
+        };
+    Ok(Scheme::Spread { policy, locality_weighted, fail_on_panic })
+}
+
+fn spread(policy: Policy, locality: Option<&LocalityLbConfig>) -> Scheme {
+    use locality_lb_config::LocalityConfigSpecifier as Kind;
+    let (locality_weighted, fail_on_panic) =
+        match locality.and_then(|locality| locality.locality_config_specifier.as_ref()) {
+            Some(Kind::LocalityWeightedLbConfig(_)) => (true, false),
+            Some(Kind::ZoneAwareLbConfig(zone)) => (false, zone.fail_traffic_on_panic),
+            None => (false, false),
+        };
+    Scheme::Spread { policy, locality_weighted, fail_on_panic }
+}
+
+#[allow(deprecated)]
+fn typed_least_request(
+    proto: &policies::least_request::v3::LeastRequest,
+    cx: &mut BuildCx<'_>,
+) -> Result<Scheme, Rejected> {
+    use policies::least_request::v3::least_request::SelectionMethod;
+    cx.reject_if(proto.slow_start_config.is_some(), "slow_start_config", NO_SLOW_START)?;
+    let full_scan =
+        proto.selection_method == SelectionMethod::FullScan as i32 || proto.enable_full_scan.unwrap_or(false);
+    let policy = least_request(proto.choice_count, full_scan, proto.active_request_bias.as_ref(), cx)?;
+    Ok(spread(policy, proto.locality_lb_config.as_ref()))
+}
 
 fn not_provided(cx: &mut BuildCx<'_>) -> Rejected {
     cx.reject("cluster provided LB specified but the cluster did not provide one")

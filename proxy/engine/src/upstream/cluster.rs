@@ -15,17 +15,18 @@ use proxy_core::names::Name;
 use proxy_core::runtime::Runtime;
 use proxy_core::stats::groups::{
     ClusterSizeStats, ClusterStateStats, ClusterTimeoutBudgetStats, ClusterTrafficStats, Http1Stats,
-    Http2Stats,
+    Http2Stats, MaglevStats, RingHashStats,
 };
 use proxy_core::stats::{Cells, Scope, Shared};
 use proxy_core::upstream::{
-    Assignment, Duplicates, Host, HostSet, HostSetOptions, HostsUpdate, LoadBalancer,
+    Assignment, Duplicates, EntryCounts, HashTableKind, HashTables, Hashing, Host, HostSet, HostSetOptions,
+    HostsUpdate, LoadBalancer,
 };
 use xds_api::envoy::config::cluster::v3 as proto;
 use xds_api::envoy::config::endpoint::v3::ClusterLoadAssignment;
 
 use super::balancing::Balancing;
-use super::circuit_breaker::{BreakerOwner, BreakerPriority, Breakers};
+use super::circuit_breaker::{BreakerOwner, BreakerPriority, Breakers, Resource};
 use super::discovery::Discovery;
 use super::dns::DnsKind;
 use super::http_options::UpstreamHttp;
@@ -85,6 +86,7 @@ pub struct Cluster {
     /// How the hosts are spoken with.
     pub transport: Transport,
     socket: Arc<SocketOptions>,
+    hash_stats: Option<HashStats>,
     hosts: ArcSwap<HostSet>,
     pub(crate) runtime: Arc<Runtime>,
 }
@@ -114,6 +116,8 @@ impl Cluster {
             }));
         }
         let (discovery, assignment) = discovery?;
+        let balancing = balancing?;
+        let hash_stats = balancing.hashing().map(|hashing| HashStats::new(hashing, &stats.scope));
         let observability_name =
             (!proto.alt_stat_name.is_empty()).then(|| Arc::from(proto.alt_stat_name.as_str()));
         let cluster = Self {
@@ -125,11 +129,12 @@ impl Cluster {
             http,
             pool_per_client: proto.connection_pool_per_downstream_connection,
             breakers: breakers?,
-            balancing: balancing?,
+            balancing,
             metadata: Metadata::new(proto.metadata.as_ref()),
             stats,
             transport,
             socket: socket?,
+            hash_stats,
             hosts: ArcSwap::from_pointee(HostSet::default()),
             runtime: cx.env.runtime.clone(),
         };
@@ -157,6 +162,12 @@ impl Cluster {
                 Arc::new(HostSet::of_hosts(hosts.hosts(), self.host_set_options()))
             }
         }
+    }
+
+    /// Requests in flight, over all workers.
+    pub fn active_requests(&self) -> u32 {
+        let used = |priority| self.breakers.used(priority, Resource::Requests);
+        used(BreakerPriority::Default) + used(BreakerPriority::High)
     }
 
     /// A balancer for one worker.
@@ -192,6 +203,9 @@ impl Cluster {
         self.transport.check(assignment, cx)?;
         let assignment = Assignment::build(assignment, cx)?;
         assignment.check_locality_weights(cx)?;
+        if self.balancing.hashing().is_some() {
+            assignment.check_host_weights(cx)?;
+        }
         let update = self.update_hosts(&assignment);
         if !update.changed {
             self.stats.state.update_no_rebuild.inc();
@@ -242,6 +256,11 @@ impl Cluster {
         state.membership_healthy.set(hosts.healthy_len() as u64);
         state.membership_degraded.set(hosts.degraded_len() as u64);
         state.membership_excluded.set(hosts.excluded_len() as u64);
+        if let Some((stats, counts)) =
+            self.hash_stats.as_ref().zip(hosts.tables().and_then(HashTables::counts))
+        {
+            stats.set(counts);
+        }
         // Envoy keeps this one only where it merges hosts into a list, and there never below 1.
         let merges = match &self.discovery {
             Discovery::Static | Discovery::OriginalDst(_) => false,
@@ -253,12 +272,43 @@ impl Cluster {
         }
     }
 
-    fn host_set_options(&self) -> HostSetOptions {
+    fn host_set_options(&self) -> HostSetOptions<'_> {
         let duplicates = match self.discovery {
             Discovery::Static => Duplicates::Keep,
             Discovery::Dns(_) | Discovery::Eds(_) | Discovery::OriginalDst(_) => Duplicates::Drop,
         };
-        HostSetOptions { panic_threshold: self.balancing.panic_threshold(&self.runtime), duplicates }
+        let panic_threshold = self.balancing.panic_threshold(&self.runtime);
+        HostSetOptions { panic_threshold, duplicates, hashing: self.balancing.hashing() }
+    }
+}
+
+/// What the tables of a cluster that balances by hashes count.
+#[derive(Debug)]
+enum HashStats {
+    Ring(Shared<RingHashStats>),
+    Maglev(Shared<MaglevStats>),
+}
+
+impl HashStats {
+    fn new(hashing: &Hashing, scope: &Scope) -> Self {
+        match hashing.table {
+            HashTableKind::Ring { .. } => Self::Ring(scope.child("ring_hash_lb").shared()),
+            HashTableKind::Maglev { .. } => Self::Maglev(scope.child("maglev_lb").shared()),
+        }
+    }
+
+    fn set(&self, counts: EntryCounts) {
+        match self {
+            Self::Ring(stats) => {
+                stats.size.set(counts.size);
+                stats.min_hashes_per_host.set(counts.least);
+                stats.max_hashes_per_host.set(counts.most);
+            }
+            Self::Maglev(stats) => {
+                stats.min_entries_per_host.set(counts.least);
+                stats.max_entries_per_host.set(counts.most);
+            }
+        }
     }
 }
 

@@ -4,7 +4,6 @@ use proxy_core::config::{FieldUse, MessageFields};
 
 use FieldUse::{Ignored, Rejected, Used};
 
-const LATER_HASHING: &str = "consistent hashing is not available yet, and its policies are refused";
 const LATER_HEALTH: FieldUse = Rejected("active health checks are not available yet");
 const WITH_HEALTH_CHECKS: FieldUse =
     Ignored("takes effect with active health checks only, which are refused");
@@ -53,8 +52,8 @@ pub const FIELDS: &[MessageFields] = &[
             ("cleanup_interval", Used),
             ("upstream_bind_config", Used),
             ("lb_subset_config", Used),
-            ("ring_hash_lb_config", Ignored(LATER_HASHING)),
-            ("maglev_lb_config", Ignored(LATER_HASHING)),
+            ("ring_hash_lb_config", Used),
+            ("maglev_lb_config", Used),
             ("original_dst_lb_config", Used),
             ("least_request_lb_config", Used),
             ("round_robin_lb_config", Used),
@@ -119,7 +118,7 @@ pub const FIELDS: &[MessageFields] = &[
             ("update_merge_window", Ignored("updates take effect at once")),
             ("ignore_new_hosts_until_first_hc", WITH_HEALTH_CHECKS),
             ("close_connections_on_host_set_change", Used),
-            ("consistent_hashing_lb_config", Ignored(LATER_HASHING)),
+            ("consistent_hashing_lb_config", Used),
             ("override_host_status", Ignored("takes effect with host overrides only, which are refused")),
         ],
     ),
@@ -132,6 +131,15 @@ pub const FIELDS: &[MessageFields] = &[
         ],
     ),
     ("envoy.config.cluster.v3.Cluster.CommonLbConfig.LocalityWeightedLbConfig", &[]),
+    (
+        "envoy.config.cluster.v3.Cluster.CommonLbConfig.ConsistentHashingLbConfig",
+        &[("use_hostname_for_hashing", Used), ("hash_balance_factor", Used)],
+    ),
+    (
+        "envoy.config.cluster.v3.Cluster.RingHashLbConfig",
+        &[("minimum_ring_size", Used), ("hash_function", Used), ("maximum_ring_size", Used)],
+    ),
+    ("envoy.config.cluster.v3.Cluster.MaglevLbConfig", &[("table_size", Used)]),
     ("envoy.config.cluster.v3.CircuitBreakers", &[("thresholds", Used), ("per_host_thresholds", Used)]),
     (
         "envoy.config.cluster.v3.CircuitBreakers.Thresholds",
@@ -405,6 +413,30 @@ pub const FIELDS: &[MessageFields] = &[
         ],
     ),
     ("envoy.extensions.load_balancing_policies.random.v3.Random", &[("locality_lb_config", Used)]),
+    (
+        "envoy.extensions.load_balancing_policies.ring_hash.v3.RingHash",
+        &[
+            ("hash_function", Used),
+            ("minimum_ring_size", Used),
+            ("maximum_ring_size", Used),
+            ("use_hostname_for_hashing", Used),
+            ("hash_balance_factor", Used),
+            ("consistent_hashing_lb_config", Used),
+            ("locality_weighted_lb_config", Used),
+        ],
+    ),
+    (
+        "envoy.extensions.load_balancing_policies.maglev.v3.Maglev",
+        &[
+            ("table_size", Used),
+            ("consistent_hashing_lb_config", Used),
+            ("locality_weighted_lb_config", Used),
+        ],
+    ),
+    (
+        "envoy.extensions.load_balancing_policies.common.v3.ConsistentHashingLbConfig",
+        &[("use_hostname_for_hashing", Used), ("hash_balance_factor", Used), ("hash_policy", Used)],
+    ),
     (
         "envoy.extensions.load_balancing_policies.wrr_locality.v3.WrrLocality",
         &[("endpoint_picking_policy", Rejected("the only policy that Envoy takes here is not available"))],

@@ -159,6 +159,7 @@ impl WorkerCluster {
         &self,
         info: &StreamInfo,
         request: &RequestHead,
+        hash: Option<u64>,
         random: &mut fastrand::Rng,
     ) -> Result<Arc<Host>, NoHost> {
         if let Discovery::OriginalDst(hosts) = &self.cluster.discovery {
@@ -175,15 +176,20 @@ impl WorkerCluster {
                 return Err(NoHost::Dropped);
             }
         }
-        self.choose(&hosts, random).ok_or(NoHost::Unavailable)
+        self.choose(&hosts, hash, random).ok_or(NoHost::Unavailable)
     }
 
     /// Chooses a host for a connection; those that are not for HTTP are never refused (`drop_overloads`), as in Envoy.
-    pub fn pick(&self, info: &StreamInfo, random: &mut fastrand::Rng) -> Option<Arc<Host>> {
+    pub fn pick(
+        &self,
+        info: &StreamInfo,
+        hash: Option<u64>,
+        random: &mut fastrand::Rng,
+    ) -> Option<Arc<Host>> {
         if let Discovery::OriginalDst(hosts) = &self.cluster.discovery {
             return self.original_dst(hosts, info, None);
         }
-        self.choose(&self.cluster.hosts(), random)
+        self.choose(&self.cluster.hosts(), hash, random)
     }
 
     fn original_dst(
@@ -199,8 +205,8 @@ impl WorkerCluster {
         picked
     }
 
-    fn choose(&self, hosts: &HostSet, random: &mut fastrand::Rng) -> Option<Arc<Host>> {
-        let picked = self.ahead.borrow_mut().next(hosts).or_else(|| self.balance(hosts, random));
+    fn choose(&self, hosts: &HostSet, hash: Option<u64>, random: &mut fastrand::Rng) -> Option<Arc<Host>> {
+        let picked = self.ahead.borrow_mut().next(hosts).or_else(|| self.balance(hosts, hash, random));
         let in_panic = match &picked {
             Some(host) => hosts.picked_in_panic(host),
             None => hosts.is_in_panic(),
@@ -215,10 +221,12 @@ impl WorkerCluster {
         picked
     }
 
-    fn balance(&self, hosts: &HostSet, random: &mut fastrand::Rng) -> Option<Arc<Host>> {
+    fn balance(&self, hosts: &HostSet, hash: Option<u64>, random: &mut fastrand::Rng) -> Option<Arc<Host>> {
         let mut balancer = self.balancer.borrow_mut();
         let balancer = balancer.get_or_insert_with(|| self.cluster.balancer());
-        balancer.pick(hosts, &mut PickCx::new(random))
+        let active_requests =
+            if self.cluster.balancing.is_bounded() { self.cluster.active_requests() } else { 0 };
+        balancer.pick(hosts, &mut PickCx { random, hash, active_requests })
     }
 
     /// The pool for `host`; `None` if there are as many as `max_connection_pools` allows, and none of them may go.

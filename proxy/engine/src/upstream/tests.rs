@@ -108,6 +108,8 @@ fn every_error_is_reported_with_its_path() {
     let mut proto = cluster(DiscoveryType::Static, vec![lb_endpoint("example.com", 80)]);
     proto.connect_timeout = Some(prost_types::Duration::default());
     proto.lb_policy = LbPolicy::Maglev as i32;
+    let table = proto::cluster::MaglevLbConfig { table_size: Some(10) };
+    proto.lb_config = Some(proto::cluster::LbConfig::MaglevLbConfig(table));
     proto.transport_socket = Some(core::TransportSocket {
         name: "tls".into(),
         config_type: Some(core::transport_socket::ConfigType::TypedConfig(Any {
@@ -122,9 +124,9 @@ fn every_error_is_reported_with_its_path() {
         found,
         [
             "connect_timeout: must be greater than 0",
-            "lb_policy: consistent hashing is not available yet",
             "load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.socket_address: \
              malformed IP address: example.com",
+            "maglev_lb_config.table_size: The table size of maglev must be prime number",
             "transport_socket.typed_config.allow_renegotiation: renegotiation is not available",
         ]
     );
@@ -154,7 +156,7 @@ fn eds_needs_a_source_and_keeps_hosts_when_an_assignment_is_wrong() {
 #[test]
 fn the_first_policy_that_exists_is_taken() {
     let mut proto = cluster(DiscoveryType::Static, Vec::new());
-    let unknown = policies::maglev::v3::Maglev::default();
+    let unknown = policies::override_host::v3::OverrideHost::default();
     let random = policies::random::v3::Random::default();
     let policies = vec![typed_policy(&unknown), typed_policy(&random)];
     proto.load_balancing_policy = Some(proto::LoadBalancingPolicy { policies });
@@ -163,7 +165,7 @@ fn the_first_policy_that_exists_is_taken() {
     assert_eq!(
         errors(&proto),
         ["load_balancing_policy: none of the policies is available: \
-          envoy.extensions.load_balancing_policies.maglev.v3.Maglev"]
+          envoy.extensions.load_balancing_policies.override_host.v3.OverrideHost"]
     );
 }
 

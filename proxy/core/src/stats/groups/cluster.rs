@@ -315,4 +315,22 @@ crate::stats! {
         /// Requests.
         counter upstream_rq_total,
     }
+
+    /// `cluster.<name>.ring_hash_lb`: the ring of the last priority.
+    pub shared struct RingHashStats {
+        /// Most places of one host.
+        gauge max_hashes_per_host,
+        /// Fewest places of one host.
+        gauge min_hashes_per_host,
+        /// Places.
+        gauge size,
+    }
+
+    /// `cluster.<name>.maglev_lb`: the table of the last priority.
+    pub shared struct MaglevStats {
+        /// Most entries of one host.
+        gauge max_entries_per_host,
+        /// Fewest entries of one host.
+        gauge min_entries_per_host,
+    }
 }

@@ -170,7 +170,7 @@ fn actions_that_cannot_be_honoured_are_refused() {
             proto::RouteAction { retry_policy: Some(Default::default()), ..forward("c") },
             "virtual_hosts[0].routes[0].route.retry_policy: retries are not available",
         ),
-        (proto::RouteAction { hash_policy: vec![Default::default()], ..forward("c") }, "hash policies"),
+        (proto::RouteAction { hash_policy: vec![Default::default()], ..forward("c") }, "policy_specifier"),
         (
             proto::RouteAction {
                 prefix_rewrite: "/".to_owned(),
