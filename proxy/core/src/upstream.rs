@@ -14,6 +14,6 @@ pub use host::{Host, HostHealth, HostStats, Locality};
 pub use host_set::{Duplicates, HostList, HostLists, HostSet, HostSetOptions, HostsUpdate, LocalityHosts};
 pub use lb::{
     Balancer, EntryCounts, HashBalancer, HashFunction, HashTableKind, HashTables, Hashing, LeastRequest,
-    LoadBalancer, PickCx, Policy, RuntimeDouble, Scheme, Selection,
+    LoadBalancer, PickCx, Policy, RuntimeDouble, Scheme, Selection, SlowStart,
 };
 pub use priority::{Load, Priority};

@@ -2,7 +2,8 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, OnceLock};
+use std::time::Instant;
 
 use arc_swap::ArcSwapOption;
 use smallvec::SmallVec;
@@ -59,6 +60,7 @@ pub struct Host {
     weight: AtomicU32,
     discovered_health: AtomicU8,
     metadata: ArcSwapOption<Metadata>,
+    healthy_since: OnceLock<Instant>,
     /// Requests in flight, over all workers.
     pub active_requests: AtomicU32,
     /// Connections open, over all workers.
@@ -96,6 +98,7 @@ impl Host {
             weight: AtomicU32::new(1),
             discovered_health: AtomicU8::new(HostHealth::Healthy as u8),
             metadata: ArcSwapOption::empty(),
+            healthy_since: OnceLock::new(),
             active_requests: AtomicU32::new(0),
             active_connections: AtomicU32::new(0),
             stats: HostStats::default(),
@@ -134,6 +137,16 @@ impl Host {
     /// Priority, 0 first.
     pub fn priority(&self) -> u32 {
         self.priority.load(Ordering::Relaxed)
+    }
+
+    /// Since when it is healthy, where somebody wants to know (slow start).
+    pub fn healthy_since(&self) -> Option<Instant> {
+        self.healthy_since.get().copied()
+    }
+
+    /// It is healthy now, if it was not before.
+    pub fn set_healthy_since(&self, now: Instant) -> Instant {
+        *self.healthy_since.get_or_init(|| now)
     }
 
     /// Metadata of the endpoint.

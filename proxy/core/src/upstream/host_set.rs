@@ -6,6 +6,7 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use hashbrown::{HashMap, HashSet};
 
@@ -128,11 +129,13 @@ pub struct HostSetOptions<'a> {
     pub duplicates: Duplicates,
     /// What tables of hashes to make, if hosts are found by such.
     pub hashing: Option<&'a Hashing>,
+    /// Whether it matters since when hosts are healthy.
+    pub slow_start: bool,
 }
 
 impl Default for HostSetOptions<'_> {
     fn default() -> Self {
-        Self { panic_threshold: 50, duplicates: Duplicates::Drop, hashing: None }
+        Self { panic_threshold: 50, duplicates: Duplicates::Drop, hashing: None, slow_start: false }
     }
 }
 
@@ -144,6 +147,7 @@ pub struct HostSet {
     policy: AssignmentPolicy,
     slots: usize,
     tables: Option<HashTables>,
+    newest: Option<Instant>,
 }
 
 /// What a new assignment changed.
@@ -257,7 +261,8 @@ impl HostSet {
         }
         let generation = GENERATION.fetch_add(1, Ordering::Relaxed);
         let tables = options.hashing.map(|hashing| hashing.tables(&priorities));
-        Self { generation, priorities: priorities.into(), policy, slots, tables }
+        let newest = if options.slow_start { newest(&priorities) } else { None };
+        Self { generation, priorities: priorities.into(), policy, slots, tables, newest }
     }
 
     fn shape_differs(&self, other: &Self) -> bool {
@@ -335,9 +340,21 @@ impl HostSet {
         self.tables.as_ref()
     }
 
+    /// When the last of its hosts became healthy, if that was asked for.
+    pub(super) fn newest(&self) -> Option<Instant> {
+        self.newest
+    }
+
     pub(super) fn slots(&self) -> usize {
         self.slots
     }
+}
+
+/// Notes the time for the healthy hosts that are new, and says when the last one came.
+fn newest(priorities: &[Priority]) -> Option<Instant> {
+    let now = Instant::now();
+    let healthy = priorities.iter().flat_map(|priority| priority.hosts.healthy.iter());
+    healthy.map(|host| host.set_healthy_since(now)).max()
 }
 
 /// Matches endpoints with the hosts of the previous set.

@@ -6,7 +6,10 @@
 mod edf;
 mod hashing;
 mod policy;
+mod slow_start;
 
+#[cfg(test)]
+mod suite;
 #[cfg(test)]
 mod tests;
 
@@ -15,6 +18,7 @@ use std::sync::Arc;
 use self::edf::Edf;
 pub use self::hashing::{EntryCounts, HashBalancer, HashFunction, HashTableKind, HashTables, Hashing};
 pub use self::policy::{LeastRequest, Policy, RuntimeDouble, Selection};
+pub use self::slow_start::SlowStart;
 use super::{Host, HostList, HostSet, Priority};
 
 /// What a pick may look at beside the hosts.
@@ -53,6 +57,8 @@ pub enum Scheme {
         locality_weighted: bool,
         /// Nothing is picked in panic, instead of anything.
         fail_on_panic: bool,
+        /// New hosts get less at first.
+        slow_start: Option<Box<SlowStart>>,
     },
     /// By what requests hash to.
     Hashing(Hashing),
@@ -62,8 +68,9 @@ impl Scheme {
     /// A balancer for one worker.
     pub fn balancer(&self) -> Box<dyn LoadBalancer> {
         match self {
-            Self::Spread { policy, locality_weighted, fail_on_panic } => {
-                Box::new(Balancer::new(policy.clone(), *locality_weighted, *fail_on_panic))
+            Self::Spread { policy, locality_weighted, fail_on_panic, slow_start } => {
+                let balancer = Balancer::new(policy.clone(), *locality_weighted, *fail_on_panic);
+                Box::new(Balancer { slow_start: slow_start.clone(), ..balancer })
             }
             Self::Hashing(hashing) => Box::new(HashBalancer::new(hashing)),
         }
@@ -92,6 +99,7 @@ pub struct Balancer {
     policy: Policy,
     locality_weighted: bool,
     fail_on_panic: bool,
+    slow_start: Option<Box<SlowStart>>,
     /// Generation of the set that the rest is about; 0 before the first.
     generation: u64,
     /// What the policy remembers of each list of hosts, by slot.
@@ -130,6 +138,7 @@ impl Balancer {
             policy,
             locality_weighted,
             fail_on_panic,
+            slow_start: None,
             generation: 0,
             places: Vec::new(),
             localities: Vec::new(),
@@ -210,7 +219,8 @@ impl LoadBalancer for Balancer {
         }
         let source = self.source(hosts, cx.random.u64(..))?;
         let place = self.places.get_mut(source.slot)?;
-        self.policy.pick(source.hosts, place, cx.random)
+        let starting = self.slow_start.as_ref().and_then(|slow| slow.starting(hosts.newest()));
+        self.policy.pick(source.hosts, place, starting, cx.random)
     }
 }
 

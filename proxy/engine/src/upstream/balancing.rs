@@ -3,6 +3,7 @@
 //! Source: `envoy/config/cluster/v3/cluster.proto`, `envoy/extensions/load_balancing_policies/*/v3/`.
 
 mod hashing;
+mod slow_start;
 
 use std::sync::Arc;
 
@@ -11,7 +12,9 @@ use proxy_core::config::{BuildCx, Rejected};
 use proxy_core::extension::{decode, message_name};
 use proxy_core::hash_policy::HashPolicies;
 use proxy_core::runtime::Runtime;
-use proxy_core::upstream::{Hashing, LeastRequest, LoadBalancer, Policy, RuntimeDouble, Scheme, Selection};
+use proxy_core::upstream::{
+    Hashing, LeastRequest, LoadBalancer, Policy, RuntimeDouble, Scheme, Selection, SlowStart,
+};
 use xds_api::envoy::config::cluster::v3 as proto;
 use xds_api::envoy::config::cluster::v3::cluster::{LbConfig, LbPolicy, common_lb_config};
 use xds_api::envoy::config::core::v3 as core;
@@ -78,6 +81,11 @@ impl Balancing {
         self.scheme.hashing()
     }
 
+    /// Whether new hosts get less at first.
+    pub fn starts_slowly(&self) -> bool {
+        matches!(self.scheme, Scheme::Spread { slow_start: Some(_), .. })
+    }
+
     /// Whether requests are balanced by what they hash to.
     pub fn is_hashing(&self) -> bool {
         self.hashing().is_some()
@@ -105,6 +113,7 @@ impl Balancing {
                 policy: Policy::RoundRobin,
                 locality_weighted: false,
                 fail_on_panic: false,
+                slow_start: None,
             },
             hash_policies: HashPolicies::default(),
             panic_threshold: 50,
@@ -159,7 +168,7 @@ impl Balancing {
             let name = message_name(&any.type_url);
             let known = cx.at_index("policies", index, |cx| match name {
                 // (Nothing is balanced there.)
-                CLUSTER_PROVIDED if provided => Ok(Some(spread(Policy::RoundRobin, None))),
+                CLUSTER_PROVIDED if provided => Ok(Some(spread(Policy::RoundRobin, None, None))),
                 CLUSTER_PROVIDED => Err(not_provided(cx)),
                 _ => self.typed(any, cx),
             })?;
@@ -179,13 +188,13 @@ impl Balancing {
         Ok(Some(match message_name(&any.type_url) {
             ROUND_ROBIN => {
                 let proto: policies::round_robin::v3::RoundRobin = decode(&any.value, cx)?;
-                cx.reject_if(proto.slow_start_config.is_some(), "slow_start_config", NO_SLOW_START)?;
-                spread(Policy::RoundRobin, proto.locality_lb_config.as_ref())
+                let slow_start = slow_start::typed(proto.slow_start_config.as_ref(), cx)?;
+                spread(Policy::RoundRobin, proto.locality_lb_config.as_ref(), slow_start)
             }
             LEAST_REQUEST => typed_least_request(&decode(&any.value, cx)?, cx)?,
             RANDOM => {
                 let proto: policies::random::v3::Random = decode(&any.value, cx)?;
-                spread(Policy::Random, proto.locality_lb_config.as_ref())
+                spread(Policy::Random, proto.locality_lb_config.as_ref(), None)
             }
             RING_HASH => {
                 let (hashing, policies) = hashing::typed_ring(&decode(&any.value, cx)?, cx)?;
@@ -211,13 +220,19 @@ impl Balancing {
     }
 }
 
-const NO_SLOW_START: &str = "slow start is not available yet";
-
 /// What `lb_policy` and the fields beside it say.
 fn legacy(proto: &proto::Cluster, provided: bool, cx: &mut BuildCx<'_>) -> Result<Scheme, Rejected> {
     use common_lb_config::LocalityConfigSpecifier as Locality;
+    let mut slow_start = None;
     let policy = match LbPolicy::try_from(proto.lb_policy) {
-        Ok(LbPolicy::RoundRobin) => Policy::RoundRobin,
+        Ok(LbPolicy::RoundRobin) => {
+            if let Some(LbConfig::RoundRobinLbConfig(config)) = &proto.lb_config {
+                slow_start = cx.at("round_robin_lb_config", |cx| {
+                    slow_start::legacy(config.slow_start_config.as_ref(), cx)
+                })?;
+            }
+            Policy::RoundRobin
+        }
         Ok(LbPolicy::Random) => Policy::Random,
         Ok(LbPolicy::LeastRequest) => {
             let config = match &proto.lb_config {
@@ -231,6 +246,7 @@ fn legacy(proto: &proto::Cluster, provided: bool, cx: &mut BuildCx<'_>) -> Resul
                 | None => Default::default(),
             };
             cx.at("least_request_lb_config", |cx| {
+                slow_start = slow_start::legacy(config.slow_start_config.as_ref(), cx)?;
                 least_request(config.choice_count, false, config.active_request_bias.as_ref(), cx)
             })?
         }
@@ -253,10 +269,10 @@ fn legacy(proto: &proto::Cluster, provided: bool, cx: &mut BuildCx<'_>) -> Resul
             Some(Locality::ZoneAwareLbConfig(zone)) => (false, zone.fail_traffic_on_panic),
             None => (false, false),
         };
-    Ok(Scheme::Spread { policy, locality_weighted, fail_on_panic })
+    Ok(Scheme::Spread { policy, locality_weighted, fail_on_panic, slow_start })
 }
 
-fn spread(policy: Policy, locality: Option<&LocalityLbConfig>) -> Scheme {
+fn spread(policy: Policy, locality: Option<&LocalityLbConfig>, slow_start: Option<Box<SlowStart>>) -> Scheme {
     use locality_lb_config::LocalityConfigSpecifier as Kind;
     let (locality_weighted, fail_on_panic) =
         match locality.and_then(|locality| locality.locality_config_specifier.as_ref()) {
@@ -264,7 +280,7 @@ fn spread(policy: Policy, locality: Option<&LocalityLbConfig>) -> Scheme {
             Some(Kind::ZoneAwareLbConfig(zone)) => (false, zone.fail_traffic_on_panic),
             None => (false, false),
         };
-    Scheme::Spread { policy, locality_weighted, fail_on_panic }
+    Scheme::Spread { policy, locality_weighted, fail_on_panic, slow_start }
 }
 
 #[allow(deprecated)]
@@ -273,11 +289,11 @@ fn typed_least_request(
     cx: &mut BuildCx<'_>,
 ) -> Result<Scheme, Rejected> {
     use policies::least_request::v3::least_request::SelectionMethod;
-    cx.reject_if(proto.slow_start_config.is_some(), "slow_start_config", NO_SLOW_START)?;
+    let slow_start = slow_start::typed(proto.slow_start_config.as_ref(), cx)?;
     let full_scan =
         proto.selection_method == SelectionMethod::FullScan as i32 || proto.enable_full_scan.unwrap_or(false);
     let policy = least_request(proto.choice_count, full_scan, proto.active_request_bias.as_ref(), cx)?;
-    Ok(spread(policy, proto.locality_lb_config.as_ref()))
+    Ok(spread(policy, proto.locality_lb_config.as_ref(), slow_start))
 }
 
 fn not_provided(cx: &mut BuildCx<'_>) -> Rejected {
@@ -297,13 +313,14 @@ fn least_request(
         }
         choices => Selection::Choices(choices),
     };
-    let bias = match bias {
-        None => RuntimeDouble { default: 1.0, runtime: None },
-        Some(proto) => RuntimeDouble {
-            default: proto.default_value,
-            runtime: Some((proto.runtime_key.as_str().into(), Arc::clone(&cx.env.runtime)))
-                .filter(|(key, _): &(Box<str>, _)| !key.is_empty()),
-        },
-    };
+    let bias = runtime_double(bias, cx);
     Ok(Policy::LeastRequest(LeastRequest::new(selection, bias)))
+}
+
+/// A number that the runtime may override; 1 unless `proto` says otherwise.
+fn runtime_double(proto: Option<&core::RuntimeDouble>, cx: &BuildCx<'_>) -> RuntimeDouble {
+    let Some(proto) = proto else { return RuntimeDouble { default: 1.0, runtime: None } };
+    let key = proto.runtime_key.as_str();
+    let runtime = (!key.is_empty()).then(|| (key.into(), Arc::clone(&cx.env.runtime)));
+    RuntimeDouble { default: proto.default_value, runtime }
 }

@@ -278,7 +278,12 @@ impl Cluster {
             Discovery::Dns(_) | Discovery::Eds(_) | Discovery::OriginalDst(_) => Duplicates::Drop,
         };
         let panic_threshold = self.balancing.panic_threshold(&self.runtime);
-        HostSetOptions { panic_threshold, duplicates, hashing: self.balancing.hashing() }
+        HostSetOptions {
+            panic_threshold,
+            duplicates,
+            hashing: self.balancing.hashing(),
+            slow_start: self.balancing.starts_slowly(),
+        }
     }
 }
 

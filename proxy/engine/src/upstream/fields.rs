@@ -7,7 +7,6 @@ use FieldUse::{Ignored, Rejected, Used};
 const LATER_HEALTH: FieldUse = Rejected("active health checks are not available yet");
 const WITH_HEALTH_CHECKS: FieldUse =
     Ignored("takes effect with active health checks only, which are refused");
-const NO_SLOW_START: FieldUse = Rejected("slow start is not available yet");
 const NO_REPORTS: FieldUse = Ignored("no load reports are sent; traffic is as without");
 const NO_LOCAL_CLUSTER: FieldUse = Ignored("without a local cluster, Envoy does not route by zone either");
 const NO_HTTP3: FieldUse = Rejected("HTTP/3 is not available");
@@ -103,10 +102,10 @@ pub const FIELDS: &[MessageFields] = &[
             ("metadata_fallback_policy", WITHOUT_SELECTORS),
         ],
     ),
-    ("envoy.config.cluster.v3.Cluster.RoundRobinLbConfig", &[("slow_start_config", NO_SLOW_START)]),
+    ("envoy.config.cluster.v3.Cluster.RoundRobinLbConfig", &[("slow_start_config", Used)]),
     (
         "envoy.config.cluster.v3.Cluster.LeastRequestLbConfig",
-        &[("choice_count", Used), ("active_request_bias", Used), ("slow_start_config", NO_SLOW_START)],
+        &[("choice_count", Used), ("active_request_bias", Used), ("slow_start_config", Used)],
     ),
     ("envoy.config.cluster.v3.Cluster.RefreshRate", &[("base_interval", Used), ("max_interval", Used)]),
     (
@@ -138,6 +137,10 @@ pub const FIELDS: &[MessageFields] = &[
     (
         "envoy.config.cluster.v3.Cluster.RingHashLbConfig",
         &[("minimum_ring_size", Used), ("hash_function", Used), ("maximum_ring_size", Used)],
+    ),
+    (
+        "envoy.config.cluster.v3.Cluster.SlowStartConfig",
+        &[("slow_start_window", Used), ("aggression", Used), ("min_weight_percent", Used)],
     ),
     ("envoy.config.cluster.v3.Cluster.MaglevLbConfig", &[("table_size", Used)]),
     ("envoy.config.cluster.v3.CircuitBreakers", &[("thresholds", Used), ("per_host_thresholds", Used)]),
@@ -399,14 +402,14 @@ pub const FIELDS: &[MessageFields] = &[
     ("envoy.extensions.load_balancing_policies.cluster_provided.v3.ClusterProvided", &[]),
     (
         "envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin",
-        &[("slow_start_config", NO_SLOW_START), ("locality_lb_config", Used)],
+        &[("slow_start_config", Used), ("locality_lb_config", Used)],
     ),
     (
         "envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest",
         &[
             ("choice_count", Used),
             ("active_request_bias", Used),
-            ("slow_start_config", NO_SLOW_START),
+            ("slow_start_config", Used),
             ("locality_lb_config", Used),
             ("enable_full_scan", Used),
             ("selection_method", Used),
@@ -432,6 +435,10 @@ pub const FIELDS: &[MessageFields] = &[
             ("consistent_hashing_lb_config", Used),
             ("locality_weighted_lb_config", Used),
         ],
+    ),
+    (
+        "envoy.extensions.load_balancing_policies.common.v3.SlowStartConfig",
+        &[("slow_start_window", Used), ("aggression", Used), ("min_weight_percent", Used)],
     ),
     (
         "envoy.extensions.load_balancing_policies.common.v3.ConsistentHashingLbConfig",

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::slow_start::Starting;
 use super::{Edf, Place};
 use crate::runtime::Runtime;
 use crate::upstream::{Host, HostList};
@@ -88,25 +89,32 @@ impl Policy {
         &self,
         hosts: &HostList,
         place: &mut Place,
+        starting: Option<Starting<'_>>,
         random: &mut fastrand::Rng,
     ) -> Option<Arc<Host>> {
         if hosts.is_empty() {
             return None;
         }
+        let is_even = hosts.equal_weights() && starting.is_none();
+        let factor = |host: &Host| starting.map_or(1.0, |starting| starting.factor(host));
         match self {
             Self::Random => hosts.get(random.usize(..hosts.len())).cloned(),
-            Self::RoundRobin if hosts.equal_weights() => {
+            Self::RoundRobin if is_even => {
                 let cursor = place.cursor.get_or_insert_with(|| random.usize(..hosts.len()));
                 let host = hosts.get(*cursor % hosts.len());
                 *cursor = cursor.wrapping_add(1);
                 host.cloned()
             }
-            Self::RoundRobin => by_weight(hosts, place, random, |host| f64::from(host.weight())),
-            Self::LeastRequest(least) if hosts.equal_weights() => match least.selection {
+            Self::RoundRobin => {
+                by_weight(hosts, place, random, |host| f64::from(host.weight()) * factor(host))
+            }
+            Self::LeastRequest(least) if is_even => match least.selection {
                 Selection::Choices(choices) => best_of(hosts, choices, random).cloned(),
                 Selection::FullScan => best_of_all(hosts, random).cloned(),
             },
-            Self::LeastRequest(least) => by_weight(hosts, place, random, |host| least.weight(host)),
+            Self::LeastRequest(least) => {
+                by_weight(hosts, place, random, |host| least.weight(host) * factor(host))
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Distributions of the policies.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use proptest::prelude::*;
 
@@ -144,4 +145,49 @@ proptest! {
             }
         }
     }
+}
+
+/// Two hosts of the same weight, one old and one that is `age` old, in a window of 10 seconds: what share the new one has.
+fn share_of_new(age: Duration, aggression: f64, min_weight: f64, policy: Policy) -> f64 {
+    let slow_start = SlowStart {
+        window: Duration::from_secs(10),
+        aggression: RuntimeDouble { default: aggression, runtime: None },
+        min_weight,
+    };
+    let before = set(vec![locality("a", 0, vec![endpoint(1, 3), endpoint(2, 3)])]);
+    let now = std::time::Instant::now();
+    for (host, age) in before.hosts().zip([Duration::from_secs(20), age]) {
+        host.set_healthy_since(now.checked_sub(age).unwrap());
+    }
+    let hosts = before.refreshed(HostSetOptions { slow_start: true, ..HostSetOptions::default() });
+    let scheme = Scheme::Spread {
+        policy,
+        locality_weighted: false,
+        fail_on_panic: false,
+        slow_start: Some(Box::new(slow_start)),
+    };
+    let (mut balancer, mut random) = (scheme.balancer(), fastrand::Rng::with_seed(1));
+    let mut new = 0;
+    for _ in 0..1000 {
+        let host = balancer.pick(&hosts, &mut PickCx::new(&mut random)).unwrap();
+        new += usize::from(host.address.port() == Some(2));
+    }
+    new as f64 / (1000 - new) as f64
+}
+
+#[test]
+fn a_new_host_starts_slowly() {
+    let seconds = Duration::from_secs;
+    let near = |share: f64, wanted: f64| assert!((share - wanted).abs() < 0.05, "{share}, not {wanted}");
+    for policy in [Policy::RoundRobin, least_request(Selection::Choices(2))] {
+        let share = |age, aggression, least| share_of_new(age, aggression, least, policy.clone());
+        near(share(Duration::ZERO, 1.0, 0.1), 0.1);
+        near(share(seconds(5), 1.0, 0.1), 0.5);
+        // Faster at first, or slower.
+        near(share(seconds(4), 2.0, 0.1), 0.4f64.sqrt());
+        near(share(seconds(5), 0.5, 0.1), 0.25);
+        near(share(seconds(5), -1.0, 0.1), 0.5);
+        near(share(seconds(5), 1.0, 0.8), 0.8);
+    }
+    near(share_of_new(seconds(11), 1.0, 0.1, Policy::RoundRobin), 1.0);
 }

@@ -1,0 +1,164 @@
+//! What every way of balancing promises, whatever it is: shares by weight, no host that must not be picked, changes seen at
+//! once, and picks that do not get slower with the number of hosts.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::upstream::tests::endpoint;
+use crate::upstream::{Assignment, HostHealth, HostSetOptions, Locality, LocalityEndpoints};
+
+fn spread(policy: Policy) -> Scheme {
+    Scheme::Spread { policy, locality_weighted: false, fail_on_panic: false, slow_start: None }
+}
+
+fn least_request(selection: Selection) -> Policy {
+    Policy::LeastRequest(LeastRequest::new(selection, RuntimeDouble { default: 1.0, runtime: None }))
+}
+
+fn hashing(table: HashTableKind, balance_factor: Option<u32>) -> Scheme {
+    Scheme::Hashing(Hashing { table, use_hostname: false, balance_factor, locality_weighted: false })
+}
+
+/// One of each kind, with its name.
+fn schemes() -> [(&'static str, Scheme); 8] {
+    let ring = |function| HashTableKind::Ring { minimum: 65_536, maximum: 8 << 20, function };
+    let maglev = HashTableKind::Maglev { size: 65_537 };
+    let slow_start = SlowStart {
+        window: Duration::from_secs(60),
+        aggression: RuntimeDouble { default: 1.0, runtime: None },
+        min_weight: 0.1,
+    };
+    [
+        ("round robin", spread(Policy::RoundRobin)),
+        (
+            "round robin with slow start",
+            Scheme::Spread {
+                policy: Policy::RoundRobin,
+                locality_weighted: false,
+                fail_on_panic: false,
+                slow_start: Some(Box::new(slow_start)),
+            },
+        ),
+        ("least request", spread(least_request(Selection::Choices(2)))),
+        ("least request of all", spread(least_request(Selection::FullScan))),
+        ("random", spread(Policy::Random)),
+        ("ring hash", hashing(ring(HashFunction::XxHash), None)),
+        ("maglev", hashing(maglev, None)),
+        ("maglev with bounded loads", hashing(maglev, Some(150))),
+    ]
+}
+
+/// Hosts by port, with weight and health.
+type Hosts = [(u16, u32, HostHealth)];
+
+fn set(previous: Option<&HostSet>, hosts: &Hosts, scheme: &Scheme, panic_threshold: u32) -> Arc<HostSet> {
+    let endpoints = hosts.iter().map(|(port, weight, health)| endpoint(*port, *weight, *health)).collect();
+    let locality = LocalityEndpoints { locality: Locality::nowhere(), priority: 0, weight: 0, endpoints };
+    let assignment = Assignment { localities: vec![locality], ..Assignment::default() };
+    let options = HostSetOptions {
+        panic_threshold,
+        hashing: scheme.hashing(),
+        slow_start: true,
+        ..HostSetOptions::default()
+    };
+    HostSet::update(previous, &assignment, options).hosts
+}
+
+fn pick(balancer: &mut dyn LoadBalancer, hosts: &HostSet, random: &mut fastrand::Rng) -> Option<Arc<Host>> {
+    let hash = Some(random.u64(..));
+    balancer.pick(hosts, &mut PickCx { random, hash, active_requests: 0 })
+}
+
+fn health() -> impl Strategy<Value = HostHealth> {
+    prop_oneof![
+        4 => Just(HostHealth::Healthy),
+        1 => Just(HostHealth::Degraded),
+        2 => Just(HostHealth::Unhealthy),
+        1 => Just(HostHealth::Draining),
+    ]
+}
+
+fn hosts() -> impl Strategy<Value = Vec<(u16, u32, HostHealth)>> {
+    prop::collection::btree_map(1u16..60, (1u32..6, health()), 1..20)
+        .prop_map(|hosts| hosts.into_iter().map(|(port, (weight, health))| (port, weight, health)).collect())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    /// Hosts that are not there any more, or not healthy where there is no panic, are never picked; healthy ones always can be.
+    #[test]
+    fn only_hosts_that_may_be_picked_are(steps in prop::collection::vec(hosts(), 1..4), seed: u64) {
+        for (name, scheme) in schemes() {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let mut balancer = scheme.balancer();
+            let mut before: Option<Arc<HostSet>> = None;
+            for step in &steps {
+                let now = set(before.as_deref(), step, &scheme, 0);
+                let healthy = step.iter().filter(|(.., health)| *health == HostHealth::Healthy).count();
+                for _ in 0..60 {
+                    let Some(host) = pick(&mut *balancer, &now, &mut random) else {
+                        prop_assert!(healthy == 0 || scheme.hashing().is_some(), "{name}: nothing of {step:?}");
+                        continue;
+                    };
+                    let port = host.address.port().unwrap();
+                    let found = step.iter().find(|(own, ..)| *own == port);
+                    prop_assert!(matches!(found, Some((.., HostHealth::Healthy | HostHealth::Degraded))),
+                        "{name}: {port} of {step:?}");
+                }
+                before = Some(now);
+            }
+        }
+    }
+
+    /// In the long run each host has the share that its weight says; with equal weights, so it is for all of them.
+    #[test]
+    fn shares_follow_weights(weights in prop::collection::vec(1u32..6, 2..8), even: bool, seed: u64) {
+        let weight = |index: usize| if even { 1 } else { weights[index] };
+        let named: Vec<_> = (0..weights.len()).map(|index| (1 + index as u16, weight(index), HostHealth::Healthy)).collect();
+        let total: u32 = named.iter().map(|(_, weight, _)| weight).sum();
+        for (name, scheme) in schemes() {
+            // Random does not look at weights, and of hosts that are all idle the first picks say nothing of the others.
+            if !even && name == "random" {
+                continue;
+            }
+            let now = set(None, &named, &scheme, 50);
+            let (mut balancer, mut random) = (scheme.balancer(), fastrand::Rng::with_seed(seed));
+            let mut counts: BTreeMap<u16, u32> = BTreeMap::new();
+            const PICKS: u32 = 4000;
+            for _ in 0..PICKS {
+                let host = pick(&mut *balancer, &now, &mut random).unwrap();
+                *counts.entry(host.address.port().unwrap()).or_default() += 1;
+            }
+            for (port, weight, _) in &named {
+                let wanted = f64::from(PICKS) * f64::from(*weight) / f64::from(total);
+                let found = f64::from(counts.get(port).copied().unwrap_or(0));
+                // (A ring is uneven by itself: the fewer places a host has, the more.)
+                let slack = 5.0 * wanted.sqrt() + 8.0 + if name == "ring hash" { 0.15 * wanted } else { 0.0 };
+                prop_assert!((found - wanted).abs() <= slack, "{name}: {port} has {found} of {wanted}: {counts:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn ten_thousand_hosts_are_picked_from_as_ten_are() {
+    let many: Vec<_> =
+        (1..=10_000).map(|port| (port, 1 + u32::from(port % 3), HostHealth::Healthy)).collect();
+    for (name, scheme) in schemes() {
+        let now = set(None, &many, &scheme, 50);
+        let (mut balancer, mut random) = (scheme.balancer(), fastrand::Rng::with_seed(3));
+        pick(&mut *balancer, &now, &mut random).unwrap();
+        // (A scan of all takes as long as there are hosts: that is what it is asked for.)
+        let picks = if name == "least request of all" { 200 } else { 20_000 };
+        let start = Instant::now();
+        for _ in 0..picks {
+            pick(&mut *balancer, &now, &mut random).unwrap();
+        }
+        // No more than that a scan by each pick would show: it takes minutes.
+        assert!(start.elapsed() < Duration::from_secs(20), "{name}: {:?}", start.elapsed());
+    }
+}
