@@ -49,6 +49,11 @@ impl Discovery {
         proto: &proto::Cluster,
         cx: &mut BuildCx<'_>,
     ) -> Result<(Self, Assignment), Rejected> {
+        let is_eds =
+            proto.cluster_discovery_type == Some(ClusterDiscoveryType::Type(DiscoveryType::Eds as i32));
+        if proto.eds_cluster_config.is_some() && !is_eds {
+            return Err(cx.reject("eds_cluster_config set in a non-EDS cluster"));
+        }
         let kind = match &proto.cluster_discovery_type {
             None => DiscoveryType::Static,
             Some(ClusterDiscoveryType::Type(kind)) => match DiscoveryType::try_from(*kind) {

@@ -29,8 +29,12 @@ use xds_api::envoy::r#type::metadata::v3::metadata_key::path_segment::Segment;
 use super::cluster::Cluster;
 use super::discovery::{Discovery, ORIGINAL_DST_CLUSTER, ORIGINAL_DST_NAME};
 
-/// More hosts are not remembered: the next ones last as long as their connection does. Clients choose them.
+/// From here on each new host makes unused ones go. Clients choose them; those with a connection are as many as connections are.
 const MOST_HOSTS: usize = 65_536;
+
+/// How many hosts a new one looks at then: so many that unused ones go faster than new ones come, and so few that a new one
+/// costs no more than its connection does.
+const LOOKED_AT: usize = 32;
 
 /// Where filters leave a destination that goes before all others.
 const FILTER_STATE: &str = "envoy.network.transport_socket.original_dst_address";
@@ -46,8 +50,15 @@ pub struct OriginalDst {
     port: Option<u16>,
     /// How long a host is kept that nobody goes to.
     cleanup_interval: Duration,
-    /// In the order in which they were first wanted.
-    hosts: RwLock<IndexMap<SocketAddr, Known>>,
+    hosts: RwLock<Hosts>,
+}
+
+#[derive(Debug, Default)]
+struct Hosts {
+    /// In the order in which they were first wanted, while there were never too many.
+    known: IndexMap<SocketAddr, Known>,
+    /// Where to look for unused ones next.
+    hand: usize,
 }
 
 #[derive(Debug)]
@@ -164,15 +175,15 @@ impl OriginalDst {
         if let Some(port) = self.port {
             wanted.set_port(port);
         }
-        let known = self.hosts.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = known.get(&wanted) {
+        let hosts = self.hosts.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = hosts.known.get(&wanted) {
             // (Most are marked already: a word that nobody writes is one that all may read.)
             if !known.used.load(Ordering::Relaxed) {
                 known.used.store(true, Ordering::Relaxed);
             }
             return Some(known.host.clone());
         }
-        drop(known);
+        drop(hosts);
         Some(self.add(cluster, wanted))
     }
 
@@ -195,10 +206,7 @@ impl OriginalDst {
             .or_else(|| {
                 let (namespace, path) = self.metadata.as_ref()?;
                 let mut all = [&info.metadata, &info.connection.metadata].into_iter();
-                all.find_map(|metadata| match metadata.value(namespace, path)?.kind.as_ref()? {
-                    Kind::StringValue(text) => read(text),
-                    _ => None,
-                })
+                read(all.find_map(|metadata| text_of(metadata.value(namespace, path)?))?)
             })
             .or_else(|| match (self.header.as_ref()?, request?) {
                 (RequestHeader::Named(name), request) => {
@@ -212,37 +220,72 @@ impl OriginalDst {
     #[cold]
     fn add(&self, cluster: &Cluster, address: SocketAddr) -> Arc<Host> {
         let mut hosts = self.hosts.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = hosts.get(&address) {
+        if let Some(known) = hosts.known.get(&address) {
             return known.host.clone();
         }
         let mut host = Host::new(address.into());
         host.hostname = format!("{}{address}", cluster.name.as_str()).into();
         let host = Arc::new(host);
         cluster.transport.count(&Metadata::default());
-        if hosts.len() >= MOST_HOSTS {
-            hosts.retain(|_, known| known.host.is_in_use());
+        if hosts.known.len() >= MOST_HOSTS {
+            hosts.make_room();
         }
-        if hosts.len() < MOST_HOSTS {
-            hosts.insert(address, Known { host: host.clone(), used: AtomicBool::new(true) });
-            count(cluster, hosts.len());
-        }
+        hosts.known.insert(address, Known { host: host.clone(), used: AtomicBool::new(true) });
+        count(cluster, hosts.known.len());
         host
     }
 
     /// Forgets the hosts that nobody wanted since the last time and that have no connection.
     fn clean(&self, cluster: &Cluster) {
         let mut hosts = self.hosts.write().unwrap_or_else(PoisonError::into_inner);
-        let before = hosts.len();
-        hosts.retain(|_, known| std::mem::take(known.used.get_mut()) || known.host.is_in_use());
-        if hosts.len() < before {
-            count(cluster, hosts.len());
+        let before = hosts.known.len();
+        hosts.known.retain(|_, known| known.stays());
+        if hosts.known.len() < before {
+            count(cluster, hosts.known.len());
         }
     }
 
     /// The hosts that are known.
     pub(super) fn hosts(&self) -> Vec<Arc<Host>> {
         let hosts = self.hosts.read().unwrap_or_else(PoisonError::into_inner);
-        hosts.values().map(|known| known.host.clone()).collect()
+        hosts.known.values().map(|known| known.host.clone()).collect()
+    }
+}
+
+impl Hosts {
+    /// Looks at some hosts, after those that it looked at before, and forgets those that do not stay.
+    fn make_room(&mut self) {
+        for _ in 0..LOOKED_AT {
+            if self.hand >= self.known.len() {
+                self.hand = 0;
+            }
+            let Some((_, known)) = self.known.get_index_mut(self.hand) else { return };
+            if known.stays() {
+                self.hand += 1;
+            } else {
+                // The last one takes its place, and is looked at next.
+                self.known.swap_remove_index(self.hand);
+            }
+        }
+    }
+}
+
+impl Known {
+    /// Whether somebody wanted it since it was last asked, or it has a connection.
+    fn stays(&mut self) -> bool {
+        std::mem::take(self.used.get_mut()) || self.host.is_in_use()
+    }
+}
+
+/// The text of a value, or the first of a list of them.
+fn text_of(value: &prost_types::Value) -> Option<&str> {
+    match value.kind.as_ref()? {
+        Kind::StringValue(text) => Some(text),
+        Kind::ListValue(list) => match list.values.first()?.kind.as_ref()? {
+            Kind::StringValue(text) => Some(text),
+            _ => None,
+        },
+        _ => None,
     }
 }
 
@@ -342,16 +385,42 @@ mod tests {
     #[test]
     fn clients_cannot_make_hosts_without_end() {
         let cluster = cluster();
+        let known = || hosts(&cluster).hosts.read().unwrap().known.len();
         let held: Vec<_> = (0..MOST_HOSTS).map(|number| pick(&cluster, number)).collect();
-        assert_eq!(cluster.known_hosts().len(), MOST_HOSTS);
-        // All of them are connected: another is made, and not remembered.
+        // All of them are connected: another is known as well, and found again, so that its connection is.
         held.iter().for_each(|host| connect(host, 1));
         let another = pick(&cluster, MOST_HOSTS);
-        assert!(!Arc::ptr_eq(&another, &pick(&cluster, MOST_HOSTS)));
-        assert_eq!(cluster.known_hosts().len(), MOST_HOSTS);
-        // Those that are not make room.
+        assert!(Arc::ptr_eq(&another, &pick(&cluster, MOST_HOSTS)));
+        assert_eq!(known(), MOST_HOSTS + 1);
+        // Nobody goes there any more: however many come, those that go make room. Those with a connection stay.
         held.iter().skip(1).for_each(|host| connect(host, 0));
-        pick(&cluster, MOST_HOSTS);
-        assert_eq!(cluster.known_hosts().len(), 2);
+        (0..4 * MOST_HOSTS).for_each(|number| drop(pick(&cluster, MOST_HOSTS + 1 + number)));
+        assert!(known() < MOST_HOSTS + MOST_HOSTS / 8, "{}", known());
+        assert!(Arc::ptr_eq(&held[0], &pick(&cluster, 0)));
+    }
+
+    #[test]
+    fn one_more_host_looks_at_few() {
+        let cluster = cluster();
+        let pick = |number| connect(&pick(&cluster, number), 1);
+        (0..=MOST_HOSTS).for_each(pick);
+        let used = || {
+            let hosts = hosts(&cluster).hosts.read().unwrap();
+            hosts.known.values().filter(|known| known.used.load(Ordering::Relaxed)).count()
+        };
+        let before = used();
+        pick(MOST_HOSTS + 1);
+        assert_eq!(before + 1 - used(), LOOKED_AT);
+    }
+
+    #[test]
+    fn metadata_name_a_host_by_text_or_a_list_of_it() {
+        let text = |text: &str| prost_types::Value { kind: Some(Kind::StringValue(text.to_owned())) };
+        let list =
+            |values| prost_types::Value { kind: Some(Kind::ListValue(prost_types::ListValue { values })) };
+        assert_eq!(text_of(&text("a")), Some("a"));
+        assert_eq!(text_of(&list(vec![text("a"), text("b")])), Some("a"));
+        assert_eq!(text_of(&list(vec![list(vec![text("a")])])), None);
+        assert_eq!(text_of(&list(Vec::new())), None);
     }
 }

@@ -142,6 +142,11 @@ fn eds_needs_a_source_and_keeps_hosts_when_an_assignment_is_wrong() {
     });
     let built = build(&proto).unwrap();
     assert!(matches!(&built.discovery, Discovery::Eds(eds) if &*eds.service_name == "c"));
+    for kind in [DiscoveryType::Static, DiscoveryType::OriginalDst] {
+        let mut other = proto.clone();
+        other.cluster_discovery_type = Some(ClusterDiscoveryType::Type(kind as i32));
+        assert_eq!(errors(&other), ["eds_cluster_config set in a non-EDS cluster"]);
+    }
     let env = BuildEnv::new(1);
     let mut cx = BuildCx::new(&env);
     let first = assignment(vec![lb_endpoint("127.0.0.1", 1), lb_endpoint("127.0.0.1", 2)]);
