@@ -20,7 +20,7 @@ release: ## the proxy as it is measured and shipped (target/release/outrigger); 
 
 .PHONY: test
 test: ## every test; installs the real Envoy to compare with
-	@PATH=$$PATH:/usr/sbin; command -v iptables >/dev/null && command -v nft >/dev/null || scripts/apt.sh iptables nftables iproute2 || true
+	@scripts/sidecar.sh || true
 	@command -v faketime >/dev/null || scripts/apt.sh faketime || true
 	@command -v slowhttptest >/dev/null || scripts/apt.sh slowhttptest || true
 	@peers=$$(scripts/peers.sh envoy) && eval "$$peers" && $(CARGO) test --workspace $(ARGS)

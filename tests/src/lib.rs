@@ -15,6 +15,7 @@ pub mod dns;
 pub mod expect;
 pub mod frames;
 pub mod http1;
+pub mod mesh;
 pub mod netns;
 pub mod ports;
 pub mod process;

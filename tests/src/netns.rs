@@ -8,7 +8,29 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Gid, Uid};
 use rustix::thread::LinkNameSpaceType;
+
+/// Whose a thread is, and what it starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct User {
+    pub uid: u32,
+    pub gid: u32,
+}
+
+impl User {
+    pub const fn new(id: u32) -> User {
+        User { uid: id, gid: id }
+    }
+
+    /// Makes this thread be the user's.
+    pub fn become_one(self) -> std::io::Result<()> {
+        let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
+        rustix::thread::set_thread_groups(&[])?;
+        rustix::thread::set_thread_res_gid(gid, gid, gid)?;
+        Ok(rustix::thread::set_thread_res_uid(uid, uid, uid)?)
+    }
+}
 
 /// A network namespace; it ends when this is dropped, or this process ends.
 #[derive(Debug)]

@@ -146,6 +146,8 @@ struct Kind {
 #[derive(Debug, Default)]
 struct State {
     kinds: BTreeMap<TypeUrl, Kind>,
+    /// What single nodes are served in place of all that, by their ids.
+    nodes: BTreeMap<String, BTreeMap<TypeUrl, Kind>>,
     /// How often all of a type was to be sent again.
     rounds: BTreeMap<TypeUrl, u64>,
     /// Types without responses for now.
@@ -159,6 +161,12 @@ struct State {
     recorded: Vec<Recorded>,
     streams: usize,
     nonces: u64,
+}
+
+impl State {
+    fn kinds_of(&self, node: &str) -> &BTreeMap<TypeUrl, Kind> {
+        self.nodes.get(node).unwrap_or(&self.kinds)
+    }
 }
 
 struct Shared {
@@ -244,12 +252,16 @@ impl ManagementServer {
 
     /// [`ManagementServer::set`] for several types at once: streams see all or nothing of it.
     pub fn set_all<'a>(&self, kinds: impl IntoIterator<Item = (TypeUrl, &'a str, Vec<Served>)>) {
-        self.change(|state| {
-            for (type_url, version, resources) in kinds {
-                let resources = resources.into_iter().map(|served| (served.name.clone(), served)).collect();
-                state.kinds.insert(type_url, Kind { version: version.to_owned(), resources });
-            }
-        });
+        self.change(|state| put(&mut state.kinds, kinds));
+    }
+
+    /// [`ManagementServer::set_all`] for the node of this id alone, which is served nothing else from then on.
+    pub fn set_all_of<'a>(
+        &self,
+        node: &str,
+        kinds: impl IntoIterator<Item = (TypeUrl, &'a str, Vec<Served>)>,
+    ) {
+        self.change(|state| put(state.nodes.entry(node.to_owned()).or_default(), kinds));
     }
 
     /// Sends all resources of this type once more to every state-of-the-world stream, though nothing has changed.
@@ -353,6 +365,16 @@ impl ManagementServer {
     fn change(&self, change: impl FnOnce(&mut State)) {
         change(&mut self.shared.state());
         self.shared.changed.send_modify(|count| *count += 1);
+    }
+}
+
+fn put<'a>(
+    into: &mut BTreeMap<TypeUrl, Kind>,
+    kinds: impl IntoIterator<Item = (TypeUrl, &'a str, Vec<Served>)>,
+) {
+    for (type_url, version, resources) in kinds {
+        let resources = resources.into_iter().map(|served| (served.name.clone(), served)).collect();
+        into.insert(type_url, Kind { version: version.to_owned(), resources });
     }
 }
 

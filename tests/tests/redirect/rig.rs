@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use integration::netns::Netns;
+pub use integration::netns::User;
 use rustix::net::sockopt;
-use rustix::process::{Gid, Uid};
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// How long a connection may take; a table under change drops packets, which are sent again after a second.
@@ -23,27 +23,7 @@ const SOON: Duration = Duration::from_secs(10);
 /// How many connections a proxy has under way at most; more is a connection that comes back to it.
 const MANY: usize = 32;
 
-/// Who makes a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct User {
-    pub uid: u32,
-    pub gid: u32,
-}
-
 pub const WORKLOAD: User = User { uid: 1000, gid: 1000 };
-
-impl User {
-    pub fn new(id: u32) -> User {
-        User { uid: id, gid: id }
-    }
-
-    /// Makes this thread be the user's.
-    pub fn become_one(self) -> std::io::Result<()> {
-        let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
-        rustix::thread::set_thread_res_gid(gid, gid, gid)?;
-        Ok(rustix::thread::set_thread_res_uid(uid, uid, uid)?)
-    }
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {

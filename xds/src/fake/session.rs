@@ -19,6 +19,8 @@ const ORDER: [TypeUrl; 4] =
 
 pub(super) struct Session {
     variant: Variant,
+    /// The id of the node that asks, once it was told.
+    node: String,
     types: BTreeMap<TypeUrl, Asked>,
 }
 
@@ -41,10 +43,17 @@ struct Asked {
 
 impl Session {
     pub(super) fn new(variant: Variant) -> Self {
-        Self { variant, types: BTreeMap::new() }
+        Self { variant, node: String::new(), types: BTreeMap::new() }
     }
 
     pub(super) fn request(&mut self, state: &State, request: &Request) {
+        let node = match request {
+            Request::StateOfTheWorld(request) => request.node.as_ref(),
+            Request::Delta(request) => request.node.as_ref(),
+        };
+        if let Some(node) = node {
+            self.node.clone_from(&node.id);
+        }
         match request {
             Request::StateOfTheWorld(request) => self.state_of_world(state, request),
             Request::Delta(request) => self.delta(request),
@@ -61,7 +70,10 @@ impl Session {
         }
         asked.wildcard = names.contains(WILDCARD) || (names.is_empty() && (first || asked.names.is_empty()));
         if first {
-            let current = state.kinds.get(&type_url).is_some_and(|kind| kind.version == request.version_info);
+            let current = state
+                .kinds_of(&self.node)
+                .get(&type_url)
+                .is_some_and(|kind| kind.version == request.version_info);
             asked.owed = !(asked.wildcard && current);
             asked.version = Some(request.version_info.clone());
         } else {
@@ -111,7 +123,8 @@ impl Session {
             if state.held.contains(&type_url) {
                 continue;
             }
-            let State { kinds, complete, nonces, identifier, rounds, .. } = &mut *state;
+            let State { kinds, nodes, complete, nonces, identifier, rounds, .. } = &mut *state;
+            let kinds = nodes.get(&self.node).unwrap_or(kinds);
             let (Some(asked), Some(kind)) = (self.types.get_mut(&type_url), kinds.get(&type_url)) else {
                 continue;
             };

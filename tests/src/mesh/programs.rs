@@ -1,0 +1,121 @@
+//! The workloads: programs that know nothing of a mesh, as they come with the distribution.
+//!
+//! `scripts/sidecar.sh` installs them.
+
+use std::path::Path;
+use std::process::Command;
+
+/// The distribution's Python, which has grpcio.
+pub const PYTHON: &str = "/usr/bin/python3";
+
+/// Answers each call of `/echo.Echo/Say` with what it was sent and who it was told that the caller is.
+const GRPC_SERVER: &str = r#"
+import grpc, sys
+from concurrent import futures
+def say(request, context):
+    told = dict(context.invocation_metadata())
+    return request + b"|" + told.get("x-forwarded-client-cert", "").encode()
+handler = grpc.method_handlers_generic_handler("echo.Echo", {"Say": grpc.unary_unary_rpc_method_handler(say)})
+server = grpc.server(futures.ThreadPoolExecutor(max_workers=4))
+server.add_generic_rpc_handlers((handler,))
+server.add_insecure_port("[::]:" + sys.argv[1])
+server.start()
+server.wait_for_termination()
+"#;
+
+const GRPC_CLIENT: &str = r#"
+import grpc, sys
+channel = grpc.insecure_channel(sys.argv[1])
+try:
+    print(channel.unary_unary("/echo.Echo/Say")(sys.argv[2].encode(), timeout=10).decode())
+except grpc.RpcError as error:
+    print(error.code().name)
+"#;
+
+/// Sends back what comes; with a greeting, that first.
+const TCP_SERVER: &str = r#"
+import asyncio, sys
+async def serve(reader, writer):
+    try:
+        writer.write(sys.argv[2].encode().decode("unicode_escape").encode("latin-1"))
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+    except ConnectionError:
+        pass
+async def main():
+    server = await asyncio.start_server(serve, ["0.0.0.0", "::"], int(sys.argv[1]))
+    await server.serve_forever()
+asyncio.run(main())
+"#;
+
+/// What a workload is.
+#[derive(Clone, Copy, Debug)]
+pub enum Program {
+    /// nginx, which says `port|client's address|x-forwarded-client-cert|host`; `/slow` takes two seconds.
+    Nginx,
+    /// Python's `http.server` on its empty working directory.
+    HttpServer,
+    /// A server of gRPC.
+    Grpc,
+    /// A server that sends back what it is sent.
+    Echo,
+    /// One that says this before, with Python's escapes.
+    Greeting(&'static str),
+}
+
+/// How large the answer on `/slow` is, and how much of it nginx sends in a second.
+pub const SLOW: (usize, usize) = (192 << 10, 64 << 10);
+
+fn nginx(dir: &Path, port: u16) -> String {
+    let paths = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .map(|kind| format!("{kind}_temp_path {}/{kind};", dir.display()))
+        .concat();
+    let (dir, rate) = (dir.display(), SLOW.1);
+    format!(
+        r#"daemon off; worker_processes 1; pid {dir}/pid; error_log stderr;
+events {{ worker_connections 512; }}
+http {{ access_log off; {paths} keepalive_requests 100000;
+  server {{
+    listen 0.0.0.0:{port} reuseport; listen [::]:{port} reuseport;
+    location / {{ return 200 "$server_port|$remote_addr|$http_x_forwarded_client_cert|$host\n"; }}
+    location = /slow {{ alias {dir}/slow; limit_rate {rate}; }}
+  }}
+}}
+"#
+    )
+}
+
+impl Program {
+    /// The command that serves on `port`, with files in `dir`.
+    pub(super) fn command(self, dir: &Path, port: u16) -> std::io::Result<Command> {
+        let python = |words: &[&str]| {
+            let mut command = Command::new(PYTHON);
+            command.args(words);
+            command
+        };
+        let number = port.to_string();
+        Ok(match self {
+            Program::Nginx => {
+                std::fs::write(dir.join("nginx.conf"), nginx(dir, port))?;
+                std::fs::write(dir.join("slow"), vec![b'.'; SLOW.0])?;
+                let mut command = Command::new("nginx");
+                command.arg("-p").arg(dir).arg("-c").arg(dir.join("nginx.conf"));
+                command.args(["-e", "stderr"]);
+                command
+            }
+            Program::HttpServer => python(&["-m", "http.server", "--bind", "::", &number]),
+            Program::Grpc => python(&["-c", GRPC_SERVER, &number]),
+            Program::Echo => python(&["-c", TCP_SERVER, &number, ""]),
+            Program::Greeting(greeting) => python(&["-c", TCP_SERVER, &number, greeting]),
+        })
+    }
+}
+
+/// A command of a client of [`Program::Grpc`]: says a word there, and prints the answer or the status.
+pub fn grpc_client(target: &str, word: &str) -> Command {
+    let mut command = Command::new(PYTHON);
+    command.args(["-c", GRPC_CLIENT, target, word]);
+    command
+}
