@@ -165,3 +165,41 @@ async fn bytes_pass_whole_through_tcp_proxy() {
     };
     assert_eq!(tokio::task::spawn_blocking(exchange).await.unwrap(), 0);
 }
+
+/// The end of the handshake, what there is to say, and goodbye, all at once: it is heard and answered.
+fn hurry(addr: SocketAddr) -> String {
+    let (mut session, mut socket) = (session(), TcpStream::connect(addr).unwrap());
+    socket.set_read_timeout(Some(SOON)).unwrap();
+    while session.is_handshaking() {
+        if session.wants_write() {
+            session.write_tls(&mut socket).unwrap();
+            continue;
+        }
+        session.read_tls(&mut socket).unwrap();
+        session.process_new_packets().unwrap();
+    }
+    session.writer().write_all(b"words").unwrap();
+    session.send_close_notify();
+    let mut all = Vec::new();
+    while session.wants_write() {
+        session.write_tls(&mut all).unwrap();
+    }
+    socket.write_all(&all).unwrap();
+    socket.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut answer = String::new();
+    rustls::Stream::new(&mut session, &mut socket).read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn words_and_goodbye_may_come_with_the_end_of_the_handshake() {
+    let echo = EchoServer::start().await.unwrap();
+    let tcp = listener_with_filters("l", &tcp_proxy("l", "cluster: up"));
+    let listener = format!("{tcp}{}", integration::config::indent(&transport(), 4));
+    let up = fill(&cluster("up", "up", ""), [("up", port(echo.server().addr()))]);
+    let proxy = Proxy::start(&Binary::subject().unwrap(), &bootstrap(&[listener], &[up], "")).await.unwrap();
+    let addr = proxy.listener("l").unwrap();
+    let answer = tokio::task::spawn_blocking(move || hurry(addr)).await.unwrap();
+    assert_eq!(answer, "words");
+    proxy.stop().await.unwrap();
+}

@@ -92,7 +92,8 @@ impl Secure {
                 return Poll::Ready(Ok(()));
             }
             match ready!(self.poll_fill(&mut session, socket, cx)) {
-                Ok(()) if self.end.get() == End::Open => {}
+                // (Who has little to say may say it and goodbye with the last words of the handshake.)
+                Ok(()) if self.end.get() == End::Open || !session.is_handshaking() => {}
                 Ok(()) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
                 Err(error) => {
                     try_flush(&mut session, socket);
