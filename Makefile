@@ -60,6 +60,12 @@ demo: ## real traffic while the routes change underneath
 	$(CARGO) build --release --workspace --bin outrigger --bin demo
 	OUTRIGGER=$(CURDIR)/target/release/outrigger target/release/demo $(ARGS)
 
+.PHONY: sidecar-demo
+sidecar-demo: ## a mesh of sidecars in network namespaces: plain programs, mutual TLS, changes under load (as root)
+	@scripts/sidecar.sh
+	$(CARGO) build --workspace --bin outrigger --bin outrigger-iptables --bin sidecar_demo
+	target/debug/sidecar_demo $(ARGS)
+
 .PHONY: fmt
 fmt: ## formats the code
 	$(CARGO) fmt --all

@@ -139,6 +139,29 @@ impl Service {
     }
 }
 
+/// What a proxy is sent.
+#[derive(Clone, Debug, Default)]
+pub struct Resources {
+    pub clusters: Vec<Value>,
+    pub endpoints: Vec<Value>,
+    pub listeners: Vec<Value>,
+    pub routes: Vec<Value>,
+    pub secrets: Vec<Value>,
+}
+
+impl Resources {
+    /// As management servers take them.
+    pub fn kinds<'v>(&self, version: &'v str) -> Result<[(TypeUrl, &'v str, Vec<Served>); 5]> {
+        Ok([
+            (TypeUrl::CLUSTER, version, all::<Cluster>(&self.clusters)?),
+            (TypeUrl::CLUSTER_LOAD_ASSIGNMENT, version, all::<ClusterLoadAssignment>(&self.endpoints)?),
+            (TypeUrl::LISTENER, version, all::<Listener>(&self.listeners)?),
+            (TypeUrl::ROUTE_CONFIGURATION, version, all::<RouteConfiguration>(&self.routes)?),
+            (TypeUrl::SECRET, version, all::<Secret>(&self.secrets)?),
+        ])
+    }
+}
+
 /// See the module's documentation.
 pub struct Mesh {
     pub node: Netns,
@@ -148,6 +171,8 @@ pub struct Mesh {
     pub services: Vec<Service>,
     pub mode: Mode,
     pub egress: Egress,
+    /// Where proxies ask for secrets.
+    pub sds_cluster: &'static str,
     /// Inbound connections are diverted and not redirected.
     pub tproxy: bool,
     /// `TLSv1_3`, or less.
@@ -185,6 +210,7 @@ impl Mesh {
             services: Vec::new(),
             mode: Mode::Strict,
             egress: Egress::AllowAny,
+            sds_cluster: "m",
             tproxy: false,
             highest_tls: "TLSv1_3",
             trust_domain: "cluster.local".to_owned(),
@@ -290,20 +316,38 @@ impl Mesh {
         let version = self.version.to_string();
         let Some(management) = &self.management else { return Ok(()) };
         for pod in &self.pods {
-            let kinds = [
-                (TypeUrl::CLUSTER, version.as_str(), all::<Cluster>(&self.clusters(pod))?),
-                (
-                    TypeUrl::CLUSTER_LOAD_ASSIGNMENT,
-                    &version,
-                    all::<ClusterLoadAssignment>(&self.endpoints())?,
-                ),
-                (TypeUrl::LISTENER, &version, all::<Listener>(&self.listeners(pod))?),
-                (TypeUrl::ROUTE_CONFIGURATION, &version, all::<RouteConfiguration>(&self.routes())?),
-                (TypeUrl::SECRET, &version, all::<Secret>(&self.secrets(pod))?),
-            ];
-            management.set_all_of(&pod.name, kinds);
+            management.set_all_of(&pod.name, self.resources(pod).kinds(&version)?);
         }
         Ok(())
+    }
+
+    /// What the proxy of a pod is sent.
+    pub fn resources(&self, pod: &Pod) -> Resources {
+        Resources {
+            clusters: self.clusters(pod),
+            endpoints: self.endpoints(),
+            listeners: self.listeners(pod),
+            routes: self.routes(),
+            secrets: self.secrets(pod),
+        }
+    }
+
+    /// Sends the proxy of a pod these resources in place of the mesh's own.
+    pub fn hand_out(&self, pod: &str, version: &str, resources: &Resources) -> Result<()> {
+        if let Some(management) = &self.management {
+            management.set_all_of(pod, resources.kinds(version)?);
+        }
+        Ok(())
+    }
+
+    /// Where the management server is.
+    pub fn controller(&self) -> SocketAddr {
+        self.management_at
+    }
+
+    /// The program of proxies, where each of their users finds it.
+    pub fn binary(&self) -> &Binary {
+        &self.binary
     }
 
     /// The management server's process ends, with all of its connections.

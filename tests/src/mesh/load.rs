@@ -23,12 +23,13 @@ pub struct Load {
 }
 
 impl Load {
-    /// This many clients send GETs to these addresses in turn.
-    pub fn start(pod: &Pod, to: &[SocketAddr], clients: usize) -> Result<Self> {
+    /// This many clients send GETs for `host` to these addresses in turn.
+    pub fn start(pod: &Pod, to: &[SocketAddr], host: &str, clients: usize) -> Result<Self> {
         let (stop, requests): (Arc<AtomicBool>, Arc<AtomicUsize>) = Default::default();
         let client = |number: usize| {
             let (stop, requests, to) = (stop.clone(), requests.clone(), to[number % to.len()]);
-            pod.inside(WORKLOAD, move || std::thread::spawn(move || send(to, &stop, &requests)))
+            let request = format!("GET /load HTTP/1.1\r\nhost: {host}\r\n\r\n");
+            pod.inside(WORKLOAD, move || std::thread::spawn(move || send(to, &request, &stop, &requests)))
         };
         let clients = (0..clients).map(client).collect::<Result<_>>()?;
         Ok(Self { stop, requests, clients })
@@ -53,7 +54,7 @@ impl Load {
     }
 }
 
-fn send(to: SocketAddr, stop: &AtomicBool, requests: &AtomicUsize) -> Vec<String> {
+fn send(to: SocketAddr, request: &str, stop: &AtomicBool, requests: &AtomicUsize) -> Vec<String> {
     let mut failed = Vec::new();
     while !stop.load(Ordering::Relaxed) {
         let connected = TcpStream::connect_timeout(&to, SOON);
@@ -62,7 +63,7 @@ fn send(to: SocketAddr, stop: &AtomicBool, requests: &AtomicUsize) -> Vec<String
             continue;
         };
         for _ in 0..REQUESTS {
-            match get(&mut stream) {
+            match get(&mut stream, request) {
                 Ok(open) => {
                     requests.fetch_add(1, Ordering::Relaxed);
                     if !open || stop.load(Ordering::Relaxed) {
@@ -80,9 +81,9 @@ fn send(to: SocketAddr, stop: &AtomicBool, requests: &AtomicUsize) -> Vec<String
 }
 
 /// A request and its response, which must be 200; whether another may follow on the connection.
-fn get(stream: &mut TcpStream) -> Result<bool> {
+fn get(stream: &mut TcpStream, request: &str) -> Result<bool> {
     stream.set_read_timeout(Some(SOON))?;
-    stream.write_all(b"GET /load HTTP/1.1\r\nhost: mesh\r\n\r\n")?;
+    stream.write_all(request.as_bytes())?;
     let (mut answer, mut buffer) = (Vec::new(), [0; 4096]);
     loop {
         let text = String::from_utf8_lossy(&answer).into_owned();

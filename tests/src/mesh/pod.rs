@@ -1,7 +1,7 @@
 //! A pod: a network namespace with workloads, a proxy, and rules of the kernel that lead the one's traffic to the other.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -198,16 +198,39 @@ impl Pod {
     /// Connects as the workload would, sends, half-closes, and gives all that comes back; an error if the connection was
     /// not made or not ended in order.
     pub fn tcp(&self, to: SocketAddr, send: &[u8]) -> Result<String> {
-        let converse = || -> std::io::Result<String> {
+        Ok(String::from_utf8_lossy(&self.bytes(to, send)?).into_owned())
+    }
+
+    /// [`Pod::tcp`] for what is no text.
+    pub fn bytes(&self, to: SocketAddr, send: &[u8]) -> Result<Vec<u8>> {
+        let converse = || -> std::io::Result<Vec<u8>> {
             let mut stream = TcpStream::connect_timeout(&to, SOON)?;
             stream.set_read_timeout(Some(SOON))?;
             stream.write_all(send)?;
             stream.shutdown(Shutdown::Write)?;
             let mut answer = Vec::new();
             stream.read_to_end(&mut answer)?;
-            Ok(String::from_utf8_lossy(&answer).into_owned())
+            Ok(answer)
         };
         Ok(self.inside(WORKLOAD, converse)??)
+    }
+
+    /// Connects, says nothing, and gives the first line that comes.
+    pub fn hear(&self, to: SocketAddr) -> Result<String> {
+        self.ask(to, "")
+    }
+
+    /// Connects, says this, and gives the first line that comes.
+    pub fn ask(&self, to: SocketAddr, say: &str) -> Result<String> {
+        let ask = || -> std::io::Result<String> {
+            let mut stream = TcpStream::connect_timeout(&to, SOON)?;
+            stream.set_read_timeout(Some(SOON))?;
+            stream.write_all(say.as_bytes())?;
+            let mut line = String::new();
+            BufReader::new(stream).read_line(&mut line)?;
+            Ok(line)
+        };
+        Ok(self.inside(WORKLOAD, ask)??)
     }
 }
 

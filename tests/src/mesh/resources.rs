@@ -31,9 +31,9 @@ fn ads() -> Value {
     json!({"ads": {}, "resource_api_version": "V3"})
 }
 
-/// Secrets come over a stream of their own, from the same server.
-fn sds(name: &str) -> Value {
-    let service = json!([{"envoy_grpc": {"cluster_name": "m"}}]);
+/// Secrets come over a stream of their own.
+fn sds(name: &str, cluster: &str) -> Value {
+    let service = json!([{"envoy_grpc": {"cluster_name": cluster}}]);
     let api = json!({"api_type": "GRPC", "transport_api_version": "V3", "grpc_services": service});
     json!({"name": name, "sds_config": {"resource_api_version": "V3", "api_config_source": api}})
 }
@@ -72,10 +72,10 @@ impl Mesh {
         json!({
             "tls_params": {"tls_minimum_protocol_version": "TLSv1_2", "tls_maximum_protocol_version": self.highest_tls},
             "alpn_protocols": alpn,
-            "tls_certificate_sds_secret_configs": [sds("default")],
+            "tls_certificate_sds_secret_configs": [sds("default", self.sds_cluster)],
             "combined_validation_context": {
                 "default_validation_context": {"match_typed_subject_alt_names": names},
-                "validation_context_sds_secret_config": sds("ROOTCA"),
+                "validation_context_sds_secret_config": sds("ROOTCA", self.sds_cluster),
             },
         })
     }

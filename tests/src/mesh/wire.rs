@@ -12,6 +12,13 @@ use crate::netns::Netns;
 /// Both ends of a stream, who sends first.
 pub type Flow = (SocketAddr, SocketAddr);
 
+/// What was said on connections to a port, by each side of each.
+#[derive(Debug, Default)]
+pub struct Spoken {
+    pub by_clients: Vec<Vec<u8>>,
+    pub by_servers: Vec<Vec<u8>>,
+}
+
 /// Every kind of frame, in the network's byte order.
 const ALL: i32 = 0x0003_u16.to_be() as i32;
 /// As much as may wait until somebody looks.
@@ -57,17 +64,17 @@ impl Wire {
         self.streams.iter().map(|(flow, stream)| Ok((*flow, stream.bytes(flow)?))).collect()
     }
 
-    /// What was said from and to a port, by whoever connected to it: what clients sent, and what they were sent.
-    pub fn on(&mut self, port: u16) -> Result<(Vec<Vec<u8>>, Vec<Vec<u8>>)> {
-        let (mut sent, mut received) = (Vec::new(), Vec::new());
-        for ((from, to), bytes) in self.streams()? {
+    /// What was said on connections to a port until now, where anything was.
+    pub fn on(&mut self, port: u16) -> Result<Spoken> {
+        let mut spoken = Spoken::default();
+        for ((from, to), bytes) in self.streams()?.into_iter().filter(|(_, bytes)| !bytes.is_empty()) {
             if to.port() == port {
-                sent.push(bytes);
+                spoken.by_clients.push(bytes);
             } else if from.port() == port {
-                received.push(bytes);
+                spoken.by_servers.push(bytes);
             }
         }
-        Ok((sent, received))
+        Ok(spoken)
     }
 
     /// Whether anybody sent these bytes.

@@ -38,7 +38,7 @@ async fn rotated(mesh: &Mesh, pod: &str) {
 async fn loaded() -> (Mesh, Service, Load) {
     let (mut mesh, web) = mesh().await;
     mesh.inject(&["client", "web"]).unwrap();
-    let load = Load::start(mesh.get("client").unwrap(), &web.at(), 4).unwrap();
+    let load = Load::start(mesh.get("client").unwrap(), &web.at(), "web", 4).unwrap();
     load.more(BETWEEN).await.unwrap();
     (mesh, web, load)
 }

@@ -3,12 +3,14 @@
 //!
 //! Nothing here skips itself: it takes root and what `scripts/sidecar.sh` installs (`make test` runs it).
 
-#![expect(clippy::unwrap_used, reason = "what fails in a helper fails its test")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "what fails in a helper fails its test")]
 
 mod access;
 mod addresses;
 mod changes;
+mod istio;
 mod mtls;
+mod osm;
 mod tproxy;
 
 use integration::mesh::programs::Program;
