@@ -43,20 +43,30 @@ pub(crate) fn run(measure: Measure, proxy: &Running, options: &Options) -> Resul
     if !does {
         return Ok(Vec::new());
     }
-    let before = Cpu::of(proxy.pid())?;
     let ports = &proxy.ports;
-    let (requests, latency) = match measure {
-        Measure::H2 => h2load(ports.h2, "8", "32", options)?,
-        Measure::H2Wide => h2load(ports.h2, "64", "1", options)?,
-        Measure::H2ToH1 => h2load(ports.h2_to_h1, "64", "1", options)?,
-        Measure::H1ToH2 => wrk(ports.h1_to_h2, "/", "64", &[], options)?,
-        Measure::H1Rich => wrk(ports.h1_rich, "/", "64", &FIELDS, options)?,
-        Measure::Tcp => wrk(ports.tcp, "/", "64", &[], options)?,
-        Measure::TcpBig => wrk(ports.tcp, "/big/1m", "8", &[], options)?,
-        Measure::Big => wrk(ports.h1, "/big/1m", "8", &[], options)?,
-        _ => wrk(ports.h1, "/", "64", &[], options)?,
+    let load = || match measure {
+        Measure::H2 => h2load(ports.h2, "8", "32", options),
+        Measure::H2Wide => h2load(ports.h2, "64", "1", options),
+        Measure::H2ToH1 => h2load(ports.h2_to_h1, "64", "1", options),
+        Measure::H1ToH2 => wrk(ports.h1_to_h2, "/", "64", &[], options),
+        Measure::H1Rich => wrk(ports.h1_rich, "/", "64", &FIELDS, options),
+        Measure::Tcp => wrk(ports.tcp, "/", "64", &[], options),
+        Measure::TcpBig => wrk(ports.tcp, "/big/1m", "8", &[], options),
+        Measure::Big => wrk(ports.h1, "/big/1m", "8", &[], options),
+        _ => wrk(ports.h1, "/", "64", &[], options),
     };
-    let used = Cpu::of(proxy.pid())?.since(before);
+    per_request(proxy.pid(), options, load)
+}
+
+/// What the requests of a load cost a process.
+pub(crate) fn per_request(
+    pid: u32,
+    options: &Options,
+    load: impl FnOnce() -> Result<Answered>,
+) -> Result<Vec<(Part, f64)>> {
+    let before = Cpu::of(pid)?;
+    let (requests, latency) = load()?;
+    let used = Cpu::of(pid)?.since(before);
     ensure!(requests > 0.0, "no request was answered");
     let mut values = vec![
         (Part::Main, used.total().as_secs_f64() * 1e6 / requests),
@@ -70,7 +80,7 @@ pub(crate) fn run(measure: Measure, proxy: &Running, options: &Options) -> Resul
 }
 
 /// Requests answered; median and 99th percentile of latency in milliseconds, where the generator tells.
-type Answered = (f64, Option<(f64, f64)>);
+pub(crate) type Answered = (f64, Option<(f64, f64)>);
 
 fn output(command: &mut Command) -> Result<String> {
     let output = command.output().with_context(|| format!("{command:?}"))?;
@@ -78,7 +88,13 @@ fn output(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-fn wrk(port: u16, path: &str, connections: &str, fields: &[&str], options: &Options) -> Result<Answered> {
+pub(crate) fn wrk(
+    port: u16,
+    path: &str,
+    connections: &str,
+    fields: &[&str],
+    options: &Options,
+) -> Result<Answered> {
     let text = output(
         Command::new(program("WRK")?)
             .args(["-t1", "--latency", "-c", connections, "-d"])
@@ -107,7 +123,7 @@ fn millis(text: &str) -> Result<f64> {
     Ok(number.parse::<f64>().with_context(|| format!("latency {text:?}"))? * factor)
 }
 
-fn h2load(port: u16, connections: &str, streams: &str, options: &Options) -> Result<Answered> {
+pub(crate) fn h2load(port: u16, connections: &str, streams: &str, options: &Options) -> Result<Answered> {
     let text = output(
         Command::new(program("H2LOAD")?)
             .args(["-t1", "-c", connections, "-m", streams, "-D"])

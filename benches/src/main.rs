@@ -4,19 +4,23 @@
 //! (A B C D A B C D ...), work after work, round after round, and the median over the rounds counts. The measure is CPU time of the proxy's processes per
 //! request, from `/proc`: it is far steadier than requests per second on a shared machine, and it is what is paid for.
 //!
-//! Usage: `load [--quick] [--only h1,h2,...] [--peers outrigger,envoy,...] [--rounds N] [--seconds N] [--rate N]
+//! Usage: `load [--quick] [--only h1,h2,...] [--peers outrigger,envoy,...] [--rounds N] [--seconds N] [--keep] [--rate N]
 //! [--outrigger PATH] [--results FOLDER]`. What is measured, by name: `options.rs`.
 //! The peers come from the environment as `scripts/peers.sh` prints it (`ENVOY`, `HAPROXY`, `NGINX`, `WRK`, `H2LOAD`).
 
 mod clusters;
 mod endpoints;
+mod handshakes;
 mod idle;
 mod load;
+mod mesh;
 mod open_loop;
 mod options;
 mod peers;
 mod plot;
+mod policies;
 mod proc;
+mod redirected;
 mod report;
 mod start;
 mod tail;
@@ -75,6 +79,10 @@ fn measure(options: &Options, backend: &Backend, report: &mut Report) -> Result<
     }
     if options.wants(Measure::Endpoints) {
         endpoints::measure(options, report)?;
+    }
+    mesh::measure(options, backend, report)?;
+    if options.wants(Measure::Redirected) {
+        redirected::measure(options, report)?;
     }
     Ok(())
 }

@@ -39,6 +39,26 @@ pub(crate) enum Measure {
     IdleH2,
     /// Memory per static cluster, and the time to ready.
     Clusters,
+    /// Two sidecars with mutual TLS between them: HTTP/1 small GET, 64 connections.
+    Mtls,
+    /// The same over HTTP/2, 64 connections of one stream.
+    MtlsH2,
+    /// The same over HTTP/1 with one connection: how long a request takes.
+    MtlsOne,
+    /// The same over HTTP/1 with bodies of 1 MiB, 8 connections.
+    MtlsBig,
+    /// Handshakes with a key of ECDSA.
+    Handshakes,
+    /// Handshakes with a key of RSA.
+    HandshakesRsa,
+    /// Handshakes with a key of ECDSA on each side.
+    HandshakesMtls,
+    /// Memory per idle connection with mutual TLS.
+    IdleMtls,
+    /// What a request past 64 policies costs, against one past none.
+    Policies,
+    /// Connections that the kernel redirects.
+    Redirected,
     /// From the arrival of new endpoints to the first request that reaches them.
     Endpoints,
 }
@@ -56,7 +76,7 @@ impl Measure {
         Self::Big,
         Self::TcpBig,
     ];
-    pub(crate) const ALL: [Self; 16] = [
+    pub(crate) const ALL: [Self; 26] = [
         Self::H1,
         Self::H1Rich,
         Self::H2,
@@ -73,6 +93,27 @@ impl Measure {
         Self::IdleH2,
         Self::Clusters,
         Self::Endpoints,
+        Self::Mtls,
+        Self::MtlsH2,
+        Self::MtlsOne,
+        Self::MtlsBig,
+        Self::Handshakes,
+        Self::HandshakesRsa,
+        Self::HandshakesMtls,
+        Self::IdleMtls,
+        Self::Policies,
+        Self::Redirected,
+    ];
+    /// What is measured on two sidecars side by side.
+    pub(crate) const MESH: [Self; 8] = [
+        Self::Mtls,
+        Self::MtlsH2,
+        Self::MtlsOne,
+        Self::MtlsBig,
+        Self::Handshakes,
+        Self::HandshakesRsa,
+        Self::HandshakesMtls,
+        Self::Policies,
     ];
 
     /// As `--only` takes it.
@@ -107,6 +148,33 @@ impl Measure {
             Self::Idle => ("idle", "Memory per idle HTTP/1 connection: KiB"),
             Self::IdleH2 => ("idleh2", "Memory per idle HTTP/2 connection: KiB"),
             Self::Clusters => ("clusters", "Memory per static cluster: KiB"),
+            Self::Mtls => {
+                ("mtls", "Two sidecars, mTLS between, HTTP/1 small GET, 64 connections: CPU µs per request")
+            }
+            Self::MtlsH2 => {
+                ("mtlsh2", "Two sidecars, mTLS between, HTTP/2 small GET, 64 x 1 streams: CPU µs per request")
+            }
+            Self::MtlsOne => {
+                ("mtlsone", "Two sidecars, mTLS between, HTTP/1, one connection: latency, median, ms")
+            }
+            Self::MtlsBig => (
+                "mtlsbig",
+                "Two sidecars, mTLS between, HTTP/1, 1 MiB bodies, 8 connections: CPU µs per request",
+            ),
+            Self::Handshakes => {
+                ("handshakes", "TLS 1.3 connections per CPU second, key of ECDSA P-256: full")
+            }
+            Self::HandshakesRsa => {
+                ("handshakesrsa", "TLS 1.3 connections per CPU second, key of RSA 2048: full")
+            }
+            Self::HandshakesMtls => {
+                ("handshakesmtls", "mTLS 1.3 connections per CPU second, keys of ECDSA P-256: full")
+            }
+            Self::IdleMtls => ("idlemtls", "Memory per idle HTTP/1 connection with mTLS: KiB"),
+            Self::Policies => ("policies", "HTTP/1 small GET past 64 RBAC policies: CPU against none"),
+            Self::Redirected => {
+                ("redirected", "TCP proxy, connections that iptables redirects: CPU µs per connection")
+            }
             Self::Endpoints => {
                 ("endpoints", "One EDS update among many clusters, arrival to first routed request: ms")
             }
@@ -123,6 +191,8 @@ pub(crate) enum Part {
     User,
     /// Requests per second.
     Rate,
+    /// The same of sessions that are resumed.
+    Resumed,
     /// Median latency.
     Median,
     /// 99th percentile of latency.
@@ -136,14 +206,24 @@ pub(crate) enum Part {
 }
 
 impl Part {
-    pub(crate) const ALL: [Self; 8] =
-        [Self::Main, Self::User, Self::Rate, Self::Median, Self::Tail, Self::Cpu, Self::Ready, Self::Count];
+    pub(crate) const ALL: [Self; 9] = [
+        Self::Main,
+        Self::User,
+        Self::Resumed,
+        Self::Rate,
+        Self::Median,
+        Self::Tail,
+        Self::Cpu,
+        Self::Ready,
+        Self::Count,
+    ];
 
     /// As the results name it.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Main => "value",
             Self::User => "of it in user mode",
+            Self::Resumed => "resumed",
             Self::Rate => "requests per second",
             Self::Median => "latency, median, ms",
             Self::Tail => "latency, 99th percentile, ms",
@@ -166,6 +246,8 @@ pub(crate) struct Options {
     pub(crate) rate: Option<f64>,
     pub(crate) outrigger: PathBuf,
     pub(crate) results: PathBuf,
+    /// What is not measured stays as it was in the results.
+    pub(crate) keep: bool,
 }
 
 impl Options {
@@ -181,12 +263,14 @@ impl Options {
             rate: None,
             outrigger: root.join("../target/release/outrigger"),
             results: root.join("results"),
+            keep: false,
         };
         let mut args = args;
         while let Some(arg) = args.next() {
             let mut value = || args.next().with_context(|| format!("{arg} needs a value"));
             match arg.as_str() {
                 "--quick" => (options.quick, options.rounds, options.seconds) = (true, 3, 1),
+                "--keep" => options.keep = true,
                 "--rounds" => options.rounds = value()?.parse()?,
                 "--seconds" => options.seconds = value()?.parse()?,
                 "--rate" => options.rate = Some(value()?.parse()?),

@@ -35,6 +35,25 @@ impl Peer {
         }
     }
 
+    /// Starts it with this configuration.
+    pub(crate) fn spawn(
+        self,
+        dir: TempDir,
+        config: &str,
+        workers: usize,
+        options: &Options,
+    ) -> Result<Process> {
+        let workers = workers.to_string();
+        let args: &[&str] = match self {
+            Self::Outrigger | Self::Envoy => {
+                &["-c", config, "--concurrency", &workers, "--disable-hot-restart", "-l", "error"]
+            }
+            Self::Haproxy => &["-db", "-f", config],
+            Self::Nginx => &["-c", config],
+        };
+        Process::spawn(dir, &self.binary(options)?, args)
+    }
+
     /// Its program.
     pub(crate) fn binary(self, options: &Options) -> Result<PathBuf> {
         match self {
@@ -135,7 +154,8 @@ pub(crate) fn free_ports<const N: usize>() -> Result<[u16; N]> {
     Ok(ports)
 }
 
-fn folder() -> Result<TempDir> {
+/// One for the files of a process.
+pub(crate) fn folder() -> Result<TempDir> {
     Ok(tempfile::Builder::new().prefix("outrigger-bench-").tempdir()?)
 }
 
@@ -162,8 +182,8 @@ fn nginx_head(dir: &Path, workers: usize) -> String {
 #[derive(Debug)]
 pub(crate) struct Backend {
     _process: Process,
-    h1: u16,
-    h2: u16,
+    pub(crate) h1: u16,
+    pub(crate) h2: u16,
 }
 
 impl Backend {
@@ -240,16 +260,8 @@ impl Running {
         let path = dir.path().join(file);
         std::fs::write(&path, fill(&text, &values))?;
         let path = path.display().to_string();
-        let workers = workers.to_string();
-        let args: &[&str] = match peer {
-            Peer::Outrigger | Peer::Envoy => {
-                &["-c", &path, "--concurrency", &workers, "--disable-hot-restart", "-l", "error"]
-            }
-            Peer::Haproxy => &["-db", "-f", &path],
-            Peer::Nginx => &["-c", &path],
-        };
         let start = Instant::now();
-        let mut process = Process::spawn(dir, &peer.binary(options)?, args)?;
+        let mut process = peer.spawn(dir, &path, workers, options)?;
         match peer {
             Peer::Outrigger | Peer::Envoy => process.answers(admin, "/ready")?,
             Peer::Haproxy | Peer::Nginx => process.answers(h1, "/")?,

@@ -10,18 +10,21 @@ use crate::options::{Measure, Options, Part};
 use crate::peers::Peer;
 use crate::plot;
 
+type Samples = BTreeMap<(Measure, Part, Peer), Vec<f64>>;
+
 /// Everything that was measured.
 #[derive(Debug)]
 pub(crate) struct Report {
     options: Options,
-    samples: BTreeMap<(Measure, Part, Peer), Vec<f64>>,
+    samples: Samples,
     failures: Vec<String>,
 }
 
 impl Report {
     pub(crate) fn new(options: &Options) -> Result<Self> {
         std::fs::create_dir_all(&options.results)?;
-        Ok(Self { options: options.clone(), samples: BTreeMap::new(), failures: Vec::new() })
+        let samples = if options.keep { kept(options)? } else { BTreeMap::new() };
+        Ok(Self { options: options.clone(), samples, failures: Vec::new() })
     }
 
     /// Adds one sample.
@@ -120,6 +123,25 @@ impl Report {
         }
         json!({"how": self.how(), "quick": self.options.quick, "measures": measures, "failures": self.failures})
     }
+}
+
+/// What the results have of that which is not measured now.
+fn kept(options: &Options) -> Result<Samples> {
+    let text = std::fs::read_to_string(options.results.join("latest.json"))?;
+    let results: Value = serde_json::from_str(&text)?;
+    let mut samples = Samples::new();
+    for measure in Measure::ALL.into_iter().filter(|measure| !options.wants(*measure)) {
+        for part in Part::ALL {
+            for peer in Peer::ALL {
+                let values = &results["measures"][measure.name()][peer.name()][part.name()]["values"];
+                if let Some(values) = values.as_array() {
+                    let values = values.iter().filter_map(Value::as_f64).collect();
+                    samples.insert((measure, part, peer), values);
+                }
+            }
+        }
+    }
+    Ok(samples)
 }
 
 /// The one in the middle.

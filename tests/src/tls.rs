@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer, KeyIdMethod,
-    KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber, SignatureAlgorithm, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CustomExtension, DnType, IsCa,
+    Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
+    SignatureAlgorithm, date_time_ymd,
 };
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
@@ -55,6 +56,10 @@ pub struct Wanted<'w> {
     /// Years.
     pub valid: (i32, i32),
     pub algorithm: &'static SignatureAlgorithm,
+    /// What it may be used for, if it says so.
+    pub usages: &'w [KeyUsagePurpose],
+    /// It asks to be shown with an OCSP response (RFC 7633).
+    pub must_staple: bool,
 }
 
 impl Default for Wanted<'_> {
@@ -65,11 +70,16 @@ impl Default for Wanted<'_> {
             serial: 1,
             valid: (2020, 2100),
             algorithm: &rcgen::PKCS_ECDSA_P256_SHA256,
+            usages: &[],
+            must_staple: false,
         }
     }
 }
 
 impl Wanted<'_> {
+    /// The other algorithm of keys that is in use.
+    pub const RSA_2048: &'static SignatureAlgorithm = &rcgen::PKCS_RSA_SHA256;
+
     fn params(&self) -> Result<CertificateParams> {
         let mut params = CertificateParams::new(Vec::new())?;
         params.distinguished_name = rcgen::DistinguishedName::new();
@@ -89,6 +99,12 @@ impl Wanted<'_> {
         params.serial_number = Some(SerialNumber::from(self.serial));
         params.not_before = date_time_ymd(self.valid.0, 1, 1);
         params.not_after = date_time_ymd(self.valid.1, 1, 1);
+        params.key_usages = self.usages.to_vec();
+        if self.must_staple {
+            let feature =
+                CustomExtension::from_oid_content(&[1, 3, 6, 1, 5, 5, 7, 1, 24], vec![0x30, 3, 2, 1, 5]);
+            params.custom_extensions.push(feature);
+        }
         Ok(params)
     }
 }
@@ -230,13 +246,20 @@ pub struct ClientOptions {
     pub versions: Vec<&'static SupportedProtocolVersion>,
     /// Names of suites as `rustls` has them.
     pub suites: Vec<&'static str>,
+    /// Names of the groups that it takes; all if none.
+    pub groups: Vec<&'static str>,
     /// Takes signatures of these only.
     pub schemes: Vec<SignatureScheme>,
+    /// Where the OCSP response of the last handshake goes; empty if none was shown.
+    pub stapled: Stapled,
 }
+
+/// An OCSP response, once one was shown.
+pub type Stapled = Arc<Mutex<Option<Vec<u8>>>>;
 
 /// Anybody's certificate is good enough: what is tested is the other side.
 #[derive(Debug)]
-struct Credulous(Arc<CryptoProvider>, Vec<SignatureScheme>);
+struct Credulous(Arc<CryptoProvider>, Vec<SignatureScheme>, Stapled);
 
 impl ServerCertVerifier for Credulous {
     fn verify_server_cert(
@@ -244,9 +267,12 @@ impl ServerCertVerifier for Credulous {
         _: &CertificateDer<'_>,
         _: &[CertificateDer<'_>],
         _: &ServerName<'_>,
-        _: &[u8],
+        stapled: &[u8],
         _: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
+        if let Ok(mut last) = self.2.lock() {
+            *last = Some(stapled.to_vec());
+        }
         Ok(ServerCertVerified::assertion())
     }
     fn verify_tls12_signature(
@@ -288,6 +314,9 @@ impl ClientOptions {
                 self.suites.contains(&name.as_str())
             });
         }
+        if !self.groups.is_empty() {
+            provider.kx_groups.retain(|group| self.groups.contains(&format!("{:?}", group.name()).as_str()));
+        }
         let versions = match self.versions.is_empty() {
             true => rustls::ALL_VERSIONS.to_vec(),
             false => self.versions.clone(),
@@ -300,7 +329,11 @@ impl ClientOptions {
         let builder = ClientConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&versions)?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Credulous(provider, self.schemes.clone())));
+            .with_custom_certificate_verifier(Arc::new(Credulous(
+                provider,
+                self.schemes.clone(),
+                self.stapled.clone(),
+            )));
         let mut config = match &self.identity {
             Some(identity) => {
                 let (chain, key) = identity.parts()?;
@@ -395,11 +428,16 @@ pub struct Session(rustls::StreamOwned<ClientConnection, TcpStream>);
 impl Session {
     /// Connects; the handshake is done with the first request.
     pub fn open(addr: SocketAddr, options: &ClientOptions) -> Result<Self> {
+        Self::over(addr, &options.config()?, options.name())
+    }
+
+    /// Connects with a configuration that others have, too.
+    pub fn over(addr: SocketAddr, config: &Arc<ClientConfig>, name: &str) -> Result<Self> {
         let socket = TcpStream::connect_timeout(&addr, SOON)?;
         socket.set_read_timeout(Some(SOON))?;
         socket.set_nodelay(true)?;
-        let name = ServerName::try_from(options.name().to_owned())?;
-        Ok(Self(rustls::StreamOwned::new(ClientConnection::new(options.config()?, name)?, socket)))
+        let name = ServerName::try_from(name.to_owned())?;
+        Ok(Self(rustls::StreamOwned::new(ClientConnection::new(config.clone(), name)?, socket)))
     }
 
     /// Sends a request and reads the response, which must have a content length; its status line.

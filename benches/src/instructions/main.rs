@@ -13,6 +13,8 @@
 mod baseline;
 mod callgrind;
 mod pieces;
+#[path = "../policies.rs"]
+mod policies;
 mod traffic;
 
 use std::io::Write;

@@ -14,6 +14,8 @@ use integration::frames::{
 };
 use integration::process::{Binary, Kind, Proxy};
 
+use crate::policies::policies;
+
 const PATIENCE: Duration = Duration::from_secs(60);
 const BODY: &[u8] = b"hello world, this is a small body from the backend\n";
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: 127.0.0.1:10000\r\n\r\n";
@@ -186,29 +188,6 @@ fn header_mutation(number: usize) -> String {
               mutations:
                 request_mutations: [{{append: {{header: {{key: x-mutation-{number}, value: passed}}}}}}]
 "
-    )
-}
-
-/// Access control as meshes write it: who may do what to which paths.
-fn policies(count: usize) -> String {
-    let policy = |(name, prefix): (String, String)| {
-        format!(
-            "                  \"{name}\":
-                    permissions: [{{and_rules: {{rules: [{{header: {{name: \":method\", string_match: {{exact: GET}}}}}}, {{url_path: {{path: {{prefix: {prefix}}}}}}}]}}}}]
-                    principals: [{{or_ids: {{ids: [{{authenticated: {{principal_name: {{exact: \"spiffe://td/{name}\"}}}}}}, {{direct_remote_ip: {{address_prefix: 127.0.0.0, prefix_len: 8}}}}]}}}}]
-"
-        )
-    };
-    let last = count - 1;
-    let named = (0..last).map(|at| (format!("policy-{at:03}"), format!("/service-{at}/")));
-    let policies: String = named.chain([("policy-last".to_owned(), "/".to_owned())]).map(policy).collect();
-    format!(
-        "          - name: rbac
-            typed_config:
-              \"@type\": type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC
-              rules:
-                policies:
-{policies}"
     )
 }
 
