@@ -98,6 +98,17 @@ impl Admin {
         let left = first.max(0).unsigned_abs().saturating_sub(now);
         u32::try_from(left / (24 * 60 * 60)).unwrap_or(u32::MAX)
     }
+
+    /// How many seconds are left until the first of all OCSP responses in use ends: none if one has, or if there is none.
+    pub fn seconds_until_an_ocsp_response_ends(&self) -> u64 {
+        let store = self.0.configuration.store();
+        let chains = store.active_listeners().flat_map(|(_, _, listener)| &listener.chains);
+        let contexts: Vec<_> = chains.filter_map(|chain| chain.tls.as_ref()?.context()).collect();
+        let staples = contexts.iter().flat_map(|tls| &tls.identities).filter_map(|one| one.staple.as_ref());
+        let first = staples.map(|staple| staple.response.next_update.unwrap_or(0)).min();
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        first.map_or(0, |first| first.max(0).unsigned_abs().saturating_sub(now))
+    }
 }
 
 /// When the first certificate of a TLS context ends; of several authorities the first counts, as by Envoy.
@@ -240,15 +251,26 @@ fn certificate_entry(verifier: Option<&Verifier>, identities: &[Identity]) -> Ce
     let trusted = verifier.and_then(|verifier| Some((verifier.path()?, verifier.authorities().next()?)));
     CertificateEntry {
         ca: trusted.iter().map(|(path, authority)| certificate_details(path, authority)).collect(),
-        chain: identities.iter().map(|one| certificate_details(&one.path, &one.certificate)).collect(),
+        chain: identities.iter().map(chain_details).collect(),
     }
 }
 
+fn chain_details(identity: &Identity) -> CertificateDetails {
+    let now = SystemTime::now();
+    let ocsp = identity.staple.as_ref().map(|staple| {
+        // as Envoy tells of a response that does not say when it ends
+        let end = staple.response.next_update.map_or(now, moment);
+        (moment(staple.response.this_update), end)
+    });
+    CertificateDetails { ocsp, ..certificate_details(&identity.path, &identity.certificate) }
+}
+
+fn moment(seconds: i64) -> SystemTime {
+    let seconds = Duration::from_secs(seconds.max(0).unsigned_abs());
+    SystemTime::UNIX_EPOCH.checked_add(seconds).unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
 fn certificate_details(path: &str, certificate: &Certificate) -> CertificateDetails {
-    let moment = |seconds: i64| {
-        let seconds = Duration::from_secs(seconds.max(0).unsigned_abs());
-        SystemTime::UNIX_EPOCH.checked_add(seconds).unwrap_or(SystemTime::UNIX_EPOCH)
-    };
     let name = |san: &San| match san.kind {
         SanKind::Dns => Some(SubjectAltName::Dns(san.value.clone())),
         SanKind::Uri => Some(SubjectAltName::Uri(san.value.clone())),
@@ -261,6 +283,7 @@ fn certificate_details(path: &str, certificate: &Certificate) -> CertificateDeta
         subject_alt_names: certificate.sans.iter().filter_map(name).collect(),
         valid_from: moment(certificate.not_before),
         expiration_time: moment(certificate.not_after),
+        ocsp: None,
     }
 }
 

@@ -416,6 +416,7 @@ async fn flush_statistics(process: Rc<Process>, interval: Duration, version: Opt
     loop {
         server.state.set(admin.state().gauge());
         server.days_until_first_cert_expiring.set(admin.days_until_a_certificate_ends().into());
+        server.seconds_until_first_ocsp_response_expiring.set(admin.seconds_until_an_ocsp_response_ends());
         server.uptime.set(process.started.elapsed().as_secs());
         let memory = admin.memory();
         server.memory_allocated.set(memory.allocated);

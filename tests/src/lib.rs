@@ -17,6 +17,7 @@ pub mod frames;
 pub mod http1;
 pub mod mesh;
 pub mod netns;
+pub mod ocsp;
 pub mod ports;
 pub mod process;
 pub mod tls;

@@ -7,7 +7,9 @@ use std::sync::{Arc, OnceLock};
 
 use http::HeaderValue;
 
+pub mod client_hello;
 pub mod der;
+pub mod ocsp;
 pub mod x509;
 
 pub use x509::{Certificate, San, SanKind, Usage, list_issued_at};

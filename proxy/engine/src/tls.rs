@@ -15,6 +15,7 @@ pub mod client;
 mod common;
 pub mod fields;
 mod identity;
+mod key_log;
 mod params;
 pub mod secret;
 pub mod server;
@@ -24,6 +25,7 @@ mod ticket;
 mod verify;
 
 pub use identity::Identity;
+pub use key_log::Ends;
 pub use secret::{Need, Secret, SecretKind};
 pub use verify::Verifier;
 

@@ -31,6 +31,8 @@ pub struct CertificateDetails {
     pub valid_from: SystemTime,
     /// Last moment at which it is valid.
     pub expiration_time: SystemTime,
+    /// From when to when an OCSP response about it holds, if there is one.
+    pub ocsp: Option<(SystemTime, SystemTime)>,
 }
 
 /// A name in a certificate.
@@ -65,6 +67,9 @@ fn details_json(certificate: &CertificateDetails, now: SystemTime) -> Value {
         SubjectAltName::Uri(name) => json!({"uri": name}),
         SubjectAltName::IpAddress(name) => json!({"ip_address": name}),
     });
+    let ocsp = certificate.ocsp.map(|(from, to)| {
+        object([("valid_from", Some(timestamp(from))), ("expiration", Some(timestamp(to)))])
+    });
     object([
         ("path", text(&certificate.path)),
         ("serial_number", text(&certificate.serial_number)),
@@ -72,5 +77,6 @@ fn details_json(certificate: &CertificateDetails, now: SystemTime) -> Value {
         ("days_until_expiration", Some(Value::from(days.to_string()))),
         ("valid_from", Some(timestamp(certificate.valid_from))),
         ("expiration_time", Some(timestamp(certificate.expiration_time))),
+        ("ocsp_details", ocsp),
     ])
 }

@@ -206,6 +206,7 @@ impl AdminState for Fake {
             subject_alt_names: vec![SubjectAltName::Dns("a.b".to_owned())],
             valid_from: moment(),
             expiration_time: SystemTime::now() + Duration::from_secs(86_400 * 10 + 3_600),
+            ocsp: None,
         };
         vec![CertificateEntry { ca: Vec::new(), chain: vec![leaf] }]
     }

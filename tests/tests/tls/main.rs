@@ -4,9 +4,12 @@
 
 mod client_cert;
 mod downstream;
+mod key_log;
+mod ocsp;
 mod principals;
 mod rotation;
 mod secrets;
+mod spiffe;
 mod tickets;
 mod upstream;
 mod wire;
@@ -15,6 +18,8 @@ use integration::config::{bootstrap, cluster, fill, port};
 use integration::process::{Binary, Proxy};
 use integration::upstream::Upstream;
 
+/// Routes that need no cluster.
+const DIRECT: &str = "- match: {prefix: /}\n  direct_response: {status: 200}";
 const GET: &str = "GET / HTTP/1.1\r\nhost: a.test\r\nconnection: close\r\n\r\n";
 
 /// A proxy with these listeners, and a cluster `up` whose host is plain.

@@ -28,6 +28,8 @@ pub struct Certificate {
     pub sans: Vec<San>,
     /// What it may be used for.
     pub usage: Usage,
+    /// Whoever is shown it should be shown an OCSP response, too (RFC 7633).
+    pub must_staple: bool,
 }
 
 /// What a certificate says it may be used for.
@@ -36,6 +38,10 @@ pub struct Usage {
     /// Whether it may issue others: it says so (basicConstraints, and keyUsage if there is one), or it is a root of the first
     /// version, which could not.
     pub issues: bool,
+    /// Whether it says that it is an authority (basicConstraints).
+    pub is_authority: bool,
+    /// What its key may be used for, if it says so (keyUsage): the first eight bits, digitalSignature the highest.
+    pub key: Option<u8>,
     /// How many that issue may stand between it and the last one.
     pub path_length: Option<usize>,
     /// The purposes it is restricted to (extendedKeyUsage): object identifiers with dots.
@@ -71,8 +77,17 @@ mod oid {
     pub(super) const KEY_USAGE: &[u8] = &[0x55, 0x1d, 15];
     pub(super) const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 19];
     pub(super) const EXTENDED_KEY_USAGE: &[u8] = &[0x55, 0x1d, 37];
+    /// `id-pe-tlsfeature`, 1.3.6.1.5.5.7.1.24.
+    pub(super) const TLS_FEATURE: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 1, 24];
     pub(super) const COMMON_NAME: &[u8] = &[0x55, 4, 3];
 }
+
+/// The bits of keyUsage for who signs certificates, and lists of revoked ones.
+pub const KEY_CERT_SIGN: u8 = 0x04;
+/// See there.
+pub const CRL_SIGN: u8 = 0x02;
+/// The extension of TLS by which a client asks for an OCSP response.
+const STATUS_REQUEST: u8 = 5;
 
 impl Certificate {
     /// Reads a certificate; nothing if it is none.
@@ -98,6 +113,7 @@ impl Certificate {
             not_after,
             public_key,
             sans: Vec::new(),
+            must_staple: false,
             usage: Usage { issues: is_first_version && issuer.whole == subject.whole, ..Usage::default() },
         };
         if let Some(extensions) = fields.find(|element| element.tag == 0xa3) {
@@ -123,7 +139,8 @@ impl Certificate {
                 oid::BASIC_CONSTRAINTS => {
                     let mut constraints = value.enter(tag::SEQUENCE)?;
                     let says = constraints.optional(tag::BOOLEAN);
-                    self.usage.issues = says.is_some_and(|says| says.content != [0]);
+                    self.usage.is_authority = says.is_some_and(|says| says.content != [0]);
+                    self.usage.issues = self.usage.is_authority;
                     if let Some(length) = constraints.optional(tag::INTEGER) {
                         let length = length.content.iter().try_fold(0_usize, |length, octet| {
                             Some(length.checked_mul(256)? + usize::from(*octet))
@@ -133,8 +150,13 @@ impl Certificate {
                 }
                 oid::KEY_USAGE => {
                     // The first octet tells how many bits of the last are none; keyCertSign is the sixth.
-                    let bits = value.expect(tag::BIT_STRING)?;
-                    may_sign = bits.get(1).is_some_and(|first| first & 0x04 != 0);
+                    let bits = value.expect(tag::BIT_STRING)?.get(1).copied().unwrap_or_default();
+                    self.usage.key = Some(bits);
+                    may_sign = bits & KEY_CERT_SIGN != 0;
+                }
+                oid::TLS_FEATURE => {
+                    let mut features = value.enter(tag::SEQUENCE)?;
+                    self.must_staple = features.any(|feature| feature.content == [STATUS_REQUEST]);
                 }
                 oid::EXTENDED_KEY_USAGE => {
                     let purposes = value.enter(tag::SEQUENCE)?;
@@ -186,7 +208,7 @@ fn ip(octets: &[u8]) -> Option<String> {
 }
 
 /// Without the zero that keeps a number positive.
-fn serial(octets: &[u8]) -> String {
+pub(super) fn serial(octets: &[u8]) -> String {
     let octets = match octets {
         [0, rest @ ..] if !rest.is_empty() => rest,
         all => all,

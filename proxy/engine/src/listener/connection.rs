@@ -25,6 +25,7 @@ use crate::local::timers::Timer;
 use crate::net::connection::{Connection, Socket, next_id};
 use crate::net::gate::{Gate, Guard};
 use crate::net::socket;
+use crate::tls::Ends;
 use crate::tls::server::{HandshakeFailed, ServerTls};
 
 /// Most bytes that listener filters may look at.
@@ -278,6 +279,7 @@ async fn secure(
     info: &mut Rc<ConnectionInfo>,
     drain: &DrainHandle,
 ) -> bool {
+    let ends = Ends { local: info.local.ip(), remote: info.remote.ip() };
     let shaken = Box::pin(async {
         let deadline = async {
             match timeout {
@@ -287,7 +289,7 @@ async fn secure(
         };
         tokio::select! {
             biased;
-            shaken = tls.accept(connection) => Ok(shaken),
+            shaken = tls.accept(connection, ends) => Ok(shaken),
             _ = drain.closed() => Err(""),
             () = deadline => Err("transport socket timeout was reached"),
         }

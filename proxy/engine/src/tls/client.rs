@@ -23,6 +23,7 @@ use xds_api::envoy::extensions::transport_sockets::tls::v3::tls_parameters::TlsP
 
 use super::common::{Common, Material, expirations};
 use super::identity::Identity;
+use super::key_log::Ends;
 use super::secret::{Need, Secret};
 use super::verify::{Judge, Verifier};
 use super::{Prepared, Supplied, session};
@@ -53,6 +54,8 @@ pub struct ClientTls {
 /// What handshakes are done with.
 pub struct ClientContext {
     configs: Configs,
+    /// Those that write down the secrets of sessions.
+    logging: Option<Configs>,
     /// The certificate.
     pub identity: Option<Identity>,
     verifier: Option<Arc<Verifier>>,
@@ -181,8 +184,13 @@ impl ClientTls {
             0 => Resumption::disabled(),
             keys => Resumption::in_memory_sessions((keys as usize).clamp(MIN_SESSIONS, MAX_SESSIONS)),
         };
+        let logging = self.common.key_log.as_ref().map(|log| {
+            let mut logging = config.clone();
+            logging.key_log = log.file.clone();
+            Configs::new(&logging, &self.common.alpn)
+        });
         let configs = Configs::new(&config, &self.common.alpn);
-        Ok(ClientContext { configs, identity, verifier, judge, _expirations: gauges })
+        Ok(ClientContext { configs, logging, identity, verifier, judge, _expirations: gauges })
     }
 
     /// Does the handshake with `host`; `connection` carries the session from then on. Has no deadline of its own.
@@ -200,7 +208,9 @@ impl ClientTls {
             ServerName::DnsName(name) => Some(name.as_ref().to_owned()),
             _ => None,
         };
-        let session = ClientConnection::new(context.configs.of(offer).clone(), name.clone())
+        let local = connection.local_address().ok().and_then(|local| local.ip());
+        let config = self.config(&context, offer, Ends { local, remote: host.address.ip() });
+        let session = ClientConnection::new(config.clone(), name.clone())
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error));
         let shaken = match session {
             Ok(session) => {
@@ -230,7 +240,8 @@ impl ClientTls {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let context = self.ready()?;
-        let connector = TlsConnector::from(context.configs.of(offer).clone());
+        let ends = Ends { local: None, remote: host.address.ip() };
+        let connector = TlsConnector::from(self.config(&context, offer, ends).clone());
         let name = self.name(host);
         let stream = connector.connect(name.clone(), socket).await.and_then(|stream| {
             context.judge_resumed(stream.get_ref().1, &name)?;
@@ -239,6 +250,11 @@ impl ClientTls {
         let stream = stream.map_err(|error| self.failed(&error))?;
         session::describe(stream.get_ref().1, self.stats.here());
         Ok(stream)
+    }
+
+    fn config<'c>(&self, context: &'c ClientContext, offer: Offer, ends: Ends) -> &'c Arc<ClientConfig> {
+        let is_logged = self.common.key_log.as_ref().is_some_and(|log| log.covers(ends));
+        context.logging.as_ref().filter(|_| is_logged).unwrap_or(&context.configs).of(offer)
     }
 
     /// The context to shake hands with; counts if there is none, for want of secrets.

@@ -12,6 +12,7 @@ use xds_api::envoy::extensions::transport_sockets::tls::v3::{
 };
 
 use super::identity::Identity;
+use super::key_log::KeyLog;
 use super::params::Parameters;
 use super::secret::{Content, Need, Secret, SecretKind, Validation as Delivered};
 use super::ticket::TicketKeys;
@@ -24,6 +25,8 @@ pub(super) struct Common {
     /// Those that are part of the context.
     identities: Vec<Identity>,
     validation: Validation,
+    /// Where secrets of sessions are written, if they are.
+    pub(super) key_log: Option<KeyLog>,
     /// The secrets it needs: certificates first.
     pub(super) needs: Vec<Need>,
 }
@@ -54,6 +57,8 @@ impl Common {
             let params = Parameters::build(proto.tls_params.as_ref(), default_max, cx);
             let mut validating = Vec::new();
             let validation = validation(proto, &mut validating, cx);
+            let key_log =
+                proto.key_log.as_ref().map(|log| cx.at("key_log", |cx| KeyLog::build(log, cx))).transpose();
             let params = params?;
             let identities = cx.each("tls_certificates", &proto.tls_certificates, |one, cx| {
                 let watched = one.watched_directory.is_some();
@@ -65,9 +70,10 @@ impl Common {
                 Need::build(SecretKind::Certificate, one, cx)
             });
             let (mut needs, identities, validation) = (needs?, identities?, validation?);
+            let key_log = key_log?;
             needs.append(&mut validating);
             let alpn = proto.alpn_protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
-            Ok(Self { params, alpn, identities, validation, needs })
+            Ok(Self { params, alpn, identities, validation, key_log, needs })
         })
     }
 

@@ -4,7 +4,6 @@ use proxy_core::config::FieldUse::{Ignored, Rejected, Used};
 use proxy_core::config::{FieldUse, MessageFields};
 
 const NO_PROVIDERS: FieldUse = Rejected("certificate providers are not available");
-const NO_OCSP: FieldUse = Rejected("OCSP stapling is not available yet");
 
 /// Fields by message.
 pub const FIELDS: &[MessageFields] = &[
@@ -19,7 +18,7 @@ pub const FIELDS: &[MessageFields] = &[
             ("disable_stateless_session_resumption", Used),
             ("disable_stateful_session_resumption", Used),
             ("session_timeout", Rejected("is not available yet")),
-            ("ocsp_staple_policy", NO_OCSP),
+            ("ocsp_staple_policy", Used),
             ("full_scan_certs_on_sni_mismatch", Used),
             ("prefer_client_ciphers", Used),
         ],
@@ -53,8 +52,12 @@ pub const FIELDS: &[MessageFields] = &[
             ("validation_context_certificate_provider_instance", NO_PROVIDERS),
             ("alpn_protocols", Used),
             ("custom_handshaker", Rejected("only the default handshake is available")),
-            ("key_log", Rejected("keys are not logged yet")),
+            ("key_log", Used),
         ],
+    ),
+    (
+        "envoy.extensions.transport_sockets.tls.v3.TlsKeyLog",
+        &[("path", Used), ("local_address_range", Used), ("remote_address_range", Used)],
     ),
     (
         "envoy.extensions.transport_sockets.tls.v3.CommonTlsContext.CombinedCertificateValidationContext",
@@ -97,7 +100,7 @@ pub const FIELDS: &[MessageFields] = &[
             ("watched_directory", Used),
             ("private_key_provider", Rejected("keys of providers are not available")),
             ("password", Rejected("encrypted keys are not available")),
-            ("ocsp_staple", NO_OCSP),
+            ("ocsp_staple", Used),
             ("signed_certificate_timestamp", Ignored("is not implemented in Envoy either")),
             ("tls_params", Rejected("the parameters of the whole context apply to all certificates")),
         ],
@@ -117,10 +120,22 @@ pub const FIELDS: &[MessageFields] = &[
             ("crl", Used),
             ("allow_expired_certificate", Used),
             ("trust_chain_verification", Used),
-            ("custom_validator_config", Rejected("only the default validator is available")),
+            ("custom_validator_config", Used),
             ("only_verify_leaf_cert_crl", Used),
             ("max_verify_depth", Used),
             ("suppress_client_ca_list", Used),
+        ],
+    ),
+    (
+        "envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig",
+        &[("trust_domains", Used), ("trust_bundles", Used)],
+    ),
+    (
+        "envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig.TrustDomain",
+        &[
+            ("name", Used),
+            ("trust_bundle", Used),
+            ("workload_trust_domain", Rejected("trust domains of workloads are not told apart")),
         ],
     ),
     (

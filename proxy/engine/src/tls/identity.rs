@@ -4,15 +4,17 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use proxy_core::config::{BuildCx, Rejected};
+use proxy_core::tls::ocsp::OcspResponse;
 use proxy_core::tls::{Certificate, SanKind};
 use rustls::client::ResolvesClientCert;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{InconsistentKeys, SignatureAlgorithm, SignatureScheme};
 use xds_api::envoy::extensions::transport_sockets::tls::v3::TlsCertificate;
+use xds_api::envoy::extensions::transport_sockets::tls::v3::downstream_tls_context::OcspStaplePolicy;
 
 use super::source;
 
@@ -22,10 +24,32 @@ pub struct Identity {
     pub(super) key: Arc<CertifiedKey>,
     /// What the certificate says.
     pub certificate: Arc<Certificate>,
+    /// An OCSP response about it, for clients that ask.
+    pub staple: Option<Staple>,
     /// Where the chain came from: a path, or `<inline>`.
     pub path: Arc<str>,
     /// The secret that it is, if it is one.
     pub(super) secret: Option<Arc<str>>,
+}
+
+/// What is shown beside a certificate.
+#[derive(Clone)]
+pub struct Staple {
+    /// What it says.
+    pub response: Arc<OcspResponse>,
+    /// The certificate with it.
+    key: Arc<CertifiedKey>,
+}
+
+/// What a client that asks for an OCSP response gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stapling {
+    /// One.
+    Staple,
+    /// None, and the handshake goes on.
+    Omit,
+    /// None, and the handshake fails.
+    Fail,
 }
 
 impl std::fmt::Debug for Identity {
@@ -42,7 +66,8 @@ impl Identity {
     ) -> Result<Self, Rejected> {
         let chain = cx.at("certificate_chain", |cx| source::read(proto.certificate_chain.as_ref(), cx));
         let key = cx.at("private_key", |cx| source::read(proto.private_key.as_ref(), cx));
-        let (chain, key) = (chain?, key?);
+        let ocsp = cx.at("ocsp_staple", |cx| source::read(proto.ocsp_staple.as_ref(), cx));
+        let (chain, key, ocsp) = (chain?, key?, ocsp?);
         let Some(chain) = chain else {
             return Err(cx.reject("Failed to load incomplete certificate: certificate chain not set"));
         };
@@ -72,12 +97,35 @@ impl Identity {
                 cx.reject(format!("Failed to load private key from {}, Cause: {cause}", key_name(proto)))
             })
         })?;
+        let staple = ocsp.map(|ocsp| Staple::build(&ocsp.bytes, &certificate, &key));
+        let staple = staple.transpose().map_err(|cause| cx.at("ocsp_staple", |cx| cx.reject(cause)))?;
         Ok(Self {
             key: Arc::new(key),
             certificate: Arc::new(certificate),
+            staple,
             path: chain.name.into(),
             secret: None,
         })
+    }
+
+    /// What a client that asks for an OCSP response gets now.
+    pub(super) fn stapling(&self, policy: OcspStaplePolicy) -> Stapling {
+        let is_valid = self.staple.as_ref().is_some_and(Staple::is_valid);
+        let must = self.certificate.must_staple || policy == OcspStaplePolicy::MustStaple;
+        match policy {
+            _ if is_valid => Stapling::Staple,
+            _ if must => Stapling::Fail,
+            OcspStaplePolicy::StrictStapling if self.staple.is_some() => Stapling::Fail,
+            _ => Stapling::Omit,
+        }
+    }
+
+    /// As it is shown; who does not ask for an OCSP response is not given it.
+    fn shown(&self) -> Arc<CertifiedKey> {
+        match &self.staple {
+            Some(staple) if staple.is_valid() => staple.key.clone(),
+            _ => self.key.clone(),
+        }
     }
 
     /// For handshakes in which it is the only one.
@@ -98,6 +146,23 @@ impl Identity {
     /// Whether a client that takes signatures of these schemes takes one of this key.
     fn fits(&self, schemes: &[SignatureScheme]) -> bool {
         self.key.key.choose_scheme(schemes).is_some()
+    }
+}
+
+impl Staple {
+    fn build(bytes: &[u8], certificate: &Certificate, key: &CertifiedKey) -> Result<Self, &'static str> {
+        let response = OcspResponse::parse(bytes)?;
+        // As in Envoy, who looks at the numbers only.
+        if response.serial != certificate.serial {
+            return Err("OCSP response does not match its TLS certificate");
+        }
+        let key = CertifiedKey { ocsp: Some(bytes.to_vec()), ..key.clone() };
+        Ok(Self { response: Arc::new(response), key: Arc::new(key) })
+    }
+
+    fn is_valid(&self) -> bool {
+        let now = i64::try_from(UnixTime::now().as_secs()).unwrap_or(i64::MAX);
+        !self.response.is_expired_at(now)
     }
 }
 
@@ -136,7 +201,7 @@ impl Selector {
         Self { identities, by_name, full_scan }
     }
 
-    fn select(&self, name: Option<&str>, schemes: &[SignatureScheme]) -> Option<&Identity> {
+    pub(super) fn select(&self, name: Option<&str>, schemes: &[SignatureScheme]) -> Option<&Identity> {
         let all: Vec<usize> = (0..self.identities.len()).collect();
         let name = name.map(str::to_ascii_lowercase);
         let wildcard = || name.as_deref()?.split_once('.').map(|(_, parent)| format!("*.{parent}"));
@@ -157,19 +222,10 @@ impl Selector {
             .or_else(|| fitting(|_| true))
             .or_else(|| candidates().next())
     }
-
-    /// The one that was shown, by its certificate.
-    pub(super) fn select_again(
-        &self,
-        name: Option<&str>,
-        schemes: &[SignatureScheme],
-    ) -> Option<Arc<Certificate>> {
-        self.select(name, schemes).map(|identity| identity.certificate.clone())
-    }
 }
 
 impl ResolvesServerCert for Selector {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.select(hello.server_name(), hello.signature_schemes()).map(|identity| identity.key.clone())
+        self.select(hello.server_name(), hello.signature_schemes()).map(Identity::shown)
     }
 }

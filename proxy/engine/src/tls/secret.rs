@@ -161,7 +161,7 @@ impl Secret {
 fn sources(secret: &mut proto::Secret) -> (Vec<&mut DataSource>, Option<&WatchedDirectory>) {
     match &mut secret.r#type {
         Some(Type::TlsCertificate(certificate)) => (
-            [&mut certificate.certificate_chain, &mut certificate.private_key]
+            [&mut certificate.certificate_chain, &mut certificate.private_key, &mut certificate.ocsp_staple]
                 .into_iter()
                 .flatten()
                 .collect(),

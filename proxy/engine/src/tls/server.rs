@@ -1,43 +1,39 @@
 //! TLS that ends here (`DownstreamTlsContext`).
 
+mod greeting;
+
 use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
-use std::task::ready;
 
 use arc_swap::ArcSwapOption;
-use bytes::BytesMut;
 use proxy_core::config::{BuildCx, Rejected};
 use proxy_core::extension::decode;
 use proxy_core::stats::groups::{SslFactoryStats, SslStats};
 use proxy_core::stats::{Cells, OneOff, Scope, SharedGauge};
-use proxy_core::tls::{Certificate, TlsInfo};
+use proxy_core::tls::TlsInfo;
+use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs::Ticketer;
-use rustls::server::{Acceptor, ClientHello, NoServerSessionStorage, ServerSessionMemoryCache};
-use rustls::{CipherSuite, ProtocolVersion, ServerConfig};
+use rustls::server::{NoServerSessionStorage, ServerSessionMemoryCache};
 use xds_api::envoy::extensions::transport_sockets::tls::v3 as proto;
-use xds_api::envoy::extensions::transport_sockets::tls::v3::downstream_tls_context::SessionTicketKeysType;
+use xds_api::envoy::extensions::transport_sockets::tls::v3::downstream_tls_context::{
+    OcspStaplePolicy, SessionTicketKeysType,
+};
 use xds_api::envoy::extensions::transport_sockets::tls::v3::tls_parameters::TlsProtocol;
 
 use super::common::{Common, Material, expirations};
 use super::identity::{Identity, Selector};
+use super::key_log::Ends;
 use super::secret::{Need, Secret, SecretKind};
 use super::ticket::{TicketKeys, Tickets};
 use super::verify::{Judge, Verifier};
 use super::{Prepared, Supplied, session};
 use crate::net::connection::Connection;
-use crate::net::secure::Secure;
 
 /// The message that configures it.
 pub const MESSAGE: &str = "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext";
 /// Sessions that are kept for clients that resume without a ticket.
 const SESSIONS: usize = 1024;
-
-const TLS13_SUITES: [CipherSuite; 3] = [
-    CipherSuite::TLS13_AES_128_GCM_SHA256,
-    CipherSuite::TLS13_AES_256_GCM_SHA384,
-    CipherSuite::TLS13_CHACHA20_POLY1305_SHA256,
-];
 
 /// How TLS of clients ends here.
 pub struct ServerTls {
@@ -59,6 +55,7 @@ struct Settings {
     /// Sessions are resumed by tickets, and by what is kept here.
     stateless: bool,
     stateful: bool,
+    staple_policy: OcspStaplePolicy,
     /// The keys of tickets that are part of the context.
     ticket_keys: Option<Arc<TicketKeys>>,
 }
@@ -66,6 +63,8 @@ struct Settings {
 /// What handshakes are done with.
 pub struct ServerContext {
     configs: Configs,
+    /// Those that write down the secrets of sessions.
+    logging: Option<Configs>,
     selector: Arc<Selector>,
     judge: Arc<Judge>,
     /// The certificates.
@@ -145,6 +144,7 @@ impl ServerTls {
                 proto.session_ticket_keys_type,
                 Some(SessionTicketKeysType::DisableStatelessSessionResumption(true))
             ),
+            staple_policy: proto.ocsp_staple_policy(),
             stateful: !proto.disable_stateful_session_resumption,
             ticket_keys,
         };
@@ -172,6 +172,14 @@ impl ServerTls {
         let params = &self.common.params;
         let gauges = expirations(&self.scope, &material);
         let Material { identities, verifier, ticket_keys } = material;
+        for identity in identities.iter().filter(|identity| identity.staple.is_none()) {
+            if identity.certificate.must_staple {
+                return Err(cx.reject("OCSP response is required for must-staple certificate"));
+            }
+            if self.settings.staple_policy == OcspStaplePolicy::MustStaple {
+                return Err(cx.reject("Required OCSP response is missing from TLS context"));
+            }
+        }
         let ticket_keys = ticket_keys.as_ref().or(self.settings.ticket_keys.as_ref());
         let selector = Arc::new(Selector::new(identities.clone(), self.settings.full_scan));
         let judge = Arc::new(Judge {
@@ -200,24 +208,30 @@ impl ServerTls {
         } else if !*stateful {
             config.send_tls13_tickets = 0;
         }
-        let configs = Configs::new(&config, &self.common.alpn, *prefers_client);
-        Ok(ServerContext { configs, selector, judge, identities, _expirations: gauges })
+        let configs = |config: &ServerConfig| Configs::new(config, &self.common.alpn, *prefers_client);
+        let logging = self.common.key_log.as_ref().map(|log| {
+            let mut logging = config.clone();
+            logging.key_log = log.file.clone();
+            configs(&logging)
+        });
+        let configs = configs(&config);
+        Ok(ServerContext { configs, logging, selector, judge, identities, _expirations: gauges })
     }
 
-    /// Does the handshake; `connection` carries the session from then on. Has no deadline of its own.
-    pub async fn accept(&self, connection: &mut Connection) -> Result<TlsInfo, HandshakeFailed> {
+    /// Does the handshake; `connection`, which is between these `ends`, carries the session from then on. Has no deadline of its own.
+    pub async fn accept(&self, connection: &mut Connection, ends: Ends) -> Result<TlsInfo, HandshakeFailed> {
         let Some(context) = self.context.load_full() else {
             self.factory_stats.here().downstream_context_secrets_not_ready.inc();
             return Err(HandshakeFailed(super::NOT_READY.to_owned()));
         };
-        let accepted = match self.greet(&context, connection).await {
+        let accepted = match self.greet(&context, connection, ends).await {
             Ok(accepted) => accepted,
             Err(error) => {
                 session::count_failure(&error, self.stats.here());
                 return Err(HandshakeFailed(session::failure(&error)));
             }
         };
-        let Greeted { secure, server_name, certificate } = accepted;
+        let greeting::Greeted { secure, server_name, certificate } = accepted;
         let shaken = poll_fn(|cx| secure.poll_handshake(connection.socket(), cx)).await;
         let judged = shaken.and_then(|()| {
             let judged = secure.with(|session| context.judge.judge_session(session));
@@ -239,83 +253,6 @@ impl ServerTls {
         }
         connection.secure(secure);
         Ok(info)
-    }
-
-    /// Reads what the client says first and begins the session with it.
-    async fn greet(&self, context: &ServerContext, connection: &Connection) -> io::Result<Greeted> {
-        let mut acceptor = Acceptor::default();
-        let mut received = BytesMut::new();
-        let invalid = |error: rustls::Error| io::Error::new(io::ErrorKind::InvalidData, error);
-        loop {
-            received.clear();
-            let count = poll_fn(|cx| connection.poll_read(cx, &mut received)).await?;
-            if count == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            let mut left = &received[..];
-            while !left.is_empty() {
-                if acceptor.read_tls(&mut left)? == 0 {
-                    return Err(invalid(rustls::Error::General("a record is too long".to_owned())));
-                }
-                match acceptor.accept() {
-                    Ok(None) => {}
-                    Ok(Some(accepted)) => {
-                        let hello = accepted.client_hello();
-                        let server_name = hello.server_name().map(str::to_owned);
-                        let certificate =
-                            context.selector.select_again(hello.server_name(), hello.signature_schemes());
-                        let config = self.config_for(context, &hello);
-                        let session = match accepted.into_connection(config) {
-                            Ok(session) => session,
-                            Err((error, mut alert)) => {
-                                let mut bytes = Vec::new();
-                                alert.write_all(&mut bytes)?;
-                                return Err(self.refuse(connection, &bytes, invalid(error)).await);
-                            }
-                        };
-                        let secure = Secure::new(session, self.stats.clone());
-                        if let Err(error) = secure.feed(left) {
-                            secure.say_goodbye(connection.socket());
-                            return Err(invalid(error));
-                        }
-                        return Ok(Greeted { secure, server_name, certificate });
-                    }
-                    Err((error, mut alert)) => {
-                        let mut bytes = Vec::new();
-                        alert.write_all(&mut bytes)?;
-                        return Err(self.refuse(connection, &bytes, invalid(error)).await);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Sends an alert.
-    async fn refuse(&self, connection: &Connection, alert: &[u8], error: io::Error) -> io::Error {
-        let slices = [io::IoSlice::new(alert)];
-        // An alert fits the socket; if it does not, nobody reads.
-        let _ = poll_fn(|cx| {
-            let _ = ready!(connection.poll_write(cx, &slices));
-            std::task::Poll::Ready(())
-        })
-        .await;
-        error
-    }
-
-    fn config_for(&self, context: &ServerContext, hello: &ClientHello<'_>) -> Arc<ServerConfig> {
-        let is_ours = |one: &[u8]| self.common.alpn.iter().any(|our| our == one);
-        let fits = hello.alpn().is_none_or(|mut offered| offered.any(is_ours));
-        let speaks_13 =
-            self.common.params.versions.iter().any(|version| version.version == ProtocolVersion::TLSv1_3);
-        let both_speak_13 =
-            speaks_13 && hello.cipher_suites().iter().any(|suite| TLS13_SUITES.contains(suite));
-        let chosen = match (both_speak_13, fits) {
-            (true, true) => &context.configs.tls13,
-            (true, false) => &context.configs.tls13_without_alpn,
-            (false, true) => &context.configs.tls12,
-            (false, false) => &context.configs.tls12_without_alpn,
-        };
-        chosen.clone()
     }
 }
 
@@ -339,10 +276,4 @@ impl ServerContext {
     pub fn verifier(&self) -> Option<&Verifier> {
         self.judge.verifier.as_deref()
     }
-}
-
-struct Greeted {
-    secure: Secure,
-    server_name: Option<String>,
-    certificate: Option<Arc<Certificate>>,
 }

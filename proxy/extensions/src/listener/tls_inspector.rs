@@ -7,8 +7,6 @@
 //! Sources: Envoy `docs/root/configuration/listeners/listener_filters/tls_inspector.rst`; RFC 8446 sections 4.1.2, 4.2
 //! and 5.1, RFC 6066 section 3, RFC 7301 section 3.1. Verdicts observed on Envoy 1.40.
 
-mod client_hello;
-
 use std::sync::Arc;
 
 use prost_types::{Struct, Value, value::Kind};
@@ -24,7 +22,7 @@ use proxy_core::text::Text;
 use xds_api::envoy::extensions::filters::listener::tls_inspector::v3 as proto;
 
 use FieldUse::{Rejected as Refused, Used};
-pub use client_hello::{ClientHello, Parsed, parse};
+pub use proxy_core::tls::client_hello::{ClientHello, Parsed, parse};
 
 /// How the fields of the configuration are used.
 pub const FIELDS: &[MessageFields] = &[(

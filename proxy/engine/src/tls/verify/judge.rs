@@ -45,8 +45,8 @@ impl Judge {
         let Err(refusal) = verifier.check(leaf, intermediates, now, usage) else { return Ok(()) };
         let stats = self.stats.here();
         match refusal {
-            Refusal::Chain(_) => stats.fail_verify_error.inc(),
-            Refusal::San(_) => stats.fail_verify_san.inc(),
+            Refusal::Chain(_) | Refusal::Svid(_) => stats.fail_verify_error.inc(),
+            Refusal::San(_) | Refusal::SvidSan => stats.fail_verify_san.inc(),
             Refusal::Hash => stats.fail_verify_cert_hash.inc(),
         }
         match verifier.accept_untrusted {
@@ -170,7 +170,8 @@ impl ClientCertVerifier for Judge {
 
     // As in Envoy, a certificate that nothing is known of is not asked for, even where one is required.
     fn client_auth_mandatory(&self) -> bool {
-        self.is_required && self.offer_client_auth()
+        let insists = self.verifier.as_ref().is_some_and(|verifier| verifier.insists());
+        insists || self.is_required && self.offer_client_auth()
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {

@@ -14,6 +14,10 @@ pub enum Refusal {
     San(String),
     /// Neither it nor its key is listed.
     Hash,
+    /// It is none of a trust domain that is known.
+    Svid(String),
+    /// Its URI is none that is asked for.
+    SvidSan,
 }
 
 impl fmt::Display for Refusal {
@@ -26,6 +30,8 @@ impl fmt::Display for Refusal {
                 )
             }
             Self::San(names) => write!(f, "verify cert failed: SAN matcher, certificate SANs are [{names}]"),
+            Self::Svid(why) => write!(f, "verify cert failed: {why}"),
+            Self::SvidSan => f.write_str("verify cert failed: SAN match"),
             Self::Hash => f.write_str("verify cert failed: cert hash and spki"),
         }
     }
@@ -42,7 +48,9 @@ impl Refusal {
             Self::Chain(REVOKED) => CertificateError::Revoked,
             Self::Chain(NO_ISSUER | TOO_LONG) => CertificateError::UnknownIssuer,
             Self::Chain(NO_CRL) => CertificateError::UnknownRevocationStatus,
-            Self::Chain(_) | Self::San(_) | Self::Hash => CertificateError::Other(OtherError(Arc::new(self))),
+            Self::Chain(_) | Self::San(_) | Self::Hash | Self::Svid(_) | Self::SvidSan => {
+                CertificateError::Other(OtherError(Arc::new(self)))
+            }
         }
     }
 

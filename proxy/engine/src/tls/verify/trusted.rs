@@ -20,6 +20,19 @@ pub(super) struct Authority {
     pub(super) shown: Arc<PeerCertificate>,
 }
 
+impl Authority {
+    pub(super) fn read(der: CertificateDer<'static>) -> Option<Self> {
+        let anchor = anchor_from_trusted_cert(&der).ok()?.to_owned();
+        let shown = Arc::new(session::peer(&der));
+        Some(Self { content: Certificate::parse(&der)?, shown, anchor, der })
+    }
+
+    /// Whether it vouches for itself.
+    pub(super) fn is_root(&self) -> bool {
+        self.content.subject == self.content.issuer
+    }
+}
+
 /// A list of revoked certificates.
 pub(super) struct RevocationList {
     pub(super) list: CertRevocationList<'static>,
@@ -53,23 +66,24 @@ impl Trusted {
         proto: &proto::CertificateValidationContext,
         cx: &mut BuildCx<'_>,
     ) -> Result<Self, Rejected> {
-        cx.at("trusted_ca", |cx| authorities(proto, cx))
+        cx.at("trusted_ca", |cx| match source::read(proto.trusted_ca.as_ref(), cx)? {
+            Some(content) => Self::read(&content, cx),
+            None => Ok(Self::default()),
+        })
+    }
+
+    /// Authorities in PEM, of which there must be one.
+    pub(super) fn read(content: &source::Content, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
+        let authorities = authorities(content, cx)?;
+        let lists = lists_of(content, cx)?;
+        Ok(Self { authorities, path: Some(content.name.as_str().into()), lists })
     }
 }
 
-fn authorities(
-    proto: &proto::CertificateValidationContext,
-    cx: &mut BuildCx<'_>,
-) -> Result<Trusted, Rejected> {
-    let Some(content) = source::read(proto.trusted_ca.as_ref(), cx)? else { return Ok(Trusted::default()) };
+fn authorities(content: &source::Content, cx: &mut BuildCx<'_>) -> Result<Vec<Authority>, Rejected> {
     let mut authorities = Vec::new();
     for der in CertificateDer::pem_slice_iter(&content.bytes) {
-        let authority = der.ok().and_then(|der| {
-            let anchor = anchor_from_trusted_cert(&der).ok()?.to_owned();
-            let shown = Arc::new(session::peer(&der));
-            Some(Authority { content: Certificate::parse(&der)?, shown, anchor, der })
-        });
-        match authority {
+        match der.ok().and_then(Authority::read) {
             Some(authority) => authorities.push(authority),
             None => {
                 return Err(
@@ -81,8 +95,7 @@ fn authorities(
     if authorities.is_empty() {
         return Err(cx.reject(format!("Failed to load trusted CA certificates from {}", content.name)));
     }
-    let lists = lists_of(&content, cx)?;
-    Ok(Trusted { authorities, path: Some(content.name.into()), lists })
+    Ok(authorities)
 }
 
 /// The lists of `crl`.

@@ -118,6 +118,7 @@ fn peer(subject: &str, sans: &[(SanKind, &str)]) -> PeerCertificate {
         public_key: Vec::new(),
         sans: sans.collect(),
         usage: Usage::default(),
+        must_staple: false,
     };
     PeerCertificate { der: Vec::new(), sha1: [0; 20], sha256: [0; 32], content: Some(content) }
 }

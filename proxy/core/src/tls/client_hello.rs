@@ -23,6 +23,8 @@ pub struct ClientHello<'a> {
     pub server_name: Option<&'a str>,
     /// The protocols of ALPN, the preferred one first; empty without a well-formed list.
     pub protocols: Vec<&'a [u8]>,
+    /// It asks for an OCSP response beside the certificate.
+    pub asks_for_status: bool,
 }
 
 impl ClientHello<'_> {
@@ -39,7 +41,10 @@ const RECORD_LIMIT: usize = 16 << 10;
 const EMPTY_RECORDS: usize = 32;
 
 const SERVER_NAME: u16 = 0;
+const STATUS_REQUEST: u16 = 5;
 const ALPN: u16 = 16;
+/// The one kind of status there is.
+const OCSP: u8 = 1;
 
 /// Reads the ClientHello at the beginning of `data`.
 ///
@@ -179,7 +184,7 @@ fn client_hello(body: &[u8]) -> Option<ClientHello<'_>> {
     let _session_id = body.short().filter(|id| id.len() <= 32)?;
     let _cipher_suites = body.long().filter(|suites| suites.len() >= 2 && suites.len() % 2 == 0)?;
     let _compression_methods = body.short().filter(|methods| !methods.is_empty())?;
-    let mut hello = ClientHello { version, server_name: None, protocols: Vec::new() };
+    let mut hello = ClientHello { version, server_name: None, protocols: Vec::new(), asks_for_status: false };
     if body.0.is_empty() {
         return Some(hello);
     }
@@ -193,6 +198,7 @@ fn client_hello(body: &[u8]) -> Option<ClientHello<'_>> {
         kinds.push(kind);
         match kind {
             SERVER_NAME => hello.server_name = Some(server_name(content)?),
+            STATUS_REQUEST => hello.asks_for_status = content.first() == Some(&OCSP),
             ALPN => hello.protocols = protocols(content).unwrap_or_default(),
             _ => {}
         }
