@@ -28,13 +28,13 @@ pub struct HashPolicies(Box<[HashPolicy]>);
 
 #[derive(Clone, Debug)]
 struct HashPolicy {
-    source: Source,
+    subject: Subject,
     /// If there is a number after this one, the rest does not count.
     terminal: bool,
 }
 
 #[derive(Clone, Debug)]
-enum Source {
+enum Subject {
     Header { name: RequestHeader, rewrite: Option<RegexRewrite> },
     Cookie(Box<Cookie>),
     SourceIp,
@@ -78,7 +78,7 @@ impl HashPolicies {
     ) -> Option<u64> {
         let mut hash = None;
         for policy in &self.0 {
-            if let Some(new) = policy.source.hash(request, info, set_cookies.as_deref_mut()) {
+            if let Some(new) = policy.subject.hash(request, info, set_cookies.as_deref_mut()) {
                 // Turned, so that two policies that say the same do not cancel each other out.
                 hash = Some(hash.map_or(0, |old: u64| old.rotate_left(1)) ^ new);
             }
@@ -94,32 +94,32 @@ impl HashPolicy {
     /// The policy, if it is one: `connection_properties` without `source_ip` is none.
     fn build(proto: &proto::HashPolicy, cx: &mut BuildCx<'_>) -> Result<Option<Self>, Rejected> {
         let proto::HashPolicy { terminal, policy_specifier } = proto;
-        let source = match policy_specifier {
+        let subject = match policy_specifier {
             None => return Err(cx.reject("policy_specifier: value is required")),
             Some(PolicySpecifier::Header(header)) => cx.at("header", |cx| {
                 let name = cx.at("header_name", |cx| RequestHeader::build(&header.header_name, cx));
                 let rewrite = header.regex_rewrite.as_ref();
                 let rewrite =
                     rewrite.map(|proto| cx.at("regex_rewrite", |cx| RegexRewrite::build(proto, cx)));
-                Ok(Source::Header { name: name?, rewrite: rewrite.transpose()? })
+                Ok(Subject::Header { name: name?, rewrite: rewrite.transpose()? })
             })?,
             Some(PolicySpecifier::Cookie(cookie)) => {
-                Source::Cookie(Box::new(cx.at("cookie", |cx| Cookie::build(cookie, cx))?))
+                Subject::Cookie(Box::new(cx.at("cookie", |cx| Cookie::build(cookie, cx))?))
             }
             Some(PolicySpecifier::ConnectionProperties(properties)) if !properties.source_ip => {
                 return Ok(None);
             }
-            Some(PolicySpecifier::ConnectionProperties(_)) => Source::SourceIp,
+            Some(PolicySpecifier::ConnectionProperties(_)) => Subject::SourceIp,
             Some(PolicySpecifier::QueryParameter(parameter)) => {
-                Source::QueryParameter(parameter.name.as_str().into())
+                Subject::QueryParameter(parameter.name.as_str().into())
             }
-            Some(PolicySpecifier::FilterState(state)) => Source::FilterState(state.key.as_str().into()),
+            Some(PolicySpecifier::FilterState(state)) => Subject::FilterState(state.key.as_str().into()),
         };
-        Ok(Some(Self { source, terminal: *terminal }))
+        Ok(Some(Self { subject, terminal: *terminal }))
     }
 }
 
-impl Source {
+impl Subject {
     fn hash(
         &self,
         request: &RequestHead,

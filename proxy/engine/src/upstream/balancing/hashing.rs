@@ -173,5 +173,6 @@ fn maglev(size: Option<u64>, cx: &mut BuildCx<'_>) -> Result<HashTableKind, Reje
 }
 
 fn is_prime(number: u64) -> bool {
-    number >= 2 && (2..).take_while(|factor| factor * factor <= number).all(|factor| number % factor != 0)
+    number >= 2
+        && (2..).take_while(|factor| factor * factor <= number).all(|factor| !number.is_multiple_of(factor))
 }
