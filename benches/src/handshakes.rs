@@ -22,15 +22,19 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Full handshakes, then resumed ones, each for as long as a load takes.
 pub(crate) fn run(measure: Measure, mesh: &Mesh, options: &Options) -> Result<Vec<(Part, f64)>> {
-    // One group, so that nobody asks for another.
-    let with_group = |options: &ClientOptions| ClientOptions { groups: vec!["X25519"], ..options.clone() };
+    // One group, so that nobody asks for another; and the suite that sidecars agree on, of either kind.
+    let as_sidecars = |options: &ClientOptions| ClientOptions {
+        groups: vec!["X25519"],
+        suites: vec!["TLS13_AES_128_GCM_SHA256"],
+        ..options.clone()
+    };
     let nobody = ClientOptions::default();
     let (port, client) = match measure {
         Measure::HandshakesMtls => (mesh.in_h1, &mesh.client),
         Measure::HandshakesRsa => (mesh.tls_rsa, &nobody),
         _ => (mesh.tls_ecdsa, &nobody),
     };
-    let resuming = with_group(client).config()?;
+    let resuming = as_sidecars(client).config()?;
     let mut full = (*resuming).clone();
     full.resumption = Resumption::disabled();
     // The first has nothing to resume.
