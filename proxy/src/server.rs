@@ -204,6 +204,7 @@ fn node_info(bootstrap: &Bootstrap, options: &cli::Options) -> NodeInfo {
     NodeInfo {
         id: or(node.id, &options.service_node),
         cluster: or(node.cluster, &options.service_cluster),
+        metadata: node.metadata.unwrap_or_default(),
         zone: or(node.locality.map(|locality| locality.zone).unwrap_or_default(), &options.service_zone),
         address: Some(socket::host_address(match options.local_address_ip_version {
             cli::IpVersion::V4 => HostAddress::V4,

@@ -43,6 +43,8 @@ pub struct NodeInfo {
     pub cluster: String,
     /// `node.locality.zone`, or `--service-zone`.
     pub zone: String,
+    /// `node.metadata`
+    pub metadata: prost_types::Struct,
     /// The address that stands for this host where a client on the host itself has only a loopback address.
     pub address: Option<IpAddr>,
 }

@@ -49,6 +49,9 @@ header_names! {
 
 envoy_headers! {
     X_ENVOY_ATTEMPT_COUNT = "attempt-count";
+    X_ENVOY_AUTH_FAILURE_MODE_ALLOWED = "auth-failure-mode-allowed";
+    X_ENVOY_AUTH_HEADERS_TO_REMOVE = "auth-headers-to-remove";
+    X_ENVOY_AUTH_PARTIAL_BODY = "auth-partial-body";
     X_ENVOY_DECORATOR_OPERATION = "decorator-operation";
     X_ENVOY_DEGRADED = "degraded";
     X_ENVOY_DOWNSTREAM_SERVICE_CLUSTER = "downstream-service-cluster";

@@ -5,6 +5,7 @@
 //! runtime or know a codec.
 
 pub mod address;
+pub mod callout;
 pub mod config;
 pub mod extension;
 pub mod fields;

@@ -4,12 +4,15 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use http::StatusCode;
+use proxy_core::callout::{Call, Called, Caller};
 use proxy_core::config::BuildEnv;
-use proxy_core::extension::http_filter::Engine;
+use proxy_core::extension::http_filter::{Engine, LocalBoxFuture};
 use proxy_core::runtime::Runtime;
 
 use crate::local::drain::ProcessDrain;
 use crate::router::Routes;
+use crate::upstream::call;
 use crate::upstream::pool::Clusters;
 
 /// What all connections of a worker share.
@@ -24,6 +27,13 @@ pub struct Context {
     pub drain: Arc<ProcessDrain>,
     /// The worker's random numbers.
     pub random: RefCell<fastrand::Rng>,
+}
+
+impl Caller for Context {
+    fn call(&self, call: Call) -> LocalBoxFuture<'static, Called> {
+        let random = self.random.borrow_mut().fork();
+        Box::pin(call::run(self.clusters.clone(), self.env.node.address, random, call))
+    }
 }
 
 impl Engine for Context {
@@ -43,5 +53,12 @@ impl Engine for Context {
         let cluster = self.clusters.by_name(cluster)?;
         let hosts = cluster.hosts();
         Some((hosts.healthy_len(), hosts.len()))
+    }
+
+    fn count_response(&self, cluster: &str, status: StatusCode) {
+        let Some(cluster) = self.clusters.by_name(cluster) else { return };
+        let stats = cluster.cluster.stats.traffic.here();
+        stats.upstream_rq.inc(status.as_u16());
+        stats.internal_upstream_rq.inc(status.as_u16());
     }
 }

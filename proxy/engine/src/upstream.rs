@@ -2,6 +2,7 @@
 //! streams to hosts that the router drives.
 
 pub mod balancing;
+pub(crate) mod call;
 pub mod circuit_breaker;
 pub mod cluster;
 pub mod discovery;

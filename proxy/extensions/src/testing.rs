@@ -1,14 +1,17 @@
 //! What the tests of extensions share: a process to build in and a stream to act on.
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::{Instant, SystemTime};
 
 use proxy_core::address::Address;
+use proxy_core::callout::{Call, CallFailure, Called, Caller};
 use proxy_core::config::BuildEnv;
 use proxy_core::extension::access_log::{LogFile, LogFiles};
-use proxy_core::extension::http_filter::{HeadersStep, StreamCx};
+use proxy_core::extension::http_filter::{HeadersStep, LocalBoxFuture, StreamCx};
 use proxy_core::head::{RequestHead, ResponseHead, Scheme};
 use proxy_core::local_reply::LocalReply;
 use proxy_core::stream_info::{ConnectionInfo, StreamInfo};
@@ -88,6 +91,18 @@ pub(crate) struct FakeEngine {
     pub(crate) runtime: proxy_core::runtime::Runtime,
     pub(crate) health_check_failed: bool,
     pub(crate) clusters: std::collections::HashMap<String, (usize, usize)>,
+    /// The calls that were made.
+    pub(crate) calls: RefCell<Vec<Call>>,
+    /// What the next calls are answered; then there is no cluster.
+    pub(crate) answers: RefCell<VecDeque<Called>>,
+}
+
+impl Caller for FakeEngine {
+    fn call(&self, call: Call) -> LocalBoxFuture<'static, Called> {
+        self.calls.borrow_mut().push(call);
+        let answer = self.answers.borrow_mut().pop_front().unwrap_or(Err(CallFailure::NoCluster));
+        Box::pin(std::future::ready(answer))
+    }
 }
 
 impl proxy_core::extension::http_filter::Engine for FakeEngine {
@@ -103,6 +118,7 @@ impl proxy_core::extension::http_filter::Engine for FakeEngine {
     fn cluster_health(&self, cluster: &str) -> Option<(usize, usize)> {
         self.clusters.get(cluster).copied()
     }
+    fn count_response(&self, _cluster: &str, _status: http::StatusCode) {}
 }
 
 /// A stream as HTTP filters see it.
@@ -113,6 +129,7 @@ pub(crate) struct Stream {
     pub(crate) configs: Vec<Arc<dyn std::any::Any + Send + Sync>>,
     pub(crate) engine: FakeEngine,
     pub(crate) clear_route: bool,
+    pub(crate) hold_limit: usize,
 }
 
 pub(crate) fn header_map(list: &[(&'static str, &'static str)]) -> http::HeaderMap {
@@ -139,6 +156,7 @@ impl Stream {
             configs: Vec::new(),
             engine: FakeEngine::default(),
             clear_route: false,
+            hold_limit: 1 << 20,
         }
     }
 
@@ -155,6 +173,7 @@ impl Stream {
             route: None,
             route_configs: &self.configs,
             clear_route: &mut self.clear_route,
+            hold_limit: &mut self.hold_limit,
             engine: &self.engine,
         }
     }

@@ -12,10 +12,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use prost::Message;
 
 use super::{Descriptor, decode};
+use crate::callout::Caller;
 use crate::config::{BuildCx, Rejected};
 use crate::head::{RequestHead, ResponseHead};
 use crate::local_reply::LocalReply;
@@ -81,7 +82,7 @@ pub struct Phases {
 }
 
 /// What a filter may ask of the engine.
-pub trait Engine {
+pub trait Engine: Caller {
     /// Runtime values.
     fn runtime(&self) -> &Runtime;
     /// A random number, not for secrets.
@@ -90,6 +91,8 @@ pub trait Engine {
     fn health_check_failed(&self) -> bool;
     /// Share of healthy hosts (healthy, total) of a cluster; `None` if there is no such cluster.
     fn cluster_health(&self, cluster: &str) -> Option<(usize, usize)>;
+    /// Counts a response that a filter makes as one of the cluster's, of internal origin.
+    fn count_response(&self, cluster: &str, status: StatusCode);
 }
 
 /// The route a stream matched, as filters may see it.
@@ -118,6 +121,8 @@ pub struct StreamCx<'s> {
     pub route_configs: &'s [Arc<dyn Any + Send + Sync>],
     /// Set to have the route matched anew before the next filter (`clearRouteCache`).
     pub clear_route: &'s mut bool,
+    /// Most bytes of each message that the filters of the stream may hold; a filter that holds a head may change it then.
+    pub hold_limit: &'s mut usize,
     /// The engine.
     pub engine: &'s dyn Engine,
 }

@@ -289,8 +289,9 @@ impl FilterChain {
         parts: &mut Parts,
     ) -> Option<Box<LocalReply>> {
         let ends = parts.ends_with_head();
+        let mut limit = self.limit;
         let instance = self.instance(direction, position).filter(|one| one.sees_head(direction))?;
-        let mut cx = view.cx(configured, instance.configured);
+        let mut cx = view.cx(configured, instance.configured, &mut limit);
         let step = match direction {
             Direction::Request => instance.filter.on_request_headers(&mut cx, ends),
             Direction::Response => instance.filter.on_response_headers(&mut cx, ends),
@@ -298,7 +299,9 @@ impl FilterChain {
         if matches!(step, HeadersStep::Continue) {
             return None;
         }
-        match settle(step).await {
+        let settled = settle(step).await;
+        self.limit = limit;
+        match settled {
             Settled::Continue | Settled::Drop => {}
             Settled::Hold => {
                 let held = self.held(direction);
@@ -330,7 +333,8 @@ impl FilterChain {
         }
         let ends = parts.ends();
         if !parts.data.is_empty() || ends {
-            let mut cx = view.cx(configured, instance.configured);
+            let mut unchanged = limit;
+            let mut cx = view.cx(configured, instance.configured, &mut unchanged);
             let settled = match direction {
                 // A filter that holds a head and does not look at what follows lets go by `poll_resume` only.
                 _ if !sees => Settled::Hold,
@@ -364,7 +368,8 @@ impl FilterChain {
         }
         let Some(Ending::Trailers(trailers)) = &mut parts.end else { return Kept::Within };
         let Some(instance) = self.instance(direction, position) else { return Kept::Within };
-        let mut cx = view.cx(configured, instance.configured);
+        let mut unchanged = limit;
+        let mut cx = view.cx(configured, instance.configured, &mut unchanged);
         let settled = match direction {
             _ if !sees => Settled::Hold,
             Direction::Request => settle(instance.filter.on_request_trailers(&mut cx, trailers)).await,
@@ -429,7 +434,12 @@ enum Kept {
 }
 
 impl View<'_> {
-    fn cx(&mut self, configured: &[HttpFilter], index: usize) -> StreamCx<'_> {
+    fn cx<'c>(
+        &'c mut self,
+        configured: &'c [HttpFilter],
+        index: usize,
+        hold_limit: &'c mut usize,
+    ) -> StreamCx<'c> {
         let name = configured.get(index).map(|filter| &*filter.name);
         let route_configs: &[_] = match (&self.route, name) {
             (Some(route), Some(name)) => route.filter_config(name).map_or(&[], |config| &config.configs),
@@ -442,6 +452,7 @@ impl View<'_> {
             route: self.route.as_ref().map(|route| route as &dyn Route),
             route_configs,
             clear_route: self.clear_route,
+            hold_limit,
             engine: self.engine,
         }
     }

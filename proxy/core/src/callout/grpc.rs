@@ -1,0 +1,288 @@
+//! Unary calls of gRPC: a `GrpcService` of the configuration, and messages as bodies.
+//!
+//! Source: `envoy/config/core/v3/grpc_service.proto`; gRPC `PROTOCOL-HTTP2.md`; Envoy `source/common/grpc/async_client_impl.cc`.
+
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use prost::Message;
+use xds_api::envoy::config::core::v3 as proto;
+use xds_api::envoy::config::core::v3::grpc_service::TargetSpecifier;
+
+use super::{Answer, Call, CallFailure, Called, EnvoyHeaders, MAX_RESPONSE_BYTES};
+use crate::config::{BuildCx, Rejected, duration};
+use crate::extension::access_log::{LogEntry, LogType};
+use crate::format::{Empty, Format};
+use crate::grpc::status_in;
+use crate::head::{RequestHead, Scheme};
+use crate::headers::GRPC_TIMEOUT;
+use crate::local_reply::grpc_status_of;
+use crate::names::Name;
+use crate::stream_info::StreamInfo;
+use crate::text::Text;
+
+/// Length of what stands before each message: a flag and the message's length.
+const PREFIX: usize = 5;
+
+/// `grpc-status` where things went wrong on this side.
+const UNKNOWN: u32 = 2;
+const INTERNAL: u32 = 13;
+
+/// A service that is called over a cluster.
+#[derive(Debug)]
+pub struct GrpcService {
+    /// The cluster.
+    pub cluster: Name,
+    authority: Text,
+    timeout: Option<Duration>,
+    initial_metadata: Vec<(HeaderName, Metadatum)>,
+    max_message: usize,
+    envoy_headers: EnvoyHeaders,
+}
+
+#[derive(Debug)]
+enum Metadatum {
+    Constant(HeaderValue),
+    Format(Format),
+}
+
+impl GrpcService {
+    /// Builds from `proto`; without a timeout of its own it has `default_timeout`.
+    pub fn build(
+        proto: &proto::GrpcService,
+        default_timeout: Option<Duration>,
+        cx: &mut BuildCx<'_>,
+    ) -> Result<Self, Rejected> {
+        let proto::GrpcService { timeout, initial_metadata, retry_policy, target_specifier } = proto;
+        cx.reject_if(retry_policy.is_some(), "retry_policy", "retries are not available")?;
+        let Some(TargetSpecifier::EnvoyGrpc(target)) = target_specifier else {
+            return Err(cx.at("google_grpc", |cx| cx.reject("use envoy_grpc")));
+        };
+        let proto::grpc_service::EnvoyGrpc {
+            cluster_name,
+            authority,
+            retry_policy,
+            max_receive_message_length,
+            skip_envoy_headers,
+        } = target;
+        cx.at("envoy_grpc", |cx| {
+            if cluster_name.is_empty() {
+                let reason = "value length must be at least 1 characters";
+                return Err(cx.at("cluster_name", |cx| cx.reject(reason)));
+            }
+            cx.reject_if(retry_policy.is_some(), "retry_policy", "retries are not available")
+        })?;
+        let authority = if authority.is_empty() { cluster_name } else { authority };
+        let max_message = max_receive_message_length.filter(|length| *length > 0);
+        Ok(Self {
+            cluster: cx.env.clusters.intern(cluster_name),
+            authority: authority.as_str().into(),
+            timeout: match timeout {
+                None => default_timeout,
+                Some(timeout) => duration(timeout).filter(|timeout| !timeout.is_zero()),
+            },
+            initial_metadata: cx.each("initial_metadata", initial_metadata, build_metadatum)?,
+            max_message: max_message.map_or(MAX_RESPONSE_BYTES, |length| length as usize),
+            envoy_headers: match skip_envoy_headers {
+                true => EnvoyHeaders::Skipped,
+                false => EnvoyHeaders::InternalAndForwarded,
+            },
+        })
+    }
+
+    /// The call that sends `message` to `path` (`/package.Service/Method`) for the stream that `info` describes.
+    pub fn call(&self, path: &'static str, message: &impl Message, info: &StreamInfo) -> Call {
+        let mut headers = HeaderMap::with_capacity(8);
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        if let Some(timeout) = self.timeout {
+            headers.insert(&GRPC_TIMEOUT, grpc_timeout(timeout));
+        }
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        for (name, value) in &self.initial_metadata {
+            if let Some(value) = value.render(info) {
+                headers.insert(name.clone(), value);
+            }
+        }
+        let request = RequestHead {
+            method: Method::POST,
+            scheme: Scheme::Http,
+            authority: self.authority.clone(),
+            path: Text::from_static(path),
+            upgrade: None,
+            case: None,
+            headers,
+        };
+        Call {
+            timeout: self.timeout,
+            max_response_bytes: self.max_message.saturating_add(PREFIX),
+            envoy_headers: self.envoy_headers,
+            ..Call::new(self.cluster.clone(), request, frame(message))
+        }
+    }
+}
+
+fn build_metadatum(
+    proto: &proto::HeaderValue,
+    cx: &mut BuildCx<'_>,
+) -> Result<(HeaderName, Metadatum), Rejected> {
+    let proto::HeaderValue { key, value, raw_value } = proto;
+    let name = HeaderName::from_bytes(key.as_bytes())
+        .map_err(|_| cx.at("key", |cx| cx.reject(format!("'{key}' is not a header name"))))?;
+    let constant = |value: &[u8], cx: &mut BuildCx<'_>| {
+        HeaderValue::from_bytes(value)
+            .map(Metadatum::Constant)
+            .map_err(|_| cx.reject("value has characters that a header cannot have"))
+    };
+    if value.is_empty() && !raw_value.is_empty() {
+        return Ok((name, cx.at("raw_value", |cx| constant(raw_value, cx))?));
+    }
+    let value = cx.at("value", |cx| {
+        let format = Format::parse_with(value, Empty::Omit).map_err(|reason| cx.reject(reason))?;
+        match format.constant() {
+            Some(text) => constant(text.as_bytes(), cx),
+            None => Ok(Metadatum::Format(format)),
+        }
+    })?;
+    Ok((name, value))
+}
+
+impl Metadatum {
+    /// The value; `None` if it cannot stand in a header.
+    fn render(&self, info: &StreamInfo) -> Option<HeaderValue> {
+        let format = match self {
+            Self::Constant(value) => return Some(value.clone()),
+            Self::Format(format) => format,
+        };
+        let entry = LogEntry {
+            request: None,
+            response: None,
+            response_trailers: None,
+            info,
+            local_reply_body: "",
+            log_type: LogType::NotSet,
+        };
+        let mut value = Vec::new();
+        format.render(&entry, &mut value);
+        HeaderValue::from_maybe_shared(Bytes::from(value)).ok()
+    }
+}
+
+/// A message as it stands in a body.
+fn frame(message: &impl Message) -> Bytes {
+    let length = message.encoded_len();
+    let mut frame = BytesMut::with_capacity(PREFIX + length);
+    frame.put_u8(0);
+    frame.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+    // (It has room for all of it.)
+    let _ = message.encode(&mut frame);
+    frame.freeze()
+}
+
+/// `grpc-timeout`: at most eight digits and the finest unit that they suffice for.
+fn grpc_timeout(timeout: Duration) -> HeaderValue {
+    const MOST: u128 = 99_999_999;
+    let millis = timeout.as_millis();
+    let text = match millis {
+        0..=MOST => format!("{millis}m"),
+        _ if millis / 1000 <= MOST => format!("{}S", millis / 1000),
+        _ if millis / 60_000 <= MOST => format!("{}M", millis / 60_000),
+        _ => format!("{}H", (millis / 3_600_000).min(MOST)),
+    };
+    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("0m"))
+}
+
+/// The message that a unary call was answered with, or else its `grpc-status`.
+///
+/// # Errors
+/// What the service said, or what the failure amounts to.
+pub fn message<M: Message + Default>(called: &Called) -> Result<M, u32> {
+    let answer = match called {
+        Ok(answer) => answer,
+        Err(CallFailure::TooLarge) => return Err(INTERNAL),
+        Err(failure) => return Err(grpc_status_of(failure.status())),
+    };
+    match status(answer) {
+        Some(0) => {}
+        Some(status) => return Err(status),
+        None => return Err(UNKNOWN),
+    }
+    let payload = last_message(&answer.body).ok_or(INTERNAL)?;
+    M::decode(payload).map_err(|_| INTERNAL)
+}
+
+/// `grpc-status` of an answer: of its trailers, of a head that is all there is, or what its status amounts to.
+fn status(answer: &Answer) -> Option<u32> {
+    if let Some(status) = answer.trailers.as_ref().and_then(status_in) {
+        return Some(status);
+    }
+    match answer.head.status {
+        StatusCode::OK if answer.trailers.is_none() && answer.body.is_empty() => {
+            status_in(&answer.head.headers)
+        }
+        StatusCode::OK => None,
+        status => Some(status_in(&answer.head.headers).unwrap_or_else(|| grpc_status_of(status))),
+    }
+}
+
+/// The last message in `body`; `None` if there is none, or something else.
+fn last_message(mut body: &[u8]) -> Option<&[u8]> {
+    let mut last = None;
+    while !body.is_empty() {
+        let (prefix, rest) = body.split_first_chunk::<PREFIX>()?;
+        let [flag, length @ ..] = *prefix;
+        // Nobody asked for compression.
+        if flag != 0 {
+            return None;
+        }
+        let length = usize::try_from(u32::from_be_bytes(length)).ok()?;
+        let (message, rest) = rest.split_at_checked(length)?;
+        (last, body) = (Some(message), rest);
+    }
+    last
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_framed_and_found_again() {
+        let message = prost_types::Duration { seconds: 7, nanos: 5 };
+        let body = frame(&message);
+        let (prefix, rest) = body.split_at(PREFIX);
+        assert_eq!(prefix, [0, 0, 0, 0, u8::try_from(rest.len()).unwrap()]);
+        assert_eq!(last_message(&body).map(prost_types::Duration::decode), Some(Ok(message)));
+        let twice = [&body[..], &frame(&prost_types::Duration { seconds: 8, nanos: 0 })].concat();
+        assert_eq!(
+            last_message(&twice).map(|last| prost_types::Duration::decode(last).unwrap().seconds),
+            Some(8)
+        );
+    }
+
+    #[test]
+    fn what_is_no_message_is_none() {
+        for body in [
+            &b""[..],
+            b"\0",
+            b"\0\0\0\0",
+            b"\0\0\0\0\x02a",
+            b"\x01\0\0\0\0",
+            b"\0\0\0\0\0\0",
+            b"\0\xff\xff\xff\xff",
+        ] {
+            assert_eq!(last_message(body), None, "{body:?}");
+        }
+        assert_eq!(last_message(b"\0\0\0\0\0"), Some(&b""[..]));
+    }
+
+    #[test]
+    fn timeouts_fit_in_eight_digits() {
+        for (seconds, text) in
+            [(0, "0m"), (99_999, "99999000m"), (100_000, "100000S"), (100_000_000, "1666666M")]
+        {
+            assert_eq!(grpc_timeout(Duration::from_secs(seconds)), text);
+        }
+        assert_eq!(grpc_timeout(Duration::MAX).len(), 9);
+    }
+}

@@ -1,0 +1,336 @@
+//! Calls that the proxy itself makes ([`proxy_core::callout`]): a host of the cluster, a connection of this worker's pools, one request, the
+//! whole answer. Counted like any other request to the cluster, one of internal origin.
+//!
+//! A connection that the host closed at the moment of reuse costs nothing, as in the router; no other failure is hidden.
+//! Source: Envoy `source/common/http/async_client_impl.cc`, which sends calls through a router of their own.
+
+use std::future::poll_fn;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use proxy_core::address::Address;
+use proxy_core::callout::{Answer, Call, CallFailure, Called, EnvoyHeaders};
+use proxy_core::head::{BodyEvent, Protocol, ResponseHead};
+use proxy_core::headers::{
+    X_ENVOY_EXPECTED_RQ_TIMEOUT_MS, X_ENVOY_INTERNAL, X_ENVOY_UPSTREAM_SERVICE_TIME, X_FORWARDED_FOR, number,
+};
+use proxy_core::stats::groups::ClusterTrafficStats;
+use proxy_core::stream_error::UpstreamReset;
+use proxy_core::stream_info::{ConnectionInfo, StreamInfo};
+use proxy_core::upstream::Host;
+
+use super::circuit_breaker::BreakerPriority;
+use super::cluster::Cluster;
+use super::pool::{Clusters, HostPool, RequestGuard, WorkerCluster};
+use super::stream::Upstream;
+use crate::codec::upstream::UpstreamEvent;
+use crate::local::clock;
+use crate::local::timers::Timer;
+
+/// How often a request is sent that hosts refuse without having worked on it.
+const MAX_SENDS: u32 = 4;
+
+/// The address of no client: nobody is connected for whom the proxy asks.
+const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
+/// Makes `call`. Cancel-safe: dropping it resets the request.
+pub(crate) async fn run(
+    clusters: Rc<Clusters>,
+    own_address: Option<IpAddr>,
+    random: fastrand::Rng,
+    mut call: Call,
+) -> Called {
+    let Some(cluster) = clusters.get(&call.cluster) else { return Err(CallFailure::NoCluster) };
+    drop(clusters);
+    write_headers(&mut call, own_address);
+    let begun = clock::now();
+    let deadline = call.timeout.map(|timeout| begun + timeout);
+    let mut calling = Calling { cluster, call, random, host: None };
+    let mut timer = Timer::default();
+    let mut called = {
+        let mut sending = std::pin::pin!(calling.send());
+        poll_fn(|cx| {
+            if let Poll::Ready(called) = sending.as_mut().poll(cx) {
+                return Poll::Ready(called);
+            }
+            match deadline {
+                Some(at) => timer.poll(cx, at).map(|()| Err(CallFailure::Timeout)),
+                None => Poll::Pending,
+            }
+        })
+        .await
+    };
+    calling.settle(&mut called, begun);
+    called
+}
+
+/// What the proxy says of itself, and for how long it is going to wait.
+fn write_headers(call: &mut Call, own_address: Option<IpAddr>) {
+    let headers = &mut call.request.headers;
+    if call.envoy_headers != EnvoyHeaders::Skipped {
+        headers.insert(&*X_ENVOY_INTERNAL, HeaderValue::from_static("true"));
+    }
+    if call.envoy_headers == EnvoyHeaders::InternalAndForwarded
+        && let Some(address) = own_address
+    {
+        append_forwarded_for(headers, address);
+    }
+    if let Some(timeout) = call.timeout {
+        let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+        headers.insert(&*X_ENVOY_EXPECTED_RQ_TIMEOUT_MS, number(millis));
+    }
+    let is_sized = headers.contains_key(header::CONTENT_LENGTH);
+    if !is_sized && !call.body.is_empty() && !call.request.is_grpc() {
+        call.request.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(call.body.len()));
+    }
+}
+
+fn append_forwarded_for(headers: &mut HeaderMap, address: IpAddr) {
+    let all = match headers.get(&X_FORWARDED_FOR) {
+        Some(before) => [before.as_bytes(), b",", address.to_string().as_bytes()].concat(),
+        None => address.to_string().into_bytes(),
+    };
+    if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(all)) {
+        headers.insert(&X_FORWARDED_FOR, value);
+    }
+}
+
+/// A call under way.
+struct Calling {
+    cluster: Rc<WorkerCluster>,
+    call: Call,
+    random: fastrand::Rng,
+    /// Who is asked.
+    host: Option<Arc<Host>>,
+}
+
+impl Calling {
+    async fn send(&mut self) -> Called {
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let (mut up, in_flight) = self.open(attempt > 1).await?;
+            let reset = match up.request(&self.call.request, self.call.body.is_empty()) {
+                Ok(()) => {
+                    if !self.call.body.is_empty() {
+                        up.data(self.call.body.clone());
+                        up.finish(None);
+                    }
+                    let mut reading = Reading::new(&self.call);
+                    match poll_fn(|cx| reading.poll(&mut up, cx)).await {
+                        Ok(()) => return self.answer(reading, &up),
+                        Err(Broken::TooLarge) => return Err(CallFailure::TooLarge),
+                        Err(Broken::Reset(reset)) if reading.head.is_some() => {
+                            return Err(CallFailure::Reset(reset));
+                        }
+                        Err(Broken::Reset(reset)) => reset,
+                    }
+                }
+                Err(reset) => reset,
+            };
+            drop(in_flight);
+            let is_safe = match reset {
+                // The host did not work on it (RFC 9113, 8.7).
+                UpstreamReset::RemoteRefused => attempt < MAX_SENDS,
+                // The host closed a connection at the moment it was used again.
+                UpstreamReset::ConnectionTermination => {
+                    attempt == 1 && up.is_reused() && self.call.request.method.is_idempotent()
+                }
+                UpstreamReset::ConnectFailure
+                | UpstreamReset::LocalConnectFailure
+                | UpstreamReset::ConnectTimeout
+                | UpstreamReset::RemoteReset
+                | UpstreamReset::LocalReset
+                | UpstreamReset::Overflow
+                | UpstreamReset::ProtocolError => false,
+            };
+            if !is_safe {
+                return Err(CallFailure::Reset(reset));
+            }
+        }
+    }
+
+    /// Picks a host and gets a stream to it.
+    async fn open(&mut self, fresh: bool) -> Result<(Upstream, RequestGuard), CallFailure> {
+        let nobody = Rc::new(ConnectionInfo::new(Address::Ip(NOBODY), Address::Ip(NOBODY), Arc::default()));
+        let priority = BreakerPriority::Default;
+        let host = {
+            let info = StreamInfo::new(nobody.clone(), clock::now(), std::time::SystemTime::UNIX_EPOCH);
+            let picked = self.cluster.pick_for_request(&info, &self.call.request, None, &mut self.random);
+            picked.map_err(|_| CallFailure::NoHost)?
+        };
+        self.host = Some(host.clone());
+        let pool = self.cluster.pool(&host, &nobody, priority).ok_or(CallFailure::NoHost)?;
+        let waiting = Waiting(&self.cluster.cluster);
+        let up = connect(&pool, priority, fresh).await;
+        std::mem::forget(waiting);
+        let up = up.map_err(CallFailure::Reset)?;
+        let guard = RequestGuard::new(&self.cluster.cluster, &host, priority);
+        let guard = guard.ok_or(CallFailure::Reset(UpstreamReset::Overflow))?;
+        Ok((up, guard))
+    }
+
+    fn answer(&self, reading: Reading, up: &Upstream) -> Called {
+        let is_whole = reading.is_whole;
+        let Reading { head: Some(head), body, trailers, .. } = reading else {
+            return Err(CallFailure::Reset(UpstreamReset::ProtocolError));
+        };
+        if !is_whole && up.protocol() == Protocol::Http2 {
+            self.stats().upstream_rq_tx_reset.inc();
+            self.cluster.cluster.stats.http2().here().tx_reset.inc();
+        }
+        let Some(host) = self.host.clone() else { return Err(CallFailure::NoHost) };
+        Ok(Answer { head, body: body.freeze(), trailers, wire: up.wire(), host })
+    }
+
+    /// Counts how it ended.
+    fn settle(&self, called: &mut Called, begun: Instant) {
+        let stats = self.stats();
+        let is_internal = self.call.envoy_headers != EnvoyHeaders::Skipped;
+        let status = match called {
+            Ok(answer) => {
+                let elapsed = clock::now().saturating_duration_since(begun);
+                let elapsed = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+                stats.upstream_rq_time.record(elapsed);
+                match is_internal {
+                    true => stats.internal_upstream_rq_time.record(elapsed),
+                    false => stats.external_upstream_rq_time.record(elapsed),
+                }
+                answer.head.headers.insert(&*X_ENVOY_UPSTREAM_SERVICE_TIME, number(elapsed));
+                answer.head.status
+            }
+            Err(failure) => {
+                match failure {
+                    CallFailure::Timeout => stats.upstream_rq_timeout.inc(),
+                    CallFailure::Reset(UpstreamReset::RemoteReset) => stats.upstream_rq_rx_reset.inc(),
+                    CallFailure::Reset(UpstreamReset::ProtocolError) if !self.is_http2() => {
+                        stats.upstream_cx_protocol_error.inc();
+                    }
+                    CallFailure::Reset(_)
+                    | CallFailure::NoHost
+                    | CallFailure::NoCluster
+                    | CallFailure::TooLarge => {}
+                }
+                failure.status()
+            }
+        };
+        stats.upstream_rq.inc(status.as_u16());
+        match is_internal {
+            true => stats.internal_upstream_rq.inc(status.as_u16()),
+            false => stats.external_upstream_rq.inc(status.as_u16()),
+        }
+        self.count_at_host(called, status);
+    }
+
+    fn count_at_host(&self, called: &Called, status: StatusCode) {
+        let Some(host) = &self.host else { return };
+        let counter = match called {
+            Err(CallFailure::Timeout) => &host.stats.rq_timeout,
+            Ok(_) if !status.is_server_error() => &host.stats.rq_success,
+            Ok(_) | Err(_) => &host.stats.rq_error,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn is_http2(&self) -> bool {
+        self.cluster.cluster.http.protocol.is_http2(Protocol::Http11)
+    }
+
+    fn stats(&self) -> &ClusterTrafficStats {
+        let cluster: &Cluster = &self.cluster.cluster;
+        cluster.stats.traffic.here()
+    }
+}
+
+/// A call that waits for a connection: dropped, it has been given up.
+struct Waiting<'c>(&'c Arc<Cluster>);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.stats.traffic.here().upstream_rq_cancelled.inc();
+    }
+}
+
+async fn connect(
+    pool: &Rc<HostPool>,
+    priority: BreakerPriority,
+    fresh: bool,
+) -> Result<Upstream, UpstreamReset> {
+    if pool.cluster.http.protocol.is_http2(Protocol::Http11) {
+        return pool.open_http2(priority).await.map(Upstream::Http2).map_err(|(reset, _)| reset);
+    }
+    if !fresh && let Some(lease) = pool.idle_http1(priority) {
+        return Ok(Upstream::Http1(lease));
+    }
+    pool.open_http1(priority).await.map(Upstream::Http1).map_err(|(reset, _)| reset)
+}
+
+/// Why an answer is not read to its end.
+enum Broken {
+    Reset(UpstreamReset),
+    TooLarge,
+}
+
+/// An answer as far as it came.
+struct Reading {
+    head: Option<ResponseHead>,
+    body: BytesMut,
+    trailers: Option<HeaderMap>,
+    limit: usize,
+    /// What gRPC says with another status than 200 is said by its head.
+    is_grpc: bool,
+    /// All of it came.
+    is_whole: bool,
+}
+
+impl Reading {
+    fn new(call: &Call) -> Self {
+        let (limit, is_grpc) = (call.max_response_bytes, call.request.is_grpc());
+        Self { head: None, body: BytesMut::new(), trailers: None, limit, is_grpc, is_whole: false }
+    }
+
+    /// Ready when all of it is there that counts.
+    fn poll(&mut self, up: &mut Upstream, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        if let Poll::Ready(Err(reset)) = up.poll_flush(cx) {
+            return Poll::Ready(Err(Broken::Reset(reset)));
+        }
+        loop {
+            let event = match ready!(up.poll_event(cx)) {
+                Ok(event) => event,
+                Err(reset) => return Poll::Ready(Err(Broken::Reset(reset))),
+            };
+            let (data, ends) = match event {
+                UpstreamEvent::Informational(_) => continue,
+                UpstreamEvent::Head { head, end, is_upgrade } => {
+                    let is_over = is_upgrade || (self.is_grpc && head.status != StatusCode::OK);
+                    self.head = Some(head);
+                    if is_over && !end {
+                        return Poll::Ready(Ok(()));
+                    }
+                    (Bytes::new(), end)
+                }
+                UpstreamEvent::Body(BodyEvent::Data(data)) => (data, false),
+                UpstreamEvent::Last(data) => (data, true),
+                UpstreamEvent::Body(BodyEvent::Trailers(trailers)) => {
+                    self.trailers = Some(trailers);
+                    (Bytes::new(), true)
+                }
+                UpstreamEvent::Body(BodyEvent::End) => (Bytes::new(), true),
+            };
+            if self.body.len() + data.len() > self.limit {
+                return Poll::Ready(Err(Broken::TooLarge));
+            }
+            self.body.extend_from_slice(&data);
+            if ends {
+                self.is_whole = true;
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
