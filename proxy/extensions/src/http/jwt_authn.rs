@@ -11,19 +11,21 @@ mod json;
 mod keys;
 mod location;
 mod provider;
+mod remote;
 mod requirement;
 mod rule;
 mod token;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use http::header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN, WWW_AUTHENTICATE};
 use http::{HeaderValue, Method, StatusCode};
-use prost_types::Struct;
 use proxy_core::config::{BuildCx, Rejected};
-use proxy_core::extension::http_filter::{HeadersStep, HttpFilter, HttpFilterExtension, Phases, StreamCx};
+use proxy_core::extension::http_filter::{
+    HeadersStep, HttpFilter, HttpFilterExtension, Phases, StreamCx, Verdict,
+};
 use proxy_core::extension::{Descriptor, SecurityPosture, Status};
 use proxy_core::head::RequestHead;
 use proxy_core::local_reply::LocalReply;
@@ -36,7 +38,8 @@ pub use fields::FIELDS;
 
 use failure::Failure;
 use location::Locations;
-use provider::Provider;
+use provider::{Now, Provider};
+use remote::Remote;
 use requirement::{Providers, Requirement, Trial};
 use rule::RequestMatch;
 
@@ -115,6 +118,8 @@ pub enum RouteDemand {
 /// The configuration of the filter.
 pub struct Config {
     providers: Providers,
+    /// Keys that are fetched.
+    remotes: Vec<Arc<Remote>>,
     rules: Vec<(RequestMatch, Option<Arc<Requirement>>)>,
     named: HashMap<String, Arc<Requirement>>,
     /// By the text that the filter state has under a name.
@@ -184,6 +189,7 @@ impl Config {
             bypasses_preflight: *bypass_cors_preflight,
             is_silent: *strip_failure_response,
             stats: cx.env.stats.scope(&scope).cells(),
+            remotes: providers.named.values().filter_map(|provider| provider.remote().cloned()).collect(),
             providers,
         })
     }
@@ -264,16 +270,52 @@ impl HttpFilter for Filter {
                 return HeadersStep::Reply(Box::new(reply));
             }
         };
-        let realm = (!config.is_silent).then(|| realm(cx.request));
-        let now = cx.info.start_time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let mut trial = Trial {
-            request: cx.request,
-            providers: &config.providers,
-            stats,
-            now: now.as_secs(),
-            extracted: Struct::default(),
-            clears_route: false,
-        };
+        let since = cx.info.start_time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let now = Now { seconds: since.as_secs(), moment: Instant::now() };
+        if config.remotes.iter().all(|remote| remote.keys(now.moment).is_some()) {
+            return match config.judge(requirement, cx, now) {
+                None => HeadersStep::Continue,
+                Some(reply) => HeadersStep::Reply(reply),
+            };
+        }
+        HeadersStep::Wait(Box::pin(async move {
+            config.fetch_for(requirement, cx, now).await;
+            config.judge(requirement, cx, now).map_or(Verdict::Continue, Verdict::Reply)
+        }))
+    }
+}
+
+impl Config {
+    /// Fetches the keys that the judgement of a request will need: it is tried on a copy until nothing is missing but what
+    /// could not be had.
+    async fn fetch_for(&self, requirement: &Requirement, cx: &mut StreamCx<'_>, now: Now) {
+        let mut asked: Vec<Arc<Provider>> = Vec::new();
+        loop {
+            let lacking = {
+                let (mut request, stats) = (cx.request.clone(), JwtAuthnStats::default());
+                let mut trial = Trial::new(&mut request, &self.providers, &stats, now);
+                // (What comes of it now is of no interest.)
+                let _ = requirement.judge(&mut trial);
+                trial.lacking
+            };
+            let is_new = |one: &Arc<Provider>| !asked.iter().any(|other| Arc::ptr_eq(one, other));
+            let Some(provider) = lacking.into_iter().find(is_new) else { return };
+            let stats = self.stats.here();
+            if let Some(remote) = provider.remote() {
+                match remote.fetch(cx.engine).await {
+                    Ok(()) => stats.jwks_fetch_success.inc(),
+                    Err(_) => stats.jwks_fetch_failed.inc(),
+                }
+            }
+            asked.push(provider);
+        }
+    }
+
+    /// Holds a request to what is demanded of it; the reply if it does not pass.
+    fn judge(&self, requirement: &Requirement, cx: &mut StreamCx<'_>, now: Now) -> Option<Box<LocalReply>> {
+        let stats = self.stats.here();
+        let realm = (!self.is_silent).then(|| realm(cx.request));
+        let mut trial = Trial::new(cx.request, &self.providers, stats, now);
         let verdict = requirement.judge(&mut trial);
         let Trial { extracted, clears_route, .. } = trial;
         if !extracted.fields.is_empty() {
@@ -282,19 +324,19 @@ impl HttpFilter for Filter {
         *cx.clear_route |= clears_route;
         let Err(failure) = verdict else {
             stats.allowed.inc();
-            return HeadersStep::Continue;
+            return None;
         };
         let status = match failure {
             Failure::AudienceNotAllowed => StatusCode::FORBIDDEN,
             _ => StatusCode::UNAUTHORIZED,
         };
-        let mut reply = config.refusal(status, failure.text());
+        let mut reply = self.refusal(status, failure.text());
         if let Some(realm) = realm {
             let error = if failure == Failure::Missing { "" } else { ", error=\"invalid_token\"" };
             let challenge = HeaderValue::try_from(format!("Bearer realm=\"{realm}\"{error}"));
             reply.headers.extend(challenge.ok().map(|challenge| (WWW_AUTHENTICATE, challenge)));
         }
-        HeadersStep::Reply(Box::new(reply))
+        Some(Box::new(reply))
     }
 }
 

@@ -50,6 +50,7 @@ failures! {
     UnknownIssuer = 24, "Jwt issuer is not configured";
     AudienceNotAllowed = 25, "Audiences in Jwt are not allowed";
     VerificationFail = 26, "Jwt verification fails";
+    KeysNotFetched = 27, "Jwks remote fetch is failed";
     KeysBadJson = 28, "Jwks is an invalid JSON";
     NoKeys = 29, "Jwks does not have [keys] field";
     BadKeys = 30, "[keys] in Jwks is not an array";

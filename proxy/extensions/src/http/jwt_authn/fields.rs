@@ -5,7 +5,6 @@ use proxy_core::config::{FieldUse, MessageFields};
 use FieldUse::{Rejected as Refused, Used};
 
 use super::EXTRACT_ONLY;
-use super::provider::REMOTE;
 
 /// How the fields of the configurations are used.
 pub const FIELDS: &[MessageFields] = &[
@@ -29,7 +28,7 @@ pub const FIELDS: &[MessageFields] = &[
             ("subjects", Used),
             ("require_expiration", Used),
             ("max_lifetime", Used),
-            ("remote_jwks", Refused(REMOTE)),
+            ("remote_jwks", Used),
             ("local_jwks", Used),
             ("forward", Used),
             ("from_headers", Used),
@@ -45,6 +44,15 @@ pub const FIELDS: &[MessageFields] = &[
             ("jwt_cache_config", Used),
             ("claim_to_headers", Used),
             ("clear_route_cache", Used),
+        ],
+    ),
+    (
+        "envoy.extensions.filters.http.jwt_authn.v3.RemoteJwks",
+        &[
+            ("http_uri", Used),
+            ("cache_duration", Used),
+            ("async_fetch", Refused("keys are fetched when a request needs them")),
+            ("retry_policy", Refused("retries are not available")),
         ],
     ),
     (

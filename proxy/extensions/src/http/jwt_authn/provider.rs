@@ -2,7 +2,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
@@ -21,6 +21,7 @@ use xds_api::write::{JsonOptions, to_json};
 use super::failure::Failure;
 use super::keys::Keys;
 use super::location::{Found, Locations};
+use super::remote::Remote;
 use super::token::{BASE64, Token};
 
 /// By how much clocks may differ where nothing is said.
@@ -28,8 +29,6 @@ const CLOCK_SKEW: u64 = 60;
 /// How many tokens are remembered where nothing is said, and how long each may be.
 const CACHED: usize = 100;
 const LONGEST_CACHED: usize = 4096;
-/// What remote keys are refused with.
-pub(super) const REMOTE: &str = "keys are not fetched yet: use local_jwks";
 
 /// A provider.
 pub(super) struct Provider {
@@ -40,7 +39,7 @@ pub(super) struct Provider {
     longest: Option<Duration>,
     forwards: bool,
     clock_skew: u64,
-    keys: Keys,
+    keys: Source,
     cache: Option<Cache>,
     pub(super) locations: Locations,
     payload_header: Option<HeaderName>,
@@ -53,9 +52,24 @@ pub(super) struct Provider {
     pub(super) clears_route: bool,
 }
 
+/// Where keys are.
+enum Source {
+    Here(Keys),
+    Remote(Arc<Remote>),
+}
+
 struct ClaimHeader {
     name: HeaderName,
     path: Vec<String>,
+}
+
+/// When a request is judged.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Now {
+    /// Seconds since 1970.
+    pub(super) seconds: u64,
+    /// The same on a clock that nobody sets.
+    pub(super) moment: Instant,
 }
 
 /// Whom tokens are for; none means anybody.
@@ -185,12 +199,20 @@ impl Provider {
         self.cache.as_ref().map(|cache| cache.has(token))
     }
 
-    /// Holds a token to what is demanded, but for its issuer; `now` is in seconds since 1970.
+    /// The server that its keys are fetched from, if they are.
+    pub(super) fn remote(&self) -> Option<&Arc<Remote>> {
+        match &self.keys {
+            Source::Remote(remote) => Some(remote),
+            Source::Here(_) => None,
+        }
+    }
+
+    /// Holds a token to what is demanded, but for its issuer.
     pub(super) fn judge(
         &self,
         token: &Token,
         audiences: Option<&Audiences>,
-        now: u64,
+        Now { seconds: now, moment }: Now,
         is_known: bool,
     ) -> Result<(), Failure> {
         if now + self.clock_skew < token.not_before {
@@ -213,7 +235,14 @@ impl Provider {
         {
             return Err(Failure::VerificationFail);
         }
-        if is_known { Ok(()) } else { self.keys.verify(token) }
+        match &self.keys {
+            _ if is_known => Ok(()),
+            Source::Here(keys) => keys.verify(token),
+            Source::Remote(remote) => match remote.keys(moment) {
+                Some(keys) => keys.verify(token),
+                None => Err(Failure::KeysNotFetched),
+            },
+        }
     }
 
     /// Remembers that the signature was verified.
@@ -314,11 +343,13 @@ fn header_name(name: &str, cx: &mut BuildCx<'_>) -> Result<HeaderName, Rejected>
     HeaderName::try_from(name).map_err(|_| cx.reject("value is no name of a header"))
 }
 
-fn keys(source: Option<&JwksSourceSpecifier>, cx: &mut BuildCx<'_>) -> Result<Keys, Rejected> {
+fn keys(source: Option<&JwksSourceSpecifier>, cx: &mut BuildCx<'_>) -> Result<Source, Rejected> {
     let source = match source {
         None => return Err(cx.at("jwks_source_specifier", |cx| cx.reject("value is required"))),
-        Some(JwksSourceSpecifier::RemoteJwks(_)) => {
-            return Err(cx.at("remote_jwks", |cx| cx.reject(REMOTE)));
+        Some(JwksSourceSpecifier::RemoteJwks(remote)) => {
+            return cx
+                .at("remote_jwks", |cx| Remote::build(remote, cx))
+                .map(|remote| Source::Remote(Arc::new(remote)));
         }
         Some(JwksSourceSpecifier::LocalJwks(source)) => source,
     };
@@ -334,6 +365,8 @@ fn keys(source: Option<&JwksSourceSpecifier>, cx: &mut BuildCx<'_>) -> Result<Ke
                 .map_err(|_| cx.reject(format!("Environment variable doesn't exist: {name}")))?,
             None => return Err(cx.reject("specifier: value is required")),
         };
-        Keys::parse(&text).map_err(|failure| cx.reject(format!("Local jwks is invalid: {}", failure.text())))
+        let keys = Keys::parse(&text);
+        keys.map(Source::Here)
+            .map_err(|failure| cx.reject(format!("Local jwks is invalid: {}", failure.text())))
     })
 }

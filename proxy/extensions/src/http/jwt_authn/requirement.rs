@@ -13,7 +13,7 @@ use xds_api::envoy::extensions::filters::http::jwt_authn::v3::jwt_requirement::R
 use super::JwtAuthnStats;
 use super::failure::Failure;
 use super::location::{Found, Locations};
-use super::provider::{Audiences, Provider};
+use super::provider::{Audiences, Now, Provider};
 use super::token::Token;
 
 /// The providers of a filter.
@@ -59,8 +59,9 @@ pub(super) struct Trial<'r> {
     pub(super) request: &'r mut RequestHead,
     pub(super) providers: &'r Providers,
     pub(super) stats: &'r JwtAuthnStats,
-    /// Seconds since 1970.
-    pub(super) now: u64,
+    pub(super) now: Now,
+    /// Providers whose keys are not here, as far as it came to that.
+    pub(super) lacking: Vec<Arc<Provider>>,
     /// What tokens said, for metadata.
     pub(super) extracted: Struct,
     pub(super) clears_route: bool,
@@ -160,7 +161,17 @@ impl Requirement {
 /// The provider that is demanded, and the audiences in place of its own.
 type Demanded<'p> = Option<(&'p Arc<Provider>, Option<&'p Audiences>)>;
 
-impl Trial<'_> {
+impl<'r> Trial<'r> {
+    pub(super) fn new(
+        request: &'r mut RequestHead,
+        providers: &'r Providers,
+        stats: &'r JwtAuthnStats,
+        now: Now,
+    ) -> Self {
+        let extracted = Struct::default();
+        Self { request, providers, stats, now, lacking: Vec::new(), extracted, clears_route: false }
+    }
+
     /// All tokens must be good: the host might take one that is not for the one that was.
     fn judge_all(
         &mut self,
@@ -216,7 +227,11 @@ impl Trial<'_> {
                 (provider.clone(), None)
             }
         };
-        provider.judge(&token, audiences, self.now, remembered == Some(true))?;
+        let judged = provider.judge(&token, audiences, self.now, remembered == Some(true));
+        if judged == Err(Failure::KeysNotFetched) {
+            self.lacking.push(provider.clone());
+        }
+        judged?;
         if remembered == Some(false) {
             provider.remember(&found.token);
         }
