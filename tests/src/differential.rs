@@ -6,6 +6,7 @@
 //! sides are compared. A difference that we keep on purpose is declared in the case with its reason; a declared
 //! difference that does not show is an error too, so that the declarations stay true.
 
+mod check;
 mod facts;
 mod side;
 
@@ -57,6 +58,15 @@ impl Setup {
         ];
         all.extend(clusters);
         Self { name, bootstrap: config::bootstrap(&listeners, &all, "") }
+    }
+}
+
+impl Setup {
+    /// With this `node` (YAML).
+    #[must_use]
+    pub fn with_node(mut self, node: &str) -> Self {
+        self.bootstrap.insert_str(0, &format!("node: {node}\n"));
+        self
     }
 }
 

@@ -52,7 +52,12 @@ pub const FIELDS: &[MessageFields] = &[
         &[("name", Ignored("extensions are found by type, not by name")), ("typed_config", Used)],
     ),
     ("envoy.config.core.v3.RuntimeFractionalPercent", &[("default_value", Used), ("runtime_key", Used)]),
+    (
+        "envoy.config.core.v3.HttpUri",
+        &[("uri", Ignored("the cluster says where")), ("cluster", Used), ("timeout", Used)],
+    ),
     ("envoy.config.core.v3.RuntimeFeatureFlag", &[("default_value", Used), ("runtime_key", Used)]),
+    ("envoy.type.v3.HttpStatus", &[("code", Used)]),
     ("envoy.type.v3.Percent", &[("value", Used)]),
     ("envoy.type.v3.FractionalPercent", &[("numerator", Used), ("denominator", Used)]),
     ("envoy.type.v3.Int32Range", &[("start", Used), ("end", Used)]),
@@ -100,7 +105,7 @@ pub const FIELDS: &[MessageFields] = &[
         &[
             ("envoy_grpc", Used),
             ("google_grpc", Rejected("use envoy_grpc")),
-            ("timeout", Ignored("streams of xDS have no timeout in Envoy either")),
+            ("timeout", Used),
             ("initial_metadata", Used),
             ("retry_policy", Rejected("retries are not available")),
         ],
@@ -112,7 +117,7 @@ pub const FIELDS: &[MessageFields] = &[
             ("authority", Used),
             ("retry_policy", Rejected("retries are not available")),
             ("max_receive_message_length", Used),
-            ("skip_envoy_headers", Ignored("no x-envoy headers are added to streams of xDS")),
+            ("skip_envoy_headers", Used),
         ],
     ),
 ];

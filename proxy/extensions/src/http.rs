@@ -1,6 +1,7 @@
 //! HTTP filters.
 
 pub mod cors;
+pub mod ext_authz;
 pub mod grpc_stats;
 pub mod header_mutation;
 pub mod health_check;

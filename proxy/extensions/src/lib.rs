@@ -30,6 +30,7 @@ pub const ACCESS_LOGS: &[&dyn AccessLogFactory] = &[
 /// HTTP filters, sorted by name.
 pub const HTTP_FILTERS: &[&dyn HttpFilterFactory] = &[
     &Of::<http::cors::Cors>::new(),
+    &Of::<http::ext_authz::ExtAuthz>::new(),
     &Of::<http::grpc_stats::GrpcStats>::new(),
     &Of::<http::header_mutation::HeaderMutation>::new(),
     &Of::<http::health_check::HealthCheck>::new(),
@@ -60,6 +61,7 @@ pub const FIELDS: &[&[MessageFields]] = &[
     access_log::file::FIELDS,
     access_log::stream::FIELDS,
     http::cors::FIELDS,
+    http::ext_authz::FIELDS,
     http::grpc_stats::FIELDS,
     http::header_mutation::FIELDS,
     http::health_check::FIELDS,

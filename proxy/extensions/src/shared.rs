@@ -1,5 +1,7 @@
 //! What several extensions use.
 
+pub mod by_name;
+pub mod ext_authz;
 pub mod facts;
 pub mod matching;
 pub mod rbac;

@@ -56,6 +56,22 @@ fn example(message: &str) -> Vec<u8> {
             ConnectionLimit { stat_prefix: "p".into(), max_connections: Some(1), ..Default::default() }
                 .encode_to_vec()
         }
+        Some("ExtAuthz") if message.contains(".http.") => {
+            use xds_api::envoy::config::core::v3::GrpcService;
+            use xds_api::envoy::config::core::v3::grpc_service::{EnvoyGrpc, TargetSpecifier};
+            use xds_api::envoy::extensions::filters::http::ext_authz::v3::ExtAuthz;
+            use xds_api::envoy::extensions::filters::http::ext_authz::v3::ext_authz::Services;
+            let target = EnvoyGrpc { cluster_name: "c".into(), ..Default::default() };
+            let target_specifier = Some(TargetSpecifier::EnvoyGrpc(target));
+            let service = GrpcService { target_specifier, ..Default::default() };
+            let services = Some(Services::GrpcService(service));
+            ExtAuthz { transport_api_version: 2, services, ..Default::default() }.encode_to_vec()
+        }
+        Some("ExtAuthzPerRoute") => {
+            use xds_api::envoy::extensions::filters::http::ext_authz::v3::ExtAuthzPerRoute;
+            use xds_api::envoy::extensions::filters::http::ext_authz::v3::ext_authz_per_route::Override;
+            ExtAuthzPerRoute { r#override: Some(Override::Disabled(true)) }.encode_to_vec()
+        }
         Some("PerRouteConfig") if message.contains(".jwt_authn.") => {
             use xds_api::envoy::extensions::filters::http::jwt_authn::v3::PerRouteConfig;
             use xds_api::envoy::extensions::filters::http::jwt_authn::v3::per_route_config::RequirementSpecifier;

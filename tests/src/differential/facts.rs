@@ -125,7 +125,7 @@ fn sum(body: &[u8]) -> u32 {
 }
 
 /// A value, or a word for its kind where it varies from run to run. A value of the wrong kind stays, and so differs.
-fn varying(field: &str, value: &str) -> String {
+pub(super) fn varying(field: &str, value: &str) -> String {
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let word = match field.to_ascii_lowercase().as_str() {
         "date" if value.len() == 29 && value.ends_with(" GMT") => "<date>",

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
+use super::check::{METHOD, put_check};
 use super::{Case, Do, Facts, H2Request, Input, Setup};
 use crate::client::{Client, End, H2Client, Response};
 use crate::config::{fill, port};
@@ -78,7 +79,9 @@ const COUNTERS: &[&str] = &[
     "upstream_rq_4xx",
     "upstream_rq_5xx",
     "upstream_rq_200",
+    "upstream_rq_403",
     "upstream_rq_503",
+    "upstream_rq_cancelled",
     "upstream_rq_504",
     "upstream_rq_timeout",
     "upstream_rq_per_try_timeout",
@@ -406,11 +409,17 @@ impl Side {
     }
 
     async fn counters(&self, case: &Case) -> Result<BTreeMap<String, i64>> {
-        let filter = format!("^(http\\.{0}|tcp\\.{0}|cluster\\.[a-z0-9_]+|http2|http1)\\.", case.listener);
+        let filter = format!(
+            "^(http\\.{0}|tcp\\.{0}|ext_authz\\.{0}|cluster\\.[a-z0-9_]+|http2|http1)\\.",
+            case.listener
+        );
         let all = self.proxy.admin().stats(&filter).await?;
         Ok(all
             .into_iter()
-            .filter(|(name, _)| name.rsplit_once('.').is_some_and(|(_, last)| COUNTERS.contains(&last)))
+            .filter(|(name, _)| {
+                let is_known = name.rsplit_once('.').is_some_and(|(_, last)| COUNTERS.contains(&last));
+                is_known || name.contains("ext_authz.")
+            })
             .collect())
     }
 
@@ -463,7 +472,10 @@ fn put_response(facts: &mut Facts, name: &str, response: &Response) {
 fn put_request(facts: &mut Facts, name: &str, request: &Received) {
     facts.put(format!("{name}.line"), &request.line);
     facts.put_fields(&format!("{name}.header"), &request.fields);
-    facts.put_body(format!("{name}.body"), &request.body);
+    match request.line.ends_with(METHOD) {
+        true => put_check(facts, &format!("{name}.check"), &request.body),
+        false => facts.put_body(format!("{name}.body"), &request.body),
+    }
     facts.put_fields(&format!("{name}.trailer"), &request.trailers);
     facts.put(format!("{name}.complete"), request.complete.to_string());
     facts.put(format!("{name}.connection"), request.connection.to_string());

@@ -7,6 +7,7 @@
 mod balancing;
 mod clusters;
 mod declared;
+mod ext_authz;
 mod flushing;
 mod hashing;
 mod headers;
@@ -157,6 +158,16 @@ async fn access_control_of_connections_by_matchers() {
 async fn tokens_of_requests() {
     let (setup, cases) = jwt::setup_and_cases();
     differential(setup, cases).await;
+}
+
+#[tokio::test]
+async fn authorization_by_a_service() {
+    differential(ext_authz::setup(), ext_authz::cases()).await;
+}
+
+#[tokio::test]
+async fn authorization_by_a_service_over_http() {
+    differential(ext_authz::setup(), ext_authz::http_cases()).await;
 }
 
 #[tokio::test]

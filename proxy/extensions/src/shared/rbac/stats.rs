@@ -1,11 +1,11 @@
 //! What is counted of decisions: all of them, and those of each policy where that is asked for.
 
-use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
-use proxy_core::stats::{Cells, Registry, Scope, ShardedGroup};
+use proxy_core::stats::{Cells, Registry};
 
 use super::{Mode, Outcome};
+use crate::shared::by_name::ByName;
 
 proxy_core::stats! {
     /// `<prefix>.rbac`.
@@ -58,8 +58,8 @@ impl Counters {
         Self {
             enforced: rules.cells(),
             shadow: shadow_rules.cells(),
-            policies: ByName::new(&rules),
-            shadow_policies: ByName::new(&shadow_rules),
+            policies: ByName::new(rules.child("policy")),
+            shadow_policies: ByName::new(shadow_rules.child("policy")),
         }
     }
 
@@ -88,26 +88,5 @@ fn join(prefix: &str, name: &str) -> String {
     match (prefix, name) {
         ("", one) | (one, "") => one.to_owned(),
         (prefix, name) => format!("{prefix}.{name}"),
-    }
-}
-
-/// Counters by the name of a policy. Routes have policies of their own, so they come with their first decision: the lock is
-/// written then and read otherwise.
-struct ByName<G> {
-    scope: Scope,
-    known: RwLock<HashMap<Box<str>, Cells<G>>>,
-}
-
-impl<G: ShardedGroup> ByName<G> {
-    fn new(scope: &Scope) -> Self {
-        Self { scope: scope.child("policy"), known: RwLock::default() }
-    }
-
-    fn with(&self, policy: &str, count: impl Fn(&G)) {
-        if let Some(cells) = self.known.read().unwrap_or_else(PoisonError::into_inner).get(policy) {
-            return count(cells.here());
-        }
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        count(known.entry(policy.into()).or_insert_with(|| self.scope.child(policy).cells()).here());
     }
 }
