@@ -3,10 +3,13 @@
 //! Source: Envoy `docs/root/intro/arch_overview/operations/draining.rst`.
 
 use std::cell::Cell;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -112,6 +115,8 @@ pub struct DrainHandle {
     /// Why what is left must close.
     closed: Cell<Option<&'static str>>,
     notify: Notify,
+    /// How often `notify` told anybody.
+    told: Cell<u32>,
 }
 
 impl DrainHandle {
@@ -125,13 +130,18 @@ impl DrainHandle {
         if self.since.get().is_none() {
             self.since.set(Some(Instant::now()));
             self.settings.set(Some((time, strategy)));
-            self.notify.notify_waiters();
+            self.tell();
         }
     }
 
     /// Closes what is left; `reason` is for the logs.
     pub fn close(&self, reason: &'static str) {
         self.closed.set(Some(reason));
+        self.tell();
+    }
+
+    fn tell(&self) {
+        self.told.set(self.told.get().wrapping_add(1));
         self.notify.notify_waiters();
     }
 
@@ -159,13 +169,25 @@ impl DrainHandle {
     }
 
     /// Waits until [`DrainHandle::close`]; its reason.
+    ///
+    /// Who serves a connection polls this each time it is woken: that costs two comparisons until there is news.
     pub async fn closed(&self) -> &'static str {
         loop {
-            let notified = self.notify.notified();
+            let mut notified = pin!(self.notify.notified());
+            let told = self.told.get();
             if let Some(reason) = self.closed.get() {
                 return reason;
             }
-            notified.await;
+            let mut registered: Option<Waker> = None;
+            poll_fn(|cx| {
+                let is_news = self.told.get() != told;
+                if !is_news && registered.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                    return Poll::Pending;
+                }
+                registered = Some(cx.waker().clone());
+                notified.as_mut().poll(cx)
+            })
+            .await;
         }
     }
 }

@@ -138,18 +138,16 @@ impl Direction {
             self.no_pipe = self.pipe.is_none();
             return Poll::Ready(Ok(()));
         }
-        if from.poll_readable(cx).map_err(Failed::Source)?.is_pending() {
+        if self.limit < buffers::BUFFER_SIZE && self.buffer.capacity() == 0 {
+            ready!(from.poll_readable(cx)).map_err(Failed::Source)?;
+            self.buffer = BytesMut::with_capacity(self.limit);
+        }
+        let Poll::Ready(read) = from.poll_read(cx, &mut self.buffer) else {
             // An idle connection holds no buffer.
             self.rest();
             return Poll::Pending;
-        }
-        if self.buffer.capacity() == 0 {
-            self.buffer = match self.limit < buffers::BUFFER_SIZE {
-                true => BytesMut::with_capacity(self.limit),
-                false => buffers::take(),
-            };
-        }
-        self.eof = ready!(from.poll_read(cx, &mut self.buffer)).map_err(Failed::Source)? == 0;
+        };
+        self.eof = read.map_err(Failed::Source)? == 0;
         Poll::Ready(Ok(()))
     }
 

@@ -2,8 +2,9 @@
 //!
 //! Source: Envoy `tcp_proxy.proto`, `docs/root/configuration/listeners/network_filters/tcp_proxy_filter.rst`.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -24,6 +25,7 @@ use xds_api::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::Clus
 
 use super::copy::{Direction, Failed, Source};
 use crate::context::Context;
+use crate::local::clock;
 use crate::local::drain::DrainHandle;
 use crate::local::timers::Timer;
 use crate::net::connection::Connection;
@@ -337,7 +339,7 @@ impl TcpProxy {
             let total = to_upstream.moved() + to_downstream.moved();
             if total != moved {
                 moved = total;
-                activity = Instant::now();
+                activity = clock::now();
             }
             loop {
                 let idle = self.idle_timeout.map(|idle| activity + idle);
@@ -362,11 +364,12 @@ impl TcpProxy {
                 }
             }
         });
-        let ended = tokio::select! {
-            biased;
-            ended = carrying => ended,
-            reason = drain.closed() => Ended::Drained(reason),
-        };
+        let (mut carrying, mut closed) = (pin!(carrying), pin!(drain.closed()));
+        let ended = poll_fn(|cx| match carrying.as_mut().poll(cx) {
+            Poll::Ready(ended) => Poll::Ready(ended),
+            Poll::Pending => closed.as_mut().poll(cx).map(Ended::Drained),
+        })
+        .await;
         count_upstream_end(&ended, upstream_ended_first, up.guard.stats());
         match ended {
             Ended::Both => {}
