@@ -6,5 +6,6 @@ pub(crate) mod contain;
 pub mod dispatcher;
 pub mod drain;
 pub mod header_maps;
+pub(crate) mod in_place;
 pub mod timers;
 pub mod watchdog;

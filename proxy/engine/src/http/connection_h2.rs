@@ -25,6 +25,7 @@ use crate::codec::h2_metadata::MetadataStreams;
 use crate::codec::h2_server::{HeadLimits, Malformed, ServerStream, request_head};
 use crate::local::clock;
 use crate::local::contain::Finally;
+use crate::local::in_place::pinned;
 use crate::local::timers::Timer;
 use crate::net::connection::Connection;
 
@@ -190,7 +191,7 @@ async fn begin(cx: &Rc<ConnectionCx>, connection: Box<Connection>) -> Option<Box
     let keepalive =
         options.keepalive.and_then(|schedule| Some(Keepalive::new(connection.ping_pong()?, schedule)));
     let shared = Rc::new(Shared::new(cookies, cx.buffer_limit, metadata));
-    Some(Box::new(Accept { cx, connection, keepalive, timer, shared, ending: None }))
+    Some(Box::new(Accept { cx, connection, keepalive, timer, shared, total: 0, ending: None }))
 }
 
 /// Why a connection ended within its preface.
@@ -212,10 +213,8 @@ fn count_failed(cx: &ConnectionCx, failed: &Failed) {
     }
 }
 
-/// What the connection does next.
-#[expect(clippy::large_enum_variant, reason = "taken apart at once, once a stream")]
+/// What the connection does next, beside taking streams.
 enum Next {
-    Stream(Request<RecvStream>, SendResponse<Bytes>),
     Closed,
     Failed(h2::Error),
     Idle,
@@ -237,6 +236,8 @@ struct Accept<'c> {
     keepalive: Option<Keepalive>,
     timer: Timer,
     shared: Rc<Shared>,
+    /// Streams that were taken.
+    total: u32,
     /// When GOAWAY was sent.
     ending: Option<Instant>,
 }
@@ -246,31 +247,8 @@ impl Accept<'_> {
     async fn run(&mut self) {
         let manager = &*self.cx.manager;
         let stats = manager.stats.here();
-        let mut total = 0_u32;
         let is_remote = loop {
             match self.next().await {
-                // The codec names the last stream when its PING is answered. Who answers none gets no further streams either: nobody
-                // worked on them, and they may be sent again elsewhere (RFC 9113, 8.7).
-                Next::Stream(_, mut response) if self.is_over() => {
-                    response.send_reset(Reason::REFUSED_STREAM)
-                }
-                Next::Stream(request, response) => {
-                    total = total.saturating_add(1);
-                    if manager.max_requests_per_connection > 0 && total >= manager.max_requests_per_connection
-                    {
-                        stats.downstream_cx_max_requests_reached.inc();
-                        self.shared.close.set(true);
-                    }
-                    self.shared.streams.set(self.shared.streams.get() + 1);
-                    manager.http2_stats.here().streams_active.inc();
-                    // Boxed: the runtime moves a task thrice.
-                    tokio::task::spawn_local(Box::pin(serve_stream(
-                        self.cx.clone(),
-                        self.shared.clone(),
-                        request,
-                        response,
-                    )));
-                }
                 Next::Again => {
                     let limit =
                         self.cx.shared.env.runtime.number("overload.premature_reset_total_stream_count");
@@ -313,13 +291,14 @@ impl Accept<'_> {
     async fn next(&mut self) -> Next {
         poll_fn(|task| {
             self.shared.register(task);
-            match self.connection.poll_accept(task) {
-                Poll::Ready(Some(Ok((request, response)))) => {
-                    return Poll::Ready(Next::Stream(request, response));
+            loop {
+                match self.connection.poll_accept(task) {
+                    // (Taken here: it is some hundred octets, which need not move on.)
+                    Poll::Ready(Some(Ok((request, response)))) => self.take(request, response),
+                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Next::Failed(error)),
+                    Poll::Ready(None) => return Poll::Ready(Next::Closed),
+                    Poll::Pending => break,
                 }
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(Next::Failed(error)),
-                Poll::Ready(None) => return Poll::Ready(Next::Closed),
-                Poll::Pending => {}
             }
             if self.shared.changed.take() {
                 return Poll::Ready(Next::Again);
@@ -342,6 +321,27 @@ impl Accept<'_> {
             }
         })
         .await
+    }
+
+    /// Takes a stream.
+    fn take(&mut self, request: Request<RecvStream>, mut response: SendResponse<Bytes>) {
+        if self.is_over() {
+            // The codec names the last stream when its PING is answered. Who answers none gets no further streams either: nobody
+            // worked on them, and they may be sent again elsewhere (RFC 9113, 8.7).
+            response.send_reset(Reason::REFUSED_STREAM);
+            return;
+        }
+        let manager = &*self.cx.manager;
+        self.total = self.total.saturating_add(1);
+        if manager.max_requests_per_connection > 0 && self.total >= manager.max_requests_per_connection {
+            manager.stats.here().downstream_cx_max_requests_reached.inc();
+            self.shared.close.set(true);
+        }
+        self.shared.streams.set(self.shared.streams.get() + 1);
+        manager.http2_stats.here().streams_active.inc();
+        // Boxed: the runtime moves a task thrice.
+        let (cx, shared) = (self.cx.clone(), self.shared.clone());
+        tokio::task::spawn_local(pinned(|| serve_stream(cx, shared, request, response)));
     }
 
     /// What happens next if nothing else does.
@@ -438,7 +438,7 @@ async fn serve_stream(
     let lacks_host = head.authority.is_empty();
     let incoming = Incoming { head, end, lacks_host };
     // Boxed: a task is moved when it is spawned and when it ends, which several kilobytes should not be.
-    let complete = Box::pin(stream::serve(&cx, &mut down, &mut timer, incoming)).await;
+    let complete = pinned(|| stream::serve(&cx, &mut down, &mut timer, incoming)).await;
     timer.rest();
     shared.timers.borrow_mut().push(timer);
     // After an early response the codec itself says, once that has left, that the rest of the request is not wanted

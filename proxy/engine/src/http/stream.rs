@@ -3,7 +3,7 @@
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
@@ -128,7 +128,8 @@ pub(crate) async fn serve<D: Downstream>(
     incoming: Incoming,
 ) -> bool {
     let Incoming { head, end, lacks_host } = incoming;
-    let mut stream = Stream::new(cx, down.protocol(), head, end);
+    let mut stream = Stream::new(cx, clock::now(), head);
+    stream.begin(down.protocol(), end);
     // A panic ends the stream as a broken upstream would, and its connection only if that cannot go on without it.
     let served = contain(pin!(async {
         match stream.serve(down, timer, lacks_host, end).await {
@@ -177,7 +178,8 @@ pub(crate) async fn serve<D: Downstream>(
 
 /// Counts and logs a request that was refused for its head.
 pub(crate) fn refused(cx: &ConnectionCx, protocol: Protocol, flag: ResponseFlag, details: &'static str) {
-    let mut stream = Stream::new(cx, protocol, no_request(), true);
+    let mut stream = Stream::new(cx, clock::now(), no_request());
+    stream.begin(protocol, true);
     stream.has_request = false;
     stream.info.flags.set(flag);
     stream.info.details = Some(details.into());
@@ -191,7 +193,8 @@ pub(crate) async fn reply_without_request<D: Downstream>(
     timer: &mut Timer,
     reply: LocalReply,
 ) {
-    let mut stream = Stream::new(cx, down.protocol(), no_request(), true);
+    let mut stream = Stream::new(cx, clock::now(), no_request());
+    stream.begin(down.protocol(), true);
     stream.has_request = false;
     cx.manager.stats.here().downstream_rq_rx_reset.inc();
     stream.info.request_complete = None;
@@ -204,7 +207,8 @@ pub(crate) async fn reply_without_request<D: Downstream>(
 
 /// Notes that the connection ended inside a request head.
 pub(crate) fn abandoned<D: Downstream>(cx: &ConnectionCx, down: &D) {
-    let mut stream = Stream::new(cx, down.protocol(), no_request(), false);
+    let mut stream = Stream::new(cx, clock::now(), no_request());
+    stream.begin(down.protocol(), false);
     stream.has_request = false;
     cx.manager.stats.here().downstream_rq_rx_reset.inc();
 }
@@ -222,34 +226,23 @@ fn no_request() -> RequestHead {
 }
 
 impl<'c> Stream<'c> {
+    /// (Made in one expression, so that it is made where it stays: it is more than a kilobyte.)
     #[inline]
-    fn new(cx: &'c ConnectionCx, protocol: Protocol, request: RequestHead, end: bool) -> Self {
-        let now = clock::now();
+    fn new(cx: &'c ConnectionCx, now: Instant, request: RequestHead) -> Self {
         let manager = &cx.manager;
-        let stats = manager.stats.here();
-        stats.downstream_rq_total.inc();
-        stats.downstream_rq_active.inc();
-        match protocol {
-            Protocol::Http10 | Protocol::Http11 => stats.downstream_rq_http1_total.inc(),
-            Protocol::Http2 => stats.downstream_rq_http2_total.inc(),
-        }
-        let mut info = StreamInfo::new(cx.info.clone(), now, clock::wall(now));
-        info.protocol = Some(protocol);
-        let mut deadlines = Deadlines::new(now, manager.stream_idle_timeout, manager.request_timeout);
-        deadlines.set_max_duration(manager.max_stream_duration.map(|duration| now + duration));
-        let mut stream = Self {
+        Self {
             cx,
             request,
             response: None,
             response_trailers: None,
-            info,
+            info: StreamInfo::new(cx.info.clone(), now, clock::wall(now)),
             table: None,
             matched: None,
-            random: 0,
+            random: cx.shared.random.borrow_mut().u64(..),
             has_request: true,
             filters: FilterChain::new(&[], None, 0),
             upstream_filters: None,
-            deadlines,
+            deadlines: Deadlines::new(now, manager.stream_idle_timeout, manager.request_timeout),
             is_internal: false,
             request_done: false,
             committed: false,
@@ -267,12 +260,26 @@ impl<'c> Stream<'c> {
             asked_authority: None,
             set_cookies: None,
             upstream_log: None,
-        };
-        stream.random = cx.shared.random.borrow_mut().u64(..);
-        if end && !stream.is_tunnel() {
-            stream.on_request_complete();
         }
-        stream
+    }
+
+    /// Counts what begins; `end`: the request is complete with its head.
+    #[inline]
+    fn begin(&mut self, protocol: Protocol, end: bool) {
+        let manager = &self.cx.manager;
+        let stats = manager.stats.here();
+        stats.downstream_rq_total.inc();
+        stats.downstream_rq_active.inc();
+        match protocol {
+            Protocol::Http10 | Protocol::Http11 => stats.downstream_rq_http1_total.inc(),
+            Protocol::Http2 => stats.downstream_rq_http2_total.inc(),
+        }
+        self.info.protocol = Some(protocol);
+        let start = self.info.start;
+        self.deadlines.set_max_duration(manager.max_stream_duration.map(|duration| start + duration));
+        if end && !self.is_tunnel() {
+            self.on_request_complete();
+        }
     }
 
     /// The request is complete.

@@ -1,7 +1,8 @@
 //! An accepted connection on its way: listener filters, the choice of a filter chain, its policies, its terminal filter.
 
 use std::cell::RefCell;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -240,7 +241,8 @@ async fn serve_on(
                 modify_only: config.modify_only,
                 buffer_limit: config.buffer_limit,
             };
-            until_closed(&drain, Box::pin(crate::http::connection::serve(Rc::new(cx), connection))).await
+            let serving = pin!(crate::http::connection::serve(Rc::new(cx), connection));
+            until_closed(&drain, serving).await
         }
         (Terminal::Tcp(tcp), Some(stream)) => {
             drill("tcp", &listeners.context.env.runtime);
@@ -251,7 +253,7 @@ async fn serve_on(
             None
         }
         (Terminal::Extension(terminal), Some(stream)) => {
-            until_closed(&drain, terminal.serve(connection, stream)).await
+            until_closed(&drain, pin!(terminal.serve(connection, stream))).await
         }
         (Terminal::Tcp(_) | Terminal::Extension(_), None) | (Terminal::None, _) => None,
     };
@@ -315,12 +317,16 @@ async fn secure(
 }
 
 /// Serves until that ends, or until the end of a drain, whose reason is told; what serves is polled then, and may end itself.
-async fn until_closed(drain: &DrainHandle, serving: impl Future<Output = ()>) -> Option<&'static str> {
-    tokio::select! {
-        biased;
-        () = serving => drain.reason(),
-        reason = drain.closed() => Some(reason),
-    }
+async fn until_closed(
+    drain: &DrainHandle,
+    mut serving: Pin<&mut impl Future<Output = ()>>,
+) -> Option<&'static str> {
+    let mut closed = pin!(drain.closed());
+    poll_fn(|cx| match serving.as_mut().poll(cx) {
+        Poll::Ready(()) => Poll::Ready(drain.reason()),
+        Poll::Pending => closed.as_mut().poll(cx).map(Some),
+    })
+    .await
 }
 
 async fn pass(policies: &mut [Box<dyn NetworkFilter>], stream: &mut StreamInfo) -> Result<(), Details> {

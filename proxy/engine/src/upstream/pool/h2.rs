@@ -1,5 +1,6 @@
 //! HTTP/2 connections to one host, and their streams; which connection takes a stream is decided in `multiplexed.rs`.
 
+use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::{Rc, Weak};
@@ -30,6 +31,7 @@ use crate::codec::h2_metadata::{MetadataBlock, MetadataStreams};
 use crate::codec::upstream::UpstreamEvent;
 use crate::local::clock;
 use crate::local::contain::{contain, drill};
+use crate::local::in_place::boxed;
 use crate::upstream::circuit_breaker::BreakerPriority;
 
 /// How often, and how many times, SETTINGS are looked for before an extended CONNECT.
@@ -40,7 +42,8 @@ const UNSETTLED: usize = usize::MAX - 1;
 
 /// The codec's side of a connection.
 pub(crate) struct Streams {
-    send: SendRequest<Bytes>,
+    /// (In a cell, because to ask is to change, and a copy for each question would be counted by the codec.)
+    send: RefCell<SendRequest<Bytes>>,
     local: Option<Address>,
     id: u64,
     connect_times: (Instant, Instant),
@@ -55,11 +58,11 @@ type Shared = Carrier<Streams>;
 impl Carries for Streams {
     fn takes_streams(&self) -> bool {
         let mut nobody = Context::from_waker(Waker::noop());
-        !matches!(self.send.clone().poll_ready(&mut nobody), Poll::Ready(Err(_)))
+        !matches!(self.send.borrow_mut().poll_ready(&mut nobody), Poll::Ready(Err(_)))
     }
 
     fn max_streams(&self) -> Option<usize> {
-        Some(self.send.current_max_send_streams()).filter(|streams| *streams != UNSETTLED)
+        Some(self.send.borrow().current_max_send_streams()).filter(|streams| *streams != UNSETTLED)
     }
 }
 
@@ -146,6 +149,7 @@ impl HostPool {
         let stats = self.cluster.stats.traffic.here();
         stats.upstream_cx_http2_total.inc();
         let now = clock::now();
+        let send = RefCell::new(send);
         let streams = Streams { send, local, id, connect_times, tls, metadata, probe: Notify::new() };
         let shared = Rc::new(Carrier::new(streams, self.cluster.http.expiry(now), now));
         self.multiplexed.add(&shared);
@@ -268,15 +272,14 @@ impl Http2Lease {
             shared.transport.probe.notify_one();
         }
         pool.open_stream(&shared);
-        Box::new(Self {
-            stream: ClientStream::new(
-                shared.transport.send.clone(),
-                pool.cluster.http.max_headers_count as usize,
-                shared.transport.metadata.clone(),
-            ),
-            reused: shared.total() > 1,
+        let transport = &shared.transport;
+        let (send, metadata) = (transport.send.borrow().clone(), transport.metadata.clone());
+        let (reused, pool) = (shared.total() > 1, pool.clone());
+        boxed(|| Self {
+            stream: ClientStream::new(send, pool.cluster.http.max_headers_count as usize, metadata),
+            reused,
             shared,
-            pool: pool.clone(),
+            pool,
         })
     }
 
@@ -284,7 +287,7 @@ impl Http2Lease {
     /// their way, and the codec does not say when they have come.
     pub(crate) async fn await_extended_connect(&self) {
         for _ in 0..SETTINGS_LOOKS {
-            if self.shared.transport.send.is_extended_connect_protocol_enabled() {
+            if self.shared.transport.send.borrow().is_extended_connect_protocol_enabled() {
                 return;
             }
             tokio::time::sleep(SETTINGS_INTERVAL).await;
