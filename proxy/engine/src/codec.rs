@@ -11,6 +11,7 @@ pub(crate) mod h1_server;
 pub(crate) mod h2_backlog;
 pub(crate) mod h2_client;
 pub(crate) mod h2_cookies;
+mod h2_gather;
 pub mod h2_guard;
 pub(crate) mod h2_headers;
 pub(crate) mod h2_keepalive;

@@ -19,6 +19,7 @@ use proxy_core::stats::Cells;
 use proxy_core::stats::groups::{ClusterTrafficStats, Http2Stats, HttpStats};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::h2_gather::Gather;
 use super::h2_metadata::frames::MetadataFrames;
 use super::h2_metadata::{MetadataStreams, Violation};
 use super::h2_settings::{CustomSettings, Opened, Opening};
@@ -130,6 +131,8 @@ pub struct FrameGuard {
     /// The peer's first frame was seen.
     begun: bool,
     header_frames: u64,
+    /// HEADERS frames of the peer.
+    heads: u64,
     /// Octets of the peer's HEADERS and CONTINUATION frames.
     head_octets: u64,
     data_sent: u64,
@@ -156,6 +159,7 @@ impl FrameGuard {
             counts: FrameCounts::default(),
             begun: false,
             header_frames: 0,
+            heads: 0,
             head_octets: 0,
             data_sent: 0,
             priorities: 0,
@@ -230,6 +234,7 @@ impl FrameGuard {
 
     fn message_frame(&mut self, frame: Frame) -> Result<(), Flood> {
         self.header_frames += u64::from(frame.kind == HEADERS);
+        self.heads += u64::from(frame.kind == HEADERS);
         if frame.kind != DATA {
             self.head_octets += u64::from(frame.length) + HEADER as u64;
         }
@@ -351,6 +356,7 @@ pub(crate) struct Guarded<T> {
     traffic: Traffic,
     failed: bool,
     head_octets: Rc<Cell<u64>>,
+    gather: Gather,
     /// SETTINGS are still to be sent, with parameters that are not the codec's.
     opening: Option<Box<Opening>>,
     /// METADATA frames, where they are allowed; the codec knows nothing of them.
@@ -399,6 +405,7 @@ impl<T> Guarded<T> {
             traffic,
             failed: false,
             head_octets: Rc::default(),
+            gather: Gather::default(),
             opening: None,
             metadata: None,
         }
@@ -596,6 +603,10 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Guarded<T> {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        let length = slices.iter().map(|slice| slice.len()).sum();
+        if this.gather.waits(this.guard.heads, length, cx) {
+            return Poll::Pending;
+        }
         if this.opening.is_some()
             && let Some(first) = slices.iter().find(|slice| !slice.is_empty())
             && let Some(count) = ready!(this.poll_open(cx, first))?
