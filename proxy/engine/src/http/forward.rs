@@ -59,15 +59,25 @@ impl Stream<'_> {
     ) -> Result<(), StreamEnd> {
         let stats = self.cx.router_stats.here();
         stats.rq_total.inc();
+        let forwards = self.route().map(|route| matches!(route.action(), Action::Forward(_)));
+        match forwards {
+            Some(true) => self.forward(down, timer).await,
+            Some(false) => Err(self.answer()),
+            None => {
+                stats.no_route.inc();
+                self.info.flags.set(ResponseFlag::NoRouteFound);
+                Err(refuse(StatusCode::NOT_FOUND, "route_not_found"))
+            }
+        }
+    }
+
+    /// What a route answers that does not forward.
+    fn answer(&mut self) -> StreamEnd {
+        let stats = self.cx.router_stats.here();
         let table = self.table.clone();
-        let Some(route) = selected(table.as_ref(), self.matched) else {
-            stats.no_route.inc();
-            self.info.flags.set(ResponseFlag::NoRouteFound);
-            return Err(refuse(StatusCode::NOT_FOUND, "route_not_found"));
-        };
-        match route.action() {
-            Action::Forward(_) => self.forward(down, timer).await,
-            Action::Redirect(redirect) => {
+        let action = selected(table.as_ref(), self.matched).map(|route| (route, route.action()));
+        match action {
+            Some((route, Action::Redirect(redirect))) => {
                 // Envoy counts a redirect as a direct response.
                 stats.rq_direct_response.inc();
                 let mut reply = LocalReply::new(redirect.status, Bytes::new(), "direct_response");
@@ -75,18 +85,20 @@ impl Stream<'_> {
                 if let Some(location) = route.redirect(&mut self.request, &self.info, headers) {
                     reply.headers.insert(header::LOCATION, location);
                 }
-                Err(self.route_reply(reply))
+                self.route_reply(reply)
             }
-            Action::DirectResponse(direct) => {
+            Some((_, Action::DirectResponse(direct))) => {
                 stats.rq_direct_response.inc();
                 let body = direct.render(&self.request, &self.info);
                 let mut reply = LocalReply::new(direct.status, body.bytes, "direct_response");
                 if let Some(content_type) = body.content_type {
                     reply.headers.insert(header::CONTENT_TYPE, content_type);
                 }
-                Err(self.route_reply(reply))
+                self.route_reply(reply)
             }
-            Action::NonForwarding => Err(refuse(StatusCode::NOT_FOUND, "route_not_found")),
+            Some((_, Action::NonForwarding | Action::Forward(_))) | None => {
+                refuse(StatusCode::NOT_FOUND, "route_not_found")
+            }
         }
     }
 
@@ -256,34 +268,34 @@ impl Stream<'_> {
     fn prepare(&mut self) -> BreakerPriority {
         let headers = self.envoy_headers();
         let manager = &*self.cx.manager;
-        let table = self.table.clone();
-        let Some(route) = selected(table.as_ref(), self.matched) else {
-            return BreakerPriority::Default;
-        };
         let expected = match self.router().respect_expected_rq_timeout {
             true => ExpectedTimeout::Respected,
             false => ExpectedTimeout::Overwritten,
         };
-        let mut timeouts = route.timeouts(&self.request, expected);
+        let Self { table, matched, request, info, deadlines, .. } = self;
+        let Some(route) = selected(table.as_ref(), *matched) else {
+            return BreakerPriority::Default;
+        };
+        let mut timeouts = route.timeouts(request, expected);
         let now = clock::now();
-        self.deadlines.set_idle(timeouts.idle.or(manager.stream_idle_timeout));
+        deadlines.set_idle(timeouts.idle.or(manager.stream_idle_timeout));
         let max_stream = timeouts.resolve_max_stream(manager.max_stream_duration);
-        self.deadlines.set_max_duration(max_stream.map(|max| self.info.start + max));
+        deadlines.set_max_duration(max_stream.map(|max| info.start + max));
         self.route_timeout = timeouts.global;
         if self.request_done {
-            self.deadlines.set_route(timeouts.global.map(|timeout| now + timeout));
+            deadlines.set_route(timeouts.global.map(|timeout| now + timeout));
         }
-        timeouts.write_headers(&mut self.request, Duration::ZERO, headers);
+        timeouts.write_headers(request, Duration::ZERO, headers);
         if route.virtual_host().include_request_attempt_count {
-            self.request.headers.insert(&*X_ENVOY_ATTEMPT_COUNT, HeaderValue::from_static("1"));
+            request.headers.insert(&*X_ENVOY_ATTEMPT_COUNT, HeaderValue::from_static("1"));
         }
         // Retries are the router's business, not the upstream's.
         if timeouts.is_asked {
             for name in [&*X_ENVOY_RETRY_ON, &*X_ENVOY_RETRY_GRPC_ON, &*X_ENVOY_MAX_RETRIES] {
-                self.request.headers.remove(name);
+                request.headers.remove(name);
             }
         }
-        route.finalize_request(&mut self.request, &self.info, headers);
+        route.finalize_request(request, info, headers);
         match route.action() {
             Action::Forward(forward) if forward.priority == Priority::High => BreakerPriority::High,
             _ => BreakerPriority::Default,

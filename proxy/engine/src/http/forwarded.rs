@@ -87,25 +87,29 @@ pub(crate) fn apply(
     connection: &ConnectionInfo,
     request: &mut RequestHead,
 ) -> Origin {
+    let present = Present::of(&request.headers);
     let (address, is_single) = if manager.use_remote_address {
-        let is_single = !request.headers.contains_key(&X_FORWARDED_FOR);
+        let is_single = !present.forwarded_for;
         let address = match manager.xff_num_trusted_hops {
-            0 => None,
-            hops => forwarded_for(&request.headers, hops - 1).map(|(address, _)| address),
+            hops if hops > 0 && present.forwarded_for => {
+                forwarded_for(&request.headers, hops - 1).map(|(address, _)| address)
+            }
+            _ => None,
         };
         if !manager.skip_xff_append {
             append_forwarded_for(manager, request, connection);
         }
         (address, is_single)
+    } else if present.forwarded_for {
+        forwarded_for(&request.headers, manager.xff_num_trusted_hops)
+            .map_or((None, false), |(address, is_single)| (Some(address), is_single))
     } else {
-        match forwarded_for(&request.headers, manager.xff_num_trusted_hops) {
-            Some((address, is_single)) => (Some(address), is_single),
-            None => (None, false),
-        }
+        (None, false)
     };
     let is_trusting_nobody = manager.use_remote_address && manager.xff_num_trusted_hops == 0;
-    if is_trusting_nobody || !request.headers.contains_key(&X_FORWARDED_PROTO) {
-        let scheme = manager.forward_proto.scheme(connection);
+    let own =
+        (is_trusting_nobody || !present.forwarded_proto).then(|| manager.forward_proto.scheme(connection));
+    if let Some(scheme) = own {
         request.headers.insert(&X_FORWARDED_PROTO, HeaderValue::from_static(scheme.as_str()));
     }
     if manager.append_x_forwarded_port
@@ -114,14 +118,14 @@ pub(crate) fn apply(
     {
         request.headers.insert(&X_FORWARDED_PORT, HeaderValue::from(port));
     }
-    set_scheme(manager, request);
+    set_scheme(manager, request, own);
 
     let address = address.map_or_else(|| connection.remote.clone(), |ip| Address::Ip((ip, 0).into()));
     let is_internal = is_single && is_internal_address(manager, &address);
     let is_edge = !is_internal && manager.use_remote_address;
     if is_internal {
         request.headers.insert(&*X_ENVOY_INTERNAL, HeaderValue::from_static("true"));
-    } else {
+    } else if present.envoy {
         sanitize(request, is_edge);
     }
     if is_edge
@@ -139,9 +143,12 @@ pub(crate) fn apply(
             request.headers.insert(&*X_ENVOY_DOWNSTREAM_SERVICE_NODE, node.clone());
         }
     }
-    manager.client_cert.apply(connection, &mut request.headers);
-    if manager.generate_request_id {
-        request_id::set(request, is_edge && !manager.preserve_external_request_id);
+    if present.client_cert || connection.tls.is_some() {
+        manager.client_cert.apply(connection, &mut request.headers);
+    }
+    let keeps_id = present.request_id && !(is_edge && !manager.preserve_external_request_id);
+    if manager.generate_request_id && !(keeps_id && request_id::is_given(request)) {
+        request_id::set(request);
     }
     if let Some(via) = &manager.via {
         append(&mut request.headers, &http::header::VIA, via, ", ");
@@ -149,12 +156,38 @@ pub(crate) fn apply(
     Origin { address, is_internal }
 }
 
-fn sanitize(request: &mut RequestHead, is_edge: bool) {
-    // Eighteen look-ups are saved for the nearly all requests that have no such header.
-    let prefix = envoy_prefix();
-    if !request.headers.keys().any(|name| name.as_str().starts_with(prefix)) {
-        return;
+/// Which of the fields that are looked for here a request has. Nearly all have none, and one pass over the names costs less than two
+/// of the two dozen look-ups that it spares.
+#[derive(Default)]
+struct Present {
+    forwarded_for: bool,
+    forwarded_proto: bool,
+    client_cert: bool,
+    request_id: bool,
+    /// Any with the prefix of the proxy's own.
+    envoy: bool,
+}
+
+impl Present {
+    fn of(headers: &HeaderMap) -> Self {
+        let prefix = envoy_prefix();
+        let mut present = Self::default();
+        for name in headers.keys() {
+            let name = name.as_str();
+            match name {
+                "x-forwarded-for" => present.forwarded_for = true,
+                "x-forwarded-proto" => present.forwarded_proto = true,
+                "x-forwarded-client-cert" => present.client_cert = true,
+                "x-request-id" => present.request_id = true,
+                _ => {}
+            }
+            present.envoy |= name.starts_with(prefix);
+        }
+        present
     }
+}
+
+fn sanitize(request: &mut RequestHead, is_edge: bool) {
     if is_edge {
         for name in EDGE_ONLY {
             request.headers.remove(&**name);
@@ -167,10 +200,16 @@ fn sanitize(request: &mut RequestHead, is_edge: bool) {
 }
 
 /// `:scheme` follows `x-forwarded-proto` unless both are to be overwritten.
-fn set_scheme(manager: &ConnectionManager, request: &mut RequestHead) {
+///
+/// `own`: what was written there already.
+fn set_scheme(manager: &ConnectionManager, request: &mut RequestHead, own: Option<Scheme>) {
     if let Some(scheme) = manager.scheme_overwrite {
         request.scheme = scheme;
         request.headers.insert(&X_FORWARDED_PROTO, HeaderValue::from_static(scheme.as_str()));
+        return;
+    }
+    if let Some(own) = own {
+        request.scheme = own;
         return;
     }
     request.scheme = match request.headers.get(&X_FORWARDED_PROTO).map(HeaderValue::as_bytes) {

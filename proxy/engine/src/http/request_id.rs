@@ -6,11 +6,13 @@ use proxy_core::headers::X_REQUEST_ID;
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
-/// Gives `request` an id if it has none, or in any case when `renew`.
-pub(crate) fn set(request: &mut RequestHead, renew: bool) {
-    if !renew && request.headers.get(&X_REQUEST_ID).is_some_and(|id| !id.is_empty()) {
-        return;
-    }
+/// Whether `request` came with an id.
+pub(crate) fn is_given(request: &RequestHead) -> bool {
+    request.headers.get(&X_REQUEST_ID).is_some_and(|id| !id.is_empty())
+}
+
+/// Gives `request` a new id.
+pub(crate) fn set(request: &mut RequestHead) {
     request.headers.insert(&X_REQUEST_ID, generate(fastrand::u128(..)));
 }
 
