@@ -165,6 +165,8 @@ pub struct BuildCx<'a> {
     pub env: &'a BuildEnv,
     /// Prefix of the statistics of what is being built, with a trailing dot: `http.ingress.`; empty outside of filters.
     pub stat_prefix: String,
+    /// Whether it stands behind the router, as HTTP filters may.
+    pub is_upstream: bool,
     path: Vec<Segment>,
     errors: Vec<ConfigError>,
 }
@@ -172,7 +174,7 @@ pub struct BuildCx<'a> {
 impl<'a> BuildCx<'a> {
     /// Starts at the root of a resource.
     pub fn new(env: &'a BuildEnv) -> Self {
-        Self { env, stat_prefix: String::new(), path: Vec::new(), errors: Vec::new() }
+        Self { env, stat_prefix: String::new(), is_upstream: false, path: Vec::new(), errors: Vec::new() }
     }
 
     /// Runs `build` one field deeper.

@@ -133,6 +133,9 @@ fn build_link<T>(
             factory.descriptor().name
         )));
     }
-    let config = cx.at("typed_config", |cx| factory.build(&payload, cx))?;
+    let outer = std::mem::replace(&mut cx.is_upstream, place == Place::Upstream);
+    let config = cx.at("typed_config", |cx| factory.build(&payload, cx));
+    cx.is_upstream = outer;
+    let config = config?;
     Ok(Some(Link::Filter(HttpFilter { name: name.as_str().into(), config, disabled: proto.disabled })))
 }

@@ -6,6 +6,7 @@
 
 pub mod address;
 pub mod callout;
+pub mod cel;
 pub mod config;
 pub mod extension;
 pub mod fields;

@@ -21,7 +21,7 @@ pub use header::{HeaderMatcher, RequestHeader};
 pub use metadata::{FilterStateMatcher, MetadataMatcher, ValueMatcher};
 pub use path::PathMatcher;
 pub use query::QueryParameterMatcher;
-pub use regex::{Regex, RegexRewrite};
+pub use regex::{Regex, RegexRewrite, Search};
 pub use string::StringMatcher;
 pub use uri_template::{UriTemplate, UriTemplateRewrite};
 

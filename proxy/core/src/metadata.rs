@@ -30,6 +30,11 @@ impl Metadata {
         self.0.as_ref()?.get(namespace)
     }
 
+    /// The namespaces in it.
+    pub fn namespaces(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().flat_map(|all| all.keys().map(String::as_str))
+    }
+
     /// As the message that configuration has it in, without typed metadata.
     pub fn to_proto(&self) -> proto::Metadata {
         let filter_metadata = self
@@ -61,6 +66,11 @@ struct Link {
 }
 
 impl DynamicMetadata {
+    /// The namespaces in it.
+    pub fn namespaces(&self) -> impl Iterator<Item = &str> {
+        std::iter::successors(self.0.as_deref(), |link| link.next.as_deref()).map(|link| &*link.namespace)
+    }
+
     /// Everything in `namespace`.
     pub fn namespace(&self, namespace: &str) -> Option<&Struct> {
         let mut link = self.0.as_deref();

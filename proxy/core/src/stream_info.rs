@@ -56,6 +56,8 @@ pub struct ConnectionInfo {
     pub filter_chain: Arc<str>,
     /// Metadata of the filter chain.
     pub filter_chain_metadata: Metadata,
+    /// Where the listener's traffic goes to, as its number in the API (`TrafficDirection`).
+    pub direction: i32,
     /// Values set by listener and network filters.
     pub metadata: DynamicMetadata,
     /// Values set by listener and network filters.
@@ -84,6 +86,7 @@ impl ConnectionInfo {
             listener_metadata: Metadata::default(),
             filter_chain: Arc::default(),
             filter_chain_metadata: Metadata::default(),
+            direction: 0,
             metadata: DynamicMetadata::default(),
             filter_state: FilterState::default(),
         }

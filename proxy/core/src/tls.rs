@@ -10,8 +10,10 @@ use http::HeaderValue;
 pub mod client_hello;
 pub mod der;
 pub mod ocsp;
+pub mod san;
 pub mod x509;
 
+pub use san::SanMatcher;
 pub use x509::{Certificate, San, SanKind, Usage, list_issued_at};
 
 /// A TLS session, of either side.

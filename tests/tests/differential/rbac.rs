@@ -1,6 +1,8 @@
 //! Access control: of requests (`envoy.filters.http.rbac`) and of connections (`envoy.filters.network.rbac`).
 
-use integration::config::{HttpListener, file_log, indent, listener_with_filters, tcp_proxy_with_logs};
+use integration::config::{
+    H2_CLUSTER, HttpListener, cluster, file_log, indent, listener_with_filters, tcp_proxy_with_logs,
+};
 use integration::differential::{Case, Do, H2Request, Setup};
 
 pub(crate) const LOG: &str = "log_format: {text_format_source: {inline_string: \"s=%REQ(x-sentinel)%|code=%RESPONSE_CODE%\
@@ -252,6 +254,29 @@ fn actions() -> Vec<HttpListener> {
 pub(crate) fn setup() -> Setup {
     let listeners = permissions().into_iter().chain(principals()).chain(actions());
     Setup::new("rbac", listeners.map(|listener| listener.yaml()))
+}
+
+/// Behind the router: in a cluster's own chain.
+pub(crate) fn upstream_setup() -> Setup {
+    let denies = rules("DENY", &[("p", "[{header: {name: x-bad}}]", ANYBODY)]);
+    let config = format!("rules: {denies}\nshadow_rules: {}\ntrack_per_rule_stats: true", may("{any: true}"));
+    let codec = "- name: codec\n  typed_config: {\"@type\": type.googleapis.com/envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec}\n";
+    let own = format!("{H2_CLUSTER}    http_filters:\n{}", indent(&(filter(&config) + codec), 4))
+        .replace("http2_protocol_options", "http_protocol_options");
+    let log = LOG.replace("envoy.filters.http.rbac:", "envoy.filters.http.upstream_rbac:");
+    let listener = HttpListener::new("guarded", "- match: {prefix: /}\n  route: {cluster: guarded}");
+    Setup::with_clusters(
+        "upstream_rbac",
+        [listener.logs(&file_log(&log)).yaml()],
+        [cluster("guarded", "up", &own)],
+    )
+}
+
+pub(crate) fn upstream_cases() -> Vec<Case> {
+    vec![
+        Case::get("behind the router", "guarded", "/", ""),
+        Case::get("behind the router, refused", "guarded", "/", "x-bad: 1\r\n"),
+    ]
 }
 
 pub(crate) fn cases() -> Vec<Case> {

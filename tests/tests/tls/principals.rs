@@ -25,6 +25,11 @@ const PRINCIPALS: &[&str] = &[
     "{authenticated: {principal_name: {exact: x@b.test}}}",
     "{authenticated: {principal_name: {exact: 10.0.0.1}}}",
     "{not_id: {authenticated: {principal_name: {prefix: spiffe}}}}",
+    "{custom: {name: m, typed_config: {\"@type\": type.googleapis.com/envoy.extensions.rbac.principals.mtls_authenticated.v3.Config, any_validated_client_certificate: true}}}",
+    "{custom: {name: m, typed_config: {\"@type\": type.googleapis.com/envoy.extensions.rbac.principals.mtls_authenticated.v3.Config, san_matcher: {san_type: URI, matcher: {exact: \"urn:second\"}}}}}",
+    "{custom: {name: m, typed_config: {\"@type\": type.googleapis.com/envoy.extensions.rbac.principals.mtls_authenticated.v3.Config, san_matcher: {san_type: DNS, matcher: {exact: c.test}}}}}",
+    "{custom: {name: m, typed_config: {\"@type\": type.googleapis.com/envoy.extensions.rbac.principals.mtls_authenticated.v3.Config, san_matcher: {san_type: EMAIL, matcher: {suffix: \"@b.test\"}}}}}",
+    "{custom: {name: m, typed_config: {\"@type\": type.googleapis.com/envoy.extensions.rbac.principals.mtls_authenticated.v3.Config, san_matcher: {san_type: URI, matcher: {exact: b.test}}}}}",
     "{or_ids: {ids: [{authenticated: {principal_name: {exact: b.test}}}, {authenticated: {principal_name: {exact: \"urn:third\"}}}]}}",
 ];
 

@@ -73,6 +73,15 @@ impl Search {
         compile(&translate::translate(re2)?).map(Self)
     }
 
+    /// Compiles an expression that is no longer than configurations may have it.
+    pub fn limited(re2: &str) -> Result<Self, String> {
+        let translated = translate::translate(re2)?;
+        if program_size::estimate(&translated) > DEFAULT_MAX_PROGRAM_SIZE {
+            return Err("regular expression exceeds max allowed size".into());
+        }
+        compile(&translated).map(Self)
+    }
+
     /// Whether some part of `value` matches.
     pub fn is_match(&self, value: &[u8]) -> bool {
         self.0.is_match(value)

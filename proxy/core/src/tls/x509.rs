@@ -251,43 +251,63 @@ fn attribute(id: &[u8]) -> Option<&'static str> {
         [0x55, 4, 11] => "OU",
         [0x55, 4, 12] => "title",
         [0x55, 4, 13] => "description",
+        [0x55, 4, 14] => "searchGuide",
+        [0x55, 4, 15] => "businessCategory",
+        [0x55, 4, 16] => "postalAddress",
+        [0x55, 4, 17] => "postalCode",
+        [0x55, 4, 18] => "postOfficeBox",
+        [0x55, 4, 19] => "physicalDeliveryOfficeName",
+        [0x55, 4, 20] => "telephoneNumber",
+        [0x55, 4, 22] => "teletexTerminalIdentifier",
+        [0x55, 4, 24] => "x121Address",
+        [0x55, 4, 26] => "registeredAddress",
+        [0x55, 4, 27] => "destinationIndicator",
+        [0x55, 4, 31] => "member",
+        [0x55, 4, 35] => "userPassword",
+        [0x55, 4, 41] => "name",
         [0x55, 4, 42] => "GN",
         [0x55, 4, 43] => "initials",
+        [0x55, 4, 44] => "generationQualifier",
+        [0x55, 4, 45] => "x500UniqueIdentifier",
         [0x55, 4, 46] => "dnQualifier",
+        [0x55, 4, 47] => "enhancedSearchGuide",
+        [0x55, 4, 51] => "houseIdentifier",
+        [0x55, 4, 52] => "supportedAlgorithms",
+        [0x55, 4, 54] => "dmdName",
+        [0x55, 4, 65] => "pseudonym",
+        [0x55, 4, 72] => "role",
         [0x09, 0x92, 0x26, 0x89, 0x93, 0xf2, 0x2c, 0x64, 1, 1] => "UID",
+        [0x09, 0x92, 0x26, 0x89, 0x93, 0xf2, 0x2c, 0x64, 1, 3] => "mail",
         [0x09, 0x92, 0x26, 0x89, 0x93, 0xf2, 0x2c, 0x64, 1, 25] => "DC",
         [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 9, 1] => "emailAddress",
+        [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 9, 2] => "unstructuredName",
+        [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 9, 7] => "challengePassword",
+        [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 9, 8] => "unstructuredAddress",
         _ => return None,
     })
 }
 
-/// A name as RFC 2253 writes it: the last part first.
+/// A name as RFC 2253 writes it: the last part first, within a part of several values too.
 fn name(content: &[u8]) -> Option<String> {
     let mut parts = Vec::new();
     for set in Reader::new(content) {
-        let mut text = String::new();
+        let mut values = Vec::new();
         for pair in Reader::new(set.content) {
             let mut pair = Reader::new(pair.content);
             let id = pair.expect(tag::OID)?;
             let value = pair.element()?;
-            if !text.is_empty() {
-                text.push('+');
-            }
-            match (attribute(id), string(&value)) {
-                (Some(short), Some(value)) => {
-                    text.push_str(short);
-                    text.push('=');
-                    escape(&value, &mut text);
-                }
-                (Some(short), None) => {
-                    let _ = write!(text, "{short}=#{}", super::hex(value.whole).to_uppercase());
-                }
-                (None, _) => {
-                    let _ = write!(text, "{}=#{}", dotted(id), super::hex(value.whole).to_uppercase());
+            let mut text = attribute(id).map_or_else(|| dotted(id), str::to_owned);
+            text.push('=');
+            match string(&value).filter(|_| attribute(id).is_some()) {
+                Some(value) => escape(&value, &mut text),
+                None => {
+                    let _ = write!(text, "#{}", super::hex(value.whole).to_uppercase());
                 }
             }
+            values.push(text);
         }
-        parts.push(text);
+        values.reverse();
+        parts.push(values.join("+"));
     }
     parts.reverse();
     Some(parts.join(","))
@@ -336,6 +356,27 @@ pub fn list_issued_at(der: &[u8]) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn der(tag: u8, content: &[u8]) -> Vec<u8> {
+        let length = u8::try_from(content.len()).unwrap();
+        [&[tag, length], content].concat()
+    }
+
+    fn pair(id: &[u8], value: &str) -> Vec<u8> {
+        der(tag::SEQUENCE, &[der(tag::OID, id), der(12, value.as_bytes())].concat())
+    }
+
+    /// As Envoy 1.40 prints `%DOWNSTREAM_LOCAL_SUBJECT%` of a certificate with these.
+    #[test]
+    fn parts_of_several_values_and_unknown_ones_are_written_as_envoy_does() {
+        let set = |pairs: &[Vec<u8>]| der(0x31, &pairs.concat());
+        let several =
+            set(&[pair(&[0x55, 4, 10], "org"), pair(&[0x55, 4, 11], "unit"), pair(&[0x55, 4, 3], "multi")]);
+        let unknown = set(&[pair(&[0x2a, 3, 4, 5], "41")]);
+        let known = set(&[pair(&[0x55, 4, 65], "a,b")]);
+        let written = name(&[several, unknown, known].concat()).unwrap();
+        assert_eq!(written, "pseudonym=a\\,b,1.2.3.4.5=#0C023431,CN=multi+OU=unit+O=org");
+    }
 
     #[test]
     fn values_are_escaped() {

@@ -18,7 +18,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use prost::Message;
 use proxy_core::config::{BuildCx, Rejected};
-use proxy_core::tls::{Certificate, PeerCertificate, SanKind, hex};
+use proxy_core::tls::{Certificate, PeerCertificate, SanKind, SanMatcher, hex};
 use rustls::DistinguishedName;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use webpki::KeyUsage;
@@ -26,7 +26,7 @@ use xds_api::envoy::extensions::transport_sockets::tls::v3 as proto;
 use xds_api::envoy::extensions::transport_sockets::tls::v3::certificate_validation_context::TrustChainVerification;
 
 use self::chain::Store;
-use self::names::{SanMatcher, names, sans};
+use self::names::{names, sans};
 use self::spiffe::TrustDomains;
 use self::trusted::{RevocationList, crls};
 
@@ -215,7 +215,7 @@ impl Verifier {
 
     fn matches_san(&self, leaf: &CertificateDer<'_>) -> bool {
         let Some(leaf) = Certificate::parse(leaf) else { return false };
-        self.sans.iter().any(|matcher| leaf.sans_of(&matcher.kind).any(|name| matcher.matches(name)))
+        self.sans.iter().any(|matcher| matcher.is_in(&leaf))
     }
 }
 

@@ -99,7 +99,9 @@ impl Cluster {
         }
         let discovery = Discovery::build(proto, cx);
         let balancing = Balancing::build(proto, cx);
+        let outer = std::mem::replace(&mut cx.stat_prefix, format!("cluster.{}.", stat_name(proto)));
         let http = UpstreamHttp::build(proto, cx);
+        cx.stat_prefix = outer;
         let socket = SocketOptions::build(proto, cx);
         let factory = check_upstream_config(proto, cx);
         let connect_timeout = connect_timeout(proto, cx);
@@ -323,10 +325,15 @@ impl BreakerOwner for Arc<Cluster> {
     }
 }
 
+/// What statistics call a cluster.
+fn stat_name(proto: &proto::Cluster) -> &str {
+    if proto.alt_stat_name.is_empty() { &proto.name } else { &proto.alt_stat_name }
+}
+
 impl ClusterStats {
     #[allow(deprecated)]
     fn new(proto: &proto::Cluster, cx: &BuildCx<'_>) -> Self {
-        let name = if proto.alt_stat_name.is_empty() { &proto.name } else { &proto.alt_stat_name };
+        let name = stat_name(proto);
         // The name must not be split or completed by the registry: it goes in as it is.
         let scope = cx.env.stats.scope(&format!("cluster.{name}"));
         let track = proto.track_cluster_stats.unwrap_or_default();

@@ -21,6 +21,8 @@ use crate::shared::rbac::{Counters, Facts, Layer, Mode, Rules, RulesProto};
 use FieldUse::Used;
 
 const NAME: &str = "envoy.filters.http.rbac";
+/// Whose metadata it leaves behind the router.
+const UPSTREAM_NAME: &str = "envoy.filters.http.upstream_rbac";
 
 /// How the fields of the configurations are used.
 pub const FIELDS: &[MessageFields] = &[
@@ -60,7 +62,7 @@ impl HttpFilterExtension for Rbac {
     fn build(proto: Self::Proto, cx: &mut BuildCx<'_>) -> Result<Self::Config, Rejected> {
         let (prefix, shadow_prefix) = (&proto.rules_stat_prefix, &proto.shadow_rules_stat_prefix);
         Ok(Config {
-            namespace: NAME.into(),
+            namespace: if cx.is_upstream { UPSTREAM_NAME } else { NAME }.into(),
             counters: Counters::new(&cx.env.stats, &cx.stat_prefix, prefix, shadow_prefix),
             prefix: prefix.as_str().into(),
             shadow_prefix: shadow_prefix.as_str().into(),
@@ -126,7 +128,8 @@ impl HttpFilter for Filter {
         let is_cut = cx.route.is_some_and(Route::ignores_path_parameters) && cx.request.path.contains(';');
         let cut = is_cut.then(|| without_parameters(cx.request.path_only()));
         let facts = Facts::of_request(cx.info, cx.request, cx.route.map(|route| route.metadata()))
-            .with_path(cut.as_deref());
+            .with_path(cut.as_deref())
+            .with_cluster(cx.route.and_then(Route::cluster));
         let [shadow, enforced] = policy.rules.decide(&facts);
         if let Some((engine, outcome)) = shadow {
             config.counters.count(Mode::Shadow, outcome, policy.is_counted_by_policy);

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use proxy_core::address::Address;
+use proxy_core::cel;
 use proxy_core::head::RequestHead;
 use proxy_core::metadata::Metadata;
 use proxy_core::stream_info::StreamInfo;
@@ -27,13 +28,15 @@ pub struct Facts<'a> {
     pub route: Option<&'a Metadata>,
     /// Path of the request without query and fragment.
     pub path: Option<&'a str>,
+    /// The cluster that the route leads to.
+    pub cluster: Option<&'a str>,
 }
 
 impl<'a> Facts<'a> {
     /// Of a request, and of the route that it matched. [`Self::with_path`] says what paths are compared with in place of its own.
     pub fn of_request(info: &'a StreamInfo, request: &'a RequestHead, route: Option<&'a Metadata>) -> Self {
         let path = Some(request.path_only()).filter(|path| !path.is_empty());
-        Self { info, request: Some(request), route, path }
+        Self { info, request: Some(request), route, path, cluster: None }
     }
 
     /// With another path.
@@ -42,9 +45,21 @@ impl<'a> Facts<'a> {
         Self { path: path.or(self.path), ..self }
     }
 
+    /// Of a request that goes to this cluster.
+    #[must_use]
+    pub fn with_cluster(self, cluster: Option<&'a str>) -> Self {
+        Self { cluster, ..self }
+    }
+
+    /// What conditions see of it.
+    pub fn subject(&self) -> cel::Subject<'a> {
+        let Self { info, request, route, path: _, cluster } = *self;
+        cel::Subject { info, request, response: None, trailers: None, route, cluster }
+    }
+
     /// Of a connection.
     pub fn of_connection(info: &'a StreamInfo) -> Self {
-        Self { info, request: None, route: None, path: None }
+        Self { info, request: None, route: None, path: None, cluster: None }
     }
 
     /// The address of one of those who are concerned, if it is an IP address.

@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
+use proxy_core::cel::Program;
 use proxy_core::config::{BuildCx, Rejected};
 use proxy_core::extension::decode;
 use proxy_core::metadata::DynamicMetadata;
@@ -133,7 +134,15 @@ enum Decider {
 struct Policy {
     /// Permissions and principals, what is asked first before the other.
     rules: [Rule; 2],
+    condition: Option<Program>,
     outcome: Outcome,
+}
+
+impl Policy {
+    fn holds(&self, facts: &Facts<'_>) -> bool {
+        self.rules.iter().all(|rule| rule.holds(facts))
+            && self.condition.as_ref().is_none_or(|condition| condition.matches(&facts.subject()))
+    }
 }
 
 /// What an engine decided.
@@ -162,8 +171,15 @@ impl Engine {
         cx: &mut BuildCx<'_>,
     ) -> Result<Self, Rejected> {
         let proto::Rbac { action, policies, audit_logging_options } = rules;
-        let audit = audit_logging_options.is_some();
-        cx.reject_if(audit, "audit_logging_options", fields::AUDIT)?;
+        // Loggers that may be missing are: Envoy has none either, and says nothing of those that are demanded.
+        cx.at("audit_logging_options", |cx| {
+            let loggers = audit_logging_options.iter().flat_map(|options| &options.logger_configs);
+            cx.reject_if(
+                loggers.into_iter().any(|logger| !logger.is_optional),
+                "logger_configs",
+                fields::AUDIT,
+            )
+        })?;
         let Ok(action) = Action::try_from(*action) else {
             return Err(cx.at("action", |cx| cx.reject("value must be one of the defined enum values")));
         };
@@ -234,8 +250,7 @@ impl Engine {
         match &self.decider {
             Decider::Policies(policies, index) => {
                 let candidates = index.candidates(facts.path).filter_map(|number| policies.get(number));
-                let mut holding =
-                    candidates.filter(|policy| policy.rules.iter().all(|rule| rule.holds(facts)));
+                let mut holding = candidates.filter(|policy| policy.holds(facts));
                 holding.next().map_or(&self.otherwise, |policy| &policy.outcome)
             }
             Decider::Matcher(tree) => tree.find(facts).unwrap_or(&self.otherwise),
@@ -277,17 +292,28 @@ fn build_policies(
     let mut rejected = false;
     for (name, policy) in sorted {
         match cx.at_key("policies", name, |cx| build_policy(policy, layer, cx)) {
-            Ok(rules) => built.push(Policy { rules, outcome: outcome(name) }),
+            Ok((rules, condition)) => built.push(Policy { rules, condition, outcome: outcome(name) }),
             Err(Rejected) => rejected = true,
         }
     }
     if rejected { Err(Rejected) } else { Ok(built.into()) }
 }
 
-fn build_policy(policy: &proto::Policy, layer: Layer, cx: &mut BuildCx<'_>) -> Result<[Rule; 2], Rejected> {
-    let proto::Policy { permissions, principals, condition, checked_condition, cel_config: _ } = policy;
-    cx.reject_if(condition.is_some(), "condition", fields::CONDITION)?;
-    cx.reject_if(checked_condition.is_some(), "checked_condition", fields::CONDITION)?;
+fn build_policy(
+    policy: &proto::Policy,
+    layer: Layer,
+    cx: &mut BuildCx<'_>,
+) -> Result<([Rule; 2], Option<Program>), Rejected> {
+    let proto::Policy { permissions, principals, condition, checked_condition, cel_config } = policy;
+    let checked = checked_condition.as_ref().map(|checked| checked.expr.clone().unwrap_or_default());
+    let condition = condition.as_ref().map(|expr| ("condition", expr));
+    let condition = condition.or(checked.as_ref().map(|expr| ("checked_condition", expr)));
+    let condition = condition.map(|(field, expr)| {
+        let built = Program::build(expr, cel_config.as_ref());
+        built.map_err(|reason| {
+            cx.at(field, |cx| cx.reject(format!("failed to create an expression: {reason}")))
+        })
+    });
     let some = |is_empty, field, cx: &mut BuildCx<'_>| {
         cx.reject_if(is_empty, field, "value must contain at least 1 item(s)")
     };
@@ -297,7 +323,7 @@ fn build_policy(policy: &proto::Policy, layer: Layer, cx: &mut BuildCx<'_>) -> R
     let principals = cx.each("principals", principals, |one, cx| Rule::principal(one, layer, cx));
     let mut rules = [Rule::any_of(permissions?), Rule::any_of(principals?)];
     rules.sort_by_key(Rule::rank);
-    Ok(rules)
+    Ok((rules, condition.transpose()?))
 }
 
 impl Outcome {

@@ -104,6 +104,7 @@ impl Connection {
             listener_metadata: Metadata::default(),
             filter_chain: "".into(),
             filter_chain_metadata: Metadata::default(),
+            direction: 0,
             metadata: DynamicMetadata::default(),
             filter_state: FilterState::default(),
         }

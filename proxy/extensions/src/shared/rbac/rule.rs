@@ -10,13 +10,14 @@ use proxy_core::extension::decode;
 use proxy_core::matcher::{
     Cidr, FilterStateMatcher, HeaderMatcher, MetadataMatcher, PathMatcher, StringMatcher, UriTemplate,
 };
-use proxy_core::tls::{SanKind, TlsInfo};
+use proxy_core::tls::{SanKind, SanMatcher, TlsInfo};
 use xds_api::envoy::config::core::v3::{CidrRange, TypedExtensionConfig};
 use xds_api::envoy::config::rbac::v3 as proto;
 use xds_api::envoy::config::rbac::v3::MetadataSource;
 use xds_api::envoy::config::rbac::v3::permission::Rule as Permission;
 use xds_api::envoy::config::rbac::v3::principal::Identifier as Principal;
 use xds_api::envoy::config::route::v3::HeaderMatcher as HeaderProto;
+use xds_api::envoy::extensions::rbac::principals::mtls_authenticated::v3::Config as MtlsAuthenticated;
 use xds_api::envoy::r#type::v3::Int32Range;
 
 use super::fields;
@@ -25,6 +26,7 @@ use crate::shared::facts::{Facts, Layer, Whose};
 /// From so many on, paths or names that are to be met exactly are looked up instead of compared one by one.
 const MIN_HASHED: usize = 8;
 
+const MTLS_AUTHENTICATED: &str = "envoy.extensions.rbac.principals.mtls_authenticated.v3.Config";
 const URI_TEMPLATE: &str = "envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig";
 
 /// A text that a path equals or begins with.
@@ -51,6 +53,8 @@ pub(super) enum Rule {
     ServerName(StringMatcher),
     /// A TLS session, of any peer if there is no matcher.
     Authenticated(Option<StringMatcher>),
+    /// A TLS session with a peer whose certificate was verified, with such a name if one is asked for.
+    Verified(Option<Box<SanMatcher>>),
     /// A TLS session with a peer of one of these names, where there are many.
     Names(HashSet<Box<str>>),
     FilterState(FilterStateMatcher),
@@ -133,7 +137,7 @@ impl Rule {
             Principal::FilterState(state) => {
                 cx.at("filter_state", |cx| FilterStateMatcher::build(state, cx)).map(Self::FilterState)
             }
-            Principal::Custom(_) => Err(cx.at("custom", |cx| cx.reject(fields::CUSTOM))),
+            Principal::Custom(extension) => cx.at("custom", |cx| custom(extension, cx)),
         }
     }
 
@@ -198,7 +202,7 @@ impl Rule {
         match self {
             Self::Path(_) | Self::Paths(_) => 0,
             Self::DestinationPort(_) => 1,
-            Self::ServerName(_) | Self::Authenticated(_) | Self::Names(_) => 2,
+            Self::ServerName(_) | Self::Authenticated(_) | Self::Names(_) | Self::Verified(_) => 2,
             Self::Header(_) => 3,
             Self::Any | Self::Ip(..) => 4,
             Self::Metadata(_) | Self::RouteMetadata(_) | Self::FilterState(_) | Self::UriTemplate(_) => 5,
@@ -240,6 +244,10 @@ impl Rule {
             Self::Authenticated(name) => connection.tls.as_ref().is_some_and(|tls| match name {
                 Some(name) => has_name(tls, |of| name.matches(of.as_bytes())),
                 None => true,
+            }),
+            Self::Verified(san) => connection.tls.as_ref().is_some_and(|tls| {
+                let peer = tls.peer_certificate().and_then(|peer| peer.content.as_ref());
+                tls.validated && san.as_ref().is_none_or(|san| peer.is_some_and(|peer| san.is_in(peer)))
             }),
             Self::Names(names) => {
                 connection.tls.as_ref().is_some_and(|tls| has_name(tls, |of| names.contains(of)))
@@ -301,6 +309,28 @@ fn sourced_metadata(proto: &proto::SourcedMetadata, cx: &mut BuildCx<'_>) -> Res
                 Err(cx.at("metadata_source", |cx| cx.reject("value must be one of the defined enum values")))
             }
         }
+    })
+}
+
+/// A principal of an extension: there is one.
+fn custom(extension: &TypedExtensionConfig, cx: &mut BuildCx<'_>) -> Result<Rule, Rejected> {
+    let Some(any) = &extension.typed_config else {
+        return Err(cx.at("typed_config", |cx| cx.reject("value is required")));
+    };
+    cx.at("typed_config", |cx| {
+        let (message, payload) = cx.unpack(any)?;
+        if message != MTLS_AUTHENTICATED {
+            return Err(cx.reject(format!(
+                "Didn't find a registered implementation for '{}' with type URL: '{message}'",
+                extension.name
+            )));
+        }
+        let MtlsAuthenticated { san_matcher, any_validated_client_certificate } = decode(&payload, cx)?;
+        if san_matcher.is_none() && !any_validated_client_certificate {
+            return Err(cx.reject("one of san_matcher, any_validated_client_certificate must be set"));
+        }
+        let san = san_matcher.map(|san| cx.at("san_matcher", |cx| SanMatcher::build(&san, cx)).map(Box::new));
+        san.transpose().map(Rule::Verified)
     })
 }
 

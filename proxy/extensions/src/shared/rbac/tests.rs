@@ -184,17 +184,17 @@ fn what_cannot_be_is_refused_with_its_place() {
         assert_eq!(refused(&permission(rule), layer), expected);
     }
     assert_eq!(
-        refused("audit_logging_options: {}", Layer::Http),
-        format!("audit_logging_options: {}", fields::AUDIT)
+        refused("audit_logging_options: {logger_configs: [{is_optional: true}, {}]}", Layer::Http),
+        format!("audit_logging_options.logger_configs: {}", fields::AUDIT)
     );
     assert_eq!(
         refused("policies: {p: {principals: [{any: true}]}}", Layer::Http),
         "policies[\"p\"].permissions: value must contain at least 1 item(s)"
     );
-    let conditional = "policies: {p: {permissions: [{any: true}], principals: [{any: true}], condition: {const_expr: {bool_value: true}}}}";
+    let conditional = "policies: {p: {permissions: [{any: true}], principals: [{any: true}], condition: {comprehension_expr: {}}}}";
     assert_eq!(
         refused(conditional, Layer::Http),
-        format!("policies[\"p\"].condition: {}", fields::CONDITION)
+        "policies[\"p\"].condition: failed to create an expression: Comprehension support is disabled"
     );
 }
 
