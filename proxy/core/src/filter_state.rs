@@ -40,6 +40,13 @@ impl FilterState {
         }
     }
 
+    /// Takes over what `other` has.
+    pub fn extend(&mut self, other: Self) {
+        for (key, value) in other.0.into_iter().flat_map(|entries| *entries) {
+            self.set(&key, value);
+        }
+    }
+
     /// The value of `key`.
     pub fn get(&self, key: &str) -> Option<&dyn FilterStateValue> {
         self.0.as_ref()?.iter().find(|(name, _)| &**name == key).map(|(_, value)| &**value)

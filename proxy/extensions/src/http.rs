@@ -7,3 +7,4 @@ pub mod header_mutation;
 pub mod health_check;
 pub mod jwt_authn;
 pub mod rbac;
+pub mod set_filter_state;

@@ -36,6 +36,7 @@ pub const HTTP_FILTERS: &[&dyn HttpFilterFactory] = &[
     &Of::<http::health_check::HealthCheck>::new(),
     &Of::<http::jwt_authn::JwtAuthn>::new(),
     &Of::<http::rbac::Rbac>::new(),
+    &Of::<http::set_filter_state::SetFilterState>::new(),
 ];
 
 /// Listener filters, sorted by name.
@@ -54,6 +55,7 @@ pub const NETWORK_FILTERS: &[&dyn NetworkFilterFactory] = &[
     &network::echo::Echo,
     &network::local_ratelimit::LocalRateLimit,
     &network::rbac::Rbac,
+    &network::set_filter_state::SetFilterState,
 ];
 
 /// How every extension uses the fields of its messages.
@@ -67,6 +69,7 @@ pub const FIELDS: &[&[MessageFields]] = &[
     http::health_check::FIELDS,
     http::jwt_authn::FIELDS,
     http::rbac::FIELDS,
+    http::set_filter_state::FIELDS,
     listener::http_inspector::FIELDS,
     listener::original_dst::FIELDS,
     listener::original_src::FIELDS,
@@ -77,8 +80,10 @@ pub const FIELDS: &[&[MessageFields]] = &[
     network::echo::FIELDS,
     network::local_ratelimit::FIELDS,
     network::rbac::FIELDS,
+    network::set_filter_state::FIELDS,
     shared::matching::fields::FIELDS,
     shared::rbac::fields::FIELDS,
+    shared::set_filter_state::FIELDS,
 ];
 
 /// Every extension of this crate.

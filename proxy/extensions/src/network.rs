@@ -5,3 +5,4 @@ pub mod direct_response;
 pub mod echo;
 pub mod local_ratelimit;
 pub mod rbac;
+pub mod set_filter_state;

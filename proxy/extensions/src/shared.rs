@@ -6,4 +6,5 @@ pub mod facts;
 pub mod matching;
 pub mod rbac;
 pub mod runtime_flag;
+pub mod set_filter_state;
 pub mod token_bucket;

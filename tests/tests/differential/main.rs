@@ -5,6 +5,7 @@
 //! cases are compared so in every run). What differs on purpose is declared in the cases and told in `docs/differences.md`.
 
 mod balancing;
+mod cel;
 mod clusters;
 mod declared;
 mod ext_authz;
@@ -25,6 +26,7 @@ mod rbac_matcher;
 mod replies;
 mod routing;
 mod spelling;
+mod state;
 mod tcp;
 mod timeouts;
 mod tunnels;
@@ -142,6 +144,21 @@ async fn access_control_of_requests() {
 #[tokio::test]
 async fn access_control_of_connections() {
     differential(rbac::network_setup(), rbac::network_cases()).await;
+}
+
+#[tokio::test]
+async fn access_control_by_conditions() {
+    differential(cel::setup(), cel::cases()).await;
+}
+
+#[tokio::test]
+async fn access_control_behind_the_router() {
+    differential(rbac::upstream_setup(), rbac::upstream_cases()).await;
+}
+
+#[tokio::test]
+async fn filter_state() {
+    differential(state::setup(), state::cases()).await;
 }
 
 #[tokio::test]

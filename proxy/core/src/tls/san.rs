@@ -11,7 +11,8 @@ use crate::matcher::StringMatcher;
 
 /// A name that is asked for.
 pub struct SanMatcher {
-    kind: SanKind,
+    /// What kind of name it is.
+    pub kind: SanKind,
     matcher: StringMatcher,
     /// What is matched exactly, to compare it with names that are wildcards.
     exact: Option<String>,

@@ -17,7 +17,7 @@ use proxy_core::stream_error::Details;
 use proxy_core::stream_info::{ConnectionInfo, StreamInfo};
 
 use super::accept::{ActiveListener, Listeners, Place};
-use super::config::{Listener, Terminal};
+use super::config::{FilterChain, Listener, Terminal};
 use crate::http::connection::ConnectionCx;
 use crate::local::clock;
 use crate::local::contain::{Finally, drill};
@@ -190,6 +190,7 @@ async fn serve_on(
         info.filter_chain_metadata = chain.metadata.clone();
         info.listener = config.name.clone();
         info.listener_metadata = config.metadata.clone();
+        info.direction = config.direction as i32;
     }
     if let Some(tls) = &chain.tls
         && !secure(tls, &config, chain.handshake_timeout, &mut connection, &mut info, &drain).await
@@ -207,18 +208,14 @@ async fn serve_on(
     // HTTP keeps account of each of its streams; the connection itself needs one for its policies and its log only.
     let is_http = matches!(chain.terminal, Terminal::Http(_));
     let is_accounted = !is_http || !chain.policies.is_empty() || !config.access_logs.is_empty();
-    let mut stream = is_accounted.then(|| Rc::new(RefCell::new(stream_of(info.clone()))));
     let mut policies: Vec<Box<dyn NetworkFilter>> = chain.policies.iter().map(|policy| policy()).collect();
-    if let Some(stream) = stream.as_mut().and_then(Rc::get_mut).map(RefCell::get_mut)
-        && let Err(details) = Box::pin(pass(&mut policies, stream)).await
-    {
-        stream.local_close_reason.get_or_insert(details);
-        if let Terminal::Tcp(tcp) = &chain.terminal {
-            tcp.refuse(stream);
-        }
-        log(&config, stream);
-        return;
-    }
+    let (info, mut stream) = match is_accounted {
+        true => match Box::pin(admit(&mut policies, stream_of(info), &chain, &config)).await {
+            Some(stream) => (stream.connection.clone(), Some(Rc::new(RefCell::new(*stream)))),
+            None => return,
+        },
+        false => (info, None),
+    };
     // Where the TCP proxy ends the chain, a client that will say no more is still heard out.
     let keeps_half = matches!(chain.terminal, Terminal::Tcp(_));
     let mut gate = Gate::of(&mut policies, config.buffer_limit, keeps_half);
@@ -327,6 +324,29 @@ async fn until_closed(
         Poll::Pending => closed.as_mut().poll(cx).map(Some),
     })
     .await
+}
+
+/// Has the policies of `chain` look at a connection; one that they close is logged, and over.
+async fn admit(
+    policies: &mut [Box<dyn NetworkFilter>],
+    stream: StreamInfo,
+    chain: &FilterChain,
+    config: &Listener,
+) -> Option<Box<StreamInfo>> {
+    let mut stream = Box::new(stream);
+    if let Err(details) = pass(policies, &mut stream).await {
+        stream.local_close_reason.get_or_insert(details);
+        if let Terminal::Tcp(tcp) = &chain.terminal {
+            tcp.refuse(&mut stream);
+        }
+        log(config, &mut stream);
+        return None;
+    }
+    // What policies left is the connection's, for all of its streams.
+    if let Some(info) = Rc::get_mut(&mut stream.connection) {
+        info.filter_state.extend(std::mem::take(&mut stream.filter_state));
+    }
+    Some(stream)
 }
 
 async fn pass(policies: &mut [Box<dyn NetworkFilter>], stream: &mut StreamInfo) -> Result<(), Details> {

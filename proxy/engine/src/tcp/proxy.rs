@@ -33,6 +33,9 @@ use crate::net::gate::Gate;
 use crate::upstream::circuit_breaker::{BreakerPriority, Resource};
 use crate::upstream::pool::{ConnectedSocket, RequestGuard, WorkerCluster};
 
+/// Key of the filter state whose value names the cluster in place of the configuration.
+const CLUSTER_STATE: &str = "envoy.tcp_proxy.cluster";
+
 /// Configuration of the TCP proxy.
 pub struct TcpProxy {
     clusters: Clusters,
@@ -230,7 +233,11 @@ impl TcpProxy {
     /// A connection to a host, after as many attempts as allowed.
     async fn connect(&self, context: &Rc<Context>, info: &mut StreamInfo) -> Option<ConnectedSocket> {
         let random = context.random.borrow_mut().u64(..);
-        let cluster = self.clusters.choose(random).and_then(|name| context.clusters.get(name));
+        let of_state = info.filter_state(CLUSTER_STATE).and_then(|value| value.to_text());
+        let cluster = match of_state {
+            Some(name) => context.clusters.by_name(&name),
+            None => self.clusters.choose(random).and_then(|name| context.clusters.get(name)),
+        };
         let Some(cluster) = cluster else {
             self.stats.here().downstream_cx_no_route.inc();
             info.flags.set(ResponseFlag::NoClusterFound);

@@ -164,17 +164,10 @@ pub(super) fn render_state(state: &dyn FilterStateValue, form: &StateForm, out: 
     match form {
         StateForm::Plain => state.to_text().map_or(Shape::Missing, |text| put(out, &text)),
         StateForm::Field(name) => state.field(name).map_or(Shape::Missing, |text| put(out, &text)),
-        StateForm::Typed => {
-            let start = out.len();
-            if let Some(json) = state.to_json() {
-                put(out, &json);
-                return Shape::Json;
-            }
-            let Some(text) = state.to_text() else { return Shape::Missing };
-            put(out, &text);
-            json::quote_from(out, start);
+        StateForm::Typed => state.to_json().map_or(Shape::Missing, |json| {
+            put(out, &json);
             Shape::Json
-        }
+        }),
     }
 }
 
