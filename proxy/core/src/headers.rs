@@ -33,6 +33,7 @@ macro_rules! envoy_headers {
 }
 
 header_names! {
+    EARLY_DATA = "early-data";
     GRPC_MESSAGE = "grpc-message";
     GRPC_STATUS = "grpc-status";
     GRPC_TIMEOUT = "grpc-timeout";
@@ -63,6 +64,7 @@ envoy_headers! {
     X_ENVOY_IMMEDIATE_HEALTH_CHECK_FAIL = "immediate-health-check-fail";
     X_ENVOY_INTERNAL = "internal";
     X_ENVOY_IP_TAGS = "ip-tags";
+    X_ENVOY_IS_TIMEOUT_RETRY = "is-timeout-retry";
     X_ENVOY_MAX_RETRIES = "max-retries";
     X_ENVOY_ORIGINAL_HOST = "original-host";
     X_ENVOY_ORIGINAL_PATH = "original-path";
@@ -70,6 +72,7 @@ envoy_headers! {
     X_ENVOY_DROP_OVERLOAD = "drop-overload";
     X_ENVOY_OVERLOADED = "overloaded";
     X_ENVOY_UNCONDITIONAL_DROP_OVERLOAD = "unconditional-drop-overload";
+    X_ENVOY_RATELIMITED = "ratelimited";
     X_ENVOY_RETRIABLE_HEADER_NAMES = "retriable-header-names";
     X_ENVOY_RETRIABLE_STATUS_CODES = "retriable-status-codes";
     X_ENVOY_RETRY_GRPC_ON = "retry-grpc-on";

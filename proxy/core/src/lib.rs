@@ -25,6 +25,7 @@ pub mod matcher;
 pub mod metadata;
 pub mod names;
 pub mod response_flag;
+pub mod retry;
 pub mod runtime;
 pub mod stats;
 pub mod stream_error;

@@ -15,6 +15,7 @@ mod passing;
 mod reply;
 mod request_id;
 mod respond;
+mod retry;
 mod splice;
 mod stream;
 mod tracking;

@@ -14,6 +14,7 @@ pub mod forward;
 pub mod header_mutation;
 pub mod path;
 pub mod redirect;
+mod retries;
 pub mod rewrite;
 pub mod route;
 pub mod route_table;

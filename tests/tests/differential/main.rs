@@ -24,6 +24,7 @@ mod prefix;
 mod rbac;
 mod rbac_matcher;
 mod replies;
+mod retries;
 mod routing;
 mod spelling;
 mod state;
@@ -114,6 +115,11 @@ async fn time_limits() {
 #[tokio::test]
 async fn responses_that_wait_for_the_window() {
     differential(flushing::setup(), flushing::cases()).await;
+}
+
+#[tokio::test]
+async fn requests_sent_again() {
+    differential(retries::setup(), retries::cases()).await;
 }
 
 #[tokio::test]

@@ -301,7 +301,7 @@ fn flags_and_details() {
     fixture.info.details = Some("a b c".into());
     assert_eq!(
         fixture.text("%RESPONSE_FLAGS% %RESPONSE_FLAGS_LONG%"),
-        "UH,URX NoHealthyUpstream,UpstreamRetryLimitExceeded"
+        "URX,UH UpstreamRetryLimitExceeded,NoHealthyUpstream"
     );
     assert_eq!(
         fixture.text("%RESPONSE_CODE_DETAILS%|%RESPONSE_CODE_DETAILS(ALLOW_WHITESPACES)%"),

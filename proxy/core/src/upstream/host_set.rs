@@ -11,7 +11,7 @@ use std::time::Instant;
 use hashbrown::{HashMap, HashSet};
 
 use super::lb::{HashTables, Hashing};
-use super::priority::{Load, Priority, loads};
+use super::priority::{Load, Priority, loads, loads_without};
 use super::{Assignment, AssignmentPolicy, Endpoint, Host, HostHealth, Locality, LocalityEndpoints};
 use crate::address::Address;
 
@@ -328,6 +328,11 @@ impl HostSet {
     /// Whether `host`, which was picked from this set, was picked in panic (`lb_healthy_panic`).
     pub fn picked_in_panic(&self, host: &Host) -> bool {
         self.priorities.get(host.priority() as usize).is_some_and(|priority| priority.load.panic)
+    }
+
+    /// How the load is shared when these priorities are to be avoided; `None` if no other can take any.
+    pub fn loads_without(&self, excluded: impl Fn(usize) -> bool) -> Option<Vec<Load>> {
+        loads_without(&self.priorities, &self.policy, excluded)
     }
 
     /// Whether every priority is in panic.

@@ -19,7 +19,7 @@ use self::edf::Edf;
 pub use self::hashing::{EntryCounts, HashBalancer, HashFunction, HashTableKind, HashTables, Hashing};
 pub use self::policy::{LeastRequest, Policy, RuntimeDouble, Selection};
 pub use self::slow_start::SlowStart;
-use super::{Host, HostList, HostSet, Priority};
+use super::{Host, HostList, HostSet, Load, Priority};
 
 /// What a pick may look at beside the hosts.
 pub struct PickCx<'a> {
@@ -29,12 +29,14 @@ pub struct PickCx<'a> {
     pub hash: Option<u64>,
     /// Requests in flight at the whole cluster, for those that bound the load of a host by it.
     pub active_requests: u32,
+    /// The load of each priority in place of the set's own, for a request that is sent again.
+    pub loads: Option<&'a [Load]>,
 }
 
 impl<'a> PickCx<'a> {
     /// A pick that depends on nothing but chance.
     pub fn new(random: &'a mut fastrand::Rng) -> Self {
-        Self { random, hash: None, active_requests: 0 }
+        Self { random, hash: None, active_requests: 0, loads: None }
     }
 }
 
@@ -171,8 +173,8 @@ impl Balancer {
         }
     }
 
-    fn source<'h>(&mut self, hosts: &'h HostSet, random: u64) -> Option<Source<'h>> {
-        let (index, availability) = choose_priority(hosts, random)?;
+    fn source<'h>(&mut self, hosts: &'h HostSet, random: u64, loads: Option<&[Load]>) -> Option<Source<'h>> {
+        let (index, availability) = choose_priority(hosts, loads, random)?;
         let priority = hosts.priorities().get(index)?;
         let slot = priority.first_slot;
         if priority.load.panic {
@@ -217,7 +219,7 @@ impl LoadBalancer for Balancer {
         if self.generation != hosts.generation() {
             self.adopt(hosts, cx.random);
         }
-        let source = self.source(hosts, cx.random.u64(..))?;
+        let source = self.source(hosts, cx.random.u64(..), cx.loads)?;
         let place = self.places.get_mut(source.slot)?;
         let starting = self.slow_start.as_ref().and_then(|slow| slow.starting(hosts.newest()));
         self.policy.pick(source.hosts, place, starting, cx.random)
@@ -225,23 +227,33 @@ impl LoadBalancer for Balancer {
 }
 
 /// The priority for a request with random number `random`: healthy shares first, then degraded ones.
-fn choose_priority(hosts: &HostSet, random: u64) -> Option<(usize, Availability)> {
+fn choose_priority(hosts: &HostSet, loads: Option<&[Load]>, random: u64) -> Option<(usize, Availability)> {
+    if let Some(loads) = loads {
+        return choose_by_load(loads.iter(), random);
+    }
     let priorities = hosts.priorities();
     if let [only] = priorities
         && only.load.healthy == 100
     {
         return Some((0, Availability::Healthy));
     }
+    choose_by_load(priorities.iter().map(|priority| &priority.load), random)
+}
+
+fn choose_by_load<'l>(
+    loads: impl Iterator<Item = &'l Load> + Clone,
+    random: u64,
+) -> Option<(usize, Availability)> {
     let point = random % 100;
     let mut sum = 0;
-    for (index, priority) in priorities.iter().enumerate() {
-        sum += u64::from(priority.load.healthy);
+    for (index, load) in loads.clone().enumerate() {
+        sum += u64::from(load.healthy);
         if point < sum {
             return Some((index, Availability::Healthy));
         }
     }
-    for (index, priority) in priorities.iter().enumerate() {
-        sum += u64::from(priority.load.degraded);
+    for (index, load) in loads.enumerate() {
+        sum += u64::from(load.degraded);
         if point < sum {
             return Some((index, Availability::Degraded));
         }

@@ -101,6 +101,27 @@ pub(super) fn loads(hosts: &[&HostLists], policy: &AssignmentPolicy, panic_thres
     loads
 }
 
+/// Shares the load of a request that is sent again among the priorities that are not `excluded`; `None` if none of them can
+/// take any. Source: Envoy `envoy.retry_priorities.previous_priorities`.
+pub(super) fn loads_without(
+    priorities: &[Priority],
+    policy: &AssignmentPolicy,
+    excluded: impl Fn(usize) -> bool,
+) -> Option<Vec<Load>> {
+    let capacity = |(index, priority): (usize, &Priority)| match excluded(index) {
+        true => Capacity::default(),
+        false => Capacity::new(&priority.hosts, policy),
+    };
+    let capacity: Vec<Capacity> = priorities.iter().enumerate().map(capacity).collect();
+    let available: u32 = capacity.iter().map(|one| one.healthy + one.degraded).sum::<u32>().min(100);
+    if available == 0 {
+        return None;
+    }
+    let mut loads = vec![Load::default(); priorities.len()];
+    share_by_availability(&capacity, available, &mut loads);
+    Some(loads)
+}
+
 /// Healthy hosts first, in order of priority, then degraded ones; what rounding leaves goes to the first that takes any.
 fn share_by_availability(capacity: &[Capacity], available: u32, loads: &mut [Load]) {
     let mut left = 100;

@@ -256,3 +256,26 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn priorities_that_are_avoided_leave_their_load_to_the_others() {
+    let healthy = |port| vec![endpoint(port, 1, HostHealth::Healthy)];
+    let all = assignment(
+        (0..3_u16).map(|priority| of_priority(u32::from(priority), healthy(1 + priority))).collect(),
+    );
+    let hosts = HostSet::update(None, &all, HostSetOptions::default()).hosts;
+    let healthy_loads = |excluded: &[usize]| {
+        let loads = hosts.loads_without(|index| excluded.contains(&index));
+        loads.map(|loads| loads.iter().map(|load| load.healthy).collect::<Vec<_>>())
+    };
+    assert_eq!(healthy_loads(&[]), Some(vec![100, 0, 0]));
+    assert_eq!(healthy_loads(&[0]), Some(vec![0, 100, 0]));
+    assert_eq!(healthy_loads(&[0, 1]), Some(vec![0, 0, 100]));
+    assert_eq!(healthy_loads(&[0, 1, 2]), None);
+
+    let loads = hosts.loads_without(|index| index == 0).unwrap();
+    let mut random = fastrand::Rng::with_seed(1);
+    let mut balancer = Balancer::new(Policy::RoundRobin, false, false);
+    let picked = balancer.pick(&hosts, &mut PickCx { loads: Some(&loads), ..PickCx::new(&mut random) });
+    assert_eq!(picked.map(|host| host.priority()), Some(1));
+}

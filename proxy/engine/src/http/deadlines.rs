@@ -16,6 +16,10 @@ pub(crate) enum Timeout {
     Route,
     /// The stream lasted longer than `max_stream_duration`.
     MaxDuration,
+    /// A try took longer than `per_try_timeout`, or the pause before the next is over.
+    Try,
+    /// Nothing moved in a try for `per_try_idle_timeout`.
+    TryIdle,
     /// The upstream's part lasted longer than the cluster's `max_stream_duration`.
     UpstreamMaxDuration,
     /// What ended the stream was not taken by the client.
@@ -42,6 +46,8 @@ pub(crate) struct Deadlines {
     route: Option<Instant>,
     max_duration: Option<Instant>,
     upstream: Option<Instant>,
+    try_end: Option<Instant>,
+    try_idle: Option<Duration>,
     upstream_log: Option<Instant>,
     farewell: Option<Instant>,
 }
@@ -56,6 +62,8 @@ impl Deadlines {
             route: None,
             max_duration: None,
             upstream: None,
+            try_end: None,
+            try_idle: None,
             upstream_log: None,
             farewell: None,
         }
@@ -96,10 +104,27 @@ impl Deadlines {
         self.upstream = at;
     }
 
+    /// Sets the end of a try, or of the pause before the next.
+    pub(crate) fn set_try(&mut self, at: Option<Instant>) {
+        self.try_end = at;
+    }
+
+    /// Sets how long nothing may move in a try.
+    pub(crate) fn set_try_idle(&mut self, idle: Option<Duration>) {
+        self.try_idle = idle;
+    }
+
+    /// A try is over.
+    pub(crate) fn disarm_try(&mut self) {
+        self.upstream = None;
+        self.try_end = None;
+        self.try_idle = None;
+    }
+
     /// The host's part is complete: what limits it passes no more.
     pub(crate) fn disarm_upstream(&mut self) {
         self.route = None;
-        self.upstream = None;
+        self.disarm_try();
     }
 
     /// Sets when the stream to the host is logged again.
@@ -137,10 +162,20 @@ impl Deadlines {
     /// The earliest deadline.
     pub(crate) fn earliest(&self) -> Option<Instant> {
         let idle = self.idle.map(|idle| self.activity + idle);
-        [idle, self.request, self.route, self.max_duration, self.upstream, self.farewell]
-            .into_iter()
-            .flatten()
-            .min()
+        let try_idle = self.try_idle.map(|idle| self.activity + idle);
+        [
+            idle,
+            self.request,
+            self.route,
+            self.max_duration,
+            self.upstream,
+            self.try_end,
+            try_idle,
+            self.farewell,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// What has passed at `now`; the most specific first.
@@ -152,6 +187,10 @@ impl Deadlines {
             Some(Timeout::Route)
         } else if passed(self.upstream) {
             Some(Timeout::UpstreamMaxDuration)
+        } else if passed(self.try_end) {
+            Some(Timeout::Try)
+        } else if passed(self.try_idle.map(|idle| self.activity + idle)) {
+            Some(Timeout::TryIdle)
         } else if passed(self.request) {
             Some(Timeout::Request)
         } else if passed(self.idle.map(|idle| self.activity + idle)) {

@@ -43,6 +43,10 @@ enum Event {
 pub(crate) enum Failure {
     /// The upstream failed; if the response was not begun, something else can be answered.
     Upstream(UpstreamReset),
+    /// The response is one to send the request again for, after this pause.
+    Refused(Duration),
+    /// A deadline of the try passed, and no response was begun.
+    TimedOut(Timeout),
     /// The stream ended for another reason.
     End(StreamEnd),
 }
@@ -97,6 +101,7 @@ impl Stream<'_> {
                     let mut parts =
                         self.resume(down, timer, side, Direction::Request, position, verdict).await?;
                     if side == Side::Downstream {
+                        self.keep(&parts);
                         parts = self.pass_upstream(down, timer, Direction::Request, parts).await?;
                     }
                     self.send_on(up, parts);
@@ -112,6 +117,11 @@ impl Stream<'_> {
                 Event::UpstreamFailed(reset) => return Err(Failure::Upstream(reset)),
                 Event::DownstreamFailed(error) => return Err(self.downstream_failed(error).into()),
                 Event::Tick(Tick::UpstreamLog) => self.log_upstream_again(down.wire()),
+                Event::Tick(Tick::TimedOut(timeout @ (Timeout::Try | Timeout::TryIdle)))
+                    if self.response.is_none() =>
+                {
+                    return Err(Failure::TimedOut(timeout));
+                }
                 Event::Tick(Tick::TimedOut(timeout)) => return Err(self.timed_out(timeout).into()),
             }
         }
@@ -291,6 +301,9 @@ impl Stream<'_> {
             self.receive(body)
         };
         let parts = self.pass(down, timer, Side::Downstream, Direction::Request, 0, parts).await?;
+        if self.tries.is_some() {
+            self.keep(&parts);
+        }
         let parts = self.pass_upstream(down, timer, Direction::Request, parts).await?;
         self.send_on(up, parts);
         Ok(())
@@ -311,6 +324,9 @@ impl Stream<'_> {
                 // Envoy relays 1xx heads only when `expect` is proxied; others end here.
                 if !std::mem::replace(&mut self.informed, true) {
                     self.charge(head.status);
+                }
+                if let Some(tries) = &mut self.tries {
+                    tries.forgo();
                 }
                 if self.cx.manager.proxy_100_continue {
                     let stats = self.cx.manager.stats.here();
@@ -379,6 +395,12 @@ impl Stream<'_> {
         parts: Parts,
     ) -> Result<(), Failure> {
         if parts.head {
+            if self.tries.is_some()
+                && let Some(pause) = self.retries_response()
+            {
+                self.info.upstream.last_rx = parts.end.is_some().then(clock::now);
+                return Err(Failure::Refused(pause));
+            }
             self.upstream_head(clock::now());
         }
         if parts.end.is_some() {
@@ -512,6 +534,19 @@ impl Stream<'_> {
                 let flag = Some(ResponseFlag::UpstreamRequestTimeout);
                 (flag, StatusCode::GATEWAY_TIMEOUT, "upstream request timeout", "response_timeout")
             }
+            Timeout::Try => {
+                let flag = Some(ResponseFlag::UpstreamRequestTimeout);
+                self.count_try_timeout(timeout);
+                self.charge_unanswered(StatusCode::GATEWAY_TIMEOUT);
+                (flag, StatusCode::GATEWAY_TIMEOUT, "upstream request timeout", "upstream_per_try_timeout")
+            }
+            Timeout::TryIdle => {
+                let flag = Some(ResponseFlag::UpstreamRequestTimeout);
+                self.count_try_timeout(timeout);
+                self.charge_unanswered(StatusCode::GATEWAY_TIMEOUT);
+                let body = "upstream request timeout";
+                (flag, StatusCode::GATEWAY_TIMEOUT, body, "upstream_per_try_idle_timeout")
+            }
             Timeout::UpstreamMaxDuration => {
                 if let Some(cluster) = &self.cluster {
                     cluster.cluster.stats.traffic.here().upstream_rq_max_duration_reached.inc();
@@ -541,6 +576,10 @@ impl Stream<'_> {
         if timeout == Timeout::MaxDuration {
             // DEADLINE_EXCEEDED
             reply.grpc_status = Some(4);
+        }
+        if matches!(timeout, Timeout::Route | Timeout::Try | Timeout::TryIdle | Timeout::UpstreamMaxDuration)
+        {
+            return self.route_reply(reply);
         }
         StreamEnd::Reply(Box::new(reply))
     }

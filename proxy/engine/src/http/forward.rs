@@ -14,7 +14,8 @@ use http::{HeaderValue, Method, StatusCode, header};
 use proxy_core::extension::http_filter::Direction;
 use proxy_core::head::{Protocol, ResponseHead, Scheme};
 use proxy_core::headers::{
-    X_ENVOY_ATTEMPT_COUNT, X_ENVOY_DROP_OVERLOAD, X_ENVOY_MAX_RETRIES, X_ENVOY_OVERLOADED,
+    EnvoyHeader, X_ENVOY_ATTEMPT_COUNT, X_ENVOY_DROP_OVERLOAD, X_ENVOY_HEDGE_ON_PER_TRY_TIMEOUT,
+    X_ENVOY_MAX_RETRIES, X_ENVOY_OVERLOADED, X_ENVOY_RETRIABLE_HEADER_NAMES, X_ENVOY_RETRIABLE_STATUS_CODES,
     X_ENVOY_RETRY_GRPC_ON, X_ENVOY_RETRY_ON, X_ENVOY_UNCONDITIONAL_DROP_OVERLOAD,
     X_ENVOY_UPSTREAM_SERVICE_TIME, number,
 };
@@ -24,8 +25,9 @@ use proxy_core::stats::Cells;
 use proxy_core::stats::groups::RouteStats;
 use proxy_core::stream_error::UpstreamReset;
 
-use super::deadlines::Tick;
+use super::deadlines::{Tick, Timeout};
 use super::exchange::Failure;
+use super::retry::Tries;
 use super::stream::{Stream, StreamEnd, refuse, selected};
 use crate::codec::downstream::Downstream;
 use crate::local::clock;
@@ -37,12 +39,51 @@ use crate::router::route::Action;
 use crate::router::timeouts::ExpectedTimeout;
 use crate::upstream::circuit_breaker::BreakerPriority;
 use crate::upstream::cluster::Cluster;
-use crate::upstream::pool::{HostPool, NoHost, RequestGuard, WorkerCluster};
+use crate::upstream::pool::{HostPool, NoHost, PickAgain, RequestGuard, WorkerCluster};
 use crate::upstream::stream::Upstream;
 use crate::upstream::tunnel::Tunnel;
 
+/// What requests ask of the router about retries.
+static RETRY_HEADERS: [&EnvoyHeader; 6] = [
+    &X_ENVOY_RETRY_ON,
+    &X_ENVOY_RETRY_GRPC_ON,
+    &X_ENVOY_MAX_RETRIES,
+    &X_ENVOY_RETRIABLE_HEADER_NAMES,
+    &X_ENVOY_RETRIABLE_STATUS_CODES,
+    &X_ENVOY_HEDGE_ON_PER_TRY_TIMEOUT,
+];
+
 /// How often a request is sent that hosts refuse without having worked on it.
 const MAX_SENDS: u32 = 4;
+
+/// For what time a request is sent.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sending {
+    First,
+    /// Nobody had it: the host gets it on a connection of its own.
+    Resent,
+    /// Its retry policy wants it.
+    Retried,
+}
+
+/// What became of sending a request.
+enum Sent {
+    /// The response was passed on.
+    Answered,
+    /// There will be no response.
+    Failed(Failed),
+    /// The response is one to send the request again for, after this pause.
+    Refused(Duration),
+}
+
+struct Failed {
+    reset: UpstreamReset,
+    reason: String,
+    /// The deadline of the try that passed.
+    timeout: Option<Timeout>,
+    /// How often the request may be sent without a policy.
+    max_sends: u32,
+}
 
 /// Why there is no upstream stream.
 enum Unavailable {
@@ -102,7 +143,7 @@ impl Stream<'_> {
         }
     }
 
-    fn envoy_headers(&self) -> EnvoyHeaders {
+    pub(super) fn envoy_headers(&self) -> EnvoyHeaders {
         match self.router().suppress_envoy_headers {
             true => EnvoyHeaders::Suppressed,
             false => EnvoyHeaders::Added,
@@ -110,7 +151,7 @@ impl Stream<'_> {
     }
 
     /// A reply of the route's own, with the header mutations of its levels.
-    fn route_reply(&self, mut reply: LocalReply) -> StreamEnd {
+    pub(super) fn route_reply(&self, mut reply: LocalReply) -> StreamEnd {
         let mut head =
             ResponseHead { status: reply.status, headers: std::mem::take(&mut reply.headers), case: None };
         if !reply.body.is_empty() && !head.headers.contains_key(header::CONTENT_TYPE) {
@@ -118,107 +159,172 @@ impl Stream<'_> {
         }
         if let Some(route) = self.route() {
             route.finalize_response(&self.request, &mut head, &self.info);
+            if self.info.upstream.attempts > 0 && route.virtual_host().include_attempt_count_in_response {
+                head.headers.insert(&*X_ENVOY_ATTEMPT_COUNT, HeaderValue::from(self.info.upstream.attempts));
+            }
         }
         reply.headers = head.headers;
         StreamEnd::Reply(Box::new(reply))
     }
 
     async fn forward<D: Downstream>(&mut self, down: &mut D, timer: &mut Timer) -> Result<(), StreamEnd> {
-        let cluster = self.take_cluster()?;
+        let mut cluster = self.take_cluster()?;
         self.check_strictly()?;
-        let priority = self.prepare();
+        let priority = self.prepare(&cluster);
         let hash = self.hash(&cluster.cluster);
         if self.cx.manager.scheme_match_upstream {
             // No connection to a host is secured.
             self.request.scheme = Scheme::Http;
         }
-        let mut attempt = 0;
+        let mut sends = 1;
+        let mut sending = Sending::First;
         loop {
-            attempt += 1;
-            let mut up = match self.open(down, timer, &cluster, (priority, hash), attempt > 1).await {
-                Ok(up) => up,
-                Err(Unavailable::End(end)) => {
-                    if !matches!(end, StreamEnd::Gone) {
-                        self.log_upstream_end(|| down.wire());
+            match self.send(down, timer, &cluster, (priority, hash), sending).await? {
+                Sent::Answered => return self.flush(down, timer).await,
+                Sent::Failed(failed) => {
+                    if sends < failed.max_sends && !self.would_retry(failed.reset) {
+                        sends += 1;
+                        sending = Sending::Resent;
+                        continue;
                     }
-                    return Err(end);
+                    let Some(pause) = self.retries_reset(failed.reset) else {
+                        return Err(match failed.timeout {
+                            Some(timeout) => self.timed_out(timeout),
+                            None => self.upstream_failed(failed.reset, failed.reason),
+                        });
+                    };
+                    match failed.timeout {
+                        Some(timeout) => self.count_try_timeout(timeout),
+                        None => self.count_reset(failed.reset),
+                    }
+                    self.pause(down, timer, pause).await?;
+                    cluster = self.prepare_again(cluster, failed.timeout.is_some())?;
+                    sending = Sending::Retried;
                 }
-                Err(Unavailable::Reset(reset, reason)) => {
+                Sent::Refused(pause) => {
+                    self.pause(down, timer, pause).await?;
+                    cluster = self.prepare_again(cluster, false)?;
+                    sending = Sending::Retried;
+                }
+            }
+        }
+    }
+
+    /// Sends the request to a host, and passes its response on unless the request is to be sent again.
+    async fn send<D: Downstream>(
+        &mut self,
+        down: &mut D,
+        timer: &mut Timer,
+        cluster: &Rc<WorkerCluster>,
+        wants: (BreakerPriority, Option<u64>),
+        sending: Sending,
+    ) -> Result<Sent, StreamEnd> {
+        let mut up = match self.open(down, timer, cluster, wants, sending).await {
+            Ok(up) => up,
+            Err(Unavailable::End(end)) => {
+                if !matches!(end, StreamEnd::Gone) {
+                    self.log_upstream_end(|| down.wire());
+                }
+                return Err(end);
+            }
+            Err(Unavailable::Reset(reset, reason)) => {
+                self.log_upstream_failure(reset);
+                if self.tries.is_none() {
                     let end = self.upstream_failed(reset, reason);
                     self.log_upstream_end(|| down.wire());
                     return Err(end);
                 }
-            };
-            self.log_upstream_ready(|| down.wire());
-            // What was gathered of the body follows the head.
-            let end = (self.request_done || self.is_tunnel())
-                && self.gathered.is_none()
-                && !self.holds(Direction::Request)
-                && (self.is_tunnel() || !down.has_metadata());
-            self.body_sent = false;
-            let queued = up.request(&self.request, end);
-            let was_sent = queued.is_ok();
-            let ended = match queued {
-                Ok(()) => {
-                    let sent = clock::now();
-                    self.info.upstream.first_tx = Some(sent);
-                    self.info.upstream.last_tx = self.request_done.then_some(sent);
-                    self.exchange(down, &mut up, timer).await
-                }
-                Err(reset) => Err(Failure::Upstream(reset)),
-            };
-            self.info.upstream.wire = up.wire();
-            if let Err(Failure::Upstream(reset)) = &ended {
-                self.log_upstream_failure(*reset);
-            }
-            if !matches!(ended, Err(Failure::End(StreamEnd::Gone))) {
                 self.log_upstream_end(|| down.wire());
+                return Ok(Sent::Failed(Failed { reset, reason, timeout: None, max_sends: 0 }));
             }
-            match ended {
-                Ok(()) => {
-                    // The host is done with it, however long the client takes.
-                    drop(up);
-                    self.track_end(clock::now());
-                    self.in_flight = None;
-                    return self.flush(down, timer).await;
-                }
-                Err(Failure::End(end)) => {
-                    if matches!(up, Upstream::Http2(_)) && self.info.upstream.last_rx.is_none() {
-                        cluster.cluster.stats.traffic.here().upstream_rq_tx_reset.inc();
-                    }
-                    if matches!(end, StreamEnd::Gone) && !self.committed {
-                        cluster.cluster.stats.traffic.here().upstream_rq_cancelled.inc();
-                    }
-                    return Err(end);
-                }
-                Err(Failure::Upstream(reset)) => {
-                    // What was sent of the body is gone.
-                    let is_whole =
-                        !self.body_sent && !self.committed && self.info.upstream.first_rx.is_none();
-                    let is_safe = match reset {
-                        // The host did not work on it (RFC 9113, 8.7).
-                        UpstreamReset::RemoteRefused => attempt < MAX_SENDS,
-                        // The host closed a connection at the moment it was used again: nothing is lost if the request
-                        // did not leave, or does not mind to be worked on twice.
-                        UpstreamReset::ConnectionTermination => {
-                            attempt == 1
-                                && up.is_reused()
-                                && (!was_sent || self.request.method.is_idempotent())
-                        }
-                        UpstreamReset::ConnectFailure
-                        | UpstreamReset::LocalConnectFailure
-                        | UpstreamReset::ConnectTimeout
-                        | UpstreamReset::RemoteReset
-                        | UpstreamReset::LocalReset
-                        | UpstreamReset::Overflow
-                        | UpstreamReset::ProtocolError => false,
-                    };
-                    if is_whole && is_safe {
-                        continue;
-                    }
-                    return Err(self.upstream_failed(reset, String::new()));
-                }
+        };
+        self.log_upstream_ready(|| down.wire());
+        // What was gathered of the body follows the head.
+        let end = (self.request_done || self.is_tunnel())
+            && self.gathered.is_none()
+            && !self.holds(Direction::Request)
+            && (self.is_tunnel() || !down.has_metadata());
+        self.body_sent = false;
+        let queued = up.request(&self.request, end);
+        let was_sent = queued.is_ok();
+        let ended = match queued {
+            Ok(()) => {
+                let sent = clock::now();
+                self.info.upstream.first_tx = Some(sent);
+                self.info.upstream.last_tx = self.request_done.then_some(sent);
+                self.exchange(down, &mut up, timer).await
             }
+            Err(reset) => Err(Failure::Upstream(reset)),
+        };
+        self.info.upstream.wire = up.wire();
+        if let Err(Failure::Upstream(reset)) = &ended {
+            self.log_upstream_failure(*reset);
+        }
+        if !matches!(ended, Err(Failure::End(StreamEnd::Gone))) {
+            self.log_upstream_end(|| down.wire());
+        }
+        let is_cut_short = matches!(up, Upstream::Http2(_)) && self.info.upstream.last_rx.is_none();
+        let cut_short = || {
+            if is_cut_short {
+                cluster.cluster.stats.traffic.here().upstream_rq_tx_reset.inc();
+            }
+        };
+        match ended {
+            Ok(()) => {
+                // The host is done with it, however long the client takes.
+                drop(up);
+                self.track_end(clock::now());
+                self.in_flight = None;
+                Ok(Sent::Answered)
+            }
+            Err(Failure::End(end)) => {
+                cut_short();
+                if matches!(end, StreamEnd::Gone) && !self.committed {
+                    cluster.cluster.stats.traffic.here().upstream_rq_cancelled.inc();
+                }
+                Err(end)
+            }
+            Err(Failure::Refused(pause)) => {
+                cut_short();
+                self.track_try(clock::now());
+                Ok(Sent::Refused(pause))
+            }
+            Err(Failure::TimedOut(timeout)) => {
+                cut_short();
+                self.track_try(clock::now());
+                let (reset, timeout) = (UpstreamReset::LocalReset, Some(timeout));
+                Ok(Sent::Failed(Failed { reset, reason: String::new(), timeout, max_sends: 0 }))
+            }
+            Err(Failure::Upstream(reset)) => {
+                let max_sends = self.max_sends(reset, &up, was_sent);
+                Ok(Sent::Failed(Failed { reset, reason: String::new(), timeout: None, max_sends }))
+            }
+        }
+    }
+
+    /// How often the request may be sent whose stream ended so, without anybody having worked on it twice who minds.
+    fn max_sends(&self, reset: UpstreamReset, up: &Upstream, was_sent: bool) -> u32 {
+        // What was sent of the body is gone.
+        let is_whole = !self.body_sent && !self.committed && self.info.upstream.first_rx.is_none();
+        match reset {
+            _ if !is_whole => 0,
+            // The host did not work on it (RFC 9113, 8.7).
+            UpstreamReset::RemoteRefused => MAX_SENDS,
+            // The host closed a connection at the moment it was used again: nothing is lost if the request
+            // did not leave, or does not mind to be worked on twice.
+            UpstreamReset::ConnectionTermination
+                if up.is_reused() && (!was_sent || self.request.method.is_idempotent()) =>
+            {
+                2
+            }
+            UpstreamReset::ConnectionTermination
+            | UpstreamReset::ConnectFailure
+            | UpstreamReset::LocalConnectFailure
+            | UpstreamReset::ConnectTimeout
+            | UpstreamReset::RemoteReset
+            | UpstreamReset::LocalReset
+            | UpstreamReset::Overflow
+            | UpstreamReset::ProtocolError => 0,
         }
     }
 
@@ -265,7 +371,7 @@ impl Stream<'_> {
     }
 
     /// Makes the request ready to leave: timeouts, header mutations, rewrites.
-    fn prepare(&mut self) -> BreakerPriority {
+    fn prepare(&mut self, cluster: &WorkerCluster) -> BreakerPriority {
         let headers = self.envoy_headers();
         let manager = &*self.cx.manager;
         let expected = match self.router().respect_expected_rq_timeout {
@@ -276,7 +382,8 @@ impl Stream<'_> {
         let Some(route) = selected(table.as_ref(), *matched) else {
             return BreakerPriority::Default;
         };
-        let mut timeouts = route.timeouts(request, expected);
+        let policy = cluster.cluster.http.retry.as_ref().or(route.retry_policy());
+        let mut timeouts = route.timeouts(request, expected, policy.and_then(|policy| policy.per_try));
         let now = clock::now();
         deadlines.set_idle(timeouts.idle.or(manager.stream_idle_timeout));
         let max_stream = timeouts.resolve_max_stream(manager.max_stream_duration);
@@ -289,17 +396,31 @@ impl Stream<'_> {
         if route.virtual_host().include_request_attempt_count {
             request.headers.insert(&*X_ENVOY_ATTEMPT_COUNT, HeaderValue::from_static("1"));
         }
-        // Retries are the router's business, not the upstream's.
-        if timeouts.is_asked {
-            for name in [&*X_ENVOY_RETRY_ON, &*X_ENVOY_RETRY_GRPC_ON, &*X_ENVOY_MAX_RETRIES] {
-                request.headers.remove(name);
-            }
-        }
+        info.upstream.attempts = 1;
         route.finalize_request(request, info, headers);
-        match route.action() {
+        let priority = match route.action() {
             Action::Forward(forward) if forward.priority == Priority::High => BreakerPriority::High,
             _ => BreakerPriority::Default,
+        };
+        // (What a route adds asks the router too.)
+        timeouts.is_asked = timeouts.is_asked || route.asks_router();
+        if policy.is_some() || timeouts.is_asked {
+            let limit = route.entry().buffer_limit.and_then(|limit| usize::try_from(limit).ok());
+            let limit = limit.unwrap_or(self.cx.buffer_limit);
+            self.tries = Tries::new(request, policy, &timeouts, priority, limit);
         }
+        // Retries are the router's business, not the upstream's.
+        if timeouts.is_asked {
+            for name in RETRY_HEADERS {
+                request.headers.remove(&**name);
+            }
+        }
+        if self.tries.is_some()
+            && let Some(gathered) = self.gathered.as_deref().cloned()
+        {
+            self.keep(&gathered);
+        }
+        priority
     }
 
     /// What the request hashes to, if `cluster` balances by that. Cookies that are made up for it go to the client.
@@ -328,12 +449,34 @@ impl Stream<'_> {
         timer: &mut Timer,
         cluster: &Rc<WorkerCluster>,
         (priority, hash): (BreakerPriority, Option<u64>),
-        fresh: bool,
+        sending: Sending,
     ) -> Result<Upstream, Unavailable> {
-        self.info.upstream.attempts += 1;
-        let random = &self.cx.shared.random;
-        let picked = cluster.pick_for_request(&self.info, &self.request, hash, &mut random.borrow_mut());
+        if sending != Sending::First {
+            self.info.upstream.attempts += 1;
+        }
+        let picked = match (&mut self.tries, sending) {
+            (Some(tries), Sending::Retried) => {
+                let loads = tries.loads(&cluster.hosts()).map(<[_]>::to_vec);
+                let random = &mut self.cx.shared.random.borrow_mut();
+                let again = PickAgain {
+                    avoids: &tries.avoids(),
+                    attempts: tries.host_attempts(),
+                    hash,
+                    loads: loads.as_deref(),
+                };
+                cluster.pick_again(&self.info, &self.request, random, &again)
+            }
+            _ => cluster.pick_for_request(
+                &self.info,
+                &self.request,
+                hash,
+                &mut self.cx.shared.random.borrow_mut(),
+            ),
+        };
         let host = picked.map_err(|none| Unavailable::End(self.no_host(none)))?;
+        if let Some(tries) = &mut self.tries {
+            tries.tries_host(&host);
+        }
         self.info.upstream.host = Some(host.clone());
         self.info.upstream.sought = true;
         self.info.upstream.connection_id = None;
@@ -346,6 +489,7 @@ impl Stream<'_> {
             return Err(Unavailable::End(self.no_host(NoHost::Unavailable)));
         };
         self.log_upstream_start();
+        let fresh = sending == Sending::Resent;
         if !fresh {
             let passed = self.pass_to_upstream(down, timer, &cluster.cluster).await;
             passed.map_err(Unavailable::End)?;
@@ -368,6 +512,7 @@ impl Stream<'_> {
         if let Some(limit) = cluster.cluster.http.max_stream_duration {
             self.deadlines.set_upstream(Some(clock::now() + limit));
         }
+        self.start_try();
         for stats in self.route_stats() {
             stats.here().upstream_rq_total.inc();
         }
@@ -379,6 +524,11 @@ impl Stream<'_> {
         info.protocol = Some(up.protocol());
         (info.connect_start, info.connect_end) = up.connect_times().unzip();
         Ok(up)
+    }
+
+    /// The answer where the cluster is gone when the request is to be sent again.
+    pub(super) fn no_host_left(&mut self) -> StreamEnd {
+        self.no_host(NoHost::Unavailable)
     }
 
     /// The answer where there is no host, or none that may be asked.
@@ -487,10 +637,8 @@ impl Stream<'_> {
         self.request.method == Method::CONNECT || (connect.allow_post && self.request.method == Method::POST)
     }
 
-    /// What a failed upstream means for the stream.
-    pub(crate) fn upstream_failed(&mut self, reset: UpstreamReset, reason: String) -> StreamEnd {
-        self.info.flags.set(reset.flag());
-        self.log_upstream_failure(reset);
+    /// Counts what a host, or the way to it, did to a stream.
+    fn count_reset(&self, reset: UpstreamReset) {
         if let Some(cluster) = &self.cluster {
             let stats = cluster.cluster.stats.traffic.here();
             match reset {
@@ -509,6 +657,13 @@ impl Stream<'_> {
                 | UpstreamReset::ProtocolError => {}
             }
         }
+    }
+
+    /// What a failed upstream means for the stream.
+    pub(crate) fn upstream_failed(&mut self, reset: UpstreamReset, reason: String) -> StreamEnd {
+        self.info.flags.set(reset.flag());
+        self.log_upstream_failure(reset);
+        self.count_reset(reset);
         if let Some(host) = &self.info.upstream.host {
             host.stats.rq_error.fetch_add(1, Ordering::Relaxed);
         }
@@ -521,8 +676,12 @@ impl Stream<'_> {
                 Some(format!("upstream_reset_after_response_started{{{}{suffix}}}", reset.details()).into());
             return StreamEnd::Reset;
         }
+        let again = match &self.tries {
+            Some(tries) if tries.retried => "retried and the latest ",
+            _ => "",
+        };
         let body = format!(
-            "upstream connect error or disconnect/reset before headers. reset reason: {}",
+            "upstream connect error or disconnect/reset before headers. {again}reset reason: {}",
             reset.reason()
         );
         if !reason.is_empty() {
@@ -540,8 +699,26 @@ impl Stream<'_> {
         self.route_reply(reply)
     }
 
+    /// A deadline of one try passed.
+    pub(super) fn count_try_timeout(&self, timeout: Timeout) {
+        if let Some(cluster) = &self.cluster {
+            let stats = cluster.cluster.stats.traffic.here();
+            match timeout {
+                Timeout::TryIdle => stats.upstream_rq_per_try_idle_timeout.inc(),
+                _ => stats.upstream_rq_per_try_timeout.inc(),
+            }
+        }
+        if let Some(host) = &self.info.upstream.host {
+            host.stats.rq_timeout.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     /// The route's timeout passed.
     pub(crate) fn upstream_timed_out(&mut self) {
+        if self.in_flight.is_none() && self.tries.as_ref().is_some_and(|tries| tries.retried) {
+            // It is nobody's fault: the request waited to be sent again.
+            return;
+        }
         if let Some(cluster) = &self.cluster {
             cluster.cluster.stats.traffic.here().upstream_rq_timeout.inc();
         }
@@ -551,8 +728,13 @@ impl Stream<'_> {
         if let Some(host) = &self.info.upstream.host {
             host.stats.rq_timeout.fetch_add(1, Ordering::Relaxed);
         }
+        self.charge_unanswered(StatusCode::GATEWAY_TIMEOUT);
+    }
+
+    /// Counts the answer that is made in place of the host's, if none was begun.
+    pub(super) fn charge_unanswered(&self, status: StatusCode) {
         if !self.committed {
-            self.charge(StatusCode::GATEWAY_TIMEOUT);
+            self.charge(status);
         }
     }
 
@@ -560,6 +742,7 @@ impl Stream<'_> {
     pub(crate) fn upstream_head(&mut self, now: Instant) {
         let Some(head) = self.response.take() else { return };
         self.deadlines.disarm_request();
+        self.deadlines.set_try(None);
         let status = head.status;
         self.track_response_head(&head);
         self.log_upstream_head(&head);
@@ -614,7 +797,7 @@ impl Stream<'_> {
     }
 
     /// What the route and the virtual cluster count of the request.
-    fn route_stats(&self) -> impl Iterator<Item = &Cells<RouteStats>> {
+    pub(super) fn route_stats(&self) -> impl Iterator<Item = &Cells<RouteStats>> {
         let route = self.route().and_then(|route| route.entry().stats.as_ref());
         route.into_iter().chain(&self.virtual_cluster)
     }

@@ -241,7 +241,7 @@ impl Stream<'_> {
     }
 
     /// Whether the client going away can be seen without reading its request.
-    fn watches(&self, protocol: Protocol) -> bool {
+    pub(super) fn watches(&self, protocol: Protocol) -> bool {
         self.request_done || protocol == Protocol::Http2
     }
 

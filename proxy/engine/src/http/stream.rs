@@ -22,6 +22,7 @@ use super::config::{ConnectionManager, RouteSource, RouterOptions, Upgrade};
 use super::deadlines::Deadlines;
 use super::filter_chain::{FilterChain, Parts, View};
 use super::normalize::PathOutcome;
+use super::retry::Tries;
 use super::upstream_filters::UpstreamFilters;
 use super::upstream_log::LoggedStream;
 use super::{Context, forwarded, normalize};
@@ -115,6 +116,8 @@ pub(crate) struct Stream<'c> {
     /// Cookies that the client is given, so that its next request goes where this one did.
     #[expect(clippy::box_collection, reason = "mostly there are none, and every stream has room for them")]
     pub(crate) set_cookies: Option<Box<Vec<HeaderValue>>>,
+    /// What the request has used of its retry policy.
+    pub(crate) tries: Option<Box<Tries>>,
     /// The stream to a host, if such are logged.
     pub(crate) upstream_log: Option<Box<LoggedStream>>,
 }
@@ -259,6 +262,7 @@ impl<'c> Stream<'c> {
             clear_route: false,
             asked_authority: None,
             set_cookies: None,
+            tries: None,
             upstream_log: None,
         }
     }
@@ -291,6 +295,9 @@ impl<'c> Stream<'c> {
         // (The timeout is known once there is a route to follow, and no matter once the host is done.)
         if self.info.upstream.last_rx.is_none() {
             self.deadlines.set_route(self.route_timeout.map(|timeout| now + timeout));
+            if self.tries.is_some() && self.in_flight.is_some() {
+                self.start_try();
+            }
         }
     }
 

@@ -22,8 +22,8 @@ impl Stream<'_> {
         sizes.upstream_rs_headers_count.record(head.headers.len() as u64 + 1);
     }
 
-    /// Notes the rest when the stream ends.
-    pub(crate) fn track_end(&self, now: Instant) {
+    /// Notes the rest when a host is done with the request.
+    pub(crate) fn track_try(&self, now: Instant) {
         let Some(guard) = &self.in_flight else { return };
         let stats = &guard.cluster().stats;
         if let Some(sizes) = &stats.sizes {
@@ -43,11 +43,23 @@ impl Stream<'_> {
                 sizes.upstream_rs_body_size.record(self.info.bytes_sent);
             }
         }
-        if let (Some(budgets), Some(since)) = (&stats.timeout_budgets, self.info.request_complete) {
+        if let Some(budgets) = &stats.timeout_budgets {
+            let per_try = self.tries.as_ref().and_then(|tries| tries.timeouts.per_try);
+            let since = self.info.upstream.pool_ready.unwrap_or(now);
+            let used = percent(now.saturating_duration_since(since), per_try);
+            budgets.here().upstream_rq_timeout_budget_per_try_percent_used.record(used);
+        }
+    }
+
+    /// Notes what there is to note of the last try and of all of them.
+    pub(crate) fn track_end(&self, now: Instant) {
+        let Some(guard) = &self.in_flight else { return };
+        self.track_try(now);
+        if let (Some(budgets), Some(since)) =
+            (&guard.cluster().stats.timeout_budgets, self.info.request_complete)
+        {
             let used = percent(now.saturating_duration_since(since), self.route_timeout);
             budgets.here().upstream_rq_timeout_budget_percent_used.record(used);
-            // Without retries no try has a timeout of its own, of which nothing is used.
-            budgets.here().upstream_rq_timeout_budget_per_try_percent_used.record(0);
         }
     }
 }

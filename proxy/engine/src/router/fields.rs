@@ -3,7 +3,7 @@
 use proxy_core::config::FieldUse::{self, Ignored, Rejected, Used};
 use proxy_core::config::MessageFields;
 
-const NO_RETRIES: FieldUse = Rejected("retries are not available");
+const NO_TYPED_RETRIES: FieldUse = Ignored("Envoy has no such extensions, and ignores it too");
 const NO_MIRRORING: FieldUse = Rejected("request mirroring is not available");
 const NO_RATE_LIMITS: FieldUse = Rejected("rate limits are not available");
 const NO_HEDGING: FieldUse = Rejected("hedging is not available");
@@ -11,8 +11,6 @@ const NO_PLUGINS: FieldUse = Rejected("cluster specifier plugins are not availab
 const NO_SPECIFIERS: FieldUse = Rejected("route specifiers are not available");
 const NO_INTERNAL_REDIRECTS: FieldUse = Rejected("internal redirects are not available");
 const NO_SUBSETS: FieldUse = Ignored("concerns clusters with subsets, which are not available");
-const NOTHING_KEPT: FieldUse =
-    Ignored("what is kept of a request for retries and mirroring, which are not available");
 const CORS_FILTER: FieldUse = Rejected("use typed_per_filter_config with envoy.filters.http.cors");
 
 /// Fields by message: the route configuration and everything under it that has no other owner.
@@ -164,12 +162,12 @@ const VIRTUAL_HOST: MessageFields = (
         ("typed_per_filter_config", Used),
         ("include_request_attempt_count", Used),
         ("include_attempt_count_in_response", Used),
-        ("retry_policy", NO_RETRIES),
-        ("retry_policy_typed_config", NO_RETRIES),
+        ("retry_policy", Used),
+        ("retry_policy_typed_config", NO_TYPED_RETRIES),
         ("hedge_policy", NO_HEDGING),
-        ("include_is_timeout_retry_header", Ignored("there are no retries to mark")),
-        ("per_request_buffer_limit_bytes", NOTHING_KEPT),
-        ("request_body_buffer_limit", NOTHING_KEPT),
+        ("include_is_timeout_retry_header", Used),
+        ("per_request_buffer_limit_bytes", Used),
+        ("request_body_buffer_limit", Used),
         ("request_mirror_policies", NO_MIRRORING),
         ("metadata", Used),
         ("route_specifiers", NO_SPECIFIERS),
@@ -194,9 +192,9 @@ const ROUTE: MessageFields = (
         ("response_headers_to_add", Used),
         ("response_headers_to_remove", Used),
         ("tracing", Ignored("tracing is not available")),
-        ("per_request_buffer_limit_bytes", NOTHING_KEPT),
+        ("per_request_buffer_limit_bytes", Used),
         ("stat_prefix", Used),
-        ("request_body_buffer_limit", NOTHING_KEPT),
+        ("request_body_buffer_limit", Used),
         ("route_specifiers", NO_SPECIFIERS),
     ],
 );
@@ -246,8 +244,8 @@ const ROUTE_ACTION: MessageFields = (
         ("idle_timeout", Used),
         ("flush_timeout", Used),
         ("early_data_policy", Rejected("early data is not available")),
-        ("retry_policy", NO_RETRIES),
-        ("retry_policy_typed_config", NO_RETRIES),
+        ("retry_policy", Used),
+        ("retry_policy_typed_config", NO_TYPED_RETRIES),
         ("request_mirror_policies", NO_MIRRORING),
         ("priority", Used),
         ("rate_limits", NO_RATE_LIMITS),

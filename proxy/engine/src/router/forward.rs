@@ -1,10 +1,13 @@
 //! The action that sends a request to a cluster.
 
+use std::sync::Arc;
+
 use http::StatusCode;
 use proxy_core::config::{BuildCx, Rejected};
 use proxy_core::hash_policy::HashPolicies;
 use proxy_core::head::RequestHead;
 use proxy_core::matcher::RegexRewrite;
+use proxy_core::retry::RetryPolicy;
 use proxy_core::runtime::Runtime;
 use proxy_core::stream_info::StreamInfo;
 use proxy_core::text::Text;
@@ -15,6 +18,7 @@ use xds_api::envoy::config::route::v3::route_action::ClusterNotFoundResponseCode
 use super::cluster::ClusterSpecifier;
 use super::filter_config::FilterConfigs;
 use super::path::PathRule;
+use super::retries::Retries;
 use super::rewrite::{self, EnvoyHeaders, ForwardedHost, HostRewrite, PathRewrite};
 use super::timeouts::RouteTimeouts;
 
@@ -31,6 +35,10 @@ pub struct ForwardAction {
     pub upgrades: Box<[Upgrade]>,
     /// What requests hash to, for clusters that balance by it.
     pub hash_policies: HashPolicies,
+    /// When a request is sent again, if the cluster does not say.
+    pub retry: Option<Arc<RetryPolicy>>,
+    /// Whether a try that is too slow goes on beside the next one.
+    pub hedges: bool,
     pub(super) timeouts: RouteTimeouts,
     pub(super) path_rewrite: Option<PathRewrite>,
     host_rewrite: Option<HostRewrite>,
@@ -70,6 +78,7 @@ impl ForwardAction {
         proto: &proto::RouteAction,
         rule: Option<&PathRule>,
         filter_configs: &FilterConfigs,
+        of_host: &Retries,
         cx: &mut BuildCx<'_>,
     ) -> Result<Self, Rejected> {
         let unsupported = reject_unsupported(proto, cx);
@@ -90,10 +99,14 @@ impl ForwardAction {
         let upgrades = build_upgrades(&proto.upgrade_configs, cx);
         let hash_policies = HashPolicies::build("hash_policy", &proto.hash_policy, cx);
         let timeouts = RouteTimeouts::build(proto, cx);
+        let retries = Retries::build(proto.retry_policy.as_ref(), proto.hedge_policy.as_ref(), of_host, cx);
         let path_rewrite = build_path_rewrite(proto, rule, cx);
         let host_rewrite = HostRewrite::build(proto.host_rewrite_specifier.as_ref(), cx);
         unsupported?;
+        let retries = retries?;
         Ok(Self {
+            retry: retries.policy,
+            hedges: retries.hedges,
             cluster: cluster?,
             cluster_not_found: cluster_not_found?,
             priority: priority?,
@@ -171,8 +184,8 @@ fn reject_unsupported(proto: &proto::RouteAction, cx: &mut BuildCx<'_>) -> Resul
         idle_timeout: _,
         flush_timeout: _,
         early_data_policy,
-        retry_policy,
-        retry_policy_typed_config,
+        retry_policy: _,
+        retry_policy_typed_config: _,
         request_mirror_policies,
         priority: _,
         rate_limits,
@@ -192,12 +205,6 @@ fn reject_unsupported(proto: &proto::RouteAction, cx: &mut BuildCx<'_>) -> Resul
     } = proto;
     let all = [
         cx.reject_if(early_data_policy.is_some(), "early_data_policy", "early data is not available"),
-        cx.reject_if(retry_policy.is_some(), "retry_policy", "retries are not available"),
-        cx.reject_if(
-            retry_policy_typed_config.is_some(),
-            "retry_policy_typed_config",
-            "retries are not available",
-        ),
         cx.reject_if(
             !request_mirror_policies.is_empty(),
             "request_mirror_policies",

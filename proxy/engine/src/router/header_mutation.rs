@@ -14,7 +14,7 @@ use proxy_core::config::{BuildCx, Rejected};
 use proxy_core::extension::access_log::{LogEntry, LogType};
 use proxy_core::format::{Empty, Format};
 use proxy_core::head::{RequestHead, ResponseHead};
-use proxy_core::headers::{KEEP_ALIVE, PROXY_CONNECTION};
+use proxy_core::headers::{KEEP_ALIVE, PROXY_CONNECTION, envoy_prefix};
 use proxy_core::matcher::header::joined;
 use proxy_core::stream_info::StreamInfo;
 use smallvec::SmallVec;
@@ -40,6 +40,8 @@ pub struct HeaderMutations(Option<Box<Mutations>>);
 struct Mutations {
     remove: Box<[HeaderName]>,
     add: Box<[Addition]>,
+    /// Some of what is added may ask something of the router.
+    asks: bool,
 }
 
 #[derive(Debug)]
@@ -100,7 +102,14 @@ impl HeaderMutations {
             HeaderName::from_bytes(name.as_bytes())
                 .map_err(|_| cx.reject(format!("'{name}' is not a header name")))
         });
-        Ok(Self(Some(Box::new(Mutations { add: add?.into(), remove: remove?.into() }))))
+        let add: Box<[Addition]> = add?.into();
+        let asks = add.iter().any(|addition| addition.name.as_str().starts_with(envoy_prefix()));
+        Ok(Self(Some(Box::new(Mutations { add, remove: remove?.into(), asks }))))
+    }
+
+    /// Whether some of the headers that they add may ask something of the router.
+    pub(super) fn ask_router(&self) -> bool {
+        self.0.as_ref().is_some_and(|mutations| mutations.asks)
     }
 
     /// Whether there are none.

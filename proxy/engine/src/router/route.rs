@@ -20,6 +20,7 @@ use super::forward::ForwardAction;
 use super::header_mutation::HeaderMutations;
 use super::path::PathRule;
 use super::redirect::Redirect;
+use super::retries::{Retries, buffer_limit};
 
 /// A route.
 #[derive(Debug)]
@@ -32,6 +33,8 @@ pub struct RouteEntry {
     pub metadata: Metadata,
     /// `vhost.<virtual host>.route.<stat_prefix>`, if it has a prefix.
     pub stats: Option<Cells<RouteStats>>,
+    /// Most bytes of a body that are kept to be sent again, if not what the connection may hold.
+    pub buffer_limit: Option<u64>,
     pub(super) path: PathRule,
     pub(super) conditions: Conditions,
     pub(super) request_headers: HeaderMutations,
@@ -162,6 +165,10 @@ pub(super) struct RouteBuilder {
     pub(super) max_direct_response_body: u32,
     /// What the levels above the route say about filters.
     pub(super) filter_configs: FilterConfigs,
+    /// What its virtual host says about sending requests again.
+    pub(super) retries: Retries,
+    /// What its virtual host says about bodies that are kept.
+    pub(super) buffer_limit: Option<u64>,
 }
 
 impl RouteBuilder {
@@ -178,6 +185,7 @@ impl RouteBuilder {
             action: Action::Redirect(Box::new(Redirect::to_https())),
             metadata: Metadata::default(),
             stats: None,
+            buffer_limit: None,
             path: PathRule::any(),
             conditions: Conditions::default(),
             request_headers: HeaderMutations::default(),
@@ -203,9 +211,9 @@ impl RouteBuilder {
             response_headers_to_add,
             response_headers_to_remove,
             tracing: _,
-            per_request_buffer_limit_bytes: _,
+            per_request_buffer_limit_bytes,
             stat_prefix,
-            request_body_buffer_limit: _,
+            request_body_buffer_limit,
             route_specifiers,
             action,
         } = proto;
@@ -243,6 +251,8 @@ impl RouteBuilder {
                 let scope = format!("vhost.{}.route.{stat_prefix}", self.virtual_host_name);
                 cx.env.stats.scope(&scope).cells()
             }),
+            buffer_limit: buffer_limit(*per_request_buffer_limit_bytes, *request_body_buffer_limit)
+                .or(self.buffer_limit),
             path,
             conditions,
             request_headers: request_headers?,
@@ -265,7 +275,7 @@ impl RouteBuilder {
         match proto {
             None => Err(cx.reject("action: value is required")),
             Some(Proto::Route(route)) => cx.at("route", |cx| {
-                ForwardAction::build(route, path, filter_configs, cx)
+                ForwardAction::build(route, path, filter_configs, &self.retries, cx)
                     .map(|forward| Action::Forward(Box::new(forward)))
             }),
             Some(Proto::Redirect(redirect)) => cx.at("redirect", |cx| {

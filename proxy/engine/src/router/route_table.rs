@@ -1,6 +1,7 @@
 //! A route configuration, ready to match.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 use proxy_core::config::{BuildCx, Rejected};
@@ -10,6 +11,7 @@ use proxy_core::headers::{X_ENVOY_INTERNAL, X_FORWARDED_PROTO};
 use proxy_core::matcher::RequestHeader;
 use proxy_core::metadata::Metadata;
 use proxy_core::names::Name;
+use proxy_core::retry::RetryPolicy;
 use proxy_core::runtime::Runtime;
 use proxy_core::stream_info::StreamInfo;
 use xds_api::envoy::config::route::v3 as proto;
@@ -18,6 +20,7 @@ use super::cluster::{ClusterChoice, ClusterWeight};
 use super::domains::{Domains, without_port};
 use super::filter_config::{FilterConfig, FilterConfigs};
 use super::header_mutation::{HeaderMutations, MutationContext};
+use super::retries::Retries;
 use super::rewrite::{self, EnvoyHeaders};
 use super::route::{Action, RouteBuilder, RouteEntry};
 use super::timeouts::{ExpectedTimeout, Override, Timeouts};
@@ -146,6 +149,8 @@ impl RouteTable {
             max_direct_response_body: max_direct_response_body_size_bytes
                 .unwrap_or(DEFAULT_MAX_DIRECT_RESPONSE_BODY),
             filter_configs: filter_configs.clone().unwrap_or_default(),
+            retries: Retries::default(),
+            buffer_limit: None,
         };
         let virtual_hosts = Self::build_virtual_hosts(virtual_hosts, name, &mut routes, cx);
         for result in unsupported {
@@ -374,10 +379,16 @@ impl<'t> SelectedRoute<'t> {
         }
     }
 
-    /// The timeouts for `request` (Envoy `FilterUtility::finalTimeout`).
-    pub fn timeouts(&self, request: &RequestHead, expected: ExpectedTimeout) -> Timeouts {
+    /// The timeouts for `request` (Envoy `FilterUtility::finalTimeout`), where each try may take `per_try` if the request does not
+    /// say.
+    pub fn timeouts(
+        &self,
+        request: &RequestHead,
+        expected: ExpectedTimeout,
+        per_try: Option<Duration>,
+    ) -> Timeouts {
         match &self.entry.action {
-            Action::Forward(forward) => forward.timeouts.for_request(request, expected),
+            Action::Forward(forward) => forward.timeouts.for_request(request, expected, per_try),
             Action::Redirect(_) | Action::DirectResponse(_) | Action::NonForwarding => Timeouts::default(),
         }
     }
@@ -388,6 +399,22 @@ impl<'t> SelectedRoute<'t> {
             Action::Forward(forward) => forward.timeouts.flush,
             Action::Redirect(_) | Action::DirectResponse(_) | Action::NonForwarding => Override::Inherit,
         }
+    }
+
+    /// When `request`s of this route are sent again, if their cluster does not say.
+    pub fn retry_policy(&self) -> Option<&'t Arc<RetryPolicy>> {
+        match &self.entry.action {
+            Action::Forward(forward) => forward.retry.as_ref(),
+            Action::Redirect(_) | Action::DirectResponse(_) | Action::NonForwarding => None,
+        }
+    }
+
+    /// Whether any level adds headers to the request that may ask something of the router.
+    pub fn asks_router(&self) -> bool {
+        self.weight.is_some_and(|weight| weight.request_headers.ask_router())
+            || self.table.request_headers.ask_router()
+            || self.virtual_host.request_headers.ask_router()
+            || self.entry.request_headers.ask_router()
     }
 
     /// Makes the request ready to be forwarded: header mutations of all levels, host rewrite, path rewrite, in this order.

@@ -134,7 +134,12 @@ impl RouteTimeouts {
     }
 
     /// The timeouts for `request`.
-    pub(super) fn for_request(&self, request: &RequestHead, expected: ExpectedTimeout) -> Timeouts {
+    pub(super) fn for_request(
+        &self,
+        request: &RequestHead,
+        expected: ExpectedTimeout,
+        per_try: Option<Duration>,
+    ) -> Timeouts {
         let headers = &request.headers;
         let is_grpc = request.is_grpc();
         let grpc_header = grpc_timeout(headers);
@@ -151,6 +156,7 @@ impl RouteTimeouts {
         timeouts.resolve_max_stream(None);
         timeouts.is_asked = asks_router(headers);
         if !timeouts.is_asked {
+            timeouts.per_try = timeouts.sensible(per_try);
             return timeouts;
         }
         let from_peer = (expected == ExpectedTimeout::Respected)
@@ -164,9 +170,8 @@ impl RouteTimeouts {
         if let Some(asked) = asked {
             timeouts.global = not_zero(asked);
         }
-        timeouts.per_try = milliseconds(headers, &X_ENVOY_UPSTREAM_RQ_PER_TRY_TIMEOUT_MS)
-            .and_then(not_zero)
-            .filter(|per_try| timeouts.global.is_none_or(|global| *per_try < global));
+        let asked = milliseconds(headers, &X_ENVOY_UPSTREAM_RQ_PER_TRY_TIMEOUT_MS);
+        timeouts.per_try = timeouts.sensible(asked.map_or(per_try, not_zero));
         timeouts
     }
 
@@ -220,6 +225,11 @@ impl MaxStreamDuration {
 }
 
 impl Timeouts {
+    /// A timeout of each try, if it can pass before that of all of them.
+    fn sensible(&self, per_try: Option<Duration>) -> Option<Duration> {
+        per_try.filter(|per_try| self.global.is_none_or(|global| *per_try < global))
+    }
+
     /// How long the stream may last when the connection manager has `inherited`; upstream gRPC servers are told of the route's own.
     pub fn resolve_max_stream(&mut self, inherited: Option<Duration>) -> Option<Duration> {
         self.grpc_timeout = self.max_stream.or(None).filter(|_| self.grpc_follows_max_stream);

@@ -14,6 +14,7 @@ use xds_api::envoy::config::route::v3::virtual_host::TlsRequirementType;
 use super::filter_config::FilterConfigs;
 use super::header_mutation::HeaderMutations;
 use super::path::PathIndex;
+use super::retries::{Retries, buffer_limit};
 use super::route::{RouteBuilder, RouteEntry};
 use super::route_table::PathParameters;
 
@@ -28,6 +29,8 @@ pub struct VirtualHost {
     pub include_request_attempt_count: bool,
     /// Whether `x-envoy-attempt-count` goes downstream.
     pub include_attempt_count_in_response: bool,
+    /// Whether `x-envoy-is-timeout-retry` goes upstream.
+    pub include_is_timeout_retry_header: bool,
     pub(super) request_headers: HeaderMutations,
     pub(super) response_headers: HeaderMutations,
     virtual_clusters: Box<[VirtualCluster]>,
@@ -85,11 +88,11 @@ impl VirtualHost {
             include_request_attempt_count,
             include_attempt_count_in_response,
             retry_policy,
-            retry_policy_typed_config,
+            retry_policy_typed_config: _,
             hedge_policy,
-            include_is_timeout_retry_header: _,
-            per_request_buffer_limit_bytes: _,
-            request_body_buffer_limit: _,
+            include_is_timeout_retry_header,
+            per_request_buffer_limit_bytes,
+            request_body_buffer_limit,
             request_mirror_policies,
             metadata,
             route_specifiers,
@@ -98,13 +101,6 @@ impl VirtualHost {
             cx.reject_if(matcher.is_some(), "matcher", "matcher trees are not available"),
             cx.reject_if(!rate_limits.is_empty(), "rate_limits", "rate limits are not available"),
             cx.reject_if(cors.is_some(), "cors", "use typed_per_filter_config with envoy.filters.http.cors"),
-            cx.reject_if(retry_policy.is_some(), "retry_policy", "retries are not available"),
-            cx.reject_if(
-                retry_policy_typed_config.is_some(),
-                "retry_policy_typed_config",
-                "retries are not available",
-            ),
-            cx.reject_if(hedge_policy.is_some(), "hedge_policy", "hedging is not available"),
             cx.reject_if(
                 !request_mirror_policies.is_empty(),
                 "request_mirror_policies",
@@ -131,7 +127,11 @@ impl VirtualHost {
         let require_tls = cx.at("require_tls", |cx| TlsRequirement::build(*require_tls, cx));
         let filter_configs = FilterConfigs::build(typed_per_filter_config, Some(&routes.filter_configs), cx);
 
+        let retries = Retries::build(retry_policy.as_ref(), hedge_policy.as_ref(), &Retries::default(), cx);
+
         routes.virtual_host_name.clone_from(name);
+        routes.retries = retries.clone().unwrap_or_default();
+        routes.buffer_limit = buffer_limit(*per_request_buffer_limit_bytes, *request_body_buffer_limit);
         let first = routes.next();
         let outer = std::mem::replace(&mut routes.filter_configs, filter_configs.clone().unwrap_or_default());
         let built = cx.each("routes", route_protos, |route, cx| routes.add(route, cx));
@@ -146,11 +146,13 @@ impl VirtualHost {
         }
         built?;
         filter_configs?;
+        retries?;
         Ok(Self {
             name: name.as_str().into(),
             metadata: Metadata::new(metadata.as_ref()),
             include_request_attempt_count: *include_request_attempt_count,
             include_attempt_count_in_response: *include_attempt_count_in_response,
+            include_is_timeout_retry_header: *include_is_timeout_retry_header,
             request_headers: request_headers?,
             response_headers: response_headers?,
             virtual_clusters: virtual_clusters?.into_boxed_slice(),

@@ -49,7 +49,17 @@ struct Limit {
 #[derive(Debug)]
 struct Thresholds {
     limits: [Limit; RESOURCES],
+    /// What limits retries in place of their number.
+    budget: Option<RetryBudget>,
     remaining: Option<Shared<CircuitBreakerRemainingStats>>,
+}
+
+/// Retries as a share of what is in flight (`retry_budget`).
+#[derive(Clone, Copy, Debug)]
+struct RetryBudget {
+    percent: f64,
+    /// So many are always allowed.
+    min: u32,
 }
 
 /// The circuit breakers of one cluster.
@@ -103,6 +113,19 @@ impl<O: BreakerOwner> Permit<O> {
         Self { owner, priority, resource }
     }
 
+    /// Takes one of the retries that the limit, or the budget in its place, leaves.
+    pub fn acquire_retry(owner: O, priority: BreakerPriority) -> Result<Self, O> {
+        let has_budget = match owner.breakers().budget_left(priority) {
+            Some(false) => return Err(owner),
+            Some(true) => true,
+            None => false,
+        };
+        if !owner.breakers().take(priority, Resource::Retries, has_budget) {
+            return Err(owner);
+        }
+        Ok(Self { owner, priority, resource: Resource::Retries })
+    }
+
     /// What keeps the breakers alive.
     pub fn owner(&self) -> &O {
         &self.owner
@@ -111,7 +134,8 @@ impl<O: BreakerOwner> Permit<O> {
 
 impl Thresholds {
     fn new(max: [u32; RESOURCES]) -> Self {
-        Self { limits: max.map(|max| Limit { max, used: AtomicU32::new(0) }), remaining: None }
+        let limits = max.map(|max| Limit { max, used: AtomicU32::new(0) });
+        Self { limits, budget: None, remaining: None }
     }
 
     fn build(proto: Option<&proto::circuit_breakers::Thresholds>, priority: &str, scope: &Scope) -> Self {
@@ -124,6 +148,10 @@ impl Thresholds {
             proto.max_retries.unwrap_or(retries),
             proto.max_connection_pools.unwrap_or(pools),
         ]);
+        built.budget = proto.retry_budget.as_ref().map(|budget| RetryBudget {
+            percent: budget.budget_percent.map_or(20.0, |percent| percent.value),
+            min: budget.min_retry_concurrency.unwrap_or(3),
+        });
         if proto.track_remaining {
             let stats = scope.child(&format!("circuit_breakers.{priority}")).shared();
             for (resource, limit) in Resource::ALL.into_iter().zip(&built.limits) {
@@ -134,6 +162,8 @@ impl Thresholds {
         built
     }
 }
+
+pub(super) const NO_INTERVAL: &str = "requests that are over do not count";
 
 /// Connections, pending requests, requests, retries, pools.
 const DEFAULTS: [u32; RESOURCES] = [1024, 1024, 1024, 3, u32::MAX];
@@ -150,6 +180,7 @@ impl Breakers {
             let mut thresholds = proto.into_iter().flat_map(|proto| &proto.thresholds);
             thresholds.find(|one| one.priority == priority as i32)
         };
+        cx.each("thresholds", proto.map_or(&[][..], |proto| &proto.thresholds), check_budget)?;
         let default = Thresholds::build(of(RoutingPriority::Default), "default", scope);
         let high = Thresholds::build(of(RoutingPriority::High), "high", scope);
         let per_host = proto.map_or(&[][..], |proto| &proto.per_host_thresholds);
@@ -165,6 +196,20 @@ impl Breakers {
     pub fn is_open(&self, priority: BreakerPriority, resource: Resource) -> bool {
         let limit = self.limit(priority, resource);
         limit.used.load(Ordering::Relaxed) >= limit.max
+    }
+
+    /// Whether the budget of retries, if there is one, allows another.
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "whole retries; the cast saturates"
+    )]
+    fn budget_left(&self, priority: BreakerPriority) -> Option<bool> {
+        let budget = self.thresholds(priority).budget?;
+        let active =
+            self.used(priority, Resource::Requests).saturating_add(self.used(priority, Resource::Pending));
+        let allowed = (budget.percent / 100.0 * f64::from(active)) as u32;
+        Some(self.used(priority, Resource::Retries) < allowed.max(budget.min))
     }
 
     /// How many of `resource` are taken.
@@ -238,6 +283,12 @@ impl Breakers {
             resource.remaining(remaining).inc();
         }
     }
+}
+
+fn check_budget(proto: &proto::circuit_breakers::Thresholds, cx: &mut BuildCx<'_>) -> Result<(), Rejected> {
+    let interval = proto.retry_budget.as_ref().and_then(|budget| budget.budget_interval.as_ref());
+    let is_set = interval.is_some_and(|interval| (interval.seconds, interval.nanos) != (0, 0));
+    cx.at("retry_budget", |cx| cx.reject_if(is_set, "budget_interval", NO_INTERVAL))
 }
 
 fn check_per_host(proto: &proto::circuit_breakers::Thresholds, cx: &mut BuildCx<'_>) -> Result<(), Rejected> {

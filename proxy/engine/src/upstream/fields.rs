@@ -4,6 +4,8 @@ use proxy_core::config::{FieldUse, MessageFields};
 
 use FieldUse::{Ignored, Rejected, Used};
 
+use super::circuit_breaker::NO_INTERVAL;
+
 const LATER_HEALTH: FieldUse = Rejected("active health checks are not available yet");
 const WITH_HEALTH_CHECKS: FieldUse =
     Ignored("takes effect with active health checks only, which are refused");
@@ -152,9 +154,17 @@ pub const FIELDS: &[MessageFields] = &[
             ("max_pending_requests", Used),
             ("max_requests", Used),
             ("max_retries", Used),
-            ("retry_budget", Rejected("retries are not available yet")),
+            ("retry_budget", Used),
             ("track_remaining", Used),
             ("max_connection_pools", Used),
+        ],
+    ),
+    (
+        "envoy.config.cluster.v3.CircuitBreakers.Thresholds.RetryBudget",
+        &[
+            ("budget_percent", Used),
+            ("budget_interval", Rejected(NO_INTERVAL)),
+            ("min_retry_concurrency", Used),
         ],
     ),
     ("envoy.config.cluster.v3.LoadBalancingPolicy", &[("policies", Used)]),
@@ -376,7 +386,7 @@ pub const FIELDS: &[MessageFields] = &[
             ("outlier_detection", Rejected("outlier detection is not available yet")),
             ("request_mirror_policies", Rejected("mirroring is not available yet")),
             ("hash_policy", Rejected("consistent hashing is not available yet")),
-            ("retry_policy", Rejected("retries are not available yet")),
+            ("retry_policy", Used),
         ],
     ),
     (

@@ -12,6 +12,7 @@ use proxy_core::config::{BuildCx, Rejected, duration, timeout_or};
 use proxy_core::extension::{decode, message_name};
 use proxy_core::head::Protocol;
 use proxy_core::http_chain::{HttpFilter, Place, build_chain};
+use proxy_core::retry::RetryPolicy;
 use xds_api::envoy::config::cluster::v3 as cluster;
 use xds_api::envoy::config::core::v3 as core;
 use xds_api::envoy::extensions::filters::network::http_connection_manager::v3::HttpFilter as HttpFilterProto;
@@ -72,6 +73,8 @@ pub struct UpstreamHttp {
     pub(super) names_from_requests: bool,
     /// Filters of streams to the hosts.
     pub filters: Option<UpstreamFilters>,
+    /// When requests are sent again, whatever routes say.
+    pub retry: Option<Arc<RetryPolicy>>,
 }
 
 /// The filters of streams to hosts, in order, the codec at their end left out.
@@ -187,6 +190,7 @@ impl Default for UpstreamHttp {
             http2: Http2Options::default(),
             names_from_requests: false,
             filters: None,
+            retry: None,
         }
     }
 }
@@ -278,9 +282,16 @@ impl UpstreamHttp {
         };
         built.names_from_requests = names_from_requests(proto.upstream_http_protocol_options.as_ref());
         let filters = UpstreamFilters::build("http_filters", &proto.http_filters, cx);
+        let retry = match &proto.retry_policy {
+            None => Ok(None),
+            Some(proto) => {
+                cx.at("retry_policy", |cx| RetryPolicy::build(proto, cx)).map(|policy| Some(Arc::new(policy)))
+            }
+        };
         common?;
         protocol?;
         built.filters = filters?;
+        built.retry = retry?;
         Ok(built)
     }
 

@@ -25,7 +25,7 @@ use proxy_core::head::RequestHead;
 use proxy_core::names::Name;
 use proxy_core::stream_error::UpstreamReset;
 use proxy_core::stream_info::{ConnectionInfo, OriginalSource, StreamInfo};
-use proxy_core::upstream::{Host, HostSet, LoadBalancer, PickCx};
+use proxy_core::upstream::{Host, HostSet, Load, LoadBalancer, PickCx};
 
 pub(crate) use self::connect::ConnectedSocket;
 use self::connect::Counts;
@@ -179,6 +179,35 @@ impl WorkerCluster {
         self.choose(&hosts, hash, random).ok_or(NoHost::Unavailable)
     }
 
+    /// Chooses a host for a request that is sent again.
+    pub(crate) fn pick_again(
+        &self,
+        info: &StreamInfo,
+        request: &RequestHead,
+        random: &mut fastrand::Rng,
+        again: &PickAgain<'_>,
+    ) -> Result<Arc<Host>, NoHost> {
+        let mut pick = |attempt: u32| match &self.cluster.discovery {
+            Discovery::OriginalDst(hosts) => self.original_dst(hosts, info, Some(request)),
+            _ => {
+                let hosts = self.cluster.hosts();
+                // The same hash leads to the same host: another attempt has another.
+                let hash = again.hash.map(|hash| hash ^ u64::from(attempt).wrapping_neg());
+                let picked = self.balance(&hosts, hash, again.loads, random);
+                self.count_pick(&hosts, picked.as_ref());
+                picked
+            }
+        };
+        let mut host = pick(0).ok_or(NoHost::Unavailable)?;
+        for attempt in 1..=again.attempts {
+            if !(again.avoids)(&host) {
+                break;
+            }
+            host = pick(attempt).ok_or(NoHost::Unavailable)?;
+        }
+        Ok(host)
+    }
+
     /// Chooses a host for a connection; those that are not for HTTP are never refused (`drop_overloads`), as in Envoy.
     pub fn pick(
         &self,
@@ -206,8 +235,14 @@ impl WorkerCluster {
     }
 
     fn choose(&self, hosts: &HostSet, hash: Option<u64>, random: &mut fastrand::Rng) -> Option<Arc<Host>> {
-        let picked = self.ahead.borrow_mut().next(hosts).or_else(|| self.balance(hosts, hash, random));
-        let in_panic = match &picked {
+        let ahead = self.ahead.borrow_mut().next(hosts);
+        let picked = ahead.or_else(|| self.balance(hosts, hash, None, random));
+        self.count_pick(hosts, picked.as_ref());
+        picked
+    }
+
+    fn count_pick(&self, hosts: &HostSet, picked: Option<&Arc<Host>>) {
+        let in_panic = match picked {
             Some(host) => hosts.picked_in_panic(host),
             None => hosts.is_in_panic(),
         };
@@ -218,15 +253,20 @@ impl WorkerCluster {
         if picked.is_none() {
             stats.here().upstream_cx_none_healthy.inc();
         }
-        picked
     }
 
-    fn balance(&self, hosts: &HostSet, hash: Option<u64>, random: &mut fastrand::Rng) -> Option<Arc<Host>> {
+    fn balance(
+        &self,
+        hosts: &HostSet,
+        hash: Option<u64>,
+        loads: Option<&[Load]>,
+        random: &mut fastrand::Rng,
+    ) -> Option<Arc<Host>> {
         let mut balancer = self.balancer.borrow_mut();
         let balancer = balancer.get_or_insert_with(|| self.cluster.balancer());
         let active_requests =
             if self.cluster.balancing.is_bounded() { self.cluster.active_requests() } else { 0 };
-        balancer.pick(hosts, &mut PickCx { random, hash, active_requests })
+        balancer.pick(hosts, &mut PickCx { random, hash, active_requests, loads })
     }
 
     /// The pool for `host`; `None` if there are as many as `max_connection_pools` allows, and none of them may go.
@@ -354,6 +394,18 @@ impl Peeked {
         }
         self.hosts.pop_front()
     }
+}
+
+/// How a host is chosen for a request that is sent again.
+pub(crate) struct PickAgain<'a> {
+    /// Whether the request had better not go to a host.
+    pub(crate) avoids: &'a dyn Fn(&Arc<Host>) -> bool,
+    /// How often another host is chosen for such a one.
+    pub(crate) attempts: u32,
+    /// What the request hashes to.
+    pub(crate) hash: Option<u64>,
+    /// The load of the priorities, if not the usual.
+    pub(crate) loads: Option<&'a [Load]>,
 }
 
 /// Why there is no host for a request.

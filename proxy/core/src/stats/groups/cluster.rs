@@ -171,6 +171,8 @@ crate::stats! {
         codes external_upstream_rq = "external.upstream_rq" [on_demand],
         /// The same for canary hosts.
         codes canary_upstream_rq = "canary.upstream_rq" [on_demand],
+        /// The same for responses that the request was sent again for.
+        codes retry_upstream_rq = "retry.upstream_rq" [on_demand],
         /// Time of a request of internal origin.
         histogram internal_upstream_rq_time = "internal.upstream_rq_time" (Milliseconds) [on_demand],
         /// Time of a request of external origin.

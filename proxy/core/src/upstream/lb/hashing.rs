@@ -221,7 +221,7 @@ impl HashBalancer {
 impl LoadBalancer for HashBalancer {
     fn pick(&mut self, hosts: &HostSet, cx: &mut PickCx<'_>) -> Option<Arc<Host>> {
         let hash = cx.hash.unwrap_or_else(|| cx.random.u64(..));
-        let (priority, _) = choose_priority(hosts, hash)?;
+        let (priority, _) = choose_priority(hosts, cx.loads, hash)?;
         let table = hosts.tables()?.0.get(priority)?;
         let index = table.find(hash)?;
         let index = match self.balance_factor {

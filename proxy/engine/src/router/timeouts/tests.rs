@@ -43,7 +43,7 @@ fn timeout(value: Option<prost_types::Duration>) -> proto::RouteAction {
 /// What the upstream is told: the expected time in milliseconds, and `grpc-timeout`.
 fn told(route: &proto::RouteAction, headers: &[(&'static str, &str)]) -> (Option<String>, Option<String>) {
     let mut request = with(get("h", "/"), headers);
-    let timeouts = of(route).for_request(&request, ExpectedTimeout::Overwritten);
+    let timeouts = of(route).for_request(&request, ExpectedTimeout::Overwritten, None);
     timeouts.write_headers(&mut request, Duration::from_micros(300), EnvoyHeaders::Added);
     assert!(!request.headers.contains_key(&*X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS));
     assert!(!request.headers.contains_key(&*X_ENVOY_UPSTREAM_RQ_PER_TRY_TIMEOUT_MS));
@@ -99,7 +99,7 @@ fn requests_may_ask_for_other_timeouts() {
         assert_eq!(told(&route, &headers).0.unwrap_or_default(), expected, "{headers:?}");
     }
     let request = with(get("h", "/"), &[("x-envoy-expected-rq-timeout-ms", "77"), (global, "500")]);
-    let respected = of(&route).for_request(&request, ExpectedTimeout::Respected);
+    let respected = of(&route).for_request(&request, ExpectedTimeout::Respected, None);
     assert_eq!(respected.global, Some(Duration::from_millis(77)));
 }
 
@@ -123,19 +123,19 @@ fn grpc_timeouts_are_read_and_written_in_grpcs_units() {
     // Any request that says zero is out of time at once where grpc-timeout counts.
     let request = with(get("h", "/"), &[("grpc-timeout", "0S")]);
     let timeouts =
-        of(&streaming([None, seconds(0), None])).for_request(&request, ExpectedTimeout::Overwritten);
+        of(&streaming([None, seconds(0), None])).for_request(&request, ExpectedTimeout::Overwritten, None);
     assert_eq!(timeouts.max_stream, Override::After(Duration::ZERO));
 }
 
 #[test]
 fn the_connection_managers_limits_hold_where_the_route_has_none() {
     let request = with(get("h", "/"), &[GRPC]);
-    let mut timeouts = of(&timeout(None)).for_request(&request, ExpectedTimeout::Overwritten);
+    let mut timeouts = of(&timeout(None)).for_request(&request, ExpectedTimeout::Overwritten, None);
     assert_eq!(timeouts.idle.or(Some(Duration::from_secs(300))), Some(Duration::from_secs(300)));
     assert_eq!(timeouts.resolve_max_stream(Some(Duration::from_secs(7))), Some(Duration::from_secs(7)));
     assert_eq!(timeouts.grpc_timeout, None);
     let off = proto::RouteAction { idle_timeout: seconds(0), ..streaming([seconds(0), None, None]) };
-    let mut timeouts = of(&off).for_request(&request, ExpectedTimeout::Overwritten);
+    let mut timeouts = of(&off).for_request(&request, ExpectedTimeout::Overwritten, None);
     assert_eq!(timeouts.idle.or(Some(Duration::from_secs(300))), None);
     assert_eq!(timeouts.resolve_max_stream(Some(Duration::from_secs(7))), None);
 }
@@ -143,7 +143,7 @@ fn the_connection_managers_limits_hold_where_the_route_has_none() {
 #[test]
 fn later_tries_have_less_time() {
     let mut request = get("h", "/");
-    let timeouts = of(&timeout(seconds(1))).for_request(&request, ExpectedTimeout::Overwritten);
+    let timeouts = of(&timeout(seconds(1))).for_request(&request, ExpectedTimeout::Overwritten, None);
     for (elapsed, expected) in [(0, "1000"), (400, "600"), (1000, "1"), (5000, "1")] {
         timeouts.write_headers(&mut request, Duration::from_millis(elapsed), EnvoyHeaders::Added);
         assert_eq!(request.headers[&*X_ENVOY_EXPECTED_RQ_TIMEOUT_MS], expected, "{elapsed}");

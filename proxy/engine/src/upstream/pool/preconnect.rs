@@ -175,7 +175,7 @@ impl WorkerCluster {
         if !self.cluster.balancing.tells_next() || ahead.hosts.len() >= hosts.healthy_len() {
             return None;
         }
-        let host = self.balance(hosts, None, random)?;
+        let host = self.balance(hosts, None, None, random)?;
         ahead.hosts.push_back(host.clone());
         Some(host)
     }

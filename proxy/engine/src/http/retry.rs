@@ -1,0 +1,535 @@
+//! Sending a request again: what a stream has used of its retry policy, what is kept of its body, and the pause between
+//! two tries.
+//!
+//! A stream without policy, and without headers that ask for one, has nothing of this.
+//! Source: Envoy `docs/root/configuration/http/http_filters/router_filter.rst`, `docs/root/intro/arch_overview/http/
+//! http_routing.rst` (retry semantics), `docs/root/faq/load_balancing/transient_failures.rst`.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+use std::time::{Duration, SystemTime};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use proxy_core::extension::http_filter::{Direction, Verdict};
+use proxy_core::head::{BodyEvent, RequestHead};
+use proxy_core::headers::{
+    EARLY_DATA, X_ENVOY_ATTEMPT_COUNT, X_ENVOY_IS_TIMEOUT_RETRY, X_ENVOY_MAX_RETRIES,
+    X_ENVOY_RETRIABLE_HEADER_NAMES, X_ENVOY_RETRIABLE_STATUS_CODES, X_ENVOY_RETRY_GRPC_ON, X_ENVOY_RETRY_ON,
+};
+use proxy_core::local_reply::LocalReply;
+use proxy_core::response_flag::ResponseFlag;
+use proxy_core::retry::{BackOff, Decision, ResponseRule, RetryOn, RetryPolicy};
+use proxy_core::stats::groups::RouteStats;
+use proxy_core::stream_error::UpstreamReset;
+use proxy_core::upstream::{Host, HostSet, Load};
+
+use super::deadlines::Timeout;
+use super::filter_chain::{Ending, Parts};
+use super::passing::Side;
+use super::stream::{Stream, StreamEnd, selected};
+use crate::codec::downstream::{Downstream, DownstreamError};
+use crate::local::clock;
+use crate::local::timers::Timer;
+use crate::router::timeouts::Timeouts;
+use crate::upstream::circuit_breaker::{BreakerPriority, Permit};
+use crate::upstream::cluster::Cluster;
+use crate::upstream::pool::WorkerCluster;
+
+/// The longest first pause, if neither the policy nor the runtime says.
+const BASE_PAUSE: u64 = 25;
+
+/// The tries of one request.
+pub(crate) struct Tries {
+    /// For what it is sent again; nothing once that is over.
+    on: RetryOn,
+    left: u64,
+    policy: Option<Arc<RetryPolicy>>,
+    /// What headers of the request add to the policy.
+    asked: Option<Box<Asked>>,
+    back_off: Option<BackOff>,
+    priority: BreakerPriority,
+    /// The retry that is in flight.
+    permit: Option<Permit<Arc<Cluster>>>,
+    /// Hosts of earlier tries.
+    tried: Vec<Arc<Host>>,
+    /// Priorities of the hosts of earlier tries, one for each try.
+    tried_priorities: Vec<u32>,
+    /// How the load was shared when priorities were avoided last.
+    loads: Option<Vec<Load>>,
+    pub(super) kept: Kept,
+    pub(super) timeouts: Timeouts,
+    /// A host was sent something.
+    started: bool,
+    /// The request was sent again.
+    pub(super) retried: bool,
+    /// The pause before the retry.
+    paused: Paused,
+}
+
+/// The pause before a retry.
+#[derive(Clone, Copy)]
+enum Paused {
+    /// There is none.
+    Not,
+    /// Of a random length that doubles.
+    AtRandom,
+    /// As long as the host asked for.
+    AsAsked,
+}
+
+/// What headers of the request ask for beside the conditions.
+#[derive(Default)]
+struct Asked {
+    status_codes: Vec<u32>,
+    header_names: Vec<HeaderName>,
+}
+
+/// What is kept of a body, so that it can be sent again.
+#[derive(Default)]
+pub(super) struct Kept {
+    data: BytesMut,
+    end: Option<Ending>,
+    limit: usize,
+}
+
+/// What there is while a request waits to be sent again.
+enum Waited {
+    Over,
+    Body(Result<BodyEvent, DownstreamError>),
+    Resumed(usize, Verdict),
+    Gone(DownstreamError),
+    TimedOut(Timeout),
+}
+
+impl Tries {
+    /// For what `headers` and `policy` have a request sent again: `None` if there is nothing to watch over.
+    pub(super) fn new(
+        request: &RequestHead,
+        policy: Option<&Arc<RetryPolicy>>,
+        timeouts: &Timeouts,
+        priority: BreakerPriority,
+        limit: usize,
+    ) -> Option<Box<Self>> {
+        let asked = if timeouts.is_asked { asked_conditions(&request.headers) } else { RetryOn::default() };
+        let on = policy.map_or(RetryOn::default(), |policy| policy.on).or(asked);
+        let has_limits =
+            timeouts.per_try.is_some() || policy.is_some_and(|policy| policy.per_try_idle.is_some());
+        if on.is_empty() && !has_limits {
+            return None;
+        }
+        let mut tries = Box::new(Self {
+            on,
+            left: policy.map_or(1, |policy| u64::from(policy.retries)),
+            policy: policy.cloned(),
+            asked: None,
+            back_off: policy.and_then(|policy| policy.back_off),
+            priority,
+            permit: None,
+            tried: Vec::new(),
+            tried_priorities: Vec::new(),
+            loads: None,
+            kept: Kept { limit, ..Kept::default() },
+            timeouts: *timeouts,
+            started: false,
+            retried: false,
+            paused: Paused::Not,
+        });
+        tries.ask(request);
+        Some(tries)
+    }
+
+    /// Reads what else the request says.
+    fn ask(&mut self, request: &RequestHead) {
+        if let Some(policy) = &self.policy {
+            let wanted = &policy.request_headers;
+            if !wanted.is_empty() && !wanted.iter().any(|header| header.matches_request(request)) {
+                self.on = RetryOn::default();
+            }
+        }
+        if self.on.is_empty() || !self.timeouts.is_asked {
+            return;
+        }
+        let headers = &request.headers;
+        let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+        if let Some(retries) = text(&X_ENVOY_MAX_RETRIES).and_then(|text| text.trim().parse().ok()) {
+            self.left = retries;
+        }
+        let mut asked = Asked::default();
+        if let Some(codes) = text(&X_ENVOY_RETRIABLE_STATUS_CODES) {
+            asked.status_codes.extend(codes.split(',').filter_map(|code| code.trim().parse::<u32>().ok()));
+        }
+        if let Some(names) = text(&X_ENVOY_RETRIABLE_HEADER_NAMES) {
+            let named = |name: &str| HeaderName::from_bytes(name.trim().to_ascii_lowercase().as_bytes()).ok();
+            asked.header_names.extend(names.split(',').filter_map(named));
+        }
+        if !asked.status_codes.is_empty() || !asked.header_names.is_empty() {
+            self.asked = Some(Box::new(asked));
+        }
+    }
+
+    /// Whether the request may be sent again.
+    pub(super) fn is_on(&self) -> bool {
+        !self.on.is_empty()
+    }
+
+    /// The request is not sent again, whatever comes.
+    pub(super) fn forgo(&mut self) {
+        self.on = RetryOn::default();
+        self.permit = None;
+        self.kept.data = BytesMut::new();
+        self.kept.end = None;
+    }
+
+    /// A host is tried.
+    pub(super) fn tries_host(&mut self, host: &Arc<Host>) {
+        let Some(policy) = &self.policy else { return };
+        if !policy.hosts.is_empty() {
+            self.tried.push(host.clone());
+        }
+        if policy.priorities.is_some() {
+            self.tried_priorities.push(host.priority());
+        }
+    }
+
+    /// How often another host is picked for one that `avoids` says the request had better not go to.
+    pub(super) fn host_attempts(&self) -> u32 {
+        self.policy.as_ref().map_or(1, |policy| policy.host_attempts)
+    }
+
+    /// What tells whether a retry had better not go to a host.
+    pub(super) fn avoids(&self) -> impl Fn(&Arc<Host>) -> bool {
+        |host| {
+            let mut predicates = self.policy.iter().flat_map(|policy| &policy.hosts);
+            predicates.any(|predicate| predicate.avoids(host, &self.tried))
+        }
+    }
+
+    /// How the load of `hosts` is shared for a retry, if not as usual: priorities that were tried are avoided for as long as
+    /// another one has hosts.
+    pub(super) fn loads(&mut self, hosts: &HostSet) -> Option<&[Load]> {
+        let rule = self.policy.as_ref()?.priorities?;
+        if self.tried_priorities.len() < rule.update_frequency {
+            return None;
+        }
+        if self.tried_priorities.len().is_multiple_of(rule.update_frequency) {
+            let is_tried = |index: usize| {
+                self.tried_priorities.iter().any(|priority| usize::try_from(*priority) == Ok(index))
+            };
+            self.loads = hosts.loads_without(is_tried);
+            if self.loads.is_none() {
+                self.tried_priorities.clear();
+                self.loads = hosts.loads_without(|_| false);
+            }
+        }
+        self.loads.as_deref()
+    }
+
+    /// How long nothing may move in a try.
+    pub(super) fn idle(&self) -> Option<Duration> {
+        self.policy.as_ref().and_then(|policy| policy.per_try_idle)
+    }
+
+    fn judge_response(&self, stream: &Stream<'_>) -> (Decision, Option<Duration>) {
+        let Some(response) = &stream.response else { return (Decision::Keep, None) };
+        let asked = self.asked.as_deref();
+        let rule = ResponseRule {
+            on: self.on,
+            status_codes: asked.map_or(&[], |asked| &asked.status_codes),
+            header_names: asked.map_or(&[], |asked| &asked.header_names),
+            policy: self.policy.as_deref(),
+            is_early: stream.request.headers.contains_key(&EARLY_DATA),
+        };
+        let decision = rule.judge(response);
+        let rate_limited = self.policy.as_ref().and_then(|policy| policy.rate_limited.as_ref());
+        let pause = rate_limited.filter(|_| decision == Decision::AfterPause).and_then(|back_off| {
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            back_off.pause(response, now, stream.random())
+        });
+        (decision, pause)
+    }
+}
+
+fn asked_conditions(headers: &HeaderMap) -> RetryOn {
+    let text =
+        |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    RetryOn::http(text(&X_ENVOY_RETRY_ON)).or(RetryOn::grpc(text(&X_ENVOY_RETRY_GRPC_ON)))
+}
+
+impl Kept {
+    /// Keeps a copy of `parts`; `false` if that is more than may be kept.
+    fn keep(&mut self, parts: &Parts) -> bool {
+        if self.data.len().saturating_add(parts.data.len()) > self.limit {
+            return false;
+        }
+        self.data.extend_from_slice(&parts.data);
+        if let Some(end) = &parts.end {
+            self.end = Some(end.clone());
+        }
+        true
+    }
+
+    /// What follows the head, if anything does.
+    fn parts(&self) -> Option<Box<Parts>> {
+        let is_bare = self.data.is_empty() && !matches!(self.end, Some(Ending::Trailers(_)));
+        (!is_bare).then(|| {
+            Box::new(Parts { head: false, data: Bytes::copy_from_slice(&self.data), end: self.end.clone() })
+        })
+    }
+}
+
+impl Stream<'_> {
+    fn random(&self) -> u64 {
+        self.cx.shared.random.borrow_mut().u64(..)
+    }
+
+    /// A host has the request, or as much of it as there is.
+    pub(super) fn start_try(&mut self) {
+        let Some(tries) = &self.tries else { return };
+        let now = clock::now();
+        self.deadlines.touch(now);
+        self.deadlines.set_try_idle(tries.idle());
+        if self.request_done {
+            self.deadlines.set_try(tries.timeouts.per_try.map(|limit| now + limit));
+        }
+    }
+
+    /// Keeps what goes to the host, if it may have to go again.
+    pub(super) fn keep(&mut self, parts: &Parts) {
+        let Some(tries) = self.tries.as_deref_mut().filter(|tries| tries.is_on()) else { return };
+        if tries.kept.keep(parts) {
+            return;
+        }
+        tries.forgo();
+        if let Some(cluster) = &self.cluster {
+            cluster.cluster.stats.traffic.here().retry_or_shadow_abandoned.inc();
+        }
+    }
+
+    /// What is made of the response head in `self.response`: the pause until the request is sent again, or nothing if the
+    /// response goes on.
+    pub(super) fn retries_response(&mut self) -> Option<Duration> {
+        let mut tries = self.tries.take()?;
+        let mut pause = None;
+        if tries.is_on() {
+            let (decision, asked) = tries.judge_response(self);
+            pause = self.decide(&mut tries, decision, asked);
+        }
+        match pause {
+            Some(_) => self.drop_response(),
+            None => tries.forgo(),
+        }
+        self.tries = Some(tries);
+        pause
+    }
+
+    /// Counts the response that nobody gets.
+    fn drop_response(&mut self) {
+        let Some(head) = self.response.take() else { return };
+        self.log_upstream_head(&head);
+        self.track_response_head(&head);
+        if let Some(host) = &self.info.upstream.host {
+            host.stats.rq_error.fetch_add(1, Ordering::Relaxed);
+        }
+        if let Some(cluster) = &self.cluster {
+            let stats = cluster.cluster.stats.traffic.here();
+            match self.router().suppress_grpc_codes && self.request.is_grpc() {
+                true => stats.retry_upstream_rq.inc_completed(),
+                false => stats.retry_upstream_rq.inc(head.status.as_u16()),
+            }
+        }
+    }
+
+    /// Whether the policy wants the request sent again for `reset`, if it may be.
+    pub(super) fn would_retry(&mut self, reset: UpstreamReset) -> bool {
+        let is_started = self.info.upstream.first_tx.is_some();
+        let Some(tries) = self.tries.as_deref_mut().filter(|tries| tries.is_on()) else { return false };
+        tries.started |= is_started;
+        tries.on.judge_reset(reset, tries.started) != Decision::Keep
+    }
+
+    /// What is made of a try that ended by `reset`: the pause until the request is sent again, or nothing if it is not.
+    pub(super) fn retries_reset(&mut self, reset: UpstreamReset) -> Option<Duration> {
+        let would_retry = self.would_retry(reset);
+        let mut tries = self.tries.take()?;
+        let mut pause = None;
+        if tries.is_on() {
+            let decision = if would_retry { Decision::AfterPause } else { Decision::Keep };
+            pause = self.decide(&mut tries, decision, None);
+        }
+        if pause.is_some()
+            && let Some(host) = &self.info.upstream.host
+        {
+            host.stats.rq_error.fetch_add(1, Ordering::Relaxed);
+        }
+        self.tries = Some(tries);
+        pause
+    }
+
+    /// Takes one of the tries that are left, and says how long to wait for it.
+    fn decide(
+        &mut self,
+        tries: &mut Tries,
+        decision: Decision,
+        asked_pause: Option<Duration>,
+    ) -> Option<Duration> {
+        let cluster = self.cluster.clone()?;
+        let stats = cluster.cluster.stats.traffic.here();
+        let count = |of: fn(&RouteStats)| self.route_stats().for_each(|stats| of(stats.here()));
+        let was_retried = tries.permit.take().is_some();
+        if decision == Decision::Keep {
+            if was_retried {
+                stats.upstream_rq_retry_success.inc();
+                count(|stats| stats.upstream_rq_retry_success.inc());
+            }
+            return None;
+        }
+        if tries.left == 0 {
+            stats.upstream_rq_retry_limit_exceeded.inc();
+            count(|stats| stats.upstream_rq_retry_limit_exceeded.inc());
+            self.info.flags.set(ResponseFlag::UpstreamRetryLimitExceeded);
+            return None;
+        }
+        tries.left -= 1;
+        let runtime = &self.cx.shared.env.runtime;
+        let Ok(permit) = Permit::acquire_retry(cluster.cluster.clone(), tries.priority) else {
+            stats.upstream_rq_retry_overflow.inc();
+            count(|stats| stats.upstream_rq_retry_overflow.inc());
+            self.info.flags.set(ResponseFlag::UpstreamOverflow);
+            return None;
+        };
+        if runtime.number("upstream.use_retry").is_some_and(|percent| self.random() % 100 >= percent) {
+            return None;
+        }
+        tries.permit = Some(permit);
+        tries.retried = true;
+        let (kind, pause) = match (decision, asked_pause) {
+            (Decision::AtOnce | Decision::Keep, _) => (Paused::Not, Duration::ZERO),
+            (Decision::AfterPause, Some(pause)) => (Paused::AsAsked, pause),
+            (Decision::AfterPause, None) => {
+                let base = || runtime.number("upstream.base_retry_backoff_ms").unwrap_or(BASE_PAUSE);
+                let back_off =
+                    tries.back_off.get_or_insert_with(|| BackOff::new(Duration::from_millis(base())));
+                (Paused::AtRandom, back_off.pause(self.random()))
+            }
+        };
+        tries.paused = kind;
+        Some(pause)
+    }
+
+    /// Counts a retry: it takes place only once the pause before it is over.
+    fn count_retry(&self, tries: &Tries) {
+        let Some(cluster) = &self.cluster else { return };
+        let stats = cluster.cluster.stats.traffic.here();
+        stats.upstream_rq_retry.inc();
+        for stats in self.route_stats() {
+            stats.here().upstream_rq_retry.inc();
+        }
+        match tries.paused {
+            Paused::Not => {}
+            Paused::AtRandom => stats.upstream_rq_retry_backoff_exponential.inc(),
+            Paused::AsAsked => stats.upstream_rq_retry_backoff_ratelimited.inc(),
+        }
+    }
+
+    /// Waits until the request is to be sent again, taking in what comes of it meanwhile.
+    pub(super) async fn pause<D: Downstream>(
+        &mut self,
+        down: &mut D,
+        timer: &mut Timer,
+        pause: Duration,
+    ) -> Result<(), StreamEnd> {
+        self.deadlines.disarm_try();
+        self.in_flight = None;
+        if pause.is_zero() {
+            return Ok(());
+        }
+        self.deadlines.set_try(Some(clock::now() + pause));
+        loop {
+            let watch = self.watches(down.protocol());
+            let read = !self.request_done && !self.is_tunnel();
+            let waited = poll_fn(|cx| {
+                if let Poll::Ready((position, verdict)) = self.filters.poll_resume(Direction::Request, cx) {
+                    return Poll::Ready(Waited::Resumed(position, verdict));
+                }
+                if read && let Poll::Ready(body) = down.poll_body(cx) {
+                    return Poll::Ready(Waited::Body(body));
+                }
+                if watch && let Poll::Ready(error) = down.poll_gone(cx) {
+                    return Poll::Ready(Waited::Gone(error));
+                }
+                self.deadlines.poll(timer, cx).map(|timeout| match timeout {
+                    Timeout::Try => Waited::Over,
+                    timeout => Waited::TimedOut(timeout),
+                })
+            })
+            .await;
+            let parts = match waited {
+                Waited::Over => break,
+                Waited::Body(Ok(body)) => {
+                    let parts = self.receive(body);
+                    self.pass(down, timer, Side::Downstream, Direction::Request, 0, parts).await?
+                }
+                Waited::Resumed(position, verdict) => {
+                    self.resume(down, timer, Side::Downstream, Direction::Request, position, verdict).await?
+                }
+                Waited::Body(Err(error)) | Waited::Gone(error) => return Err(self.downstream_failed(error)),
+                Waited::TimedOut(timeout) => return Err(self.timed_out(timeout)),
+            };
+            self.keep(&parts);
+            if self.tries.as_ref().is_none_or(|tries| !tries.is_on()) {
+                // What was kept is gone, and there is no host that has it.
+                return Err(self.too_much_to_retry());
+            }
+        }
+        self.deadlines.disarm_try();
+        Ok(())
+    }
+
+    fn too_much_to_retry(&self) -> StreamEnd {
+        let body = Bytes::from_static(b"exceeded request buffer limit while retrying upstream");
+        let details = "request_payload_exceeded_retry_buffer_limit";
+        self.route_reply(LocalReply::new(StatusCode::INSUFFICIENT_STORAGE, body, details))
+    }
+
+    /// Makes the request ready to be sent again, to a host of the cluster that has its name now.
+    pub(super) fn prepare_again(
+        &mut self,
+        cluster: Rc<WorkerCluster>,
+        timed_out: bool,
+    ) -> Result<Rc<WorkerCluster>, StreamEnd> {
+        let cluster = match cluster.is_retired() {
+            false => Some(cluster),
+            true => self.cx.shared.clusters.get(&cluster.cluster.name),
+        };
+        let Some(cluster) = cluster else { return Err(self.no_host_left()) };
+        self.set_cluster(Some(cluster.clone()));
+        let headers = self.envoy_headers();
+        let now = clock::now();
+        let info = &mut self.info.upstream;
+        (info.first_tx, info.last_tx, info.first_rx, info.first_rx_body, info.last_rx) =
+            (None, None, None, None, None);
+        self.gathered = None;
+        let Some(tries) = &self.tries else { return Ok(cluster) };
+        self.count_retry(tries);
+        self.gathered = tries.kept.parts();
+        let elapsed = self.info.request_complete.map(|since| now.saturating_duration_since(since));
+        tries.timeouts.write_headers(&mut self.request, elapsed.unwrap_or_default(), headers);
+        if let Some(route) = selected(self.table.as_ref(), self.matched) {
+            let host = route.virtual_host();
+            let headers = &mut self.request.headers;
+            if host.include_request_attempt_count {
+                let attempt = HeaderValue::from(self.info.upstream.attempts + 1);
+                headers.insert(&*X_ENVOY_ATTEMPT_COUNT, attempt);
+            }
+            if host.include_is_timeout_retry_header {
+                let value = HeaderValue::from_static(if timed_out { "true" } else { "false" });
+                headers.insert(&*X_ENVOY_IS_TIMEOUT_RETRY, value);
+            }
+        }
+        Ok(cluster)
+    }
+}
