@@ -21,5 +21,7 @@ pub mod ocsp;
 pub mod ports;
 pub mod process;
 pub mod tls;
+pub mod told;
+pub mod unveil;
 pub mod upstream;
 pub mod weather;

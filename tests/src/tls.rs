@@ -204,7 +204,7 @@ impl Identity {
         format!("{{certificate_chain: {}, private_key: {}}}", inline(&self.chain), inline(&self.key))
     }
 
-    fn parts(&self) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)> {
+    pub(crate) fn parts(&self) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)> {
         let chain = CertificateDer::pem_slice_iter(self.chain.as_bytes()).collect::<Result<_, _>>()?;
         Ok((chain, PrivateKeyDer::from_pem_slice(self.key.as_bytes())?))
     }

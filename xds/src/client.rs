@@ -7,6 +7,7 @@
 
 pub mod filesystem;
 pub mod grpc;
+mod moves;
 pub mod rest;
 pub mod service;
 

@@ -252,6 +252,7 @@ fn info() -> StreamInfo {
         local: address.clone(),
         direct_local: address,
         local_restored: false,
+        proxied: None,
         original_source: None,
         server_name: None,
         application_protocols: Vec::new(),

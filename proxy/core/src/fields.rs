@@ -44,7 +44,10 @@ pub const FIELDS: &[MessageFields] = &[
         "envoy.config.core.v3.Metadata",
         &[
             ("filter_metadata", Used),
-            ("typed_filter_metadata", Ignored("nothing that is available reads typed metadata")),
+            (
+                "typed_filter_metadata",
+                Ignored("none is read but `envoy.transport_sockets.proxy_protocol` of endpoints"),
+            ),
         ],
     ),
     (

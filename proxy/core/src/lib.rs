@@ -24,6 +24,7 @@ pub mod log_filter;
 pub mod matcher;
 pub mod metadata;
 pub mod names;
+pub mod proxy_protocol;
 pub mod response_flag;
 pub mod retry;
 pub mod runtime;

@@ -3,21 +3,29 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use prost_types::{Struct, Value};
+use prost_types::{Any, Struct, Value};
 use xds_api::envoy::config::core::v3 as proto;
 
 /// Metadata of a configured object, immutable and shared; none costs nothing.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Metadata(Option<Arc<BTreeMap<String, Struct>>>);
+pub struct Metadata(Option<Arc<Values>>);
+
+#[derive(Debug, PartialEq)]
+struct Values {
+    untyped: BTreeMap<String, Struct>,
+    typed: BTreeMap<String, Any>,
+}
 
 impl Metadata {
-    /// Takes the untyped part of `proto`.
+    /// Takes what `proto` says.
     pub fn new(proto: Option<&proto::Metadata>) -> Self {
-        let Some(proto) = proto.filter(|proto| !proto.filter_metadata.is_empty()) else {
-            return Self::default();
+        let says_something = |proto: &&proto::Metadata| {
+            !proto.filter_metadata.is_empty() || !proto.typed_filter_metadata.is_empty()
         };
-        let namespaces = proto.filter_metadata.iter();
-        Self(Some(Arc::new(namespaces.map(|(key, value)| (key.clone(), value.clone())).collect())))
+        let Some(proto) = proto.filter(says_something) else { return Self::default() };
+        let untyped = proto.filter_metadata.iter().map(|(key, value)| (key.clone(), value.clone()));
+        let typed = proto.typed_filter_metadata.iter().map(|(key, value)| (key.clone(), value.clone()));
+        Self(Some(Arc::new(Values { untyped: untyped.collect(), typed: typed.collect() })))
     }
 
     /// Whether there is none.
@@ -27,22 +35,25 @@ impl Metadata {
 
     /// Everything in `namespace`.
     pub fn namespace(&self, namespace: &str) -> Option<&Struct> {
-        self.0.as_ref()?.get(namespace)
+        self.0.as_ref()?.untyped.get(namespace)
     }
 
     /// The namespaces in it.
     pub fn namespaces(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().flat_map(|all| all.keys().map(String::as_str))
+        self.0.iter().flat_map(|all| all.untyped.keys().map(String::as_str))
     }
 
-    /// As the message that configuration has it in, without typed metadata.
+    /// The message in `namespace`.
+    pub fn typed(&self, namespace: &str) -> Option<&Any> {
+        self.0.as_ref()?.typed.get(namespace)
+    }
+
+    /// As the message that configuration has it in.
     pub fn to_proto(&self) -> proto::Metadata {
-        let filter_metadata = self
-            .0
-            .iter()
-            .flat_map(|all| all.iter().map(|(name, values)| (name.clone(), values.clone())))
-            .collect();
-        proto::Metadata { filter_metadata, ..proto::Metadata::default() }
+        let Some(values) = &self.0 else { return proto::Metadata::default() };
+        let untyped = values.untyped.iter().map(|(name, values)| (name.clone(), values.clone()));
+        let typed = values.typed.iter().map(|(name, value)| (name.clone(), value.clone()));
+        proto::Metadata { filter_metadata: untyped.collect(), typed_filter_metadata: typed.collect() }
     }
 
     /// The value at `path` inside `namespace`.

@@ -11,6 +11,7 @@ use crate::address::Address;
 use crate::filter_state::{FilterState, FilterStateValue};
 use crate::head::Protocol;
 use crate::metadata::{DynamicMetadata, Metadata};
+use crate::proxy_protocol::Tlv;
 use crate::response_flag::ResponseFlags;
 use crate::stream_error::Details;
 use crate::text::Text;
@@ -34,6 +35,8 @@ pub struct ConnectionInfo {
     pub direct_local: Address,
     /// Whether it is known that the client meant `local` (redirected, PROXY protocol); it may be the socket's address.
     pub local_restored: bool,
+    /// What is kept of the header of the PROXY protocol, if one came: the TLVs that hosts are told of.
+    pub proxied: Option<Arc<[Tlv]>>,
     /// Where connections to hosts come from on its behalf, if not from this host.
     pub original_source: Option<OriginalSource>,
     /// TLS ends here.
@@ -75,6 +78,7 @@ impl ConnectionInfo {
             direct_local: local.clone(),
             local,
             local_restored: false,
+            proxied: None,
             original_source: None,
             secure: false,
             tls: None,

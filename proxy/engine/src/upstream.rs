@@ -12,9 +12,11 @@ pub mod http_options;
 pub mod key_format;
 pub mod original_dst;
 pub mod pool;
+pub mod proxy_protocol;
 pub mod socket_options;
 pub(crate) mod stream;
 pub mod transport;
+pub mod transport_options;
 pub(crate) mod tunnel;
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ async fn secured<S>(socket: S, cluster: &Cluster, host: &Host, offer: Offer) -> 
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    match cluster.transport.of(|| host.metadata()) {
+    match &cluster.transport.of(|| host.metadata()).tls {
         Some(tls) => Ok(Box::new(tls.over(socket, host, offer).await.map_err(io::Error::other)?)),
         None => Ok(Box::new(socket)),
     }
@@ -65,7 +65,11 @@ impl Dial for Directory {
             };
             let offer = if version == Version::HTTP_2 { Offer::Http2 } else { Offer::Http1 };
             let connecting = async {
-                match connect(&address, cluster.connect_options(&address), None).await? {
+                let socket = connect(&address, cluster.connect_options(&address), None).await?;
+                if let Some(told) = &cluster.transport.of(|| host.metadata()).proxy_protocol {
+                    socket.write_all(&told.own_header(&socket)).await?;
+                }
+                match socket {
                     Socket::Tcp(tcp) => secured(tcp, &cluster, &host, offer).await,
                     Socket::Unix(unix) => secured(unix, &cluster, &host, offer).await,
                 }

@@ -4,9 +4,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use integration::client::{Client, End};
-use integration::config::HttpListener;
+use integration::config::{HttpListener, cluster, fill, listener_with_filters, port, tcp_proxy};
 use integration::expect::{SOON, eventually};
 use integration::http1::field;
+use integration::told::{Told, v2, words};
+use integration::upstream::Upstream;
 use tokio::time::sleep;
 
 use crate::rig::{Rig, Setup, size};
@@ -123,6 +125,52 @@ async fn p01_headers_that_are_nearly_right() -> Result<()> {
         ensure!(source.is_none() || source.as_deref() == Some("192.0.2.7:12345"), "{line:?}: {source:?}");
     }
     rig.passes("p01_headers_that_are_nearly_right").await
+}
+
+/// TLVs that are passed on to a host together with one that is added, around the most that a header holds: its length is always
+/// that of its octets, and the host reads the request after it.
+#[tokio::test]
+async fn p03_more_tlvs_than_a_header_holds() -> Result<()> {
+    let host = Upstream::start().await?;
+    let told = Told::before(host.addr()).await?;
+    let socket = "transport_socket:
+  name: pp
+  typed_config:
+    \"@type\": type.googleapis.com/envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport
+    config: {version: V2, pass_through_tlvs: {match_type: INCLUDE_ALL}, added_tlvs: [{type: 0xe9, value: YWRkZWQ=}]}
+    transport_socket: {name: raw, typed_config: {\"@type\": type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer}}
+";
+    let listener = listener_with_filters("told", &tcp_proxy("told", "cluster: told"));
+    let listener = listener
+        + "  listener_filters: [{name: pp, typed_config: {\"@type\": type.googleapis.com/envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol, pass_through_tlvs: {match_type: INCLUDE_ALL}}}]\n";
+    let mut rig = Setup::http("")
+        .listener(listener)
+        .cluster(fill(&cluster("told", "host", socket), [("host", port(told.addr()))]))
+        .cluster(cluster("up", "up", ""))
+        .start()
+        .await?;
+    // What is added takes 8 octets, the addresses 12.
+    let mut left_out = 0;
+    for (index, rest) in (32_762..=32_777_usize).enumerate() {
+        let (first, second) = (vec![b'a'; 32_740], vec![b'b'; rest]);
+        let source = format!("192.0.2.7:{}", 1_000 + index);
+        let header = v2(1, &source, "192.0.2.8:80", &[(1, &first), (2, &second)])?;
+        let mut client = Client::connect(rig.proxy.listener("told")?).await?;
+        rig.send(&mut client, &header).await?;
+        rig.send(&mut client, b"GET / HTTP/1.1\r\nhost: t\r\n\r\n").await?;
+        ensure!(client.response("GET", SOON).await?.head.status()? == 200);
+        let headers = told.headers();
+        ensure!(headers.len() == index + 1);
+        let words = words(headers.last().context("no header")?, &[])?;
+        ensure!(words.contains("233=\"added\" 1=32740 octets"), "{words}");
+        left_out += i64::from(!words.contains(&format!(" 2={rest} octets")));
+    }
+    ensure!(left_out == 8, "{left_out}");
+    let admin = rig.proxy.admin();
+    let counted = admin.stat("cluster.told.upstream.proxyprotocol.v2_tlvs_exceed_max_length").await?;
+    ensure!(counted == left_out, "{counted}");
+    ensure!(host.malformed().is_empty(), "{:?}", host.malformed());
+    rig.passes("p03_more_tlvs_than_a_header_holds").await
 }
 
 fn file_log(format: &str) -> String {

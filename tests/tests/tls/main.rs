@@ -2,11 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "what fails in a helper fails its test")]
 
+mod alpn;
 mod client_cert;
 mod downstream;
 mod key_log;
 mod ocsp;
 mod principals;
+mod proxy_protocol;
+mod request_names;
 mod rotation;
 mod secrets;
 mod spiffe;

@@ -6,23 +6,18 @@
 //!
 //! References: `envoy.config.core.v3.PathConfigSource`, `ConfigSource.path`; inotify(7).
 
-use std::ffi::{OsStr, OsString};
-use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures_core::future::BoxFuture;
 use prost::Message;
-use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
-use rustix::io::Errno;
 use tokio::io::AsyncReadExt;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use xds_api::envoy::config::core::v3::Node;
 use xds_api::envoy::service::discovery::v3::DiscoveryResponse;
 
+pub use super::moves::Watch;
 use super::{Client, Driver, Events, Incoming, Link, REQUEST_QUEUE, Transport};
 use crate::protocol::{Observer, Request, Response, Settings, Variant};
 use crate::resource::TypeUrl;
@@ -92,7 +87,7 @@ impl Transport for Files {
         let (config, parse) = (self.config.clone(), self.parse.clone());
         Box::pin(async move {
             let (requests, receiver) = mpsc::channel(REQUEST_QUEUE);
-            let watch = Watch::new(&config).map_err(|error| {
+            let watch = watch(&config).map_err(|error| {
                 let directory = config.watched_directory.as_deref().unwrap_or(&config.path).display();
                 format!("cannot watch {directory}: {error}")
             })?;
@@ -103,85 +98,13 @@ impl Transport for Files {
     }
 }
 
-/// Moves into directories.
-pub struct Watch {
-    inotify: AsyncFd<OwnedFd>,
-    /// The only name that counts; `None` if all do.
-    name: Option<OsString>,
-}
-
-impl Watch {
-    fn new(config: &FileConfig) -> std::io::Result<Self> {
-        match &config.watched_directory {
-            Some(directory) => Self::of([directory], None),
-            None => {
-                let parent = config.path.parent().filter(|parent| !parent.as_os_str().is_empty());
-                let name = config.path.file_name().map(OsStr::to_owned);
-                Self::of([parent.unwrap_or(Path::new("."))], name)
-            }
-        }
-    }
-
-    /// Of any move into one of these directories. Needs a tokio runtime.
-    ///
-    /// # Errors
-    /// One of them cannot be watched.
-    pub fn directories(directories: &[PathBuf]) -> std::io::Result<Self> {
-        Self::of(directories, None)
-    }
-
-    fn of(
-        directories: impl IntoIterator<Item = impl AsRef<Path>>,
-        name: Option<OsString>,
-    ) -> std::io::Result<Self> {
-        let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
-        for directory in directories {
-            inotify::add_watch(&inotify, directory.as_ref(), WatchFlags::MOVED_TO | WatchFlags::ONLYDIR)?;
-        }
-        #[expect(
-            deprecated,
-            reason = "unsound only for types whose descriptor changes; an OwnedFd keeps its own"
-        )]
-        let inotify = AsyncFd::new(inotify)?;
-        Ok(Self { inotify, name })
-    }
-
-    /// Waits for a move that counts. Cancel-safe: events are read and judged without waiting.
-    ///
-    /// # Errors
-    /// A directory is gone.
-    pub async fn moved(&self) -> std::io::Result<()> {
-        loop {
-            let mut guard = self.inotify.readable().await?;
-            let outcome = guard.try_io(|inotify| self.read_events(inotify.get_ref()));
-            if let Ok(counts) = outcome
-                && counts?
-            {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Reads all events there are; whether one counts. `WouldBlock` if there were none.
-    fn read_events(&self, inotify: &OwnedFd) -> std::io::Result<bool> {
-        let mut buffer = [MaybeUninit::uninit(); 4096];
-        let mut reader = inotify::Reader::new(inotify, &mut buffer);
-        let (mut any, mut counts) = (false, false);
-        loop {
-            match reader.next() {
-                Ok(event) => {
-                    any = true;
-                    if event.events().contains(ReadFlags::IGNORED) {
-                        return Err(std::io::Error::other("the directory is gone"));
-                    }
-                    let name = event.file_name().map(|name| OsStr::from_bytes(name.to_bytes()));
-                    counts |= event.events().contains(ReadFlags::QUEUE_OVERFLOW)
-                        || self.name.is_none()
-                        || name == self.name.as_deref();
-                }
-                Err(Errno::AGAIN) if any => return Ok(counts),
-                Err(error) => return Err(error.into()),
-            }
+/// The moves that count for a file.
+fn watch(config: &FileConfig) -> std::io::Result<Watch> {
+    match &config.watched_directory {
+        Some(directory) => Watch::directories(&[directory]),
+        None => {
+            let parent = config.path.parent().filter(|parent| !parent.as_os_str().is_empty());
+            Watch::name(parent.unwrap_or(Path::new(".")), config.path.file_name().map(OsStr::to_owned))
         }
     }
 }

@@ -92,6 +92,8 @@ pub struct ConnectionManager {
     pub underscores: Underscores,
     /// Access logs.
     pub access_logs: Vec<Arc<dyn AccessLog>>,
+    /// Hosts may be told of clients that no proxy told of (`add_proxy_protocol_connection_state`).
+    pub tells_of_clients: bool,
     /// Take the peer's address for the client's and append it to `x-forwarded-for`.
     pub use_remote_address: bool,
     /// Trusted proxies in front.
@@ -477,6 +479,7 @@ impl ConnectionManager {
             max_headers_count: common.max_headers_count.unwrap_or(100) as usize,
             underscores,
             access_logs: access_logs?,
+            tells_of_clients: proto.add_proxy_protocol_connection_state.unwrap_or(true),
             use_remote_address: proto.use_remote_address.unwrap_or(false),
             xff_num_trusted_hops: proto.xff_num_trusted_hops as usize,
             skip_xff_append: proto.skip_xff_append,

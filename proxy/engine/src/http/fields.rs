@@ -72,10 +72,7 @@ pub const FIELDS: &[MessageFields] = &[
             ("typed_header_validation_config", Rejected("header validators are not available")),
             ("append_x_forwarded_port", Used),
             ("append_local_overload", Ignored("there are no overload actions to tell of")),
-            (
-                "add_proxy_protocol_connection_state",
-                Ignored("read by the PROXY protocol transport socket only, which is refused"),
-            ),
+            ("add_proxy_protocol_connection_state", Used),
             ("forward_proto_config", Used),
             ("record_route_resolution_stats", Rejected("not available yet")),
         ],

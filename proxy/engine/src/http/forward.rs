@@ -39,8 +39,10 @@ use crate::router::route::Action;
 use crate::router::timeouts::ExpectedTimeout;
 use crate::upstream::circuit_breaker::BreakerPriority;
 use crate::upstream::cluster::Cluster;
-use crate::upstream::pool::{HostPool, NoHost, PickAgain, RequestGuard, WorkerCluster};
+use crate::upstream::http_options::Carriage;
+use crate::upstream::pool::{HostPool, Lease, NoHost, PickAgain, RequestGuard, WorkerCluster};
 use crate::upstream::stream::Upstream;
+use crate::upstream::transport_options::{Client, TransportOptions};
 use crate::upstream::tunnel::Tunnel;
 
 /// What requests ask of the router about retries.
@@ -172,10 +174,6 @@ impl Stream<'_> {
         self.check_strictly()?;
         let priority = self.prepare(&cluster);
         let hash = self.hash(&cluster.cluster);
-        if self.cx.manager.scheme_match_upstream {
-            // No connection to a host is secured.
-            self.request.scheme = Scheme::Http;
-        }
         let mut sends = 1;
         let mut sending = Sending::First;
         loop {
@@ -398,6 +396,7 @@ impl Stream<'_> {
         }
         info.upstream.attempts = 1;
         route.finalize_request(request, info, headers);
+        self.server_name = cluster.cluster.http.names.as_ref().map(|names| names.of(request));
         let priority = match route.action() {
             Action::Forward(forward) if forward.priority == Priority::High => BreakerPriority::High,
             _ => BreakerPriority::Default,
@@ -484,7 +483,12 @@ impl Stream<'_> {
         self.rewrite_host(&host.hostname);
         self.in_flight = None;
         self.info.upstream.transport_failure = None;
-        let Some(pool) = cluster.pool(&host, &self.cx.info, priority) else {
+        if self.cx.manager.scheme_match_upstream {
+            let is_secured = cluster.cluster.transport.of(|| host.metadata()).tls.is_some();
+            self.request.scheme = if is_secured { Scheme::Https } else { Scheme::Http };
+        }
+        let options = self.transport_options(&cluster.cluster);
+        let Some(pool) = cluster.pool(&host, &self.cx.info, options.as_ref(), priority) else {
             self.info.upstream.host = None;
             return Err(Unavailable::End(self.no_host(NoHost::Unavailable)));
         };
@@ -495,8 +499,9 @@ impl Stream<'_> {
             passed.map_err(Unavailable::End)?;
         }
         if cluster.cluster.balancing.preconnect.predictive > 1.0 && !self.is_connect_terminated() {
-            let is_http2 = cluster.cluster.http.protocol.is_http2(down.protocol());
-            cluster.preconnect(&mut self.cx.shared.random.borrow_mut(), &self.cx.info, priority, is_http2);
+            let carriage = cluster.cluster.http.protocol.carriage(down.protocol());
+            let random = &mut self.cx.shared.random.borrow_mut();
+            cluster.preconnect(random, &self.cx.info, options.as_ref(), priority, carriage);
         }
         let up = self.checkout(down, timer, &pool, priority, fresh).await;
         self.info.upstream.pool_ready = Some(clock::now());
@@ -529,6 +534,18 @@ impl Stream<'_> {
     /// The answer where the cluster is gone when the request is to be sent again.
     pub(super) fn no_host_left(&mut self) -> StreamEnd {
         self.no_host(NoHost::Unavailable)
+    }
+
+    /// What the connection must be like, if that is more than a connection to the host.
+    fn transport_options(&self, cluster: &Cluster) -> Option<TransportOptions> {
+        let named = cluster.http.names.as_ref().zip(self.server_name.as_ref());
+        let named = named.map(|(names, name)| names.options(name));
+        if !cluster.transport.tells_of_clients() {
+            return named;
+        }
+        let is_told = self.cx.manager.tells_of_clients || self.cx.info.proxied.is_some();
+        let client = is_told.then(|| Client::of(&self.cx.info));
+        Some(TransportOptions { client, ..named.unwrap_or_default() })
     }
 
     /// The answer where there is no host, or none that may be asked.
@@ -584,8 +601,8 @@ impl Stream<'_> {
         fresh: bool,
     ) -> Result<Upstream, Unavailable> {
         let is_tcp = self.is_connect_terminated();
-        let is_http2 = pool.cluster.http.protocol.is_http2(down.protocol());
-        if !is_http2
+        let carriage = pool.cluster.http.protocol.carriage(down.protocol());
+        if carriage == Carriage::Http1
             && !is_tcp
             && !fresh
             && let Some(lease) = pool.idle_http1(priority)
@@ -596,14 +613,21 @@ impl Stream<'_> {
         let opening = async {
             if is_tcp {
                 pool.open_tcp(priority).await.map(|socket| Upstream::Tunnel(Box::new(Tunnel::new(socket))))
-            } else if is_http2 {
-                let lease = pool.open_http2(priority).await?;
-                if is_upgrade {
-                    lease.await_extended_connect().await;
-                }
-                Ok(Upstream::Http2(lease))
             } else {
-                pool.open_http1(priority).await.map(Upstream::Http1)
+                let lease = match carriage {
+                    Carriage::Http1 => Lease::Http1(pool.open_http1(priority).await?),
+                    Carriage::Http2 => Lease::Http2(pool.open_http2(priority).await?),
+                    Carriage::Either => pool.open_either(priority, fresh).await?,
+                };
+                match lease {
+                    Lease::Http1(lease) => Ok(Upstream::Http1(lease)),
+                    Lease::Http2(lease) => {
+                        if is_upgrade {
+                            lease.await_extended_connect().await;
+                        }
+                        Ok(Upstream::Http2(lease))
+                    }
+                }
             }
         };
         let mut opening = pin!(opening);

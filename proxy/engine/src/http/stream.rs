@@ -111,6 +111,8 @@ pub(crate) struct Stream<'c> {
     /// The route's timeout, once there is one.
     pub(crate) route_timeout: Option<Duration>,
     pub(crate) clear_route: bool,
+    /// What a TLS server is asked for or held to, if the request says so.
+    pub(crate) server_name: Option<Text>,
     /// The authority before a host's name took its place.
     pub(crate) asked_authority: Option<Text>,
     /// Cookies that the client is given, so that its next request goes where this one did.
@@ -260,6 +262,7 @@ impl<'c> Stream<'c> {
             virtual_cluster: None,
             route_timeout: None,
             clear_route: false,
+            server_name: None,
             asked_authority: None,
             set_cookies: None,
             tries: None,

@@ -5,6 +5,7 @@ use proxy_core::address::Address;
 use rustix::net::{SendFlags, send};
 use rustix::pipe::{SpliceFlags, splice};
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
@@ -116,6 +117,30 @@ impl Socket {
         }
     }
 
+    /// Writes all of `bytes`. Has no deadline of its own; cancelled, some of them may have left.
+    pub async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match self.try_write(&[IoSlice::new(bytes)]) {
+                Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    poll_fn(|cx| self.poll_write_ready(cx)).await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Address of this end.
+    pub fn local_address(&self) -> io::Result<Address> {
+        each_socket!(self, socket => super::socket::local_address(socket))
+    }
+
+    /// Address of the other end.
+    pub fn peer_address(&self) -> io::Result<Address> {
+        each_socket!(self, socket => super::socket::peer_address(socket))
+    }
+
     /// Says that nothing more will be sent.
     pub fn shutdown_write(&self) -> io::Result<()> {
         each_socket!(self, socket => super::socket::shutdown_write(socket))
@@ -178,7 +203,7 @@ impl Connection {
 
     /// Address of this end.
     pub fn local_address(&self) -> io::Result<Address> {
-        each!(self, socket => super::socket::local_address(socket))
+        self.socket.local_address()
     }
 
     /// The socket beneath.

@@ -52,6 +52,8 @@ struct Delivery {
     sds: Shared<SdsStats>,
     since: SystemTime,
     current: Option<Held>,
+    /// What came first, and was rejected because files that it names cannot be read yet.
+    awaited: Option<(Resource, proto::Secret)>,
     /// An answer came, or will not come.
     settled: bool,
     /// Under which number its files are watched.
@@ -275,6 +277,7 @@ impl Store {
                             sds: scope.shared(),
                             since: self.now,
                             current: None,
+                            awaited: None,
                             settled: false,
                             watch: None,
                         }
@@ -334,12 +337,20 @@ impl Store {
             if proto.name != delivered.name {
                 return Err(format!("Unexpected SDS secret (expecting {}): {}", delivered.name, proto.name));
             }
-            let read = read_files(&proto)?;
+            let mut resource = self.resource(delivered);
+            resource.version.clone_from(&delivered.version);
+            let read = match read_files(&proto) {
+                Ok(read) => read,
+                Err(reason) => {
+                    self.await_files(&key, resource, proto);
+                    return Err(reason);
+                }
+            };
             let secret = self.renew(&key, &read)?;
-            let resource = self.resource(delivered);
             self.watch(&key, &proto);
             if let Some(delivery) = self.secrets.delivered.get_mut(&key) {
                 delivery.current = Some(Held { resource, proto, read, secret });
+                delivery.awaited = None;
             }
         }
         let now = self.now;
@@ -401,19 +412,55 @@ impl Store {
         }
     }
 
+    /// The first that came of a secret names files that are not there yet: it counts once they are, unless another comes.
+    fn await_files(&mut self, key: &Key, resource: Resource, proto: proto::Secret) {
+        if self.secrets.delivered.get(key).is_none_or(|delivery| delivery.current.is_some()) {
+            return;
+        }
+        self.watch(key, &proto);
+        if let Some(delivery) = self.secrets.delivered.get_mut(key) {
+            delivery.awaited = Some((resource, proto));
+        }
+    }
+
     /// Something was moved to where the files are that are watched under `id`.
     pub fn files_changed(&mut self, id: u64) -> Vec<Effect> {
         let mut delivered = self.secrets.delivered.iter();
         let found = delivered.find(|(_, delivery)| delivery.watch == Some(id));
-        if let Some((key, Delivery { current: Some(held), .. })) = found {
-            let key = key.clone();
-            let read = read_files(&held.proto);
-            if read.as_ref() != Ok(&held.read) {
-                let renewed = read.and_then(|read| Ok((self.renew(&key, &read)?, read)));
-                self.rotated(&key, renewed);
+        match found.map(|(key, delivery)| (key.clone(), delivery)) {
+            Some((key, Delivery { current: Some(held), .. })) => {
+                let read = read_files(&held.proto);
+                if read.as_ref() != Ok(&held.read) {
+                    let renewed = read.and_then(|read| Ok((self.renew(&key, &read)?, read)));
+                    self.rotated(&key, renewed);
+                }
             }
+            Some((key, Delivery { awaited: Some((_, proto)), .. })) => {
+                // (That they are not there was said when it came.)
+                if let Ok(read) = read_files(proto) {
+                    let renewed = self.renew(&key, &read).map(|secret| (secret, read));
+                    self.arrived(&key, renewed);
+                }
+            }
+            Some((_, Delivery { current: None, awaited: None, .. })) | None => {}
         }
         self.finish()
+    }
+
+    /// The files of a secret that waited for them can be read.
+    fn arrived(&mut self, key: &Key, renewed: Result<(Arc<Secret>, proto::Secret), String>) {
+        let Some(delivery) = self.secrets.delivered.get_mut(key) else { return };
+        match (renewed, delivery.awaited.take()) {
+            (Ok((secret, read)), Some((resource, proto))) => {
+                delivery.current = Some(Held { resource, proto, read, secret });
+            }
+            (renewed, awaited) => {
+                delivery.awaited = awaited;
+                if renewed.is_err() {
+                    self.rotated(key, renewed);
+                }
+            }
+        }
     }
 
     fn rotated(&mut self, key: &Key, renewed: Result<(Arc<Secret>, proto::Secret), String>) {

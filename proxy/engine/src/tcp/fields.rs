@@ -32,7 +32,7 @@ pub const FIELDS: &[MessageFields] = &[
             ("access_log_flush_interval", Used),
             ("flush_access_log_on_connected", Used),
             ("access_log_options", Used),
-            ("proxy_protocol_tlvs", Rejected("the PROXY protocol towards upstreams is not available")),
+            ("proxy_protocol_tlvs", Rejected("TLVs are added by the transport socket of the cluster")),
             (
                 "proxy_protocol_tlv_merge_policy",
                 Ignored("concerns proxy_protocol_tlvs only, which are refused"),

@@ -32,6 +32,7 @@ use crate::net::connection::Connection;
 use crate::net::gate::Gate;
 use crate::upstream::circuit_breaker::{BreakerPriority, Resource};
 use crate::upstream::pool::{ConnectedSocket, RequestGuard, WorkerCluster};
+use crate::upstream::transport_options::{Client, TransportOptions};
 
 /// Key of the filter state whose value names the cluster in place of the configuration.
 const CLUSTER_STATE: &str = "envoy.tcp_proxy.cluster";
@@ -103,7 +104,7 @@ impl TcpProxy {
             cx.reject_if(
                 !proto.proxy_protocol_tlvs.is_empty(),
                 "proxy_protocol_tlvs",
-                "the PROXY protocol towards upstreams is not available",
+                "TLVs are added by the transport socket of the cluster",
             ),
             cx.reject_if(proto.backoff_options.is_some(), "backoff_options", "is not available"),
             cx.reject_if(
@@ -284,7 +285,13 @@ impl TcpProxy {
         info.upstream.attempts += 1;
         info.upstream.host = Some(host.clone());
         info.upstream.attempted.push(host.clone());
-        let opened = cluster.tcp_pool(&host, &info.connection).open_tcp(BreakerPriority::Default).await;
+        let is_told = cluster.cluster.transport.tells_of_clients();
+        let options = is_told.then(|| TransportOptions {
+            client: Some(Client::of(&info.connection)),
+            ..TransportOptions::default()
+        });
+        let pool = cluster.tcp_pool(&host, &info.connection, options.as_ref());
+        let opened = pool.open_tcp(BreakerPriority::Default).await;
         info.upstream.pool_ready = Some(Instant::now());
         match opened {
             Ok(connected) => {

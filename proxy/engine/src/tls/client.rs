@@ -3,13 +3,15 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwapOption;
+use hashbrown::HashMap;
 use proxy_core::config::{BuildCx, Rejected};
 use proxy_core::extension::decode;
 use proxy_core::stats::groups::{SslFactoryStats, SslStats};
 use proxy_core::stats::{Cells, OneOff, Scope, SharedGauge};
+use proxy_core::text::Text;
 use proxy_core::tls::TlsInfo;
 use proxy_core::upstream::Host;
 use rustls::client::Resumption;
@@ -25,7 +27,7 @@ use super::common::{Common, Material, expirations};
 use super::identity::Identity;
 use super::key_log::Ends;
 use super::secret::{Need, Secret};
-use super::verify::{Judge, Verifier};
+use super::verify::{Judge, JudgeOfHosts, Verifier};
 use super::{Prepared, Supplied, session};
 use crate::net::connection::Connection;
 use crate::net::secure::Secure;
@@ -60,14 +62,38 @@ pub struct ClientContext {
     pub identity: Option<Identity>,
     verifier: Option<Arc<Verifier>>,
     judge: Arc<Judge>,
+    /// Those who hold certificates to a name besides: sessions are resumed only under the one that they began with.
+    of_names: Mutex<HashMap<Text, Arc<JudgeOfHosts>>>,
     _expirations: Vec<OneOff<SharedGauge>>,
 }
 
 impl ClientContext {
     /// Holds the host of a session that is resumed to what others are held to.
-    fn judge_resumed(&self, session: &rustls::CommonState, name: &ServerName<'_>) -> io::Result<()> {
-        let judged = self.judge.judge_resumed(session, name);
+    fn judge_resumed(
+        &self,
+        session: &rustls::CommonState,
+        name: &ServerName<'_>,
+        subject_name: Option<&Text>,
+    ) -> io::Result<()> {
+        let judged = self.judge.judge_resumed(session, name, subject_name);
         judged.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    }
+
+    /// What a connection shakes hands with.
+    fn judged(&self, config: &Arc<ClientConfig>, asked: Asked<'_>) -> Arc<ClientConfig> {
+        let Some(name) = asked.subject_name else { return config.clone() };
+        let mut config = ClientConfig::clone(config);
+        config.dangerous().set_certificate_verifier(self.judge_of(name));
+        Arc::new(config)
+    }
+
+    fn judge_of(&self, name: &Text) -> Arc<JudgeOfHosts> {
+        let mut judges = self.of_names.lock().unwrap_or_else(PoisonError::into_inner);
+        if judges.len() >= MAX_NAMES && !judges.contains_key(name) {
+            judges.clear();
+        }
+        let judge = || Arc::new(JudgeOfHosts { judge: self.judge.clone(), subject_name: Some(name.clone()) });
+        judges.entry(name.clone()).or_insert_with(judge).clone()
     }
 }
 
@@ -86,12 +112,32 @@ pub enum Offer {
     Http1,
     /// HTTP/2
     Http2,
+    /// HTTP/2, or else HTTP/1.1.
+    Either,
+}
+
+/// What one connection is for.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// What it offers.
+    pub offer: Offer,
+    /// What it asks for in place of what the context says.
+    pub server_name: Option<&'a Text>,
+    /// What the certificate must be for besides.
+    pub subject_name: Option<&'a Text>,
+}
+
+impl From<Offer> for Asked<'_> {
+    fn from(offer: Offer) -> Self {
+        Self { offer, server_name: None, subject_name: None }
+    }
 }
 
 struct Configs {
     nothing: Arc<ClientConfig>,
     http1: Arc<ClientConfig>,
     http2: Arc<ClientConfig>,
+    either: Arc<ClientConfig>,
 }
 
 impl Configs {
@@ -104,7 +150,12 @@ impl Configs {
             };
             Arc::new(config)
         };
-        Self { nothing: with(&[]), http1: with(&[b"http/1.1"]), http2: with(&[b"h2"]) }
+        Self {
+            nothing: with(&[]),
+            http1: with(&[b"http/1.1"]),
+            http2: with(&[b"h2"]),
+            either: with(&[b"h2", b"http/1.1"]),
+        }
     }
 
     fn of(&self, offer: Offer) -> &Arc<ClientConfig> {
@@ -112,6 +163,7 @@ impl Configs {
             Offer::Nothing => &self.nothing,
             Offer::Http1 => &self.http1,
             Offer::Http2 => &self.http2,
+            Offer::Either => &self.either,
         }
     }
 }
@@ -175,7 +227,10 @@ impl ClientTls {
             .with_protocol_versions(&params.versions)
             .map_err(|error| cx.reject(error.to_string()))?
             .dangerous()
-            .with_custom_certificate_verifier(judge.clone());
+            .with_custom_certificate_verifier(Arc::new(JudgeOfHosts {
+                judge: judge.clone(),
+                subject_name: None,
+            }));
         let mut config = match &identity {
             Some(identity) => builder.with_client_cert_resolver(identity.resolver()),
             None => builder.with_no_client_auth(),
@@ -190,7 +245,8 @@ impl ClientTls {
             Configs::new(&logging, &self.common.alpn)
         });
         let configs = Configs::new(&config, &self.common.alpn);
-        Ok(ClientContext { configs, logging, identity, verifier, judge, _expirations: gauges })
+        let of_names = Mutex::default();
+        Ok(ClientContext { configs, logging, identity, verifier, judge, of_names, _expirations: gauges })
     }
 
     /// Does the handshake with `host`; `connection` carries the session from then on. Has no deadline of its own.
@@ -200,24 +256,24 @@ impl ClientTls {
         &self,
         connection: &mut Connection,
         host: &Host,
-        offer: Offer,
+        wanted: Asked<'_>,
     ) -> Result<TlsInfo, String> {
         let context = self.ready()?;
-        let name = self.name(host);
+        let name = self.name(host, wanted.server_name)?;
         let asked = match &name {
             ServerName::DnsName(name) => Some(name.as_ref().to_owned()),
             _ => None,
         };
         let local = connection.local_address().ok().and_then(|local| local.ip());
-        let config = self.config(&context, offer, Ends { local, remote: host.address.ip() });
-        let session = ClientConnection::new(config.clone(), name.clone())
+        let config = self.config(&context, wanted.offer, Ends { local, remote: host.address.ip() });
+        let session = ClientConnection::new(context.judged(config, wanted), name.clone())
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error));
         let shaken = match session {
             Ok(session) => {
                 let secure = Secure::new(session, self.stats.clone());
                 let shaken = poll_fn(|cx| secure.poll_handshake(connection.socket(), cx)).await;
                 shaken.and_then(|()| {
-                    secure.with(|session| context.judge_resumed(session, &name))?;
+                    secure.with(|session| context.judge_resumed(session, &name, wanted.subject_name))?;
                     Ok(secure)
                 })
             }
@@ -242,9 +298,9 @@ impl ClientTls {
         let context = self.ready()?;
         let ends = Ends { local: None, remote: host.address.ip() };
         let connector = TlsConnector::from(self.config(&context, offer, ends).clone());
-        let name = self.name(host);
+        let name = self.name(host, None)?;
         let stream = connector.connect(name.clone(), socket).await.and_then(|stream| {
-            context.judge_resumed(stream.get_ref().1, &name)?;
+            context.judge_resumed(stream.get_ref().1, &name, None)?;
             Ok(stream)
         });
         let stream = stream.map_err(|error| self.failed(&error))?;
@@ -274,11 +330,18 @@ impl ClientTls {
     }
 
     /// Whom a session is with. Where no name is asked for it is the address, which is not sent.
-    fn name(&self, host: &Host) -> ServerName<'static> {
+    ///
+    /// # Errors
+    /// The name that is wanted is none that can be asked for.
+    fn name(&self, host: &Host, wanted: Option<&Text>) -> Result<ServerName<'static>, String> {
+        if let Some(wanted) = wanted {
+            let name = ServerName::try_from(wanted.to_string());
+            return name.map_err(|_| format!("'{wanted}' is no name of a server"));
+        }
         let named = || ServerName::try_from(host.hostname.to_string()).ok();
         let of_host = if self.auto_host_sni && !host.hostname.is_empty() { named() } else { None };
         let ip = || host.address.ip().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
-        of_host.or_else(|| self.sni.clone()).unwrap_or_else(|| ServerName::IpAddress(ip().into()))
+        Ok(of_host.or_else(|| self.sni.clone()).unwrap_or_else(|| ServerName::IpAddress(ip().into())))
     }
 }
 
@@ -307,6 +370,8 @@ impl ClientContext {
 /// Sessions that are kept at least and at most: they are kept by host, of which a cluster has several.
 const MIN_SESSIONS: usize = 64;
 const MAX_SESSIONS: usize = 4096;
+/// Names of requests that are kept, so that sessions are resumed.
+const MAX_NAMES: usize = 1024;
 
 fn server_name(sni: &str, cx: &mut BuildCx<'_>) -> Result<Option<ServerName<'static>>, Rejected> {
     if sni.is_empty() {

@@ -7,7 +7,6 @@
 //! Source: `envoy/extensions/transport_sockets/tls/v3/secret.proto`, `docs/root/configuration/security/secret.rst`.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -19,6 +18,7 @@ use xds_api::envoy::extensions::transport_sockets::tls::v3 as proto;
 use xds_api::envoy::extensions::transport_sockets::tls::v3::secret::Type;
 
 use super::identity::Identity;
+use super::source::read_file;
 use super::ticket::TicketKeys;
 use super::verify::Trusted;
 
@@ -184,7 +184,7 @@ pub fn read_files(secret: &proto::Secret) -> Result<proto::Secret, String> {
     let mut read = secret.clone();
     for source in sources(&mut read).0 {
         if let Some(Specifier::Filename(path)) = &source.specifier {
-            let bytes = fs::read(path).map_err(|error| format!("unable to read file: {path}: {error}"))?;
+            let bytes = read_file(path).map_err(|error| format!("unable to read file: {path}: {error}"))?;
             source.specifier = Some(Specifier::InlineBytes(bytes));
         }
     }

@@ -26,7 +26,7 @@ use super::identity::{Identity, Selector};
 use super::key_log::Ends;
 use super::secret::{Need, Secret, SecretKind};
 use super::ticket::{TicketKeys, Tickets};
-use super::verify::{Judge, Verifier};
+use super::verify::{Judge, Verifier, sha256};
 use super::{Prepared, Supplied, session};
 use crate::net::connection::Connection;
 
@@ -202,7 +202,9 @@ impl ServerTls {
         };
         if *stateless {
             config.ticketer = match ticket_keys {
-                Some(keys) => Arc::new(Tickets { keys: keys.clone(), context: judge.fingerprint() }),
+                Some(keys) => {
+                    Arc::new(Tickets { keys: keys.clone(), context: session_context(&judge, &identities) })
+                }
                 None => Ticketer::new().map_err(|error| failed(&error, cx))?,
             };
         } else if !*stateful {
@@ -276,4 +278,18 @@ impl ServerContext {
     pub fn verifier(&self) -> Option<&Verifier> {
         self.judge.verifier.as_deref()
     }
+}
+
+/// What a session is bound to, as in Envoy: the names that the certificates have, whatever their keys, and what is asked of clients.
+fn session_context(judge: &Judge, identities: &[Identity]) -> [u8; 32] {
+    let mut all = judge.fingerprint().to_vec();
+    for Identity { certificate, .. } in identities {
+        let names = certificate.sans.iter().map(|san| san.value.as_str());
+        for name in [&*certificate.subject, &*certificate.issuer].into_iter().chain(names) {
+            all.extend_from_slice(&(name.len() as u64).to_be_bytes());
+            all.extend_from_slice(name.as_bytes());
+        }
+        all.push(0xff);
+    }
+    sha256(&all)
 }

@@ -1,6 +1,7 @@
 //! Data sources of certificates and keys. What they hold is never part of an error.
 
-use std::fs;
+use std::fs::File;
+use std::io::{self, Read as _};
 
 use proxy_core::config::{BuildCx, Rejected};
 use xds_api::envoy::config::core::v3::DataSource;
@@ -10,6 +11,19 @@ use xds_api::envoy::config::core::v3::data_source::Specifier;
 pub(super) struct Content {
     pub(super) bytes: Vec<u8>,
     pub(super) name: String,
+}
+
+/// Octets of a file of certificates or keys at most: a bundle of all public authorities has a quarter of a million.
+const MAX_FILE: u64 = 16 << 20;
+
+/// What is in a file, unless that is far more than certificates or keys are.
+pub(super) fn read_file(path: &str) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+    match bytes.len() as u64 > MAX_FILE {
+        true => Err(io::Error::other(format!("it has more than {MAX_FILE} octets"))),
+        false => Ok(bytes),
+    }
 }
 
 /// Reads a source; empty if it is not set.
@@ -25,7 +39,7 @@ pub(super) fn read(source: Option<&DataSource>, cx: &mut BuildCx<'_>) -> Result<
             Ok(value) => inline(value.as_bytes()),
             Err(_) => return Err(cx.reject(format!("Environment variable doesn't exist: {name}"))),
         },
-        Some(Specifier::Filename(path)) => match fs::read(path) {
+        Some(Specifier::Filename(path)) => match read_file(path) {
             Ok(bytes) => Content { bytes, name: path.clone() },
             Err(error) => return Err(cx.reject(format!("unable to read file: {path}: {error}"))),
         },

@@ -1,14 +1,15 @@
 //! Tickets of sessions under keys of one's own (`TlsSessionTicketKeys`), so that several proxies resume each other's sessions.
 //!
 //! As in Envoy a key is 80 octets, the first one of a list seals, and all of them open. What is sealed is ours: AES-256-GCM-SIV,
-//! with the name of the key in front. A ticket opens only where the same is asked of clients as where it was sealed: who shares the keys
-//! among listeners does not share what those let in.
+//! with the name of the key in front. A ticket opens only where clients are shown certificates of the same names, and asked for the same, as
+//! where it was sealed: who shares the keys among listeners does not share what those let in. It ends when it says, whoever has it.
 
 use std::sync::Arc;
 
 use aws_lc_rs::aead::{AES_256_GCM_SIV, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::hmac;
 use proxy_core::config::{BuildCx, Rejected};
+use rustls::pki_types::UnixTime;
 use rustls::server::ProducesTickets;
 use xds_api::envoy::extensions::transport_sockets::tls::v3::TlsSessionTicketKeys;
 
@@ -69,11 +70,27 @@ impl Key {
 #[derive(Debug)]
 pub(super) struct Tickets {
     pub(super) keys: Arc<TicketKeys>,
-    /// What is asked of clients there.
+    /// What is shown to clients there, and asked of them.
     pub(super) context: [u8; 32],
 }
 
+/// Octets of the moment at which a ticket was sealed, in front of the session.
+const SEALED: usize = 8;
+
 impl Tickets {
+    /// Seconds since 1970.
+    fn now() -> u64 {
+        UnixTime::now().as_secs()
+    }
+
+    /// The session in what was opened, while it may be resumed.
+    fn fresh(mut opened: Vec<u8>, now: u64) -> Option<Vec<u8>> {
+        let sealed = u64::from_be_bytes(*opened.first_chunk::<SEALED>()?);
+        // (A clock elsewhere may be ahead.)
+        let is_fresh = now.saturating_sub(sealed) < u64::from(LIFETIME);
+        is_fresh.then(|| opened.split_off(SEALED))
+    }
+
     fn aad(&self, name: &[u8; NAME]) -> Aad<Vec<u8>> {
         Aad::from([&name[..], &self.context].concat())
     }
@@ -92,7 +109,7 @@ impl ProducesTickets for Tickets {
         let key = self.keys.0.first()?;
         let mut nonce = [0; NONCE_LEN];
         aws_lc_rs::rand::fill(&mut nonce).ok()?;
-        let mut sealed = plain.to_vec();
+        let mut sealed = [&Self::now().to_be_bytes()[..], plain].concat();
         let unique = Nonce::assume_unique_for_key(nonce);
         key.key.seal_in_place_append_tag(unique, self.aad(&key.name), &mut sealed).ok()?;
         Some([&key.name[..], &nonce, &sealed].concat())
@@ -110,7 +127,7 @@ impl ProducesTickets for Tickets {
             Some(key.key.open_in_place(nonce, self.aad(name), &mut opened).ok()?.len())
         })?;
         opened.truncate(count);
-        Some(opened)
+        Self::fresh(opened, Self::now())
     }
 }
 
@@ -132,6 +149,16 @@ mod tests {
         assert_eq!(tickets(&[2, 1], 0).decrypt(&sealed).as_deref(), Some(&b"session"[..]));
         assert_eq!(tickets(&[2, 3], 0).decrypt(&sealed), None);
         assert_eq!(tickets(&[1], 1).decrypt(&sealed), None, "what is asked of clients differs");
+    }
+
+    #[test]
+    fn a_ticket_ends() {
+        let opened = |sealed: u64| [&sealed.to_be_bytes()[..], b"session"].concat();
+        let end = 1_000 + u64::from(LIFETIME);
+        assert_eq!(Tickets::fresh(opened(1_000), end - 1).as_deref(), Some(&b"session"[..]));
+        assert_eq!(Tickets::fresh(opened(1_000), end), None);
+        assert_eq!(Tickets::fresh(opened(1_000), 990).as_deref(), Some(&b"session"[..]));
+        assert_eq!(Tickets::fresh(b"short".to_vec(), 0), None);
     }
 
     #[test]

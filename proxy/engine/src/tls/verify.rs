@@ -30,7 +30,7 @@ use self::names::{names, sans};
 use self::spiffe::TrustDomains;
 use self::trusted::{RevocationList, crls};
 
-pub(super) use self::judge::Judge;
+pub(super) use self::judge::{Judge, JudgeOfHosts};
 pub use self::refusal::Refusal;
 pub(super) use self::trusted::Trusted;
 
@@ -219,7 +219,7 @@ impl Verifier {
     }
 }
 
-fn sha256(bytes: &[u8]) -> [u8; 32] {
+pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {
     let mut sum = [0; 32];
     sum.copy_from_slice(digest(&SHA256, bytes).as_ref());
     sum

@@ -27,7 +27,8 @@ use proxy_core::upstream::Host;
 
 use super::circuit_breaker::BreakerPriority;
 use super::cluster::Cluster;
-use super::pool::{Clusters, HostPool, RequestGuard, WorkerCluster};
+use super::http_options::Carriage;
+use super::pool::{Clusters, HostPool, Lease, RequestGuard, WorkerCluster};
 use super::stream::Upstream;
 use crate::codec::upstream::UpstreamEvent;
 use crate::local::clock;
@@ -166,7 +167,11 @@ impl Calling {
             picked.map_err(|_| CallFailure::NoHost)?
         };
         self.host = Some(host.clone());
-        let pool = self.cluster.pool(&host, &nobody, priority).ok_or(CallFailure::NoHost)?;
+        // A call is for no client; its name is that of its request.
+        let names = self.cluster.cluster.http.names.as_ref();
+        let options = names.map(|names| names.options(&names.of(&self.call.request)));
+        let pool =
+            self.cluster.pool(&host, &nobody, options.as_ref(), priority).ok_or(CallFailure::NoHost)?;
         let waiting = Waiting(&self.cluster.cluster);
         let up = connect(&pool, priority, fresh).await;
         std::mem::forget(waiting);
@@ -239,7 +244,7 @@ impl Calling {
     }
 
     fn is_http2(&self) -> bool {
-        self.cluster.cluster.http.protocol.is_http2(Protocol::Http11)
+        self.cluster.cluster.http.protocol.carriage(Protocol::Http11) == Carriage::Http2
     }
 
     fn stats(&self) -> &ClusterTrafficStats {
@@ -262,8 +267,18 @@ async fn connect(
     priority: BreakerPriority,
     fresh: bool,
 ) -> Result<Upstream, UpstreamReset> {
-    if pool.cluster.http.protocol.is_http2(Protocol::Http11) {
-        return pool.open_http2(priority).await.map(Upstream::Http2).map_err(|(reset, _)| reset);
+    match pool.cluster.http.protocol.carriage(Protocol::Http11) {
+        Carriage::Http1 => {}
+        Carriage::Http2 => {
+            return pool.open_http2(priority).await.map(Upstream::Http2).map_err(|(reset, _)| reset);
+        }
+        Carriage::Either => {
+            return match pool.open_either(priority, fresh).await {
+                Ok(Lease::Http1(lease)) => Ok(Upstream::Http1(lease)),
+                Ok(Lease::Http2(lease)) => Ok(Upstream::Http2(lease)),
+                Err((reset, _)) => Err(reset),
+            };
+        }
     }
     if !fresh && let Some(lease) = pool.idle_http1(priority) {
         return Ok(Upstream::Http1(lease));

@@ -29,7 +29,7 @@ use super::balancing::Balancing;
 use super::circuit_breaker::{BreakerOwner, BreakerPriority, Breakers, Resource};
 use super::discovery::Discovery;
 use super::dns::DnsKind;
-use super::http_options::UpstreamHttp;
+use super::http_options::{UpstreamHttp, UpstreamProtocol};
 use super::socket_options::SocketOptions;
 use super::transport::Transport;
 use crate::local::buffers;
@@ -112,10 +112,8 @@ impl Cluster {
         });
         factory?;
         let (transport, http) = (transport?, http?);
-        if transport.contexts().next().is_some() && http.names_from_requests {
-            return Err(cx.at("upstream_http_protocol_options", |cx| {
-                cx.reject("names of servers are not taken from requests yet: say `sni` in the TLS context")
-            }));
+        if http.protocol == UpstreamProtocol::Alpn && !transport.is_secure() {
+            return Err(cx.reject("ALPN configured for a cluster which has a non-ALPN transport socket"));
         }
         let (discovery, assignment) = discovery?;
         let balancing = balancing?;

@@ -380,7 +380,7 @@ pub const FIELDS: &[MessageFields] = &[
             ("upstream_http_protocol_options", Used),
             ("explicit_http_config", Used),
             ("use_downstream_protocol_config", Used),
-            ("auto_config", Rejected("needs TLS with ALPN, which is not available yet")),
+            ("auto_config", Used),
             ("http_filters", Used),
             ("header_validation_config", Rejected("header validators are not available")),
             ("outlier_detection", Rejected("outlier detection is not available yet")),
@@ -395,6 +395,15 @@ pub const FIELDS: &[MessageFields] = &[
             ("http_protocol_options", Used),
             ("http2_protocol_options", Used),
             ("http3_protocol_options", NO_HTTP3),
+        ],
+    ),
+    (
+        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions.AutoHttpConfig",
+        &[
+            ("http_protocol_options", Used),
+            ("http2_protocol_options", Used),
+            ("http3_protocol_options", NO_HTTP3),
+            ("alternate_protocols_cache_options", NO_HTTP3),
         ],
     ),
     (
@@ -474,6 +483,25 @@ pub const FIELDS: &[MessageFields] = &[
         ],
     ),
     ("envoy.extensions.load_balancing_policies.common.v3.LocalityLbConfig.LocalityWeightedLbConfig", &[]),
+    (
+        "envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport",
+        &[
+            ("config", Used),
+            ("transport_socket", Used),
+            ("allow_unspecified_address", Used),
+            ("tlv_as_pool_key", Ignored("connections are never shared between clients of different TLVs")),
+        ],
+    ),
+    (
+        "envoy.config.core.v3.ProxyProtocolConfig",
+        &[("version", Used), ("pass_through_tlvs", Used), ("added_tlvs", Used)],
+    ),
+    ("envoy.config.core.v3.ProxyProtocolPassThroughTLVs", &[("match_type", Used), ("tlv_type", Used)]),
+    ("envoy.config.core.v3.PerHostConfig", &[("added_tlvs", Used)]),
+    (
+        "envoy.config.core.v3.TlvEntry",
+        &[("type", Used), ("value", Used), ("format_string", Rejected("only fixed values are available"))],
+    ),
     (
         "envoy.config.core.v3.UpstreamHttpProtocolOptions",
         &[("auto_sni", Used), ("auto_san_validation", Used), ("override_auto_sni_header", Used)],

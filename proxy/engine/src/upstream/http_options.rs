@@ -20,6 +20,7 @@ use xds_api::envoy::extensions::upstreams::http::v3 as proto;
 use xds_api::envoy::extensions::upstreams::http::v3::http_protocol_options as options_proto;
 
 use super::key_format::HeaderKeyFormat;
+use super::transport_options::NamesOfRequests;
 use crate::codec::h2_guard::Side;
 use crate::codec::h2_keepalive::Schedule;
 use crate::codec::h2_settings::{CustomSettings, max_metadata_size};
@@ -33,17 +34,32 @@ pub enum UpstreamProtocol {
     Http2,
     /// Whatever the downstream request came in.
     UseDownstream,
+    /// What the TLS handshake of each connection agrees on (ALPN).
+    Alpn,
 }
 
 impl UpstreamProtocol {
-    /// Whether hosts are spoken HTTP/2 with for a request that came in `downstream`.
-    pub fn is_http2(self, downstream: Protocol) -> bool {
+    /// What a request that came in `downstream` has to be carried by.
+    pub(crate) fn carriage(self, downstream: Protocol) -> Carriage {
         match self {
-            Self::Http1 => false,
-            Self::Http2 => true,
-            Self::UseDownstream => downstream == Protocol::Http2,
+            Self::Http1 => Carriage::Http1,
+            Self::Http2 => Carriage::Http2,
+            Self::UseDownstream if downstream == Protocol::Http2 => Carriage::Http2,
+            Self::UseDownstream => Carriage::Http1,
+            Self::Alpn => Carriage::Either,
         }
     }
+}
+
+/// What a request has to be carried by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Carriage {
+    /// A connection of HTTP/1.
+    Http1,
+    /// A connection of HTTP/2.
+    Http2,
+    /// What there is; the handshake of a new connection says which of them it is.
+    Either,
 }
 
 /// How HTTP is spoken with the hosts of a cluster.
@@ -69,8 +85,8 @@ pub struct UpstreamHttp {
     pub http1: Http1Options,
     /// HTTP/2.
     pub http2: Http2Options,
-    /// Asks that names of TLS servers come from requests, which is not available.
-    pub(super) names_from_requests: bool,
+    /// What TLS servers are asked for and held to is taken from requests.
+    pub names: Option<NamesOfRequests>,
     /// Filters of streams to the hosts.
     pub filters: Option<UpstreamFilters>,
     /// When requests are sent again, whatever routes say.
@@ -188,7 +204,7 @@ impl Default for UpstreamHttp {
             max_response_headers_kb: 60,
             http1: Http1Options::default(),
             http2: Http2Options::default(),
-            names_from_requests: false,
+            names: None,
             filters: None,
             retry: None,
         }
@@ -276,11 +292,20 @@ impl UpstreamHttp {
                 built.http1(both.http_protocol_options.as_ref(), cx)?;
                 built.http2(both.http2_protocol_options.as_ref(), cx)
             }),
-            Some(Kind::AutoConfig(_)) => Err(cx.at("auto_config", |cx| {
-                cx.reject("the protocol is not left to ALPN yet: say which with explicit_http_config")
-            })),
+            Some(Kind::AutoConfig(auto)) => cx.at("auto_config", |cx| {
+                built.protocol = UpstreamProtocol::Alpn;
+                if auto.http3_protocol_options.is_some() {
+                    return Err(no_http3(cx));
+                }
+                let cache = auto.alternate_protocols_cache_options.is_some();
+                cx.reject_if(cache, "alternate_protocols_cache_options", "HTTP/3 is not available")?;
+                built.http1(auto.http_protocol_options.as_ref(), cx)?;
+                built.http2(auto.http2_protocol_options.as_ref(), cx)
+            }),
         };
-        built.names_from_requests = names_from_requests(proto.upstream_http_protocol_options.as_ref());
+        let names = cx.at("upstream_http_protocol_options", |cx| {
+            NamesOfRequests::build(proto.upstream_http_protocol_options.as_ref(), cx)
+        });
         let filters = UpstreamFilters::build("http_filters", &proto.http_filters, cx);
         let retry = match &proto.retry_policy {
             None => Ok(None),
@@ -290,16 +315,17 @@ impl UpstreamHttp {
         };
         common?;
         protocol?;
-        built.filters = filters?;
-        built.retry = retry?;
+        (built.filters, built.names, built.retry) = (filters?, names?, retry?);
         Ok(built)
     }
 
     #[allow(deprecated)]
     fn legacy(proto: &cluster::Cluster, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
         use cluster::cluster::ClusterProtocolSelection::UseDownstreamProtocol;
-        let names_from_requests = names_from_requests(proto.upstream_http_protocol_options.as_ref());
-        let mut built = Self { names_from_requests, ..Self::default() };
+        let names = cx.at("upstream_http_protocol_options", |cx| {
+            NamesOfRequests::build(proto.upstream_http_protocol_options.as_ref(), cx)
+        })?;
+        let mut built = Self { names, ..Self::default() };
         let use_downstream = proto.protocol_selection == UseDownstreamProtocol as i32;
         let (http1, http2) = (proto.http_protocol_options.as_ref(), proto.http2_protocol_options.as_ref());
         if use_downstream {
@@ -360,11 +386,6 @@ impl UpstreamHttp {
         self.http2 = cx.at("http2_protocol_options", |cx| Http2Options::build(proto, cx))?;
         Ok(())
     }
-}
-
-fn names_from_requests(proto: Option<&core::UpstreamHttpProtocolOptions>) -> bool {
-    let Some(proto) = proto else { return false };
-    proto.auto_sni || proto.auto_san_validation || !proto.override_auto_sni_header.is_empty()
 }
 
 fn no_http3(cx: &mut BuildCx<'_>) -> Rejected {

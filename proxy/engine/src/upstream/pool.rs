@@ -4,6 +4,7 @@
 //! Source: Envoy `docs/root/intro/arch_overview/upstream/connection_pooling.rst`, `circuit_breaking.rst`.
 
 mod connect;
+mod either;
 mod exclusive;
 mod h1;
 mod h2;
@@ -20,7 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use hashbrown::HashMap;
+use hashbrown::{Equivalent, HashMap};
 use proxy_core::head::RequestHead;
 use proxy_core::names::Name;
 use proxy_core::stream_error::UpstreamReset;
@@ -29,6 +30,7 @@ use proxy_core::upstream::{Host, HostSet, Load, LoadBalancer, PickCx};
 
 pub(crate) use self::connect::ConnectedSocket;
 use self::connect::Counts;
+pub(crate) use self::either::Lease;
 use self::exclusive::{Exclusive, Rests};
 pub(crate) use self::h1::Http1Lease;
 pub(crate) use self::h2::Http2Lease;
@@ -37,6 +39,7 @@ use super::circuit_breaker::{BreakerPriority, Permit, Resource};
 use super::cluster::Cluster;
 use super::discovery::Discovery;
 use super::original_dst::OriginalDst;
+use super::transport_options::TransportOptions;
 
 /// The clusters of one worker, by slot and by name.
 #[derive(Default)]
@@ -114,13 +117,40 @@ impl Clusters {
 }
 
 /// Whose connections are in a pool.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 struct PoolKey {
     host: *const Host,
     /// The client's connection that has the pool to itself; 0 where all share it.
     client: u64,
     /// The address that all of its connections come from, if that is a client's.
     source: Option<OriginalSource>,
+    /// What is wanted of all of its connections.
+    options: Option<Rc<TransportOptions>>,
+}
+
+/// A key to look for: nothing is copied until a pool is made.
+#[derive(Clone, Copy, Hash)]
+struct Wanted<'w> {
+    host: *const Host,
+    client: u64,
+    source: Option<OriginalSource>,
+    options: Option<&'w TransportOptions>,
+}
+
+impl Equivalent<PoolKey> for Wanted<'_> {
+    fn equivalent(&self, key: &PoolKey) -> bool {
+        self.host == key.host
+            && self.client == key.client
+            && self.source == key.source
+            && self.options == key.options.as_deref()
+    }
+}
+
+impl Wanted<'_> {
+    fn to_key(self) -> PoolKey {
+        let Self { host, client, source, options } = self;
+        PoolKey { host, client, source, options: options.cloned().map(Rc::new) }
+    }
 }
 
 /// One cluster on one worker.
@@ -276,20 +306,27 @@ impl WorkerCluster {
         self: &Rc<Self>,
         host: &Arc<Host>,
         client: &ConnectionInfo,
+        options: Option<&TransportOptions>,
         priority: BreakerPriority,
     ) -> Option<Rc<HostPool>> {
         let source = client.original_source;
         let client = if self.cluster.pool_per_client { client.id } else { 0 };
-        let key = PoolKey { host: Arc::as_ptr(host), client, source };
-        let known = self.pools.borrow().get(&key).cloned();
-        known.or_else(|| self.new_pool(host, key, priority))
+        let wanted = Wanted { host: Arc::as_ptr(host), client, source, options };
+        let known = self.pools.borrow().get(&wanted).cloned();
+        known.or_else(|| self.new_pool(host, wanted.to_key(), priority))
     }
 
     /// The pool for connections to `host` that are not for HTTP: these do not count as a pool, as in Envoy.
-    pub(crate) fn tcp_pool(self: &Rc<Self>, host: &Arc<Host>, client: &ConnectionInfo) -> Rc<HostPool> {
-        let key = PoolKey { host: Arc::as_ptr(host), client: 0, source: client.original_source };
-        let known = self.pools.borrow().get(&key).cloned();
-        known.unwrap_or_else(|| self.insert_pool(host, key, None))
+    pub(crate) fn tcp_pool(
+        self: &Rc<Self>,
+        host: &Arc<Host>,
+        client: &ConnectionInfo,
+        options: Option<&TransportOptions>,
+    ) -> Rc<HostPool> {
+        let source = client.original_source;
+        let wanted = Wanted { host: Arc::as_ptr(host), client: 0, source, options };
+        let known = self.pools.borrow().get(&wanted).cloned();
+        known.unwrap_or_else(|| self.insert_pool(host, wanted.to_key(), None))
     }
 
     #[cold]
@@ -320,7 +357,7 @@ impl WorkerCluster {
         let key = {
             let pools = self.pools.borrow();
             let mut of_host = pools.iter().filter(|(key, _)| key.host == Arc::as_ptr(host));
-            *of_host.find(|(_, pool)| pool.load().streams == 0 && !pool.is_connecting())?.0
+            of_host.find(|(_, pool)| pool.load().streams == 0 && !pool.is_connecting())?.0.clone()
         };
         let pool = self.pools.borrow_mut().remove(&key)?;
         pool.permit.set(None);
@@ -334,7 +371,8 @@ impl WorkerCluster {
         key: PoolKey,
         permit: Option<Permit<Arc<Cluster>>>,
     ) -> Rc<HostPool> {
-        let pool = Rc::new(HostPool::new(host.clone(), self.cluster.clone(), key.source, permit));
+        let pool = HostPool::new(host.clone(), self.cluster.clone(), permit);
+        let pool = Rc::new(HostPool { source: key.source, options: key.options.clone(), ..pool });
         pool.draining.set(self.retired.get());
         self.pools.borrow_mut().insert(key, pool.clone());
         pool
@@ -435,6 +473,10 @@ pub(crate) struct HostPool<P: Wire = Sockets> {
     pub(crate) host: Arc<Host>,
     pub(crate) cluster: Arc<Cluster>,
     source: Option<OriginalSource>,
+    /// What is wanted of its connections.
+    pub(crate) options: Option<Rc<TransportOptions>>,
+    /// The last handshake that left it to the host chose HTTP/1.
+    speaks_http1: Cell<bool>,
     exclusive: Exclusive<P::Exclusive>,
     multiplexed: Multiplexed<P::Multiplexed>,
     /// Connections open or being made, on this worker.
@@ -445,16 +487,13 @@ pub(crate) struct HostPool<P: Wire = Sockets> {
 }
 
 impl<P: Wire> HostPool<P> {
-    fn new(
-        host: Arc<Host>,
-        cluster: Arc<Cluster>,
-        source: Option<OriginalSource>,
-        permit: Option<Permit<Arc<Cluster>>>,
-    ) -> Self {
+    fn new(host: Arc<Host>, cluster: Arc<Cluster>, permit: Option<Permit<Arc<Cluster>>>) -> Self {
         Self {
             host,
             cluster,
-            source,
+            source: None,
+            options: None,
+            speaks_http1: Cell::new(false),
             exclusive: Exclusive::default(),
             multiplexed: Multiplexed::default(),
             connections: Counts::default(),

@@ -194,13 +194,7 @@ fn typed_http_options_win_over_the_older_fields() {
     typed.upstream_protocol_options =
         Some(http_options::UpstreamProtocolOptions::AutoConfig(Default::default()));
     proto.typed_extension_protocol_options.insert(name.into(), any(&typed));
-    assert_eq!(
-        errors(&proto),
-        [format!(
-            "typed_extension_protocol_options[\"{name}\"].auto_config: \
-             the protocol is not left to ALPN yet: say which with explicit_http_config"
-        )]
-    );
+    assert_eq!(errors(&proto), ["ALPN configured for a cluster which has a non-ALPN transport socket"]);
 }
 
 #[test]

@@ -16,15 +16,18 @@ use proxy_core::extension::listener_filter::{
     ListenerFilter, ListenerFilterConfig, ListenerFilterFactory, ListenerStep, Socket,
 };
 use proxy_core::extension::{Descriptor, SecurityPosture, Status, decode};
+use proxy_core::proxy_protocol::Tlv;
 use proxy_core::stats::Cells;
 use proxy_core::stats::groups::{ProxyProtocolErrorStats, ProxyProtocolStats};
 use proxy_core::stream_info::ConnectionInfo;
+use xds_api::envoy::config::core::v3::ProxyProtocolPassThroughTlVs;
 use xds_api::envoy::config::core::v3::proxy_protocol_config::Version as ProtoVersion;
+use xds_api::envoy::config::core::v3::proxy_protocol_pass_through_tl_vs::PassTlVsMatchType;
 use xds_api::envoy::extensions::filters::listener::proxy_protocol::v3 as proto;
 use xds_api::envoy::extensions::filters::listener::proxy_protocol::v3::proxy_protocol::TlvLocation;
 use xds_api::envoy::extensions::filters::listener::proxy_protocol::v3::proxy_protocol::key_value_pair::ValueStringEncoding;
 
-use FieldUse::{Ignored, Rejected as Refused, Used};
+use FieldUse::{Rejected as Refused, Used};
 
 /// How the fields of the configuration are used.
 pub const FIELDS: &[MessageFields] = &[
@@ -33,10 +36,7 @@ pub const FIELDS: &[MessageFields] = &[
         &[
             ("rules", Used),
             ("allow_requests_without_proxy_protocol", Used),
-            (
-                "pass_through_tlvs",
-                Ignored("TLVs are passed on by the PROXY protocol transport socket, which is refused"),
-            ),
+            ("pass_through_tlvs", Used),
             ("disallowed_versions", Used),
             ("stat_prefix", Used),
             ("tlv_location", Refused("FILTER_STATE is not available; DYNAMIC_METADATA is")),
@@ -74,11 +74,38 @@ impl ListenerFilterFactory for ProxyProtocol {
 
 struct Config {
     rules: Vec<Rule>,
+    /// The types of TLVs that hosts may be told of.
+    passed: Passed,
     allow_without: bool,
     allow_v1: bool,
     allow_v2: bool,
     stats: Cells<ProxyProtocolStats>,
     errors: Cells<ProxyProtocolErrorStats>,
+}
+
+enum Passed {
+    All,
+    Some(Vec<u8>),
+}
+
+impl Passed {
+    fn build(proto: Option<&ProxyProtocolPassThroughTlVs>) -> Self {
+        let Some(proto) = proto else { return Self::Some(Vec::new()) };
+        match proto.match_type() {
+            PassTlVsMatchType::IncludeAll => Self::All,
+            // (The API allows no greater ones.)
+            PassTlVsMatchType::Include => {
+                Self::Some(proto.tlv_type.iter().filter_map(|kind| u8::try_from(*kind).ok()).collect())
+            }
+        }
+    }
+
+    fn has(&self, kind: u8) -> bool {
+        match self {
+            Self::All => true,
+            Self::Some(kinds) => kinds.contains(&kind),
+        }
+    }
 }
 
 struct Rule {
@@ -93,7 +120,7 @@ impl Config {
         let proto::ProxyProtocol {
             rules,
             allow_requests_without_proxy_protocol,
-            pass_through_tlvs: _,
+            pass_through_tlvs,
             disallowed_versions,
             stat_prefix,
             tlv_location,
@@ -110,6 +137,7 @@ impl Config {
         };
         Ok(Self {
             rules,
+            passed: Passed::build(pass_through_tlvs.as_ref()),
             allow_without: allow_requests_without_proxy_protocol,
             allow_v1: !disallowed_versions.contains(&(ProtoVersion::V1 as i32)),
             allow_v2: !disallowed_versions.contains(&(ProtoVersion::V2 as i32)),
@@ -388,6 +416,11 @@ impl Filter {
         // They must add up whether somebody wants them or not.
         let Some(tlvs) = tlvs(header.tlvs) else { return self.invalid(header.version) };
         self.apply_rules(&tlvs, info);
+        let mut passed = tlvs.iter().filter(|(kind, _)| self.config.passed.has(*kind)).peekable();
+        info.proxied = Some(match passed.peek() {
+            Some(_) => passed.map(|(kind, value)| Tlv { kind: *kind, value: (*value).into() }).collect(),
+            None => Arc::default(),
+        });
         self.count(header.version, |stats| &stats.v1_found, |stats| &stats.v2_found);
         if let Some((source, destination)) = header.addresses {
             info.remote = Address::Ip(source);

@@ -260,6 +260,12 @@ crate::stats! {
         counter total_match_count,
     }
 
+    /// `cluster.<name>.upstream.proxyprotocol` of the PROXY protocol towards hosts.
+    pub sharded struct UpstreamProxyProtocolStats {
+        /// Headers from which TLVs were left out: there was no room for them.
+        counter v2_tlvs_exceed_max_length,
+    }
+
     /// `cluster.<name>.circuit_breakers.<priority>`: what is left, if `track_remaining` asks for it.
     pub shared struct CircuitBreakerRemainingStats {
         /// Connections left.

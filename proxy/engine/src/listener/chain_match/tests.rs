@@ -93,6 +93,7 @@ impl Connection {
             local: address(self.local.0, self.local.1),
             direct_local: address(self.local.0, self.local.1),
             local_restored: false,
+            proxied: None,
             original_source: None,
             secure: false,
             tls: None,

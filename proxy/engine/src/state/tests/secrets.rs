@@ -177,6 +177,39 @@ fn files_are_read_again_and_taken_if_they_belong_together() {
 }
 
 #[test]
+fn the_first_that_names_files_which_are_not_there_counts_once_they_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().display();
+    let named = format!(
+        "tls_certificate: {{certificate_chain: {{filename: {path}/chain}}, private_key: {{filename: {path}/key}}}}"
+    );
+    let mut store = started();
+    apply(&mut store, Kind::Cluster, vec![secured("a", CLIENT)], &[]);
+    let effects = apply(&mut store, Kind::Secret, vec![secret("client", &named)], &[]);
+    let is_rejected =
+        |effect: &Effect| matches!(effect, Effect::Verdict { rejected } if !rejected.is_empty());
+    assert!(effects.iter().any(is_rejected), "what is not there is said");
+    let watched = effects.iter().find_map(|effect| match effect {
+        Effect::WatchFiles { id, .. } => Some(*id),
+        _ => None,
+    });
+    let id = watched.unwrap();
+    assert!(context(&store, "a").is_none());
+    let (one, two) = (pair("one"), pair("two"));
+    write(dir.path(), (&one.0, &two.1));
+    store.files_changed(id);
+    assert!(context(&store, "a").is_none(), "they do not belong together");
+    write(dir.path(), (&one.0, &one.1));
+    store.files_changed(id);
+    let first = context(&store, "a").unwrap();
+    assert_eq!(store.dump().active_secrets.len(), 1);
+    // From now on it is as any other.
+    write(dir.path(), (&two.0, &two.1));
+    store.files_changed(id);
+    assert!(!Arc::ptr_eq(&context(&store, "a").unwrap(), &first));
+}
+
+#[test]
 fn what_is_wrong_has_its_place() {
     let mut store = started();
     let reason = |store: &mut Store, common: &str| {

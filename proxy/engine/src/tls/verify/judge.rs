@@ -5,15 +5,18 @@ use std::sync::Arc;
 
 use proxy_core::stats::Cells;
 use proxy_core::stats::groups::SslStats;
+use proxy_core::text::Text;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{
+    CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
+};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, HandshakeKind, SignatureScheme};
 use webpki::KeyUsage;
 
-use super::names::{has_name, names};
-use super::refusal::Refusal;
+use super::names::{has_name, is_for, names};
+use super::refusal::{NO_ISSUER, Refusal};
 use super::{Verifier, sha256};
 
 /// A verifier as a handshake asks it, and what it counts.
@@ -92,10 +95,11 @@ impl Judge {
         &self,
         session: &rustls::CommonState,
         name: &ServerName<'_>,
+        subject_name: Option<&Text>,
     ) -> Result<(), rustls::Error> {
         match session.peer_certificates() {
             Some([leaf, intermediates @ ..]) if session.handshake_kind() == Some(HandshakeKind::Resumed) => {
-                self.judge_host(leaf, intermediates, name, UnixTime::now())
+                self.judge_host(leaf, intermediates, name, subject_name, UnixTime::now())
             }
             _ => Ok(()),
         }
@@ -106,13 +110,23 @@ impl Judge {
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         name: &ServerName<'_>,
+        subject_name: Option<&Text>,
         now: UnixTime,
     ) -> Result<(), rustls::Error> {
-        if self.names_server && !has_name(leaf, name) {
-            self.stats.here().fail_verify_san.inc();
-            return Err(Refusal::San(names(leaf)).into_error().into());
+        if subject_name.is_some() && self.verifier.as_ref().is_none_or(|verifier| !verifier.is_strict()) {
+            // As in Envoy: whose certificates nobody vouches for is asked for no name either.
+            return Err(Refusal::Chain(NO_ISSUER).into_error().into());
         }
-        self.judge(leaf, intermediates, now, KeyUsage::server_auth())
+        self.judge(leaf, intermediates, now, KeyUsage::server_auth())?;
+        let is_named = !self.names_server || has_name(leaf, name);
+        if is_named && subject_name.is_none_or(|wanted| is_for(leaf, wanted)) {
+            return Ok(());
+        }
+        self.stats.here().fail_verify_san.inc();
+        match self.verifier.as_ref().is_some_and(|verifier| verifier.accept_untrusted) {
+            true => Ok(()),
+            false => Err(Refusal::San(names(leaf)).into_error().into()),
+        }
     }
 
     /// What is asked of clients, in a number.
@@ -138,29 +152,41 @@ impl Judge {
         }
     }
 
-    fn verify12(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.count(dss.scheme);
-        verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    /// Counts the signature of a peer, and says what it is verified with.
+    fn algorithms(&self, signature: &DigitallySignedStruct) -> &WebPkiSupportedAlgorithms {
+        self.count(signature.scheme);
+        &self.provider.signature_verification_algorithms
     }
+}
 
-    fn verify13(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.count(dss.scheme);
-        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
-    }
+/// What both traits ask in the same words: signatures of peers.
+macro_rules! signatures {
+    (|$this:ident| $judge:expr) => {
+        fn verify_tls12_signature(
+            &self,
+            message: &[u8],
+            cert: &CertificateDer<'_>,
+            dss: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, rustls::Error> {
+            let $this = self;
+            verify_tls12_signature(message, cert, dss, $judge.algorithms(dss))
+        }
 
-    fn schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            cert: &CertificateDer<'_>,
+            dss: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, rustls::Error> {
+            let $this = self;
+            verify_tls13_signature(message, cert, dss, $judge.algorithms(dss))
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            let $this = self;
+            $judge.provider.signature_verification_algorithms.supported_schemes()
+        }
+    };
 }
 
 impl ClientCertVerifier for Judge {
@@ -188,30 +214,18 @@ impl ClientCertVerifier for Judge {
             .map(|()| ClientCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.verify12(message, cert, dss)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.verify13(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.schemes()
-    }
+    signatures!(|this| this);
 }
 
-impl ServerCertVerifier for Judge {
+/// A judge of hosts, who may hold their certificates to a name besides.
+#[derive(Debug)]
+pub(in super::super) struct JudgeOfHosts {
+    pub(in super::super) judge: Arc<Judge>,
+    /// What a certificate must be for.
+    pub(in super::super) subject_name: Option<Text>,
+}
+
+impl ServerCertVerifier for JudgeOfHosts {
     fn verify_server_cert(
         &self,
         leaf: &CertificateDer<'_>,
@@ -220,28 +234,9 @@ impl ServerCertVerifier for Judge {
         _: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        self.judge_host(leaf, intermediates, name, now).map(|()| ServerCertVerified::assertion())
+        let judged = self.judge.judge_host(leaf, intermediates, name, self.subject_name.as_ref(), now);
+        judged.map(|()| ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.verify12(message, cert, dss)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.verify13(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.schemes()
-    }
+    signatures!(|this| &*this.judge);
 }

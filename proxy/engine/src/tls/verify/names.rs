@@ -49,3 +49,14 @@ pub(super) fn has_name(leaf: &CertificateDer<'_>, name: &ServerName<'_>) -> bool
         _ => false,
     }
 }
+
+/// Whether a certificate is for `wanted`: a name of DNS, or exactly any other.
+pub(super) fn is_for(leaf: &CertificateDer<'_>, wanted: &str) -> bool {
+    let Some(leaf) = Certificate::parse(leaf) else { return false };
+    let lower = wanted.to_ascii_lowercase();
+    leaf.sans.iter().any(|san| match san.kind {
+        SanKind::Dns => matches_dns(&san.value.to_ascii_lowercase(), &lower),
+        SanKind::Uri | SanKind::Email | SanKind::Ip => san.value == wanted,
+        SanKind::Other(_) => false,
+    })
+}

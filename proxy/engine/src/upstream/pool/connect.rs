@@ -18,9 +18,11 @@ use proxy_core::tls::TlsInfo;
 use super::{HostPool, Pending, Sockets, Wire};
 use crate::net::connection::{Connection, Socket};
 use crate::net::socket::{self, Unready};
-use crate::tls::client::Offer;
+use crate::tls::client::{Asked, Offer};
 use crate::upstream::circuit_breaker::{BreakerPriority, Permit, Resource};
 use crate::upstream::cluster::Cluster;
+use crate::upstream::http_options::UpstreamProtocol;
+use crate::upstream::proxy_protocol::ProxyProtocol;
 use crate::upstream::socket_options::SocketOptions;
 
 /// Counts as one connection of a host until it is dropped.
@@ -47,8 +49,9 @@ pub(super) enum Kind {
 
 impl Kind {
     /// What such a connection offers in a TLS handshake.
-    fn offer(self) -> Offer {
+    fn offer(self, protocol: UpstreamProtocol) -> Offer {
         match self {
+            Self::Exclusive | Self::Multiplexed if protocol == UpstreamProtocol::Alpn => Offer::Either,
             Self::Exclusive => Offer::Http1,
             Self::Multiplexed => Offer::Http2,
             Self::Tcp => Offer::Nothing,
@@ -129,6 +132,14 @@ impl<P: Wire> ConnectionGuard<P> {
         self.begun.elapsed()
     }
 
+    /// It turned out to be of this kind.
+    pub(super) fn turn_out(&mut self, kind: Kind) {
+        let connections = |kind| self.pool.connections.of(kind);
+        connections(self.kind).set(connections(self.kind).get() - 1);
+        connections(kind).set(connections(kind).get() + 1);
+        self.kind = kind;
+    }
+
     pub(super) fn establish(&mut self) {
         self.state = State::Established;
         self.stats().upstream_cx_connect_ms.record(millis(self.age()));
@@ -202,13 +213,23 @@ pub(crate) async fn connect(mut guard: ConnectionGuard) -> Result<ConnectedSocke
     let pool = guard.pool.clone();
     let cluster = &pool.cluster;
     let addresses = cluster.socket_options().addresses(&pool.host);
-    let offer = guard.kind.offer();
+    let offer = guard.kind.offer(cluster.http.protocol);
     let attempt = async {
         let socket = first_to_connect(&addresses, cluster.socket_options(), pool.source).await;
         let mut connection = Connection::new(socket.map_err(NotConnected::Socket)?);
-        let Some(tls) = cluster.transport.of(|| pool.host.metadata()) else { return Ok((connection, None)) };
+        let layers = cluster.transport.of(|| pool.host.metadata());
+        if let Some(told) = &layers.proxy_protocol {
+            pool.tell(told, &connection).await.map_err(NotConnected::Socket)?;
+        }
+        let Some(tls) = &layers.tls else { return Ok((connection, None)) };
         // Boxed: only connections with TLS pay for the size of a handshake.
-        let shaken = Box::pin(tls.connect(&mut connection, &pool.host, offer)).await;
+        let options = pool.options.as_deref();
+        let asked = Asked {
+            offer,
+            server_name: options.and_then(|options| options.server_name.as_ref()),
+            subject_name: options.and_then(|options| options.subject_name.as_ref()),
+        };
+        let shaken = Box::pin(tls.connect(&mut connection, &pool.host, asked)).await;
         let session = shaken.map_err(NotConnected::Tls)?;
         Ok((connection, Some(Arc::new(session))))
     };
@@ -290,6 +311,17 @@ fn without_number(error: &io::Error) -> String {
 }
 
 impl HostPool {
+    /// Tells the host whom the connection is for.
+    async fn tell(&self, told: &ProxyProtocol, connection: &Connection) -> io::Result<()> {
+        let client = self.options.as_ref().and_then(|options| options.client.as_ref());
+        let header = match client {
+            Some(client) => told.header(client, &self.host.metadata()),
+            None => told.own_header(connection.socket()),
+        };
+        self.cluster.stats.traffic.here().upstream_cx_tx_bytes_total.add(header.len() as u64);
+        connection.socket().write_all(&header).await
+    }
+
     /// A connection of its own for a TCP stream.
     pub(crate) async fn open_tcp(
         self: &Rc<Self>,

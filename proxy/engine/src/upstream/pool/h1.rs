@@ -15,7 +15,7 @@ use proxy_core::stream_error::UpstreamReset;
 use proxy_core::stream_info::WireBytes;
 use proxy_core::tls::TlsInfo;
 
-use super::connect::{ConnectionGuard, connect};
+use super::connect::{ConnectedSocket, ConnectionGuard, connect};
 use super::exclusive::{Chosen, Closing, Rests, Served, Worn};
 use super::multiplexed::Failure;
 use super::preconnect::Ahead;
@@ -40,6 +40,13 @@ pub(crate) struct Pooled {
     expires: Option<Instant>,
     idle_since: Instant,
     guard: ConnectionGuard,
+}
+
+impl Pooled {
+    /// Whether it served a request.
+    pub(super) fn was_used(&self) -> bool {
+        self.connection.exchanges() > 0
+    }
 }
 
 impl Rests for Box<Pooled> {
@@ -78,12 +85,18 @@ pub(crate) struct Http1Lease {
     reused: bool,
 }
 
+impl Http1Lease {
+    pub(super) fn new(pooled: Box<Pooled>, pool: &Rc<HostPool>, reused: bool) -> Self {
+        Self { pooled: Some(pooled), pool: pool.clone(), reused }
+    }
+}
+
 impl HostPool {
     /// An idle HTTP/1 connection, if there is one.
     pub(crate) fn idle_http1(self: &Rc<Self>, priority: BreakerPriority) -> Option<Http1Lease> {
         let pooled = self.exclusive.take(self.cluster.http.idle_timeout, clock::now)?;
         self.follow_exclusive(priority, Self::make_http1_ahead);
-        Some(Http1Lease { pooled: Some(pooled), pool: self.clone(), reused: true })
+        Some(Http1Lease::new(pooled, self, true))
     }
 
     /// A new HTTP/1 connection, or one that becomes free while the breaker does not allow a new one. Cancel-safe.
@@ -103,7 +116,7 @@ impl HostPool {
             }
             Chosen::Free(pooled) => (pooled, true),
         };
-        Ok(Http1Lease { pooled: Some(pooled), pool: self.clone(), reused })
+        Ok(Http1Lease::new(pooled, self, reused))
     }
 
     /// Makes a connection that nobody asked for, in a task of its own.
@@ -119,7 +132,11 @@ impl HostPool {
 
     async fn make_http1(&self, guard: ConnectionGuard) -> Result<Box<Pooled>, Failure> {
         self.cluster.stats.traffic.here().upstream_cx_http1_total.inc();
-        let connected = connect(guard).await?;
+        Ok(self.pooled(connect(guard).await?))
+    }
+
+    /// HTTP/1 on a connection that was just made.
+    pub(super) fn pooled(&self, connected: ConnectedSocket) -> Box<Pooled> {
         self.cluster.stats.http1();
         let http = &self.cluster.http;
         let options = ClientOptions {
@@ -151,7 +168,7 @@ impl HostPool {
             idle_since: now,
             guard: connected.guard,
         };
-        Ok(Box::new(pooled))
+        Box::new(pooled)
     }
 }
 

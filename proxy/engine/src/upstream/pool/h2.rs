@@ -53,7 +53,7 @@ pub(crate) struct Streams {
     probe: Notify,
 }
 
-type Shared = Carrier<Streams>;
+pub(super) type Shared = Carrier<Streams>;
 
 impl Carries for Streams {
     fn takes_streams(&self) -> bool {
@@ -82,9 +82,10 @@ impl HostPool {
             Some(shared) => shared,
             None => {
                 let _pending = Pending::new(&self.cluster, priority)?;
-                self.await_room(priority, make).await.inspect_err(|_| {
+                let waited = self.await_room(priority, make).await.inspect_err(|_| {
                     self.cluster.stats.traffic.here().upstream_rq_pending_failure_eject.inc();
-                })?
+                })?;
+                waited.ok_or((UpstreamReset::LocalReset, String::new()))?
             }
         };
         let lease = Http2Lease::new(shared, self);
@@ -95,7 +96,7 @@ impl HostPool {
     /// Makes a connection in a task of its own, so that a request that gives up does not take it along.
     pub(super) fn make_http2_apart(self: &Rc<Self>, guard: ConnectionGuard, attempt: Attempt<Sockets>) {
         let pool = self.clone();
-        tokio::task::spawn_local(attempt.run(async move { pool.make_http2(guard).await }));
+        tokio::task::spawn_local(attempt.run(async move { pool.make_http2(guard).await.map(Some) }));
     }
 
     async fn make_http2(self: &Rc<Self>, guard: ConnectionGuard) -> Result<Rc<Shared>, Failure> {
@@ -108,7 +109,10 @@ impl HostPool {
         handshaken.unwrap_or(Err((UpstreamReset::ConnectFailure, String::new())))
     }
 
-    async fn handshake(self: &Rc<Self>, connected: ConnectedSocket) -> Result<Rc<Shared>, Failure> {
+    pub(super) async fn handshake(
+        self: &Rc<Self>,
+        connected: ConnectedSocket,
+    ) -> Result<Rc<Shared>, Failure> {
         let options = &self.cluster.http.http2;
         let mut builder = h2::client::Builder::new();
         builder
@@ -264,7 +268,7 @@ pub(crate) struct Http2Lease {
 
 impl Http2Lease {
     /// Boxed where it is made: it would be moved on from here several times.
-    fn new(shared: Rc<Shared>, pool: &Rc<HostPool>) -> Box<Self> {
+    pub(super) fn new(shared: Rc<Shared>, pool: &Rc<HostPool>) -> Box<Self> {
         let keepalive = pool.cluster.http.http2.keepalive.as_ref();
         if let Some(idle) = keepalive.and_then(|keepalive| keepalive.connection_idle_interval)
             && shared.idle_since().is_some_and(|since| since.elapsed() >= idle)

@@ -89,7 +89,7 @@ impl<T: Carries> Carrier<T> {
     }
 
     /// Waits for the host's SETTINGS, unless one stream is all there may be (`limit`).
-    async fn settle(&self, limit: usize, deadline: Duration) {
+    pub(super) async fn settle(&self, limit: usize, deadline: Duration) {
         if limit > 1 && !self.draining.get() {
             let _ = tokio::time::timeout(deadline, self.settings.notified()).await;
         }
@@ -123,7 +123,7 @@ pub(crate) struct Multiplexed<T> {
     /// A connection being made or waiting for SETTINGS, and how that ended; every request that waits looks at it.
     connecting: RefCell<Option<Progress>>,
     /// A stream or a connection ended, a connection was made, or its host allows more: who waits for room looks again.
-    room: Notify,
+    pub(super) room: Notify,
     /// How many wait.
     waiting: Cell<usize>,
 }
@@ -221,7 +221,7 @@ impl<P: Wire> HostPool<P> {
         }
     }
 
-    fn max_streams(&self) -> usize {
+    pub(super) fn max_streams(&self) -> usize {
         self.cluster.http.http2.max_concurrent_streams as usize
     }
 
@@ -250,14 +250,14 @@ impl<P: Wire> HostPool<P> {
         load
     }
 
-    /// Waits for a connection with room; `make` starts an attempt to make one, which tells [`Self::attempt`] how it goes.
+    /// Waits for a connection with room; nothing if hosts turn out to speak HTTP/1. `make` starts an attempt to make one, which tells [`Self::attempt`] how it goes.
     ///
     /// Cancel-safe: an attempt does not end with who began it.
     pub(super) async fn await_room(
         self: &Rc<Self>,
         priority: BreakerPriority,
         make: impl Fn(ConnectionGuard<P>, Attempt<P>),
-    ) -> Result<Rc<Carrier<P::Multiplexed>>, Failure> {
+    ) -> Result<Option<Rc<Carrier<P::Multiplexed>>>, Failure> {
         let _waiting = Waiting::new(&self.multiplexed.waiting);
         loop {
             let running = self.multiplexed.connecting.borrow().clone();
@@ -280,7 +280,10 @@ impl<P: Wire> HostPool<P> {
                 room.await;
             }
             if let Some(carrier) = self.with_room() {
-                return Ok(carrier);
+                return Ok(Some(carrier));
+            }
+            if self.speaks_http1.get() {
+                return Ok(None);
             }
         }
     }
@@ -347,11 +350,16 @@ pub(super) struct Attempt<P: Wire> {
 
 impl<P: Wire> Attempt<P> {
     /// Makes the connection, which `made` puts into the pool, and has it told how many streams it takes. Not to be given up.
-    pub(super) async fn run(self, made: impl Future<Output = Result<Rc<Carrier<P::Multiplexed>>, Failure>>) {
+    ///
+    /// What was made may turn out to carry one request at a time (`None`).
+    pub(super) async fn run(
+        self,
+        made: impl Future<Output = Result<Option<Rc<Carrier<P::Multiplexed>>>, Failure>>,
+    ) {
         let Self { pool, progress } = self;
         let mut made = made.await;
         let multiplexed = &pool.multiplexed;
-        if let Ok(carrier) = &made {
+        if let Ok(Some(carrier)) = &made {
             // The first who waits takes its first stream.
             multiplexed.room.notify_waiters();
             carrier.settle(pool.max_streams(), pool.cluster.connect_timeout).await;

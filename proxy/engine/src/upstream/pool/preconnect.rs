@@ -16,6 +16,8 @@ use super::exclusive::{Closing, Rests as _};
 use super::multiplexed::Attempt;
 use super::{HostPool, Wire, WorkerCluster};
 use crate::upstream::circuit_breaker::BreakerPriority;
+use crate::upstream::http_options::Carriage;
+use crate::upstream::transport_options::TransportOptions;
 
 /// Most connections that one request has made ahead, as in Envoy.
 const AT_ONCE: usize = 3;
@@ -139,8 +141,9 @@ impl WorkerCluster {
         self: &Rc<Self>,
         random: &mut fastrand::Rng,
         client: &ConnectionInfo,
+        options: Option<&TransportOptions>,
         priority: BreakerPriority,
-        is_http2: bool,
+        carriage: Carriage,
     ) {
         let ratio = self.cluster.balancing.preconnect.predictive;
         for _ in 0..AT_ONCE {
@@ -149,15 +152,21 @@ impl WorkerCluster {
                 return;
             }
             let Some(pool) =
-                self.peek(&self.hosts(), random).and_then(|host| self.pool(&host, client, priority))
+                self.peek(&self.hosts(), random).and_then(|host| self.pool(&host, client, options, priority))
             else {
                 return;
             };
-            let is_made = match is_http2 {
-                true => pool.make_multiplexed(ratio, 1, priority, |guard, attempt| {
+            let is_made = match carriage {
+                Carriage::Http2 => pool.make_multiplexed(ratio, 1, priority, |guard, attempt| {
                     pool.make_http2_apart(guard, attempt)
                 }),
-                false => pool.make_exclusive(ratio, 1, priority, HostPool::make_http1_ahead),
+                Carriage::Http1 => pool.make_exclusive(ratio, 1, priority, HostPool::make_http1_ahead),
+                Carriage::Either if pool.speaks_http1.get() => {
+                    pool.make_exclusive(ratio, 1, priority, HostPool::make_either_ahead)
+                }
+                Carriage::Either => pool.make_multiplexed(ratio, 1, priority, |guard, attempt| {
+                    pool.make_either_apart(guard, attempt)
+                }),
             };
             if !is_made {
                 return;

@@ -178,7 +178,7 @@ impl World {
         let cluster = build(&config).unwrap();
         let host = cluster.hosts().hosts().next().unwrap().clone();
         Rc::new(Self {
-            pool: Rc::new(HostPool::new(host, cluster.clone(), None, None)),
+            pool: Rc::new(HostPool::new(host, cluster.clone(), None)),
             cluster,
             now: Cell::new(Instant::now()),
             connections: Cell::default(),
@@ -304,16 +304,16 @@ impl World {
     async fn http2(self: Rc<Self>, mark: Mark) {
         let id = mark.1;
         let make = |guard, attempt: Attempt<Fake>| {
-            let live = Live::new(&self, guard);
-            tokio::task::spawn_local(attempt.run(self.clone().connect(live)));
+            let connecting = self.clone().connect(Live::new(&self, guard));
+            tokio::task::spawn_local(attempt.run(async move { connecting.await.map(Some) }));
         };
         let carrier = match self.pool.with_room() {
             Some(carrier) => carrier,
             None => {
                 let Some(_pending) = self.wait(id) else { return };
                 match self.pool.await_room(PRIORITY, make).await {
-                    Ok(carrier) => carrier,
-                    Err(_) => return self.set(id, State::Failed),
+                    Ok(Some(carrier)) => carrier,
+                    Ok(None) | Err(_) => return self.set(id, State::Failed),
                 }
             }
         };

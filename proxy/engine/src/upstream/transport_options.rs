@@ -1,0 +1,137 @@
+//! What one client wants of connections to hosts, so that they are not shared with those who want something else.
+//!
+//! Envoy's `TransportSocketOptions`.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::HeaderName;
+use proxy_core::config::{BuildCx, Rejected};
+use proxy_core::head::RequestHead;
+use proxy_core::proxy_protocol::Tlv;
+use proxy_core::stream_info::ConnectionInfo;
+use proxy_core::text::Text;
+use xds_api::envoy::config::core::v3 as core;
+
+/// What a request, or a connection that is not for HTTP, wants of the connection that carries it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct TransportOptions {
+    /// What a TLS server is asked for (`auto_sni`), in place of what the context says.
+    pub(crate) server_name: Option<Text>,
+    /// What its certificate must be for (`auto_san_validation`).
+    pub(crate) subject_name: Option<Text>,
+    /// The client that the PROXY protocol tells the host of.
+    pub(crate) client: Option<Client>,
+}
+
+/// A client that hosts are told of.
+///
+/// Envoy tells its clients apart by their addresses only: a host may be told the TLVs of another of the same address.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Client {
+    /// Its address, and the one that it connected to, if both are of IP.
+    pub(crate) addresses: Option<(SocketAddr, SocketAddr)>,
+    /// What a proxy in front of us said of it.
+    pub(crate) tlvs: Arc<[Tlv]>,
+}
+
+impl Client {
+    /// The client of a connection.
+    pub(crate) fn of(info: &ConnectionInfo) -> Self {
+        Self {
+            addresses: info.remote.socket_addr().zip(info.local.socket_addr()),
+            tlvs: info.proxied.clone().unwrap_or_default(),
+        }
+    }
+}
+
+/// What TLS servers are asked for and held to is taken from requests (`UpstreamHttpProtocolOptions`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamesOfRequests {
+    asks: bool,
+    verifies: bool,
+    header: Option<HeaderName>,
+}
+
+impl NamesOfRequests {
+    pub(super) fn build(
+        proto: Option<&core::UpstreamHttpProtocolOptions>,
+        cx: &mut BuildCx<'_>,
+    ) -> Result<Option<Self>, Rejected> {
+        let Some(proto) = proto else { return Ok(None) };
+        let core::UpstreamHttpProtocolOptions { auto_sni, auto_san_validation, override_auto_sni_header } =
+            proto;
+        let header = match override_auto_sni_header.as_str() {
+            // (It is what the name is taken from otherwise.)
+            "" | ":authority" | "host" => None,
+            name => match HeaderName::try_from(name) {
+                Ok(name) => Some(name),
+                Err(_) => {
+                    return Err(cx.at("override_auto_sni_header", |cx| {
+                        cx.reject(format!("'{name}' is no header that requests have"))
+                    }));
+                }
+            },
+        };
+        let (asks, verifies) = (*auto_sni, *auto_san_validation);
+        Ok((asks || verifies).then_some(Self { asks, verifies, header }))
+    }
+
+    /// The name of a request as its route leaves it, before a host's name may take the place of its own.
+    pub(crate) fn of(&self, request: &RequestHead) -> Text {
+        let first = self.header.as_ref().and_then(|header| request.headers.get(header));
+        let named = first.and_then(|value| Text::from_bytes(Bytes::copy_from_slice(value.as_bytes())));
+        named.filter(|name| !name.is_empty()).unwrap_or_else(|| request.authority.clone())
+    }
+
+    /// What a request of this name wants.
+    pub(crate) fn options(&self, name: &Text) -> TransportOptions {
+        let (host, is_ip) = host_of(name);
+        // (Envoy takes an empty name for none.)
+        let is_asked = self.asks && !is_ip && !host.is_empty();
+        TransportOptions {
+            server_name: is_asked.then(|| host.clone()),
+            subject_name: self.verifies.then_some(host),
+            client: None,
+        }
+    }
+}
+
+/// The host of an authority, without port and brackets, and whether it is an address.
+fn host_of(authority: &Text) -> (Text, bool) {
+    let text = authority.as_str();
+    let host = match text.rsplit_once(':') {
+        Some((host, port)) if !text.ends_with(']') && port.parse::<u16>().is_ok() => host,
+        _ => text,
+    };
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    match bare.parse::<IpAddr>() {
+        Ok(_) => (authority.slice_of(bare), true),
+        Err(_) => (authority.slice_of(host), false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_lose_their_ports_as_in_envoy() {
+        for (authority, host, is_ip) in [
+            ("a.test", "a.test", false),
+            ("a.test:443", "a.test", false),
+            ("a.test:65536", "a.test:65536", false),
+            ("a.test:", "a.test:", false),
+            ("a.test:x", "a.test:x", false),
+            ("10.0.0.1:80", "10.0.0.1", true),
+            ("10.0.0.1", "10.0.0.1", true),
+            ("[::1]:80", "::1", true),
+            ("[::1]", "::1", true),
+            ("[x]", "[x]", false),
+            ("", "", false),
+        ] {
+            assert_eq!(host_of(&authority.into()), (host.into(), is_ip), "{authority}");
+        }
+    }
+}
