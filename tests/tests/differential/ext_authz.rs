@@ -311,6 +311,7 @@ pub(crate) fn cases() -> Vec<Case> {
 }
 
 /// What becomes of the answers of services of gRPC.
+#[expect(clippy::too_many_lines, reason = "a table of cases, and what its lines are short for")]
 fn answers() -> Vec<Case> {
     let case =
         |name, listener, reply: H2Reply| Case::get(name, listener, "/a?b=1&c=2", TWICE).h2_reply(reply);

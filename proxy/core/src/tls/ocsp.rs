@@ -145,7 +145,7 @@ mod tests {
     fn what_is_no_response_about_one_certificate() {
         let one = answer(9, None);
         let refused = |der: &[u8]| OcspResponse::parse(der).unwrap_err();
-        assert_eq!(refused(&response(1, &[one.clone()])), "OCSP response was unsuccessful");
+        assert_eq!(refused(&response(1, std::slice::from_ref(&one))), "OCSP response was unsuccessful");
         assert_eq!(refused(&response(0, &[])), "OCSP Response must be for one certificate only");
         assert_eq!(
             refused(&response(0, &[one.clone(), one.clone()])),

@@ -146,7 +146,7 @@ pub(crate) fn apply(
     if present.client_cert || connection.tls.is_some() {
         manager.client_cert.apply(connection, &mut request.headers);
     }
-    let keeps_id = present.request_id && !(is_edge && !manager.preserve_external_request_id);
+    let keeps_id = present.request_id && (!is_edge || manager.preserve_external_request_id);
     if manager.generate_request_id && !(keeps_id && request_id::is_given(request)) {
         request_id::set(request);
     }

@@ -18,7 +18,7 @@ use xds_api::envoy::config::route::v3::route_action::ClusterNotFoundResponseCode
 use super::cluster::ClusterSpecifier;
 use super::filter_config::FilterConfigs;
 use super::path::PathRule;
-use super::retries::Retries;
+use super::retries;
 use super::rewrite::{self, EnvoyHeaders, ForwardedHost, HostRewrite, PathRewrite};
 use super::timeouts::RouteTimeouts;
 
@@ -37,8 +37,6 @@ pub struct ForwardAction {
     pub hash_policies: HashPolicies,
     /// When a request is sent again, if the cluster does not say.
     pub retry: Option<Arc<RetryPolicy>>,
-    /// Whether a try that is too slow goes on beside the next one.
-    pub hedges: bool,
     pub(super) timeouts: RouteTimeouts,
     pub(super) path_rewrite: Option<PathRewrite>,
     host_rewrite: Option<HostRewrite>,
@@ -78,7 +76,7 @@ impl ForwardAction {
         proto: &proto::RouteAction,
         rule: Option<&PathRule>,
         filter_configs: &FilterConfigs,
-        of_host: &Retries,
+        of_host: Option<&Arc<RetryPolicy>>,
         cx: &mut BuildCx<'_>,
     ) -> Result<Self, Rejected> {
         let unsupported = reject_unsupported(proto, cx);
@@ -99,14 +97,12 @@ impl ForwardAction {
         let upgrades = build_upgrades(&proto.upgrade_configs, cx);
         let hash_policies = HashPolicies::build("hash_policy", &proto.hash_policy, cx);
         let timeouts = RouteTimeouts::build(proto, cx);
-        let retries = Retries::build(proto.retry_policy.as_ref(), proto.hedge_policy.as_ref(), of_host, cx);
+        let retry = retries::policy(proto.retry_policy.as_ref(), of_host, cx);
         let path_rewrite = build_path_rewrite(proto, rule, cx);
         let host_rewrite = HostRewrite::build(proto.host_rewrite_specifier.as_ref(), cx);
         unsupported?;
-        let retries = retries?;
         Ok(Self {
-            retry: retries.policy,
-            hedges: retries.hedges,
+            retry: retry?,
             cluster: cluster?,
             cluster_not_found: cluster_not_found?,
             priority: priority?,

@@ -6,36 +6,17 @@ use proxy_core::config::{BuildCx, Rejected};
 use proxy_core::retry::RetryPolicy;
 use xds_api::envoy::config::route::v3 as proto;
 
-/// What one level says, and the levels above where it says nothing.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Retries {
-    /// When a request is sent again.
-    pub(super) policy: Option<Arc<RetryPolicy>>,
-    /// Whether a try that is too slow goes on beside the next one.
-    pub(super) hedges: bool,
-}
-
-impl Retries {
-    /// Reads what a level says under `outer`.
-    pub(super) fn build(
-        policy: Option<&proto::RetryPolicy>,
-        hedge: Option<&proto::HedgePolicy>,
-        outer: &Self,
-        cx: &mut BuildCx<'_>,
-    ) -> Result<Self, Rejected> {
-        let policy = match policy {
-            None => Ok(outer.policy.clone()),
-            Some(proto) => {
-                cx.at("retry_policy", |cx| RetryPolicy::build(proto, cx)).map(|policy| Some(Arc::new(policy)))
-            }
-        };
-        let hedges = match hedge {
-            None => Ok(outer.hedges),
-            Some(hedge) => cx
-                .reject_if(true, "hedge_policy", "hedging is not available")
-                .map(|()| hedge.hedge_on_per_try_timeout),
-        };
-        Ok(Self { policy: policy?, hedges: hedges? })
+/// When a request is sent again, as a level says, or else the levels above it.
+pub(super) fn policy(
+    proto: Option<&proto::RetryPolicy>,
+    outer: Option<&Arc<RetryPolicy>>,
+    cx: &mut BuildCx<'_>,
+) -> Result<Option<Arc<RetryPolicy>>, Rejected> {
+    match proto {
+        None => Ok(outer.cloned()),
+        Some(proto) => {
+            cx.at("retry_policy", |cx| RetryPolicy::build(proto, cx)).map(|policy| Some(Arc::new(policy)))
+        }
     }
 }
 

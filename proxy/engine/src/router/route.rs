@@ -8,6 +8,7 @@ use proxy_core::matcher::{
     CookieMatcher, FilterStateMatcher, HeaderMatcher, MetadataMatcher, QueryParameterMatcher,
 };
 use proxy_core::metadata::Metadata;
+use proxy_core::retry::RetryPolicy;
 use proxy_core::runtime::{Runtime, RuntimeFraction};
 use proxy_core::stats::Cells;
 use proxy_core::stats::groups::RouteStats;
@@ -20,7 +21,7 @@ use super::forward::ForwardAction;
 use super::header_mutation::HeaderMutations;
 use super::path::PathRule;
 use super::redirect::Redirect;
-use super::retries::{Retries, buffer_limit};
+use super::retries::buffer_limit;
 
 /// A route.
 #[derive(Debug)]
@@ -166,7 +167,7 @@ pub(super) struct RouteBuilder {
     /// What the levels above the route say about filters.
     pub(super) filter_configs: FilterConfigs,
     /// What its virtual host says about sending requests again.
-    pub(super) retries: Retries,
+    pub(super) retry: Option<Arc<RetryPolicy>>,
     /// What its virtual host says about bodies that are kept.
     pub(super) buffer_limit: Option<u64>,
 }
@@ -275,7 +276,7 @@ impl RouteBuilder {
         match proto {
             None => Err(cx.reject("action: value is required")),
             Some(Proto::Route(route)) => cx.at("route", |cx| {
-                ForwardAction::build(route, path, filter_configs, &self.retries, cx)
+                ForwardAction::build(route, path, filter_configs, self.retry.as_ref(), cx)
                     .map(|forward| Action::Forward(Box::new(forward)))
             }),
             Some(Proto::Redirect(redirect)) => cx.at("redirect", |cx| {

@@ -20,7 +20,6 @@ use super::cluster::{ClusterChoice, ClusterWeight};
 use super::domains::{Domains, without_port};
 use super::filter_config::{FilterConfig, FilterConfigs};
 use super::header_mutation::{HeaderMutations, MutationContext};
-use super::retries::Retries;
 use super::rewrite::{self, EnvoyHeaders};
 use super::route::{Action, RouteBuilder, RouteEntry};
 use super::timeouts::{ExpectedTimeout, Override, Timeouts};
@@ -149,7 +148,7 @@ impl RouteTable {
             max_direct_response_body: max_direct_response_body_size_bytes
                 .unwrap_or(DEFAULT_MAX_DIRECT_RESPONSE_BODY),
             filter_configs: filter_configs.clone().unwrap_or_default(),
-            retries: Retries::default(),
+            retry: None,
             buffer_limit: None,
         };
         let virtual_hosts = Self::build_virtual_hosts(virtual_hosts, name, &mut routes, cx);

@@ -14,7 +14,7 @@ use xds_api::envoy::config::route::v3::virtual_host::TlsRequirementType;
 use super::filter_config::FilterConfigs;
 use super::header_mutation::HeaderMutations;
 use super::path::PathIndex;
-use super::retries::{Retries, buffer_limit};
+use super::retries::{self, buffer_limit};
 use super::route::{RouteBuilder, RouteEntry};
 use super::route_table::PathParameters;
 
@@ -106,6 +106,7 @@ impl VirtualHost {
                 "request_mirror_policies",
                 "request mirroring is not available",
             ),
+            cx.reject_if(hedge_policy.is_some(), "hedge_policy", "hedging is not available"),
             cx.reject_if(
                 !route_specifiers.is_empty(),
                 "route_specifiers",
@@ -127,10 +128,10 @@ impl VirtualHost {
         let require_tls = cx.at("require_tls", |cx| TlsRequirement::build(*require_tls, cx));
         let filter_configs = FilterConfigs::build(typed_per_filter_config, Some(&routes.filter_configs), cx);
 
-        let retries = Retries::build(retry_policy.as_ref(), hedge_policy.as_ref(), &Retries::default(), cx);
+        let retry = retries::policy(retry_policy.as_ref(), None, cx);
 
         routes.virtual_host_name.clone_from(name);
-        routes.retries = retries.clone().unwrap_or_default();
+        routes.retry = retry.clone().unwrap_or_default();
         routes.buffer_limit = buffer_limit(*per_request_buffer_limit_bytes, *request_body_buffer_limit);
         let first = routes.next();
         let outer = std::mem::replace(&mut routes.filter_configs, filter_configs.clone().unwrap_or_default());
@@ -146,7 +147,7 @@ impl VirtualHost {
         }
         built?;
         filter_configs?;
-        retries?;
+        retry?;
         Ok(Self {
             name: name.as_str().into(),
             metadata: Metadata::new(metadata.as_ref()),

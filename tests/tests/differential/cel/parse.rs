@@ -2,6 +2,8 @@
 //!
 //! As much of the grammar as tests write. A mistake in an expression is a mistake in a test: it is told by panicking.
 
+#![expect(clippy::expect_used, clippy::panic, reason = "whoever writes a test sees it at once")]
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};

@@ -6,13 +6,16 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::task::Waker;
 
+/// What a filter is told to say; nothing yet means hold.
+type Says = Rc<Cell<Option<fn() -> DataStep>>>;
+
 type Asked = Rc<RefCell<Vec<(&'static str, Vec<u8>, bool)>>>;
 
 /// Notes what it is asked, and says what it is told to say: nothing yet means hold.
 struct Told {
     name: &'static str,
     asked: Asked,
-    says: Rc<Cell<Option<fn() -> DataStep>>>,
+    says: Says,
 }
 
 impl NetworkFilter for Told {
@@ -45,7 +48,7 @@ impl NetworkFilter for Blind {
 struct Rig {
     gate: Gate,
     asked: Asked,
-    says: Vec<Rc<Cell<Option<fn() -> DataStep>>>>,
+    says: Vec<Says>,
     /// What is there to be read; an empty piece is the end.
     wire: VecDeque<&'static [u8]>,
     info: StreamInfo,

@@ -167,8 +167,8 @@ fn actions_that_cannot_be_honoured_are_refused() {
     };
     for (action, reason) in [
         (
-            proto::RouteAction { retry_policy: Some(Default::default()), ..forward("c") },
-            "virtual_hosts[0].routes[0].route.retry_policy: retries are not available",
+            proto::RouteAction { hedge_policy: Some(Default::default()), ..forward("c") },
+            "virtual_hosts[0].routes[0].route.hedge_policy: hedging is not available",
         ),
         (proto::RouteAction { hash_policy: vec![Default::default()], ..forward("c") }, "policy_specifier"),
         (

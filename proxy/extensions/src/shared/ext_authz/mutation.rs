@@ -205,10 +205,12 @@ impl Rules {
             return true;
         }
         let is_routing = matches!(name, "host" | ":authority" | ":method" | ":scheme");
-        !self.disallow_all
-            && (self.allow_all_routing || !is_routing)
-            && !(self.disallow_system && name.starts_with(':'))
-            && (self.allow_envoy || !name.starts_with(envoy_prefix().trim_end_matches('-')))
+        let is_envoys = name.starts_with(envoy_prefix().trim_end_matches('-'));
+        let is_kept = self.disallow_all
+            || (is_routing && !self.allow_all_routing)
+            || (name.starts_with(':') && self.disallow_system)
+            || (is_envoys && !self.allow_envoy);
+        !is_kept
     }
 }
 
