@@ -198,14 +198,19 @@ fn log_format(
 }
 
 fn node_info(bootstrap: &Bootstrap, options: &cli::Options) -> NodeInfo {
-    let node = bootstrap.node.clone().unwrap_or_default();
-    let or =
-        |configured: String, option: &str| if configured.is_empty() { option.to_owned() } else { configured };
+    let node = bootstrap.node.as_ref();
+    let or = |configured: Option<&String>, option: &str| {
+        configured.filter(|configured| !configured.is_empty()).map_or_else(|| option.to_owned(), Clone::clone)
+    };
+    // Sets of labels are asked for; all the rest may be large.
+    let metadata = node.and_then(|node| node.metadata.as_ref()).into_iter().flat_map(|all| &all.fields);
+    let sets =
+        metadata.filter(|(_, value)| matches!(value.kind, Some(prost_types::value::Kind::StructValue(_))));
     NodeInfo {
-        id: or(node.id, &options.service_node),
-        cluster: or(node.cluster, &options.service_cluster),
-        metadata: node.metadata.unwrap_or_default(),
-        zone: or(node.locality.map(|locality| locality.zone).unwrap_or_default(), &options.service_zone),
+        id: or(node.map(|node| &node.id), &options.service_node),
+        cluster: or(node.map(|node| &node.cluster), &options.service_cluster),
+        metadata: prost_types::Struct { fields: sets.map(|(key, set)| (key.clone(), set.clone())).collect() },
+        zone: or(node.and_then(|node| Some(&node.locality.as_ref()?.zone)), &options.service_zone),
         address: Some(socket::host_address(match options.local_address_ip_version {
             cli::IpVersion::V4 => HostAddress::V4,
             cli::IpVersion::V6 => HostAddress::V6,

@@ -43,7 +43,7 @@ pub struct NodeInfo {
     pub cluster: String,
     /// `node.locality.zone`, or `--service-zone`.
     pub zone: String,
-    /// `node.metadata`
+    /// What of `node.metadata` is a set of values.
     pub metadata: prost_types::Struct,
     /// The address that stands for this host where a client on the host itself has only a loopback address.
     pub address: Option<IpAddr>,

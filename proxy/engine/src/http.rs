@@ -11,6 +11,7 @@ mod filter_chain;
 mod forward;
 mod forwarded;
 pub mod normalize;
+mod outcome;
 mod passing;
 mod reply;
 mod request_id;

@@ -240,11 +240,13 @@ async fn tcp_client_and_server_and_server_first_and_egress() {
     assert_eq!(client.ask(echo, "bytes\n").unwrap(), "bytes\n");
     assert_eq!(client.hear(smtp).unwrap(), "220 ready\r\n");
     assert_eq!(client.ask((OUTSIDE.v4, 2526).into(), "bytes\n").unwrap(), "outside\n");
-    for to in [echo, smtp] {
-        let answer = osm.mesh.get("stranger").unwrap().ask(to, "bytes\n");
-        assert!(!matches!(&answer, Ok(text) if !text.is_empty()), "{to}: {answer:?}");
-    }
-    assert_eq!(osm.mesh.get("server").unwrap().stat("RBAC.rbac.denied").unwrap(), 2);
+    let stranger = osm.mesh.get("stranger").unwrap();
+    let answer = stranger.ask(echo, "bytes\n");
+    assert!(!matches!(&answer, Ok(text) if !text.is_empty()), "{answer:?}");
+    // RBAC decides at the first byte of a client, so a greeting may come before; what the client says gets nowhere.
+    let answer = stranger.ask(smtp, "bytes\n");
+    assert!(!matches!(&answer, Ok(text) if !text.is_empty() && text != "220 ready\r\n"), "{answer:?}");
+    osm.mesh.until("server", "RBAC.rbac.denied", 2).await.unwrap();
 }
 
 /// Everybody may, then only who is allowed, then everybody again: nothing fails that is allowed all the time.

@@ -5,24 +5,20 @@
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
 use std::task::{Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode, header};
 use proxy_core::extension::http_filter::Direction;
-use proxy_core::head::{Protocol, ResponseHead, Scheme};
+use proxy_core::head::{ResponseHead, Scheme};
 use proxy_core::headers::{
     EnvoyHeader, X_ENVOY_ATTEMPT_COUNT, X_ENVOY_DROP_OVERLOAD, X_ENVOY_HEDGE_ON_PER_TRY_TIMEOUT,
-    X_ENVOY_MAX_RETRIES, X_ENVOY_OVERLOADED, X_ENVOY_RETRIABLE_HEADER_NAMES, X_ENVOY_RETRIABLE_STATUS_CODES,
+    X_ENVOY_MAX_RETRIES, X_ENVOY_RETRIABLE_HEADER_NAMES, X_ENVOY_RETRIABLE_STATUS_CODES,
     X_ENVOY_RETRY_GRPC_ON, X_ENVOY_RETRY_ON, X_ENVOY_UNCONDITIONAL_DROP_OVERLOAD,
-    X_ENVOY_UPSTREAM_SERVICE_TIME, number,
 };
 use proxy_core::local_reply::LocalReply;
 use proxy_core::response_flag::ResponseFlag;
-use proxy_core::stats::Cells;
-use proxy_core::stats::groups::RouteStats;
 use proxy_core::stream_error::UpstreamReset;
 
 use super::deadlines::{Tick, Timeout};
@@ -277,9 +273,6 @@ impl Stream<'_> {
             }
             Err(Failure::End(end)) => {
                 cut_short();
-                if matches!(end, StreamEnd::Gone) && !self.committed {
-                    cluster.cluster.stats.traffic.here().upstream_rq_cancelled.inc();
-                }
                 Err(end)
             }
             Err(Failure::Refused(pause)) => {
@@ -659,189 +652,5 @@ impl Stream<'_> {
             return false;
         };
         self.request.method == Method::CONNECT || (connect.allow_post && self.request.method == Method::POST)
-    }
-
-    /// Counts what a host, or the way to it, did to a stream.
-    fn count_reset(&self, reset: UpstreamReset) {
-        if let Some(cluster) = &self.cluster {
-            let stats = cluster.cluster.stats.traffic.here();
-            match reset {
-                UpstreamReset::RemoteReset => stats.upstream_rq_rx_reset.inc(),
-                // Over HTTP/2 a connection may outlive it: who knows of that counts.
-                UpstreamReset::ProtocolError if self.info.upstream.protocol != Some(Protocol::Http2) => {
-                    stats.upstream_cx_protocol_error.inc();
-                }
-                UpstreamReset::ConnectFailure
-                | UpstreamReset::LocalConnectFailure
-                | UpstreamReset::ConnectTimeout
-                | UpstreamReset::ConnectionTermination
-                | UpstreamReset::RemoteRefused
-                | UpstreamReset::LocalReset
-                | UpstreamReset::Overflow
-                | UpstreamReset::ProtocolError => {}
-            }
-        }
-    }
-
-    /// What a failed upstream means for the stream.
-    pub(crate) fn upstream_failed(&mut self, reset: UpstreamReset, reason: String) -> StreamEnd {
-        self.info.flags.set(reset.flag());
-        self.log_upstream_failure(reset);
-        self.count_reset(reset);
-        if let Some(host) = &self.info.upstream.host {
-            host.stats.rq_error.fetch_add(1, Ordering::Relaxed);
-        }
-        let suffix = match reason.is_empty() {
-            true => String::new(),
-            false => format!("|{}", reason.replace(' ', "_")),
-        };
-        if self.committed {
-            self.info.details =
-                Some(format!("upstream_reset_after_response_started{{{}{suffix}}}", reset.details()).into());
-            return StreamEnd::Reset;
-        }
-        let again = match &self.tries {
-            Some(tries) if tries.retried => "retried and the latest ",
-            _ => "",
-        };
-        let body = format!(
-            "upstream connect error or disconnect/reset before headers. {again}reset reason: {}",
-            reset.reason()
-        );
-        if !reason.is_empty() {
-            self.info.upstream.transport_failure = Some(reason.replace(' ', "_"));
-        }
-        self.charge(reset.status());
-        let details = match reset {
-            UpstreamReset::Overflow => "upstream_reset_before_response_started{overflow}".to_owned(),
-            _ => format!("upstream_reset_before_response_started{{{}{suffix}}}", reset.details()),
-        };
-        let mut reply = LocalReply::new(reset.status(), body, details);
-        if reset == UpstreamReset::Overflow && !self.router().suppress_envoy_headers {
-            reply.headers.insert(&*X_ENVOY_OVERLOADED, HeaderValue::from_static("true"));
-        }
-        self.route_reply(reply)
-    }
-
-    /// A deadline of one try passed.
-    pub(super) fn count_try_timeout(&self, timeout: Timeout) {
-        if let Some(cluster) = &self.cluster {
-            let stats = cluster.cluster.stats.traffic.here();
-            match timeout {
-                Timeout::TryIdle => stats.upstream_rq_per_try_idle_timeout.inc(),
-                _ => stats.upstream_rq_per_try_timeout.inc(),
-            }
-        }
-        if let Some(host) = &self.info.upstream.host {
-            host.stats.rq_timeout.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// The route's timeout passed.
-    pub(crate) fn upstream_timed_out(&mut self) {
-        if self.in_flight.is_none() && self.tries.as_ref().is_some_and(|tries| tries.retried) {
-            // It is nobody's fault: the request waited to be sent again.
-            return;
-        }
-        if let Some(cluster) = &self.cluster {
-            cluster.cluster.stats.traffic.here().upstream_rq_timeout.inc();
-        }
-        for stats in self.route_stats() {
-            stats.here().upstream_rq_timeout.inc();
-        }
-        if let Some(host) = &self.info.upstream.host {
-            host.stats.rq_timeout.fetch_add(1, Ordering::Relaxed);
-        }
-        self.charge_unanswered(StatusCode::GATEWAY_TIMEOUT);
-    }
-
-    /// Counts the answer that is made in place of the host's, if none was begun.
-    pub(super) fn charge_unanswered(&self, status: StatusCode) {
-        if !self.committed {
-            self.charge(status);
-        }
-    }
-
-    /// The upstream's response head is in `self.response`.
-    pub(crate) fn upstream_head(&mut self, now: Instant) {
-        let Some(head) = self.response.take() else { return };
-        self.deadlines.disarm_request();
-        self.deadlines.set_try(None);
-        let status = head.status;
-        self.track_response_head(&head);
-        self.log_upstream_head(&head);
-        self.response = Some(head);
-        self.info.response_code = Some(status.as_u16());
-        self.charge(status);
-        if let Some(host) = &self.info.upstream.host {
-            let counter =
-                if status.is_server_error() { &host.stats.rq_error } else { &host.stats.rq_success };
-            counter.fetch_add(1, Ordering::Relaxed);
-        }
-        self.info.details = Some("via_upstream".into());
-        let suppress = self.router().suppress_envoy_headers;
-        if let Some(response) = &mut self.response {
-            if !suppress && let Some(since) = self.info.request_complete {
-                let elapsed =
-                    u64::try_from(now.saturating_duration_since(since).as_millis()).unwrap_or(u64::MAX);
-                response.headers.insert(&*X_ENVOY_UPSTREAM_SERVICE_TIME, number(elapsed));
-            }
-            for cookie in self.set_cookies.iter().flat_map(|cookies| cookies.iter()) {
-                response.headers.append(header::SET_COOKIE, cookie.clone());
-            }
-            let route = selected(self.table.as_ref(), self.matched);
-            if let Some(route) = route {
-                if route.virtual_host().include_attempt_count_in_response {
-                    response
-                        .headers
-                        .insert(&*X_ENVOY_ATTEMPT_COUNT, HeaderValue::from(self.info.upstream.attempts));
-                }
-                route.finalize_response(&self.request, response, &self.info);
-            }
-        }
-    }
-
-    /// The upstream's response is complete.
-    pub(crate) fn upstream_complete(&mut self, now: Instant) {
-        self.info.upstream.last_rx = Some(now);
-        self.deadlines.disarm_upstream();
-        if let Some(guard) = self.in_flight.as_ref().filter(|_| self.router().dynamic_stats) {
-            let since = self.info.request_complete.unwrap_or(self.info.start);
-            let elapsed = u64::try_from(now.saturating_duration_since(since).as_millis()).unwrap_or(u64::MAX);
-            for stats in self.route_stats() {
-                stats.here().upstream_rq_time.record(elapsed);
-            }
-            let stats = guard.cluster().stats.traffic.here();
-            stats.upstream_rq_time.record(elapsed);
-            match self.is_internal {
-                true => stats.internal_upstream_rq_time.record(elapsed),
-                false => stats.external_upstream_rq_time.record(elapsed),
-            }
-        }
-    }
-
-    /// What the route and the virtual cluster count of the request.
-    pub(super) fn route_stats(&self) -> impl Iterator<Item = &Cells<RouteStats>> {
-        let route = self.route().and_then(|route| route.entry().stats.as_ref());
-        route.into_iter().chain(&self.virtual_cluster)
-    }
-
-    /// Counts a response of the cluster, or one made in its place.
-    pub(crate) fn charge(&self, status: StatusCode) {
-        let Some(cluster) = self.cluster.as_ref().filter(|_| self.router().dynamic_stats) else {
-            return;
-        };
-        for stats in self.route_stats() {
-            stats.here().upstream_rq.inc(status.as_u16());
-        }
-        let stats = cluster.cluster.stats.traffic.here();
-        match self.router().suppress_grpc_codes && self.request.is_grpc() {
-            true => stats.upstream_rq.inc_completed(),
-            false => stats.upstream_rq.inc(status.as_u16()),
-        }
-        match self.is_internal {
-            true => stats.internal_upstream_rq.inc(status.as_u16()),
-            false => stats.external_upstream_rq.inc(status.as_u16()),
-        }
     }
 }
