@@ -176,6 +176,8 @@ pub struct Case {
     pub h2_upstream: Vec<H2Reply>,
     /// Names of facts that differ on purpose (a `*` at the end stands for anything), and why.
     pub known: Vec<(&'static str, &'static str)>,
+    /// Facts that are not the same at each run of Envoy, and why.
+    pub varying: Vec<(&'static str, &'static str)>,
     /// For listeners without HTTP: how many lines the access log gets.
     pub tcp_log_lines: Option<usize>,
 }
@@ -190,6 +192,7 @@ impl Case {
             upstream: vec![],
             h2_upstream: vec![],
             known: vec![],
+            varying: vec![],
             tcp_log_lines: None,
         }
     }
@@ -264,6 +267,13 @@ impl Case {
         self
     }
 
+    /// Declares that a fact is not the same at each run of Envoy, and why.
+    #[must_use]
+    pub fn varies(mut self, fact: &'static str, reason: &'static str) -> Self {
+        self.varying.push((fact, reason));
+        self
+    }
+
     /// For listeners without HTTP: how many lines the access log gets.
     #[must_use]
     pub fn tcp(mut self, log_lines: usize) -> Self {
@@ -311,7 +321,7 @@ pub async fn compare(setup: &Setup, cases: &[Case], reference: &Binary, subject:
         if std::env::var_os("SHOW").is_some() {
             report.failures.push((case.name.to_owned(), expected.to_string()));
         }
-        let differences = expected.differences(&actual, known);
+        let differences = expected.differences(&actual, known, &case.varying);
         if !differences.is_empty() {
             report.failures.push((case.name.to_owned(), differences));
         }

@@ -77,14 +77,15 @@ impl Facts {
         self.map.get(name).map(String::as_str)
     }
 
-    /// The differences that are not declared, and the declarations that do not hold, one per line.
-    pub fn differences(&self, actual: &Self, known: &[(&str, &str)]) -> String {
+    /// The differences that are not declared, and the declarations that do not hold, one per line. Facts that are `varying`
+    /// may differ or not.
+    pub fn differences(&self, actual: &Self, known: &[(&str, &str)], varying: &[(&str, &str)]) -> String {
         let mut lines = Vec::new();
         let mut used = vec![false; known.len()];
         let names = self.map.keys().chain(actual.map.keys().filter(|name| !self.map.contains_key(*name)));
         for name in names {
             let (left, right) = (self.map.get(name), actual.map.get(name));
-            if left == right {
+            if left == right || varying.iter().any(|(pattern, _)| matches(pattern, name)) {
                 continue;
             }
             if let Some(at) = known.iter().position(|(pattern, _)| matches(pattern, name)) {
@@ -97,7 +98,9 @@ impl Facts {
         }
         for ((pattern, reason), used) in known.iter().zip(used) {
             if !used {
-                lines.push(format!("declared difference {pattern} ({reason}) does not show any more"));
+                let both =
+                    self.value(pattern).map_or(String::new(), |value| format!(": both have {value:?}"));
+                lines.push(format!("declared difference {pattern} ({reason}) does not show any more{both}"));
             }
         }
         lines.join("\n")
@@ -175,15 +178,16 @@ mod tests {
     fn a_difference_is_reported_unless_it_is_declared() {
         let left = facts(&[("a", "1"), ("b", "2")]);
         let right = facts(&[("a", "1"), ("b", "3"), ("c", "4")]);
-        assert_eq!(left.differences(&left, &[]), "");
-        assert_eq!(left.differences(&right, &[]).lines().count(), 2);
-        assert_eq!(left.differences(&right, &[("b", "why"), ("c*", "why")]), "");
+        assert_eq!(left.differences(&left, &[], &[]), "");
+        assert_eq!(left.differences(&right, &[], &[]).lines().count(), 2);
+        assert_eq!(left.differences(&right, &[("b", "why"), ("c*", "why")], &[]), "");
+        assert_eq!(left.differences(&right, &[], &[("b", "why"), ("c*", "why"), ("a", "why")]), "");
     }
 
     #[test]
     fn a_declaration_that_does_not_hold_is_reported() {
         let left = facts(&[("a", "1")]);
-        assert!(left.differences(&left, &[("a", "why")]).contains("does not show"));
+        assert!(left.differences(&left, &[("a", "why")], &[]).contains("does not show"));
     }
 
     #[test]

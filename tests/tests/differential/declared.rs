@@ -90,7 +90,7 @@ struct Row {
 fn declared(cases: &[Case]) -> Vec<Row> {
     let mut rows: Vec<Row> = Vec::new();
     for case in cases {
-        for (fact, reason) in &case.known {
+        for (fact, reason) in case.known.iter().chain(&case.varying) {
             let what = format!("`{fact}`");
             match rows.iter_mut().find(|row| row.case == case.name && row.why == *reason) {
                 Some(row) => row.what = format!("{}, {what}", row.what),

@@ -229,9 +229,9 @@ fn sequence_cases() -> Vec<Case> {
             .differs("counter*", BURST)
             .differs("log*", BURST)
             .differs("upstream.connections", BURST),
-        Case::frames("frames, ping flood", "auto", [many(20_000, frame(PING, 0, 0, &[0; 8]))]).differs(
+        Case::frames("frames, ping flood", "auto", [many(20_000, frame(PING, 0, 0, &[0; 8]))]).varies(
             "counter http2.outbound_control_flood",
-            "A flood of PINGs is counted; Envoy's codec ends the connection without counting.",
+            "A flood of PINGs is counted; Envoy's codec ends most such connections without counting.",
         ),
         Case::frames(
             "frames, continuation flood",
