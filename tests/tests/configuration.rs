@@ -88,20 +88,20 @@ async fn fields_that_cannot_be_honoured_are_refused_in_every_resource() -> Resul
         ["enable_mptcp: ", "filter_chains[0].filters[0].typed_config.proxy_status_config: "],
     )?;
 
-    let bad = "name: r, vhds: {config_source: {ads: {}}}, virtual_hosts: [{name: v, domains: ['*'], routes: [{match: {prefix: /}, route: {cluster: c, retry_policy: {}}}]}]";
+    let bad = "name: r, vhds: {config_source: {ads: {}}}, virtual_hosts: [{name: v, domains: ['*'], routes: [{match: {prefix: /}, route: {cluster: c, hedge_policy: {}}}]}]";
     management.set(
         &TypeUrl::ROUTE_CONFIGURATION,
         "1",
         [served::<RouteConfiguration>(&format!("{{{bad}}}"))?],
     );
     let message = rejection(&management, &TypeUrl::ROUTE_CONFIGURATION).await?;
-    both(&message, "r", ["vhds: ", "virtual_hosts[0].routes[0].route.retry_policy: "])?;
+    both(&message, "r", ["vhds: ", "virtual_hosts[0].routes[0].route.hedge_policy: "])?;
     proxy.stop().await
 }
 
 /// A cluster with field 1500, which does not exist, and one that has no effect.
 fn odd_cluster() -> Result<Served> {
-    let mut cluster = served::<Cluster>(&format!("{CLUSTER}, maglev_lb_config: {{}}}}"))?;
+    let mut cluster = served::<Cluster>(&format!("{CLUSTER}, lrs_report_endpoint_metrics: [cpu_utilization]}}"))?;
     cluster.any.value.extend_from_slice(&[0xe0, 0x5d, 1]);
     Ok(cluster)
 }
@@ -125,7 +125,7 @@ async fn unknown_fields_and_fields_without_effect_are_counted() -> Result<()> {
     within("the cluster", SOON, management.acknowledged(&TypeUrl::CLUSTER, "2")).await?;
     ensure!(proxy.admin().stat("server.dynamic_unknown_fields").await? == 1);
     ensure!(proxy.admin().stat("server.dynamic_ignored_fields").await? == 1);
-    ensure!(proxy.log().matches("maglev_lb_config").count() == 1, "{}", proxy.log());
+    ensure!(proxy.log().matches("lrs_report_endpoint_metrics").count() == 1, "{}", proxy.log());
     proxy.stop().await
 }
 
