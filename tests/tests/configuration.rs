@@ -101,7 +101,8 @@ async fn fields_that_cannot_be_honoured_are_refused_in_every_resource() -> Resul
 
 /// A cluster with field 1500, which does not exist, and one that has no effect.
 fn odd_cluster() -> Result<Served> {
-    let mut cluster = served::<Cluster>(&format!("{CLUSTER}, lrs_report_endpoint_metrics: [cpu_utilization]}}"))?;
+    let mut cluster =
+        served::<Cluster>(&format!("{CLUSTER}, lrs_report_endpoint_metrics: [cpu_utilization]}}"))?;
     cluster.any.value.extend_from_slice(&[0xe0, 0x5d, 1]);
     Ok(cluster)
 }
