@@ -61,6 +61,7 @@ pub fn connection() -> ConnectionInfo {
         original_source: None,
         secure: false,
         tls: None,
+        proxied: None,
         transport_failure: None,
         server_name: None,
         application_protocols: Vec::new(),
