@@ -186,7 +186,12 @@ impl Pod {
 
     /// What a call of the gRPC server is answered.
     pub fn grpc(&self, target: SocketAddr, word: &str) -> Result<String> {
-        self.say(&mut programs::grpc_client(&target.to_string(), word))
+        self.say(&mut programs::grpc_client(&target.to_string(), word, false))
+    }
+
+    /// What a call of the gRPC server that speaks TLS itself is answered.
+    pub fn grpc_over_tls(&self, target: SocketAddr, word: &str) -> Result<String> {
+        self.say(&mut programs::grpc_client(&target.to_string(), word, true))
     }
 
     fn say(&self, command: &mut Command) -> Result<String> {

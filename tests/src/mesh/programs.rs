@@ -18,14 +18,55 @@ def say(request, context):
 handler = grpc.method_handlers_generic_handler("echo.Echo", {"Say": grpc.unary_unary_rpc_method_handler(say)})
 server = grpc.server(futures.ThreadPoolExecutor(max_workers=4))
 server.add_generic_rpc_handlers((handler,))
-server.add_insecure_port("[::]:" + sys.argv[1])
+if sys.argv[2] == "tls":
+    pair = [(open("key.pem", "rb").read(), open("cert.pem", "rb").read())]
+    server.add_secure_port("[::]:" + sys.argv[1], grpc.ssl_server_credentials(pair))
+else:
+    server.add_insecure_port("[::]:" + sys.argv[1])
 server.start()
 server.wait_for_termination()
 "#;
 
+/// Its own certificate, which it signs itself.
+const CERTIFICATE: &str = r#"
+import ssl, subprocess
+subprocess.run("openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
+    " -keyout key.pem -out cert.pem -subj /CN=workload -addext subjectAltName=DNS:workload".split(), check=True)
+"#;
+
+const HTTPS_SERVER: &str = r#"
+import http.server, sys
+server = http.server.ThreadingHTTPServer(("0.0.0.0", int(sys.argv[1])), http.server.SimpleHTTPRequestHandler)
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain("cert.pem", "key.pem")
+server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+server.serve_forever()
+"#;
+
+/// As `osm-healthcheck`: whether a connection to the port of the header `Original-Tcp-Port` can be made.
+const TCP_PROBE: &str = r#"
+import http.server, socket, sys
+class Probe(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        try:
+            socket.create_connection(("localhost", int(self.headers["Original-Tcp-Port"])), 1).close()
+            self.send_response(200)
+        except OSError:
+            self.send_response(404)
+        self.end_headers()
+http.server.ThreadingHTTPServer(("0.0.0.0", int(sys.argv[1])), Probe).serve_forever()
+"#;
+
+/// A channel over TLS believes whatever certificate the server shows.
 const GRPC_CLIENT: &str = r#"
 import grpc, sys
-channel = grpc.insecure_channel(sys.argv[1])
+if sys.argv[3] == "tls":
+    import ssl
+    ip, port = sys.argv[1].split(":")
+    believed = grpc.ssl_channel_credentials(ssl.get_server_certificate((ip, int(port))).encode())
+    channel = grpc.secure_channel(sys.argv[1], believed, [("grpc.ssl_target_name_override", "workload")])
+else:
+    channel = grpc.insecure_channel(sys.argv[1])
 try:
     print(channel.unary_unary("/echo.Echo/Say")(sys.argv[2].encode(), timeout=10).decode())
 except grpc.RpcError as error:
@@ -53,12 +94,18 @@ asyncio.run(main())
 /// What a workload is.
 #[derive(Clone, Copy, Debug)]
 pub enum Program {
-    /// nginx, which says `port|client's address|x-forwarded-client-cert|host`; `/slow` takes two seconds.
+    /// nginx, which says `port|client's address|x-forwarded-client-cert|host`; `/slow` takes two seconds, `/status/503` is no success.
     Nginx,
     /// Python's `http.server` on its empty working directory.
     HttpServer,
+    /// Such a one over TLS, with a certificate of its own.
+    HttpsServer,
     /// A server of gRPC.
     Grpc,
+    /// Such a one over TLS, with a certificate of its own.
+    GrpcOverTls,
+    /// OSM's helper for probes of TCP ports.
+    TcpProbe,
     /// A server that sends back what it is sent.
     Echo,
     /// One that says this before, with Python's escapes.
@@ -80,6 +127,7 @@ http {{ access_log off; {paths} keepalive_requests 100000;
   server {{
     listen 0.0.0.0:{port} reuseport; listen [::]:{port} reuseport;
     location / {{ return 200 "$server_port|$remote_addr|$http_x_forwarded_client_cert|$host\n"; }}
+    location = /status/503 {{ return 503; }}
     location = /slow {{ alias {dir}/slow; limit_rate {rate}; }}
   }}
 }}
@@ -106,16 +154,20 @@ impl Program {
                 command
             }
             Program::HttpServer => python(&["-m", "http.server", "--bind", "::", &number]),
-            Program::Grpc => python(&["-c", GRPC_SERVER, &number]),
+            Program::HttpsServer => python(&["-c", &[CERTIFICATE, HTTPS_SERVER].concat(), &number]),
+            Program::Grpc => python(&["-c", GRPC_SERVER, &number, "plain"]),
+            Program::GrpcOverTls => python(&["-c", &[CERTIFICATE, GRPC_SERVER].concat(), &number, "tls"]),
+            Program::TcpProbe => python(&["-c", TCP_PROBE, &number]),
             Program::Echo => python(&["-c", TCP_SERVER, &number, ""]),
             Program::Greeting(greeting) => python(&["-c", TCP_SERVER, &number, greeting]),
         })
     }
 }
 
-/// A command of a client of [`Program::Grpc`]: says a word there, and prints the answer or the status.
-pub fn grpc_client(target: &str, word: &str) -> Command {
+/// A command of a client of [`Program::Grpc`], or of [`Program::GrpcOverTls`]: says a word there, and prints the answer or the
+/// status.
+pub fn grpc_client(target: &str, word: &str, over_tls: bool) -> Command {
     let mut command = Command::new(PYTHON);
-    command.args(["-c", GRPC_CLIENT, target, word]);
+    command.args(["-c", GRPC_CLIENT, target, word, if over_tls { "tls" } else { "plain" }]);
     command
 }

@@ -1,8 +1,8 @@
 //! The end-to-end scenarios of Open Service Mesh that concern the data plane, with its own shapes of configuration (`shapes`).
 //!
-//! Not here, because Outrigger cannot do it yet: rate limits of HTTP requests, local and global (`local_ratelimit`, `ratelimit`), retry
-//! policies, `ext_authz`, the metrics of `lua` and `wasm`, tracing; and because OSM cannot: IPv6.
+//! Not here, because Outrigger cannot do it yet: rate limits of HTTP requests, local and global (`local_ratelimit`, `ratelimit`), the metrics of `lua` and `wasm`, tracing; and because OSM cannot: IPv6.
 
+mod services;
 mod shapes;
 
 use std::collections::BTreeMap;
@@ -74,6 +74,19 @@ impl Osm {
         allowed: &[&str],
     ) -> SocketAddr {
         let ip = Ipv4Addr::new(10, 96, 1, u8::try_from(self.catalog.services.len() + 1).unwrap()).into();
+        self.serve_at(ip, name, protocol, port, pods, allowed)
+    }
+
+    /// A service at this address.
+    fn serve_at(
+        &mut self,
+        ip: IpAddr,
+        name: &'static str,
+        protocol: &'static str,
+        port: u16,
+        pods: &[&str],
+        allowed: &[&str],
+    ) -> SocketAddr {
         let pods = pods.iter().map(|pod| (pod.to_string(), self.pod_ip(pod))).collect();
         let allowed = allowed.iter().map(|account| self.catalog.principal(account)).collect();
         self.catalog.services.push(Service {
@@ -383,41 +396,6 @@ fn hello(name: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     rustls::ClientConnection::new(config, name).unwrap().write_tls(&mut bytes).unwrap();
     bytes
-}
-
-/// Who is outside comes in plainly where an `IngressBackend` names its address, and nobody else does.
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn ingress_by_address() {
-    let mut osm = Osm::new(&["client", "server", "gateway", "stranger"]).await;
-    osm.mesh.get_mut("server").unwrap().run(Program::Nginx, 14001).unwrap();
-    let server = osm.serve("server", "http", 14001, &["server"], &["client"]);
-    osm.catalog.ingress = Some(osm.pod_ip("gateway"));
-    osm.inject(&["client", "server"]);
-    let own = url((osm.pod_ip("server"), 14001).into());
-    assert!(osm.curl("gateway", &[&own]).ends_with("|200"));
-    assert_eq!(osm.curl("stranger", &[&own]), "|000");
-    assert!(osm.curl("client", &[&url(server)]).ends_with("|200"));
-}
-
-/// Probes of HTTP are rewritten to the sidecar's ports, which are not redirected.
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn health_probes() {
-    let mut osm = Osm::new(&["server", "kubelet"]).await;
-    osm.mesh.get_mut("server").unwrap().run(Program::Nginx, 14001).unwrap();
-    osm.serve("server", "http", 14001, &["server"], &["nobody"]);
-    osm.inject(&["server"]);
-    let own = osm.pod_ip("server");
-    let probe = |osm: &Osm, port: u16, kind: &str| {
-        osm.curl(
-            "kubelet",
-            &["--output", "/dev/null", &format!("http://{own}:{port}/osm-{kind}-probe/server")],
-        )
-    };
-    for (port, kind) in [(15901, "liveness"), (15902, "readiness")] {
-        assert_eq!(probe(&osm, port, kind), "|200", "{kind}");
-    }
-    osm.mesh.get_mut("server").unwrap().workloads.clear();
-    assert_eq!(probe(&osm, 15902, "readiness"), "|503");
 }
 
 /// Ports and ranges that are excluded go past the sidecar.

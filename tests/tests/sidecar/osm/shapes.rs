@@ -66,6 +66,8 @@ pub struct Catalog {
     /// Principals instead of addresses: over TLS.
     pub ingress_principal: Option<String>,
     pub spiffe: bool,
+    /// How often requests that fail are sent again.
+    pub retries: Option<u32>,
 }
 
 fn ads() -> Value {
@@ -287,7 +289,14 @@ impl Catalog {
                 .map(|(name, weight)| json!({"name": name, "weight": weight}))
                 .collect();
             let every = json!({"headers": [{"name": ":method", "safe_regex_match": {"google_re2": {}, "regex": ".*"}}], "safe_regex": {"google_re2": {}, "regex": ".*"}});
-            let routes = json!([{"match": every, "route": {"weighted_clusters": {"clusters": clusters, "total_weight": 100}, "timeout": "0s"}}]);
+            let mut route =
+                json!({"weighted_clusters": {"clusters": clusters, "total_weight": 100}, "timeout": "0s"});
+            if let Some(retries) = self.retries {
+                route["retry_policy"] = json!({
+                    "retry_on": "5xx", "num_retries": retries, "per_try_timeout": "1s", "retry_back_off": {"base_interval": "0.02s"},
+                });
+            }
+            let routes = json!([{"match": every, "route": route}]);
             let host = Self::virtual_host("outbound", service, &domains, routes);
             configs.push(json!({"name": format!("rds-outbound.{}", service.port), "validate_clusters": false, "virtual_hosts": [host]}));
         }
@@ -482,6 +491,13 @@ pub fn bootstrap(pod: &str, controller: SocketAddr, dir: &str, port: u16, highes
     };
     let (live, live_cluster) = probe("liveness", 15901);
     let (ready, ready_cluster) = probe("readiness", 15902);
+    // A probe over TLS keeps its path, and is carried as it is.
+    let start_cluster = format!("{pod}_startup_cluster");
+    let carried = tcp_proxy("health_probes_https", &[(start_cluster.clone(), 100)]);
+    let start =
+        json!({"name": "startup_listener", "address": any(15903), "filter_chains": [{"filters": [carried]}]});
+    let start_cluster = json!({"name": start_cluster, "type": "STATIC", "load_assignment": {"cluster_name": start_cluster, "endpoints": [{"lb_endpoints": [
+        {"endpoint": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": port}}}}]}]}});
     let file = |name: &str| json!({"name": name, "sds_config": {"path": format!("{dir}/{}_secret.yaml", name.replace("tls_sds", "tls_certificate_sds"))}});
     let common = json!({
         "alpn_protocols": ["h2"],
@@ -509,7 +525,7 @@ pub fn bootstrap(pod: &str, controller: SocketAddr, dir: &str, port: u16, highes
             "cds_config": ads(), "lds_config": ads(),
         },
         "node": {"id": pod},
-        "static_resources": {"clusters": [controller, live_cluster, ready_cluster], "listeners": [live, ready]},
+        "static_resources": {"clusters": [controller, live_cluster, ready_cluster, start_cluster], "listeners": [live, ready, start]},
     })
     .to_string()
 }
