@@ -55,6 +55,10 @@ impl Case {
 }
 
 const BY_KEY: &str = "hash_policy: [{header: {header_name: x-key}}]";
+/// Every response is one to try again for, at a host that did not have the request.
+const AGAIN: &str = "hash_policy: [{header: {header_name: x-key}}], retry_policy: {retry_on: retriable-status-codes, retriable_status_codes: [200], num_retries: 2, host_selection_retry_max_attempts: 6, retry_host_predicate: [{name: h, typed_config: {\"@type\": type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate}}], retry_back_off: {base_interval: 0.001s}}";
+/// The same, at another priority.
+const ELSEWHERE: &str = "hash_policy: [{header: {header_name: x-key}}], retry_policy: {retry_on: retriable-status-codes, retriable_status_codes: [200], retry_priority: {name: p, typed_config: {\"@type\": type.googleapis.com/envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig, update_frequency: 1}}, retry_back_off: {base_interval: 0.001s}}";
 const RING: &str = "lb_policy: RING_HASH";
 const MAGLEV: &str = "lb_policy: MAGLEV";
 const EVEN: &[(&str, &[(usize, &str)])] =
@@ -132,6 +136,9 @@ const CASES: &[Case] = &[
         "load_balancing_policy: {policies: [{typed_extension_config: {name: r, typed_config: {\"@type\": type.googleapis.com/envoy.extensions.load_balancing_policies.ring_hash.v3.RingHash, consistent_hashing_lb_config: {hash_policy: [{header: {header_name: x-other}}]}}}}]}",
     )
     .with_policy(BY_KEY, "x-other: a{N}\r\n"),
+    Case::new("ring-again", RING).with_policy(AGAIN, ""),
+    Case::new("ring-elsewhere", RING).with_hosts(FAILING).with_policy(ELSEWHERE, ""),
+    Case::new("maglev-again", MAGLEV).with_policy(AGAIN, ""),
     Case::new("maglev", MAGLEV),
     Case::new("maglev-uneven", MAGLEV).with_hosts(UNEVEN),
     Case::new("maglev-small", "lb_policy: MAGLEV\nmaglev_lb_config: {table_size: 11}").with_hosts(UNEVEN),

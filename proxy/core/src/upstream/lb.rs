@@ -27,16 +27,18 @@ pub struct PickCx<'a> {
     pub random: &'a mut fastrand::Rng,
     /// What the request hashes to, for those that balance by it.
     pub hash: Option<u64>,
+    /// How many hosts were picked for the same request before and not wanted: those that hash pick another.
+    pub attempt: u32,
     /// Requests in flight at the whole cluster, for those that bound the load of a host by it.
     pub active_requests: u32,
-    /// The load of each priority in place of the set's own, for a request that is sent again.
+    /// The load of each priority in place of the set's own, for a request that is sent again; those that hash keep to the set's.
     pub loads: Option<&'a [Load]>,
 }
 
 impl<'a> PickCx<'a> {
     /// A pick that depends on nothing but chance.
     pub fn new(random: &'a mut fastrand::Rng) -> Self {
-        Self { random, hash: None, active_requests: 0, loads: None }
+        Self { random, hash: None, attempt: 0, active_requests: 0, loads: None }
     }
 }
 

@@ -221,9 +221,8 @@ impl WorkerCluster {
             Discovery::OriginalDst(hosts) => self.original_dst(hosts, info, Some(request)),
             _ => {
                 let hosts = self.cluster.hosts();
-                // The same hash leads to the same host: another attempt has another.
-                let hash = again.hash.map(|hash| hash ^ u64::from(attempt).wrapping_neg());
-                let picked = self.balance(&hosts, hash, again.loads, random);
+                let cx = PickCx { hash: again.hash, attempt, loads: again.loads, ..PickCx::new(random) };
+                let picked = self.balance(&hosts, cx);
                 self.count_pick(&hosts, picked.as_ref());
                 picked
             }
@@ -266,7 +265,7 @@ impl WorkerCluster {
 
     fn choose(&self, hosts: &HostSet, hash: Option<u64>, random: &mut fastrand::Rng) -> Option<Arc<Host>> {
         let ahead = self.ahead.borrow_mut().next(hosts);
-        let picked = ahead.or_else(|| self.balance(hosts, hash, None, random));
+        let picked = ahead.or_else(|| self.balance(hosts, PickCx { hash, ..PickCx::new(random) }));
         self.count_pick(hosts, picked.as_ref());
         picked
     }
@@ -285,18 +284,13 @@ impl WorkerCluster {
         }
     }
 
-    fn balance(
-        &self,
-        hosts: &HostSet,
-        hash: Option<u64>,
-        loads: Option<&[Load]>,
-        random: &mut fastrand::Rng,
-    ) -> Option<Arc<Host>> {
+    fn balance(&self, hosts: &HostSet, mut cx: PickCx<'_>) -> Option<Arc<Host>> {
         let mut balancer = self.balancer.borrow_mut();
         let balancer = balancer.get_or_insert_with(|| self.cluster.balancer());
-        let active_requests =
-            if self.cluster.balancing.is_bounded() { self.cluster.active_requests() } else { 0 };
-        balancer.pick(hosts, &mut PickCx { random, hash, active_requests, loads })
+        if self.cluster.balancing.is_bounded() {
+            cx.active_requests = self.cluster.active_requests();
+        }
+        balancer.pick(hosts, &mut cx)
     }
 
     /// The pool for `host`; `None` if there are as many as `max_connection_pools` allows, and none of them may go.

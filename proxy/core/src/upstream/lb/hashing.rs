@@ -197,10 +197,10 @@ impl HashTables {
 }
 
 impl HashTable {
-    fn find(&self, hash: u64) -> Option<usize> {
+    fn find(&self, hash: u64, attempt: u32) -> Option<usize> {
         match &self.lookup {
-            Lookup::Ring(ring) => ring.find(hash),
-            Lookup::Maglev(table) => table.find(hash),
+            Lookup::Ring(ring) => ring.find(hash, attempt),
+            Lookup::Maglev(table) => table.find(hash, attempt),
         }
     }
 }
@@ -221,9 +221,10 @@ impl HashBalancer {
 impl LoadBalancer for HashBalancer {
     fn pick(&mut self, hosts: &HostSet, cx: &mut PickCx<'_>) -> Option<Arc<Host>> {
         let hash = cx.hash.unwrap_or_else(|| cx.random.u64(..));
-        let (priority, _) = choose_priority(hosts, cx.loads, hash)?;
+        // (Whatever was tried before, as in Envoy: `cx.loads` has no say here.)
+        let (priority, _) = choose_priority(hosts, None, hash)?;
         let table = hosts.tables()?.0.get(priority)?;
-        let index = table.find(hash)?;
+        let index = table.find(hash, cx.attempt)?;
         let index = match self.balance_factor {
             None => index,
             Some(factor) => bounded::within_load(table, index, hash, factor, cx.active_requests),

@@ -69,7 +69,7 @@ fn set(previous: Option<&HostSet>, hosts: &Hosts, scheme: &Scheme, panic_thresho
 
 fn pick(balancer: &mut dyn LoadBalancer, hosts: &HostSet, random: &mut fastrand::Rng) -> Option<Arc<Host>> {
     let hash = Some(random.u64(..));
-    balancer.pick(hosts, &mut PickCx { random, hash, active_requests: 0, loads: None })
+    balancer.pick(hosts, &mut PickCx { hash, ..PickCx::new(random) })
 }
 
 fn health() -> impl Strategy<Value = HostHealth> {

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use proxy_core::stream_info::ConnectionInfo;
-use proxy_core::upstream::{Host, HostHealth, HostSet};
+use proxy_core::upstream::{Host, HostHealth, HostSet, PickCx};
 
 use super::connect::{ConnectionGuard, Kind};
 use super::exclusive::{Closing, Rests as _};
@@ -184,7 +184,7 @@ impl WorkerCluster {
         if !self.cluster.balancing.tells_next() || ahead.hosts.len() >= hosts.healthy_len() {
             return None;
         }
-        let host = self.balance(hosts, None, None, random)?;
+        let host = self.balance(hosts, PickCx::new(random))?;
         ahead.hosts.push_back(host.clone());
         Some(host)
     }

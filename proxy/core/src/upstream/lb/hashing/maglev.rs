@@ -27,8 +27,9 @@ struct Turn {
 const FREE: u32 = u32::MAX;
 
 impl Maglev {
-    /// The host of the entry that `hash` falls on.
-    pub(super) fn find(&self, hash: u64) -> Option<usize> {
+    /// The host of the entry that `hash` falls on; another attempt falls on another, far from it.
+    pub(super) fn find(&self, hash: u64, attempt: u32) -> Option<usize> {
+        let hash = hash ^ u64::from(attempt).wrapping_neg();
         self.hosts.get(usize::try_from(hash % self.size).ok()?)
     }
 

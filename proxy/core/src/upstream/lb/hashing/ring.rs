@@ -11,10 +11,12 @@ pub(super) struct Ring {
 }
 
 impl Ring {
-    /// The host at the first place that is not before `hash`; that of the first place of all if there is none.
-    pub(super) fn find(&self, hash: u64) -> Option<usize> {
+    /// The host at the first place that is not before `hash`, or that of the first place of all if there is none; another attempt
+    /// goes so many places on.
+    pub(super) fn find(&self, hash: u64, attempt: u32) -> Option<usize> {
         let at = self.hashes.partition_point(|place| *place < hash);
-        self.hosts.get(if at == self.hashes.len() { 0 } else { at })
+        let first = if at == self.hashes.len() { 0 } else { at };
+        self.hosts.get((first + attempt as usize).checked_rem(self.hashes.len())?)
     }
 
     /// A ring where the host with the least share is at a whole number of places, the others at as many as their shares say.

@@ -27,7 +27,7 @@ fn set(hosts: impl IntoIterator<Item = (u16, u32)>, hashing: &Hashing) -> Arc<Ho
 
 fn pick(hosts: &HostSet, hashing: &Hashing, hash: u64, active_requests: u32) -> Option<Arc<Host>> {
     let mut random = fastrand::Rng::with_seed(1);
-    let mut cx = PickCx { random: &mut random, hash: Some(hash), active_requests, loads: None };
+    let mut cx = PickCx { hash: Some(hash), active_requests, ..PickCx::new(&mut random) };
     HashBalancer::new(hashing).pick(hosts, &mut cx)
 }
 
