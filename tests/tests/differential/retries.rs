@@ -57,6 +57,8 @@ const ROUTES: &str = r#"
   route: {cluster: up, timeout: 0.2s, retry_policy: {retry_on: 5xx, per_try_timeout: 1s}}
 - match: {prefix: /idle-try}
   route: {cluster: up, timeout: 5s, retry_policy: {retry_on: 5xx, per_try_idle_timeout: 0.15s}}
+- match: {prefix: /short-stream}
+  route: {cluster: short_streams, timeout: 5s, retry_policy: {retry_on: 5xx}}
 - match: {prefix: /all-time}
   route: {cluster: up, timeout: 0.3s, retry_policy: {retry_on: 5xx, num_retries: 5, retry_back_off: {base_interval: 30s}}}
 - match: {prefix: /open}
@@ -115,10 +117,9 @@ const INTERNAL: &str = "use_remote_address: true\ninternal_address_config: {cidr
 
 pub(crate) fn setup() -> Setup {
     let breakers = |thresholds: &str| format!("circuit_breakers: {{thresholds: [{thresholds}]}}\n");
-    let own = format!(
-        "{}    retry_policy: {{retry_on: 5xx}}\n",
-        H2_CLUSTER.replace("http2_protocol_options", "http_protocol_options")
-    );
+    let http1 = H2_CLUSTER.replace("http2_protocol_options", "http_protocol_options");
+    let own = format!("{http1}    retry_policy: {{retry_on: 5xx}}\n");
+    let short = format!("{http1}    common_http_protocol_options: {{max_stream_duration: 0.15s}}\n");
     Setup::with_clusters(
         "retries",
         [
@@ -139,6 +140,7 @@ pub(crate) fn setup() -> Setup {
             ),
         ],
         [
+            cluster("short_streams", "up", &short),
             cluster("no_retries", "up", &breakers("{max_retries: 0}")),
             cluster("budget", "up", &breakers("{max_retries: 0, retry_budget: {}}")),
             cluster(
@@ -390,6 +392,11 @@ fn time_cases() -> Vec<Case> {
         get("try idle", "/idle-try").reply(stalls()),
         get("try idle twice", "/idle-try").reply(stalls()).reply(stalls()),
         get("try idle inside the response", "/idle-try").reply(stuck_body()),
+        get("stream of a host that is too long", "/short-stream").reply(stalls()),
+        get("streams of hosts that are too long", "/short-stream").reply(stalls()).reply(stalls()),
+        get("stream of a host that is too long inside the response", "/short-stream").reply(stuck_body()),
+        Case::get("stream of a host that is too long, counted", "counted", "/short-stream", NONE)
+            .reply(stalls()),
         get("all time used in a pause", "/all-time").reply(status("503 X")),
         get("a pause that is asked for", "/asked-pause").reply(with("503 X", "retry-after: 1\r\n")),
         get("a pause that is too long", "/asked-pause").reply(with("503 X", "retry-after: 100\r\n")),

@@ -117,9 +117,9 @@ impl Stream<'_> {
                 Event::UpstreamFailed(reset) => return Err(Failure::Upstream(reset)),
                 Event::DownstreamFailed(error) => return Err(self.downstream_failed(error).into()),
                 Event::Tick(Tick::UpstreamLog) => self.log_upstream_again(down.wire()),
-                Event::Tick(Tick::TimedOut(timeout @ (Timeout::Try | Timeout::TryIdle)))
-                    if self.response.is_none() =>
-                {
+                Event::Tick(Tick::TimedOut(
+                    timeout @ (Timeout::Try | Timeout::TryIdle | Timeout::UpstreamMaxDuration),
+                )) if self.response.is_none() => {
                     return Err(Failure::TimedOut(timeout));
                 }
                 Event::Tick(Tick::TimedOut(timeout)) => return Err(self.timed_out(timeout).into()),
@@ -548,9 +548,7 @@ impl Stream<'_> {
                 (flag, StatusCode::GATEWAY_TIMEOUT, body, "upstream_per_try_idle_timeout")
             }
             Timeout::UpstreamMaxDuration => {
-                if let Some(cluster) = &self.cluster {
-                    cluster.cluster.stats.traffic.here().upstream_rq_max_duration_reached.inc();
-                }
+                self.count_try_timeout(timeout);
                 let flag = Some(ResponseFlag::UpstreamMaxStreamDurationReached);
                 let body = "upstream max stream duration reached";
                 (flag, StatusCode::GATEWAY_TIMEOUT, body, "upstream_max_stream_duration_reached")

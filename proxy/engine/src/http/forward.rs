@@ -192,7 +192,8 @@ impl Stream<'_> {
                         None => self.count_reset(failed.reset),
                     }
                     self.pause(down, timer, pause).await?;
-                    cluster = self.prepare_again(cluster, failed.timeout.is_some())?;
+                    let timed_out = matches!(failed.timeout, Some(Timeout::Try | Timeout::TryIdle));
+                    cluster = self.prepare_again(cluster, timed_out)?;
                     sending = Sending::Retried;
                 }
                 Sent::Refused(pause) => {

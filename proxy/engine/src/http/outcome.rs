@@ -83,6 +83,8 @@ impl Stream<'_> {
             let stats = cluster.cluster.stats.traffic.here();
             match timeout {
                 Timeout::TryIdle => stats.upstream_rq_per_try_idle_timeout.inc(),
+                // (The host was in time: it is the stream that was not to last longer.)
+                Timeout::UpstreamMaxDuration => return stats.upstream_rq_max_duration_reached.inc(),
                 _ => stats.upstream_rq_per_try_timeout.inc(),
             }
         }
