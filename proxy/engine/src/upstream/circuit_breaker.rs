@@ -155,11 +155,23 @@ impl Thresholds {
         if proto.track_remaining {
             let stats = scope.child(&format!("circuit_breakers.{priority}")).shared();
             for (resource, limit) in Resource::ALL.into_iter().zip(&built.limits) {
-                resource.remaining(&stats).set(u64::from(limit.max));
+                let most = if built.is_budgeted(resource) { 0 } else { limit.max };
+                resource.remaining(&stats).set(u64::from(most));
             }
             built.remaining = Some(stats);
         }
         built
+    }
+
+    /// Whether a budget takes the place of a number of `resource`.
+    fn is_budgeted(&self, resource: Resource) -> bool {
+        resource == Resource::Retries && self.budget.is_some()
+    }
+
+    /// Where it is shown how many of `resource` remain, if that is known.
+    fn remaining(&self, resource: Resource) -> Option<&SharedGauge> {
+        let stats = self.remaining.as_ref().filter(|_| !self.is_budgeted(resource))?;
+        Some(resource.remaining(stats))
     }
 }
 
@@ -265,10 +277,10 @@ impl Breakers {
         if before.checked_add(1) == Some(max) {
             resource.open_gauge(&self.stats, priority).inc();
         }
-        if let Some(remaining) = &self.thresholds(priority).remaining
+        if let Some(remaining) = self.thresholds(priority).remaining(resource)
             && before < max
         {
-            resource.remaining(remaining).dec();
+            remaining.dec();
         }
     }
 
@@ -277,10 +289,10 @@ impl Breakers {
         if before == max {
             resource.open_gauge(&self.stats, priority).dec();
         }
-        if let Some(remaining) = &self.thresholds(priority).remaining
+        if let Some(remaining) = self.thresholds(priority).remaining(resource)
             && before <= max
         {
-            resource.remaining(remaining).inc();
+            remaining.inc();
         }
     }
 }

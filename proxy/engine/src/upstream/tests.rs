@@ -198,6 +198,24 @@ fn typed_http_options_win_over_the_older_fields() {
 }
 
 #[test]
+fn nothing_is_shown_to_remain_of_a_budget() {
+    let mut proto = cluster(DiscoveryType::Static, Vec::new());
+    let budget = proto::circuit_breakers::thresholds::RetryBudget::default();
+    let thresholds = Thresholds { retry_budget: Some(budget), track_remaining: true, ..Default::default() };
+    proto.circuit_breakers =
+        Some(proto::CircuitBreakers { thresholds: vec![thresholds], per_host_thresholds: Vec::new() });
+    let env = BuildEnv::new(1);
+    let built = Cluster::build(&proto, &mut BuildCx::new(&env)).unwrap();
+    let remaining = built.stats.scope.child("circuit_breakers.default");
+    let remaining = remaining.shared::<proxy_core::stats::groups::CircuitBreakerRemainingStats>();
+    assert_eq!((remaining.remaining_retries.value(), remaining.remaining_rq.value()), (0, 1024));
+    let retry = Permit::acquire_retry(built.clone(), BreakerPriority::Default).unwrap();
+    assert_eq!(remaining.remaining_retries.value(), 0);
+    drop(retry);
+    assert_eq!(remaining.remaining_retries.value(), 0);
+}
+
+#[test]
 fn permits_hold_the_limit_and_the_gauges() {
     let mut proto = cluster(DiscoveryType::Static, Vec::new());
     let thresholds = Thresholds { max_requests: Some(2), track_remaining: true, ..Default::default() };
