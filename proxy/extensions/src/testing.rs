@@ -121,6 +121,11 @@ impl proxy_core::extension::http_filter::Engine for FakeEngine {
     fn count_response(&self, _cluster: &str, _status: http::StatusCode) {}
 }
 
+/// The engine of network filters that ask nothing of it.
+pub(crate) fn engine() -> Rc<dyn proxy_core::extension::http_filter::Engine> {
+    Rc::new(FakeEngine::default())
+}
+
 /// A stream as HTTP filters see it.
 pub(crate) struct Stream {
     pub(crate) request: RequestHead,

@@ -56,6 +56,16 @@ fn example(message: &str) -> Vec<u8> {
             ConnectionLimit { stat_prefix: "p".into(), max_connections: Some(1), ..Default::default() }
                 .encode_to_vec()
         }
+        Some("ExtAuthz") if message.contains(".network.") => {
+            use xds_api::envoy::config::core::v3::GrpcService;
+            use xds_api::envoy::config::core::v3::grpc_service::{EnvoyGrpc, TargetSpecifier};
+            use xds_api::envoy::extensions::filters::network::ext_authz::v3::ExtAuthz;
+            let target = EnvoyGrpc { cluster_name: "c".into(), ..Default::default() };
+            let target_specifier = Some(TargetSpecifier::EnvoyGrpc(target));
+            let grpc_service = Some(GrpcService { target_specifier, ..Default::default() });
+            ExtAuthz { stat_prefix: "p".into(), transport_api_version: 2, grpc_service, ..Default::default() }
+                .encode_to_vec()
+        }
         Some("ExtAuthz") if message.contains(".http.") => {
             use xds_api::envoy::config::core::v3::GrpcService;
             use xds_api::envoy::config::core::v3::grpc_service::{EnvoyGrpc, TargetSpecifier};

@@ -9,7 +9,7 @@ use xds_api::envoy::service::auth::v3::attribute_context::{HttpRequest, Peer};
 use super::Facts;
 use super::facts::varying;
 
-/// How the line of such a request ends.
+/// What the line of such a request has in it.
 pub(super) const METHOD: &str = "/envoy.service.auth.v3.Authorization/Check";
 
 /// Writes down the message in `body`.

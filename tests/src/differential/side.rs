@@ -484,7 +484,7 @@ fn put_response(facts: &mut Facts, name: &str, response: &Response) {
 fn put_request(facts: &mut Facts, name: &str, request: &Received) {
     facts.put(format!("{name}.line"), &request.line);
     facts.put_fields(&format!("{name}.header"), &request.fields);
-    match request.line.ends_with(METHOD) {
+    match request.line.contains(METHOD) {
         true => put_check(facts, &format!("{name}.check"), &request.body),
         false => facts.put_body(format!("{name}.body"), &request.body),
     }

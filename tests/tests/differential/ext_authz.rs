@@ -117,14 +117,14 @@ fn frame(message: &impl Message) -> Vec<u8> {
 }
 
 /// What a service of gRPC answers.
-fn answer(response: &CheckResponse) -> H2Reply {
+pub(crate) fn answer(response: &CheckResponse) -> H2Reply {
     let mut reply =
         H2Reply::new(200, "").field("content-type", "application/grpc").trailer("grpc-status", "0");
     reply.body = frame(response);
     reply
 }
 
-fn response(code: i32, http_response: Option<HttpResponse>) -> CheckResponse {
+pub(crate) fn response(code: i32, http_response: Option<HttpResponse>) -> CheckResponse {
     let status = Some(rpc::Status { code, ..Default::default() });
     CheckResponse { status, dynamic_metadata: None, http_response }
 }
@@ -176,7 +176,7 @@ fn changes() -> Vec<HeaderValueOption> {
 const TWICE: &str = "x-add: 1\r\nx-add: 2\r\nx-absent: 1\r\nx-absent: 2\r\nx-over: 1\r\nx-over: 2\r\nx-there: 1\r\n\
 x-there: 2\r\nx-append: 1\r\nx-append: 2\r\nx-set: 1\r\nx-set: 2\r\n";
 
-fn metadata(key: &str, text: &str) -> Struct {
+pub(crate) fn metadata(key: &str, text: &str) -> Struct {
     let value = Value { kind: Some(Kind::StringValue(text.to_owned())) };
     Struct { fields: [(key.to_owned(), value)].into() }
 }

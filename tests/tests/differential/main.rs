@@ -9,6 +9,7 @@ mod cel;
 mod clusters;
 mod declared;
 mod ext_authz;
+mod ext_authz_network;
 mod flushing;
 mod hashing;
 mod headers;
@@ -191,6 +192,11 @@ async fn authorization_by_a_service() {
 #[tokio::test]
 async fn authorization_by_a_service_over_http() {
     differential(ext_authz::setup(), ext_authz::http_cases()).await;
+}
+
+#[tokio::test]
+async fn authorization_of_connections_by_a_service() {
+    differential(ext_authz_network::setup(), ext_authz_network::cases()).await;
 }
 
 #[tokio::test]

@@ -4,11 +4,12 @@
 //! Source: Envoy `envoy/network/filter.h`, `docs/root/configuration/listeners/network_filters`.
 
 use std::cell::RefCell;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use super::Descriptor;
-use super::http_filter::LocalBoxFuture;
+use super::http_filter::{Engine, LocalBoxFuture};
 use crate::config::{BuildCx, Rejected};
 use crate::stream_error::Details;
 use crate::stream_info::StreamInfo;
@@ -80,11 +81,14 @@ pub trait TerminalFilter: Send + Sync {
     fn serve<'a>(&'a self, io: Box<dyn Io>, info: &'a RefCell<StreamInfo>) -> LocalBoxFuture<'a, ()>;
 }
 
+/// Creates the filter of a connection on a worker, whose engine it may keep.
+pub type CreateFilter = dyn Fn(&Rc<dyn Engine>) -> Box<dyn NetworkFilter> + Send + Sync;
+
 /// The configuration of a network filter, built once.
 #[derive(Clone)]
 pub enum NetworkFilterConfig {
     /// A policy: one filter is created for each connection.
-    Policy(Arc<dyn Fn() -> Box<dyn NetworkFilter> + Send + Sync>),
+    Policy(Arc<CreateFilter>),
     /// The end of the chain.
     Terminal(Arc<dyn TerminalFilter>),
 }

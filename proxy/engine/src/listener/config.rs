@@ -10,7 +10,7 @@ use proxy_core::address::Address;
 use proxy_core::config::{BuildCx, Rejected, timeout_or};
 use proxy_core::extension::access_log::AccessLog;
 use proxy_core::extension::listener_filter::ListenerFilterConfig;
-use proxy_core::extension::network_filter::{NetworkFilter, NetworkFilterConfig, TerminalFilter};
+use proxy_core::extension::network_filter::{CreateFilter, NetworkFilterConfig, TerminalFilter};
 use proxy_core::log_filter::build_access_logs;
 use proxy_core::metadata::Metadata;
 use proxy_core::stats::Cells;
@@ -153,7 +153,7 @@ pub struct FilterChain {
     /// How long a handshake may take.
     pub handshake_timeout: Option<Duration>,
     /// Policies before the terminal filter.
-    pub policies: Vec<Arc<dyn Fn() -> Box<dyn NetworkFilter> + Send + Sync>>,
+    pub policies: Vec<Arc<CreateFilter>>,
     /// The filter that serves the connection.
     pub terminal: Terminal,
     /// Identity of the configuration: equal chains of two versions of a listener have equal bytes.
@@ -438,7 +438,7 @@ fn build_transport(
 }
 
 enum Link {
-    Policy(Arc<dyn Fn() -> Box<dyn NetworkFilter> + Send + Sync>),
+    Policy(Arc<CreateFilter>),
     Terminal(Terminal),
 }
 

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, BytesMut};
 use proxy_core::address::Address;
 use proxy_core::extension::access_log::{LogEntry, LogType};
+use proxy_core::extension::http_filter::Engine;
 use proxy_core::extension::listener_filter::{ListenerStep, Socket as ListenerSocket};
 use proxy_core::extension::network_filter::{ConnectionStep, ConnectionVerdict, NetworkFilter};
 use proxy_core::response_flag::ResponseFlag;
@@ -18,6 +19,7 @@ use proxy_core::stream_info::{ConnectionInfo, StreamInfo};
 
 use super::accept::{ActiveListener, Listeners, Place};
 use super::config::{FilterChain, Listener, Terminal};
+use crate::context::Context;
 use crate::http::connection::ConnectionCx;
 use crate::local::clock;
 use crate::local::contain::{Finally, drill};
@@ -208,7 +210,7 @@ async fn serve_on(
     // HTTP keeps account of each of its streams; the connection itself needs one for its policies and its log only.
     let is_http = matches!(chain.terminal, Terminal::Http(_));
     let is_accounted = !is_http || !chain.policies.is_empty() || !config.access_logs.is_empty();
-    let mut policies: Vec<Box<dyn NetworkFilter>> = chain.policies.iter().map(|policy| policy()).collect();
+    let mut policies = create_policies(&chain, &listeners.context);
     let (info, mut stream) = match is_accounted {
         true => match Box::pin(admit(&mut policies, stream_of(info), &chain, &config)).await {
             Some(stream) => (stream.connection.clone(), Some(Rc::new(RefCell::new(*stream)))),
@@ -324,6 +326,14 @@ async fn until_closed(
         Poll::Pending => closed.as_mut().poll(cx).map(Some),
     })
     .await
+}
+
+fn create_policies(chain: &FilterChain, context: &Rc<Context>) -> Vec<Box<dyn NetworkFilter>> {
+    if chain.policies.is_empty() {
+        return Vec::new();
+    }
+    let engine: Rc<dyn Engine> = context.clone();
+    chain.policies.iter().map(|create| create(&engine)).collect()
 }
 
 /// Has the policies of `chain` look at a connection; one that they close is logged, and over.

@@ -43,7 +43,7 @@ impl NetworkFilterFactory for ConnectionLimit {
 
     fn build(&self, payload: &[u8], cx: &mut BuildCx<'_>) -> Result<NetworkFilterConfig, Rejected> {
         let config = Arc::new(Config::build(decode(payload, cx)?, cx)?);
-        Ok(NetworkFilterConfig::Policy(Arc::new(move || {
+        Ok(NetworkFilterConfig::Policy(Arc::new(move |_| {
             Box::new(Filter { config: config.clone(), counted: false })
         })))
     }
@@ -124,7 +124,7 @@ impl Drop for Filter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{block_on_paused, env, stream_info};
+    use crate::testing::{block_on_paused, engine, env, stream_info};
     use prost::Message;
 
     fn build(env: &proxy_core::config::BuildEnv, config: proto::ConnectionLimit) -> NetworkFilterConfig {
@@ -133,7 +133,7 @@ mod tests {
 
     fn create(config: &NetworkFilterConfig) -> Box<dyn NetworkFilter> {
         let NetworkFilterConfig::Policy(create) = config else { panic!("not a policy") };
-        create()
+        create(&engine())
     }
 
     #[test]

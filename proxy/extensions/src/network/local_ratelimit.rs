@@ -51,7 +51,7 @@ impl NetworkFilterFactory for LocalRateLimit {
 
     fn build(&self, payload: &[u8], cx: &mut BuildCx<'_>) -> Result<NetworkFilterConfig, Rejected> {
         let config = Arc::new(Config::build(decode(payload, cx)?, cx)?);
-        Ok(NetworkFilterConfig::Policy(Arc::new(move || Box::new(Filter(config.clone())))))
+        Ok(NetworkFilterConfig::Policy(Arc::new(move |_| Box::new(Filter(config.clone())))))
     }
 }
 
@@ -129,7 +129,7 @@ impl NetworkFilter for Filter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{env, stream_info};
+    use crate::testing::{engine, env, stream_info};
     use prost::Message;
     use proxy_core::config::BuildEnv;
     use xds_api::envoy::r#type::v3::TokenBucket as ProtoBucket;
@@ -150,7 +150,9 @@ mod tests {
     fn admitted(env: &BuildEnv, config: &proto::LocalRateLimit) -> Arc<dyn Fn() -> bool> {
         let built = LocalRateLimit.build(&config.encode_to_vec(), &mut BuildCx::new(env)).unwrap();
         let NetworkFilterConfig::Policy(create) = built else { panic!("not a policy") };
-        Arc::new(move || matches!(create().on_connection(&mut stream_info()), ConnectionStep::Continue))
+        Arc::new(move || {
+            matches!(create(&engine()).on_connection(&mut stream_info()), ConnectionStep::Continue)
+        })
     }
 
     #[test]

@@ -56,7 +56,7 @@ impl NetworkFilterFactory for Rbac {
 
     fn build(&self, payload: &[u8], cx: &mut BuildCx<'_>) -> Result<NetworkFilterConfig, Rejected> {
         let config = Arc::new(Config::build(&decode(payload, cx)?, cx)?);
-        Ok(NetworkFilterConfig::Policy(Arc::new(move || {
+        Ok(NetworkFilterConfig::Policy(Arc::new(move |_| {
             Box::new(Filter { config: config.clone(), delay: None })
         })))
     }

@@ -52,7 +52,7 @@ impl NetworkFilterFactory for SetFilterState {
             cx.each("on_downstream_tls_handshake", &on_downstream_tls_handshake, StateValue::build)?;
         values.extend(shaken);
         let values: Arc<[StateValue]> = values.into();
-        Ok(NetworkFilterConfig::Policy(Arc::new(move || Box::new(Filter(values.clone())))))
+        Ok(NetworkFilterConfig::Policy(Arc::new(move |_| Box::new(Filter(values.clone())))))
     }
 }
 

@@ -1,7 +1,5 @@
 //! The service that is asked, and how.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use proxy_core::callout::grpc::GrpcService;
 use proxy_core::callout::{Call, Called};
@@ -13,13 +11,10 @@ use xds_api::envoy::service::auth::v3::CheckRequest;
 
 use super::config::{Buffering, Config, RouteConfig};
 use super::http_service::HttpService;
-use crate::shared::ext_authz::CHECK;
 use crate::shared::ext_authz::check::{self, fields, put_header};
 use crate::shared::ext_authz::verdict::Verdict;
+use crate::shared::ext_authz::{CHECK, DEFAULT_TIMEOUT};
 use proxy_core::headers::{X_ENVOY_AUTH_PARTIAL_BODY, X_ENVOY_DOWNSTREAM_SERVICE_CLUSTER};
-
-/// How long an answer is waited for where nothing is said.
-const DEFAULT_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// A service.
 pub(super) enum Service {

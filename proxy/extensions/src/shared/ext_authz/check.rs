@@ -92,7 +92,7 @@ pub fn labels(node: &Struct, key: &str) -> HashMap<String, String> {
 }
 
 /// The name of the server in the client's hello.
-fn server_name(connection: &ConnectionInfo) -> &str {
+pub fn server_name(connection: &ConnectionInfo) -> &str {
     let session = connection.tls.as_ref().and_then(|tls| tls.server_name.as_deref());
     session.or(connection.server_name.as_deref()).unwrap_or_default()
 }
