@@ -14,7 +14,7 @@ pub mod san;
 pub mod x509;
 
 pub use san::SanMatcher;
-pub use x509::{Certificate, San, SanKind, Usage, list_issued_at};
+pub use x509::{Certificate, San, SanKind, Usage, list_issued_and_due};
 
 /// A TLS session, of either side.
 #[derive(Debug, Default)]
@@ -29,8 +29,8 @@ pub struct TlsInfo {
     pub alpn: Option<Vec<u8>>,
     /// The name of the server as the client asked for it.
     pub server_name: Option<String>,
-    /// The peer's certificates, its own first.
-    pub peer: Vec<PeerCertificate>,
+    /// The peer's certificates, its own first; shared by all sessions with a peer that is known.
+    pub peer: Arc<[PeerCertificate]>,
     /// Who issued the peer's certificate, where the peer did not show that.
     pub issuer: Option<Arc<PeerCertificate>>,
     /// Whether the peer's certificate was held to something, and held.

@@ -127,3 +127,54 @@ async fn keys_of_tickets_are_handed_out_as_to_envoy() {
         assert!(!dump.contains("cccccccc"), "{dump}");
     }
 }
+
+/// Who is known is not known any more once it is revoked, whatever it resumes; Envoy is not asked, as it would let it in
+/// where its ticket opens.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_revoked_does_not_come_back_with_a_ticket() {
+    let root = Authority::new("root").unwrap();
+    let issue = |serial| root.issue(&Wanted { serial, ..Wanted::default() }).unwrap();
+    let (server, client, other) = (issue(1), issue(2), issue(3));
+    let upstream = Upstream::start().await.unwrap();
+    let management = ManagementServer::start().await.unwrap();
+    let hand_out = |version: &str, revoked: &[u64]| {
+        let list = inline(&root.revoke(revoked).unwrap());
+        let context = format!("{{trusted_ca: {}, crl: {list}}}", inline(&root.pem));
+        management.set(&SDS, version, [secret(&format!("{{name: clients, validation_context: {context}}}"))]);
+    };
+    hand_out("1", &[99]);
+    let common = format!(
+        "tls_certificates: [{}]\nvalidation_context_sds_secret_config: {{name: clients{}}}\n",
+        server.inline(),
+        source_of("GRPC", "")
+    );
+    let context = format!("session_ticket_keys: {}\nrequire_client_certificate: true\n", keys("a"));
+    let listener = HttpListener::to_up("strict").chain(&downstream(&common, &context)).yaml();
+    let up = fill(&cluster("up", "up", ""), [("up", port(upstream.addr()))]);
+    let clusters = management_cluster(&socket(management.address())) + &up;
+    let config = bootstrap_of("", &[listener], &clusters, "GRPC");
+    let proxy = Proxy::start(&Binary::subject().unwrap(), &config).await.unwrap();
+    let updates = async |count: i64| {
+        eventually("the list", SOON, async || {
+            (proxy.admin().stat("sds.clients.update_success").await.ok()? == count).then_some(())
+        })
+        .await
+        .unwrap();
+    };
+    updates(1).await;
+    let [client, other] = [&client, &other].map(|one| ClientOptions::with(one).config().unwrap());
+    for (config, resumed) in [(&client, false), (&other, false), (&client, true), (&client, true)] {
+        let outcome = get(&proxy, "strict", config).await;
+        assert_eq!((outcome.handshake.as_str(), outcome.resumed), ("ok", resumed));
+    }
+    hand_out("2", &[2]);
+    updates(2).await;
+    for (config, is_let_in) in [(&client, false), (&other, true)] {
+        let outcome = get(&proxy, "strict", config).await;
+        assert_eq!(outcome.handshake == "ok", is_let_in, "{outcome:?}");
+    }
+    let refused = eventually("the count", SOON, async || {
+        proxy.admin().get("/stats?filter=ssl.fail_verify_error").await.ok()
+    });
+    assert!(refused.await.unwrap().contains("fail_verify_error: 1"));
+}

@@ -344,13 +344,13 @@ fn common_name(content: &[u8]) -> Option<String> {
     None
 }
 
-/// When a list of revoked certificates was issued, in seconds since 1970 (`thisUpdate`).
-pub fn list_issued_at(der: &[u8]) -> Option<i64> {
+/// When a list of revoked certificates was issued, and when the next one is due (`thisUpdate`, `nextUpdate`), in seconds since 1970.
+pub fn list_issued_and_due(der: &[u8]) -> Option<(i64, i64)> {
     let mut list = Reader::new(der).enter(tag::SEQUENCE)?.enter(tag::SEQUENCE)?;
     list.optional(tag::INTEGER);
     list.expect(tag::SEQUENCE)?;
     list.expect(tag::SEQUENCE)?;
-    time(&list.element()?)
+    Some((time(&list.element()?)?, time(&list.element()?)?))
 }
 
 #[cfg(test)]

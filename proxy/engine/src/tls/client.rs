@@ -27,7 +27,7 @@ use super::common::{Common, Material, expirations};
 use super::identity::Identity;
 use super::key_log::Ends;
 use super::secret::{Need, Secret};
-use super::verify::{Judge, JudgeOfHosts, Verifier};
+use super::verify::{Acquaintances, Judge, JudgeOfHosts, Verifier};
 use super::{Prepared, Supplied, session};
 use crate::net::connection::Connection;
 use crate::net::secure::Secure;
@@ -222,6 +222,7 @@ impl ClientTls {
             stats: self.stats.clone(),
             is_required: false,
             names_server: self.names_server,
+            known: Acquaintances::default(),
         });
         let builder = ClientConfig::builder_with_provider(params.provider.clone())
             .with_protocol_versions(&params.versions)
@@ -280,7 +281,7 @@ impl ClientTls {
             Err(error) => Err(error),
         };
         let secure = shaken.map_err(|error| self.failed(&error))?;
-        let mut info = secure.with(|session| session::describe(session, self.stats.here()));
+        let mut info = secure.with(|session| session::describe(session, &context.judge, self.stats.here()));
         info.server_name = asked;
         info.local = context.identity.as_ref().map(|identity| identity.certificate.clone());
         connection.secure(secure);
@@ -304,7 +305,7 @@ impl ClientTls {
             Ok(stream)
         });
         let stream = stream.map_err(|error| self.failed(&error))?;
-        session::describe(stream.get_ref().1, self.stats.here());
+        session::describe(stream.get_ref().1, &context.judge, self.stats.here());
         Ok(stream)
     }
 

@@ -26,7 +26,7 @@ use super::identity::{Identity, Selector};
 use super::key_log::Ends;
 use super::secret::{Need, Secret, SecretKind};
 use super::ticket::{TicketKeys, Tickets};
-use super::verify::{Judge, Verifier, sha256};
+use super::verify::{Acquaintances, Judge, Verifier, sha256};
 use super::{Prepared, Supplied, session};
 use crate::net::connection::Connection;
 
@@ -188,6 +188,7 @@ impl ServerTls {
             stats: self.stats.clone(),
             is_required: self.settings.requires_certificate,
             names_server: false,
+            known: Acquaintances::default(),
         });
         let failed = |error: &dyn std::fmt::Display, cx: &mut BuildCx<'_>| cx.reject(error.to_string());
         let builder = ServerConfig::builder_with_provider(params.provider.clone())
@@ -246,11 +247,11 @@ impl ServerTls {
                 return Err(HandshakeFailed(session::failure(&error)));
             }
         };
-        let mut info = secure.with(|session| session::describe(session, self.stats.here()));
+        let mut info = secure.with(|session| session::describe(session, &context.judge, self.stats.here()));
         info.server_name = server_name;
         info.validated = validated;
         info.local = certificate;
-        if let ([peer], Some(verifier)) = (info.peer.as_slice(), context.verifier()) {
+        if let ([peer], Some(verifier)) = (&*info.peer, context.verifier()) {
             info.issuer = verifier.issuer_of(peer);
         }
         connection.secure(secure);

@@ -6,16 +6,16 @@ use proxy_core::tls::{Certificate, PeerCertificate, TlsInfo};
 use rustls::pki_types::CertificateDer;
 use rustls::{AlertDescription, CipherSuite, HandshakeKind, NamedGroup, ProtocolVersion};
 
-use super::verify::Refusal;
+use super::verify::{Judge, Refusal};
 
 /// Counts the session and describes it; the caller adds what only one side knows.
-pub(super) fn describe(session: &rustls::CommonState, stats: &SslStats) -> TlsInfo {
+pub(super) fn describe(session: &rustls::CommonState, judge: &Judge, stats: &SslStats) -> TlsInfo {
     stats.handshake.inc();
     if session.handshake_kind() == Some(HandshakeKind::Resumed) {
         stats.session_reused.inc();
     }
-    let chain = session.peer_certificates().unwrap_or_default();
-    if chain.is_empty() {
+    let peer = judge.peer(session);
+    if peer.is_empty() {
         stats.no_certificate.inc();
     }
     TlsInfo {
@@ -23,7 +23,7 @@ pub(super) fn describe(session: &rustls::CommonState, stats: &SslStats) -> TlsIn
         cipher: cipher(session.negotiated_cipher_suite().map(|suite| suite.suite()), stats),
         group: group(session.negotiated_key_exchange_group().map(|group| group.name()), stats),
         alpn: session.alpn_protocol().map(<[u8]>::to_vec),
-        peer: chain.iter().map(peer).collect(),
+        peer,
         ..TlsInfo::default()
     }
 }

@@ -6,6 +6,7 @@
 
 mod chain;
 mod judge;
+mod known;
 mod names;
 mod refusal;
 mod spiffe;
@@ -31,6 +32,7 @@ use self::spiffe::TrustDomains;
 use self::trusted::{RevocationList, crls};
 
 pub(super) use self::judge::{Judge, JudgeOfHosts};
+pub(super) use self::known::Acquaintances;
 pub use self::refusal::Refusal;
 pub(super) use self::trusted::Trusted;
 
@@ -162,6 +164,11 @@ impl Verifier {
 
     fn bundles(&self) -> impl Iterator<Item = &Trusted> {
         std::iter::once(&*self.trusted).chain(self.domains.iter().flat_map(TrustDomains::bundles))
+    }
+
+    /// All lists of revoked certificates.
+    fn all_lists(&self) -> impl Iterator<Item = &RevocationList> {
+        self.lists.iter().chain(self.bundles().flat_map(|bundle| &bundle.lists)).map(|list| &**list)
     }
 
     /// Whether it knows authorities.

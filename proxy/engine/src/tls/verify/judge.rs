@@ -6,6 +6,7 @@ use std::sync::Arc;
 use proxy_core::stats::Cells;
 use proxy_core::stats::groups::SslStats;
 use proxy_core::text::Text;
+use proxy_core::tls::PeerCertificate;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{
     CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
@@ -15,6 +16,8 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, HandshakeKind, SignatureScheme};
 use webpki::KeyUsage;
 
+use super::super::session;
+use super::known::{Acquaintances, ChainId};
 use super::names::{has_name, is_for, names};
 use super::refusal::{NO_ISSUER, Refusal};
 use super::{Verifier, sha256};
@@ -28,6 +31,8 @@ pub(in super::super) struct Judge {
     pub(in super::super) is_required: bool,
     /// Only of a client: whether a server's certificate must have the name that was asked for.
     pub(in super::super) names_server: bool,
+    /// Whom it has met.
+    pub(in super::super) known: Acquaintances,
 }
 
 impl fmt::Debug for Judge {
@@ -37,6 +42,36 @@ impl fmt::Debug for Judge {
 }
 
 impl Judge {
+    /// Whether a chain holds; one that does is remembered.
+    fn check(
+        &self,
+        verifier: &Verifier,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+        usage: KeyUsage,
+    ) -> Result<(), Refusal> {
+        if !verifier.verifies() {
+            return verifier.check(leaf, intermediates, now, usage);
+        }
+        let id = ChainId::of(leaf, intermediates);
+        if self.known.find(&id, now).is_none() {
+            verifier.check(leaf, intermediates, now, usage)?;
+            self.known.keep(id, verifier, leaf, intermediates, now);
+        }
+        Ok(())
+    }
+
+    /// The certificates that a peer showed, read and summed up.
+    pub(in super::super) fn peer(&self, session: &rustls::CommonState) -> Arc<[PeerCertificate]> {
+        let Some([leaf, intermediates @ ..]) = session.peer_certificates() else { return Arc::default() };
+        let id = ChainId::of(leaf, intermediates);
+        match self.known.find(&id, UnixTime::now()) {
+            Some(known) => known.peer.clone(),
+            None => std::iter::once(leaf).chain(intermediates).map(session::peer).collect(),
+        }
+    }
+
     fn judge(
         &self,
         leaf: &CertificateDer<'_>,
@@ -45,7 +80,7 @@ impl Judge {
         usage: KeyUsage,
     ) -> Result<(), rustls::Error> {
         let Some(verifier) = &self.verifier else { return Ok(()) };
-        let Err(refusal) = verifier.check(leaf, intermediates, now, usage) else { return Ok(()) };
+        let Err(refusal) = self.check(verifier, leaf, intermediates, now, usage) else { return Ok(()) };
         let stats = self.stats.here();
         match refusal {
             Refusal::Chain(_) | Refusal::Svid(_) => stats.fail_verify_error.inc(),
@@ -78,7 +113,7 @@ impl Judge {
         };
         let (now, usage) = (UnixTime::now(), KeyUsage::client_auth());
         if verifier.accept_untrusted {
-            return Ok(verifier.verifies() && verifier.check(leaf, intermediates, now, usage).is_ok());
+            return Ok(verifier.verifies() && self.check(verifier, leaf, intermediates, now, usage).is_ok());
         }
         if session.handshake_kind() == Some(HandshakeKind::Resumed) {
             self.judge(leaf, intermediates, now, usage)?;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use proxy_core::config::{BuildCx, Rejected};
-use proxy_core::tls::{Certificate, PeerCertificate, list_issued_at};
+use proxy_core::tls::{Certificate, PeerCertificate, list_issued_and_due};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, TrustAnchor};
 use webpki::{CertRevocationList, OwnedCertRevocationList, anchor_from_trusted_cert};
@@ -38,12 +38,15 @@ pub(super) struct RevocationList {
     pub(super) list: CertRevocationList<'static>,
     /// When it was issued, in seconds since 1970: of several of one issuer the newest counts.
     pub(super) issued: i64,
+    /// When it ends, likewise.
+    pub(super) ends: i64,
 }
 
 impl RevocationList {
     fn read(der: &[u8]) -> Option<Self> {
         let list = OwnedCertRevocationList::from_der(der).ok()?.into();
-        Some(Self { list, issued: list_issued_at(der)? })
+        let (issued, ends) = list_issued_and_due(der)?;
+        Some(Self { list, issued, ends })
     }
 }
 

@@ -136,7 +136,7 @@ fn names_of_the_peer_are_its_uris_its_names_of_dns_and_its_subject() {
     let exact = |name: &str| format!("{{authenticated: {{principal_name: {{exact: \"{name}\"}}}}}}");
     let shown = || {
         let sans = [(SanKind::Dns, "b.test"), (SanKind::Uri, "spiffe://td/a"), (SanKind::Email, "a@b.test")];
-        Some(TlsInfo { peer: vec![peer("CN=a", &sans)], ..TlsInfo::default() })
+        Some(TlsInfo { peer: [peer("CN=a", &sans)].into(), ..TlsInfo::default() })
     };
     for (name, holds) in
         [("spiffe://td/a", true), ("b.test", true), ("CN=a", true), ("a@b.test", false), ("", false)]
