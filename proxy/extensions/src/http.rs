@@ -2,6 +2,7 @@
 
 pub mod cors;
 pub mod ext_authz;
+pub mod fault;
 pub mod grpc_stats;
 pub mod header_mutation;
 pub mod health_check;

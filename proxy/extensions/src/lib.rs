@@ -31,6 +31,7 @@ pub const ACCESS_LOGS: &[&dyn AccessLogFactory] = &[
 pub const HTTP_FILTERS: &[&dyn HttpFilterFactory] = &[
     &Of::<http::cors::Cors>::new(),
     &Of::<http::ext_authz::ExtAuthz>::new(),
+    &Of::<http::fault::Fault>::new(),
     &Of::<http::grpc_stats::GrpcStats>::new(),
     &Of::<http::header_mutation::HeaderMutation>::new(),
     &Of::<http::health_check::HealthCheck>::new(),
@@ -65,6 +66,7 @@ pub const FIELDS: &[&[MessageFields]] = &[
     access_log::stream::FIELDS,
     http::cors::FIELDS,
     http::ext_authz::FIELDS,
+    http::fault::FIELDS,
     http::grpc_stats::FIELDS,
     http::header_mutation::FIELDS,
     http::health_check::FIELDS,

@@ -11,7 +11,7 @@ use proxy_core::address::Address;
 use proxy_core::callout::{Call, CallFailure, Called, Caller};
 use proxy_core::config::BuildEnv;
 use proxy_core::extension::access_log::{LogFile, LogFiles};
-use proxy_core::extension::http_filter::{HeadersStep, LocalBoxFuture, StreamCx};
+use proxy_core::extension::http_filter::{HeadersStep, LocalBoxFuture, Phases, StreamCx};
 use proxy_core::head::{RequestHead, ResponseHead, Scheme};
 use proxy_core::local_reply::LocalReply;
 use proxy_core::stream_info::{ConnectionInfo, StreamInfo};
@@ -135,6 +135,7 @@ pub(crate) struct Stream {
     pub(crate) engine: FakeEngine,
     pub(crate) clear_route: bool,
     pub(crate) hold_limit: usize,
+    pub(crate) phases: Phases,
 }
 
 pub(crate) fn header_map(list: &[(&'static str, &'static str)]) -> http::HeaderMap {
@@ -162,6 +163,7 @@ impl Stream {
             engine: FakeEngine::default(),
             clear_route: false,
             hold_limit: 1 << 20,
+            phases: Phases::default(),
         }
     }
 
@@ -176,9 +178,11 @@ impl Stream {
             response: Some(self.response.get_or_insert_with(|| ResponseHead::new(http::StatusCode::OK))),
             info: &mut self.info,
             route: None,
+            name: "filter",
             route_configs: &self.configs,
             clear_route: &mut self.clear_route,
             hold_limit: &mut self.hold_limit,
+            phases: &mut self.phases,
             engine: &self.engine,
         }
     }

@@ -430,7 +430,7 @@ impl Side {
             .into_iter()
             .filter(|(name, _)| {
                 let is_known = name.rsplit_once('.').is_some_and(|(_, last)| COUNTERS.contains(&last));
-                is_known || name.contains("ext_authz.")
+                is_known || name.contains("ext_authz.") || name.contains(".fault.")
             })
             .collect())
     }

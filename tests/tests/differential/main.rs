@@ -10,6 +10,7 @@ mod clusters;
 mod declared;
 mod ext_authz;
 mod ext_authz_network;
+mod fault;
 mod flushing;
 mod hashing;
 mod headers;
@@ -197,6 +198,11 @@ async fn authorization_by_a_service_over_http() {
 #[tokio::test]
 async fn authorization_of_connections_by_a_service() {
     differential(ext_authz_network::setup(), ext_authz_network::cases()).await;
+}
+
+#[tokio::test]
+async fn injected_faults() {
+    differential(fault::setup(), fault::cases()).await;
 }
 
 #[tokio::test]

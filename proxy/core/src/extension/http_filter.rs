@@ -66,6 +66,9 @@ pub enum DataStep<'a> {
 pub enum Verdict {
     /// Go on to the next filter.
     Continue,
+    /// As `Continue` with what the hook left in `data`; then the filter is shown this rest of it, before anything else is read.
+    /// Only in answer to a hook on data.
+    Part(Bytes),
     /// End the request here with this response.
     Reply(Box<LocalReply>),
 }
@@ -79,6 +82,15 @@ pub struct Phases {
     pub response_headers: bool,
     /// `on_response_data`, `on_response_trailers`
     pub response_body: bool,
+}
+
+impl Phases {
+    /// Those of both.
+    pub fn add(&mut self, other: Self) {
+        self.request_body |= other.request_body;
+        self.response_headers |= other.response_headers;
+        self.response_body |= other.response_body;
+    }
 }
 
 /// What a filter may ask of the engine.
@@ -117,12 +129,16 @@ pub struct StreamCx<'s> {
     pub info: &'s mut StreamInfo,
     /// The route that matched.
     pub route: Option<&'s dyn Route>,
+    /// What the chain calls this filter.
+    pub name: &'s str,
     /// This filter's `typed_per_filter_config` at every level that has one, the most specific level first.
     pub route_configs: &'s [Arc<dyn Any + Send + Sync>],
     /// Set to have the route matched anew before the next filter (`clearRouteCache`).
     pub clear_route: &'s mut bool,
     /// Most bytes of each message that the filters of the stream may hold; a filter that holds a head may change it then.
     pub hold_limit: &'s mut usize,
+    /// Which hooks are called from here on: one that only some streams need is added when the request's head shows that.
+    pub phases: &'s mut Phases,
     /// The engine.
     pub engine: &'s dyn Engine,
 }

@@ -130,6 +130,8 @@ struct Held {
     head: Option<usize>,
     data: Vec<(usize, BytesMut)>,
     end: Option<(usize, Ending)>,
+    /// What a filter gets to see again, because it let only a part pass; all that stands behind it waits for that.
+    rest: Option<(usize, Bytes)>,
 }
 
 impl Held {
@@ -155,7 +157,7 @@ impl Held {
     }
 
     fn is_empty(&self) -> bool {
-        self.head.is_none() && self.data.is_empty() && self.end.is_none()
+        self.head.is_none() && self.data.is_empty() && self.end.is_none() && self.rest.is_none()
     }
 
     /// Where something is held.
@@ -193,9 +195,7 @@ impl FilterChain {
                 continue;
             }
             let own = filter.config.phases();
-            phases.request_body |= own.request_body;
-            phases.response_headers |= own.response_headers;
-            phases.response_body |= own.response_body;
+            phases.add(own);
             instances.push(Instance { filter: filter.config.create(), phases: own, configured: index });
         }
         Self { instances, phases, limit, request: Held::default(), response: Held::default() }
@@ -291,18 +291,23 @@ impl FilterChain {
         let ends = parts.ends_with_head();
         let mut limit = self.limit;
         let instance = self.instance(direction, position).filter(|one| one.sees_head(direction))?;
-        let mut cx = view.cx(configured, instance.configured, &mut limit);
-        let step = match direction {
-            Direction::Request => instance.filter.on_request_headers(&mut cx, ends),
-            Direction::Response => instance.filter.on_response_headers(&mut cx, ends),
+        let mut phases = instance.phases;
+        let settled = {
+            let mut cx = view.cx(configured, instance.configured, &mut limit, &mut phases);
+            let step = match direction {
+                Direction::Request => instance.filter.on_request_headers(&mut cx, ends),
+                Direction::Response => instance.filter.on_response_headers(&mut cx, ends),
+            };
+            match step {
+                HeadersStep::Continue => Settled::Continue,
+                step => settle(step).await,
+            }
         };
-        if matches!(step, HeadersStep::Continue) {
-            return None;
-        }
-        let settled = settle(step).await;
+        instance.phases = phases;
+        self.phases.add(phases);
         self.limit = limit;
         match settled {
-            Settled::Continue | Settled::Drop => {}
+            Settled::Continue | Settled::Part(_) | Settled::Drop => {}
             Settled::Hold => {
                 let held = self.held(direction);
                 held.head = Some(position);
@@ -333,8 +338,8 @@ impl FilterChain {
         }
         let ends = parts.ends();
         if !parts.data.is_empty() || ends {
-            let mut unchanged = limit;
-            let mut cx = view.cx(configured, instance.configured, &mut unchanged);
+            let (mut unchanged, mut phases) = (limit, instance.phases);
+            let mut cx = view.cx(configured, instance.configured, &mut unchanged, &mut phases);
             let settled = match direction {
                 // A filter that holds a head and does not look at what follows lets go by `poll_resume` only.
                 _ if !sees => Settled::Hold,
@@ -357,6 +362,11 @@ impl FilterChain {
                         return Kept::Over;
                     }
                 }
+                Settled::Part(rest) => {
+                    held.release(position, parts);
+                    held.end = parts.end.take().map(|end| (position, end));
+                    held.rest = Some((position, rest));
+                }
                 Settled::Drop => {
                     parts.data = Bytes::new();
                     if ends {
@@ -368,8 +378,8 @@ impl FilterChain {
         }
         let Some(Ending::Trailers(trailers)) = &mut parts.end else { return Kept::Within };
         let Some(instance) = self.instance(direction, position) else { return Kept::Within };
-        let mut unchanged = limit;
-        let mut cx = view.cx(configured, instance.configured, &mut unchanged);
+        let (mut unchanged, mut phases) = (limit, instance.phases);
+        let mut cx = view.cx(configured, instance.configured, &mut unchanged, &mut phases);
         let settled = match direction {
             _ if !sees => Settled::Hold,
             Direction::Request => settle(instance.filter.on_request_trailers(&mut cx, trailers)).await,
@@ -377,7 +387,7 @@ impl FilterChain {
         };
         let held = self.held(direction);
         match settled {
-            Settled::Continue | Settled::Drop => held.release(position, parts),
+            Settled::Continue | Settled::Part(_) | Settled::Drop => held.release(position, parts),
             Settled::Hold => held.end = parts.end.take().map(|end| (position, end)),
             Settled::Reply(reply) => return Kept::Reply(reply),
         }
@@ -390,6 +400,9 @@ impl FilterChain {
         direction: Direction,
         task: &mut Context<'_>,
     ) -> Poll<(usize, Verdict)> {
+        if let Some((position, _)) = self.held(direction).rest {
+            return Poll::Ready((position, Verdict::Continue));
+        }
         let positions: SmallVec<[usize; 4]> = self.held(direction).positions().collect();
         for position in positions {
             let Some(instance) = self.instance(direction, position) else { continue };
@@ -400,15 +413,24 @@ impl FilterChain {
         Poll::Pending
     }
 
-    /// Takes all that the filter at `position` holds.
-    pub(crate) fn release(&mut self, direction: Direction, position: usize) -> Parts {
+    /// Takes all that the filter at `position` holds, and where that goes on: behind the filter, or at it if it is to see a rest.
+    pub(crate) fn release(&mut self, direction: Direction, position: usize) -> (usize, Parts) {
         let held = self.held(direction);
         let mut parts = Parts::default();
-        held.release(position, &mut parts);
+        let from = match held.rest.take() {
+            Some((_, rest)) => {
+                parts.data = rest;
+                position
+            }
+            None => {
+                held.release(position, &mut parts);
+                position + 1
+            }
+        };
         if let Some((_, end)) = held.end.take_if(|(at, _)| *at == position) {
             parts.end = Some(end);
         }
-        parts
+        (from, parts)
     }
 
     /// Tells every filter that the stream is over.
@@ -439,6 +461,7 @@ impl View<'_> {
         configured: &'c [HttpFilter],
         index: usize,
         hold_limit: &'c mut usize,
+        phases: &'c mut Phases,
     ) -> StreamCx<'c> {
         let name = configured.get(index).map(|filter| &*filter.name);
         let route_configs: &[_] = match (&self.route, name) {
@@ -450,9 +473,11 @@ impl View<'_> {
             response: self.response.as_deref_mut(),
             info: self.info,
             route: self.route.as_ref().map(|route| route as &dyn Route),
+            name: name.unwrap_or_default(),
             route_configs,
             clear_route: self.clear_route,
             hold_limit,
+            phases,
             engine: self.engine,
         }
     }
@@ -460,6 +485,7 @@ impl View<'_> {
 
 enum Settled {
     Continue,
+    Part(Bytes),
     Hold,
     Drop,
     Reply(Box<LocalReply>),
@@ -487,6 +513,7 @@ async fn settle_data(step: DataStep<'_>) -> Settled {
 fn settle_verdict(verdict: Verdict) -> Settled {
     match verdict {
         Verdict::Continue => Settled::Continue,
+        Verdict::Part(rest) => Settled::Part(rest),
         Verdict::Reply(reply) => Settled::Reply(reply),
     }
 }

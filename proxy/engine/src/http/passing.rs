@@ -174,6 +174,12 @@ impl Stream<'_> {
                     if let Poll::Ready(passed) = advancing.as_mut().poll(cx) {
                         return Poll::Ready(Ok(passed));
                     }
+                    // What the client is to have already does not wait with it.
+                    if direction == Direction::Response
+                        && let Poll::Ready(Err(error)) = down.poll_flush(cx)
+                    {
+                        return Poll::Ready(Err(Interrupt::Gone(error)));
+                    }
                     poll_interrupt(deadlines, watch, down, timer, cx).map(Err)
                 })
                 .await
@@ -205,14 +211,14 @@ impl Stream<'_> {
         verdict: Verdict,
     ) -> Result<Parts, StreamEnd> {
         match verdict {
-            Verdict::Continue => {
+            Verdict::Continue | Verdict::Part(_) => {
                 self.deadlines.touch(clock::now());
                 let chain = match (side, &mut self.upstream_filters) {
                     (Side::Upstream, Some(filters)) => &mut filters.chain,
                     (Side::Upstream, None) | (Side::Downstream, _) => &mut self.filters,
                 };
-                let parts = chain.release(direction, position);
-                self.pass(down, timer, side, direction, position + 1, parts).await
+                let (from, parts) = chain.release(direction, position);
+                self.pass(down, timer, side, direction, from, parts).await
             }
             Verdict::Reply(reply) => Err(StreamEnd::Reply(reply)),
         }
