@@ -19,7 +19,7 @@ use crate::tls::TlsInfo;
 use crate::upstream::Host;
 
 /// What is known about the downstream connection; one for all of its streams.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct ConnectionInfo {
     /// Number of the connection, unique in the process (`%CONNECTION_ID%`).
     pub id: u64,

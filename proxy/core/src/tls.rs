@@ -17,7 +17,7 @@ pub use san::SanMatcher;
 pub use x509::{Certificate, San, SanKind, Usage, list_issued_and_due};
 
 /// A TLS session, of either side.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct TlsInfo {
     /// As Envoy spells it: `TLSv1.3`.
     pub version: &'static str,
@@ -49,7 +49,7 @@ impl TlsInfo {
 }
 
 /// A certificate as it came, and its digests.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct PeerCertificate {
     /// DER.
     pub der: Vec<u8>,

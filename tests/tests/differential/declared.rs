@@ -35,6 +35,10 @@ METADATA frames (`allow_metadata`) may hold `max_metadata_size` for each stream,
 may have 16 MiB wait for their turn, or as much as one stream if that is more; a peer that sends more, or reads less, loses the connection.
 Requests that wait for a stream are sent as soon as a host allows more of them; Envoy only ever lowers the limit of a connection.
 
+While a client of a listener that looks at first bytes is silent, the host of the chain for unknown connections is connected to, and the greeting of a
+server that speaks first is passed on at once ([ADR 9](adr/0009-server-first.md)); Envoy waits for `listener_filters_timeout`. Such a connection may be
+closed unused.
+
 Configuration that is not supported is listed in [configuration.md](configuration.md).
 ";
 

@@ -21,24 +21,24 @@ const CLIENT_HELLO: &[&str] = &[
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-fn client_hello() -> Vec<u8> {
+pub(super) fn client_hello() -> Vec<u8> {
     let text = CLIENT_HELLO.concat();
     (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
 }
 
-fn tls_inspector() -> String {
+pub(super) fn tls_inspector() -> String {
     filter("listener.tls_inspector", "TlsInspector", "")
 }
 
-fn http_inspector() -> String {
+pub(super) fn http_inspector() -> String {
     filter("listener.http_inspector", "HttpInspector", "")
 }
 
-fn proxy_protocol(fields: &str) -> String {
+pub(super) fn proxy_protocol(fields: &str) -> String {
     filter("listener.proxy_protocol", "ProxyProtocol", fields)
 }
 
-fn with_filters(filters: &str) -> String {
+pub(super) fn with_filters(filters: &str) -> String {
     format!("listener_filters:\n{filters}")
 }
 

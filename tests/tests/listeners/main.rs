@@ -6,6 +6,7 @@
 mod filters;
 mod limits;
 mod redirect;
+mod server_first;
 mod sockets;
 mod tcp;
 

@@ -51,6 +51,15 @@ fn at(name: &str, address: &str, port: u16, more: &str) -> String {
     listener_at(name, &fields, &chain("", "{}", &says(name)))
 }
 
+/// Takes what others hand over, and looks for HTTP.
+fn looking(name: &str, port: u16) -> String {
+    let filters = format!("listener_filters:\n{}", filter("listener.http_inspector", "HttpInspector", ""));
+    let address = format!("address: {{socket_address: {{address: 10.9.9.9, port_value: {port}}}}}");
+    let chains = chain("http", "{application_protocols: [http/1.1]}", &says("http"))
+        + &chain("other", "{}", &says("other"));
+    listener_at(name, &format!("{address}\nbind_to_port: false\n{filters}"), &chains)
+}
+
 async fn answer(port: u16) -> String {
     ask(([10, 9, 9, 9], port).into(), b"").await.unwrap().0
 }
@@ -69,8 +78,13 @@ async fn inside_a_connection_goes_to_the_listener_of_its_destination() {
         at("other_exact", "10.9.9.8", 82, "bind_to_port: false"),
         at("exact_goes_first", "10.9.9.9", 83, "bind_to_port: false"),
         at("any_address_83", "0.0.0.0", 83, "deprecated_v1: {bind_to_port: false}"),
+        looking("looking", 84),
     ];
     let proxy = start(&listeners, &[], "", &[]).await.unwrap();
+    // the listener that it goes to looks at it
+    let looked_at = async |say: &[u8]| ask(([10, 9, 9, 9], 84).into(), say).await.unwrap().0;
+    assert_eq!(looked_at(b"GET / HTTP/1.1\r\n\r\n").await, "http");
+    assert_eq!(looked_at(b"hello\n").await, "other");
     for (port, expected) in [(80, "exact"), (81, "any_address"), (82, "catch_all"), (83, "exact_goes_first")]
     {
         assert_eq!(answer(port).await, expected, "port {port}");

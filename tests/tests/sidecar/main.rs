@@ -11,6 +11,7 @@ mod changes;
 mod istio;
 mod mtls;
 mod osm;
+mod server_first;
 mod tproxy;
 
 use integration::mesh::programs::Program;

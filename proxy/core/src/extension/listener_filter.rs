@@ -43,6 +43,10 @@ pub trait ListenerFilter {
 pub trait ListenerFilterConfig: Send + Sync {
     /// The filter for a new connection.
     fn create(&self) -> Box<dyn ListenerFilter>;
+    /// Whether it finds out what the client speaks, and does nothing else: nothing is lost without it where the client is silent.
+    fn is_inspector(&self) -> bool {
+        false
+    }
 }
 
 /// A kind of listener filter, erased.

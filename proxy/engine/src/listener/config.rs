@@ -15,6 +15,7 @@ use proxy_core::log_filter::build_access_logs;
 use proxy_core::metadata::Metadata;
 use proxy_core::stats::Cells;
 use proxy_core::stats::groups::{ListenerExtensionStats, ListenerHttpStats, ListenerStats, RouterStats};
+use proxy_core::stream_info::ConnectionInfo;
 use xds_api::envoy::config::core::v3 as core;
 use xds_api::envoy::config::core::v3::TrafficDirection;
 use xds_api::envoy::config::core::v3::socket_option::SocketState;
@@ -183,6 +184,15 @@ pub struct HttpTerminal {
 }
 
 impl Listener {
+    /// `chain` of this listener serves a connection.
+    pub(super) fn serves(&self, chain: &FilterChain, info: &mut ConnectionInfo) {
+        info.filter_chain = chain.name.clone();
+        info.filter_chain_metadata = chain.metadata.clone();
+        info.listener = self.name.clone();
+        info.listener_metadata = self.metadata.clone();
+        info.direction = self.direction as i32;
+    }
+
     /// Builds the configuration.
     pub fn build(proto: &proto::Listener, cx: &mut BuildCx<'_>) -> Result<Arc<Self>, Rejected> {
         let addresses = build_addresses(proto, cx);

@@ -4,46 +4,29 @@ use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, BytesMut};
-use proxy_core::address::Address;
 use proxy_core::extension::access_log::{LogEntry, LogType};
-use proxy_core::extension::http_filter::Engine;
-use proxy_core::extension::listener_filter::{ListenerStep, Socket as ListenerSocket};
-use proxy_core::extension::network_filter::{ConnectionStep, ConnectionVerdict, NetworkFilter};
 use proxy_core::response_flag::ResponseFlag;
-use proxy_core::stream_error::Details;
 use proxy_core::stream_info::{ConnectionInfo, StreamInfo};
 
 use super::accept::{ActiveListener, Listeners, Place};
+use super::admission::{Admission, stream_of};
+use super::ahead::{Ahead, Begun};
 use super::config::{FilterChain, Listener, Terminal};
+use super::inspect::{Inspection, Refused, refuse, restore_destination};
 use crate::context::Context;
 use crate::http::connection::ConnectionCx;
-use crate::local::clock;
-use crate::local::contain::{Finally, drill};
+use crate::local::contain::drill;
 use crate::local::drain::DrainHandle;
-use crate::local::timers::Timer;
 use crate::net::connection::{Connection, Socket, next_id};
 use crate::net::gate::{Gate, Guard};
 use crate::net::socket;
+use crate::tcp::proxy::Down;
 use crate::tls::Ends;
 use crate::tls::server::{HandshakeFailed, ServerTls};
-
-/// Most bytes that listener filters may look at.
-const MAX_PEEK: usize = 64 * 1024;
-
-struct View<'c>(&'c Connection);
-
-impl ListenerSocket for View<'_> {
-    fn original_destination(&self) -> Option<Address> {
-        match self.0.socket() {
-            Socket::Tcp(tcp) => socket::original_destination(tcp),
-            Socket::Unix(_) => None,
-        }
-    }
-}
 
 /// Serves a connection that `listener` accepted, until it ends.
 pub(super) async fn serve(
@@ -55,29 +38,56 @@ pub(super) async fn serve(
 ) {
     let config = listener.config();
     let Some(mut info) = describe(&connection, &config).map(Rc::new) else { return };
-    if let Some(known) = Rc::get_mut(&mut info) {
-        let passed = config.filters.is_empty() || {
-            let stats = config.stats.here();
-            stats.downstream_pre_cx_active.inc();
-            let _active = Finally(|| stats.downstream_pre_cx_active.dec());
-            drill("inspect", &listeners.context.env.runtime);
-            Box::pin(inspect(&config, &connection, known)).await
-        };
-        if passed && config.use_original_dst && !known.local_restored {
-            // As if the original_dst filter stood last among the listener filters.
-            restore_destination(&View(&connection), known);
-        }
-        if !passed {
-            log(&config, &mut stream_of(info));
-            return;
-        }
-    }
-    let target = match config.use_original_dst && info.local_restored {
-        true => listeners.bound_to(&info.local).unwrap_or(listener),
-        false => listener,
+    let Ok(mut ahead) =
+        inspect(&listeners, &listener, &connection, &mut info, !config.use_original_dst).await
+    else {
+        return;
     };
-    place.move_to(&target);
-    Box::pin(serve_on(&listeners, &target, connection, info)).await;
+    if config.use_original_dst
+        && let Some(known) = Rc::get_mut(&mut info)
+        && !known.local_restored
+    {
+        // As if the original_dst filter stood last among the listener filters.
+        restore_destination(&connection, known);
+    }
+    let other = match config.use_original_dst && info.local_restored {
+        true => listeners.bound_to(&info.local).filter(|other| !Rc::ptr_eq(other, &listener)),
+        false => None,
+    };
+    let target = match other {
+        Some(other) => {
+            place.move_to(&other);
+            // The listener that it is handed over to looks at it itself.
+            match inspect(&listeners, &other, &connection, &mut info, true).await {
+                Ok(begun) => ahead = begun,
+                Err(Refused) => return,
+            }
+            other
+        }
+        None => listener,
+    };
+    Box::pin(serve_on(&listeners, &target, connection, info, ahead)).await;
+}
+
+/// Has the listener filters of `listener` look at a connection; one that they close is logged, and over.
+async fn inspect(
+    listeners: &Listeners,
+    listener: &Rc<ActiveListener>,
+    connection: &Connection,
+    info: &mut Rc<ConnectionInfo>,
+    is_last: bool,
+) -> Result<Option<Ahead>, Refused> {
+    let config = listener.config();
+    if config.filters.is_empty() {
+        return Ok(None);
+    }
+    let Some(known) = Rc::get_mut(info) else { return Ok(None) };
+    let inspection = Inspection { context: &listeners.context, listener, connection, is_last };
+    let inspected = Box::pin(inspection.run(&config, known)).await;
+    if inspected.is_err() {
+        log(&config, &mut stream_of(info.clone()));
+    }
+    inspected
 }
 
 fn describe(connection: &Connection, config: &Listener) -> Option<ConnectionInfo> {
@@ -89,88 +99,13 @@ fn describe(connection: &Connection, config: &Listener) -> Option<ConnectionInfo
     Some(ConnectionInfo { id: next_id(), listener_metadata: config.metadata.clone(), ..info })
 }
 
-fn restore_destination(socket: &View<'_>, info: &mut ConnectionInfo) {
-    if let Some(original) = socket.original_destination() {
-        info.restore_local(original);
-    }
-}
-
-/// Runs the listener filters; `false` if the connection is to be closed.
-async fn inspect(config: &Listener, connection: &Connection, info: &mut ConnectionInfo) -> bool {
-    let mut timer = Timer::default();
-    let deadline = config.filters_timeout.map(|timeout| Instant::now() + timeout);
-    let mut buffer = BytesMut::new();
-    let mut passed = true;
-    'filters: for entry in &config.filters {
-        if entry.disabled.as_ref().is_some_and(|predicate| predicate.holds(&info.local)) {
-            continue;
-        }
-        let mut filter = entry.config.create();
-        loop {
-            match filter.on_data(&buffer, &View(connection), info) {
-                ListenerStep::Continue { consume } => {
-                    buffer.advance(consume.min(buffer.len()));
-                    break;
-                }
-                ListenerStep::Close => {
-                    refuse(connection, !buffer.is_empty());
-                    return false;
-                }
-                ListenerStep::NeedData => {}
-            }
-            let room = filter.max_read_bytes().min(MAX_PEEK).max(buffer.len() + 1);
-            buffer.reserve(room - buffer.len());
-            let read = poll_fn(|task| {
-                if let Poll::Ready(read) = connection.poll_read(task, &mut buffer) {
-                    return Poll::Ready(Some(read.unwrap_or(0)));
-                }
-                match deadline {
-                    Some(deadline) => timer.poll(task, deadline).map(|()| None),
-                    None => Poll::Pending,
-                }
-            })
-            .await;
-            match read {
-                Some(0) => {
-                    filter.on_close();
-                    config.stats.here().downstream_listener_filter_remote_close.inc();
-                    return false;
-                }
-                Some(_) => {}
-                None => {
-                    config.stats.here().downstream_pre_cx_timeout.inc();
-                    passed = config.continue_on_timeout;
-                    break 'filters;
-                }
-            }
-        }
-    }
-    if !passed {
-        refuse(connection, !buffer.is_empty());
-    }
-    connection.replay(buffer);
-    passed
-}
-
-/// Closes a connection that nobody serves: one that spoke already learns by RST that nobody listened, as it would if
-/// its bytes had not been read.
-fn refuse(connection: &Connection, spoke: bool) {
-    if spoke {
-        connection.reset_on_drop();
-    }
-}
-
-fn stream_of(info: Rc<ConnectionInfo>) -> StreamInfo {
-    let start = info.start;
-    StreamInfo::new(info, start, clock::wall(start))
-}
-
 /// Serves the connection on `listener`: the one that accepted it, or the one it was handed over to.
 async fn serve_on(
     listeners: &Rc<Listeners>,
     listener: &Rc<ActiveListener>,
     mut connection: Box<Connection>,
     mut info: Rc<ConnectionInfo>,
+    ahead: Option<Ahead>,
 ) {
     let config = listener.config();
     if let (Some(keepalive), Socket::Tcp(tcp)) = (&config.keepalive, connection.socket()) {
@@ -188,11 +123,7 @@ async fn serve_on(
     };
     let _counted = listener.count();
     if let Some(info) = Rc::get_mut(&mut info) {
-        info.filter_chain = chain.name.clone();
-        info.filter_chain_metadata = chain.metadata.clone();
-        info.listener = config.name.clone();
-        info.listener_metadata = config.metadata.clone();
-        info.direction = config.direction as i32;
+        config.serves(&chain, info);
     }
     if let Some(tls) = &chain.tls
         && !secure(tls, &config, chain.handshake_timeout, &mut connection, &mut info, &drain).await
@@ -201,21 +132,25 @@ async fn serve_on(
             crate::http::connection::count_unshaken(&http.manager, &info);
         }
         let mut stream = stream_of(info);
-        if let Terminal::Tcp(tcp) = &chain.terminal {
-            tcp.refuse(&mut stream);
-        }
-        log(&config, &mut stream);
+        log_refused(&chain, &config, &mut stream);
         return;
     }
     // HTTP keeps account of each of its streams; the connection itself needs one for its policies and its log only.
     let is_http = matches!(chain.terminal, Terminal::Http(_));
     let is_accounted = !is_http || !chain.policies.is_empty() || !config.access_logs.is_empty();
-    let mut policies = create_policies(&chain, &listeners.context);
+    let (mut policies, mut sought) = (Vec::new(), None);
     let (info, mut stream) = match is_accounted {
-        true => match Box::pin(admit(&mut policies, stream_of(info), &chain, &config)).await {
-            Some(stream) => (stream.connection.clone(), Some(Rc::new(RefCell::new(*stream)))),
-            None => return,
-        },
+        true => {
+            let begun = Box::pin(begun(&listeners.context, ahead, &chain, info, &drain)).await;
+            sought = begun.sought;
+            policies = begun.admission.policies;
+            let mut stream = begun.admission.stream;
+            if !begun.admission.is_granted {
+                log_refused(&chain, &config, &mut stream);
+                return;
+            }
+            (stream.connection.clone(), Some(Rc::new(RefCell::new(*stream))))
+        }
         false => (info, None),
     };
     // Where the TCP proxy ends the chain, a client that will say no more is still heard out.
@@ -246,8 +181,8 @@ async fn serve_on(
         (Terminal::Tcp(tcp), Some(stream)) => {
             drill("tcp", &listeners.context.env.runtime);
             if let Some(stream) = Rc::get_mut(stream).map(RefCell::get_mut) {
-                let (cx, limit) = (&listeners.context, config.buffer_limit);
-                Box::pin(tcp.serve(cx, *connection, limit, stream, gate, &drain)).await;
+                let down = Down { connection: *connection, buffer_limit: config.buffer_limit, gate };
+                Box::pin(tcp.serve(&listeners.context, down, stream, sought.take(), &drain)).await;
             }
             None
         }
@@ -328,49 +263,33 @@ async fn until_closed(
     .await
 }
 
-fn create_policies(chain: &FilterChain, context: &Rc<Context>) -> Vec<Box<dyn NetworkFilter>> {
-    if chain.policies.is_empty() {
-        return Vec::new();
-    }
-    let engine: Rc<dyn Engine> = context.clone();
-    chain.policies.iter().map(|create| create(&engine)).collect()
-}
-
-/// Has the policies of `chain` look at a connection; one that they close is logged, and over.
-async fn admit(
-    policies: &mut [Box<dyn NetworkFilter>],
-    stream: StreamInfo,
-    chain: &FilterChain,
-    config: &Listener,
-) -> Option<Box<StreamInfo>> {
-    let mut stream = Box::new(stream);
-    if let Err(details) = pass(policies, &mut stream).await {
-        stream.local_close_reason.get_or_insert(details);
-        if let Terminal::Tcp(tcp) = &chain.terminal {
-            tcp.refuse(&mut stream);
-        }
-        log(config, &mut stream);
-        return None;
-    }
-    // What policies left is the connection's, for all of its streams.
-    if let Some(info) = Rc::get_mut(&mut stream.connection) {
-        info.filter_state.extend(std::mem::take(&mut stream.filter_state));
-    }
-    Some(stream)
-}
-
-async fn pass(policies: &mut [Box<dyn NetworkFilter>], stream: &mut StreamInfo) -> Result<(), Details> {
-    for policy in policies {
-        match policy.on_connection(stream) {
-            ConnectionStep::Continue => {}
-            ConnectionStep::Close(details) => return Err(details),
-            ConnectionStep::Wait(future) => match future.await {
-                ConnectionVerdict::Continue => {}
-                ConnectionVerdict::Close(details) => return Err(details),
-            },
+/// Has the policies of `chain` look at a connection, unless that was begun ahead.
+async fn begun(
+    context: &Rc<Context>,
+    ahead: Option<Ahead>,
+    chain: &Arc<FilterChain>,
+    info: Rc<ConnectionInfo>,
+    drain: &DrainHandle,
+) -> Begun {
+    if let Some(ahead) = ahead {
+        let begun = tokio::select! {
+            biased;
+            begun = ahead.turns_out(chain, &info) => begun,
+            _ = drain.closed() => None,
+        };
+        if let Some(begun) = begun {
+            return begun;
         }
     }
-    Ok(())
+    Begun { admission: Admission::of(context, chain, info).await, sought: None }
+}
+
+/// Logs a connection that the terminal filter of its chain never saw.
+fn log_refused(chain: &FilterChain, config: &Listener, stream: &mut StreamInfo) {
+    if let Terminal::Tcp(tcp) = &chain.terminal {
+        tcp.refuse(stream);
+    }
+    log(config, stream);
 }
 
 fn log(config: &Listener, stream: &mut StreamInfo) {

@@ -2,24 +2,26 @@
 //!
 //! Source: Envoy `tcp_proxy.proto`, `docs/root/configuration/listeners/network_filters/tcp_proxy_filter.rst`.
 
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
 use proxy_core::config::{BuildCx, Rejected, duration, timeout_or};
 use proxy_core::extension::access_log::{AccessLog, LogEntry, LogType};
 use proxy_core::hash_policy::ConnectionHashPolicy;
 use proxy_core::log_filter::build_access_logs;
 use proxy_core::names::Name;
-use proxy_core::response_flag::ResponseFlag;
+use proxy_core::response_flag::{ResponseFlag, ResponseFlags};
 use proxy_core::stats::Cells;
 use proxy_core::stats::groups::{ClusterTrafficStats, TcpProxyStats};
-use proxy_core::stream_error::UpstreamReset;
-use proxy_core::stream_info::{CloseType, StreamInfo, WireBytes};
+use proxy_core::stream_error::{Details, UpstreamReset};
+use proxy_core::stream_info::{CloseType, ConnectionInfo, StreamInfo, UpstreamInfo, WireBytes};
 use xds_api::envoy::extensions::filters::network::tcp_proxy::v3 as proto;
 use xds_api::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::ClusterSpecifier;
 
@@ -156,15 +158,29 @@ impl TcpProxy {
         }
     }
 
-    /// Carries `down`, which may buffer `buffer_limit` bytes each way, to a host of a cluster until both directions ended, or the end of a
-    /// drain. What the client sends passes `gate`.
+    /// Seeks a host for a connection that is not served yet, and may never be: its log and the statistics of its filter know nothing of it.
+    pub async fn seek(&self, context: &Rc<Context>, connection: Rc<ConnectionInfo>) -> Box<Sought> {
+        let now = clock::now();
+        let mut stream = StreamInfo::new(connection, now, clock::wall(now));
+        stream.upstream.sought = true;
+        let connected = self.connect(context, &mut stream).await;
+        Box::new(Sought {
+            connected,
+            upstream: stream.upstream,
+            flags: stream.flags,
+            reason: stream.local_close_reason,
+            has_ended: Cell::new(false),
+        })
+    }
+
+    /// Carries `down` to a host of a cluster until both directions ended, or the end of a drain. The host is the one that was `sought`, if
+    /// any was.
     pub async fn serve(
         &self,
         context: &Rc<Context>,
-        down: Connection,
-        buffer_limit: usize,
+        down: Down,
         info: &mut StreamInfo,
-        gate: Option<Gate>,
+        sought: Option<Box<Sought>>,
         drain: &DrainHandle,
     ) {
         let stats = self.stats.here();
@@ -174,10 +190,13 @@ impl TcpProxy {
         if self.log_on_start {
             self.log(info, LogType::TcpConnectionStart);
         }
-        let connected = tokio::select! {
-            biased;
-            connected = self.connect(context, info) => Ok(connected),
-            reason = drain.closed() => Err(reason),
+        let connected = match sought {
+            Some(sought) => Ok(sought.told_to(info)),
+            None => tokio::select! {
+                biased;
+                connected = self.connect(context, info) => Ok(connected),
+                reason = drain.closed() => Err(reason),
+            },
         };
         let connected = connected.unwrap_or_else(|reason| {
             info.local_close_reason = Some(reason.into());
@@ -192,8 +211,8 @@ impl TcpProxy {
                     RequestGuard::of_connection(up.guard.cluster(), host, BreakerPriority::Default)
                 });
             // What is held is on its way between two connections, and neither may buffer more than it is allowed.
-            let limit = buffer_limit.min(up.guard.cluster().buffer_limit as usize);
-            self.carry(&down, &up, limit, info, gate, drain).await;
+            let limit = down.buffer_limit.min(up.guard.cluster().buffer_limit as usize);
+            self.carry(&down.connection, &up, limit, info, down.gate, drain).await;
             drop(request);
             info.wire =
                 WireBytes { sent: info.bytes_sent, received: info.bytes_received, ..WireBytes::default() };
@@ -413,6 +432,71 @@ impl TcpProxy {
                 info.flags.set(ResponseFlag::DurationTimeout);
                 info.local_close_reason = Some("max_connection_duration_reached".into());
                 info.upstream.local_close_reason = Some("max_connection_duration_reached".into());
+            }
+        }
+    }
+}
+
+/// The client's side of a connection.
+pub struct Down {
+    /// The connection.
+    pub connection: Connection,
+    /// How much of it may be buffered each way.
+    pub buffer_limit: usize,
+    /// Passed by what the client sends.
+    pub gate: Option<Gate>,
+}
+
+/// What came of seeking a host before the connection it is for was served.
+pub struct Sought {
+    connected: Option<ConnectedSocket>,
+    // What the stream is told of it.
+    upstream: UpstreamInfo,
+    flags: ResponseFlags,
+    reason: Option<Details>,
+    /// The host hung up.
+    has_ended: Cell<bool>,
+}
+
+impl Sought {
+    /// Whether there is a connection to a host.
+    pub fn is_connected(&self) -> bool {
+        self.connected.is_some()
+    }
+
+    /// Ready when the host spoke, which is told again to who serves the connection, or with `false` if it never will.
+    pub fn poll_greeting(&self, cx: &mut std::task::Context<'_>) -> Poll<bool> {
+        let Some(ConnectedSocket { connection, .. }) = &self.connected else { return Poll::Ready(false) };
+        if !connection.replay_is_empty() {
+            return Poll::Ready(true);
+        }
+        let mut greeting = BytesMut::new();
+        let read = ready!(connection.poll_read(cx, &mut greeting));
+        let has_spoken = read.is_ok_and(|count| count > 0);
+        match has_spoken {
+            true => connection.replay(greeting),
+            false => self.has_ended.set(true),
+        }
+        Poll::Ready(has_spoken)
+    }
+
+    /// The connection, for the stream of `info`, which learns what was found out.
+    fn told_to(mut self: Box<Self>, info: &mut StreamInfo) -> Option<ConnectedSocket> {
+        info.upstream = std::mem::take(&mut self.upstream);
+        self.flags.iter().for_each(|flag| info.flags.set(flag));
+        info.local_close_reason = self.reason.take();
+        self.connected.take()
+    }
+}
+
+impl Drop for Sought {
+    /// Counts the end of a connection that carried nothing.
+    fn drop(&mut self) {
+        if let Some(unused) = &self.connected {
+            let stats = unused.guard.stats();
+            match self.has_ended.get() {
+                true => stats.upstream_cx_destroy_remote.inc(),
+                false => stats.upstream_cx_destroy_local.inc(),
             }
         }
     }

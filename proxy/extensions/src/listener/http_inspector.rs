@@ -55,6 +55,10 @@ impl ListenerFilterConfig for Config {
     fn create(&self) -> Box<dyn ListenerFilter> {
         Box::new(Filter { stats: self.stats.clone(), look: FIRST_LOOK })
     }
+
+    fn is_inspector(&self) -> bool {
+        true
+    }
 }
 
 /// What the first bytes of a connection are.

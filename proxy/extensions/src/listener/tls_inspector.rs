@@ -116,6 +116,10 @@ impl ListenerFilterConfig for Shared {
     fn create(&self) -> Box<dyn ListenerFilter> {
         Box::new(Filter { look: self.0.first_look, config: self.0.clone() })
     }
+
+    fn is_inspector(&self) -> bool {
+        true
+    }
 }
 
 struct Filter {
