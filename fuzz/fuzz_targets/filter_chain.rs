@@ -44,6 +44,8 @@ enum Outcome {
     Continue,
     Hold,
     Wait,
+    /// Lets so many octets pass and wants to see the rest again.
+    Part(usize),
     WaitAndReply,
     Drop,
     Reply,
@@ -124,8 +126,10 @@ impl Scripted {
     fn note(&self, direction: Direction, event: Event) -> Outcome {
         SCRIPT.with_borrow_mut(|script| {
             let is_data = matches!(event, Event::Data { .. });
+            let length = if let Event::Data { bytes, .. } = &event { bytes.len() } else { 0 };
             let outcome = match script.outcomes.pop().unwrap_or(0) % 16 {
                 8..=10 => Outcome::Hold,
+                11 if length > 1 => Outcome::Part(length / 2),
                 11..=12 => Outcome::Wait,
                 13 if is_data => Outcome::Drop,
                 14 => Outcome::WaitAndReply,
@@ -141,18 +145,19 @@ impl Scripted {
         match self.note(direction, event) {
             Outcome::Continue | Outcome::Drop => HeadersStep::Continue,
             Outcome::Hold => HeadersStep::Hold,
-            Outcome::Wait => HeadersStep::Wait(Box::pin(wait(Verdict::Continue))),
+            Outcome::Wait | Outcome::Part(_) => HeadersStep::Wait(Box::pin(wait(Verdict::Continue))),
             Outcome::WaitAndReply => HeadersStep::Wait(Box::pin(wait(Verdict::Reply(denied())))),
             Outcome::Reply => HeadersStep::Reply(denied()),
         }
     }
 
-    fn data<'a>(&self, direction: Direction, data: &Bytes, end: bool) -> DataStep<'a> {
+    fn data<'a>(&self, direction: Direction, data: &mut Bytes, end: bool) -> DataStep<'a> {
         match self.note(direction, Event::Data { bytes: data.to_vec(), end }) {
             Outcome::Continue => DataStep::Continue,
             Outcome::Hold => DataStep::Hold,
             Outcome::Drop => DataStep::Drop,
             Outcome::Wait => DataStep::Wait(Box::pin(wait(Verdict::Continue))),
+            Outcome::Part(length) => DataStep::Wait(Box::pin(wait(Verdict::Part(data.split_off(length))))),
             Outcome::WaitAndReply => DataStep::Wait(Box::pin(wait(Verdict::Reply(denied())))),
             Outcome::Reply => DataStep::Reply(denied()),
         }
@@ -339,6 +344,10 @@ fn output(log: &[Record], filter: usize, direction: Direction) -> Flow {
                 out.data.extend_from_slice(bytes);
                 out.ended |= *end;
             }
+            (Event::Data { bytes, .. }, Outcome::Part(length)) => {
+                release(&mut out, &mut held);
+                out.data.extend_from_slice(&bytes[..length]);
+            }
             (Event::Data { bytes, end }, Outcome::Hold) => {
                 held.data.extend_from_slice(bytes);
                 held.ended |= *end;
@@ -375,6 +384,10 @@ fn input(log: &[Record], filter: usize, direction: Direction) -> Flow {
             }
             Event::Data { bytes, end } => {
                 assert!(flow.head, "data without a head");
+                if let Outcome::Part(length) = record.outcome {
+                    flow.data.extend_from_slice(&bytes[..length]);
+                    continue;
+                }
                 flow.data.extend_from_slice(bytes);
                 flow.ended |= *end;
             }

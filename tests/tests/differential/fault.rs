@@ -60,7 +60,17 @@ pub(crate) fn setup() -> Setup {
         );
         HttpListener::new("routes", &routes()).filters(&filter).logs(&file_log(LOG))
     };
+    let twice = {
+        let limits = |name: &str, kib: u32| {
+            format!(
+                "- name: {name}\n  typed_config:\n    {TYPE}\n    response_rate_limit: {{fixed_limit: {{limit_kbps: {kib}}}, {ALL}}}\n"
+            )
+        };
+        let filters = limits("fault", 16) + &limits("other", 24);
+        HttpListener::to_up("twice").filters(&filters).logs(&file_log(LOG))
+    };
     let listeners = [
+        twice,
         listener("abort", &format!("abort: {{http_status: 503, {ALL}}}\n{marked}")),
         listener("said", &format!("abort: {{http_status: 503, response_body: another, {ALL}}}")),
         listener("grpc", &format!("abort: {{grpc_status: 14, {ALL}}}")),
@@ -205,6 +215,8 @@ pub(crate) fn cases() -> Vec<Case> {
         )
         .raw(long()),
         asks("rate_asked_as_0", "rate_header", "throughput-response: 0").raw(long()),
+        Case::get("slow_response_of_two", "twice", "/", "").raw(long()),
+        Case::get("slow_response_of_two_in_chunks", "twice", "/", "").raw(chunked),
         Case::h2("slow_response_over_http2", "rate", [H2Request::get("http://test/")]).raw(long()),
         Case::get("route_aborts", "routes", "/abort", ""),
         Case::get("route_without_faults", "routes", "/nothing", ""),

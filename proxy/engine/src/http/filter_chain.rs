@@ -130,8 +130,8 @@ struct Held {
     head: Option<usize>,
     data: Vec<(usize, BytesMut)>,
     end: Option<(usize, Ending)>,
-    /// What a filter gets to see again, because it let only a part pass; all that stands behind it waits for that.
-    rest: Option<(usize, Bytes)>,
+    /// What filters get to see again, because they let only a part pass: the last of these first, which came through the others.
+    rests: Vec<(usize, Bytes)>,
 }
 
 impl Held {
@@ -157,7 +157,7 @@ impl Held {
     }
 
     fn is_empty(&self) -> bool {
-        self.head.is_none() && self.data.is_empty() && self.end.is_none() && self.rest.is_none()
+        self.head.is_none() && self.data.is_empty() && self.end.is_none() && self.rests.is_empty()
     }
 
     /// Where something is held.
@@ -364,8 +364,10 @@ impl FilterChain {
                 }
                 Settled::Part(rest) => {
                     held.release(position, parts);
-                    held.end = parts.end.take().map(|end| (position, end));
-                    held.rest = Some((position, rest));
+                    if let Some(end) = parts.end.take() {
+                        held.end = Some((position, end));
+                    }
+                    held.rests.push((position, rest));
                 }
                 Settled::Drop => {
                     parts.data = Bytes::new();
@@ -400,8 +402,8 @@ impl FilterChain {
         direction: Direction,
         task: &mut Context<'_>,
     ) -> Poll<(usize, Verdict)> {
-        if let Some((position, _)) = self.held(direction).rest {
-            return Poll::Ready((position, Verdict::Continue));
+        if let Some((position, _)) = self.held(direction).rests.last() {
+            return Poll::Ready((*position, Verdict::Continue));
         }
         let positions: SmallVec<[usize; 4]> = self.held(direction).positions().collect();
         for position in positions {
@@ -417,7 +419,7 @@ impl FilterChain {
     pub(crate) fn release(&mut self, direction: Direction, position: usize) -> (usize, Parts) {
         let held = self.held(direction);
         let mut parts = Parts::default();
-        let from = match held.rest.take() {
+        let from = match held.rests.pop() {
             Some((_, rest)) => {
                 parts.data = rest;
                 position
