@@ -76,6 +76,18 @@ pub struct RequestHead {
     pub case: Option<Box<HeaderCase>>,
 }
 
+/// How large a head may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadLimits {
+    /// Fields, pseudo-headers and each crumb of a cookie included (`max_headers_count`).
+    pub fields: usize,
+    /// Bytes of names and values (`max_request_headers_kb`).
+    pub bytes: usize,
+}
+
+/// Most fields that the proxy gives a head, whatever is configured: a map of headers holds 24,576, and some are added on the way.
+pub const MOST_FIELDS: u32 = 20_000;
+
 impl RequestHead {
     /// `:path` without query and fragment.
     pub fn path_only(&self) -> &str {

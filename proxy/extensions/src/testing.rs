@@ -12,7 +12,7 @@ use proxy_core::callout::{Call, CallFailure, Called, Caller};
 use proxy_core::config::BuildEnv;
 use proxy_core::extension::access_log::{LogFile, LogFiles};
 use proxy_core::extension::http_filter::{HeadersStep, LocalBoxFuture, Phases, StreamCx};
-use proxy_core::head::{RequestHead, ResponseHead, Scheme};
+use proxy_core::head::{HeadLimits, RequestHead, ResponseHead, Scheme};
 use proxy_core::local_reply::LocalReply;
 use proxy_core::stream_info::{ConnectionInfo, StreamInfo};
 
@@ -183,6 +183,7 @@ impl Stream {
             clear_route: &mut self.clear_route,
             hold_limit: &mut self.hold_limit,
             phases: &mut self.phases,
+            head_limits: HeadLimits { fields: 100, bytes: 60 * 1024 },
             engine: &self.engine,
         }
     }

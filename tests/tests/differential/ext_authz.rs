@@ -307,7 +307,27 @@ pub(crate) fn cases() -> Vec<Case> {
         get("a denial beside a status of errors", "teapot", "/a", "").h2_reply(answer(&response(7, None))),
     ];
     cases.extend(answers());
+    cases.extend(large_answers());
     cases
+}
+
+/// Answers that make heads large: what a request may be on both sides of its limits, a response and a reply beyond them.
+fn large_answers() -> Vec<Case> {
+    let case = |name, listener, reply: H2Reply| Case::get(name, listener, "/a", "").h2_reply(reply);
+    let text = |key: &str, value: &str| header(key, value, Action::OverwriteIfExistsOrAdd);
+    let many = |count: usize| (0..count).map(|number| text(&format!("x-m{number}"), "1")).collect();
+    let with = |headers: Vec<HeaderValueOption>| ok(OkHttpResponse { headers, ..Default::default() });
+    let long = |name: &str, length: usize| with(vec![text(name, &"x".repeat(length))]);
+    let back = OkHttpResponse { response_headers_to_add: many(120), ..Default::default() };
+    vec![
+        case("as many headers as there may be", "plain", with(many(94))),
+        case("one header more than there may be", "plain", with(many(95))),
+        case("as long a header as there may be", "plain", long("x-long", 61_320)),
+        case("a header longer than there may be", "plain", long("x-long", 61_324)),
+        case("a long header against rules", "ruled", long("x-no", 62_000)),
+        case("many headers of a response", "plain", ok(back)),
+        case("many headers of a reply", "plain", denied(403, "no", many(120))),
+    ]
 }
 
 /// What becomes of the answers of services of gRPC.

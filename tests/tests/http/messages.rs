@@ -136,6 +136,31 @@ async fn trailers_of_too_many_fields_end_their_stream() -> Result<()> {
     Ok(())
 }
 
+/// However many headers are allowed, none but a head that leaves room for what is added on the way is taken.
+#[tokio::test]
+async fn heads_of_very_many_fields_are_refused() -> Result<()> {
+    let host = Upstream::start().await?;
+    let added: Vec<String> =
+        (0..20).map(|number| format!("{{header: {{key: x-added-{number}, value: a}}}}")).collect();
+    let routes = format!(
+        "- match: {{prefix: /}}\n  route: {{cluster: host}}\n  request_headers_to_add: [{}]\n",
+        added.join(", ")
+    );
+    let options = "max_request_headers_kb: 8192\ncommon_http_protocol_options: {max_headers_count: 100000}";
+    let listener = HttpListener::new("http", &routes).options(options).yaml();
+    let clusters = [cluster("host", "host", "")];
+    let config = fill(&bootstrap(&[listener], &clusters, ""), [("host", port(host.addr()))]);
+    let proxy = Proxy::start(&Binary::subject()?, &config).await?;
+    for (fields, expected) in [(1000, 200), (24_565, 431), (40_000, 431)] {
+        let fields: String = (0..fields).map(|number| format!("a{number}: 1\r\n")).collect();
+        let mut client = Client::connect(proxy.listener("http")?).await?;
+        client.send(format!("GET / HTTP/1.1\r\nhost: test\r\n{fields}\r\n").as_bytes()).await?;
+        let status = client.response("GET", SOON).await?.head.status()?;
+        ensure!(status == expected, "{status} and not {expected}");
+    }
+    Ok(())
+}
+
 /// The status of the first interim response, and that of the final one.
 async fn interim(addr: SocketAddr, request: http::Request<()>) -> Result<(u16, u16)> {
     let (send, _driving) = connect(addr).await?;

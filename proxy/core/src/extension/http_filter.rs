@@ -18,7 +18,7 @@ use prost::Message;
 use super::{Descriptor, decode};
 use crate::callout::Caller;
 use crate::config::{BuildCx, Rejected};
-use crate::head::{RequestHead, ResponseHead};
+use crate::head::{HeadLimits, RequestHead, ResponseHead};
 use crate::local_reply::LocalReply;
 use crate::runtime::Runtime;
 use crate::stream_info::StreamInfo;
@@ -139,6 +139,8 @@ pub struct StreamCx<'s> {
     pub hold_limit: &'s mut usize,
     /// Which hooks are called from here on: one that only some streams need is added when the request's head shows that.
     pub phases: &'s mut Phases,
+    /// How large clients may make the head of a request; for filters that add to it what others say.
+    pub head_limits: HeadLimits,
     /// The engine.
     pub engine: &'s dyn Engine,
 }

@@ -7,7 +7,7 @@ use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::request::Parts;
 use http::{HeaderMap, Method, Response, Version, header};
-use proxy_core::head::{BodyEvent, Protocol, RequestHead, ResponseHead, Scheme};
+use proxy_core::head::{BodyEvent, HeadLimits, Protocol, RequestHead, ResponseHead, Scheme};
 use proxy_core::response_flag::ResponseFlag;
 use proxy_core::stats::Cells;
 use proxy_core::stats::groups::Http2Stats;
@@ -101,15 +101,6 @@ impl Malformed {
 const FIELD: &str = "http2.invalid.header.field";
 /// Details of a message that is put together wrongly.
 const MESSAGING: &str = "http2.violation.of.messaging.rule";
-
-/// How much a request head may be.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct HeadLimits {
-    /// Fields, pseudo headers and each crumb of a cookie included.
-    pub(crate) fields: usize,
-    /// Octets of names and values.
-    pub(crate) bytes: usize,
-}
 
 /// What configuration forbids in header and trailer fields beyond the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,6 +14,7 @@ use proto::http_connection_manager::{
 use proxy_core::config::{BuildCx, Rejected, duration, timeout_or};
 use proxy_core::extension::access_log::AccessLog;
 use proxy_core::hash::xxhash64;
+use proxy_core::head::{HeadLimits, MOST_FIELDS};
 use proxy_core::http_chain::{HttpFilter, Place, build_chain};
 use proxy_core::log_filter::build_access_logs;
 use proxy_core::matcher::StringMatcher;
@@ -416,6 +417,11 @@ impl ConnectionManager {
         built
     }
 
+    /// How large the head of a request may be.
+    pub(crate) fn head_limits(&self) -> HeadLimits {
+        HeadLimits { fields: self.max_headers_count, bytes: self.max_request_headers_bytes }
+    }
+
     fn build_here(proto: &proto::HttpConnectionManager, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
         let common = proto.common_http_protocol_options.unwrap_or_default();
         let codec = build_codec(proto, cx);
@@ -476,7 +482,7 @@ impl ConnectionManager {
                 Some(Duration::from_secs(1)),
             ),
             max_request_headers_bytes: proto.max_request_headers_kb.unwrap_or(60) as usize * 1024,
-            max_headers_count: common.max_headers_count.unwrap_or(100) as usize,
+            max_headers_count: common.max_headers_count.unwrap_or(100).min(MOST_FIELDS) as usize,
             underscores,
             access_logs: access_logs?,
             tells_of_clients: proto.add_proxy_protocol_connection_state.unwrap_or(true),

@@ -22,7 +22,7 @@ use crate::codec::h2_cookies::Cookies;
 use crate::codec::h2_guard::{FrameLimits, Guarded, Side, Traffic, is_broken, is_flood};
 use crate::codec::h2_keepalive::Keepalive;
 use crate::codec::h2_metadata::MetadataStreams;
-use crate::codec::h2_server::{HeadLimits, Malformed, ServerStream, request_head};
+use crate::codec::h2_server::{Malformed, ServerStream, request_head};
 use crate::local::clock;
 use crate::local::contain::Finally;
 use crate::local::in_place::pinned;
@@ -463,8 +463,7 @@ fn read_head(cx: &ConnectionCx, cookies: &Cookies, mut parts: Parts) -> Result<R
         let dropped = rules.apply(&mut parts.headers)?;
         manager.http2_stats.here().dropped_headers_with_underscores.add(dropped);
     }
-    let limits = HeadLimits { fields: manager.max_headers_count, bytes: manager.max_request_headers_bytes };
-    request_head(parts, cx.info.secure, limits, cookies)
+    request_head(parts, cx.info.secure, manager.head_limits(), cookies)
 }
 
 fn count_malformed(cx: &ConnectionCx, malformed: &Malformed) {

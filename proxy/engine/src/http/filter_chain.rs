@@ -11,7 +11,7 @@ use http::HeaderMap;
 use proxy_core::extension::http_filter::{
     DataStep, Direction, Engine, HeadersStep, HttpFilter as Filter, Phases, Route, StreamCx, Verdict,
 };
-use proxy_core::head::{BodyEvent, RequestHead, ResponseHead};
+use proxy_core::head::{BodyEvent, HeadLimits, RequestHead, ResponseHead};
 use proxy_core::http_chain::HttpFilter;
 use proxy_core::local_reply::LocalReply;
 use proxy_core::stream_info::StreamInfo;
@@ -31,6 +31,8 @@ pub(crate) struct View<'s> {
     pub(crate) route: Option<SelectedRoute<'s>>,
     /// Set by a filter that wants the route matched anew.
     pub(crate) clear_route: &'s mut bool,
+    /// How large clients may make the head of a request.
+    pub(crate) head_limits: HeadLimits,
     /// What filters may ask for.
     pub(crate) engine: &'s dyn Engine,
 }
@@ -480,6 +482,7 @@ impl View<'_> {
             clear_route: self.clear_route,
             hold_limit,
             phases,
+            head_limits: self.head_limits,
             engine: self.engine,
         }
     }

@@ -501,6 +501,7 @@ impl<'c> Stream<'c> {
             info: &mut self.info,
             route: selected(self.table.as_ref(), self.matched),
             clear_route: &mut self.clear_route,
+            head_limits: self.cx.manager.head_limits(),
             engine: &*self.cx.shared,
         };
         (&mut self.filters, configured, view)

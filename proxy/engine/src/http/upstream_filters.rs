@@ -86,6 +86,7 @@ impl Stream<'_> {
             info: &mut self.info,
             route: selected(self.table.as_ref(), self.matched),
             clear_route,
+            head_limits: self.cx.manager.head_limits(),
             engine: &*self.cx.shared,
         };
         Some((chain, configured, view))

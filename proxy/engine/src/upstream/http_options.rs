@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use prost_types::Any;
 use proxy_core::config::{BuildCx, Rejected, duration, timeout_or};
 use proxy_core::extension::{decode, message_name};
-use proxy_core::head::Protocol;
+use proxy_core::head::{MOST_FIELDS, Protocol};
 use proxy_core::http_chain::{HttpFilter, Place, build_chain};
 use proxy_core::retry::RetryPolicy;
 use xds_api::envoy::config::cluster::v3 as cluster;
@@ -359,7 +359,7 @@ impl UpstreamHttp {
             proto.max_connection_duration_jitter.map_or(0.0, |percent| percent.value);
         self.max_stream_duration = timeout_or(proto.max_stream_duration.as_ref(), None);
         self.max_requests_per_connection = proto.max_requests_per_connection;
-        self.max_headers_count = proto.max_headers_count.unwrap_or(self.max_headers_count);
+        self.max_headers_count = proto.max_headers_count.unwrap_or(self.max_headers_count).min(MOST_FIELDS);
         self.max_response_headers_kb = proto.max_response_headers_kb.unwrap_or(self.max_response_headers_kb);
         if self.max_headers_count == 0 {
             return Err(cx.at("max_headers_count", |cx| cx.reject("must be at least 1")));

@@ -8,7 +8,6 @@ use proxy_core::extension::http_filter::StreamCx;
 use proxy_core::matcher::{MetadataMatcher, StringMatcher};
 use proxy_core::runtime::RuntimeFraction;
 use proxy_core::stats::Cells;
-use xds_api::envoy::config::core::v3::ApiVersion;
 use xds_api::envoy::extensions::filters::http::ext_authz::v3 as proto;
 use xds_api::envoy::extensions::filters::http::ext_authz::v3::check_settings::ServiceOverride;
 use xds_api::envoy::extensions::filters::http::ext_authz::v3::ext_authz::Services;
@@ -20,6 +19,9 @@ use crate::shared::by_name::ByName;
 use crate::shared::ext_authz::check::{Encoding, Told, labels};
 use crate::shared::ext_authz::mutation::Rules;
 use crate::shared::runtime_flag::RuntimeFlag;
+
+/// `core::ApiVersion::V2`, which the API deprecates.
+const V2: i32 = 1;
 
 proxy_core::stats! {
     /// `http.<stat_prefix>.ext_authz`
@@ -119,8 +121,9 @@ impl Buffering {
 
 impl Config {
     pub(super) fn build(proto: &proto::ExtAuthz, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
-        if proto.transport_api_version != ApiVersion::V3 as i32 {
-            let reason = "only V3 is available";
+        let is_grpc = matches!(proto.services, Some(Services::GrpcService(_)));
+        if is_grpc && proto.transport_api_version == V2 {
+            let reason = "the v2 API is no longer supported";
             return Err(cx.at("transport_api_version", |cx| cx.reject(reason)));
         }
         let service = match &proto.services {

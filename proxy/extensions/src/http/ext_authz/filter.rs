@@ -10,6 +10,7 @@ use prost_types::value::Kind;
 use proxy_core::extension::http_filter::{
     DataStep, HeadersStep, HttpFilter, StreamCx, Verdict as Resolution,
 };
+use proxy_core::head::HeadLimits;
 use proxy_core::headers::X_ENVOY_AUTH_FAILURE_MODE_ALLOWED;
 use proxy_core::local_reply::LocalReply;
 use proxy_core::response_flag::ResponseFlag;
@@ -19,6 +20,7 @@ use proxy_core::text::Text;
 use super::config::{Buffering, ClusterStats, Config, RouteConfig};
 use super::service::Told;
 use super::{NAME, query};
+use crate::shared::ext_authz::check::fields;
 use crate::shared::ext_authz::mutation::{Mutation, Operation, Ruling, is_removable};
 use crate::shared::ext_authz::verdict::{Decision, Verdict};
 use crate::shared::ext_authz::{DENIED, ERROR, INVALID};
@@ -62,6 +64,30 @@ impl Kept {
 
 /// The answer of the service cannot be taken.
 struct Invalid;
+
+/// What room there is in the head of a request, which must not become larger than clients may make it.
+struct Room {
+    /// Bytes of names and values at most.
+    bytes: usize,
+}
+
+impl Room {
+    fn of(cx: &StreamCx<'_>) -> Self {
+        Self { bytes: fields(cx.request).map(|(name, value)| name.len() + value.len()).sum() }
+    }
+
+    /// Whether there is some after this change. The head is measured only where it may be too large.
+    fn is_left_after(&mut self, mutation: &Mutation, cx: &StreamCx<'_>) -> bool {
+        const PSEUDO: usize = 4;
+        self.bytes += mutation.name.len() + mutation.value.len() + 1;
+        let HeadLimits { fields: most, bytes } = cx.head_limits;
+        if self.bytes > bytes {
+            *self = Self::of(cx);
+        }
+        self.bytes <= bytes
+            && (cx.request.headers.len() + PSEUDO <= most || fields(cx.request).count() <= most)
+    }
+}
 
 impl Filter {
     pub(super) fn new(config: Arc<Config>) -> Self {
@@ -139,12 +165,19 @@ impl Filter {
         {
             *cx.clear_route = true;
         }
+        let mut room = Room::of(cx);
         for mutation in &verdict.request {
             if config.validates && !mutation.is_valid() {
                 return Err(Invalid);
             }
             match self.ruling(Operation::Set, &mutation.name) {
-                Ruling::Ok => mutation.apply_to_request(cx.request),
+                Ruling::Ok => {
+                    let changed = mutation.apply_to_request(cx.request);
+                    if changed.is_err() || !room.is_left_after(mutation, cx) {
+                        config.stats.here().request_header_limits_reached.inc();
+                        return Err(Invalid);
+                    }
+                }
                 Ruling::Ignore => {}
                 Ruling::Fail => return Err(Invalid),
             }
@@ -234,10 +267,15 @@ impl Filter {
             body.truncate(max);
         }
         let mut reply = refusal(status, body, details);
-        for mutation in &verdict.reply {
-            mutation.apply(&mut reply.headers);
-        }
+        self.apply_all(&verdict.reply, &mut reply.headers);
         Resolution::Reply(reply)
+    }
+
+    /// Changes the headers of a response for as long as they have room.
+    fn apply_all(&self, mutations: &[Mutation], headers: &mut HeaderMap) {
+        if mutations.iter().any(|mutation| mutation.apply(headers).is_err()) {
+            self.config.stats.here().omitted_response_headers.inc();
+        }
     }
 
     /// Counts for the cluster that the request goes to.
@@ -305,9 +343,7 @@ impl HttpFilter for Filter {
 
     fn on_response_headers<'a>(&'a mut self, cx: &'a mut StreamCx<'_>, _end: bool) -> HeadersStep<'a> {
         if let Some(response) = &mut cx.response {
-            for mutation in &self.response {
-                mutation.apply(&mut response.headers);
-            }
+            self.apply_all(&self.response, &mut response.headers);
         }
         HeadersStep::Continue
     }

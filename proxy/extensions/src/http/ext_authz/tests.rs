@@ -9,10 +9,11 @@ use proxy_core::head::ResponseHead;
 use proxy_core::metadata::Metadata;
 use proxy_core::stream_info::WireBytes;
 use proxy_core::upstream::Host;
-use xds_api::envoy::config::core::v3::GrpcService;
 use xds_api::envoy::config::core::v3::grpc_service::{EnvoyGrpc, TargetSpecifier};
+use xds_api::envoy::config::core::v3::{GrpcService, HeaderValue, HeaderValueOption};
 use xds_api::envoy::extensions::filters::http::ext_authz::v3::ext_authz::Services;
-use xds_api::envoy::service::auth::v3::{CheckRequest, CheckResponse};
+use xds_api::envoy::service::auth::v3::check_response::HttpResponse;
+use xds_api::envoy::service::auth::v3::{CheckRequest, CheckResponse, DeniedHttpResponse, OkHttpResponse};
 use xds_api::google::rpc;
 
 use super::*;
@@ -48,8 +49,12 @@ fn config(change: impl FnOnce(&mut proto::ExtAuthz)) -> Arc<Config> {
 }
 
 fn answer(code: i32) -> Called {
+    answer_with(code, None)
+}
+
+fn answer_with(code: i32, http_response: Option<HttpResponse>) -> Called {
     let status = Some(rpc::Status { code, ..Default::default() });
-    let message = CheckResponse { status, ..Default::default() }.encode_to_vec();
+    let message = CheckResponse { status, http_response, ..Default::default() }.encode_to_vec();
     let length = u32::try_from(message.len()).unwrap().to_be_bytes();
     Ok(Answer {
         head: ResponseHead::new(StatusCode::OK),
@@ -81,6 +86,12 @@ fn outcome(config: &Arc<Config>, answers: Vec<Called>) -> (Option<(u16, String)>
         Verdict::Reply(reply) => Some((reply.status.as_u16(), reply.details.into_owned())),
     };
     (outcome, stream)
+}
+
+#[test]
+fn the_version_of_the_api_need_not_be_named() {
+    let auto = config(|proto| proto.transport_api_version = 0);
+    assert_eq!(outcome(&auto, vec![answer(0)]).0, None);
 }
 
 #[test]
@@ -148,4 +159,22 @@ fn requests_that_match_no_route_are_not_asked_about() {
     let mut filter = ExtAuthz::create(&config(|_| {}));
     assert!(matches!(filter.on_request_headers(&mut stream.cx(), true), HeadersStep::Continue));
     assert!(stream.engine.calls.borrow().is_empty());
+}
+
+#[test]
+fn answers_with_more_headers_than_there_is_room_for_do_no_harm() {
+    let option = |number: usize| {
+        let header = HeaderValue { key: format!("x-{number}"), value: "1".into(), ..Default::default() };
+        HeaderValueOption { header: Some(header), ..Default::default() }
+    };
+    let many = || (0..40_000).map(option).collect::<Vec<_>>();
+    let plain = config(|_| {});
+    let ok = OkHttpResponse { headers: many(), ..Default::default() };
+    let (reply, _) = outcome(&plain, vec![answer_with(0, Some(HttpResponse::OkResponse(ok)))]);
+    assert_eq!(reply, Some((500, "ext_authz_invalid".into())));
+    assert_eq!(plain.stats.here().request_header_limits_reached.value(), 1);
+    let denied = DeniedHttpResponse { headers: many(), ..Default::default() };
+    let (reply, _) = outcome(&plain, vec![answer_with(7, Some(HttpResponse::DeniedResponse(denied)))]);
+    assert_eq!(reply, Some((403, "ext_authz_denied".into())));
+    assert_eq!(plain.stats.here().omitted_response_headers.value(), 1);
 }

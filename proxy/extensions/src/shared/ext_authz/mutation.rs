@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use proxy_core::config::{BuildCx, Rejected};
-use proxy_core::head::{RequestHead, Scheme};
+use proxy_core::head::{MOST_FIELDS, RequestHead, Scheme};
 use proxy_core::headers::envoy_prefix;
 use proxy_core::matcher::Regex;
 use proxy_core::text::Text;
@@ -23,6 +23,10 @@ pub enum Action {
     OverwriteIfThere,
 }
 
+/// There is no room for another header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
 /// A change of one header, not yet looked at.
 #[derive(Clone, Debug)]
 pub struct Mutation {
@@ -41,10 +45,18 @@ impl Mutation {
         HeaderName::from_bytes(name.as_bytes()).is_ok() && HeaderValue::from_bytes(&self.value).is_ok()
     }
 
-    /// Changes `headers`; what can stand in no header changes nothing.
-    pub fn apply(&self, headers: &mut HeaderMap) {
-        let Some((name, value)) = self.parts() else { return };
+    /// Changes `headers`, or says that they have room for no more; what can stand in no header changes nothing.
+    pub fn apply(&self, headers: &mut HeaderMap) -> Result<(), Full> {
+        let Some((name, value)) = self.parts() else { return Ok(()) };
         let is_there = headers.contains_key(&name);
+        let adds = match self.action {
+            Action::Add => true,
+            Action::AddIfAbsent | Action::Overwrite => !is_there,
+            Action::AppendIfThere | Action::OverwriteIfThere => false,
+        };
+        if adds && headers.len() >= MOST_FIELDS as usize {
+            return Err(Full);
+        }
         match self.action {
             Action::Add => {
                 headers.append(name, value);
@@ -61,16 +73,17 @@ impl Mutation {
                 }
             }
         }
+        Ok(())
     }
 
     /// As [`Self::apply`], where a name may be a pseudo-header's.
-    pub fn apply_to_request(&self, request: &mut RequestHead) {
+    pub fn apply_to_request(&self, request: &mut RequestHead) -> Result<(), Full> {
         let Some(field) = Pseudo::of(&self.name) else { return self.apply(&mut request.headers) };
         // (A request has each of them, and one is all that it can have.)
-        if self.action == Action::AddIfAbsent {
-            return;
+        if self.action != Action::AddIfAbsent {
+            field.set(request, &self.value);
         }
-        field.set(request, &self.value);
+        Ok(())
     }
 
     fn parts(&self) -> Option<(HeaderName, HeaderValue)> {
