@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use prost_types::Value;
+use smallvec::SmallVec;
 
 use crate::address::Address;
 use crate::filter_state::{FilterState, FilterStateValue};
@@ -147,7 +148,7 @@ pub struct UpstreamInfo {
     /// The host of the last attempt.
     pub host: Option<Arc<Host>>,
     /// Hosts that a connection was had to, in order of the attempts.
-    pub attempted: Vec<Arc<Host>>,
+    pub attempted: SmallVec<[Arc<Host>; 1]>,
     /// An upstream was sought: a connection was asked for, whether there was one or not.
     pub sought: bool,
     /// Number of the upstream connection.

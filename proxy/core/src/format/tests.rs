@@ -116,7 +116,7 @@ fn stream() -> StreamInfo {
     upstream.cluster = Some("c".into());
     upstream.cluster_observability_name = Some("alt".into());
     upstream.cluster_metadata = metadata("cl");
-    upstream.attempted = vec![host.clone()];
+    upstream.attempted.push(host.clone());
     upstream.host = Some(host);
     upstream.sought = true;
     upstream.connection_id = Some(199);

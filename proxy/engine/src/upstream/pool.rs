@@ -538,8 +538,7 @@ impl Drop for Pending {
 
 /// A request in flight at a cluster: counts in the circuit breaker, in statistics and at the host until it is dropped.
 pub(crate) struct RequestGuard {
-    _permit: Permit<Arc<Cluster>>,
-    cluster: Arc<Cluster>,
+    permit: Permit<Arc<Cluster>>,
     host: Arc<Host>,
 }
 
@@ -550,33 +549,33 @@ impl RequestGuard {
             cluster.stats.traffic.here().upstream_rq_active_overflow.inc();
             return None;
         };
-        Some(Self::counted(permit, cluster, host))
+        Some(Self::counted(permit, host))
     }
 
     /// Counts a connection that is not for HTTP to `host`, which the breaker of requests does not stop, as in Envoy.
     pub(crate) fn of_connection(cluster: &Arc<Cluster>, host: &Arc<Host>, priority: BreakerPriority) -> Self {
         let permit = Permit::acquire_over(cluster.clone(), priority, Resource::Requests);
-        Self::counted(permit, cluster, host)
+        Self::counted(permit, host)
     }
 
-    fn counted(permit: Permit<Arc<Cluster>>, cluster: &Arc<Cluster>, host: &Arc<Host>) -> Self {
-        let stats = cluster.stats.traffic.here();
+    fn counted(permit: Permit<Arc<Cluster>>, host: &Arc<Host>) -> Self {
+        let stats = permit.owner().stats.traffic.here();
         stats.upstream_rq_total.inc();
         stats.upstream_rq_active.inc();
         host.stats.rq_total.fetch_add(1, Ordering::Relaxed);
         host.active_requests.fetch_add(1, Ordering::Relaxed);
-        Self { _permit: permit, cluster: cluster.clone(), host: host.clone() }
+        Self { permit, host: host.clone() }
     }
 
     /// The cluster.
     pub(crate) fn cluster(&self) -> &Arc<Cluster> {
-        &self.cluster
+        self.permit.owner()
     }
 }
 
 impl Drop for RequestGuard {
     fn drop(&mut self) {
-        self.cluster.stats.traffic.here().upstream_rq_active.dec();
+        self.cluster().stats.traffic.here().upstream_rq_active.dec();
         self.host.active_requests.fetch_sub(1, Ordering::Relaxed);
     }
 }
