@@ -12,9 +12,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use proxy_core::address::Address;
 use proxy_core::config::{BuildEnv, Constraints, NodeInfo};
 use proxy_core::extension::access_log::{LogEntry, LogFile, LogFiles, LogType};
-use proxy_core::filter_state::FilterState;
 use proxy_core::head::{Protocol, RequestHead, ResponseHead, Scheme};
-use proxy_core::metadata::{DynamicMetadata, Metadata};
 use proxy_core::stats::Registry;
 use proxy_core::stream_info::{ConnectionInfo, StreamInfo};
 
@@ -50,30 +48,9 @@ pub fn env() -> BuildEnv {
 /// A connection of which nothing special is known.
 pub fn connection() -> ConnectionInfo {
     let address = |port| Address::Ip(([192, 0, 2, 1], port).into());
-    ConnectionInfo {
-        id: 1,
-        start: Instant::now(),
-        direct_remote: address(1000),
-        remote: address(1000),
-        local: address(80),
-        direct_local: address(80),
-        local_restored: false,
-        original_source: None,
-        secure: false,
-        tls: None,
-        proxied: None,
-        transport_failure: None,
-        server_name: None,
-        application_protocols: Vec::new(),
-        transport_protocol: "raw_buffer",
-        listener: "l".into(),
-        listener_metadata: Metadata::default(),
-        filter_chain: "".into(),
-        filter_chain_metadata: Metadata::default(),
-        direction: 0,
-        metadata: DynamicMetadata::default(),
-        filter_state: FilterState::default(),
-    }
+    let mut info = ConnectionInfo::new(address(1000), address(80), "l".into());
+    info.id = 1;
+    info
 }
 
 /// Runs `print` with a request that was answered.

@@ -19,12 +19,13 @@ const MANAGER: &str = "envoy.extensions.filters.network.http_connection_manager.
 
 /// Every table.
 pub fn tables() -> impl Iterator<Item = &'static MessageFields> {
-    let own: [&'static [MessageFields]; 13] = [
+    let own: [&'static [MessageFields]; 14] = [
         bootstrap::FIELDS,
         proxy_core::fields::FIELDS,
         proxy_core::format::FIELDS,
         proxy_core::log_filter::FIELDS,
         proxy_core::matcher::fields::FIELDS,
+        proxy_core::rate_limit::FIELDS,
         proxy_core::retry::FIELDS,
         proxy_engine::http::fields::FIELDS,
         proxy_engine::listener::fields::FIELDS,

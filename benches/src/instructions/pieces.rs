@@ -13,9 +13,8 @@ use proxy_core::address::Address;
 use proxy_core::config::{BuildCx, BuildEnv, Constraints, NodeInfo};
 use proxy_core::extension::Extensions;
 use proxy_core::extension::access_log::{LogFile, LogFiles};
-use proxy_core::filter_state::FilterState;
 use proxy_core::head::{BodyEvent, Protocol, RequestHead, Scheme};
-use proxy_core::metadata::{DynamicMetadata, Metadata};
+use proxy_core::metadata::Metadata;
 use proxy_core::names::Names;
 use proxy_core::runtime::Runtime;
 use proxy_core::stats::Registry;
@@ -244,29 +243,6 @@ fn request(authority: &str, path: &str) -> RequestHead {
 fn info() -> StreamInfo {
     let now = Instant::now();
     let address = Address::from(std::net::SocketAddr::from(([127, 0, 0, 1], 1)));
-    let connection = ConnectionInfo {
-        id: 0,
-        start: now,
-        direct_remote: address.clone(),
-        remote: address.clone(),
-        local: address.clone(),
-        direct_local: address,
-        local_restored: false,
-        proxied: None,
-        original_source: None,
-        server_name: None,
-        application_protocols: Vec::new(),
-        transport_protocol: "raw_buffer",
-        secure: false,
-        tls: None,
-        transport_failure: None,
-        listener: "".into(),
-        listener_metadata: Metadata::default(),
-        filter_chain: "".into(),
-        filter_chain_metadata: Metadata::default(),
-        direction: 0,
-        metadata: DynamicMetadata::default(),
-        filter_state: FilterState::default(),
-    };
+    let connection = ConnectionInfo::new(address.clone(), address, "".into());
     StreamInfo::new(Rc::new(connection), now, SystemTime::now())
 }

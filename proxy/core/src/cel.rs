@@ -20,6 +20,8 @@ mod tests;
 mod time;
 mod value;
 
+use std::fmt;
+
 use http::HeaderMap;
 use xds_api::envoy::config::core::v3::CelExpressionConfig;
 use xds_api::google::api::expr::v1alpha1::Expr;
@@ -56,10 +58,21 @@ type Outcome<'a> = Result<Value<'a>, Failed>;
 /// An expression, ready to be evaluated.
 pub struct Program(Node);
 
+impl fmt::Debug for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Program")
+    }
+}
+
 impl Program {
     /// Builds from a tree, or says why that cannot be.
     pub fn build(expr: &Expr, config: Option<&CelExpressionConfig>) -> Result<Self, String> {
         compile::compile(expr, config.copied().unwrap_or_default()).map(Self)
+    }
+
+    /// The value as text, if it has one.
+    pub fn text(&self, subject: &Subject<'_>) -> Option<String> {
+        evaluate::evaluate(&self.0, subject).ok()?.print()
     }
 
     /// Whether the expression is true.

@@ -71,6 +71,11 @@ impl Format {
         render_parts(&self.parts, self.empty, entry, out);
     }
 
+    /// Whether it is one command and nothing else.
+    pub fn is_one_command(&self) -> bool {
+        matches!(self.parts.as_slice(), [Part::Operator(_)])
+    }
+
     /// The text, if it is the same for every entry.
     pub fn constant(&self) -> Option<&str> {
         match self.parts.as_slice() {

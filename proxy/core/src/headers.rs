@@ -45,6 +45,9 @@ header_names! {
     X_FORWARDED_HOST = "x-forwarded-host";
     X_FORWARDED_PORT = "x-forwarded-port";
     X_FORWARDED_PROTO = "x-forwarded-proto";
+    X_RATELIMIT_LIMIT = "x-ratelimit-limit";
+    X_RATELIMIT_REMAINING = "x-ratelimit-remaining";
+    X_RATELIMIT_RESET = "x-ratelimit-reset";
     X_REQUEST_ID = "x-request-id";
 }
 

@@ -25,6 +25,7 @@ pub mod matcher;
 pub mod metadata;
 pub mod names;
 pub mod proxy_protocol;
+pub mod rate_limit;
 pub mod response_flag;
 pub mod retry;
 pub mod runtime;

@@ -1,5 +1,7 @@
 //! Everything known about a connection or stream, for access logs, formats, filters and balancing.
 
+use std::any::Any;
+use std::cell::OnceCell;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -66,6 +68,8 @@ pub struct ConnectionInfo {
     pub metadata: DynamicMetadata,
     /// Values set by listener and network filters.
     pub filter_state: FilterState,
+    /// What limits the rate of its requests together, once one came that is limited so.
+    pub rate_limiter: OnceCell<Rc<dyn Any>>,
 }
 
 impl ConnectionInfo {
@@ -94,6 +98,7 @@ impl ConnectionInfo {
             direction: 0,
             metadata: DynamicMetadata::default(),
             filter_state: FilterState::default(),
+            rate_limiter: OnceCell::new(),
         }
     }
 

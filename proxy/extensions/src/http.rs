@@ -7,5 +7,6 @@ pub mod grpc_stats;
 pub mod header_mutation;
 pub mod health_check;
 pub mod jwt_authn;
+pub mod local_ratelimit;
 pub mod rbac;
 pub mod set_filter_state;

@@ -36,6 +36,7 @@ pub const HTTP_FILTERS: &[&dyn HttpFilterFactory] = &[
     &Of::<http::header_mutation::HeaderMutation>::new(),
     &Of::<http::health_check::HealthCheck>::new(),
     &Of::<http::jwt_authn::JwtAuthn>::new(),
+    &Of::<http::local_ratelimit::LocalRateLimit>::new(),
     &Of::<http::rbac::Rbac>::new(),
     &Of::<http::set_filter_state::SetFilterState>::new(),
 ];
@@ -43,6 +44,7 @@ pub const HTTP_FILTERS: &[&dyn HttpFilterFactory] = &[
 /// Listener filters, sorted by name.
 pub const LISTENER_FILTERS: &[&dyn ListenerFilterFactory] = &[
     &listener::http_inspector::HttpInspector,
+    &listener::local_ratelimit::LocalRateLimit,
     &listener::original_dst::OriginalDst,
     &listener::original_src::OriginalSrc,
     &listener::proxy_protocol::ProxyProtocol,
@@ -71,9 +73,11 @@ pub const FIELDS: &[&[MessageFields]] = &[
     http::header_mutation::FIELDS,
     http::health_check::FIELDS,
     http::jwt_authn::FIELDS,
+    http::local_ratelimit::FIELDS,
     http::rbac::FIELDS,
     http::set_filter_state::FIELDS,
     listener::http_inspector::FIELDS,
+    listener::local_ratelimit::FIELDS,
     listener::original_dst::FIELDS,
     listener::original_src::FIELDS,
     listener::proxy_protocol::FIELDS,

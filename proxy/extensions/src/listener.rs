@@ -1,6 +1,7 @@
 //! Listener filters.
 
 pub mod http_inspector;
+pub mod local_ratelimit;
 pub mod original_dst;
 pub mod original_src;
 pub mod proxy_protocol;

@@ -3,6 +3,7 @@
 pub mod by_name;
 pub mod ext_authz;
 pub mod facts;
+pub mod header_append;
 pub mod matching;
 pub mod rbac;
 pub mod runtime_flag;

@@ -92,6 +92,20 @@ fn example(message: &str) -> Vec<u8> {
             use xds_api::envoy::extensions::filters::network::rbac::v3::Rbac;
             Rbac { stat_prefix: "p".into(), ..Default::default() }.encode_to_vec()
         }
+        Some("LocalRateLimit") if message.contains(".http.") => {
+            use xds_api::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit;
+            let fill_interval = Some(prost_types::Duration { seconds: 1, nanos: 0 });
+            let bucket = TokenBucket { max_tokens: 1, tokens_per_fill: None, fill_interval };
+            LocalRateLimit { stat_prefix: "p".into(), token_bucket: Some(bucket), ..Default::default() }
+                .encode_to_vec()
+        }
+        Some("LocalRateLimit") if message.contains(".listener.") => {
+            use xds_api::envoy::extensions::filters::listener::local_ratelimit::v3::LocalRateLimit;
+            let fill_interval = Some(prost_types::Duration { seconds: 1, nanos: 0 });
+            let bucket = TokenBucket { max_tokens: 1, tokens_per_fill: None, fill_interval };
+            LocalRateLimit { stat_prefix: "p".into(), token_bucket: Some(bucket), ..Default::default() }
+                .encode_to_vec()
+        }
         Some("LocalRateLimit") => {
             let fill_interval = Some(prost_types::Duration { seconds: 1, nanos: 0 });
             let bucket = TokenBucket { max_tokens: 1, tokens_per_fill: None, fill_interval };

@@ -28,6 +28,9 @@ const QUIET: Duration = Duration::from_millis(150);
 /// How long a stream may stay open without a byte before that is what it does.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// Parts of the names of statistics that are compared, whatever their last word.
+const FAMILIES: [&str; 3] = ["ext_authz.", ".fault.", "http_local_rate_limit."];
+
 /// Counters that are compared, without their prefix (`http.<listener>.`, `cluster.<name>.`, `tcp.<listener>.`).
 const COUNTERS: &[&str] = &[
     "downstream_cx_upgrades_total",
@@ -422,7 +425,7 @@ impl Side {
 
     async fn counters(&self, case: &Case) -> Result<BTreeMap<String, i64>> {
         let filter = format!(
-            "^(http\\.{0}|tcp\\.{0}|ext_authz\\.{0}|cluster\\.[a-z0-9_]+|vhost\\.all\\.[a-z]+\\.[a-z]+|http2|http1)\\.",
+            "^(http\\.{0}|tcp\\.{0}|ext_authz\\.{0}|{0}[a-z_]*\\.http_local_rate_limit|cluster\\.[a-z0-9_]+|vhost\\.all\\.[a-z]+\\.[a-z]+|http2|http1)\\.",
             case.listener
         );
         let all = self.proxy.admin().stats(&filter).await?;
@@ -430,7 +433,7 @@ impl Side {
             .into_iter()
             .filter(|(name, _)| {
                 let is_known = name.rsplit_once('.').is_some_and(|(_, last)| COUNTERS.contains(&last));
-                is_known || name.contains("ext_authz.") || name.contains(".fault.")
+                is_known || FAMILIES.iter().any(|family| name.contains(family))
             })
             .collect())
     }

@@ -17,6 +17,7 @@ mod headers;
 mod http1;
 mod http2;
 mod jwt;
+mod local_ratelimit;
 mod logs;
 mod metadata;
 mod options;
@@ -203,6 +204,12 @@ async fn authorization_of_connections_by_a_service() {
 #[tokio::test]
 async fn injected_faults() {
     differential(fault::setup(), fault::cases()).await;
+}
+
+#[tokio::test]
+async fn rates_of_requests() {
+    differential(local_ratelimit::setup(), local_ratelimit::cases()).await;
+    differential(local_ratelimit::formatted_setup(), local_ratelimit::formatted_cases()).await;
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! The end-to-end scenarios of Open Service Mesh that concern the data plane, with its own shapes of configuration (`shapes`).
 //!
-//! Not here, because Outrigger cannot do it yet: rate limits of HTTP requests, local and global (`local_ratelimit`, `ratelimit`), the metrics of `lua` and `wasm`, tracing; and because OSM cannot: IPv6.
+//! Not here, because Outrigger cannot do it yet: global rate limits of HTTP requests (`ratelimit`), the metrics of `lua` and `wasm`,
+//! tracing; and because OSM cannot: IPv6.
 
 mod services;
 mod shapes;
@@ -97,6 +98,7 @@ impl Osm {
             pods,
             allowed,
             paths: None,
+            limits: (None, None),
             split: Vec::new(),
         });
         SocketAddr::new(ip, port)
@@ -234,6 +236,30 @@ async fn http_client_and_server_and_traffic_targets() {
     // HTTP/2 between sidecars only where the client speaks it.
     let client = osm.mesh.get("client").unwrap();
     assert_eq!(client.stat("cluster.test/server|14001.upstream_cx_http2_total").unwrap(), 0);
+}
+
+/// `UpstreamTrafficSetting`: a service takes so many requests, its routes fewer or more, whoever calls.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn rates_of_a_service_and_of_its_routes() {
+    let mut osm = Osm::new(&["client", "other", "server"]).await;
+    osm.mesh.get_mut("server").unwrap().run(Program::Nginx, 14001).unwrap();
+    let server = osm.serve("server", "http", 14001, &["server"], &["client", "other"]);
+    osm.catalog.services[0].limits.0 = Some(3);
+    osm.inject(&["client", "other", "server"]);
+    let status = |osm: &Osm, pod| osm.curl(pod, &["--output", "/dev/null", &url(server)]);
+    let answers = ["client", "other", "client", "other", "client"].map(|pod| status(&osm, pod));
+    assert_eq!(answers, ["|200", "|200", "|200", "|429", "|429"]);
+    let stat = |osm: &Osm, name: &str| {
+        let name = format!("http_local_rate_limiter.http_local_rate_limit.{name}");
+        osm.mesh.get("server").unwrap().stat(&name).unwrap()
+    };
+    assert_eq!(["enabled", "ok", "enforced"].map(|name| stat(&osm, name)), [5, 3, 2]);
+    // What the route says takes the place of what the service says.
+    osm.catalog.services[0].limits.1 = Some(4);
+    osm.push();
+    osm.until("client", &url(server), "|200").await;
+    let answers = ["other", "client", "other", "client"].map(|pod| status(&osm, pod));
+    assert_eq!(answers, ["|200", "|200", "|200", "|429"]);
 }
 
 /// Bytes: allowed, denied; a server that speaks first, whose port nothing looks at; out of the mesh.

@@ -20,6 +20,7 @@ use crate::callout::Caller;
 use crate::config::{BuildCx, Rejected};
 use crate::head::{HeadLimits, RequestHead, ResponseHead};
 use crate::local_reply::LocalReply;
+use crate::rate_limit::RateLimits;
 use crate::runtime::Runtime;
 use crate::stream_info::StreamInfo;
 
@@ -107,6 +108,41 @@ pub trait Engine: Caller {
     fn count_response(&self, cluster: &str, status: StatusCode);
 }
 
+/// What a route and its virtual host say about rates.
+#[derive(Clone, Copy, Debug)]
+pub struct RouteRateLimits<'r> {
+    /// Of the route.
+    pub own: &'r RateLimits,
+    /// Of the virtual host.
+    pub host: &'r RateLimits,
+    /// Whether the route wants those of the virtual host too, whatever a filter says.
+    pub includes_host: bool,
+}
+
+/// When the rate limits of a virtual host hold beside those of a route, as filters say it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostRateLimits {
+    /// Where the route has none.
+    WhereRouteHasNone,
+    /// Beside those of the route.
+    Too,
+    /// Never.
+    Never,
+}
+
+impl<'r> RouteRateLimits<'r> {
+    /// Those of the virtual host, if they hold.
+    pub fn host_if(&self, said: HostRateLimits) -> Option<&'r RateLimits> {
+        let holds = match said {
+            _ if self.includes_host => true,
+            HostRateLimits::WhereRouteHasNone => self.own.is_empty(),
+            HostRateLimits::Too => true,
+            HostRateLimits::Never => false,
+        };
+        holds.then_some(self.host)
+    }
+}
+
 /// The route a stream matched, as filters may see it.
 pub trait Route {
     /// Name of the route.
@@ -115,6 +151,8 @@ pub trait Route {
     fn cluster(&self) -> Option<&str>;
     /// Metadata of the route.
     fn metadata(&self) -> &crate::metadata::Metadata;
+    /// What the route and its virtual host say about rates, if it forwards.
+    fn rate_limits(&self) -> Option<RouteRateLimits<'_>>;
     /// Whether paths are compared without their parameters (`ignore_path_parameters_in_path_matching`).
     fn ignores_path_parameters(&self) -> bool;
 }

@@ -2,20 +2,13 @@
 //!
 //! As Envoy does: percent escapes are decoded, `+` is not a space, a fragment belongs to the last value.
 
+use crate::matcher::query::decoded_parameter;
+
 /// Appends the decoded value of the first parameter called `name`; `false` if there is none.
 pub(super) fn param(query: &str, name: &str, out: &mut Vec<u8>) -> bool {
-    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        if decodes_to(key, name) {
-            out.extend(percent_encoding::percent_decode_str(value));
-            return true;
-        }
-    }
-    false
-}
-
-fn decodes_to(key: &str, name: &str) -> bool {
-    percent_encoding::percent_decode_str(key).eq(name.bytes())
+    let value = decoded_parameter(query, name);
+    out.extend_from_slice(value.as_deref().unwrap_or_default());
+    value.is_some()
 }
 
 /// Appends the query with every key and value decoded and escaped anew: what need not be escaped is plain.

@@ -1,5 +1,8 @@
 //! `envoy.config.route.v3.QueryParameterMatcher`: the first value of a query parameter, as it stands in the URL.
 
+use std::borrow::Cow;
+
+use percent_encoding::percent_decode_str;
 use xds_api::envoy::config::route::v3 as proto;
 use xds_api::envoy::config::route::v3::query_parameter_matcher::QueryParameterMatchSpecifier;
 
@@ -48,5 +51,13 @@ pub fn parameter<'q>(query: &'q str, name: &str) -> Option<&'q str> {
     query.split('&').find_map(|pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         (key == name).then_some(value)
+    })
+}
+
+/// The first value of `name` in a query, both decoded; `+` is not a space, as in Envoy.
+pub fn decoded_parameter<'q>(query: &'q str, name: &str) -> Option<Cow<'q, [u8]>> {
+    query.split('&').filter(|pair| !pair.is_empty()).find_map(|pair| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        percent_decode_str(key).eq(name.bytes()).then(|| percent_decode_str(value).into())
     })
 }

@@ -5,7 +5,6 @@ use proxy_core::config::MessageFields;
 
 const NO_TYPED_RETRIES: FieldUse = Ignored("Envoy has no such extensions, and ignores it too");
 const NO_MIRRORING: FieldUse = Rejected("request mirroring is not available");
-const NO_RATE_LIMITS: FieldUse = Rejected("rate limits are not available");
 const NO_HEDGING: FieldUse = Rejected("hedging is not available");
 const NO_PLUGINS: FieldUse = Rejected("cluster specifier plugins are not available");
 const NO_SPECIFIERS: FieldUse = Rejected("route specifiers are not available");
@@ -153,7 +152,7 @@ const VIRTUAL_HOST: MessageFields = (
         ("matcher", Rejected("matcher trees are not available")),
         ("require_tls", Used),
         ("virtual_clusters", Used),
-        ("rate_limits", NO_RATE_LIMITS),
+        ("rate_limits", Used),
         ("request_headers_to_add", Used),
         ("request_headers_to_remove", Used),
         ("response_headers_to_add", Used),
@@ -248,8 +247,8 @@ const ROUTE_ACTION: MessageFields = (
         ("retry_policy_typed_config", NO_TYPED_RETRIES),
         ("request_mirror_policies", NO_MIRRORING),
         ("priority", Used),
-        ("rate_limits", NO_RATE_LIMITS),
-        ("include_vh_rate_limits", Ignored("there are no rate limits to include")),
+        ("rate_limits", Used),
+        ("include_vh_rate_limits", Used),
         ("hash_policy", Used),
         ("cors", CORS_FILTER),
         ("max_grpc_timeout", Used),

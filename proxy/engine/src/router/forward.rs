@@ -7,6 +7,7 @@ use proxy_core::config::{BuildCx, Rejected};
 use proxy_core::hash_policy::HashPolicies;
 use proxy_core::head::RequestHead;
 use proxy_core::matcher::RegexRewrite;
+use proxy_core::rate_limit::{Place, RateLimits};
 use proxy_core::retry::RetryPolicy;
 use proxy_core::runtime::Runtime;
 use proxy_core::stream_info::StreamInfo;
@@ -37,6 +38,10 @@ pub struct ForwardAction {
     pub hash_policies: HashPolicies,
     /// When a request is sent again, if the cluster does not say.
     pub retry: Option<Arc<RetryPolicy>>,
+    /// What requests are counted as, for filters that limit rates.
+    pub rate_limits: RateLimits,
+    /// Whether those of the virtual host hold too.
+    pub includes_host_rate_limits: bool,
     pub(super) timeouts: RouteTimeouts,
     pub(super) path_rewrite: Option<PathRewrite>,
     host_rewrite: Option<HostRewrite>,
@@ -98,11 +103,15 @@ impl ForwardAction {
         let hash_policies = HashPolicies::build("hash_policy", &proto.hash_policy, cx);
         let timeouts = RouteTimeouts::build(proto, cx);
         let retry = retries::policy(proto.retry_policy.as_ref(), of_host, cx);
+        let rate_limits = RateLimits::build("rate_limits", &proto.rate_limits, Place::Route, cx);
         let path_rewrite = build_path_rewrite(proto, rule, cx);
         let host_rewrite = HostRewrite::build(proto.host_rewrite_specifier.as_ref(), cx);
         unsupported?;
         Ok(Self {
             retry: retry?,
+            rate_limits: rate_limits?,
+            #[allow(deprecated, reason = "still sent by control planes")]
+            includes_host_rate_limits: proto.include_vh_rate_limits.unwrap_or(false),
             cluster: cluster?,
             cluster_not_found: cluster_not_found?,
             priority: priority?,
@@ -184,7 +193,7 @@ fn reject_unsupported(proto: &proto::RouteAction, cx: &mut BuildCx<'_>) -> Resul
         retry_policy_typed_config: _,
         request_mirror_policies,
         priority: _,
-        rate_limits,
+        rate_limits: _,
         include_vh_rate_limits: _,
         hash_policy: _,
         cors,
@@ -206,7 +215,6 @@ fn reject_unsupported(proto: &proto::RouteAction, cx: &mut BuildCx<'_>) -> Resul
             "request_mirror_policies",
             "request mirroring is not available",
         ),
-        cx.reject_if(!rate_limits.is_empty(), "rate_limits", "rate limits are not available"),
         cx.reject_if(cors.is_some(), "cors", "use typed_per_filter_config with envoy.filters.http.cors"),
         cx.reject_if(
             internal_redirect_policy.is_some(),

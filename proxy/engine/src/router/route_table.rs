@@ -503,6 +503,13 @@ impl http_filter::Route for SelectedRoute<'_> {
         &self.entry.metadata
     }
 
+    fn rate_limits(&self) -> Option<http_filter::RouteRateLimits<'_>> {
+        let Action::Forward(forward) = &self.entry.action else { return None };
+        let host = &self.virtual_host().rate_limits;
+        let includes_host = forward.includes_host_rate_limits;
+        Some(http_filter::RouteRateLimits { own: &forward.rate_limits, host, includes_host })
+    }
+
     fn ignores_path_parameters(&self) -> bool {
         matches!(self.table.path_parameters, PathParameters::Ignored)
     }

@@ -6,6 +6,7 @@ use proxy_core::config::{BuildCx, Rejected};
 use proxy_core::head::RequestHead;
 use proxy_core::matcher::HeaderMatcher;
 use proxy_core::metadata::Metadata;
+use proxy_core::rate_limit::{Place, RateLimits};
 use proxy_core::stats::Cells;
 use proxy_core::stats::groups::RouteStats;
 use xds_api::envoy::config::route::v3 as proto;
@@ -31,6 +32,8 @@ pub struct VirtualHost {
     pub include_attempt_count_in_response: bool,
     /// Whether `x-envoy-is-timeout-retry` goes upstream.
     pub include_is_timeout_retry_header: bool,
+    /// What requests are counted as, for filters that limit rates.
+    pub rate_limits: RateLimits,
     pub(super) request_headers: HeaderMutations,
     pub(super) response_headers: HeaderMutations,
     virtual_clusters: Box<[VirtualCluster]>,
@@ -99,7 +102,6 @@ impl VirtualHost {
         } = proto;
         let unsupported = [
             cx.reject_if(matcher.is_some(), "matcher", "matcher trees are not available"),
-            cx.reject_if(!rate_limits.is_empty(), "rate_limits", "rate limits are not available"),
             cx.reject_if(cors.is_some(), "cors", "use typed_per_filter_config with envoy.filters.http.cors"),
             cx.reject_if(
                 !request_mirror_policies.is_empty(),
@@ -117,6 +119,7 @@ impl VirtualHost {
             HeaderMutations::build_request(request_headers_to_add, request_headers_to_remove, cx);
         let response_headers =
             HeaderMutations::build_response(response_headers_to_add, response_headers_to_remove, cx);
+        let rate_limits = RateLimits::build("rate_limits", rate_limits, Place::Route, cx);
         let virtual_clusters =
             cx.each("virtual_clusters", virtual_clusters, |proto, cx| VirtualCluster::build(proto, name, cx));
         let virtual_clusters = virtual_clusters.map(|mut all| {
@@ -154,6 +157,7 @@ impl VirtualHost {
             include_request_attempt_count: *include_request_attempt_count,
             include_attempt_count_in_response: *include_attempt_count_in_response,
             include_is_timeout_retry_header: *include_is_timeout_retry_header,
+            rate_limits: rate_limits?,
             request_headers: request_headers?,
             response_headers: response_headers?,
             virtual_clusters: virtual_clusters?.into_boxed_slice(),

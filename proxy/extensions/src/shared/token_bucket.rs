@@ -47,17 +47,27 @@ impl TokenBucket {
         Ok(Self::new(*max_tokens, per_fill, interval, Instant::now()))
     }
 
+    /// Another one like it, full at `now`.
+    pub fn another(&self, now: Instant) -> Self {
+        let full = -self.max_tokens / self.per_second;
+        Self { start: now, empty_at: AtomicU64::new(full.to_bits()), ..*self }
+    }
+
     /// Takes a token, if there is one at `now`.
     pub fn take(&self, now: Instant) -> bool {
-        let now = now.saturating_duration_since(self.start).as_secs_f64();
+        self.take_many(1.0, now)
+    }
+
+    /// Takes so many tokens, if there are as many at `now`, or gives them back if it is a negative number. Nobody gets none.
+    pub fn take_many(&self, wanted: f64, now: Instant) -> bool {
+        let now = self.seconds(now);
         let mut bits = self.empty_at.load(Ordering::Relaxed);
         loop {
-            let empty_at = f64::from_bits(bits);
-            let tokens = ((now - empty_at) * self.per_second).min(self.max_tokens);
-            if tokens < 1.0 {
+            let tokens = self.tokens(f64::from_bits(bits), now);
+            if tokens < wanted || wanted == 0.0 {
                 return false;
             }
-            let after = now - (tokens - 1.0) / self.per_second;
+            let after = now - (tokens - wanted) / self.per_second;
             match self.empty_at.compare_exchange_weak(
                 bits,
                 after.to_bits(),
@@ -69,6 +79,44 @@ impl TokenBucket {
             }
         }
     }
+
+    /// Most tokens that there can be.
+    pub fn max(&self) -> u64 {
+        whole(self.max_tokens)
+    }
+
+    /// Whole tokens that there are at `now`.
+    pub fn remaining(&self, now: Instant) -> u64 {
+        whole(self.tokens(self.emptied(), self.seconds(now)))
+    }
+
+    /// How long it takes at `now` until there is a token.
+    pub fn until_token(&self, now: Instant) -> Duration {
+        let missing = 1.0 - self.tokens(self.emptied(), self.seconds(now));
+        Duration::try_from_secs_f64(missing / self.per_second).unwrap_or(Duration::ZERO)
+    }
+
+    /// Tokens that come in a second.
+    pub fn per_second(&self) -> f64 {
+        self.per_second
+    }
+
+    fn emptied(&self) -> f64 {
+        f64::from_bits(self.empty_at.load(Ordering::Relaxed))
+    }
+
+    fn seconds(&self, now: Instant) -> f64 {
+        now.saturating_duration_since(self.start).as_secs_f64()
+    }
+
+    fn tokens(&self, empty_at: f64, now: f64) -> f64 {
+        ((now - empty_at) * self.per_second).min(self.max_tokens)
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a float is cut to what fits")]
+fn whole(tokens: f64) -> u64 {
+    tokens as u64
 }
 
 #[cfg(test)]

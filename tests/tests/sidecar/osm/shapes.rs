@@ -1,8 +1,8 @@
 //! What OSM's controller sends, with its names: listeners, filter chains, routes, clusters, endpoints, secrets, and the bootstrap
 //! that its injector writes. Names of filters and sockets are not Envoy's; types alone say what they are.
 //!
-//! Left out because Outrigger has no such filter yet: the HTTP filters `local_ratelimit` (in each of OSM's chains), `ratelimit`,
-//! `ext_authz`, `lua` and `wasm`, and tracing by Zipkin.
+//! Left out because Outrigger has no such filter yet: the HTTP filters `ratelimit`, `lua` and `wasm`, and tracing by Zipkin; and
+//! `ext_authz`, which OSM has spoken by another client of gRPC (`google_grpc`).
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -24,6 +24,8 @@ pub struct Service {
     pub allowed: Vec<String>,
     /// What its routes allow them; everything if nothing.
     pub paths: Option<(&'static str, &'static str)>,
+    /// How many requests an hour it takes, all together and to each of its routes.
+    pub limits: (Option<u32>, Option<u32>),
     /// Services that stand for it, and their weights.
     pub split: Vec<(&'static str, u32)>,
 }
@@ -109,6 +111,7 @@ fn tcp_proxy(prefix: &str, clusters: &[(String, u32)]) -> Value {
 fn manager(prefix: &str, route: &str) -> Value {
     let filters = [
         typed("http_rbac", "extensions.filters.http.rbac.v3.RBAC", json!({})),
+        typed("http_local_rate_limit", LOCAL_RATE_LIMIT, json!({"stat_prefix": "http_local_rate_limiter"})),
         typed("http_router", "extensions.filters.http.router.v3.Router", json!({})),
     ];
     let fields = json!({
@@ -118,6 +121,22 @@ fn manager(prefix: &str, route: &str) -> Value {
     });
     let message = "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
     typed("http_connection_manager", message, fields)
+}
+
+const LOCAL_RATE_LIMIT: &str = "extensions.filters.http.local_ratelimit.v3.LocalRateLimit";
+
+/// Has a virtual host or a route take so many requests an hour.
+fn limit(of: &mut Value, requests: Option<u32>) {
+    let Some(requests) = requests else { return };
+    let always = json!({"default_value": {"numerator": 100, "denominator": "HUNDRED"}});
+    of["typed_per_filter_config"]["http_local_rate_limit"] = json!({
+        "@type": format!("type.googleapis.com/envoy.{LOCAL_RATE_LIMIT}"),
+        "stat_prefix": "http_local_rate_limiter",
+        "token_bucket": {"max_tokens": requests, "tokens_per_fill": requests, "fill_interval": "3600s"},
+        "status": {"code": 429},
+        "response_headers_to_add": [{"header": {"key": "x-limited", "value": "yes"}}],
+        "filter_enabled": always, "filter_enforced": always,
+    });
 }
 
 fn principals(of: &[String]) -> Vec<Value> {
@@ -311,16 +330,18 @@ impl Catalog {
                     route["typed_per_filter_config"] =
                         json!({"http_rbac": {"@type": message, "rbac": {"rules": rules}}});
                 }
+                limit(&mut route, service.limits.1);
                 route
             };
             let rules = json!({"policies": {"rbac-for-route": policy(&service.allowed)}});
             let everywhere = ["*".to_owned()];
-            let host = Self::virtual_host(
+            let mut host = Self::virtual_host(
                 "inbound",
                 service,
                 &everywhere,
                 json!([route((!self.permissive).then_some(rules))]),
             );
+            limit(&mut host, service.limits.0);
             configs.push(json!({"name": format!("rds-inbound.{}", service.port), "validate_clusters": false, "virtual_hosts": [host]}));
             let rules = self
                 .ingress_principal

@@ -1,12 +1,9 @@
 //! Chain matching against the words of the documents: level by level, from the most specific value to none.
 
 use std::net::IpAddr;
-use std::time::Instant;
 
 use proptest::prelude::*;
 use proxy_core::config::BuildEnv;
-use proxy_core::filter_state::FilterState;
-use proxy_core::metadata::{DynamicMetadata, Metadata};
 
 use super::*;
 
@@ -85,29 +82,14 @@ prop_compose! {
 impl Connection {
     fn info(&self) -> ConnectionInfo {
         let address = |number, port| Address::Ip((ip(number), port).into());
+        let local = address(self.local.0, self.local.1);
+        let remote = address(self.remote.0, self.remote.1);
         ConnectionInfo {
-            id: 1,
-            start: Instant::now(),
             direct_remote: address(self.direct, 9),
-            remote: address(self.remote.0, self.remote.1),
-            local: address(self.local.0, self.local.1),
-            direct_local: address(self.local.0, self.local.1),
-            local_restored: false,
-            proxied: None,
-            original_source: None,
-            secure: false,
-            tls: None,
-            transport_failure: None,
             server_name: self.server_name.map(Into::into),
             application_protocols: self.protocols.iter().map(|one| (*one).into()).collect(),
             transport_protocol: self.transport,
-            listener: "l".into(),
-            listener_metadata: Metadata::default(),
-            filter_chain: "".into(),
-            filter_chain_metadata: Metadata::default(),
-            direction: 0,
-            metadata: DynamicMetadata::default(),
-            filter_state: FilterState::default(),
+            ..ConnectionInfo::new(remote, local, "l".into())
         }
     }
 }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use prost::Message;
 use proxy_core::callout::{Answer, CallFailure, Called};
-use proxy_core::extension::http_filter::{DataStep, HeadersStep, Route, Verdict};
+use proxy_core::extension::http_filter::{DataStep, HeadersStep, Route, RouteRateLimits, Verdict};
 use proxy_core::head::ResponseHead;
 use proxy_core::metadata::Metadata;
 use proxy_core::stream_info::WireBytes;
@@ -31,6 +31,9 @@ impl Route for Everything {
     }
     fn metadata(&self) -> &Metadata {
         &self.0
+    }
+    fn rate_limits(&self) -> Option<RouteRateLimits<'_>> {
+        None
     }
     fn ignores_path_parameters(&self) -> bool {
         false
