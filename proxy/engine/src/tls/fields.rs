@@ -17,7 +17,7 @@ pub const FIELDS: &[MessageFields] = &[
             ("session_ticket_keys_sds_secret_config", Used),
             ("disable_stateless_session_resumption", Used),
             ("disable_stateful_session_resumption", Used),
-            ("session_timeout", Rejected("is not available yet")),
+            ("session_timeout", Used),
             ("ocsp_staple_policy", Used),
             ("full_scan_certs_on_sni_mismatch", Used),
             ("prefer_client_ciphers", Used),

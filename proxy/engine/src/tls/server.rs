@@ -14,7 +14,9 @@ use proxy_core::stats::{Cells, OneOff, Scope, SharedGauge};
 use proxy_core::tls::TlsInfo;
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs::Ticketer;
-use rustls::server::{NoServerSessionStorage, ServerSessionMemoryCache};
+use rustls::server::{
+    NoServerSessionStorage, ProducesTickets, ServerSessionMemoryCache, StoresServerSessions,
+};
 use xds_api::envoy::extensions::transport_sockets::tls::v3 as proto;
 use xds_api::envoy::extensions::transport_sockets::tls::v3::downstream_tls_context::{
     OcspStaplePolicy, SessionTicketKeysType,
@@ -25,7 +27,7 @@ use super::common::{Common, Material, expirations};
 use super::identity::{Identity, Selector};
 use super::key_log::Ends;
 use super::secret::{Need, Secret, SecretKind};
-use super::ticket::{TicketKeys, Tickets};
+use super::ticket::{Ending, LIFETIME, TicketKeys, Tickets};
 use super::verify::{Acquaintances, Judge, Verifier, sha256};
 use super::{Prepared, Supplied, session};
 use crate::net::connection::Connection;
@@ -56,6 +58,8 @@ struct Settings {
     stateless: bool,
     stateful: bool,
     staple_policy: OcspStaplePolicy,
+    /// After how many seconds sessions are not resumed any more, if that is said.
+    session_timeout: Option<u32>,
     /// The keys of tickets that are part of the context.
     ticket_keys: Option<Arc<TicketKeys>>,
 }
@@ -146,6 +150,7 @@ impl ServerTls {
             ),
             staple_policy: proto.ocsp_staple_policy(),
             stateful: !proto.disable_stateful_session_resumption,
+            session_timeout: proto.session_timeout.as_ref().map(session_timeout),
             ticket_keys,
         };
         let scope = cx.env.stats.scope(stat_prefix);
@@ -190,24 +195,29 @@ impl ServerTls {
             names_server: false,
             known: Acquaintances::default(),
         });
-        let failed = |error: &dyn std::fmt::Display, cx: &mut BuildCx<'_>| cx.reject(error.to_string());
         let builder = ServerConfig::builder_with_provider(params.provider.clone())
             .with_protocol_versions(&params.versions)
-            .map_err(|error| failed(&error, cx))?;
+            .map_err(|error| cx.reject(error.to_string()))?;
         let mut config =
             builder.with_client_cert_verifier(judge.clone()).with_cert_resolver(selector.clone());
-        let Settings { stateless, stateful, prefers_client, .. } = &self.settings;
-        config.session_storage = match *stateful {
-            false => Arc::new(NoServerSessionStorage {}),
-            true => ServerSessionMemoryCache::new(SESSIONS),
+        let Settings { stateless, stateful, prefers_client, session_timeout, .. } = &self.settings;
+        config.session_storage = match (*stateful, *session_timeout) {
+            (false, _) => Arc::new(NoServerSessionStorage {}),
+            (true, None) => ServerSessionMemoryCache::new(SESSIONS),
+            (true, Some(timeout)) => Arc::new(Ending::<dyn StoresServerSessions>::new(
+                ServerSessionMemoryCache::new(SESSIONS),
+                timeout,
+            )),
         };
         if *stateless {
-            config.ticketer = match ticket_keys {
+            let tickets: Arc<dyn ProducesTickets> = match ticket_keys {
                 Some(keys) => {
-                    Arc::new(Tickets { keys: keys.clone(), context: session_context(&judge, &identities) })
+                    let context = session_context(&judge, &identities);
+                    Arc::new(Tickets { keys: keys.clone(), context })
                 }
-                None => Ticketer::new().map_err(|error| failed(&error, cx))?,
+                None => Ticketer::new().map_err(|error| cx.reject(error.to_string()))?,
             };
+            config.ticketer = Arc::new(Ending::new(tickets, session_timeout.unwrap_or(LIFETIME)));
         } else if !*stateful {
             config.send_tls13_tickets = 0;
         }
@@ -278,6 +288,14 @@ impl ServerContext {
     /// What clients' certificates are held to.
     pub fn verifier(&self) -> Option<&Verifier> {
         self.judge.verifier.as_deref()
+    }
+}
+
+/// `session_timeout` in seconds, at least one; none at all is the default, as in BoringSSL.
+fn session_timeout(timeout: &prost_types::Duration) -> u32 {
+    match (u32::try_from(timeout.seconds).unwrap_or(u32::MAX), timeout.nanos) {
+        (0, 0) => LIFETIME,
+        (seconds, _) => seconds.max(1),
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! As in Envoy a key is 80 octets, the first one of a list seals, and all of them open. What is sealed is ours: AES-256-GCM-SIV,
 //! with the name of the key in front. A ticket opens only where clients are shown certificates of the same names, and asked for the same, as
-//! where it was sealed: who shares the keys among listeners does not share what those let in. It ends when it says, whoever has it.
+//! where it was sealed: who shares the keys among listeners does not share what those let in. A ticket tells when it was sealed, and ends when it says, whoever has it.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use aws_lc_rs::aead::{AES_256_GCM_SIV, Aad, LessSafeKey, NONCE_LEN, Nonce, Unbou
 use aws_lc_rs::hmac;
 use proxy_core::config::{BuildCx, Rejected};
 use rustls::pki_types::UnixTime;
-use rustls::server::ProducesTickets;
+use rustls::server::{ProducesTickets, StoresServerSessions};
 use xds_api::envoy::extensions::transport_sockets::tls::v3::TlsSessionTicketKeys;
 
 use super::source;
@@ -19,8 +19,8 @@ use super::source;
 const KEY: usize = 80;
 const NAME: usize = 16;
 const HALF: usize = 32;
-/// How long tickets may be used, in seconds: the default of BoringSSL.
-const LIFETIME: u32 = 2 * 60 * 60;
+/// How long sessions may be resumed, in seconds: the default of BoringSSL.
+pub(super) const LIFETIME: u32 = 2 * 60 * 60;
 
 /// Keys, the one that seals first.
 pub(super) struct TicketKeys(Vec<Key>);
@@ -74,23 +74,7 @@ pub(super) struct Tickets {
     pub(super) context: [u8; 32],
 }
 
-/// Octets of the moment at which a ticket was sealed, in front of the session.
-const SEALED: usize = 8;
-
 impl Tickets {
-    /// Seconds since 1970.
-    fn now() -> u64 {
-        UnixTime::now().as_secs()
-    }
-
-    /// The session in what was opened, while it may be resumed.
-    fn fresh(mut opened: Vec<u8>, now: u64) -> Option<Vec<u8>> {
-        let sealed = u64::from_be_bytes(*opened.first_chunk::<SEALED>()?);
-        // (A clock elsewhere may be ahead.)
-        let is_fresh = now.saturating_sub(sealed) < u64::from(LIFETIME);
-        is_fresh.then(|| opened.split_off(SEALED))
-    }
-
     fn aad(&self, name: &[u8; NAME]) -> Aad<Vec<u8>> {
         Aad::from([&name[..], &self.context].concat())
     }
@@ -109,7 +93,7 @@ impl ProducesTickets for Tickets {
         let key = self.keys.0.first()?;
         let mut nonce = [0; NONCE_LEN];
         aws_lc_rs::rand::fill(&mut nonce).ok()?;
-        let mut sealed = [&Self::now().to_be_bytes()[..], plain].concat();
+        let mut sealed = plain.to_vec();
         let unique = Nonce::assume_unique_for_key(nonce);
         key.key.seal_in_place_append_tag(unique, self.aad(&key.name), &mut sealed).ok()?;
         Some([&key.name[..], &nonce, &sealed].concat())
@@ -127,12 +111,84 @@ impl ProducesTickets for Tickets {
             Some(key.key.open_in_place(nonce, self.aad(name), &mut opened).ok()?.len())
         })?;
         opened.truncate(count);
-        Self::fresh(opened, Self::now())
+        Some(opened)
+    }
+}
+
+/// Octets of the moment at which a session was put away, in front of it.
+const MOMENT: usize = 8;
+
+/// Sessions that end, in tickets or where they are kept.
+#[derive(Debug)]
+pub(super) struct Ending<T: ?Sized> {
+    /// Seconds.
+    lifetime: u32,
+    inner: Arc<T>,
+}
+
+impl<T: ?Sized> Ending<T> {
+    pub(super) fn new(inner: Arc<T>, lifetime: u32) -> Self {
+        Self { lifetime, inner }
+    }
+
+    /// Seconds since 1970.
+    fn now() -> u64 {
+        UnixTime::now().as_secs()
+    }
+
+    fn stamped(session: &[u8], now: u64) -> Vec<u8> {
+        [&now.to_be_bytes()[..], session].concat()
+    }
+
+    /// The session, while it may be resumed.
+    fn fresh(&self, mut stamped: Vec<u8>, now: u64) -> Option<Vec<u8>> {
+        let began = u64::from_be_bytes(*stamped.first_chunk::<MOMENT>()?);
+        // (A clock elsewhere may be ahead.)
+        let is_fresh = now.saturating_sub(began) < u64::from(self.lifetime);
+        is_fresh.then(|| stamped.split_off(MOMENT))
+    }
+}
+
+impl ProducesTickets for Ending<dyn ProducesTickets> {
+    fn enabled(&self) -> bool {
+        self.inner.enabled()
+    }
+
+    fn lifetime(&self) -> u32 {
+        self.lifetime
+    }
+
+    fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
+        self.inner.encrypt(&Self::stamped(plain, Self::now()))
+    }
+
+    fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
+        self.fresh(self.inner.decrypt(ticket)?, Self::now())
+    }
+}
+
+impl StoresServerSessions for Ending<dyn StoresServerSessions> {
+    fn put(&self, key: Vec<u8>, value: Vec<u8>) -> bool {
+        self.inner.put(key, Self::stamped(&value, Self::now()))
+    }
+
+    fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
+        self.fresh(self.inner.get(key)?, Self::now())
+    }
+
+    fn take(&self, key: &[u8]) -> Option<Vec<u8>> {
+        self.fresh(self.inner.take(key)?, Self::now())
+    }
+
+    fn can_cache(&self) -> bool {
+        self.inner.can_cache()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use rustls::server::ServerSessionMemoryCache;
+
     use super::*;
 
     fn keys(numbers: &[u8]) -> Arc<TicketKeys> {
@@ -152,13 +208,30 @@ mod tests {
     }
 
     #[test]
-    fn a_ticket_ends() {
-        let opened = |sealed: u64| [&sealed.to_be_bytes()[..], b"session"].concat();
-        let end = 1_000 + u64::from(LIFETIME);
-        assert_eq!(Tickets::fresh(opened(1_000), end - 1).as_deref(), Some(&b"session"[..]));
-        assert_eq!(Tickets::fresh(opened(1_000), end), None);
-        assert_eq!(Tickets::fresh(opened(1_000), 990).as_deref(), Some(&b"session"[..]));
-        assert_eq!(Tickets::fresh(b"short".to_vec(), 0), None);
+    fn a_session_ends() {
+        let ending = Ending::<dyn ProducesTickets>::new(Arc::new(tickets(&[1], 0)), 60);
+        assert_eq!(ending.lifetime(), 60);
+        let stamped = Ending::<dyn ProducesTickets>::stamped(b"session", 1_000);
+        assert_eq!(ending.fresh(stamped.clone(), 1_059).as_deref(), Some(&b"session"[..]));
+        assert_eq!(ending.fresh(stamped.clone(), 1_060), None);
+        assert_eq!(ending.fresh(stamped, 990).as_deref(), Some(&b"session"[..]));
+        assert_eq!(ending.fresh(b"short".to_vec(), 0), None);
+        let sealed = ending.encrypt(b"session").unwrap();
+        assert_eq!(ending.decrypt(&sealed).as_deref(), Some(&b"session"[..]));
+        let over = Ending::<dyn ProducesTickets>::new(Arc::new(tickets(&[1], 0)), 0);
+        assert_eq!(over.decrypt(&sealed), None);
+    }
+
+    #[test]
+    fn a_session_that_is_kept_ends() {
+        let kept = ServerSessionMemoryCache::new(4);
+        let ending = Ending::<dyn StoresServerSessions>::new(kept.clone(), 60);
+        let over = Ending::<dyn StoresServerSessions>::new(kept, 0);
+        assert!(ending.put(b"id".to_vec(), b"session".to_vec()));
+        assert_eq!(over.get(b"id"), None);
+        assert_eq!(ending.get(b"id").as_deref(), Some(&b"session"[..]));
+        assert_eq!(ending.take(b"id").as_deref(), Some(&b"session"[..]));
+        assert_eq!(ending.take(b"id"), None);
     }
 
     #[test]
