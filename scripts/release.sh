@@ -2,7 +2,7 @@
 # Builds target/release/outrigger as it is measured and shipped: with link-time optimisation, guided by a profile.
 #
 # Three builds: one that counts what runs, the program that sends it traffic (small requests over HTTP/1, HTTP/2 and TCP, with
-# filters, headers and a log: the rows of `make instructions`), and the one that takes the counts into account. The builds of the
+# filters, headers, a log and mutual TLS, and handshakes: the rows of `make instructions`), and the one that takes the counts into account. The builds of the
 # profile have folders of their own in target/profile, so that nothing else is built anew because of them.
 #
 #   PROFILE=0    one build, without a profile

@@ -15,6 +15,7 @@ mod callgrind;
 mod pieces;
 #[path = "../policies.rs"]
 mod policies;
+mod secured;
 mod traffic;
 
 use std::io::Write;
@@ -72,7 +73,11 @@ enum Subject {
 
 impl Subject {
     fn all() -> impl Iterator<Item = Self> {
-        Row::ALL.into_iter().map(Self::Request).chain(Piece::ALL.into_iter().map(Self::Piece))
+        Row::ALL
+            .into_iter()
+            .filter(|row| row.repeats())
+            .map(Self::Request)
+            .chain(Piece::ALL.into_iter().map(Self::Piece))
     }
 
     fn name(self) -> &'static str {
@@ -110,11 +115,11 @@ fn main() -> ExitCode {
 
 fn run(args: Vec<String>) -> Result<()> {
     let options = Options::from_args(args.into_iter())?;
+    if let Some(requests) = options.train {
+        return train(&options, requests);
+    }
     let subjects: Vec<Subject> = Subject::all().filter(|subject| options.wants(subject.name())).collect();
     ensure!(!subjects.is_empty(), "no such row");
-    if let Some(requests) = options.train {
-        return train(&subjects, &options, requests);
-    }
     let profiles = count_all(&subjects, &options)?;
     let mut out = std::io::stdout().lock();
     if options.tables {
@@ -136,11 +141,9 @@ fn run(args: Vec<String>) -> Result<()> {
     Ok(())
 }
 
-fn train(subjects: &[Subject], options: &Options, requests: usize) -> Result<()> {
-    for subject in subjects {
-        if let Subject::Request(row) = subject {
-            row.run(options.outrigger.clone(), requests).with_context(|| row.name())?;
-        }
+fn train(options: &Options, requests: usize) -> Result<()> {
+    for row in Row::ALL.into_iter().filter(|row| options.wants(row.name())) {
+        row.run(options.outrigger.clone(), requests).with_context(|| row.name())?;
     }
     Ok(())
 }

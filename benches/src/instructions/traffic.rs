@@ -15,8 +15,9 @@ use integration::frames::{
 use integration::process::{Binary, Kind, Proxy};
 
 use crate::policies::policies;
+use crate::secured::Ends;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 const BODY: &[u8] = b"hello world, this is a small body from the backend\n";
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: 127.0.0.1:10000\r\n\r\n";
 const RESPONSE_HEAD: &str = "HTTP/1.1 200 OK\r\nServer: nginx/1.22.1\r\nDate: Thu, 26 Nov 2026 12:00:00 GMT\r\n\
@@ -39,11 +40,30 @@ pub(crate) enum Row {
     H2Single,
     /// The TCP proxy.
     Tcp,
+    /// HTTP/1 small GET out of one sidecar and into another, mutual TLS between them.
+    H1Mtls,
+    /// The same over HTTP/2, one stream after the other.
+    H2Mtls,
+    /// A connection with mutual TLS that ends after its handshake.
+    Handshake,
+    /// The same that resumes the session of the one before.
+    HandshakeResumed,
 }
 
 impl Row {
-    pub(crate) const ALL: [Self; 7] =
-        [Self::H1, Self::H1Filters, Self::H1Policies, Self::H1Full, Self::H2, Self::H2Single, Self::Tcp];
+    pub(crate) const ALL: [Self; 11] = [
+        Self::H1,
+        Self::H1Filters,
+        Self::H1Policies,
+        Self::H1Full,
+        Self::H2,
+        Self::H2Single,
+        Self::Tcp,
+        Self::H1Mtls,
+        Self::H2Mtls,
+        Self::Handshake,
+        Self::HandshakeResumed,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -54,40 +74,66 @@ impl Row {
             Self::H2 => "h2_32_streams",
             Self::H2Single => "h2_1_stream",
             Self::Tcp => "tcp",
+            Self::H1Mtls => "h1_mtls",
+            Self::H2Mtls => "h2_mtls",
+            Self::Handshake => "mtls_handshake",
+            Self::HandshakeResumed => "mtls_handshake_resumed",
         }
     }
 
+    /// Whether its count repeats well enough for the gate. Where two hops of one worker take turns it does not: what is ready at once
+    /// differs. Such rows are there to train with.
+    pub(crate) fn repeats(self) -> bool {
+        !matches!(self, Self::H1Mtls | Self::H2Mtls)
+    }
+
     fn is_http2(self) -> bool {
-        matches!(self, Self::H2 | Self::H2Single)
+        matches!(self, Self::H2 | Self::H2Single | Self::H2Mtls)
     }
 
     /// The bootstrap for a proxy in front of `upstream`.
-    fn bootstrap(self, upstream: u16) -> String {
+    fn bootstrap(self, upstream: u16, ends: &Ends) -> String {
         let filter = match self {
             Self::Tcp => TCP_PROXY.to_owned(),
-            _ => self.connection_manager(),
+            _ => self.connection_manager("backend"),
         };
-        let options = if self.is_http2() { HTTP2_UPSTREAM } else { "" };
+        let port = |port| format!("socket_address: {{address: 127.0.0.1, port_value: {port}}}");
+        let backend = self.cluster("backend", &port(upstream), "");
+        let (listeners, clusters) = match self {
+            Self::Handshake | Self::HandshakeResumed => {
+                (listener("row", &port(0), &filter, &ends.server), backend)
+            }
+            Self::H1Mtls | Self::H2Mtls => {
+                let out = listener("row", &port(0), &self.connection_manager("in"), "");
+                let within = listener("in", BETWEEN, &filter, &ends.server);
+                (out + &within, self.cluster("in", BETWEEN, &ends.cluster) + &backend)
+            }
+            _ => (listener("row", &port(0), &filter, ""), backend),
+        };
         format!(
-            "admin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}}}
+            "admin: {{address: {{{admin}}}}}
 static_resources:
   listeners:
-  - name: row
-    address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}
-    filter_chains:
-    - filters:
-{filter}
-  clusters:
-  - name: backend
-    type: STATIC
-    load_assignment:
-      cluster_name: backend
-      endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {upstream}}}}}}}}}]}}]
-{options}"
+{listeners}  clusters:
+{clusters}",
+            admin = port(0)
         )
     }
 
-    fn connection_manager(self) -> String {
+    fn cluster(self, name: &str, address: &str, transport_socket: &str) -> String {
+        let options = if self.is_http2() { HTTP2_UPSTREAM } else { "" };
+        format!(
+            "  - name: {name}
+    type: STATIC
+    load_assignment:
+      cluster_name: {name}
+      endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{{address}}}}}}}]}}]
+{options}    {transport_socket}
+"
+        )
+    }
+
+    fn connection_manager(self, cluster: &str) -> String {
         let codec = if self.is_http2() { "HTTP2" } else { "HTTP1" };
         let filters: String = match self {
             Self::H1Filters => (1..8).map(header_mutation).collect(),
@@ -107,7 +153,7 @@ static_resources:
               domains: [\"*\"]
               routes:
               - match: {{prefix: /}}
-                route: {{cluster: backend}}
+                route: {{cluster: {cluster}}}
 {mutations}          http_filters:
 {filters}          - name: envoy.filters.http.router
             typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}"
@@ -118,22 +164,29 @@ static_resources:
     pub(crate) fn run(self, outrigger: PathBuf, count: usize) -> Result<()> {
         let binary = Binary { kind: Kind::Outrigger, path: outrigger };
         let upstream = Upstream::start()?;
+        let ends = Ends::new()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
-            let proxy = Proxy::start_with(&binary, &self.bootstrap(upstream.port), &["-l", "error"]).await?;
-            let sent = self.drive(proxy.listener("row")?, count);
+            let config = self.bootstrap(upstream.port, &ends);
+            let proxy = Proxy::start_with(&binary, &config, &["-l", "error"]).await?;
+            let sent = self.drive(proxy.listener("row")?, count, &ends);
             sent.with_context(|| proxy.log_tail())?;
             proxy.stop().await
         })
     }
 
     /// Sends `count` requests and reads the responses.
-    fn drive(self, proxy: SocketAddr, count: usize) -> Result<()> {
+    fn drive(self, proxy: SocketAddr, count: usize, ends: &Ends) -> Result<()> {
+        if matches!(self, Self::Handshake | Self::HandshakeResumed) {
+            return ends.shake(proxy, count, self == Self::HandshakeResumed);
+        }
         let stream = TcpStream::connect(proxy)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         match self {
-            Self::H1 | Self::H1Filters | Self::H1Policies | Self::Tcp => drive_http1(stream, REQUEST, count),
+            Self::H1 | Self::H1Filters | Self::H1Policies | Self::Tcp | Self::H1Mtls => {
+                drive_http1(stream, REQUEST, count)
+            }
             Self::H1Full => {
                 let mut request = REQUEST.strip_suffix(b"\r\n").unwrap_or_default().to_vec();
                 for number in 1..20 {
@@ -144,9 +197,26 @@ static_resources:
                 drive_http1(stream, &request, count)
             }
             Self::H2 => drive_http2(stream, 32, count),
-            Self::H2Single => drive_http2(stream, 1, count),
+            Self::H2Single | Self::H2Mtls => drive_http2(stream, 1, count),
+            // done above
+            Self::Handshake | Self::HandshakeResumed => Ok(()),
         }
     }
+}
+
+/// Where one hop ends and the other begins.
+const BETWEEN: &str = "pipe: {path: \"{{dir}}/between.sock\"}";
+
+fn listener(name: &str, address: &str, filter: &str, transport_socket: &str) -> String {
+    format!(
+        "  - name: {name}
+    address: {{{address}}}
+    filter_chains:
+    - filters:
+{filter}
+      {transport_socket}
+"
+    )
 }
 
 const TCP_PROXY: &str = "      - name: envoy.filters.network.tcp_proxy
