@@ -283,7 +283,11 @@ impl Secure {
                 Ok([]) => return Ok(()),
                 Ok(chunk) => {
                     if plain.capacity() == 0 {
-                        *plain = buffers::take();
+                        // With the rest of a record that came before: growing would copy what is there.
+                        *plain = match self.is_busy.get() {
+                            true => BytesMut::with_capacity(LARGE_READ + buffers::BUFFER_SIZE),
+                            false => buffers::take(),
+                        };
                     }
                     plain.extend_from_slice(chunk);
                     chunk.len()
