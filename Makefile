@@ -21,6 +21,7 @@ release: ## the proxy as it is measured and shipped (target/release/outrigger); 
 .PHONY: test
 test: ## every test; installs the real Envoy to compare with
 	@scripts/sidecar.sh || true
+	@command -v testssl >/dev/null || scripts/apt.sh testssl.sh || true
 	@command -v faketime >/dev/null || scripts/apt.sh faketime || true
 	@command -v slowhttptest >/dev/null || scripts/apt.sh slowhttptest || true
 	@peers=$$(scripts/peers.sh envoy) && eval "$$peers" && $(CARGO) test --workspace $(ARGS)

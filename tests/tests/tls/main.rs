@@ -11,9 +11,11 @@ mod principals;
 mod proxy_protocol;
 mod request_names;
 mod rotation;
+mod scan;
 mod secrets;
 mod spiffe;
 mod tickets;
+mod tools;
 mod upstream;
 mod wire;
 

@@ -3,13 +3,17 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use integration::config::{HttpListener, bootstrap};
+use integration::config::{HttpListener, bootstrap, cluster, fill, port};
+use integration::control_plane::{bootstrap_of, management_cluster, socket};
 use integration::expect::{SOON, eventually};
 use integration::ocsp::{about, failure, response, with_status};
-use integration::process::Binary;
-use integration::tls::{Authority, ClientOptions, Identity, Stapled, Wanted, downstream, talk};
+use integration::process::{Binary, Proxy};
+use integration::tls::{Authority, ClientOptions, Identity, Stapled, Wanted, converse, downstream, talk};
+use integration::upstream::Upstream;
 use rustls::ProtocolVersion;
+use xds::fake::ManagementServer;
 
+use crate::secrets::{SDS, secret, source_of};
 use crate::{DIRECT, GET, both, start};
 
 const SERIAL: u8 = 7;
@@ -39,15 +43,20 @@ fn staples() -> [(&'static str, Option<Vec<u8>>); 4] {
     ]
 }
 
-fn context(identity: &Identity, staple: Option<&[u8]>, policy: &str) -> String {
+/// As an element of `tls_certificates`.
+fn stapled(identity: &Identity, staple: Option<&[u8]>) -> String {
     let certificate = identity.inline();
-    let certificate = match staple {
+    match staple {
         Some(staple) => {
             let bytes = encode(staple);
             certificate.replacen('{', &format!("{{ocsp_staple: {{inline_bytes: \"{bytes}\"}}, "), 1)
         }
         None => certificate,
-    };
+    }
+}
+
+fn context(identity: &Identity, staple: Option<&[u8]>, policy: &str) -> String {
+    let certificate = stapled(identity, staple);
     let policy = if policy.is_empty() { String::new() } else { format!("ocsp_staple_policy: {policy}\n") };
     downstream(&format!("tls_certificates: [{certificate}]"), &policy)
 }
@@ -189,4 +198,48 @@ async fn how_long_a_response_holds_is_told() {
     }
     assert_eq!(told[1], told[0]);
     assert!(told[0]["expiration"].as_str().unwrap().starts_with("2100-01-01"), "{told:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_response_comes_and_goes_with_a_secret() {
+    let rig = Rig::new();
+    let valid = response(SERIAL, LONG_AGO, Some("21000101000000Z"));
+    let later = response(SERIAL, LONG_AGO, Some("21010101000000Z"));
+    for binary in both() {
+        let upstream = Upstream::start().await.unwrap();
+        let management = ManagementServer::start().await.unwrap();
+        let hand_out = |version: &str, staple: Option<&[u8]>| {
+            let certificate = stapled(&rig.plain, staple);
+            management.set(
+                &SDS,
+                version,
+                [secret(&format!("{{name: server, tls_certificate: {certificate}}}"))],
+            );
+        };
+        hand_out("1", Some(&valid));
+        let context = downstream(
+            &format!("tls_certificate_sds_secret_configs: [{{name: server{}}}]", source_of("GRPC", "")),
+            "",
+        );
+        let up = fill(&cluster("up", "up", ""), [("up", port(upstream.addr()))]);
+        let clusters = management_cluster(&socket(management.address())) + &up;
+        let config = bootstrap_of("", &[listener("stapling", &context)], &clusters, "GRPC");
+        let proxy = Proxy::start(&binary, &config).await.unwrap();
+        let versions = [("1", Some(&valid)), ("2", Some(&later)), ("3", None), ("4", Some(&valid))];
+        for (number, (version, staple)) in versions.into_iter().enumerate() {
+            hand_out(version, staple.map(Vec::as_slice));
+            eventually("the secret", SOON, async || {
+                let count = proxy.admin().stat("sds.server.update_success").await.ok()?;
+                (usize::try_from(count) == Ok(number + 1)).then_some(())
+            })
+            .await
+            .unwrap();
+            let seen: Stapled = Arc::new(Mutex::new(None));
+            let options = ClientOptions { stapled: seen.clone(), ..ClientOptions::default() };
+            let outcome = converse(proxy.listener("stapling").unwrap(), &options, GET, "").await.unwrap();
+            assert_eq!(outcome.handshake, "ok", "{}", proxy.log_tail());
+            let expected = staple.cloned().unwrap_or_default();
+            assert_eq!(seen.lock().unwrap().clone(), Some(expected), "version {version}");
+        }
+    }
 }

@@ -8,12 +8,15 @@ use integration::client::Client;
 use integration::config::{
     HttpListener, bootstrap, cluster, fill, indent, listener_with_filters, port, tcp_proxy,
 };
+use integration::control_plane::{bootstrap_of, management_cluster, socket};
 use integration::expect::{SOON, eventually, whole_lines};
 use integration::process::{Binary, Proxy};
 use integration::tls::{Authority, TlsServer, Wanted, inline, upstream};
 use rustls::version::{TLS12, TLS13};
+use xds::fake::ManagementServer;
 
 use crate::both;
+use crate::secrets::{SDS, authority, secret, source_of};
 
 /// A server, and how the proxy is to speak with it.
 struct Case {
@@ -197,4 +200,69 @@ async fn hosts_are_spoken_with_as_by_envoy() {
         }
     }
     assert!(wrong.is_empty(), "of {} cases:\n{wrong}", expected.len());
+}
+
+/// A connection for each request.
+const ONE_EACH: &str = r#"typed_extension_protocol_options:
+  envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+    "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+    common_http_protocol_options: {max_requests_per_connection: 1}
+    explicit_http_config: {http_protocol_options: {}}
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_with_hosts_are_resumed_while_their_context_lasts() {
+    let (root, other) = (Authority::new("root").unwrap(), Authority::new("other").unwrap());
+    let identity = root.issue(&Wanted::default()).unwrap();
+    let mut told = Vec::new();
+    for binary in both() {
+        let management = ManagementServer::start().await.unwrap();
+        let trust = |version: &str, whom: &Authority| {
+            management.set(&SDS, version, [secret(&authority("root", whom))]);
+        };
+        trust("1", &root);
+        let servers = [&TLS12, &TLS12].map(|v| TlsServer::start(&identity, None, &[], &[v]).unwrap());
+        let validation =
+            format!("validation_context_sds_secret_config: {{name: root{}}}\n", source_of("GRPC", ""));
+        let mut clusters = management_cluster(&socket(management.address()));
+        let mut listeners = Vec::new();
+        for (name, server, context) in
+            [("kept", &servers[0], ""), ("forgotten", &servers[1], "max_session_keys: 0\n")]
+        {
+            let text = cluster(name, "host", &(upstream(&validation, context) + "\n" + ONE_EACH));
+            clusters.push_str(&fill(&text, [("host", port(server.addr))]));
+            let routes = format!("- match: {{prefix: /}}\n  route: {{cluster: {name}}}");
+            listeners.push(HttpListener::new(name, &routes).yaml());
+        }
+        let config = bootstrap_of("", &listeners, &clusters, "GRPC");
+        let proxy = Proxy::start(&binary, &config).await.unwrap();
+        let get = async |name: &str| {
+            let mut client = Client::connect(proxy.listener(name).unwrap()).await.unwrap();
+            client.send(b"GET / HTTP/1.1\r\nhost: t\r\n\r\n").await.unwrap();
+            client.response("GET", SOON).await.unwrap().head.status().unwrap()
+        };
+        let mut statuses = Vec::new();
+        for name in ["kept", "kept", "kept", "forgotten", "forgotten"] {
+            statuses.push(get(name).await);
+        }
+        // Whom nobody trusts any more is not let in by a session either; who is trusted anew begins anew.
+        for (version, whom, updates) in [("2", &other, 2), ("3", &root, 3)] {
+            trust(version, whom);
+            eventually("the secret", SOON, async || {
+                (proxy.admin().stat("sds.root.update_success").await.ok()? == updates).then_some(())
+            })
+            .await
+            .unwrap();
+            statuses.push(get("kept").await);
+        }
+        statuses.push(get("kept").await);
+        let resumed = servers.map(|server| {
+            let seen = server.seen();
+            seen.iter().filter(|one| one.handshake == "ok").map(|one| one.resumed).collect::<Vec<_>>()
+        });
+        told.push((statuses, resumed));
+    }
+    assert_eq!(told[0], told[1]);
+    assert_eq!(told[1].0, [200, 200, 200, 200, 200, 503, 200, 200]);
+    assert_eq!(told[1].1, [vec![false, true, true, false, true], vec![false, false]]);
 }
