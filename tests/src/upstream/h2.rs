@@ -1,6 +1,7 @@
 //! A scripted HTTP/2 server (prior knowledge) on the `h2` crate. CONNECT, extended or not, gets its own bytes back.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -48,6 +49,11 @@ impl H2Reply {
     pub fn trailer(mut self, name: &'static str, value: &'static str) -> Self {
         self.trailers.push((name, value));
         self
+    }
+
+    /// Nothing, until the client takes the request back.
+    pub fn stall() -> Self {
+        Self::new(0, "")
     }
 
     /// Only a RST_STREAM with that code.
@@ -202,6 +208,10 @@ async fn answer(
             .pop_front()
             .unwrap_or_else(|| H2Reply::new(200, "hello").field("content-type", "text/plain"))
     };
+    if reply.status == 0 && reply.reset.is_none() {
+        poll_fn(|cx| respond.poll_reset(cx)).await?;
+        return Ok(());
+    }
     play(&reply, &mut respond)
 }
 

@@ -21,6 +21,7 @@ const LOG: &str = "log_format: {text_format_source: {inline_string: \"s=%REQ(x-s
 |~took=%DYNAMIC_METADATA(envoy.filters.http.ext_authz:ext_authz_duration)%\\n\"}}";
 
 const PIECES: &str = "a body is passed on piece by piece as it comes, and its end after the last of them; Envoy passes on at once what came together";
+const AT_ONCE: &str = "a body that is larger than `max_request_bytes` is refused however it comes; Envoy lets one pass that comes in one piece with its end";
 const GIVEN_UP: &str = "a connection that nobody waits for any more is given up; Envoy goes on with it";
 const NO_PATH: &str = "a path that is none is sent to no host; Envoy sends it as it is";
 const NO_LENGTH: &str = "a request without a body says no `content-length: 0` where its method expects none";
@@ -87,6 +88,7 @@ pub(crate) fn setup() -> Setup {
         [
             grpc("plain", "with_request_body: {max_request_bytes: 100, allow_partial_message: false}\nclear_route_cache: true\n"),
             grpc("partial", "with_request_body: {max_request_bytes: 10, allow_partial_message: true, pack_as_bytes: true}\nstat_prefix: named\n"),
+            grpc("strictly", "with_request_body: {max_request_bytes: 10}\n"),
             grpc("open", "failure_mode_allow: true\nfailure_mode_allow_header_add: true\n"),
             grpc("teapot", "status_on_error: {code: 503}\n"),
             grpc("strict", "validate_mutations: true\nenable_dynamic_metadata_ingestion: false\nmax_denied_response_body_bytes: 3\n"),
@@ -100,6 +102,7 @@ pub(crate) fn setup() -> Setup {
             grpc("told", "metadata_context_namespaces: [of.route]\nroute_metadata_context_namespaces: [of.route, nobody]\ninclude_tls_session: true\ninclude_peer_certificate: true\nbootstrap_metadata_labels_key: labels\n"),
             listener("gone", "grpc_service: {envoy_grpc: {cluster_name: refused, authority: authz.example}, timeout: 1s}\n"),
             listener("late", "grpc_service: {envoy_grpc: {cluster_name: blackhole}, timeout: 0.05s}\n"),
+            listener("hasty", "grpc_service: {envoy_grpc: {cluster_name: h2up}, timeout: 0.2s}\n"),
             listener("quiet", "grpc_service: {envoy_grpc: {cluster_name: h2up, authority: authz.example, skip_envoy_headers: true}, timeout: 3s, initial_metadata: [{key: x-meta, value: \"of %PROTOCOL%\"}]}\n"),
             http("web", "", "with_request_body: {max_request_bytes: 100}\n"),
             http("web_more", ", path_prefix: /check, authorization_request: {headers_to_add: [{key: x-added, value: \"%PROTOCOL%\"}]}, authorization_response: {allowed_upstream_headers: {patterns: [{prefix: x-up}]}, allowed_upstream_headers_to_append: {patterns: [{exact: x-add}]}, allowed_client_headers: {patterns: [{prefix: x-client}]}, allowed_client_headers_on_success: {patterns: [{exact: x-ok}]}, dynamic_metadata_from_headers: {patterns: [{exact: key}]}}", "allowed_headers: {patterns: [{prefix: x-}]}\nclear_route_cache: true\n"),
@@ -240,6 +243,13 @@ pub(crate) fn cases() -> Vec<Case> {
             [H2Request::get("http://test/a").field("cookie", "a=1").field("cookie", "b=2")],
         )
         .h2_reply(allow()),
+        Case::h2(
+            "over http/2, a body too large",
+            "strictly",
+            [H2Request::post("http://test/a", "hello there")],
+        )
+        .h2_reply(allow())
+        .differs("*", AT_ONCE),
         post("a body", "plain", "/a", "hello there").h2_reply(allow()),
         post("a body that is no text", "plain", "/a", "caf\u{e9}").h2_reply(allow()),
         post("an empty body", "plain", "/a", "").h2_reply(allow()),
@@ -285,6 +295,7 @@ pub(crate) fn cases() -> Vec<Case> {
         get("refused connections", "gone", "/a", ""),
         get("a service that does not answer", "late", "/a", "")
             .differs("counter cluster.blackhole.upstream_cx_*", GIVEN_UP),
+        get("a service that takes too long", "hasty", "/a", "").h2_reply(H2Reply::stall()),
         get("metadata of the call", "quiet", "/a", "").h2_reply(allow()),
         get("no answer of gRPC", "plain", "/a", "").h2_reply(H2Reply::new(200, "hello")),
         get("an empty answer", "plain", "/a", "").h2_reply(

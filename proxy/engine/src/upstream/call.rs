@@ -124,7 +124,12 @@ impl Calling {
                         up.finish(None);
                     }
                     let mut reading = Reading::new(&self.call);
-                    match poll_fn(|cx| reading.poll(&mut up, cx)).await {
+                    let sent = Sent { cluster: &self.cluster.cluster, protocol: up.protocol() };
+                    let read = poll_fn(|cx| reading.poll(&mut up, cx)).await;
+                    if !matches!(read, Err(Broken::TooLarge)) {
+                        std::mem::forget(sent);
+                    }
+                    match read {
                         Ok(()) => return self.answer(reading, &up),
                         Err(Broken::TooLarge) => return Err(CallFailure::TooLarge),
                         Err(Broken::Reset(reset)) if reading.head.is_some() => {
@@ -259,6 +264,21 @@ struct Waiting<'c>(&'c Arc<Cluster>);
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.0.stats.traffic.here().upstream_rq_cancelled.inc();
+    }
+}
+
+/// A call that waits for its answer: dropped, it is taken back.
+struct Sent<'c> {
+    cluster: &'c Cluster,
+    protocol: Protocol,
+}
+
+impl Drop for Sent<'_> {
+    fn drop(&mut self) {
+        // (Over HTTP/1 the connection ends with it.)
+        if self.protocol == Protocol::Http2 {
+            self.cluster.stats.traffic.here().upstream_rq_tx_reset.inc();
+        }
     }
 }
 
