@@ -26,6 +26,20 @@ fn rate_limit() -> String {
     "- name: limit\n  typed_config:\n    \"@type\": type.googleapis.com/envoy.extensions.filters.network.local_ratelimit.v3.LocalRateLimit\n    stat_prefix: limit\n    token_bucket: {max_tokens: 1, fill_interval: 3600s}\n".to_owned()
 }
 
+/// The filter with a bucket of one token, whose statistics are named like the listener.
+fn limit_of(name: &str, more: &str) -> String {
+    rate_limit().replace("stat_prefix: limit", &format!("stat_prefix: {name}{more}"))
+}
+
+/// A listener that closes what comes too fast before a chain is chosen.
+fn limited_at_once(name: &str, more: &str) -> String {
+    let bucket = "token_bucket: {max_tokens: 1, fill_interval: 3600s}";
+    let any = chains(name, &[("{}", "passed")]);
+    format!(
+        "{any}  listener_filters:\n  - name: f\n    typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.filters.listener.local_ratelimit.v3.LocalRateLimit, stat_prefix: {name}, {bucket}{more}}}\n"
+    )
+}
+
 const SOURCES: &[(&str, &str)] =
     &[("{source_prefix_ranges: [{address_prefix: 1.2.3.4, prefix_len: 32}]}", "told"), ("{}", "own")];
 const VERSIONS: &[(&str, &str)] = &[
@@ -87,6 +101,21 @@ pub(crate) fn setup() -> Setup {
                 "old",
                 &tcp_proxy("old", "cluster: echo\nmax_downstream_connection_duration: 0.15s"),
             ),
+            listener_with_filters(
+                "shared",
+                &(limit_of("shared", "\n    share_key: key") + &direct("passed")),
+            ),
+            listener_with_filters(
+                "sharing",
+                &(limit_of("sharing", "\n    share_key: key") + &direct("passed")),
+            ),
+            listener_with_filters(
+                "unlimited",
+                &(limit_of("unlimited", "\n    runtime_enabled: {default_value: false, runtime_key: k}")
+                    + &direct("passed")),
+            ),
+            limited_at_once("at_once", ""),
+            limited_at_once("never", ", runtime_enabled: {default_value: false, runtime_key: k}"),
             listener_with_filters("limited", &(rate_limit() + &tcp_proxy("limited", "cluster: echo"))),
             inspected("proxied", "proxy_protocol.v3.ProxyProtocol", SOURCES),
             inspected("by_version", "http_inspector.v3.HttpInspector", VERSIONS),
@@ -131,6 +160,14 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::steps("rate limit admits", "limited", [hello(), Do::Bytes(5), Do::HalfClose, Do::AwaitEnd])
             .tcp(1),
         Case::steps("rate limit refuses", "limited", [Do::AwaitEnd]).tcp(1),
+        read_all("rate limit, of two listeners", "shared"),
+        read_all("rate limit, used up by another listener", "sharing"),
+        read_all("rate limit, off", "unlimited"),
+        read_all("rate limit, still off", "unlimited"),
+        read_all("rate limit of the listener admits", "at_once"),
+        read_all("rate limit of the listener refuses", "at_once"),
+        read_all("rate limit of the listener, off", "never"),
+        read_all("rate limit of the listener, still off", "never"),
         says("PROXY header, version 1", "proxied", b"PROXY TCP4 1.2.3.4 5.6.7.8 1000 2000\r\n"),
         says("PROXY header, unknown", "proxied", b"PROXY UNKNOWN\r\n"),
         says("PROXY header, local", "proxied", b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\x04\xea\0\x09a"),
