@@ -41,6 +41,7 @@ pub fn env() -> BuildEnv {
         log_files: Arc::new(Nowhere),
         checks: Arc::new(Constraints),
         cluster_defaults: Default::default(),
+        outlier_log: None,
         stats: Registry::new(1),
     }
 }

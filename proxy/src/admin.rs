@@ -30,9 +30,7 @@ mod state;
 mod stats;
 
 pub use certs::{CertificateDetails, CertificateEntry, SubjectAltName};
-pub use clusters::{
-    BreakerThresholds, ClusterStatus, HealthFlag, HostCounters, HostStatus, OutlierStatus, SuccessRates,
-};
+pub use clusters::{BreakerThresholds, ClusterStatus, HostCounters, HostStatus, OutlierStatus, SuccessRates};
 pub use config_dump::{ConfigDump, DynamicListener, Endpoints, Resource, UpdateFailure};
 pub use hosts::load_assignment;
 pub use init_dump::UnreadyTargets;

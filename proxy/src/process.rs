@@ -26,7 +26,7 @@ use tokio::sync::Notify;
 use crate::admin::{
     AdminState, BreakerThresholds, CertificateDetails, CertificateEntry, ClusterStatus, CommandLineOptions,
     ConfigDump, DrainRequest, DrainStrategy, Endpoints, HostStatus, ListenerStatus, LogLevel, MemoryUse,
-    Mode, Resource, ServerInfo, ServerState, SubjectAltName, UnreadyTargets,
+    Mode, OutlierStatus, Resource, ServerInfo, ServerState, SubjectAltName, UnreadyTargets,
 };
 use crate::xds::Configuration;
 use crate::{cli, logging};
@@ -305,7 +305,15 @@ fn cluster_status(cluster: &Cluster, delivered: bool) -> ClusterStatus {
         added_via_api: delivered,
         default_breakers: limits(BreakerPriority::Default),
         high_breakers: limits(BreakerPriority::High),
-        outlier: None,
+        outlier: cluster.outlier.as_ref().map(|outlier| {
+            let [all, local] = outlier.rates();
+            OutlierStatus {
+                success_rate_average: all.average,
+                success_rate_ejection_threshold: all.threshold,
+                local_origin_success_rate_average: local.average,
+                local_origin_success_rate_ejection_threshold: local.threshold,
+            }
+        }),
         hosts: cluster.known_hosts().hosts().map(|host| HostStatus::from(&**host)).collect(),
     }
 }

@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use prost::Message;
 use proxy_core::address::Address;
 use proxy_core::config::{BuildCx, BuildEnv, ClusterDefaults, ConfigError, NodeInfo, Rejected};
-use proxy_core::extension::access_log::AccessLog;
+use proxy_core::extension::access_log::{AccessLog, LogFile, LogFiles};
 use proxy_core::log_filter::{build_access_log, build_access_logs};
 use proxy_core::names::Names;
 use proxy_core::runtime::{Runtime, RuntimeLayer};
@@ -121,6 +121,7 @@ pub fn build(mut checked: Checked, options: &cli::Options) -> anyhow::Result<Bui
         log_files: logs.clone(),
         checks: guard.clone(),
         cluster_defaults: ClusterDefaults::default(),
+        outlier_log: None,
         stats,
         node: node_info(bootstrap, options),
         concurrency: options.workers(),
@@ -129,6 +130,10 @@ pub fn build(mut checked: Checked, options: &cli::Options) -> anyhow::Result<Bui
     let defaults = Settings::cluster_defaults(bootstrap, &mut cx).unwrap_or_default();
     errors.extend(cx.into_errors());
     env.cluster_defaults = defaults;
+    env.outlier_log = outlier_log(bootstrap, &*logs).unwrap_or_else(|error| {
+        errors.push(error);
+        None
+    });
     let env = Arc::new(env);
     let mut cx = BuildCx::new(&env);
     let admin = match &bootstrap.admin {
@@ -153,6 +158,19 @@ pub fn build(mut checked: Checked, options: &cli::Options) -> anyhow::Result<Bui
     guard.bootstrap(&checked.ignored, &checked.loaded.unknown_fields, &checked.deprecated);
     let Loaded { message: bootstrap, bytes: wire, .. } = checked.loaded;
     Ok(Built { bootstrap, wire, env, logs, store, admin, settings })
+}
+
+/// The log of outlier detection.
+fn outlier_log(bootstrap: &Bootstrap, logs: &dyn LogFiles) -> Result<Option<Arc<dyn LogFile>>, ConfigError> {
+    let detection = bootstrap.cluster_manager.as_ref().and_then(|manager| manager.outlier_detection.as_ref());
+    let Some(path) = detection.map(|detection| &detection.event_log_path).filter(|path| !path.is_empty())
+    else {
+        return Ok(None);
+    };
+    logs.open(path).map(Some).map_err(|error| ConfigError {
+        path: "cluster_manager.outlier_detection.event_log_path".to_owned(),
+        reason: format!("unable to open file '{path}': {error}"),
+    })
 }
 
 /// Remembers errors and goes on with nothing.

@@ -21,11 +21,13 @@ use anyhow::anyhow;
 use proxy_core::address::Address;
 use proxy_core::config::BuildEnv;
 use proxy_core::stats::groups::ListenerManagerStats;
+use proxy_core::upstream::Host;
 use proxy_engine::listener::accept::{ListenerTag, SharedListener};
 use proxy_engine::state::{Delivered, Effect, Failure, Kind, Phase, Response, Stopped, Store};
 use proxy_engine::upstream::cluster::Cluster;
 use proxy_engine::upstream::discovery::Discovery;
 use proxy_engine::upstream::dns::{self, Resolvers};
+use proxy_engine::upstream::health;
 use proxy_engine::upstream::original_dst;
 use proxy_engine::worker::Workers;
 use tokio::sync::mpsc;
@@ -64,6 +66,8 @@ struct Core {
     resolvers: Resolvers,
     /// What looks after the hosts of clusters.
     discoveries: HashMap<u64, AbortHandle>,
+    /// What looks after their health.
+    health: HashMap<u64, AbortHandle>,
     /// Listeners that `/drain_listeners` stopped.
     stopped: HashSet<ListenerTag>,
     inputs: mpsc::UnboundedSender<Input>,
@@ -83,6 +87,8 @@ enum Input {
     Drained(u64),
     EndpointsStale(u64),
     FilesChanged(u64),
+    HostsChanged(usize),
+    HostsFailed(usize, Arc<[Arc<Host>]>),
 }
 
 /// The receiving ends of [`Configuration`], for [`run`].
@@ -113,6 +119,7 @@ impl Configuration {
             directory,
             resolvers,
             discoveries: HashMap::new(),
+            health: HashMap::new(),
             stopped: HashSet::new(),
             inputs: input_sender,
             watches: HashMap::new(),
@@ -200,14 +207,21 @@ pub async fn run(configuration: Configuration, mut inputs: Inputs) {
 impl Core {
     fn input(&mut self, input: &Input) {
         self.store.set_time(SystemTime::now());
-        let effects = match *input {
-            Input::Dns { id, hosts_changed, warmed } => self.store.resolved(id, hosts_changed, warmed),
-            Input::Drained(id) => self.store.drained(id),
-            Input::EndpointsStale(id) => {
+        let effects = match input {
+            &Input::Dns { id, hosts_changed, warmed } => self.store.resolved(id, hosts_changed, warmed),
+            &Input::Drained(id) => self.store.drained(id),
+            &Input::EndpointsStale(id) => {
                 self.expiries.remove(&id);
                 self.store.endpoints_stale(id)
             }
-            Input::FilesChanged(id) => self.store.files_changed(id),
+            &Input::FilesChanged(id) => self.store.files_changed(id),
+            &Input::HostsChanged(slot) => vec![Effect::HostsChanged(slot)],
+            Input::HostsFailed(slot, hosts) => {
+                if let Some(workers) = &self.workers {
+                    workers.hosts_failed(*slot, hosts);
+                }
+                return;
+            }
         };
         self.execute(effects, None);
     }
@@ -355,6 +369,15 @@ impl Core {
                     task.abort();
                 }
             }
+            Effect::StartHealth { id, cluster } => {
+                let task = self.watch_health(cluster);
+                self.health.insert(id, task);
+            }
+            Effect::StopHealth(id) => {
+                if let Some(task) = self.health.remove(&id) {
+                    task.abort();
+                }
+            }
             Effect::AddListener { tag, listener } => {
                 let shared = SharedListener::new(self.env.concurrency, &listener.name, &self.env.runtime);
                 match self.sockets.of_workers(tag) {
@@ -427,6 +450,21 @@ impl Core {
             }
         })
         .abort_handle()
+    }
+
+    fn watch_health(&self, cluster: Arc<Cluster>) -> AbortHandle {
+        let inputs = self.inputs.clone();
+        let slot = cluster.name.slot();
+        let closes_all = cluster.balancing.close_connections_on_host_set_change;
+        let run = health::run(cluster, move |failed| {
+            // Nobody takes it when the process ends.
+            if closes_all {
+                let _ = inputs.send(Input::HostsChanged(slot));
+            } else if !failed.is_empty() {
+                let _ = inputs.send(Input::HostsFailed(slot, failed.into()));
+            }
+        });
+        tokio::task::spawn_local(run).abort_handle()
     }
 
     fn look_after(&self, id: u64, cluster: Arc<Cluster>) -> AbortHandle {

@@ -195,6 +195,7 @@ fn table(virtual_hosts: Vec<proto::VirtualHost>) -> Result<Arc<RouteTable>> {
         log_files: Arc::new(NoFiles),
         checks: Arc::new(Constraints),
         cluster_defaults: Default::default(),
+        outlier_log: None,
     };
     let mut cx = BuildCx::new(&env);
     let proto = proto::RouteConfiguration { name: "large".to_owned(), virtual_hosts, ..Default::default() };

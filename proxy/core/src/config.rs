@@ -71,6 +71,8 @@ pub struct BuildEnv {
     pub checks: Arc<dyn ResourceCheck>,
     /// What the bootstrap says for clusters that do not say it themselves.
     pub cluster_defaults: ClusterDefaults,
+    /// Where it is written which hosts were ejected (`cluster_manager.outlier_detection.event_log_path`).
+    pub outlier_log: Option<Arc<dyn crate::extension::access_log::LogFile>>,
 }
 
 impl BuildEnv {
@@ -87,6 +89,7 @@ impl BuildEnv {
             log_files: Arc::new(crate::extension::access_log::NoLogFiles),
             checks: Arc::new(Constraints),
             cluster_defaults: ClusterDefaults::default(),
+            outlier_log: None,
         }
     }
 }

@@ -1,19 +1,26 @@
 //! Hosts of clusters and the contract of load balancers: plain immutable data and a few atomics.
 
 mod assignment;
+mod health;
 mod host;
 mod host_set;
 mod lb;
+mod outlier;
 mod priority;
 
 #[cfg(test)]
 mod tests;
 
 pub use assignment::{Assignment, AssignmentPolicy, DropOverload, Endpoint, LocalityEndpoints};
-pub use host::{Host, HostHealth, HostStats, Locality};
+pub use health::{HealthFlag, HostHealth};
+pub use host::{Host, HostStats, Locality};
 pub use host_set::{Duplicates, HostList, HostLists, HostSet, HostSetOptions, HostsUpdate, LocalityHosts};
 pub use lb::{
     Balancer, EntryCounts, HashBalancer, HashFunction, HashTableKind, HashTables, Hashing, LeastRequest,
     LoadBalancer, PickCx, Policy, RuntimeDouble, Scheme, Selection, SlowStart,
+};
+pub use outlier::{
+    Detector, Ejection, EjectionKind, HostResult, OutlierChange, OutlierCounts, OutlierLimits, OutlierRates,
+    OutlierSettings, Reached,
 };
 pub use priority::{Load, Priority};

@@ -161,6 +161,15 @@ pub enum Effect {
     },
     /// Look after them no longer.
     StopDiscovery(u64),
+    /// Look after the health of a cluster's hosts until told to stop.
+    StartHealth {
+        /// Names this form of the cluster.
+        id: u64,
+        /// The cluster.
+        cluster: Arc<Cluster>,
+    },
+    /// Look after it no longer.
+    StopHealth(u64),
     /// Tell [`Store::endpoints_stale`] when this time has passed, unless another is said under the same number before.
     ExpireEndpoints {
         /// To be given back.

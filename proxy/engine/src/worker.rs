@@ -13,6 +13,7 @@ use std::time::Duration;
 use proxy_core::config::BuildEnv;
 use proxy_core::stats::groups::ThreadLocalClusterManagerStats;
 use proxy_core::stats::{ShardId, Shared, set_shard};
+use proxy_core::upstream::Host;
 use tokio::runtime::{LocalOptions, LocalRuntime};
 use tokio::sync::mpsc;
 
@@ -34,6 +35,7 @@ use crate::upstream::pool::Clusters;
 enum Message {
     Snapshot(Arc<Snapshot>),
     HostsChanged(usize),
+    HostsFailed(usize, Arc<[Arc<Host>]>),
     AddListener { tag: ListenerTag, config: Arc<Listener>, shared: Arc<SharedListener>, sockets: Vec<Bound> },
     UpdateChains { tag: ListenerTag, config: Arc<Listener> },
     StopListener(ListenerTag),
@@ -118,6 +120,11 @@ impl Workers {
     /// Tells every worker that the hosts of the cluster in `slot` changed.
     pub fn hosts_changed(&self, slot: usize) {
         self.tell(|| Message::HostsChanged(slot));
+    }
+
+    /// Tells every worker that these hosts of the cluster in `slot` failed their checks.
+    pub fn hosts_failed(&self, slot: usize, hosts: &Arc<[Arc<Host>]>) {
+        self.tell(|| Message::HostsFailed(slot, hosts.clone()));
     }
 
     /// Adds a listener; `sockets` has the sockets of each worker.
@@ -234,6 +241,7 @@ async fn run(
                 routes.install(&snapshot.routes);
             }
             Message::HostsChanged(slot) => clusters.hosts_changed(slot),
+            Message::HostsFailed(slot, hosts) => clusters.hosts_failed(slot, &hosts),
             Message::AddListener { tag, config, shared, sockets } => {
                 listeners.add(tag, config, shared, sockets)
             }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use http::StatusCode;
 use proxy_core::address::Address;
 use proxy_core::matcher::regex::Search;
-use proxy_core::upstream::Locality;
+use proxy_core::upstream::{HealthFlag, Locality};
 use serde_json::{Value, json};
 
 use super::json::{flag, list, number, object, print, text, wide};
@@ -105,36 +105,19 @@ pub struct HostCounters {
     pub rq_total: u64,
 }
 
-/// Why a host is not simply healthy. The order is that in which Envoy lists them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "each is the flag of its name")]
-pub enum HealthFlag {
-    FailedActiveHealthCheck,
-    FailedOutlierCheck,
-    FailedEdsHealth,
-    DegradedActiveHealthCheck,
-    DegradedEdsHealth,
-    PendingDynamicRemoval,
-    PendingActiveHealthCheck,
-    ExcludedViaImmediateHealthCheckFail,
-    ActiveHealthCheckTimeout,
-    EdsStatusDraining,
-}
-
-impl HealthFlag {
-    fn name(self) -> &'static str {
-        match self {
-            Self::FailedActiveHealthCheck => "/failed_active_hc",
-            Self::FailedOutlierCheck => "/failed_outlier_check",
-            Self::FailedEdsHealth => "/failed_eds_health",
-            Self::DegradedActiveHealthCheck => "/degraded_active_hc",
-            Self::DegradedEdsHealth => "/degraded_eds_health",
-            Self::PendingDynamicRemoval => "/pending_dynamic_removal",
-            Self::PendingActiveHealthCheck => "/pending_active_hc",
-            Self::ExcludedViaImmediateHealthCheckFail => "/excluded_via_immediate_hc_fail",
-            Self::ActiveHealthCheckTimeout => "/active_hc_timeout",
-            Self::EdsStatusDraining => "/eds_status_draining",
-        }
+/// How `/clusters` writes it.
+fn name(flag: HealthFlag) -> &'static str {
+    match flag {
+        HealthFlag::FailedActiveHealthCheck => "/failed_active_hc",
+        HealthFlag::FailedOutlierCheck => "/failed_outlier_check",
+        HealthFlag::FailedEdsHealth => "/failed_eds_health",
+        HealthFlag::DegradedActiveHealthCheck => "/degraded_active_hc",
+        HealthFlag::DegradedEdsHealth => "/degraded_eds_health",
+        HealthFlag::PendingDynamicRemoval => "/pending_dynamic_removal",
+        HealthFlag::PendingActiveHealthCheck => "/pending_active_hc",
+        HealthFlag::ExcludedViaImmediateHealthCheckFail => "/excluded_via_immediate_hc_fail",
+        HealthFlag::ActiveHealthCheckTimeout => "/active_hc_timeout",
+        HealthFlag::EdsStatusDraining => "/eds_status_draining",
     }
 }
 
@@ -214,7 +197,7 @@ fn host_text(out: &mut String, cluster: &str, host: &HostStatus) -> std::fmt::Re
     ] {
         writeln!(out, "{prefix}::{what}::{count}")?;
     }
-    let flags: String = host.health_flags.iter().map(|flag| flag.name()).collect();
+    let flags: String = host.health_flags.iter().map(|flag| name(*flag)).collect();
     writeln!(out, "{prefix}::hostname::{}", host.hostname)?;
     writeln!(out, "{prefix}::health_flags::{}", if flags.is_empty() { "healthy" } else { &flags })?;
     writeln!(out, "{prefix}::weight::{}", host.weight)?;

@@ -11,13 +11,13 @@ use xds_api::envoy::config::core::v3 as core;
 use xds_api::envoy::config::endpoint::v3 as proto;
 use xds_api::envoy::config::endpoint::v3::endpoint::HealthCheckConfig;
 
-use super::clusters::{HealthFlag, HostCounters, HostStatus, SuccessRates};
+use super::clusters::{HostCounters, HostStatus, SuccessRates};
 use super::config_dump::Resource;
 
 impl From<&Host> for HostStatus {
-    /// Outlier rates and active health checks are no part of a [`Host`]; who has them adds them.
     fn from(host: &Host) -> Self {
         let count = |counter: &AtomicU32| u64::from(counter.load(Relaxed));
+        let [all, local_origin] = host.outlier.success_rates();
         Self {
             address: host.address.clone(),
             hostname: host.hostname.to_string(),
@@ -33,17 +33,12 @@ impl From<&Host> for HostStatus {
                 rq_timeout: count(&host.stats.rq_timeout),
                 rq_total: count(&host.stats.rq_total),
             },
-            health_flags: match host.health() {
-                HostHealth::Healthy => Vec::new(),
-                HostHealth::Degraded => vec![HealthFlag::DegradedEdsHealth],
-                HostHealth::Unhealthy => vec![HealthFlag::FailedEdsHealth],
-                HostHealth::Draining => vec![HealthFlag::EdsStatusDraining],
-            },
+            health_flags: host.health_flags(),
             weight: host.weight(),
             locality: Locality::clone(&host.locality),
             canary: is_canary(host),
             priority: host.priority(),
-            success_rates: SuccessRates::default(),
+            success_rates: SuccessRates { all, local_origin },
         }
     }
 }
@@ -212,7 +207,7 @@ mod tests {
             hosts.hosts().find(|host| host.address.port() == Some(2) && host.priority() == 0).unwrap();
         draining.stats.rq_total.store(7, Relaxed);
         let status = HostStatus::from(&**draining);
-        assert_eq!(status.health_flags, [HealthFlag::EdsStatusDraining]);
+        assert_eq!(status.health_flags, [proxy_core::upstream::HealthFlag::EdsStatusDraining]);
         assert_eq!(status.counters.rq_total, 7);
         assert_eq!(status.weight, 3);
         assert!(!status.canary);

@@ -14,7 +14,7 @@ use proxy_core::matcher::string::StringMatcher;
 use proxy_core::runtime::{Runtime, RuntimeLayer};
 use proxy_core::stats::groups::{ListenerManagerStats, ServerStats};
 use proxy_core::stats::{Registry, Shared};
-use proxy_core::upstream::Locality;
+use proxy_core::upstream::{HealthFlag, Locality};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};

@@ -130,14 +130,15 @@ pub const FIELDS: &[MessageFields] = &[
                 "local_cluster_name",
                 Ignored("hosts of all zones are used alike: zone-aware routing is not available yet"),
             ),
-            (
-                "outlier_detection",
-                Ignored("there are no events to log: outlier detection is refused where it is set"),
-            ),
+            ("outlier_detection", Used),
             ("upstream_bind_config", Used),
             ("load_stats_config", Ignored("no load reports are sent; traffic is as without")),
             ("enable_deferred_cluster_creation", Ignored("clusters are made at once")),
         ],
+    ),
+    (
+        "envoy.config.bootstrap.v3.ClusterManager.OutlierDetection",
+        &[("event_log_path", Used), ("event_service", Ignored("Envoy sends events to nobody either"))],
     ),
     (
         "envoy.config.core.v3.Node",

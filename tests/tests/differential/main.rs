@@ -22,6 +22,7 @@ mod logs;
 mod metadata;
 mod options;
 mod original_dst;
+mod outlier;
 mod paths;
 mod prefix;
 mod rbac;
@@ -248,6 +249,11 @@ fn declared_differences_are_documented() {
 async fn shares_of_hosts() {
     let compared = async { balancing::compare(&Binary::envoy()?, &Binary::subject()?).await };
     expect_ok(compared.await);
+}
+
+#[tokio::test]
+async fn outliers() {
+    expect_ok(async { outlier::compare(&Binary::envoy()?, &Binary::subject()?).await }.await);
 }
 
 #[tokio::test]

@@ -1,14 +1,15 @@
 //! One endpoint of a cluster.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Instant;
 
 use arc_swap::ArcSwapOption;
 use smallvec::SmallVec;
 
-use super::Endpoint;
+use super::health::HealthFlags;
+use super::{Endpoint, HealthFlag, HostHealth, OutlierCounts};
 use crate::address::Address;
 use crate::metadata::Metadata;
 
@@ -32,20 +33,6 @@ impl Locality {
     }
 }
 
-/// Whether a host may be chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum HostHealth {
-    /// Chosen first.
-    Healthy = 0,
-    /// Chosen when too few are healthy.
-    Degraded = 1,
-    /// Chosen only in panic.
-    Unhealthy = 2,
-    /// Chosen only in panic, and not counted as a host of its priority; what it has goes on.
-    Draining = 3,
-}
-
 /// One endpoint of a cluster: fixed facts, and atomics that balancing reads and requests write.
 pub struct Host {
     /// Where to connect.
@@ -58,7 +45,7 @@ pub struct Host {
     pub locality: Arc<Locality>,
     priority: AtomicU32,
     weight: AtomicU32,
-    discovered_health: AtomicU8,
+    flags: HealthFlags,
     metadata: ArcSwapOption<Metadata>,
     healthy_since: OnceLock<Instant>,
     /// Requests in flight, over all workers.
@@ -67,6 +54,8 @@ pub struct Host {
     pub active_connections: AtomicU32,
     /// Counters and gauges as `/clusters` prints them.
     pub stats: HostStats,
+    /// What outlier detection looks at.
+    pub outlier: OutlierCounts,
 }
 
 /// Counters of one host (`/clusters`); shared by workers, so plain atomics.
@@ -96,12 +85,13 @@ impl Host {
             locality: Locality::nowhere(),
             priority: AtomicU32::new(0),
             weight: AtomicU32::new(1),
-            discovered_health: AtomicU8::new(HostHealth::Healthy as u8),
+            flags: HealthFlags::default(),
             metadata: ArcSwapOption::empty(),
             healthy_since: OnceLock::new(),
             active_requests: AtomicU32::new(0),
             active_connections: AtomicU32::new(0),
             stats: HostStats::default(),
+            outlier: OutlierCounts::default(),
         }
     }
 
@@ -116,12 +106,27 @@ impl Host {
 
     /// Whether it may be chosen now.
     pub fn health(&self) -> HostHealth {
-        match self.discovered_health.load(Ordering::Relaxed) {
-            0 => HostHealth::Healthy,
-            1 => HostHealth::Degraded,
-            3 => HostHealth::Draining,
-            _ => HostHealth::Unhealthy,
-        }
+        self.flags.health()
+    }
+
+    /// What discovery says of its health.
+    pub fn discovered_health(&self) -> HostHealth {
+        self.flags.discovered()
+    }
+
+    /// What speaks against it.
+    pub fn health_flags(&self) -> Vec<HealthFlag> {
+        self.flags.list()
+    }
+
+    /// Whether this speaks against it.
+    pub fn has_flag(&self, flag: HealthFlag) -> bool {
+        self.flags.has(flag)
+    }
+
+    /// Says that this does, or does not, speak against it; seen by balancing with the next host set. Main thread only.
+    pub fn set_flag(&self, flag: HealthFlag, on: bool) {
+        self.flags.set(flag, on);
     }
 
     /// Whether a connection to it is open or being made.
@@ -159,9 +164,9 @@ impl Host {
         std::iter::once(&self.address).chain(&*self.additional_addresses).cloned().collect()
     }
 
-    /// Sets what discovery says of the host's health; seen by balancing with the next host set.
+    /// Sets what discovery says of the host's health; seen by balancing with the next host set. Main thread only.
     pub fn set_discovered_health(&self, health: HostHealth) {
-        self.discovered_health.store(health as u8, Ordering::Relaxed);
+        self.flags.set_discovered(health);
     }
 
     /// Sets the weight; seen by balancing with the next host set.

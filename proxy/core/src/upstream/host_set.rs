@@ -418,7 +418,7 @@ impl<'a> Merge<'a> {
         let host = match kept {
             Some(host) => {
                 self.changed |= host.weight() != endpoint.weight
-                    || host.health() != endpoint.health
+                    || host.discovered_health() != endpoint.health
                     || host.priority() != priority;
                 if host.metadata() != endpoint.metadata {
                     self.changed = true;

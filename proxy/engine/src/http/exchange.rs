@@ -395,6 +395,7 @@ impl Stream<'_> {
         parts: Parts,
     ) -> Result<(), Failure> {
         if parts.head {
+            self.note_answer();
             if self.tries.is_some()
                 && let Some(pause) = self.retries_response()
             {

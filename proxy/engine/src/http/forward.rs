@@ -20,6 +20,7 @@ use proxy_core::headers::{
 use proxy_core::local_reply::LocalReply;
 use proxy_core::response_flag::ResponseFlag;
 use proxy_core::stream_error::UpstreamReset;
+use proxy_core::upstream::HostResult;
 
 use super::deadlines::{Tick, Timeout};
 use super::exchange::Failure;
@@ -512,6 +513,7 @@ impl Stream<'_> {
             self.deadlines.set_upstream(Some(clock::now() + limit));
         }
         self.start_try();
+        self.note_at_host(HostResult::Connected);
         for stats in self.route_stats() {
             stats.here().upstream_rq_total.inc();
         }

@@ -10,13 +10,39 @@ use proxy_core::local_reply::LocalReply;
 use proxy_core::stats::Cells;
 use proxy_core::stats::groups::RouteStats;
 use proxy_core::stream_error::UpstreamReset;
+use proxy_core::upstream::HostResult;
 
 use super::deadlines::Timeout;
 use super::stream::{Stream, StreamEnd, selected};
+use crate::upstream::outlier::judged_status;
 
 impl Stream<'_> {
+    /// Tells outlier detection, if there is any, what became of asking the host.
+    #[inline]
+    pub(super) fn note_at_host(&self, result: HostResult) {
+        if let Some(cluster) = &self.cluster
+            && let Some(outlier) = &cluster.cluster.outlier
+            && let Some(host) = &self.info.upstream.host
+        {
+            outlier.note(host, result);
+        }
+    }
+
+    /// The host answered with the head in `self.response`.
+    #[inline]
+    pub(super) fn note_answer(&self) {
+        if self.cluster.as_ref().is_some_and(|cluster| cluster.cluster.outlier.is_some())
+            && let Some(head) = &self.response
+        {
+            self.note_at_host(HostResult::Answered(judged_status(head, self.request.is_grpc())));
+        }
+    }
+
     /// Counts what a host, or the way to it, did to a stream.
     pub(super) fn count_reset(&self, reset: UpstreamReset) {
+        if reset != UpstreamReset::Overflow {
+            self.note_at_host(HostResult::ConnectFailed);
+        }
         if let Some(cluster) = &self.cluster {
             let stats = cluster.cluster.stats.traffic.here();
             match reset {
@@ -79,6 +105,7 @@ impl Stream<'_> {
 
     /// A deadline of one try passed.
     pub(super) fn count_try_timeout(&self, timeout: Timeout) {
+        self.note_at_host(HostResult::TimedOut);
         if let Some(cluster) = &self.cluster {
             let stats = cluster.cluster.stats.traffic.here();
             match timeout {
@@ -107,6 +134,9 @@ impl Stream<'_> {
         }
         if let Some(host) = &self.info.upstream.host {
             host.stats.rq_timeout.fetch_add(1, Ordering::Relaxed);
+        }
+        if !self.committed {
+            self.note_at_host(HostResult::TimedOut);
         }
         self.charge_unanswered(StatusCode::GATEWAY_TIMEOUT);
     }

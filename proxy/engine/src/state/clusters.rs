@@ -17,6 +17,7 @@ use super::{Delivered, Effect, Kind, Response, Subscription};
 use crate::tls::Supplied;
 use crate::upstream::cluster::Cluster;
 use crate::upstream::discovery::Discovery;
+use crate::upstream::health;
 
 /// One form of a cluster.
 pub(super) struct Version {
@@ -249,6 +250,10 @@ impl Store {
         else {
             return;
         };
+        if health::is_watched(&version.cluster) {
+            let (id, cluster) = (version.id, version.cluster.clone());
+            self.effects.plane.push(Effect::StartHealth { id, cluster });
+        }
         match &version.cluster.discovery {
             Discovery::Static => version.warm = true,
             Discovery::Dns(_) => {
@@ -318,6 +323,9 @@ impl Store {
     fn forget_cluster(&mut self, version: &Version) {
         // Nobody waits for its endpoints any more.
         self.graph_changed = true;
+        if health::is_watched(&version.cluster) {
+            self.effects.plane.push(Effect::StopHealth(version.id));
+        }
         if matches!(version.cluster.discovery, Discovery::Dns(_) | Discovery::OriginalDst(_)) {
             self.effects.plane.push(Effect::StopDiscovery(version.id));
         }

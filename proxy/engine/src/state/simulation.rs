@@ -175,8 +175,12 @@ impl Owner {
                 Effect::Verdict { .. } | Effect::HostsChanged(_) | Effect::ExpireEndpoints { .. } => {}
                 Effect::StartDiscovery { .. }
                 | Effect::StopDiscovery(_)
+                | Effect::StartHealth { .. }
+                | Effect::StopHealth(_)
                 | Effect::WatchFiles { .. }
-                | Effect::StopWatching(_) => panic!("hosts come from endpoints here, and there is no secret"),
+                | Effect::StopWatching(_) => {
+                    panic!("hosts come from endpoints here, nobody checks them, and there is no secret")
+                }
             }
         }
         assert_eq!(self.ready, store.phase() == Phase::Live);

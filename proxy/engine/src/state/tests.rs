@@ -143,6 +143,8 @@ fn words(effects: &[Effect]) -> Vec<String> {
         Effect::HostsChanged(_) => "hosts".to_owned(),
         Effect::StartDiscovery { .. } => "dns".to_owned(),
         Effect::StopDiscovery(_) => "stop dns".to_owned(),
+        Effect::StartHealth { .. } => "health".to_owned(),
+        Effect::StopHealth(_) => "stop health".to_owned(),
         Effect::AddListener { .. } => "add".to_owned(),
         Effect::UpdateChains { .. } => "chains".to_owned(),
         Effect::RemoveListener { .. } => "remove".to_owned(),

@@ -22,6 +22,7 @@ use proxy_core::stats::Cells;
 use proxy_core::stats::groups::{ClusterTrafficStats, TcpProxyStats};
 use proxy_core::stream_error::{Details, UpstreamReset};
 use proxy_core::stream_info::{CloseType, ConnectionInfo, StreamInfo, UpstreamInfo, WireBytes};
+use proxy_core::upstream::{Host, HostResult};
 use xds_api::envoy::extensions::filters::network::tcp_proxy::v3 as proto;
 use xds_api::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::ClusterSpecifier;
 
@@ -319,10 +320,16 @@ impl TcpProxy {
                 info.upstream.tls = connected.tls.clone();
                 let (begun, made) = connected.connect_times;
                 (info.upstream.connect_start, info.upstream.connect_end) = (Some(begun), Some(made));
+                note(cluster, &host, HostResult::ConnectedFinally);
                 Ok(connected)
             }
             Err((UpstreamReset::Overflow, _)) => Err(Retry::Yes),
             Err((reset, reason)) => {
+                if reset == UpstreamReset::ConnectTimeout {
+                    note(cluster, &host, HostResult::TimedOut);
+                } else if reset != UpstreamReset::LocalConnectFailure {
+                    note(cluster, &host, HostResult::ConnectFailed);
+                }
                 info.flags.set(reset.flag());
                 if !reason.is_empty() {
                     info.upstream.transport_failure = Some(reason.replace(' ', "_"));
@@ -499,6 +506,13 @@ impl Drop for Sought {
                 false => stats.upstream_cx_destroy_local.inc(),
             }
         }
+    }
+}
+
+/// Tells outlier detection, if there is any, what became of connecting.
+fn note(cluster: &WorkerCluster, host: &Arc<Host>, result: HostResult) {
+    if let Some(outlier) = &cluster.cluster.outlier {
+        outlier.note(host, result);
     }
 }
 

@@ -23,11 +23,12 @@ use proxy_core::headers::{
 use proxy_core::stats::groups::ClusterTrafficStats;
 use proxy_core::stream_error::UpstreamReset;
 use proxy_core::stream_info::{ConnectionInfo, StreamInfo};
-use proxy_core::upstream::Host;
+use proxy_core::upstream::{Host, HostResult};
 
 use super::circuit_breaker::BreakerPriority;
 use super::cluster::Cluster;
 use super::http_options::Carriage;
+use super::outlier::judged_status;
 use super::pool::{Clusters, HostPool, Lease, RequestGuard, WorkerCluster};
 use super::stream::Upstream;
 use crate::codec::upstream::UpstreamEvent;
@@ -183,6 +184,7 @@ impl Calling {
         let up = up.map_err(CallFailure::Reset)?;
         let guard = RequestGuard::new(&self.cluster.cluster, &host, priority);
         let guard = guard.ok_or(CallFailure::Reset(UpstreamReset::Overflow))?;
+        self.note(HostResult::Connected);
         Ok((up, guard))
     }
 
@@ -238,7 +240,26 @@ impl Calling {
         self.count_at_host(called, status);
     }
 
+    /// Tells outlier detection, if there is any, what became of asking the host.
+    fn note(&self, result: HostResult) {
+        if let Some((outlier, host)) = self.cluster.cluster.outlier.as_ref().zip(self.host.as_ref()) {
+            outlier.note(host, result);
+        }
+    }
+
     fn count_at_host(&self, called: &Called, status: StatusCode) {
+        match called {
+            Ok(answer) => {
+                let status = judged_status(&answer.head, self.call.request.is_grpc());
+                self.note(HostResult::Answered(status));
+            }
+            Err(CallFailure::Timeout) => self.note(HostResult::TimedOut),
+            Err(
+                CallFailure::Reset(UpstreamReset::Overflow) | CallFailure::NoHost | CallFailure::NoCluster,
+            ) => {}
+            Err(CallFailure::Reset(_)) => self.note(HostResult::ConnectFailed),
+            Err(CallFailure::TooLarge) => self.note(HostResult::Answered(200)),
+        }
         let Some(host) = &self.host else { return };
         let counter = match called {
             Err(CallFailure::Timeout) => &host.stats.rq_timeout,

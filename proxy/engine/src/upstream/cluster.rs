@@ -19,9 +19,10 @@ use proxy_core::stats::groups::{
 };
 use proxy_core::stats::{Cells, Scope, Shared};
 use proxy_core::upstream::{
-    Assignment, Duplicates, EntryCounts, HashTableKind, HashTables, Hashing, Host, HostSet, HostSetOptions,
-    HostsUpdate, LoadBalancer,
+    Assignment, Duplicates, EntryCounts, HashTableKind, HashTables, Hashing, HealthFlag, Host, HostSet,
+    HostSetOptions, HostsUpdate, LoadBalancer,
 };
+use tokio::sync::Notify;
 use xds_api::envoy::config::cluster::v3 as proto;
 use xds_api::envoy::config::endpoint::v3::ClusterLoadAssignment;
 
@@ -30,6 +31,7 @@ use super::circuit_breaker::{BreakerOwner, BreakerPriority, Breakers, Resource};
 use super::discovery::Discovery;
 use super::dns::DnsKind;
 use super::http_options::{UpstreamHttp, UpstreamProtocol};
+use super::outlier::Outlier;
 use super::socket_options::SocketOptions;
 use super::transport::Transport;
 use crate::local::buffers;
@@ -79,6 +81,10 @@ pub struct Cluster {
     pub breakers: Breakers,
     /// Load balancing.
     pub balancing: Balancing,
+    /// Outlier detection.
+    pub outlier: Option<Box<Outlier>>,
+    /// A host that fails its checks loses its connections (`close_connections_on_host_health_failure`).
+    pub close_connections_on_host_health_failure: bool,
     /// Metadata.
     pub metadata: Metadata,
     /// Statistics.
@@ -88,6 +94,7 @@ pub struct Cluster {
     socket: Arc<SocketOptions>,
     hash_stats: Option<HashStats>,
     hosts: ArcSwap<HostSet>,
+    membership: Notify,
     pub(crate) runtime: Arc<Runtime>,
 }
 
@@ -110,6 +117,7 @@ impl Cluster {
         let breakers = cx.at("circuit_breakers", |cx| {
             Breakers::build(proto.circuit_breakers.as_ref(), &stats.scope, stats.state.clone(), cx)
         });
+        let outlier = Outlier::build(proto, &stats.scope, cx);
         factory?;
         let (transport, http) = (transport?, http?);
         if http.protocol == UpstreamProtocol::Alpn && !transport.is_secure() {
@@ -130,12 +138,15 @@ impl Cluster {
             pool_per_client: proto.connection_pool_per_downstream_connection,
             breakers: breakers?,
             balancing,
+            outlier: outlier?,
+            close_connections_on_host_health_failure: proto.close_connections_on_host_health_failure,
             metadata: Metadata::new(proto.metadata.as_ref()),
             stats,
             transport,
             socket: socket?,
             hash_stats,
             hosts: ArcSwap::from_pointee(HostSet::default()),
+            membership: Notify::new(),
             runtime: cx.env.runtime.clone(),
         };
         if matches!(cluster.discovery, Discovery::Static) {
@@ -227,7 +238,11 @@ impl Cluster {
     /// Takes the hosts of the cluster that this one replaces, so that their counts and connections go on.
     ///
     /// For a cluster whose configuration changed but whose endpoints are not delivered anew (EDS).
+    /// Who was ejected is back: what was found out about the hosts was that cluster's.
     pub fn inherit_hosts(&self, from: &Self) {
+        for host in from.hosts.load().hosts() {
+            host.set_flag(HealthFlag::FailedOutlierCheck, false);
+        }
         let hosts = Arc::new(from.hosts.load().refreshed(self.host_set_options()));
         self.publish_membership(&hosts);
         self.hosts.store(hosts);
@@ -248,6 +263,12 @@ impl Cluster {
         self.stats.state.membership_change.add(priorities.len() as u64);
         self.publish_membership(&update.hosts);
         self.hosts.store(update.hosts.clone());
+        self.membership.notify_one();
+    }
+
+    /// Ready when other hosts came since it was last, for one who looks after them. Cancel-safe.
+    pub(crate) async fn membership_changed(&self) {
+        self.membership.notified().await;
     }
 
     fn publish_membership(&self, hosts: &HostSet) {

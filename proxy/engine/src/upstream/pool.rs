@@ -101,6 +101,14 @@ impl Clusters {
         }
     }
 
+    /// Closes idle connections to hosts of the cluster in `slot` that failed their checks, and lets the others end with
+    /// what is on them: new ones may take another way.
+    pub fn hosts_failed(&self, slot: usize, hosts: &[Arc<Host>]) {
+        if let Some(cluster) = self.slots.borrow().get(slot).cloned().flatten() {
+            cluster.drain_hosts(|host| hosts.iter().any(|failed| Arc::as_ptr(failed) == host));
+        }
+    }
+
     /// Closes idle connections that are dead or have been idle too long; runs for as long as the worker does.
     pub async fn sweep(&self) {
         let mut looks = pace::Looks::new();
@@ -386,8 +394,13 @@ impl WorkerCluster {
     fn drop_absent_hosts(&self) {
         let hosts = self.cluster.hosts();
         let present: hashbrown::HashSet<*const Host> = hosts.hosts().map(Arc::as_ptr).collect();
+        self.drain_hosts(|host| !present.contains(&host));
+    }
+
+    /// As [`Self::drain_pools`], for some hosts.
+    fn drain_hosts(&self, is_meant: impl Fn(*const Host) -> bool) {
         self.pools.borrow_mut().retain(|key, pool| {
-            let keep = present.contains(&key.host);
+            let keep = !is_meant(key.host);
             if !keep {
                 pool.drain();
             }

@@ -341,4 +341,50 @@ crate::stats! {
         /// Fewest entries of one host.
         gauge min_entries_per_host,
     }
+
+    /// `cluster.<name>.outlier_detection`
+    pub shared struct OutlierDetectionStats {
+        /// Hosts that are ejected now.
+        gauge ejections_active,
+        /// The older name of `ejections_detected_consecutive_5xx`.
+        counter ejections_consecutive_5xx,
+        /// Hosts found for 5xx answers in a row.
+        counter ejections_detected_consecutive_5xx,
+        /// Hosts found for 502, 503 and 504 in a row.
+        counter ejections_detected_consecutive_gateway_failure,
+        /// Hosts found for local failures in a row.
+        counter ejections_detected_consecutive_local_origin_failure,
+        /// Hosts found to be degraded.
+        counter ejections_detected_degradation,
+        /// Hosts found for their share of failures.
+        counter ejections_detected_failure_percentage,
+        /// Hosts found for their share of local failures.
+        counter ejections_detected_local_origin_failure_percentage,
+        /// Hosts found for their success rate of connections.
+        counter ejections_detected_local_origin_success_rate,
+        /// Hosts found for their success rate.
+        counter ejections_detected_success_rate,
+        /// Hosts ejected for 5xx answers in a row.
+        counter ejections_enforced_consecutive_5xx,
+        /// Hosts ejected for 502, 503 and 504 in a row.
+        counter ejections_enforced_consecutive_gateway_failure,
+        /// Hosts ejected for local failures in a row.
+        counter ejections_enforced_consecutive_local_origin_failure,
+        /// Hosts ejected for their share of failures.
+        counter ejections_enforced_failure_percentage,
+        /// Hosts ejected for their share of local failures.
+        counter ejections_enforced_local_origin_failure_percentage,
+        /// Hosts ejected for their success rate of connections.
+        counter ejections_enforced_local_origin_success_rate,
+        /// Hosts ejected for their success rate.
+        counter ejections_enforced_success_rate,
+        /// Ejections.
+        counter ejections_enforced_total,
+        /// Hosts not ejected: `max_ejection_percent` were already.
+        counter ejections_overflow,
+        /// The older name of `ejections_detected_success_rate`, local ones included.
+        counter ejections_success_rate,
+        /// Ejections for 5xx answers in a row or for the success rate, enforced or not.
+        counter ejections_total,
+    }
 }

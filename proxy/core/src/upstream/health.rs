@@ -1,0 +1,159 @@
+//! What speaks against a host: one flag for each who may say so, as in Envoy, and what all of them come to.
+//!
+//! Flags change on the main thread only; balancing sees them with the next host set, the admin interface at once.
+//! Source: Envoy `docs/root/operations/admin.rst` (`/clusters`), `docs/root/intro/arch_overview/upstream/health_checking.rst`.
+
+use std::sync::atomic::{AtomicU16, Ordering};
+
+/// Whether a host may be chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum HostHealth {
+    /// Chosen first.
+    Healthy = 0,
+    /// Chosen when too few are healthy.
+    Degraded = 1,
+    /// Chosen only in panic.
+    Unhealthy = 2,
+    /// Chosen only in panic, and not counted as a host of its priority; what it has goes on.
+    Draining = 3,
+}
+
+/// Why a host is not simply healthy. The order is that in which Envoy lists them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each is the flag of its name")]
+pub enum HealthFlag {
+    FailedActiveHealthCheck,
+    FailedOutlierCheck,
+    FailedEdsHealth,
+    DegradedActiveHealthCheck,
+    DegradedEdsHealth,
+    PendingDynamicRemoval,
+    PendingActiveHealthCheck,
+    ExcludedViaImmediateHealthCheckFail,
+    ActiveHealthCheckTimeout,
+    EdsStatusDraining,
+}
+
+impl HealthFlag {
+    const ALL: [Self; 10] = [
+        Self::FailedActiveHealthCheck,
+        Self::FailedOutlierCheck,
+        Self::FailedEdsHealth,
+        Self::DegradedActiveHealthCheck,
+        Self::DegradedEdsHealth,
+        Self::PendingDynamicRemoval,
+        Self::PendingActiveHealthCheck,
+        Self::ExcludedViaImmediateHealthCheckFail,
+        Self::ActiveHealthCheckTimeout,
+        Self::EdsStatusDraining,
+    ];
+
+    const fn bit(self) -> u16 {
+        1 << self as u16
+    }
+}
+
+const FAILED: u16 = HealthFlag::FailedActiveHealthCheck.bit()
+    | HealthFlag::FailedOutlierCheck.bit()
+    | HealthFlag::FailedEdsHealth.bit()
+    | HealthFlag::EdsStatusDraining.bit();
+const DEGRADED: u16 = HealthFlag::DegradedActiveHealthCheck.bit() | HealthFlag::DegradedEdsHealth.bit();
+const EXCLUDED: u16 = HealthFlag::PendingActiveHealthCheck.bit()
+    | HealthFlag::ExcludedViaImmediateHealthCheckFail.bit()
+    | HealthFlag::EdsStatusDraining.bit();
+const DISCOVERED: u16 = HealthFlag::FailedEdsHealth.bit()
+    | HealthFlag::DegradedEdsHealth.bit()
+    | HealthFlag::EdsStatusDraining.bit();
+
+/// The flags of one host.
+#[derive(Debug, Default)]
+pub(super) struct HealthFlags(AtomicU16);
+
+impl HealthFlags {
+    fn load(&self) -> u16 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn health(&self) -> HostHealth {
+        health(self.load())
+    }
+
+    pub(super) fn has(&self, flag: HealthFlag) -> bool {
+        self.load() & flag.bit() != 0
+    }
+
+    pub(super) fn set(&self, flag: HealthFlag, on: bool) {
+        match on {
+            true => self.0.fetch_or(flag.bit(), Ordering::Relaxed),
+            false => self.0.fetch_and(!flag.bit(), Ordering::Relaxed),
+        };
+    }
+
+    pub(super) fn list(&self) -> Vec<HealthFlag> {
+        let flags = self.load();
+        HealthFlag::ALL.into_iter().filter(|flag| flags & flag.bit() != 0).collect()
+    }
+
+    pub(super) fn discovered(&self) -> HostHealth {
+        health(self.load() & DISCOVERED)
+    }
+
+    pub(super) fn set_discovered(&self, health: HostHealth) {
+        let bit = match health {
+            HostHealth::Healthy => 0,
+            HostHealth::Degraded => HealthFlag::DegradedEdsHealth.bit(),
+            HostHealth::Unhealthy => HealthFlag::FailedEdsHealth.bit(),
+            HostHealth::Draining => HealthFlag::EdsStatusDraining.bit(),
+        };
+        self.0.store(self.load() & !DISCOVERED | bit, Ordering::Relaxed);
+    }
+}
+
+fn health(flags: u16) -> HostHealth {
+    match (flags & FAILED != 0, flags & EXCLUDED != 0) {
+        (true, true) => HostHealth::Draining,
+        (true, false) => HostHealth::Unhealthy,
+        (false, _) if flags & DEGRADED != 0 => HostHealth::Degraded,
+        (false, _) => HostHealth::Healthy,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_discovered_leaves_the_other_flags_alone() {
+        let flags = HealthFlags::default();
+        flags.set(HealthFlag::FailedOutlierCheck, true);
+        for health in [HostHealth::Degraded, HostHealth::Draining, HostHealth::Unhealthy, HostHealth::Healthy]
+        {
+            flags.set_discovered(health);
+            assert_eq!(flags.discovered(), health);
+            assert!(flags.has(HealthFlag::FailedOutlierCheck));
+        }
+        assert_eq!(flags.health(), HostHealth::Unhealthy);
+        flags.set(HealthFlag::FailedOutlierCheck, false);
+        assert_eq!(flags.health(), HostHealth::Healthy);
+    }
+
+    #[test]
+    fn one_failure_outweighs_what_is_degraded() {
+        let flags = HealthFlags::default();
+        flags.set_discovered(HostHealth::Degraded);
+        assert_eq!(flags.health(), HostHealth::Degraded);
+        flags.set(HealthFlag::FailedActiveHealthCheck, true);
+        assert_eq!(flags.health(), HostHealth::Unhealthy);
+        flags.set(HealthFlag::ExcludedViaImmediateHealthCheckFail, true);
+        assert_eq!(flags.health(), HostHealth::Draining);
+        assert_eq!(
+            flags.list(),
+            [
+                HealthFlag::FailedActiveHealthCheck,
+                HealthFlag::DegradedEdsHealth,
+                HealthFlag::ExcludedViaImmediateHealthCheckFail
+            ]
+        );
+    }
+}

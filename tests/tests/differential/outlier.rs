@@ -1,0 +1,399 @@
+//! Outlier detection: which hosts are ejected when, what is counted, what `/clusters` and the event log say.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result, ensure};
+use integration::client::Client;
+use integration::config::{HttpListener, bootstrap};
+use integration::expect::{SOON, eventually, whole_lines};
+use integration::process::{Binary, Proxy};
+use integration::upstream::{Reply, Step, Upstream};
+use serde_json::Value;
+
+/// What a host does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Does {
+    Well,
+    Error,
+    Gateway,
+    /// A status of gRPC that stands for 503.
+    Grpc,
+    Refuse,
+    HangUp,
+    Hang,
+}
+
+/// What a case waits for after its requests.
+#[derive(Clone, Copy)]
+enum Then {
+    Nothing,
+    /// This statistic of the cluster's outlier detection is at least so much.
+    Until(&'static str, i64),
+    /// So many are ejected, and then none.
+    Back(i64),
+}
+
+struct Case {
+    name: &'static str,
+    /// Fields of `outlier_detection`.
+    detection: &'static str,
+    /// Fields of the route's action.
+    route: &'static str,
+    hosts: &'static [Does],
+    /// How many requests for each host.
+    rounds: usize,
+    then: Then,
+}
+
+impl Case {
+    const fn new(name: &'static str, detection: &'static str, hosts: &'static [Does]) -> Self {
+        Self { name, detection, route: "", hosts, rounds: 12, then: Then::Nothing }
+    }
+
+    const fn route(mut self, route: &'static str) -> Self {
+        self.route = route;
+        self
+    }
+
+    const fn rounds(mut self, rounds: usize) -> Self {
+        self.rounds = rounds;
+        self
+    }
+
+    const fn then(mut self, then: Then) -> Self {
+        self.then = then;
+        self
+    }
+}
+
+use Does::{Error, Gateway, Grpc, Hang, HangUp, Refuse, Well};
+
+const ALL: &str = "max_ejection_percent: 100";
+const RATES: &str = "max_ejection_percent: 100, interval: 0.5s, consecutive_5xx: 1000, success_rate_minimum_hosts: 3, success_rate_request_volume: 5, failure_percentage_request_volume: 5, failure_percentage_minimum_hosts: 2";
+
+const CASES: &[Case] = &[
+    Case::new("five in a row", ALL, &[Well, Error]),
+    Case::new("three in a row", "max_ejection_percent: 100, consecutive_5xx: 3", &[Well, Error]),
+    Case::new("none is too many", "max_ejection_percent: 100, consecutive_5xx: 0", &[Well, Error]),
+    Case::new(
+        "found but not ejected",
+        "max_ejection_percent: 100, consecutive_5xx: 3, enforcing_consecutive_5xx: 0",
+        &[Well, Error],
+    ),
+    Case::new(
+        "gateway failures",
+        "max_ejection_percent: 100, consecutive_gateway_failure: 3, enforcing_consecutive_gateway_failure: 100",
+        &[Well, Gateway],
+    ),
+    Case::new("gateway failures by default", ALL, &[Well, Gateway]),
+    Case::new(
+        "other failures are none of a gateway",
+        "max_ejection_percent: 100, consecutive_gateway_failure: 3, enforcing_consecutive_gateway_failure: 100, enforcing_consecutive_5xx: 0",
+        &[Well, Error],
+    ),
+    Case::new("ten percent of two are none", "", &[Well, Error]),
+    Case::new("but one may be", "always_eject_one_host: true", &[Well, Error]),
+    Case::new("one of two bad ones", "always_eject_one_host: true", &[Well, Error, Error]),
+    Case::new("all of them", ALL, &[Error, Error]),
+    Case::new("nobody listens", ALL, &[Well, Refuse]),
+    Case::new(
+        "nobody listens, split",
+        "max_ejection_percent: 100, split_external_local_origin_errors: true",
+        &[Well, Refuse],
+    ),
+    Case::new(
+        "nobody listens, split, three in a row",
+        "max_ejection_percent: 100, split_external_local_origin_errors: true, consecutive_local_origin_failure: 3",
+        &[Well, Refuse],
+    ),
+    Case::new(
+        "nobody listens, split, not enforced",
+        "max_ejection_percent: 100, split_external_local_origin_errors: true, enforcing_consecutive_local_origin_failure: 0",
+        &[Well, Refuse],
+    ),
+    Case::new("hangs up", ALL, &[Well, HangUp]),
+    Case::new(
+        "hangs up, split",
+        "max_ejection_percent: 100, split_external_local_origin_errors: true",
+        &[Well, HangUp],
+    ),
+    Case::new(
+        "errors, split",
+        "max_ejection_percent: 100, split_external_local_origin_errors: true",
+        &[Well, Error],
+    ),
+    Case::new(
+        "errors, split, gateway failures enforced",
+        "max_ejection_percent: 100, split_external_local_origin_errors: true, consecutive_gateway_failure: 3, enforcing_consecutive_gateway_failure: 100",
+        &[Well, Error],
+    ),
+    Case::new("no answer in time", "max_ejection_percent: 100, consecutive_5xx: 2", &[Well, Hang])
+        .route("timeout: 0.05s")
+        .rounds(5),
+    Case::new(
+        "no answer in time, split",
+        "max_ejection_percent: 100, split_external_local_origin_errors: true, consecutive_local_origin_failure: 2",
+        &[Well, Hang],
+    )
+    .route("timeout: 0.05s")
+    .rounds(5),
+    Case::new("no answer of a try in time", "max_ejection_percent: 100, consecutive_5xx: 2", &[Well, Hang])
+        .route("retry_policy: {retry_on: 5xx, per_try_timeout: 0.05s}")
+        .rounds(5),
+    Case::new("retried", ALL, &[Well, Error]).route("retry_policy: {retry_on: 5xx}"),
+    Case::new("retried connections", ALL, &[Well, Refuse]).route("retry_policy: {retry_on: connect-failure}"),
+    Case::new("a status of gRPC", ALL, &[Well, Grpc]),
+    Case::new("success rate", RATES, &[Well, Well, Well, Well, Error])
+        .rounds(30)
+        .then(Then::Until("ejections_enforced_success_rate", 1)),
+    Case::new("failure percentage by default", RATES, &[Error, Error])
+        .rounds(30)
+        .then(Then::Until("ejections_detected_failure_percentage", 2)),
+    Case::new(
+        "failure percentage",
+        "max_ejection_percent: 100, interval: 0.5s, consecutive_5xx: 1000, failure_percentage_request_volume: 5, failure_percentage_minimum_hosts: 2, enforcing_failure_percentage: 100",
+        &[Well, Error],
+    )
+    .rounds(30)
+    .then(Then::Until("ejections_enforced_failure_percentage", 1)),
+    Case::new(
+        "success rate of connections",
+        "max_ejection_percent: 100, interval: 0.5s, consecutive_local_origin_failure: 1000, split_external_local_origin_errors: true, success_rate_minimum_hosts: 3, success_rate_request_volume: 5",
+        &[Well, Well, Well, Well, Refuse],
+    )
+    .rounds(30)
+    .then(Then::Until("ejections_enforced_local_origin_success_rate", 1)),
+    Case::new(
+        "failure percentage of connections",
+        "max_ejection_percent: 100, interval: 0.5s, consecutive_local_origin_failure: 1000, split_external_local_origin_errors: true, failure_percentage_request_volume: 5, failure_percentage_minimum_hosts: 2, enforcing_failure_percentage_local_origin: 100",
+        &[Well, Refuse],
+    )
+    .rounds(30)
+    .then(Then::Until("ejections_enforced_local_origin_failure_percentage", 1)),
+    Case::new(
+        "back after a while",
+        "max_ejection_percent: 100, interval: 0.1s, base_ejection_time: 1.5s",
+        &[Well, Error],
+    )
+    .rounds(6)
+    .then(Then::Back(1)),
+];
+
+/// A host of each kind that answers; those that refuse are ports that nobody listens on.
+struct Hosts {
+    listening: Vec<(Does, Upstream)>,
+    refusing: Vec<SocketAddr>,
+}
+
+/// How often one kind may be in a cluster.
+const OF_A_KIND: usize = 4;
+
+impl Hosts {
+    async fn start() -> Result<Self> {
+        let mut listening = Vec::new();
+        for does in [Well, Error, Gateway, Grpc, HangUp, Hang] {
+            for _ in 0..OF_A_KIND {
+                let upstream = Upstream::start().await?;
+                upstream.answer(match does {
+                    Error => Reply::raw("HTTP/1.1 500 X\r\ncontent-length: 0\r\n\r\n"),
+                    Gateway => Reply::raw("HTTP/1.1 503 X\r\ncontent-length: 0\r\n\r\n"),
+                    Grpc => Reply::raw("HTTP/1.1 200 OK\r\ngrpc-status: 14\r\ncontent-length: 0\r\n\r\n"),
+                    HangUp => Reply::steps([Step::Close]),
+                    Hang => Reply::steps([Step::Stall]),
+                    Well | Refuse => {
+                        Reply::raw("HTTP/1.1 200 OK\r\ngrpc-status: 0\r\ncontent-length: 0\r\n\r\n")
+                    }
+                });
+                listening.push((does, upstream));
+            }
+        }
+        let mut refusing = Vec::new();
+        for _ in 0..OF_A_KIND {
+            refusing.push(tokio::net::TcpListener::bind("127.0.0.1:0").await?.local_addr()?);
+        }
+        Ok(Self { listening, refusing })
+    }
+
+    /// The addresses of the hosts of `case`, in its order.
+    fn of(&self, case: &Case) -> Vec<SocketAddr> {
+        let mut used: BTreeMap<Does, usize> = BTreeMap::new();
+        let mut next = |does: Does| {
+            let number = used.entry(does).or_default();
+            *number += 1;
+            *number - 1
+        };
+        let address = |does: Does| match does {
+            Refuse => self.refusing[next(does)],
+            _ => {
+                let of_kind = self.listening.iter().filter(|(kind, _)| *kind == does);
+                let addresses: Vec<SocketAddr> = of_kind.map(|(_, upstream)| upstream.addr()).collect();
+                addresses[next(does)]
+            }
+        };
+        case.hosts.iter().copied().map(address).collect()
+    }
+}
+
+fn cluster(number: usize, case: &Case, hosts: &[SocketAddr]) -> String {
+    let mut yaml = format!(
+        "- name: c{number}\n  connect_timeout: 1s\n  outlier_detection: {{{}}}\n  load_assignment:\n    cluster_name: c{number}\n    endpoints:\n    - lb_endpoints:\n",
+        case.detection
+    );
+    for host in hosts {
+        let _ = writeln!(
+            yaml,
+            "      - endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {}}}}}}}",
+            host.port()
+        );
+    }
+    yaml
+}
+
+/// What one proxy does in one case.
+#[derive(Debug, PartialEq)]
+struct Facts {
+    /// How often each status came.
+    statuses: BTreeMap<u16, usize>,
+    stats: BTreeMap<String, i64>,
+    /// What `/clusters` says of the health of each host.
+    flags: Vec<String>,
+    /// The lines of the event log, without times and addresses.
+    events: Vec<String>,
+}
+
+async fn facts(proxy: &Proxy, number: usize, case: &Case, hosts: &[SocketAddr]) -> Result<Facts> {
+    let name = format!("c{number}");
+    let mut statuses = BTreeMap::new();
+    let mut client = Client::connect(proxy.listener("http")?).await?;
+    for _ in 0..case.rounds * case.hosts.len() {
+        let request = format!("GET /{name} HTTP/1.1\r\nhost: a\r\ncontent-type: application/grpc\r\n\r\n");
+        client.send(request.as_bytes()).await?;
+        let status = client.response("GET", SOON).await?.head.status()?;
+        *statuses.entry(status).or_default() += 1;
+        // The thread that judges is the one that answers here: what it was told of before has its effect.
+        proxy.admin().get("/ready").await?;
+    }
+    let stat = |stat: &str| format!("cluster.{name}.outlier_detection.{stat}");
+    let reaches = async |stat: String, value: i64| {
+        let reached = async || (proxy.admin().stat(&stat).await.ok()? >= value).then_some(());
+        eventually(&format!("{stat} of {value}"), SOON, reached).await
+    };
+    match case.then {
+        Then::Nothing => {}
+        Then::Until(what, value) => reaches(stat(what), value).await?,
+        Then::Back(ejected) => {
+            reaches(stat("ejections_enforced_total"), ejected).await?;
+            let all_back =
+                async || (proxy.admin().stat(&stat("ejections_active")).await.ok()? == 0).then_some(());
+            eventually("all are back", SOON, all_back).await?;
+        }
+    }
+    let mut stats =
+        proxy.admin().stats(&format!("^cluster.{name}.(outlier_detection|membership_healthy)")).await?;
+    let clusters = proxy.admin().get("/clusters").await?;
+    let sum = |part: &str| -> i64 {
+        stats.iter().filter(|(name, _)| name.contains(part)).map(|(_, value)| value).sum()
+    };
+    let back = i64::from(matches!(case.then, Then::Back(_)));
+    let count = usize::try_from(sum("ejections_detected_") - sum("ejections_overflow") + back)?;
+    // How many requests a sweep sees, and which one sees them, is left to chance.
+    let is_swept = !matches!(case.then, Then::Nothing);
+    let events = events(proxy, (&name, case), hosts, count, is_swept).await?;
+    if matches!(case.then, Then::Until(..)) {
+        stats.values_mut().for_each(|value| *value = (*value).min(1));
+    }
+    if is_swept {
+        statuses.clear();
+    }
+    // Which of several that do the same it was is chance.
+    let flags = hosts.iter().zip(case.hosts).map(|(host, does)| {
+        let prefix = format!("{name}::{host}::health_flags::");
+        let flags = clusters.lines().find_map(|line| line.strip_prefix(&prefix)).unwrap_or("no such host");
+        format!("{does:?} {flags}")
+    });
+    let mut flags: Vec<String> = flags.collect();
+    flags.sort();
+    Ok(Facts { statuses, stats, flags, events })
+}
+
+/// Those of `cluster` once there are `count` of them.
+async fn events(
+    proxy: &Proxy,
+    (cluster, case): (&str, &Case),
+    hosts: &[SocketAddr],
+    count: usize,
+    is_swept: bool,
+) -> Result<Vec<String>> {
+    let path = proxy.dir().join("events.log");
+    let own = || -> Vec<Value> {
+        let all = whole_lines(&path).into_iter().filter_map(|line| serde_json::from_str::<Value>(&line).ok());
+        all.filter(|event| event["cluster_name"] == cluster).collect()
+    };
+    let awaited = format!("{count} events");
+    let all = async || Some(own()).filter(|own| own.len() >= count);
+    let mut events = Vec::new();
+    for mut event in eventually(&awaited, SOON, all).await? {
+        ensure!(event["timestamp"].as_str().is_some_and(|time| time.ends_with('Z')), "{event}");
+        let names: Vec<String> =
+            event.as_object().into_iter().flat_map(|event| event.keys().cloned()).collect();
+        let host = hosts.iter().position(|host| event["upstream_url"] == host.to_string());
+        event["timestamp"] = Value::Null;
+        event["upstream_url"] = format!("{:?}", host.map(|host| case.hosts[host])).into();
+        if is_swept && let Some(rates) = event.get_mut("eject_success_rate_event") {
+            *rates = Value::Null;
+        }
+        events.push(format!("{names:?} {event}"));
+    }
+    // Who of several was first is chance.
+    events.sort();
+    if is_swept {
+        events.dedup();
+    }
+    Ok(events)
+}
+
+async fn run(binary: &Binary, hosts: &Hosts) -> Result<Vec<Facts>> {
+    let routes: String = CASES
+        .iter()
+        .enumerate()
+        .map(|(number, case)| {
+            let comma = if case.route.is_empty() { "" } else { ", " };
+            format!("- match: {{path: /c{number}}}\n  route: {{cluster: c{number}{comma}{}}}\n", case.route)
+        })
+        .collect();
+    let addresses: Vec<Vec<SocketAddr>> = CASES.iter().map(|case| hosts.of(case)).collect();
+    let clusters: Vec<String> = CASES
+        .iter()
+        .zip(&addresses)
+        .enumerate()
+        .map(|(number, (case, hosts))| cluster(number, case, hosts))
+        .collect();
+    let rest = "cluster_manager: {outlier_detection: {event_log_path: \"{{dir}}/events.log\"}}\n";
+    let text = bootstrap(&[HttpListener::new("http", &routes).yaml()], &clusters, rest);
+    let proxy = Proxy::start(binary, &text).await?;
+    let mut all = Vec::new();
+    for (number, (case, hosts)) in CASES.iter().zip(&addresses).enumerate() {
+        all.push(facts(&proxy, number, case, hosts).await.with_context(|| case.name)?);
+    }
+    proxy.stop().await?;
+    Ok(all)
+}
+
+#[expect(clippy::print_stdout, reason = "SHOW asks for it")]
+pub async fn compare(reference: &Binary, subject: &Binary) -> Result<()> {
+    let hosts = Hosts::start().await?;
+    let (wanted, found) = tokio::try_join!(run(reference, &hosts), run(subject, &hosts))?;
+    let mut differences = String::new();
+    for ((case, wanted), found) in CASES.iter().zip(&wanted).zip(&found) {
+        if std::env::var_os("SHOW").is_some() {
+            println!("{}: {wanted:#?}", case.name);
+        }
+        if wanted != found {
+            let _ = writeln!(differences, "{}: Envoy {wanted:#?}, here {found:#?}", case.name);
+        }
+    }
+    ensure!(differences.is_empty(), "{differences}");
+    Ok(())
+}
