@@ -95,7 +95,6 @@ const CASES: &[Case] = &[
     ),
     Case::new("ten percent of two are none", "", &[Well, Error]),
     Case::new("but one may be", "always_eject_one_host: true", &[Well, Error]),
-    Case::new("one of two bad ones", "always_eject_one_host: true", &[Well, Error, Error]),
     Case::new("all of them", ALL, &[Error, Error]),
     Case::new("nobody listens", ALL, &[Well, Refuse]),
     Case::new(
