@@ -1,10 +1,11 @@
 //! What everything that serves connections on one worker shares, whatever it speaks.
 
 use std::cell::RefCell;
+use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use proxy_core::callout::{Call, Called, Caller};
 use proxy_core::config::BuildEnv;
 use proxy_core::extension::http_filter::{Engine, LocalBoxFuture};
@@ -27,6 +28,14 @@ pub struct Context {
     pub drain: Arc<ProcessDrain>,
     /// The worker's random numbers.
     pub random: RefCell<fastrand::Rng>,
+}
+
+impl Context {
+    /// Sends a copy of a request, with its trailers.
+    pub(crate) fn copy(&self, copy: Call, trailers: Option<HeaderMap>) -> impl Future<Output = ()> + use<> {
+        let random = self.random.borrow_mut().fork();
+        call::send_copy(self.clusters.clone(), self.env.node.address, random, copy, trailers)
+    }
 }
 
 impl Caller for Context {

@@ -11,6 +11,7 @@ pub mod fields;
 pub mod health;
 pub mod http_options;
 pub mod key_format;
+pub mod mirror;
 pub mod original_dst;
 pub mod outlier;
 pub mod pool;

@@ -39,6 +39,8 @@ While a client of a listener that looks at first bytes is silent, the host of th
 server that speaks first is passed on at once ([ADR 9](adr/0009-server-first.md)); Envoy waits for `listener_filters_timeout`. Such a connection may be
 closed unused.
 
+Copies of requests (`request_mirror_policies`) are sent when the request is complete; Envoy sends them along, whatever a body's length.
+
 Configuration that is not supported is listed in [configuration.md](configuration.md).
 ";
 

@@ -20,6 +20,7 @@ mod jwt;
 mod local_ratelimit;
 mod logs;
 mod metadata;
+mod mirror;
 mod options;
 mod original_dst;
 mod outlier;
@@ -124,6 +125,11 @@ async fn responses_that_wait_for_the_window() {
 #[tokio::test]
 async fn requests_sent_again() {
     differential(retries::setup(), retries::cases()).await;
+}
+
+#[tokio::test]
+async fn requests_copied_to_other_clusters() {
+    differential(mirror::setup(), mirror::cases()).await;
 }
 
 #[tokio::test]

@@ -8,5 +8,6 @@ mod filters;
 mod goaway;
 mod idle;
 mod messages;
+mod mirror;
 mod session;
 mod settings;

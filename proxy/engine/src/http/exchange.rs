@@ -301,7 +301,7 @@ impl Stream<'_> {
             self.receive(body)
         };
         let parts = self.pass(down, timer, Side::Downstream, Direction::Request, 0, parts).await?;
-        if self.tries.is_some() {
+        if self.tries.is_some() || self.mirrors.is_some() {
             self.keep(&parts);
         }
         let parts = self.pass_upstream(down, timer, Direction::Request, parts).await?;

@@ -24,6 +24,7 @@ use proxy_core::upstream::HostResult;
 
 use super::deadlines::{Tick, Timeout};
 use super::exchange::Failure;
+use super::filter_chain::Ending;
 use super::retry::Tries;
 use super::stream::{Stream, StreamEnd, refuse, selected};
 use crate::codec::downstream::Downstream;
@@ -398,9 +399,9 @@ impl Stream<'_> {
         };
         // (What a route adds asks the router too.)
         timeouts.is_asked = timeouts.is_asked || route.asks_router();
+        let limit = route.entry().buffer_limit.and_then(|limit| usize::try_from(limit).ok());
+        let limit = limit.unwrap_or(self.cx.buffer_limit);
         if policy.is_some() || timeouts.is_asked {
-            let limit = route.entry().buffer_limit.and_then(|limit| usize::try_from(limit).ok());
-            let limit = limit.unwrap_or(self.cx.buffer_limit);
             self.tries = Tries::new(request, policy, &timeouts, priority, limit);
         }
         // Retries are the router's business, not the upstream's.
@@ -409,10 +410,13 @@ impl Stream<'_> {
                 request.headers.remove(&**name);
             }
         }
-        if self.tries.is_some()
+        self.mirror(&cluster.cluster, timeouts.global, limit);
+        if (self.tries.is_some() || self.mirrors.is_some())
             && let Some(gathered) = self.gathered.as_deref().cloned()
         {
             self.keep(&gathered);
+        } else if self.request_done && !self.holds(Direction::Request) {
+            self.send_mirrors(&Ending::Stream);
         }
         priority
     }

@@ -297,8 +297,11 @@ impl Stream<'_> {
         }
     }
 
-    /// Keeps what goes to the host, if it may have to go again.
+    /// Keeps what goes to the host, if it may have to go again or elsewhere too.
     pub(super) fn keep(&mut self, parts: &Parts) {
+        if self.mirrors.is_some() {
+            self.mirror_parts(parts);
+        }
         let Some(tries) = self.tries.as_deref_mut().filter(|tries| tries.is_on()) else { return };
         if tries.kept.keep(parts) {
             return;

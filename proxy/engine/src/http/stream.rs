@@ -21,6 +21,7 @@ use proxy_core::text::Text;
 use super::config::{ConnectionManager, RouteSource, RouterOptions, Upgrade};
 use super::deadlines::Deadlines;
 use super::filter_chain::{FilterChain, Parts, View};
+use super::mirror::Mirrors;
 use super::normalize::PathOutcome;
 use super::retry::Tries;
 use super::upstream_filters::UpstreamFilters;
@@ -120,6 +121,8 @@ pub(crate) struct Stream<'c> {
     pub(crate) set_cookies: Option<Box<Vec<HeaderValue>>>,
     /// What the request has used of its retry policy.
     pub(crate) tries: Option<Box<Tries>>,
+    /// Copies of the request, while it is not complete.
+    pub(super) mirrors: Option<Box<Mirrors>>,
     /// The stream to a host, if such are logged.
     pub(crate) upstream_log: Option<Box<LoggedStream>>,
 }
@@ -266,6 +269,7 @@ impl<'c> Stream<'c> {
             asked_authority: None,
             set_cookies: None,
             tries: None,
+            mirrors: None,
             upstream_log: None,
         }
     }

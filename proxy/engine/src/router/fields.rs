@@ -4,7 +4,6 @@ use proxy_core::config::FieldUse::{self, Ignored, Rejected, Used};
 use proxy_core::config::MessageFields;
 
 const NO_TYPED_RETRIES: FieldUse = Ignored("Envoy has no such extensions, and ignores it too");
-const NO_MIRRORING: FieldUse = Rejected("request mirroring is not available");
 const NO_HEDGING: FieldUse = Rejected("hedging is not available");
 const NO_PLUGINS: FieldUse = Rejected("cluster specifier plugins are not available");
 const NO_SPECIFIERS: FieldUse = Rejected("route specifiers are not available");
@@ -14,6 +13,7 @@ const CORS_FILTER: FieldUse = Rejected("use typed_per_filter_config with envoy.f
 
 /// Fields by message: the route configuration and everything under it that has no other owner.
 pub const FIELDS: &[MessageFields] = &[
+    crate::upstream::mirror::FIELDS,
     ROUTE_CONFIGURATION,
     VIRTUAL_HOST,
     ROUTE,
@@ -133,7 +133,7 @@ const ROUTE_CONFIGURATION: MessageFields = (
         ("validate_clusters", Used),
         ("max_direct_response_body_size_bytes", Used),
         ("cluster_specifier_plugins", NO_PLUGINS),
-        ("request_mirror_policies", NO_MIRRORING),
+        ("request_mirror_policies", Used),
         ("ignore_port_in_host_matching", Used),
         ("vhost_header", Used),
         ("ignore_path_parameters_in_path_matching", Used),
@@ -167,7 +167,7 @@ const VIRTUAL_HOST: MessageFields = (
         ("include_is_timeout_retry_header", Used),
         ("per_request_buffer_limit_bytes", Used),
         ("request_body_buffer_limit", Used),
-        ("request_mirror_policies", NO_MIRRORING),
+        ("request_mirror_policies", Used),
         ("metadata", Used),
         ("route_specifiers", NO_SPECIFIERS),
     ],
@@ -245,7 +245,7 @@ const ROUTE_ACTION: MessageFields = (
         ("early_data_policy", Rejected("early data is not available")),
         ("retry_policy", Used),
         ("retry_policy_typed_config", NO_TYPED_RETRIES),
-        ("request_mirror_policies", NO_MIRRORING),
+        ("request_mirror_policies", Used),
         ("priority", Used),
         ("rate_limits", Used),
         ("include_vh_rate_limits", Used),

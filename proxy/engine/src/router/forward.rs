@@ -7,6 +7,7 @@ use proxy_core::config::{BuildCx, Rejected};
 use proxy_core::hash_policy::HashPolicies;
 use proxy_core::head::RequestHead;
 use proxy_core::matcher::RegexRewrite;
+use proxy_core::names::Name;
 use proxy_core::rate_limit::{Place, RateLimits};
 use proxy_core::retry::RetryPolicy;
 use proxy_core::runtime::Runtime;
@@ -21,7 +22,9 @@ use super::filter_config::FilterConfigs;
 use super::path::PathRule;
 use super::retries;
 use super::rewrite::{self, EnvoyHeaders, ForwardedHost, HostRewrite, PathRewrite};
+use super::route::Above;
 use super::timeouts::RouteTimeouts;
+use crate::upstream::mirror::{MirrorPolicy, MirrorTo};
 
 /// Sends requests to a cluster.
 #[derive(Debug)]
@@ -42,6 +45,8 @@ pub struct ForwardAction {
     pub rate_limits: RateLimits,
     /// Whether those of the virtual host hold too.
     pub includes_host_rate_limits: bool,
+    /// Who gets copies of requests, if the cluster does not say.
+    pub mirrors: Arc<[MirrorPolicy]>,
     pub(super) timeouts: RouteTimeouts,
     pub(super) path_rewrite: Option<PathRewrite>,
     host_rewrite: Option<HostRewrite>,
@@ -81,7 +86,7 @@ impl ForwardAction {
         proto: &proto::RouteAction,
         rule: Option<&PathRule>,
         filter_configs: &FilterConfigs,
-        of_host: Option<&Arc<RetryPolicy>>,
+        above: &Above,
         cx: &mut BuildCx<'_>,
     ) -> Result<Self, Rejected> {
         let unsupported = reject_unsupported(proto, cx);
@@ -102,8 +107,9 @@ impl ForwardAction {
         let upgrades = build_upgrades(&proto.upgrade_configs, cx);
         let hash_policies = HashPolicies::build("hash_policy", &proto.hash_policy, cx);
         let timeouts = RouteTimeouts::build(proto, cx);
-        let retry = retries::policy(proto.retry_policy.as_ref(), of_host, cx);
+        let retry = retries::policy(proto.retry_policy.as_ref(), above.retry.as_ref(), cx);
         let rate_limits = RateLimits::build("rate_limits", &proto.rate_limits, Place::Route, cx);
+        let mirrors = MirrorPolicy::build_all(&proto.request_mirror_policies, cx);
         let path_rewrite = build_path_rewrite(proto, rule, cx);
         let host_rewrite = HostRewrite::build(proto.host_rewrite_specifier.as_ref(), cx);
         unsupported?;
@@ -112,6 +118,7 @@ impl ForwardAction {
             rate_limits: rate_limits?,
             #[allow(deprecated, reason = "still sent by control planes")]
             includes_host_rate_limits: proto.include_vh_rate_limits.unwrap_or(false),
+            mirrors: above.mirrors_or(mirrors?),
             cluster: cluster?,
             cluster_not_found: cluster_not_found?,
             priority: priority?,
@@ -125,6 +132,16 @@ impl ForwardAction {
                 false => ForwardedHost::Untouched,
             },
         })
+    }
+
+    /// The clusters that it names, those of copies among them.
+    pub(super) fn cluster_names(&self) -> Vec<&Name> {
+        let mut names = self.cluster.names();
+        names.extend(self.mirrors.iter().filter_map(|policy| match &policy.to {
+            MirrorTo::Named(name) => Some(name),
+            MirrorTo::FromHeader(_) => None,
+        }));
+        names
     }
 
     /// Index of the weighted cluster for `request`; 0 if there are no weights.
@@ -191,7 +208,7 @@ fn reject_unsupported(proto: &proto::RouteAction, cx: &mut BuildCx<'_>) -> Resul
         early_data_policy,
         retry_policy: _,
         retry_policy_typed_config: _,
-        request_mirror_policies,
+        request_mirror_policies: _,
         priority: _,
         rate_limits: _,
         include_vh_rate_limits: _,
@@ -210,11 +227,6 @@ fn reject_unsupported(proto: &proto::RouteAction, cx: &mut BuildCx<'_>) -> Resul
     } = proto;
     let all = [
         cx.reject_if(early_data_policy.is_some(), "early_data_policy", "early data is not available"),
-        cx.reject_if(
-            !request_mirror_policies.is_empty(),
-            "request_mirror_policies",
-            "request mirroring is not available",
-        ),
         cx.reject_if(cors.is_some(), "cors", "use typed_per_filter_config with envoy.filters.http.cors"),
         cx.reject_if(
             internal_redirect_policy.is_some(),

@@ -22,6 +22,7 @@ use super::header_mutation::HeaderMutations;
 use super::path::PathRule;
 use super::redirect::Redirect;
 use super::retries::buffer_limit;
+use crate::upstream::mirror::MirrorPolicy;
 
 /// A route.
 #[derive(Debug)]
@@ -166,10 +167,26 @@ pub(super) struct RouteBuilder {
     pub(super) max_direct_response_body: u32,
     /// What the levels above the route say about filters.
     pub(super) filter_configs: FilterConfigs,
-    /// What its virtual host says about sending requests again.
-    pub(super) retry: Option<Arc<RetryPolicy>>,
+    /// What the levels above the route say about forwarding.
+    pub(super) above: Above,
     /// What its virtual host says about bodies that are kept.
     pub(super) buffer_limit: Option<u64>,
+}
+
+/// What virtual hosts and tables say of requests that are forwarded, for routes that do not say.
+#[derive(Clone, Default)]
+pub(super) struct Above {
+    /// When a request is sent again.
+    pub(super) retry: Option<Arc<RetryPolicy>>,
+    /// Who gets copies of requests.
+    pub(super) mirrors: Arc<[MirrorPolicy]>,
+}
+
+impl Above {
+    /// `own` policies of a level below, or else these.
+    pub(super) fn mirrors_or(&self, own: Arc<[MirrorPolicy]>) -> Arc<[MirrorPolicy]> {
+        if own.is_empty() { self.mirrors.clone() } else { own }
+    }
 }
 
 impl RouteBuilder {
@@ -276,7 +293,7 @@ impl RouteBuilder {
         match proto {
             None => Err(cx.reject("action: value is required")),
             Some(Proto::Route(route)) => cx.at("route", |cx| {
-                ForwardAction::build(route, path, filter_configs, self.retry.as_ref(), cx)
+                ForwardAction::build(route, path, filter_configs, &self.above, cx)
                     .map(|forward| Action::Forward(Box::new(forward)))
             }),
             Some(Proto::Redirect(redirect)) => cx.at("redirect", |cx| {

@@ -21,9 +21,10 @@ use super::domains::{Domains, without_port};
 use super::filter_config::{FilterConfig, FilterConfigs};
 use super::header_mutation::{HeaderMutations, MutationContext};
 use super::rewrite::{self, EnvoyHeaders};
-use super::route::{Action, RouteBuilder, RouteEntry};
+use super::route::{Above, Action, RouteBuilder, RouteEntry};
 use super::timeouts::{ExpectedTimeout, Override, Timeouts};
 use super::virtual_host::{TlsRequirement, VirtualHost};
+use crate::upstream::mirror::MirrorPolicy;
 
 /// Envoy's default of `max_direct_response_body_size_bytes`.
 const DEFAULT_MAX_DIRECT_RESPONSE_BODY: u32 = 4096;
@@ -116,16 +117,12 @@ impl RouteTable {
                 "cluster specifier plugins are not available",
             ),
             cx.reject_if(
-                !request_mirror_policies.is_empty(),
-                "request_mirror_policies",
-                "request mirroring is not available",
-            ),
-            cx.reject_if(
                 !route_specifiers.is_empty(),
                 "route_specifiers",
                 "route specifiers are not available",
             ),
         ];
+        let mirrors = MirrorPolicy::build_all(request_mirror_policies, cx);
         let internal_only_headers =
             cx.each("internal_only_headers", internal_only_headers, |name, cx| build_header_name(name, cx));
         let request_headers =
@@ -148,7 +145,7 @@ impl RouteTable {
             max_direct_response_body: max_direct_response_body_size_bytes
                 .unwrap_or(DEFAULT_MAX_DIRECT_RESPONSE_BODY),
             filter_configs: filter_configs.clone().unwrap_or_default(),
-            retry: None,
+            above: Above { retry: None, mirrors: mirrors.clone().unwrap_or_default() },
             buffer_limit: None,
         };
         let virtual_hosts = Self::build_virtual_hosts(virtual_hosts, name, &mut routes, cx);
@@ -157,6 +154,7 @@ impl RouteTable {
         }
         let (virtual_hosts, domains) = virtual_hosts?;
         filter_configs?;
+        mirrors?;
         if routes.entries.len() > MAX_ROUTES {
             return Err(cx.reject("too many routes"));
         }
@@ -287,7 +285,7 @@ impl RouteTable {
     /// Every cluster that a route names, for `validate_clusters` (Envoy: `route: unknown cluster 'NAME'`).
     pub fn clusters(&self) -> impl Iterator<Item = &Name> {
         self.routes.iter().flat_map(|route| match &route.action {
-            Action::Forward(forward) => forward.cluster.names(),
+            Action::Forward(forward) => forward.cluster_names(),
             Action::Redirect(_) | Action::DirectResponse(_) | Action::NonForwarding => Vec::new(),
         })
     }

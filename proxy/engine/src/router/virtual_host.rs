@@ -16,8 +16,9 @@ use super::filter_config::FilterConfigs;
 use super::header_mutation::HeaderMutations;
 use super::path::PathIndex;
 use super::retries::{self, buffer_limit};
-use super::route::{RouteBuilder, RouteEntry};
+use super::route::{Above, RouteBuilder, RouteEntry};
 use super::route_table::PathParameters;
+use crate::upstream::mirror::MirrorPolicy;
 
 /// A virtual host.
 #[derive(Debug)]
@@ -103,11 +104,6 @@ impl VirtualHost {
         let unsupported = [
             cx.reject_if(matcher.is_some(), "matcher", "matcher trees are not available"),
             cx.reject_if(cors.is_some(), "cors", "use typed_per_filter_config with envoy.filters.http.cors"),
-            cx.reject_if(
-                !request_mirror_policies.is_empty(),
-                "request_mirror_policies",
-                "request mirroring is not available",
-            ),
             cx.reject_if(hedge_policy.is_some(), "hedge_policy", "hedging is not available"),
             cx.reject_if(
                 !route_specifiers.is_empty(),
@@ -132,14 +128,20 @@ impl VirtualHost {
         let filter_configs = FilterConfigs::build(typed_per_filter_config, Some(&routes.filter_configs), cx);
 
         let retry = retries::policy(retry_policy.as_ref(), None, cx);
+        let mirrors = MirrorPolicy::build_all(request_mirror_policies, cx);
 
         routes.virtual_host_name.clone_from(name);
-        routes.retry = retry.clone().unwrap_or_default();
+        let of_table = routes.above.clone();
+        routes.above = Above {
+            retry: retry.clone().unwrap_or_default(),
+            mirrors: of_table.mirrors_or(mirrors.clone().unwrap_or_default()),
+        };
         routes.buffer_limit = buffer_limit(*per_request_buffer_limit_bytes, *request_body_buffer_limit);
         let first = routes.next();
         let outer = std::mem::replace(&mut routes.filter_configs, filter_configs.clone().unwrap_or_default());
         let built = cx.each("routes", route_protos, |route, cx| routes.add(route, cx));
         routes.filter_configs = outer;
+        routes.above = of_table;
         let count = routes.next() - first;
         let require_tls = require_tls?;
         let tls_redirect = (require_tls != TlsRequirement::None).then(|| routes.add_tls_redirect());
@@ -151,6 +153,7 @@ impl VirtualHost {
         built?;
         filter_configs?;
         retry?;
+        mirrors?;
         Ok(Self {
             name: name.as_str().into(),
             metadata: Metadata::new(metadata.as_ref()),

@@ -46,14 +46,46 @@ pub(crate) async fn run(
     clusters: Rc<Clusters>,
     own_address: Option<IpAddr>,
     random: fastrand::Rng,
+    call: Call,
+) -> Called {
+    Box::pin(run_with(clusters, own_address, random, call, Extent::Call)).await
+}
+
+/// Sends `copy` of a request: its body goes with the length and the trailers that it came with, and nobody reads the answer.
+pub(crate) async fn send_copy(
+    clusters: Rc<Clusters>,
+    own_address: Option<IpAddr>,
+    random: fastrand::Rng,
+    copy: Call,
+    trailers: Option<HeaderMap>,
+) {
+    let _ = run_with(clusters, own_address, random, copy, Extent::Copy(trailers)).await;
+}
+
+/// What there is of a request and its answer.
+enum Extent {
+    /// A body of known length, and an answer.
+    Call,
+    /// What another request has, with these trailers, and nothing of the answer.
+    Copy(Option<HeaderMap>),
+}
+
+async fn run_with(
+    clusters: Rc<Clusters>,
+    own_address: Option<IpAddr>,
+    random: fastrand::Rng,
     mut call: Call,
+    extent: Extent,
 ) -> Called {
     let Some(cluster) = clusters.get(&call.cluster) else { return Err(CallFailure::NoCluster) };
     drop(clusters);
     write_headers(&mut call, own_address);
+    if matches!(extent, Extent::Call) {
+        write_length(&mut call);
+    }
     let begun = clock::now();
     let deadline = call.timeout.map(|timeout| begun + timeout);
-    let mut calling = Calling { cluster, call, random, host: None };
+    let mut calling = Calling { cluster, call, extent, random, host: None };
     let mut timer = Timer::default();
     let mut called = {
         let mut sending = std::pin::pin!(calling.send());
@@ -87,7 +119,10 @@ fn write_headers(call: &mut Call, own_address: Option<IpAddr>) {
         let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
         headers.insert(&*X_ENVOY_EXPECTED_RQ_TIMEOUT_MS, number(millis));
     }
-    let is_sized = headers.contains_key(header::CONTENT_LENGTH);
+}
+
+fn write_length(call: &mut Call) {
+    let is_sized = call.request.headers.contains_key(header::CONTENT_LENGTH);
     if !is_sized && !call.body.is_empty() && !call.request.is_grpc() {
         call.request.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(call.body.len()));
     }
@@ -107,6 +142,7 @@ fn append_forwarded_for(headers: &mut HeaderMap, address: IpAddr) {
 struct Calling {
     cluster: Rc<WorkerCluster>,
     call: Call,
+    extent: Extent,
     random: fastrand::Rng,
     /// Who is asked.
     host: Option<Arc<Host>>,
@@ -118,13 +154,20 @@ impl Calling {
         loop {
             attempt += 1;
             let (mut up, in_flight) = self.open(attempt > 1).await?;
-            let reset = match up.request(&self.call.request, self.call.body.is_empty()) {
+            let trailers = match &self.extent {
+                Extent::Copy(trailers) => trailers.as_ref(),
+                Extent::Call => None,
+            };
+            let is_bare = self.call.body.is_empty() && trailers.is_none();
+            let reset = match up.request(&self.call.request, is_bare) {
                 Ok(()) => {
                     if !self.call.body.is_empty() {
                         up.data(self.call.body.clone());
-                        up.finish(None);
                     }
-                    let mut reading = Reading::new(&self.call);
+                    if !is_bare {
+                        up.finish(trailers.cloned());
+                    }
+                    let mut reading = Reading::new(&self.call, &self.extent);
                     let sent = Sent { cluster: &self.cluster.cluster, protocol: up.protocol() };
                     let read = poll_fn(|cx| reading.poll(&mut up, cx)).await;
                     if !matches!(read, Err(Broken::TooLarge)) {
@@ -339,6 +382,8 @@ struct Reading {
     body: BytesMut,
     trailers: Option<HeaderMap>,
     limit: usize,
+    /// Somebody reads the body.
+    is_read: bool,
     /// What gRPC says with another status than 200 is said by its head.
     is_grpc: bool,
     /// All of it came.
@@ -346,9 +391,10 @@ struct Reading {
 }
 
 impl Reading {
-    fn new(call: &Call) -> Self {
+    fn new(call: &Call, extent: &Extent) -> Self {
+        let is_read = matches!(extent, Extent::Call);
         let (limit, is_grpc) = (call.max_response_bytes, call.request.is_grpc());
-        Self { head: None, body: BytesMut::new(), trailers: None, limit, is_grpc, is_whole: false }
+        Self { head: None, body: BytesMut::new(), trailers: None, limit, is_read, is_grpc, is_whole: false }
     }
 
     /// Ready when all of it is there that counts.
@@ -379,10 +425,12 @@ impl Reading {
                 }
                 UpstreamEvent::Body(BodyEvent::End) => (Bytes::new(), true),
             };
-            if self.body.len() + data.len() > self.limit {
-                return Poll::Ready(Err(Broken::TooLarge));
+            if self.is_read {
+                if self.body.len() + data.len() > self.limit {
+                    return Poll::Ready(Err(Broken::TooLarge));
+                }
+                self.body.extend_from_slice(&data);
             }
-            self.body.extend_from_slice(&data);
             if ends {
                 self.is_whole = true;
                 return Poll::Ready(Ok(()));

@@ -415,7 +415,7 @@ pub const FIELDS: &[MessageFields] = &[
             ("http_filters", Used),
             ("header_validation_config", Rejected("header validators are not available")),
             ("outlier_detection", Rejected("answers are judged by their status only")),
-            ("request_mirror_policies", Rejected("mirroring is not available yet")),
+            ("request_mirror_policies", Used),
             ("hash_policy", Rejected("consistent hashing is not available yet")),
             ("retry_policy", Used),
         ],

@@ -20,6 +20,7 @@ use xds_api::envoy::extensions::upstreams::http::v3 as proto;
 use xds_api::envoy::extensions::upstreams::http::v3::http_protocol_options as options_proto;
 
 use super::key_format::HeaderKeyFormat;
+use super::mirror::MirrorPolicy;
 use super::transport_options::NamesOfRequests;
 use crate::codec::h2_guard::Side;
 use crate::codec::h2_keepalive::Schedule;
@@ -91,6 +92,8 @@ pub struct UpstreamHttp {
     pub filters: Option<UpstreamFilters>,
     /// When requests are sent again, whatever routes say.
     pub retry: Option<Arc<RetryPolicy>>,
+    /// Who gets copies of requests, in place of what routes say.
+    pub mirrors: Arc<[MirrorPolicy]>,
 }
 
 /// The filters of streams to hosts, in order, the codec at their end left out.
@@ -207,6 +210,7 @@ impl Default for UpstreamHttp {
             names: None,
             filters: None,
             retry: None,
+            mirrors: Arc::default(),
         }
     }
 }
@@ -313,9 +317,11 @@ impl UpstreamHttp {
                 cx.at("retry_policy", |cx| RetryPolicy::build(proto, cx)).map(|policy| Some(Arc::new(policy)))
             }
         };
+        let mirrors = MirrorPolicy::build_all(&proto.request_mirror_policies, cx);
         common?;
         protocol?;
         (built.filters, built.names, built.retry) = (filters?, names?, retry?);
+        built.mirrors = mirrors?;
         Ok(built)
     }
 

@@ -170,6 +170,10 @@ fn actions_that_cannot_be_honoured_are_refused() {
             proto::RouteAction { hedge_policy: Some(Default::default()), ..forward("c") },
             "virtual_hosts[0].routes[0].route.hedge_policy: hedging is not available",
         ),
+        (
+            proto::RouteAction { request_mirror_policies: vec![Default::default()], ..forward("c") },
+            "request_mirror_policies[0]: Exactly one of cluster or cluster_header in request mirror policy need",
+        ),
         (proto::RouteAction { hash_policy: vec![Default::default()], ..forward("c") }, "policy_specifier"),
         (
             proto::RouteAction {
