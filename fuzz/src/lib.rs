@@ -42,6 +42,7 @@ pub fn env() -> BuildEnv {
         checks: Arc::new(Constraints),
         cluster_defaults: Default::default(),
         outlier_log: None,
+        background: Default::default(),
         stats: Registry::new(1),
     }
 }

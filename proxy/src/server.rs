@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context, bail};
 use prost::Message;
 use proxy_core::address::Address;
+use proxy_core::background::Background;
 use proxy_core::config::{BuildCx, BuildEnv, ClusterDefaults, ConfigError, NodeInfo, Rejected};
 use proxy_core::extension::access_log::{AccessLog, LogFile, LogFiles};
 use proxy_core::log_filter::{build_access_log, build_access_logs};
@@ -125,6 +126,7 @@ pub fn build(mut checked: Checked, options: &cli::Options) -> anyhow::Result<Bui
         stats,
         node: node_info(bootstrap, options),
         concurrency: options.workers(),
+        background: Background::default(),
     };
     let mut cx = BuildCx::new(&env);
     let defaults = Settings::cluster_defaults(bootstrap, &mut cx).unwrap_or_default();

@@ -196,6 +196,7 @@ fn table(virtual_hosts: Vec<proto::VirtualHost>) -> Result<Arc<RouteTable>> {
         checks: Arc::new(Constraints),
         cluster_defaults: Default::default(),
         outlier_log: None,
+        background: Default::default(),
     };
     let mut cx = BuildCx::new(&env);
     let proto = proto::RouteConfiguration { name: "large".to_owned(), virtual_hosts, ..Default::default() };

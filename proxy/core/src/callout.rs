@@ -16,6 +16,7 @@ use http::{HeaderMap, StatusCode};
 use crate::extension::http_filter::LocalBoxFuture;
 use crate::head::{RequestHead, ResponseHead};
 use crate::names::Name;
+use crate::retry::RetryPolicy;
 use crate::stream_error::UpstreamReset;
 use crate::stream_info::WireBytes;
 use crate::upstream::Host;
@@ -38,6 +39,8 @@ pub struct Call {
     pub max_response_bytes: usize,
     /// Whether the head says that the proxy itself asks.
     pub envoy_headers: EnvoyHeaders,
+    /// For what it is made again.
+    pub retry: Option<Arc<RetryPolicy>>,
 }
 
 /// What a call says of who makes it.
@@ -62,6 +65,7 @@ impl Call {
             timeout: None,
             max_response_bytes: MAX_RESPONSE_BYTES,
             envoy_headers: EnvoyHeaders::default(),
+            retry: None,
         }
     }
 }

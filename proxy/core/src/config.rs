@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use xds_api::envoy::config::core::v3::BindConfig;
 
+use crate::background::Background;
 use crate::extension::Extensions;
 use crate::names::Names;
 use crate::runtime::Runtime;
@@ -73,6 +74,8 @@ pub struct BuildEnv {
     pub cluster_defaults: ClusterDefaults,
     /// Where it is written which hosts were ejected (`cluster_manager.outlier_detection.event_log_path`).
     pub outlier_log: Option<Arc<dyn crate::extension::access_log::LogFile>>,
+    /// Work that is done while nobody asks for anything.
+    pub background: Background,
 }
 
 impl BuildEnv {
@@ -90,6 +93,7 @@ impl BuildEnv {
             checks: Arc::new(Constraints),
             cluster_defaults: ClusterDefaults::default(),
             outlier_log: None,
+            background: Background::default(),
         }
     }
 }

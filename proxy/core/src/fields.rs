@@ -110,7 +110,7 @@ pub const FIELDS: &[MessageFields] = &[
             ("google_grpc", Rejected("use envoy_grpc")),
             ("timeout", Used),
             ("initial_metadata", Used),
-            ("retry_policy", Rejected("retries are not available")),
+            ("retry_policy", Used),
         ],
     ),
     (
@@ -118,7 +118,7 @@ pub const FIELDS: &[MessageFields] = &[
         &[
             ("cluster_name", Used),
             ("authority", Used),
-            ("retry_policy", Rejected("retries are not available")),
+            ("retry_policy", Rejected("it is of streams to a control plane: use that of the service")),
             ("max_receive_message_length", Used),
             ("skip_envoy_headers", Used),
         ],

@@ -5,6 +5,7 @@
 //! runtime or know a codec.
 
 pub mod address;
+pub mod background;
 pub mod callout;
 pub mod cel;
 pub mod config;

@@ -13,6 +13,7 @@ mod tests;
 use std::time::Duration;
 
 use http::HeaderMap;
+use xds_api::envoy::config::core::v3 as core;
 use xds_api::envoy::config::route::v3 as proto;
 
 pub use self::back_off::{BackOff, RateLimitedBackOff};
@@ -23,6 +24,9 @@ use crate::grpc;
 use crate::head::ResponseHead;
 use crate::matcher::HeaderMatcher;
 use crate::stream_error::UpstreamReset;
+
+/// The longest first pause before a call is made again, if its policy does not say.
+const CALL_PAUSE: Duration = Duration::from_secs(1);
 
 /// For what a request is sent again: a set of conditions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -292,6 +296,57 @@ impl RetryPolicy {
             status_codes: retriable_status_codes.as_slice().into(),
             headers: headers?,
             request_headers: request_headers?,
+        })
+    }
+}
+
+impl RetryPolicy {
+    /// Reads the policy of calls that the proxy itself makes; `on` replaces for what they are made again.
+    ///
+    /// A try may take as long as the longest pause, as in Envoy.
+    pub fn of_calls(
+        proto: &core::RetryPolicy,
+        on: Option<&str>,
+        cx: &mut BuildCx<'_>,
+    ) -> Result<Self, Rejected> {
+        let core::RetryPolicy {
+            retry_back_off,
+            num_retries,
+            retry_on,
+            retry_priority,
+            retry_host_predicate,
+            host_selection_retry_max_attempts,
+        } = proto;
+        let unsupported = [
+            cx.reject_if(retry_priority.is_some(), "retry_priority", fields::ANY_HOST),
+            cx.reject_if(!retry_host_predicate.is_empty(), "retry_host_predicate", fields::ANY_HOST),
+            cx.reject_if(
+                *host_selection_retry_max_attempts != 0,
+                "host_selection_retry_max_attempts",
+                fields::ANY_HOST,
+            ),
+        ];
+        let back_off = match retry_back_off {
+            None => Ok(BackOff::new(CALL_PAUSE)),
+            Some(core::BackoffStrategy { base_interval, max_interval }) => {
+                let proto = proto::retry_policy::RetryBackOff {
+                    base_interval: *base_interval,
+                    max_interval: *max_interval,
+                };
+                cx.at("retry_back_off", |cx| BackOff::build(&proto, cx))
+            }
+        };
+        for result in unsupported {
+            result?;
+        }
+        let back_off = back_off?;
+        let words = on.unwrap_or(retry_on);
+        let route = proto::RetryPolicy { num_retries: *num_retries, ..Default::default() };
+        Ok(Self {
+            on: RetryOn::http(words).or(RetryOn::grpc(words)),
+            per_try: Some(back_off.longest()),
+            back_off: Some(back_off),
+            ..Self::build(&route, cx)?
         })
     }
 }

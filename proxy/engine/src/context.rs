@@ -34,14 +34,14 @@ impl Context {
     /// Sends a copy of a request, with its trailers.
     pub(crate) fn copy(&self, copy: Call, trailers: Option<HeaderMap>) -> impl Future<Output = ()> + use<> {
         let random = self.random.borrow_mut().fork();
-        call::send_copy(self.clusters.clone(), self.env.node.address, random, copy, trailers)
+        call::send_copy(self.clusters.clone(), self.env.clone(), random, copy, trailers)
     }
 }
 
 impl Caller for Context {
     fn call(&self, call: Call) -> LocalBoxFuture<'static, Called> {
         let random = self.random.borrow_mut().fork();
-        Box::pin(call::run(self.clusters.clone(), self.env.node.address, random, call))
+        Box::pin(call::run(self.clusters.clone(), self.env.clone(), random, call))
     }
 }
 

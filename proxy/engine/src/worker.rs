@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use proxy_core::config::BuildEnv;
+use proxy_core::extension::http_filter::Engine;
 use proxy_core::stats::groups::ThreadLocalClusterManagerStats;
 use proxy_core::stats::{ShardId, Shared, set_shard};
 use proxy_core::upstream::Host;
@@ -203,6 +204,17 @@ fn runtime(dispatcher: Option<&Dispatcher>) -> io::Result<LocalRuntime> {
     builder.build_local(LocalOptions::default())
 }
 
+/// Runs the tasks in the background, unless another worker does.
+fn begin_background(context: &Rc<Context>) {
+    let Some(mut tasks) = context.env.background.take() else { return };
+    let engine: Rc<dyn Engine> = context.clone();
+    tokio::task::spawn_local(vital(async move {
+        while let Some(task) = tasks.recv().await {
+            tokio::task::spawn_local(task(engine.clone()));
+        }
+    }));
+}
+
 async fn run(
     index: usize,
     setup: &Arc<WorkerSetup>,
@@ -223,7 +235,7 @@ async fn run(
             let _ = mailbox.send(Message::Accepted(tag, accepted));
         }
     };
-    let listeners = Listeners::new(context, index, setup.connections.clone(), Box::new(hand_over));
+    let listeners = Listeners::new(context.clone(), index, setup.connections.clone(), Box::new(hand_over));
     tokio::task::spawn_local(vital(timers::drive()));
     let (watchdog, name) = (setup.watchdog.clone(), format!("worker_{index}"));
     let held = setup.env.stats.scope(&format!("thread_local_cluster_manager.{name}"));
@@ -239,6 +251,8 @@ async fn run(
                 clusters.install(&snapshot.clusters);
                 held.clusters_inflated.set(snapshot.clusters.iter().flatten().count() as u64);
                 routes.install(&snapshot.routes);
+                // (Now there are clusters to call.)
+                begin_background(&context);
             }
             Message::HostsChanged(slot) => clusters.hosts_changed(slot),
             Message::HostsFailed(slot, hosts) => clusters.hosts_failed(slot, &hosts),

@@ -3,8 +3,8 @@
 
 use integration::config::{HttpListener, cluster, file_log, indent};
 use integration::differential::{Case, Do, H2Request, Setup};
-use integration::upstream::Reply;
 use integration::upstream::h2::H2Reply;
+use integration::upstream::{Reply, Step};
 use prost::Message;
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
@@ -62,6 +62,8 @@ fn routes() -> String {
     .concat()
 }
 
+/// Pauses that nobody notices; a try may take as long as the longest could.
+const PAUSE: &str = "retry_back_off: {base_interval: 0.001s, max_interval: 4s}";
 const GRPC: &str = "grpc_service: {envoy_grpc: {cluster_name: h2up}, timeout: 5s}\n";
 
 fn listener(name: &str, config: &str) -> String {
@@ -104,6 +106,11 @@ pub(crate) fn setup() -> Setup {
             listener("late", "grpc_service: {envoy_grpc: {cluster_name: blackhole}, timeout: 0.05s}\n"),
             listener("hasty", "grpc_service: {envoy_grpc: {cluster_name: h2up}, timeout: 0.2s}\n"),
             listener("quiet", "grpc_service: {envoy_grpc: {cluster_name: h2up, authority: authz.example, skip_envoy_headers: true}, timeout: 3s, initial_metadata: [{key: x-meta, value: \"of %PROTOCOL%\"}]}\n"),
+            grpc("shadow", "shadow_mode: true\nfailure_mode_allow: true\nfailure_mode_allow_header_add: true\n"),
+            listener("again", &format!("grpc_service: {{envoy_grpc: {{cluster_name: h2up}}, timeout: 5s, retry_policy: {{retry_on: \"5xx,unavailable\", num_retries: 2, {PAUSE}}}}}\n")),
+            listener("again_at_once", "grpc_service: {envoy_grpc: {cluster_name: refused}, timeout: 5s, retry_policy: {retry_on: connect-failure, retry_back_off: {base_interval: 0.001s, max_interval: 4s}}}\n"),
+            http("web_again", &format!(", retry_policy: {{retry_on: 5xx, {PAUSE}}}"), ""),
+            http("web_slow", ", retry_policy: {retry_on: 5xx, retry_back_off: {base_interval: 0.001s, max_interval: 0.1s}}", ""),
             http("web", "", "with_request_body: {max_request_bytes: 100}\n"),
             http("web_more", ", path_prefix: /check, authorization_request: {headers_to_add: [{key: x-added, value: \"%PROTOCOL%\"}]}, authorization_response: {allowed_upstream_headers: {patterns: [{prefix: x-up}]}, allowed_upstream_headers_to_append: {patterns: [{exact: x-add}]}, allowed_client_headers: {patterns: [{prefix: x-client}]}, allowed_client_headers_on_success: {patterns: [{exact: x-ok}]}, dynamic_metadata_from_headers: {patterns: [{exact: key}]}}", "allowed_headers: {patterns: [{prefix: x-}]}\nclear_route_cache: true\n"),
             http("web_fixed", ", path_override: /fixed", "failure_mode_allow: true\n"),
@@ -315,6 +322,29 @@ pub(crate) fn cases() -> Vec<Case> {
             .h2_reply(H2Reply::new(503, "busy")),
         get("a denial where errors pass", "open", "/a", "").h2_reply(denied(403, "no", vec![])),
         get("an error with a status", "teapot", "/a", "").h2_reply(H2Reply::new(503, "busy")),
+        get("allowed in the shadow", "shadow", "/a", "").h2_reply(ok(OkHttpResponse {
+            headers: vec![header("x-new", "1", Action::OverwriteIfExistsOrAdd)],
+            ..Default::default()
+        })),
+        get("denied in the shadow", "shadow", "/a", "").h2_reply(denied(403, "no", vec![])),
+        get("denied in the shadow, with metadata", "shadow", "/a", "").h2_reply(answer(&CheckResponse {
+            dynamic_metadata: Some(metadata("key", "value")),
+            ..response(7, None)
+        })),
+        get("an error in the shadow", "shadow", "/a", "").h2_reply(H2Reply::new(503, "busy")),
+        get("asked again after 503", "again", "/a", "").h2_reply(H2Reply::new(503, "busy")).h2_reply(allow()),
+        get("asked again after two failures", "again", "/a", "")
+            .h2_reply(H2Reply::refuse(2))
+            .h2_reply(
+                H2Reply::new(200, "").field("content-type", "application/grpc").field("grpc-status", "14"),
+            )
+            .h2_reply(allow()),
+        get("asked again in vain", "again", "/a", "")
+            .h2_reply(H2Reply::new(503, "busy"))
+            .h2_reply(H2Reply::new(503, "busy"))
+            .h2_reply(H2Reply::new(503, "busy")),
+        get("not asked again after a denial", "again", "/a", "").h2_reply(denied(403, "no", vec![])),
+        get("asked again where nobody listens", "again_at_once", "/a", ""),
         get("a denial beside a status of errors", "teapot", "/a", "").h2_reply(answer(&response(7, None))),
     ];
     cases.extend(answers());
@@ -518,6 +548,24 @@ fn cases_over_http() -> Vec<Case> {
         Case::send(name, listener, text)
     };
     vec![
+        get("asked again over http", "web_again", "/a")
+            .raw("HTTP/1.1 503 busy\r\ncontent-length: 4\r\n\r\nbusy")
+            .raw(allow)
+            .reply(Reply::ok())
+            .differs("upstream[1].header.content-length", NO_LENGTH),
+        get("asked again over http after a reset", "web_again", "/a")
+            .reply(Reply::steps([Step::Reset]))
+            .raw(allow)
+            .reply(Reply::ok())
+            .differs("upstream[1].header.content-length", NO_LENGTH),
+        get("asked again over http in vain", "web_again", "/a")
+            .raw("HTTP/1.1 503 busy\r\ncontent-length: 0\r\n\r\n")
+            .raw("HTTP/1.1 500 busy\r\ncontent-length: 0\r\n\r\n")
+            .differs("upstream[1].header.content-length", NO_LENGTH),
+        get("asked again over http where a try takes too long", "web_slow", "/a")
+            .reply(Reply::steps([Step::Stall]))
+            .reply(Reply::steps([Step::Stall]))
+            .differs("upstream[1].header.content-length", NO_LENGTH),
         get("HTTP: allowed", "web", "/a?b=c").raw(allow),
         get("HTTP: denied", "web", "/a").raw(deny),
         get("HTTP: denied without a body", "web", "/a").raw("HTTP/1.1 403 No\r\ncontent-length: 0\r\n\r\n"),

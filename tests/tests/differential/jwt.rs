@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "what fails in a helper fails its test")]
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeySize;
@@ -15,7 +15,8 @@ use aws_lc_rs::{hmac, rsa};
 use base64::Engine as _;
 use base64::engine::general_purpose::{URL_SAFE, URL_SAFE_NO_PAD};
 use integration::config::{HttpListener, file_log, indent};
-use integration::differential::{Case, Setup};
+use integration::differential::{Case, Do, Setup};
+use integration::upstream::h2::H2Reply;
 use serde_json::{Value, json};
 
 const LOG: &str = "log_format: {text_format_source: {inline_string: \"s=%REQ(x-sentinel)%|code=%RESPONSE_CODE%\
@@ -235,6 +236,14 @@ fn listeners(set: String) -> Vec<HttpListener> {
     all.add("none_needed", &q, "{allow_missing: {}}");
     all.add("bad_allowed", &q, "{allow_missing_or_failed: {}}");
     all.add("bad_allowed_one", &p(TELLS), "{allow_missing_or_failed: {}}");
+    all.add(
+        "extracted",
+        &[
+            ("p", "i", ", forward_payload_header: x-payload, payload_in_metadata: payload, failed_status_in_metadata: failed, claim_to_headers: [{header_name: x-sub, claim_name: sub}]"),
+            ("q", "j", ", payload_in_metadata: other, forward: true, audiences: [a], failed_status_in_metadata: failed"),
+        ],
+        "{extract_only_without_validation: {}}",
+    );
     all.add("nothing", &q, "{}");
     all.add_with(
         "rules",
@@ -284,13 +293,106 @@ rules:
 /// Listeners and cases; they share keys.
 pub(crate) fn setup_and_cases() -> (Setup, Vec<Case>) {
     let keys = Keys::new();
-    let setup = Setup::new("jwt", listeners(keys.set()).into_iter().map(|listener| listener.yaml()));
+    let remote = remote_listeners();
+    let all = listeners(keys.set()).into_iter().chain(remote).map(|listener| listener.yaml());
+    let setup = Setup::new("jwt", all);
     let mut cases = algorithm_cases(&keys);
     cases.extend(form_cases(&keys));
     cases.extend(claim_cases(&keys));
     cases.extend(place_cases(&keys));
     cases.extend(requirement_cases(&keys));
+    cases.extend(extraction_cases(&keys));
+    cases.extend(remote_cases(&keys));
     (setup, cases)
+}
+
+/// Listeners whose keys the HTTP/2 upstream has. (Each remembers what it got: those of a case are not those of others.)
+fn remote_listeners() -> Vec<HttpListener> {
+    let listener = |name: &str, cluster: &str, fields: &str| {
+        let uri =
+            format!("http_uri: {{uri: \"https://keys.example/set?a=b\", cluster: {cluster}, timeout: 5s}}");
+        let config = format!(
+            "providers:\n  p: {{issuer: i, remote_jwks: {{{uri}{fields}}}}}\nrules: [{{match: {{prefix: /}}, requires: {{provider_name: p}}}}]"
+        );
+        HttpListener::to_up(name).filters(&filter(&config)).logs(&file_log(LOG))
+    };
+    let again = ", retry_policy: {num_retries: 2, retry_back_off: {base_interval: 0.001s, max_interval: 4s}}";
+    vec![
+        listener("remote", "h2up", ""),
+        listener("remote_short", "h2up", ", cache_duration: 0.2s"),
+        listener("remote_failing", "h2up", ""),
+        listener("remote_again", "h2up", again),
+        listener("remote_in_vain", "h2up", again),
+        listener("remote_gone", "refused", ""),
+    ]
+}
+
+fn remote_cases(keys: &Keys) -> Vec<Case> {
+    let set = || H2Reply::new(200, &keys.set());
+    let good = bearer(&keys.of("i"));
+    let get = |name, listener| Case::get(name, listener, "/", &good);
+    let twice = |name, listener| {
+        let request = format!("GET / HTTP/1.1\r\nhost: test\r\n{good}\r\n").into_bytes();
+        let again = Do::Send(request.clone());
+        let steps = [
+            Do::Send(request),
+            Do::Response("GET"),
+            Do::Pause(Duration::from_millis(300)),
+            again,
+            Do::Response("GET"),
+        ];
+        Case::steps(name, listener, steps)
+    };
+    let bad = keys.token(r#"{"alg":"ES256","kid":"ec256"}"#, r#"{"iss":"i","exp":1}"#, "ES256");
+    vec![
+        Case::get("no token asks for no keys", "remote", "/", ""),
+        Case::get("a token that is over asks for no keys", "remote", "/", &bearer(&bad)),
+        Case::get("another issuer asks for no keys", "remote", "/", &bearer(&keys.of("j"))),
+        get("keys are fetched", "remote").h2_reply(set()),
+        get("keys are kept", "remote"),
+        twice("keys are kept for so long", "remote_short").h2_reply(set()).h2_reply(set()),
+        get("keys that are not there", "remote_failing").h2_reply(H2Reply::new(404, "no")),
+        get("keys that are none", "remote_failing").h2_reply(H2Reply::new(200, "no")),
+        get("keys of an empty set", "remote_failing").h2_reply(H2Reply::new(200, "{\"keys\": []}")),
+        get("keys after failures", "remote_failing").h2_reply(set()),
+        get("keys that are asked for again", "remote_again")
+            .h2_reply(H2Reply::new(503, "busy"))
+            .h2_reply(set()),
+        get("keys that are asked for in vain", "remote_in_vain")
+            .h2_reply(H2Reply::new(503, "busy"))
+            .h2_reply(H2Reply::refuse(2))
+            .h2_reply(H2Reply::new(500, "busy")),
+        get("a server of keys that is gone", "remote_gone"),
+    ]
+}
+
+fn extraction_cases(keys: &Keys) -> Vec<Case> {
+    let get = |name, lines: &str| Case::get(name, "extracted", "/", lines);
+    let unsigned = |claims: &str| {
+        format!("{}.{}.{}", base64(r#"{"alg":"ES256","kid":"ec256"}"#), base64(claims), base64("x"))
+    };
+    vec![
+        get("looked at, good", &bearer(&keys.of("i"))),
+        get("looked at, none", "x-payload: mine\r\n"),
+        get("looked at, unsigned", &bearer(&unsigned(r#"{"iss":"i","sub":"eve"}"#))),
+        get("looked at, of the second", &bearer(&unsigned(r#"{"iss":"j","sub":"eve"}"#))),
+        get("looked at, over and for others", &bearer(&unsigned(r#"{"iss":"i","exp":1,"aud":"b"}"#))),
+        get("looked at, of nobody", &bearer(&unsigned(r#"{"iss":"k"}"#))),
+        get(
+            "looked at, good and marked",
+            &format!("{}x-jwt-signature-verified: true\r\n", bearer(&keys.of("i"))),
+        ),
+        get("looked at, bad and marked", &format!("{}x-jwt-signature-verified: true\r\n", bearer("a.b.c"))),
+        Case::get("looked at, the second bad", "extracted", "/?access_token=a.b.c", &bearer(&keys.of("i"))),
+        Case::get(
+            "looked at, the first bad",
+            "extracted",
+            &format!("/?access_token={}", keys.of("i")),
+            &bearer("a.b.c"),
+        ),
+        get("looked at, no token", &bearer("a.b.c")),
+        get("looked at, no algorithm", &bearer(&format!("{}.{}.", base64("{}"), base64(r#"{"iss":"i"}"#)))),
+    ]
 }
 
 fn algorithm_cases(keys: &Keys) -> Vec<Case> {

@@ -1,6 +1,9 @@
 //! The HTTP filters, switched on and off and configured route by route.
 
 use anyhow::{Context, Result, ensure};
+use aws_lc_rs::hmac;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use integration::client::{Client, H2Client, Response};
 use integration::config::{H2_CLUSTER, HttpListener, bootstrap, cluster, fill, indent, port};
@@ -433,5 +436,53 @@ async fn values_as_bytes_are_sent_as_they_are() -> Result<()> {
             ensure!(field(fields, &name) == Some(&*String::from_utf8_lossy(value)), "{name} in {fields:?}");
         }
     }
+    proxy.stop().await
+}
+
+/// Keys that are fetched before anybody needs them, again after a failure and before they are too old.
+#[tokio::test]
+async fn keys_are_fetched_ahead() -> Result<()> {
+    const SECRET: &[u8] = b"a secret that nobody knows";
+    let base64 = |octets: &[u8]| URL_SAFE_NO_PAD.encode(octets);
+    let set = format!("{{\"keys\": [{{\"kty\": \"oct\", \"k\": \"{}\"}}]}}", base64(SECRET));
+    let set = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{set}", set.len());
+    let signed = format!("{}.{}", base64(br#"{"alg":"HS256"}"#), base64(br#"{"iss":"i"}"#));
+    let signature = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, SECRET), signed.as_bytes());
+    let token = format!("{signed}.{}", base64(signature.as_ref()));
+
+    let keys = Upstream::start().await?;
+    keys.script([
+        Reply::raw("HTTP/1.1 503 busy\r\ncontent-length: 0\r\n\r\n"),
+        Reply::raw(&set),
+        Reply::raw(&set),
+        Reply::raw("HTTP/1.1 503 busy\r\ncontent-length: 0\r\n\r\n"),
+    ]);
+    let host = Upstream::start().await?;
+    let filter = "- name: jwt
+  typed_config:
+    \"@type\": type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication
+    providers:
+      p:
+        issuer: i
+        remote_jwks:
+          http_uri: {uri: \"http://keys/set\", cluster: keys, timeout: 5s}
+          cache_duration: 1s
+          async_fetch: {failed_refetch_duration: 0.01s}
+    rules: [{match: {prefix: /}, requires: {provider_name: p}}]
+";
+    let clusters = [cluster("up", "up", ""), cluster("keys", "keys", "")];
+    let yaml = bootstrap(&[HttpListener::to_up("http").filters(filter).yaml()], &clusters, "");
+    let yaml = fill(&yaml, [("up", port(host.addr())), ("keys", port(keys.addr()))]);
+    let proxy = Proxy::start(&Binary::subject()?, &yaml).await?;
+    eventually("keys fetched thrice", SOON, async || (keys.received().len() >= 3).then_some(())).await?;
+    let found = eventually("keys that are there", SOON, async || {
+        let stats = proxy.admin().stats("jwt_authn").await.ok()?;
+        (stats.get("http.http.jwt_authn.jwks_fetch_success") >= Some(&2)).then_some(stats)
+    })
+    .await?;
+    ensure!(found.get("http.http.jwt_authn.jwks_fetch_failed") >= Some(&1), "{found:?}");
+    let authorized = format!("authorization: Bearer {token}\r\n");
+    ensure!(ask(&proxy, "GET", "/", &authorized).await?.head.status()? == 200);
+    ensure!(ask(&proxy, "GET", "/", "").await?.head.status()? == 401);
     proxy.stop().await
 }

@@ -2,6 +2,7 @@
 //!
 //! Source: `envoy/config/core/v3/grpc_service.proto`; gRPC `PROTOCOL-HTTP2.md`; Envoy `source/common/grpc/async_client_impl.cc`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -19,6 +20,7 @@ use crate::head::{RequestHead, Scheme};
 use crate::headers::GRPC_TIMEOUT;
 use crate::local_reply::grpc_status_of;
 use crate::names::Name;
+use crate::retry::RetryPolicy;
 use crate::stream_info::StreamInfo;
 use crate::text::Text;
 
@@ -39,6 +41,7 @@ pub struct GrpcService {
     initial_metadata: Vec<(HeaderName, Metadatum)>,
     max_message: usize,
     envoy_headers: EnvoyHeaders,
+    retry: Option<Arc<RetryPolicy>>,
 }
 
 #[derive(Debug)]
@@ -55,7 +58,10 @@ impl GrpcService {
         cx: &mut BuildCx<'_>,
     ) -> Result<Self, Rejected> {
         let proto::GrpcService { timeout, initial_metadata, retry_policy, target_specifier } = proto;
-        cx.reject_if(retry_policy.is_some(), "retry_policy", "retries are not available")?;
+        let retry = retry_policy
+            .as_ref()
+            .map(|policy| cx.at("retry_policy", |cx| RetryPolicy::of_calls(policy, None, cx)))
+            .transpose();
         let Some(TargetSpecifier::EnvoyGrpc(target)) = target_specifier else {
             return Err(cx.at("google_grpc", |cx| cx.reject("use envoy_grpc")));
         };
@@ -71,11 +77,16 @@ impl GrpcService {
                 let reason = "value length must be at least 1 characters";
                 return Err(cx.at("cluster_name", |cx| cx.reject(reason)));
             }
-            cx.reject_if(retry_policy.is_some(), "retry_policy", "retries are not available")
+            cx.reject_if(
+                retry_policy.is_some(),
+                "retry_policy",
+                "it is of streams to a control plane: use that of the service",
+            )
         })?;
         let authority = if authority.is_empty() { cluster_name } else { authority };
         let max_message = max_receive_message_length.filter(|length| *length > 0);
         Ok(Self {
+            retry: retry?.map(Arc::new),
             cluster: cx.env.clusters.intern(cluster_name),
             authority: authority.as_str().into(),
             timeout: match timeout {
@@ -117,6 +128,7 @@ impl GrpcService {
             timeout: self.timeout,
             max_response_bytes: self.max_message.saturating_add(PREFIX),
             envoy_headers: self.envoy_headers,
+            retry: self.retry.clone(),
             ..Call::new(self.cluster.clone(), request, frame(message))
         }
     }

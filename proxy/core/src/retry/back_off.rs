@@ -41,6 +41,11 @@ impl BackOff {
         Ok(Self { max: max.unwrap_or(base.saturating_mul(10)), ..Self::new(base) })
     }
 
+    /// The longest of all pauses.
+    pub(super) fn longest(&self) -> Duration {
+        self.max
+    }
+
     /// The next pause.
     pub fn pause(&mut self, random: u64) -> Duration {
         let longest = self.next;

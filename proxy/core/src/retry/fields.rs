@@ -6,6 +6,8 @@ use crate::config::MessageFields;
 pub(super) const NO_OPTIONS: &str = "there is no extension of this kind";
 pub(super) const NO_REFRESH: &str = "a retry stays with the cluster of the request";
 
+pub(super) const ANY_HOST: &str = "a call is made again to whichever host is picked";
+
 /// Fields by message.
 pub const FIELDS: &[MessageFields] = &[
     (
@@ -27,6 +29,18 @@ pub const FIELDS: &[MessageFields] = &[
             ("refresh_cluster_on_retry", Rejected(NO_REFRESH)),
         ],
     ),
+    (
+        "envoy.config.core.v3.RetryPolicy",
+        &[
+            ("retry_back_off", Used),
+            ("num_retries", Used),
+            ("retry_on", Used),
+            ("retry_priority", Rejected(ANY_HOST)),
+            ("retry_host_predicate", Rejected(ANY_HOST)),
+            ("host_selection_retry_max_attempts", Rejected(ANY_HOST)),
+        ],
+    ),
+    ("envoy.config.core.v3.BackoffStrategy", &[("base_interval", Used), ("max_interval", Used)]),
     ("envoy.config.route.v3.RetryPolicy.RetryPriority", &[("name", Used), ("typed_config", Used)]),
     ("envoy.config.route.v3.RetryPolicy.RetryHostPredicate", &[("name", Used), ("typed_config", Used)]),
     ("envoy.config.route.v3.RetryPolicy.RetryBackOff", &[("base_interval", Used), ("max_interval", Used)]),

@@ -175,6 +175,13 @@ pub fn check_api(api: &core::ApiConfigSource, usage: ApiUse, cx: &mut BuildCx<'_
             cx.at("grpc_services", |cx| cx.reject("a second service to fall back to is not available"))
         );
     }
+    let retry = cx.at_index("grpc_services", 0, |cx| {
+        cx.reject_if(
+            service.retry_policy.is_some(),
+            "retry_policy",
+            "a stream that ends is always opened again",
+        )
+    });
     let metadata = cx.at_index("grpc_services", 0, |cx| {
         cx.each("initial_metadata", &service.initial_metadata, check_metadata)
     });
@@ -185,7 +192,7 @@ pub fn check_api(api: &core::ApiConfigSource, usage: ApiUse, cx: &mut BuildCx<'_
         }
         None => Err(cx.reject("target_specifier: is required")),
     });
-    metadata.and(target)
+    retry.and(metadata).and(target)
 }
 
 /// The value of a header of a stream: there is nothing yet that a format could tell of, so it is sent as it is written, as by Envoy.

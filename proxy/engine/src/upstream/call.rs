@@ -4,6 +4,8 @@
 //! A connection that the host closed at the moment of reuse costs nothing, as in the router; no other failure is hidden.
 //! Source: Envoy `source/common/http/async_client_impl.cc`, which sends calls through a router of their own.
 
+mod tries;
+
 use std::future::poll_fn;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
@@ -16,6 +18,7 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use proxy_core::address::Address;
 use proxy_core::callout::{Answer, Call, CallFailure, Called, EnvoyHeaders};
+use proxy_core::config::BuildEnv;
 use proxy_core::head::{BodyEvent, Protocol, ResponseHead};
 use proxy_core::headers::{
     X_ENVOY_EXPECTED_RQ_TIMEOUT_MS, X_ENVOY_INTERNAL, X_ENVOY_UPSTREAM_SERVICE_TIME, X_FORWARDED_FOR, number,
@@ -25,6 +28,7 @@ use proxy_core::stream_error::UpstreamReset;
 use proxy_core::stream_info::{ConnectionInfo, StreamInfo};
 use proxy_core::upstream::{Host, HostResult};
 
+use self::tries::Tries;
 use super::circuit_breaker::BreakerPriority;
 use super::cluster::Cluster;
 use super::http_options::Carriage;
@@ -44,22 +48,22 @@ const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0)
 /// Makes `call`. Cancel-safe: dropping it resets the request.
 pub(crate) async fn run(
     clusters: Rc<Clusters>,
-    own_address: Option<IpAddr>,
+    env: Arc<BuildEnv>,
     random: fastrand::Rng,
     call: Call,
 ) -> Called {
-    Box::pin(run_with(clusters, own_address, random, call, Extent::Call)).await
+    Box::pin(run_with(clusters, env, random, call, Extent::Call)).await
 }
 
 /// Sends `copy` of a request: its body goes with the length and the trailers that it came with, and nobody reads the answer.
 pub(crate) async fn send_copy(
     clusters: Rc<Clusters>,
-    own_address: Option<IpAddr>,
+    env: Arc<BuildEnv>,
     random: fastrand::Rng,
     copy: Call,
     trailers: Option<HeaderMap>,
 ) {
-    let _ = run_with(clusters, own_address, random, copy, Extent::Copy(trailers)).await;
+    let _ = run_with(clusters, env, random, copy, Extent::Copy(trailers)).await;
 }
 
 /// What there is of a request and its answer.
@@ -72,23 +76,29 @@ enum Extent {
 
 async fn run_with(
     clusters: Rc<Clusters>,
-    own_address: Option<IpAddr>,
+    env: Arc<BuildEnv>,
     random: fastrand::Rng,
     mut call: Call,
     extent: Extent,
 ) -> Called {
     let Some(cluster) = clusters.get(&call.cluster) else { return Err(CallFailure::NoCluster) };
     drop(clusters);
-    write_headers(&mut call, own_address);
+    write_headers(&mut call, env.node.address);
     if matches!(extent, Extent::Call) {
         write_length(&mut call);
     }
     let begun = clock::now();
     let deadline = call.timeout.map(|timeout| begun + timeout);
-    let mut calling = Calling { cluster, call, extent, random, host: None };
+    let mut tries = call.retry.clone().map(|policy| Tries::new(policy, env, deadline));
+    let mut calling = Calling { cluster, call, extent, random, host: None, is_answered: false };
     let mut timer = Timer::default();
     let mut called = {
-        let mut sending = std::pin::pin!(calling.send());
+        let mut sending = std::pin::pin!(async {
+            match &mut tries {
+                Some(tries) => tries.send(&mut calling).await,
+                None => calling.send(None).await,
+            }
+        });
         poll_fn(|cx| {
             if let Poll::Ready(called) = sending.as_mut().poll(cx) {
                 return Poll::Ready(called);
@@ -100,7 +110,7 @@ async fn run_with(
         })
         .await
     };
-    calling.settle(&mut called, begun);
+    calling.settle(&mut called, begun, tries.is_some_and(|tries| tries.ran_out()));
     called
 }
 
@@ -146,10 +156,13 @@ struct Calling {
     random: fastrand::Rng,
     /// Who is asked.
     host: Option<Arc<Host>>,
+    /// An answer began to come.
+    is_answered: bool,
 }
 
 impl Calling {
-    async fn send(&mut self) -> Called {
+    /// Sends it; an answer that `tries` want to have again is not read further than its head.
+    async fn send(&mut self, tries: Option<&Tries>) -> Called {
         let mut attempt = 0;
         loop {
             attempt += 1;
@@ -169,7 +182,7 @@ impl Calling {
                     }
                     let mut reading = Reading::new(&self.call, &self.extent);
                     let sent = Sent { cluster: &self.cluster.cluster, protocol: up.protocol() };
-                    let read = poll_fn(|cx| reading.poll(&mut up, cx)).await;
+                    let read = poll_fn(|cx| reading.poll(&mut up, tries, cx)).await;
                     if !matches!(read, Err(Broken::TooLarge)) {
                         std::mem::forget(sent);
                     }
@@ -177,6 +190,7 @@ impl Calling {
                         Ok(()) => return self.answer(reading, &up),
                         Err(Broken::TooLarge) => return Err(CallFailure::TooLarge),
                         Err(Broken::Reset(reset)) if reading.head.is_some() => {
+                            self.is_answered = true;
                             return Err(CallFailure::Reset(reset));
                         }
                         Err(Broken::Reset(reset)) => reset,
@@ -245,7 +259,7 @@ impl Calling {
     }
 
     /// Counts how it ended.
-    fn settle(&self, called: &mut Called, begun: Instant) {
+    fn settle(&self, called: &mut Called, begun: Instant, tried_out: bool) {
         let stats = self.stats();
         let is_internal = self.call.envoy_headers != EnvoyHeaders::Skipped;
         let status = match called {
@@ -261,16 +275,9 @@ impl Calling {
                 answer.head.status
             }
             Err(failure) => {
-                match failure {
-                    CallFailure::Timeout => stats.upstream_rq_timeout.inc(),
-                    CallFailure::Reset(UpstreamReset::RemoteReset) => stats.upstream_rq_rx_reset.inc(),
-                    CallFailure::Reset(UpstreamReset::ProtocolError) if !self.is_http2() => {
-                        stats.upstream_cx_protocol_error.inc();
-                    }
-                    CallFailure::Reset(_)
-                    | CallFailure::NoHost
-                    | CallFailure::NoCluster
-                    | CallFailure::TooLarge => {}
+                // (That of a try was counted with it.)
+                if !tried_out {
+                    self.count_failure(failure);
                 }
                 failure.status()
             }
@@ -287,6 +294,18 @@ impl Calling {
     fn note(&self, result: HostResult) {
         if let Some((outlier, host)) = self.cluster.cluster.outlier.as_ref().zip(self.host.as_ref()) {
             outlier.note(host, result);
+        }
+    }
+
+    fn count_failure(&self, failure: &CallFailure) {
+        let stats = self.stats();
+        match failure {
+            CallFailure::Timeout => stats.upstream_rq_timeout.inc(),
+            CallFailure::Reset(UpstreamReset::RemoteReset) => stats.upstream_rq_rx_reset.inc(),
+            CallFailure::Reset(UpstreamReset::ProtocolError) if !self.is_http2() => {
+                stats.upstream_cx_protocol_error.inc();
+            }
+            CallFailure::Reset(_) | CallFailure::NoHost | CallFailure::NoCluster | CallFailure::TooLarge => {}
         }
     }
 
@@ -398,7 +417,12 @@ impl Reading {
     }
 
     /// Ready when all of it is there that counts.
-    fn poll(&mut self, up: &mut Upstream, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+    fn poll(
+        &mut self,
+        up: &mut Upstream,
+        tries: Option<&Tries>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Broken>> {
         if let Poll::Ready(Err(reset)) = up.poll_flush(cx) {
             return Poll::Ready(Err(Broken::Reset(reset)));
         }
@@ -410,7 +434,9 @@ impl Reading {
             let (data, ends) = match event {
                 UpstreamEvent::Informational(_) => continue,
                 UpstreamEvent::Head { head, end, is_upgrade } => {
-                    let is_over = is_upgrade || (self.is_grpc && head.status != StatusCode::OK);
+                    let is_over = is_upgrade
+                        || (self.is_grpc && head.status != StatusCode::OK)
+                        || tries.is_some_and(|tries| tries.want(&head));
                     self.head = Some(head);
                     if is_over && !end {
                         return Poll::Ready(Ok(()));

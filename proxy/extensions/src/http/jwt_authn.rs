@@ -44,8 +44,6 @@ use requirement::{Providers, Requirement, Trial};
 use rule::RequestMatch;
 
 const NAME: &str = "envoy.filters.http.jwt_authn";
-/// What the demand for nothing but looking is refused with.
-const EXTRACT_ONLY: &str = "tokens that are not verified are not passed on";
 /// How much of the URL a challenge repeats.
 const LONGEST_REALM: usize = 256;
 
@@ -182,14 +180,21 @@ impl Config {
         if !stat_prefix.is_empty() {
             scope = format!("{scope}.{stat_prefix}");
         }
+        let (rules, by_state) = (rules?, by_state?);
+        let stats = cx.env.stats.scope(&scope).cells();
+        let remotes: Vec<Arc<Remote>> =
+            providers.named.values().filter_map(|provider| provider.remote().cloned()).collect();
+        for remote in &remotes {
+            remote.fetch_ahead(&stats, &cx.env.background);
+        }
         Ok(Self {
-            rules: rules?,
+            rules,
             named,
-            by_state: by_state?,
+            by_state,
             bypasses_preflight: *bypass_cors_preflight,
             is_silent: *strip_failure_response,
-            stats: cx.env.stats.scope(&scope).cells(),
-            remotes: providers.named.values().filter_map(|provider| provider.remote().cloned()).collect(),
+            stats,
+            remotes,
             providers,
         })
     }
@@ -300,12 +305,9 @@ impl Config {
             };
             let is_new = |one: &Arc<Provider>| !asked.iter().any(|other| Arc::ptr_eq(one, other));
             let Some(provider) = lacking.into_iter().find(is_new) else { return };
-            let stats = self.stats.here();
             if let Some(remote) = provider.remote() {
-                match remote.fetch(cx.engine).await {
-                    Ok(()) => stats.jwks_fetch_success.inc(),
-                    Err(_) => stats.jwks_fetch_failed.inc(),
-                }
+                // (What could not be had shows when the request is judged.)
+                let _ = remote.fetch(cx.engine, &self.stats).await;
             }
             asked.push(provider);
         }

@@ -79,6 +79,8 @@ pub struct Config {
     pub(super) encoding: Encoding,
     pub(super) body: Option<Buffering>,
     pub(super) allows_failure: bool,
+    /// What the service says is told, and nothing else comes of it but what it says of requests that may pass.
+    pub(super) is_shadow: bool,
     pub(super) marks_failure: bool,
     pub(super) clears_route: bool,
     pub(super) status_on_error: StatusCode,
@@ -166,6 +168,7 @@ impl Config {
             encoding: if proto.encode_raw_headers { Encoding::Raw } else { Encoding::Text },
             body: body?,
             allows_failure: proto.failure_mode_allow,
+            is_shadow: proto.shadow_mode,
             marks_failure: proto.failure_mode_allow_header_add,
             clears_route: proto.clear_route_cache,
             status_on_error: status_or_forbidden(proto.status_on_error.map(|status| status.code)),

@@ -39,7 +39,7 @@ pub const FIELDS: &[MessageFields] = &[
             ("emit_filter_state_stats", Rejected("is not available")),
             ("max_denied_response_body_bytes", Used),
             ("enforce_response_header_limits", Rejected("is not available")),
-            ("shadow_mode", Rejected("is not available")),
+            ("shadow_mode", Used),
             ("emit_client_span", Ignored("nothing is traced")),
         ],
     ),
@@ -55,7 +55,7 @@ pub const FIELDS: &[MessageFields] = &[
             ("path_override", Used),
             ("authorization_request", Used),
             ("authorization_response", Used),
-            ("retry_policy", Rejected("retries are not available")),
+            ("retry_policy", Used),
         ],
     ),
     (

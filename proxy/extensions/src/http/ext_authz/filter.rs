@@ -134,8 +134,25 @@ impl Filter {
                 }
                 Err(Invalid) => self.reject(cx),
             },
-            Decision::Denied => self.deny(cx, verdict),
-            Decision::Error => self.fail(cx, verdict),
+            Decision::Denied => {
+                self.config.stats.here().denied.inc();
+                self.count(cx, |stats| stats.denied.inc());
+                self.charge(cx, verdict.status.unwrap_or(StatusCode::FORBIDDEN));
+                if self.config.is_shadow {
+                    self.config.stats.here().shadow_denied.inc();
+                    return Resolution::Continue;
+                }
+                self.deny(cx, verdict)
+            }
+            Decision::Error => {
+                self.config.stats.here().error.inc();
+                self.count(cx, |stats| stats.error.inc());
+                if self.config.is_shadow {
+                    self.config.stats.here().shadow_error.inc();
+                    return Resolution::Continue;
+                }
+                self.fail(cx, verdict)
+            }
         }
     }
 
@@ -216,17 +233,18 @@ impl Filter {
         }
     }
 
-    /// Answers with what the service says.
-    fn deny(&self, cx: &mut StreamCx<'_>, verdict: Verdict) -> Resolution {
-        let config = &*self.config;
-        let status = verdict.status.unwrap_or(StatusCode::FORBIDDEN);
-        config.stats.here().denied.inc();
-        self.count(cx, |stats| stats.denied.inc());
-        if config.charges_cluster
+    /// Counts the reply as one of the cluster's that the request goes to.
+    fn charge(&self, cx: &StreamCx<'_>, status: StatusCode) {
+        if self.config.charges_cluster
             && let Some(cluster) = &cx.info.upstream.cluster
         {
             cx.engine.count_response(cluster, status);
         }
+    }
+
+    /// Answers with what the service says.
+    fn deny(&self, cx: &mut StreamCx<'_>, verdict: Verdict) -> Resolution {
+        let status = verdict.status.unwrap_or(StatusCode::FORBIDDEN);
         if self.check_all(&verdict.reply).is_err() {
             return self.reject(cx);
         }
@@ -235,11 +253,8 @@ impl Filter {
 
     /// The service could not be asked.
     fn fail(&self, cx: &mut StreamCx<'_>, verdict: Verdict) -> Resolution {
-        let stats = self.config.stats.here();
-        stats.error.inc();
-        self.count(cx, |stats| stats.error.inc());
         if self.config.allows_failure {
-            stats.failure_mode_allowed.inc();
+            self.config.stats.here().failure_mode_allowed.inc();
             self.count(cx, |stats| stats.failure_mode_allowed.inc());
             if self.config.marks_failure {
                 let value = HeaderValue::from_static("true");

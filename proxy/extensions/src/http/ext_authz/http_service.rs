@@ -1,5 +1,6 @@
 //! A service that is asked over HTTP: the request's head, and what else of it is allowed, and its answer as a response.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,6 +16,7 @@ use proxy_core::head::RequestHead;
 use proxy_core::headers::{X_ENVOY_AUTH_HEADERS_TO_REMOVE, X_ENVOY_AUTH_PARTIAL_BODY};
 use proxy_core::matcher::StringMatcher;
 use proxy_core::names::Name;
+use proxy_core::retry::RetryPolicy;
 use proxy_core::text::Text;
 use xds_api::envoy::config::core::v3 as core;
 use xds_api::envoy::config::core::v3::http_uri::HttpUpstreamType;
@@ -33,6 +35,7 @@ pub(super) struct HttpService {
     path: Path,
     added: Vec<(HeaderName, Format)>,
     response: Allowed,
+    retry: Option<Arc<RetryPolicy>>,
 }
 
 /// Which path is asked for.
@@ -72,7 +75,10 @@ impl HttpService {
             authorization_response,
             retry_policy,
         } = proto;
-        cx.reject_if(retry_policy.is_some(), "retry_policy", "retries are not available")?;
+        let retry = retry_policy
+            .as_ref()
+            .map(|policy| cx.at("retry_policy", |cx| RetryPolicy::of_calls(policy, None, cx)))
+            .transpose();
         let Some(uri) = server_uri else {
             return Err(cx.at("server_uri", |cx| cx.reject("value is required")));
         };
@@ -87,6 +93,7 @@ impl HttpService {
         Ok(Self {
             cluster,
             timeout,
+            retry: retry?.map(Arc::new),
             path: build_path(path_prefix, path_override, cx)?,
             added: added.transpose()?.unwrap_or_default(),
             response: response.transpose()?.unwrap_or_default(),
@@ -136,7 +143,8 @@ impl HttpService {
             case: None,
             headers,
         };
-        Call { timeout: self.timeout, ..Call::new(self.cluster.clone(), request, body) }
+        let call = Call::new(self.cluster.clone(), request, body);
+        Call { timeout: self.timeout, retry: self.retry.clone(), ..call }
     }
 
     pub(super) fn verdict(&self, called: &Called) -> Verdict {

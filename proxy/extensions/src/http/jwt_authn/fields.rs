@@ -2,9 +2,7 @@
 
 use proxy_core::config::{FieldUse, MessageFields};
 
-use FieldUse::{Rejected as Refused, Used};
-
-use super::EXTRACT_ONLY;
+use FieldUse::{Ignored, Used};
 
 /// How the fields of the configurations are used.
 pub const FIELDS: &[MessageFields] = &[
@@ -48,13 +46,16 @@ pub const FIELDS: &[MessageFields] = &[
     ),
     (
         "envoy.extensions.filters.http.jwt_authn.v3.RemoteJwks",
+        &[("http_uri", Used), ("cache_duration", Used), ("async_fetch", Used), ("retry_policy", Used)],
+    ),
+    (
+        "envoy.extensions.filters.http.jwt_authn.v3.JwksAsyncFetch",
         &[
-            ("http_uri", Used),
-            ("cache_duration", Used),
-            ("async_fetch", Refused("keys are fetched when a request needs them")),
-            ("retry_policy", Refused("retries are not available")),
+            ("fast_listener", Ignored("a listener begins at once; a request that needs keys waits for them")),
+            ("failed_refetch_duration", Used),
         ],
     ),
+    ("envoy.extensions.filters.http.jwt_authn.v3.ExtractOnlyWithoutValidation", &[]),
     (
         "envoy.extensions.filters.http.jwt_authn.v3.JwtProvider.NormalizePayload",
         &[("space_delimited_claims", Used)],
@@ -82,7 +83,7 @@ pub const FIELDS: &[MessageFields] = &[
             ("requires_all", Used),
             ("allow_missing_or_failed", Used),
             ("allow_missing", Used),
-            ("extract_only_without_validation", Refused(EXTRACT_ONLY)),
+            ("extract_only_without_validation", Used),
         ],
     ),
     ("envoy.extensions.filters.http.jwt_authn.v3.JwtRequirementOrList", &[("requirements", Used)]),

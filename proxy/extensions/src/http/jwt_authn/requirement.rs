@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use http::{HeaderName, HeaderValue};
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
 use proxy_core::config::{BuildCx, Rejected};
@@ -15,6 +16,9 @@ use super::failure::Failure;
 use super::location::{Found, Locations};
 use super::provider::{Audiences, Now, Provider};
 use super::token::Token;
+
+/// What a host is told of a token that is not good, where none has to be (`extract_only_without_validation`).
+const UNVERIFIED: HeaderName = HeaderName::from_static("x-jwt-signature-verified");
 
 /// The providers of a filter.
 #[derive(Default)]
@@ -44,6 +48,8 @@ pub(super) enum Requirement {
     All(Vec<Requirement>),
     /// Whoever vouches, and what need not be.
     Anybody(Allows),
+    /// Nothing: what good tokens say is passed on, and the host is told of others.
+    Extracted,
 }
 
 /// What is forgiven.
@@ -114,9 +120,7 @@ impl Requirement {
             }),
             Some(RequiresType::AllowMissing(())) => Ok(Self::Anybody(Allows::Missing)),
             Some(RequiresType::AllowMissingOrFailed(())) => Ok(Self::Anybody(Allows::MissingOrFailed)),
-            Some(RequiresType::ExtractOnlyWithoutValidation(_)) => {
-                Err(cx.at("extract_only_without_validation", |cx| cx.reject(super::EXTRACT_ONLY)))
-            }
+            Some(RequiresType::ExtractOnlyWithoutValidation(_)) => Ok(Self::Extracted),
         }
     }
 
@@ -147,12 +151,17 @@ impl Requirement {
             }
             Self::All(requirements) => requirements.iter().try_for_each(|one| one.judge(trial)),
             Self::Anybody(allows) => {
-                for provider in trial.providers.named.values() {
-                    provider.sanitize(trial.request);
-                }
-                let locations = trial.providers.locations.clone();
+                let locations = trial.begin_anybody();
                 let tokens = locations.find(trial.request);
                 trial.judge_all(&tokens, *allows, None)
+            }
+            Self::Extracted => {
+                let locations = trial.begin_anybody();
+                let tokens = locations.find(trial.request);
+                if trial.judge_all(&tokens, Allows::Missing, None).is_err() {
+                    trial.request.headers.insert(UNVERIFIED, HeaderValue::from_static("false"));
+                }
+                Ok(())
             }
         }
     }
@@ -170,6 +179,14 @@ impl<'r> Trial<'r> {
     ) -> Self {
         let extracted = Struct::default();
         Self { request, providers, stats, now, lacking: Vec::new(), extracted, clears_route: false }
+    }
+
+    /// Takes away what only this filter may say; where any provider looks for tokens.
+    fn begin_anybody(&mut self) -> Arc<Locations> {
+        for provider in self.providers.named.values() {
+            provider.sanitize(self.request);
+        }
+        self.providers.locations.clone()
     }
 
     /// All tokens must be good: the host might take one that is not for the one that was.
