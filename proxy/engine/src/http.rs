@@ -11,7 +11,7 @@ mod filter_chain;
 mod forward;
 mod forwarded;
 pub mod mirror;
-mod normalize;
+pub mod normalize;
 mod outcome;
 mod passing;
 mod reply;

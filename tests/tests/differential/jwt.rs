@@ -262,32 +262,39 @@ rules:
 - match: {prefix: /query, query_parameters: [{name: q}]}
   requires: {provider_name: p}",
     );
-    let filters = filter(&format!(
-        "providers:\n{}requirement_map: {{named: {{provider_name: p}}}}\nrules: [{{match: {{prefix: /}}, requires: {{provider_name: p}}}}]",
-        provider("p", "i", &all.set, "")
-    ));
-    let own = |prefix: &str, config: &str| {
-        format!(
-            "- match: {{prefix: {prefix}}}\n  route: {{cluster: up}}\n  typed_per_filter_config:\n    jwt: {{\"@type\": type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.PerRouteConfig, {config}}}\n"
-        )
-    };
-    let routes = [
-        own("/off", "disabled: true"),
-        own("/named", "requirement_name: named"),
-        own("/wrong", "requirement_name: wrong"),
-        "- match: {prefix: /}\n  route: {cluster: up}\n".to_owned(),
-    ];
-    all.all.push(HttpListener::new("by_route", &routes.concat()).filters(&filters).logs(&file_log(LOG)));
-    let filters = filter(&format!(
-        "providers:\n{}rules: [{{match: {{prefix: /}}, requires: {{provider_name: p}}}}]",
-        provider("p", "i", &all.set, ", payload_in_metadata: payload, clear_route_cache: true")
-    ));
-    let claim = "dynamic_metadata: [{filter: envoy.filters.http.jwt_authn, path: [{key: payload}, {key: sub}], value: {string_match: {exact: ann}}}]";
-    let routes = format!(
-        "- match: {{prefix: /, {claim}}}\n  name: of-ann\n  route: {{cluster: up}}\n- match: {{prefix: /}}\n  name: of-others\n  route: {{cluster: up}}\n"
-    );
-    all.all.push(HttpListener::new("cleared", &routes).filters(&filters).logs(&file_log(LOG)));
+    all.add_routed();
     all.all
+}
+
+impl Listeners {
+    /// Where the route says which token is wanted, and where a token decides about the route.
+    fn add_routed(&mut self) {
+        let filters = filter(&format!(
+            "providers:\n{}requirement_map: {{named: {{provider_name: p}}}}\nrules: [{{match: {{prefix: /}}, requires: {{provider_name: p}}}}]",
+            provider("p", "i", &self.set, "")
+        ));
+        let own = |prefix: &str, config: &str| {
+            format!(
+                "- match: {{prefix: {prefix}}}\n  route: {{cluster: up}}\n  typed_per_filter_config:\n    jwt: {{\"@type\": type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.PerRouteConfig, {config}}}\n"
+            )
+        };
+        let routes = [
+            own("/off", "disabled: true"),
+            own("/named", "requirement_name: named"),
+            own("/wrong", "requirement_name: wrong"),
+            "- match: {prefix: /}\n  route: {cluster: up}\n".to_owned(),
+        ];
+        self.all.push(HttpListener::new("by_route", &routes.concat()).filters(&filters).logs(&file_log(LOG)));
+        let filters = filter(&format!(
+            "providers:\n{}rules: [{{match: {{prefix: /}}, requires: {{provider_name: p}}}}]",
+            provider("p", "i", &self.set, ", payload_in_metadata: payload, clear_route_cache: true")
+        ));
+        let claim = "dynamic_metadata: [{filter: envoy.filters.http.jwt_authn, path: [{key: payload}, {key: sub}], value: {string_match: {exact: ann}}}]";
+        let routes = format!(
+            "- match: {{prefix: /, {claim}}}\n  name: of-ann\n  route: {{cluster: up}}\n- match: {{prefix: /}}\n  name: of-others\n  route: {{cluster: up}}\n"
+        );
+        self.all.push(HttpListener::new("cleared", &routes).filters(&filters).logs(&file_log(LOG)));
+    }
 }
 
 /// Listeners and cases; they share keys.
