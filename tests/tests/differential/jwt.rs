@@ -244,6 +244,11 @@ fn listeners(set: String) -> Vec<HttpListener> {
         ],
         "{extract_only_without_validation: {}}",
     );
+    all.add(
+        "extracted_named",
+        &p(TELLS),
+        "{extract_only_without_validation: {verification_status_header: X-Status}}",
+    );
     all.add("nothing", &q, "{}");
     all.add_with(
         "rules",
@@ -398,6 +403,8 @@ fn extraction_cases(keys: &Keys) -> Vec<Case> {
             &bearer("a.b.c"),
         ),
         get("looked at, no token", &bearer("a.b.c")),
+        Case::get("looked at, bad and named", "extracted_named", "/", &bearer("a.b.c")),
+        Case::get("looked at, good and named", "extracted_named", "/", &bearer(&keys.of("i"))),
         get("looked at, no algorithm", &bearer(&format!("{}.{}.", base64("{}"), base64(r#"{"iss":"i"}"#)))),
     ]
 }

@@ -83,8 +83,6 @@ pub struct Cluster {
     pub balancing: Balancing,
     /// Outlier detection.
     pub outlier: Option<Box<Outlier>>,
-    /// A host that fails its checks loses its connections (`close_connections_on_host_health_failure`).
-    pub close_connections_on_host_health_failure: bool,
     /// Metadata.
     pub metadata: Metadata,
     /// Statistics.
@@ -139,7 +137,6 @@ impl Cluster {
             breakers: breakers?,
             balancing,
             outlier: outlier?,
-            close_connections_on_host_health_failure: proto.close_connections_on_host_health_failure,
             metadata: Metadata::new(proto.metadata.as_ref()),
             stats,
             transport,

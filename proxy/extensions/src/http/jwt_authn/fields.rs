@@ -55,7 +55,10 @@ pub const FIELDS: &[MessageFields] = &[
             ("failed_refetch_duration", Used),
         ],
     ),
-    ("envoy.extensions.filters.http.jwt_authn.v3.ExtractOnlyWithoutValidation", &[]),
+    (
+        "envoy.extensions.filters.http.jwt_authn.v3.ExtractOnlyWithoutValidation",
+        &[("verification_status_header", Used)],
+    ),
     (
         "envoy.extensions.filters.http.jwt_authn.v3.JwtProvider.NormalizePayload",
         &[("space_delimited_claims", Used)],

@@ -17,7 +17,7 @@ use super::location::{Found, Locations};
 use super::provider::{Audiences, Now, Provider};
 use super::token::Token;
 
-/// What a host is told of a token that is not good, where none has to be (`extract_only_without_validation`).
+/// Where a host is told of a token that is not good and need not be, unless `verification_status_header` says where.
 const UNVERIFIED: HeaderName = HeaderName::from_static("x-jwt-signature-verified");
 
 /// The providers of a filter.
@@ -48,8 +48,8 @@ pub(super) enum Requirement {
     All(Vec<Requirement>),
     /// Whoever vouches, and what need not be.
     Anybody(Allows),
-    /// Nothing: what good tokens say is passed on, and the host is told of others.
-    Extracted,
+    /// Nothing: what good tokens say is passed on, and the host is told of others in this header.
+    Extracted(HeaderName),
 }
 
 /// What is forgiven.
@@ -120,7 +120,17 @@ impl Requirement {
             }),
             Some(RequiresType::AllowMissing(())) => Ok(Self::Anybody(Allows::Missing)),
             Some(RequiresType::AllowMissingOrFailed(())) => Ok(Self::Anybody(Allows::MissingOrFailed)),
-            Some(RequiresType::ExtractOnlyWithoutValidation(_)) => Ok(Self::Extracted),
+            Some(RequiresType::ExtractOnlyWithoutValidation(extract)) => {
+                let name = &extract.verification_status_header;
+                let parsed = if name.is_empty() { Ok(UNVERIFIED) } else { HeaderName::try_from(name) };
+                parsed.map(Self::Extracted).map_err(|_| {
+                    cx.at("extract_only_without_validation", |cx| {
+                        cx.at("verification_status_header", |cx| {
+                            cx.reject(format!("'{name}' is no name of a header"))
+                        })
+                    })
+                })
+            }
         }
     }
 
@@ -155,11 +165,11 @@ impl Requirement {
                 let tokens = locations.find(trial.request);
                 trial.judge_all(&tokens, *allows, None)
             }
-            Self::Extracted => {
+            Self::Extracted(header) => {
                 let locations = trial.begin_anybody();
                 let tokens = locations.find(trial.request);
                 if trial.judge_all(&tokens, Allows::Missing, None).is_err() {
-                    trial.request.headers.insert(UNVERIFIED, HeaderValue::from_static("false"));
+                    trial.request.headers.insert(header.clone(), HeaderValue::from_static("false"));
                 }
                 Ok(())
             }
