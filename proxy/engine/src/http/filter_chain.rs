@@ -292,21 +292,22 @@ impl FilterChain {
     ) -> Option<Box<LocalReply>> {
         let ends = parts.ends_with_head();
         let mut limit = self.limit;
-        let instance = self.instance(direction, position).filter(|one| one.sees_head(direction))?;
-        let mut phases = instance.phases;
+        let Instance { filter, phases, configured: index } =
+            self.instance(direction, position).filter(|one| one.sees_head(direction))?;
         let settled = {
-            let mut cx = view.cx(configured, instance.configured, &mut limit, &mut phases);
+            let mut cx = view.cx(configured, *index, &mut limit, phases);
             let step = match direction {
-                Direction::Request => instance.filter.on_request_headers(&mut cx, ends),
-                Direction::Response => instance.filter.on_response_headers(&mut cx, ends),
+                Direction::Request => filter.on_request_headers(&mut cx, ends),
+                Direction::Response => filter.on_response_headers(&mut cx, ends),
             };
             match step {
-                HeadersStep::Continue => Settled::Continue,
-                step => settle(step).await,
+                HeadersStep::Continue => None,
+                step => Some(settle(step).await),
             }
         };
-        instance.phases = phases;
-        self.phases.add(phases);
+        let own = *phases;
+        self.phases.add(own);
+        let settled = settled?;
         self.limit = limit;
         match settled {
             Settled::Continue | Settled::Part(_) | Settled::Drop => {}
@@ -340,16 +341,17 @@ impl FilterChain {
         }
         let ends = parts.ends();
         if !parts.data.is_empty() || ends {
-            let (mut unchanged, mut phases) = (limit, instance.phases);
-            let mut cx = view.cx(configured, instance.configured, &mut unchanged, &mut phases);
+            let mut unchanged = limit;
+            let Instance { filter, phases, configured: index } = instance;
+            let mut cx = view.cx(configured, *index, &mut unchanged, phases);
             let settled = match direction {
                 // A filter that holds a head and does not look at what follows lets go by `poll_resume` only.
                 _ if !sees => Settled::Hold,
                 Direction::Request => {
-                    settle_data(instance.filter.on_request_data(&mut cx, &mut parts.data, ends)).await
+                    settle_data(filter.on_request_data(&mut cx, &mut parts.data, ends)).await
                 }
                 Direction::Response => {
-                    settle_data(instance.filter.on_response_data(&mut cx, &mut parts.data, ends)).await
+                    settle_data(filter.on_response_data(&mut cx, &mut parts.data, ends)).await
                 }
             };
             let held = self.held(direction);
@@ -382,12 +384,13 @@ impl FilterChain {
         }
         let Some(Ending::Trailers(trailers)) = &mut parts.end else { return Kept::Within };
         let Some(instance) = self.instance(direction, position) else { return Kept::Within };
-        let (mut unchanged, mut phases) = (limit, instance.phases);
-        let mut cx = view.cx(configured, instance.configured, &mut unchanged, &mut phases);
+        let mut unchanged = limit;
+        let Instance { filter, phases, configured: index } = instance;
+        let mut cx = view.cx(configured, *index, &mut unchanged, phases);
         let settled = match direction {
             _ if !sees => Settled::Hold,
-            Direction::Request => settle(instance.filter.on_request_trailers(&mut cx, trailers)).await,
-            Direction::Response => settle(instance.filter.on_response_trailers(&mut cx, trailers)).await,
+            Direction::Request => settle(filter.on_request_trailers(&mut cx, trailers)).await,
+            Direction::Response => settle(filter.on_response_trailers(&mut cx, trailers)).await,
         };
         let held = self.held(direction);
         match settled {
