@@ -105,12 +105,14 @@ impl Stream<'_> {
 
     /// A deadline of one try passed.
     pub(super) fn count_try_timeout(&self, timeout: Timeout) {
-        self.note_at_host(HostResult::TimedOut);
+        // (Where the stream was not to last longer, the host was in time.)
+        if !matches!(timeout, Timeout::UpstreamMaxDuration) {
+            self.note_at_host(HostResult::TimedOut);
+        }
         if let Some(cluster) = &self.cluster {
             let stats = cluster.cluster.stats.traffic.here();
             match timeout {
                 Timeout::TryIdle => stats.upstream_rq_per_try_idle_timeout.inc(),
-                // (The host was in time: it is the stream that was not to last longer.)
                 Timeout::UpstreamMaxDuration => return stats.upstream_rq_max_duration_reached.inc(),
                 _ => stats.upstream_rq_per_try_timeout.inc(),
             }
