@@ -231,7 +231,17 @@ fn cases(c: &Certificates) -> Vec<(String, &'static str, ClientOptions)> {
     add("one", "alpn", offering(&["http/1.1"]));
     add("none of ours", "alpn", offering(&["foo"]));
     add("ours are none", "plain", offering(&["h2"]));
-    for name in ["a.test", "A.TEST", "x.b.test", "d.b.test", "x.y.b.test", "c.test", "nobody.test"] {
+    for name in [
+        "a.test",
+        "A.TEST",
+        "x.b.test",
+        "d.b.test",
+        "x.y.b.test",
+        "c.test",
+        "nobody.test",
+        "sni.mesh.backend.80",
+        "a.1",
+    ] {
         add(name, "many", asking(name));
     }
     add("nobody.test", "scanned", asking("nobody.test"));

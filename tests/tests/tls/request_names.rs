@@ -53,6 +53,7 @@ const CASES: &[Case] = &[
     case("sni_over_host", SNI, "auto_host_sni: true\n", Common::Trusting, A),
     case("sni_of_case", SNI, "", Common::Trusting, &["host: A.Test"]),
     case("sni_of_mesh", SNI, "", Common::Trusting, &["host: outbound_.80_._.a.default"]),
+    case("sni_of_number", SNI, "", Common::Trusting, &["host: sni.backend.80"]),
     case("san", SAN, "sni: b.test\n", Common::Trusting, A),
     case("san_wrong", SAN, "", Common::Trusting, &["host: c.test"]),
     case("san_wild", SAN, "", Common::Trusting, &["host: x.w.test:1"]),

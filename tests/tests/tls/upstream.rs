@@ -84,6 +84,8 @@ impl Rig {
             case("unverified", "good", String::new(), ""),
             case("named", "good", String::new(), "sni: a.test\n"),
             case("mesh_name", "good", String::new(), "sni: outbound_.80_._.a.default.svc.cluster.local\n"),
+            case("numbered_name", "good", String::new(), "sni: sni.msvc.mesh.zone.backend.80\n"),
+            case("hex_name", "good", String::new(), "sni: a.0x1f\n"),
             case("verified", "good", trusting(""), "sni: other.test\n"),
             case("expired", "expired", trusting(""), ""),
             case("expired_unverified", "expired", String::new(), ""),
