@@ -589,6 +589,26 @@ fn cases_over_http() -> Vec<Case> {
         get("HTTP: an error that passes", "web_fixed", "/a")
             .raw("HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n"),
         Case::steps(
+            "HTTP: a client that leaves in its body",
+            "web_fixed",
+            [
+                Do::Send(b"POST /a HTTP/1.1\r\nhost: test\r\ncontent-length: 100000\r\n\r\nhello".to_vec()),
+                Do::AwaitUpstream(1),
+                Do::Leave,
+            ],
+        )
+        .reply(Reply::steps([Step::Stall])),
+        Case::steps(
+            "HTTP: a client of an upgrade that leaves",
+            "web_fixed",
+            [
+                Do::Send(b"GET /a HTTP/1.1\r\nhost: test\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n".to_vec()),
+                Do::AwaitUpstream(1),
+                Do::Leave,
+            ],
+        )
+        .reply(Reply::steps([Step::Stall])),
+        Case::steps(
             "HTTP: a client that leaves",
             "web",
             [Do::Send(b"GET /a HTTP/1.1\r\nhost: test\r\n\r\n".to_vec()), Do::AwaitUpstream(1), Do::Leave],

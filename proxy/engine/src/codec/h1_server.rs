@@ -18,7 +18,7 @@ use crate::local::buffers;
 use crate::net::connection::Connection;
 use crate::net::pipe::{self, Pipe};
 
-/// Most bytes that a client may send ahead of the response it waits for.
+/// Most bytes of further requests that a client may send ahead of the response it waits for.
 const READ_AHEAD: usize = 16 * 1024;
 
 /// How a connection reads and writes.
@@ -385,8 +385,12 @@ impl Downstream for ServerConnection {
             if self.eof {
                 return Poll::Ready(DownstreamError::Disconnected);
             }
-            if self.input.len() >= READ_AHEAD {
-                // The next requests wait in the kernel; so does the news of a close behind them.
+            let most = match self.stream.decoder.is_done() {
+                true => READ_AHEAD,
+                false => self.options.buffer_limit.max(READ_AHEAD),
+            };
+            if self.input.len() >= most {
+                // The rest waits in the kernel; so does the news of a close behind it.
                 return Poll::Pending;
             }
             if ready!(self.poll_fill(cx)).is_err() {

@@ -159,7 +159,7 @@ impl Stream<'_> {
             return Ok(parts);
         }
         loop {
-            let watch = self.watches(down.protocol());
+            let watch = self.watches_unread(down.protocol());
             let deadlines = self.deadlines;
             let passed = {
                 let (filters, configured, mut view) = match side {
@@ -230,7 +230,7 @@ impl Stream<'_> {
         down: &mut D,
         timer: &mut Timer,
     ) -> Result<Parts, StreamEnd> {
-        let watch = self.watches(down.protocol());
+        let watch = self.watches_unread(down.protocol());
         let resumed = poll_fn(|cx| {
             if let Poll::Ready(resumed) = self.filters.poll_resume(Direction::Response, cx) {
                 return Poll::Ready(Ok(resumed));
@@ -249,6 +249,12 @@ impl Stream<'_> {
     /// Whether the client going away can be seen without reading its request.
     pub(super) fn watches(&self, protocol: Protocol) -> bool {
         self.request_done || protocol == Protocol::Http2
+    }
+
+    /// Whether the client going away can be seen while nobody reads its request: over HTTP/1 what comes is read ahead and kept.
+    fn watches_unread(&self, protocol: Protocol) -> bool {
+        // (Of a tunnel the end of one half says nothing.)
+        self.watches(protocol) || !self.committed || !self.is_tunnel()
     }
 
     fn interrupted(&mut self, interrupt: Interrupt) -> StreamEnd {
