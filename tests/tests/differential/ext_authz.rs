@@ -24,6 +24,8 @@ const PIECES: &str = "a body is passed on piece by piece as it comes, and its en
 const AT_ONCE: &str = "a body that is larger than `max_request_bytes` is refused however it comes; Envoy lets one pass that comes in one piece with its end";
 const GIVEN_UP: &str = "a connection that nobody waits for any more is given up; Envoy goes on with it";
 const NO_PATH: &str = "a path that is none is sent to no host; Envoy sends it as it is";
+const NO_TUNNEL: &str =
+    "nobody is asked by CONNECT; Envoy asks, and takes it back at once: neither hears an answer";
 const NO_LENGTH: &str = "a request without a body says no `content-length: 0` where its method expects none";
 
 fn filter(config: &str) -> String {
@@ -57,6 +59,7 @@ fn routes() -> String {
         to("metadata", "metadata: {filter_metadata: {of.route: {key: value}, not.told: {key: value}}}"),
         "- name: moved\n  match: {prefix: /, headers: [{name: x-route, string_match: {exact: moved}}]}\n  direct_response: {status: 202}\n".to_owned(),
         "- name: direct\n  match: {prefix: /direct}\n  direct_response: {status: 200}\n".to_owned(),
+        "- name: to-tunnels\n  match: {connect_matcher: {}}\n  route: {cluster: up}\n".to_owned(),
         to("", ""),
     ]
     .concat()
@@ -75,7 +78,7 @@ fn listener(name: &str, config: &str) -> String {
     HttpListener::with_virtual_hosts(name, &virtual_hosts)
         .filters(&filter(config))
         .logs(&file_log(LOG))
-        .options("upgrade_configs: [{upgrade_type: websocket}]\n")
+        .options("upgrade_configs: [{upgrade_type: websocket}, {upgrade_type: CONNECT}]\n")
         .yaml()
 }
 
@@ -588,6 +591,15 @@ fn cases_over_http() -> Vec<Case> {
         get("HTTP: a fixed path", "web_fixed", "/a?b=c").raw(allow),
         get("HTTP: an error that passes", "web_fixed", "/a")
             .raw("HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n"),
+        Case::send(
+            "HTTP: CONNECT with no body",
+            "web_more",
+            "CONNECT test:80 HTTP/1.1\r\nhost: test:80\r\n\r\n",
+        )
+        .raw("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+        .differs("upstream[0].*", NO_TUNNEL)
+        .differs("upstream.connections", NO_TUNNEL)
+        .differs("counter cluster.authz.*", NO_TUNNEL),
         Case::steps(
             "HTTP: a client that leaves in its body",
             "web_fixed",
@@ -602,7 +614,10 @@ fn cases_over_http() -> Vec<Case> {
             "HTTP: a client of an upgrade that leaves",
             "web_fixed",
             [
-                Do::Send(b"GET /a HTTP/1.1\r\nhost: test\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n".to_vec()),
+                Do::Send(
+                    b"GET /a HTTP/1.1\r\nhost: test\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"
+                        .to_vec(),
+                ),
                 Do::AwaitUpstream(1),
                 Do::Leave,
             ],

@@ -15,7 +15,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use proxy_core::address::Address;
 use proxy_core::callout::{Answer, Call, CallFailure, Called, EnvoyHeaders};
 use proxy_core::config::BuildEnv;
@@ -163,6 +163,10 @@ struct Calling {
 impl Calling {
     /// Sends it; an answer that `tries` want to have again is not read further than its head.
     async fn send(&mut self, tries: Option<&Tries>) -> Called {
+        if self.call.request.method == Method::CONNECT {
+            // A call is no tunnel, and a host that agreed to one would have answered nothing. In Envoy it fails, too.
+            return Err(CallFailure::Reset(UpstreamReset::LocalReset));
+        }
         let mut attempt = 0;
         loop {
             attempt += 1;
