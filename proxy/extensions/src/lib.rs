@@ -29,6 +29,7 @@ pub const ACCESS_LOGS: &[&dyn AccessLogFactory] = &[
 
 /// HTTP filters, sorted by name.
 pub const HTTP_FILTERS: &[&dyn HttpFilterFactory] = &[
+    &Of::<http::compressor::Compressor>::new(),
     &Of::<http::cors::Cors>::new(),
     &Of::<http::ext_authz::ExtAuthz>::new(),
     &Of::<http::fault::Fault>::new(),
@@ -66,6 +67,7 @@ pub const NETWORK_FILTERS: &[&dyn NetworkFilterFactory] = &[
 pub const FIELDS: &[&[MessageFields]] = &[
     access_log::file::FIELDS,
     access_log::stream::FIELDS,
+    http::compressor::FIELDS,
     http::cors::FIELDS,
     http::ext_authz::FIELDS,
     http::fault::FIELDS,

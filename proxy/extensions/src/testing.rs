@@ -136,6 +136,7 @@ pub(crate) struct Stream {
     pub(crate) clear_route: bool,
     pub(crate) hold_limit: usize,
     pub(crate) phases: Phases,
+    pub(crate) before_trailers: bytes::Bytes,
 }
 
 pub(crate) fn header_map(list: &[(&'static str, &'static str)]) -> http::HeaderMap {
@@ -164,6 +165,7 @@ impl Stream {
             clear_route: false,
             hold_limit: 1 << 20,
             phases: Phases::default(),
+            before_trailers: bytes::Bytes::new(),
         }
     }
 
@@ -183,6 +185,7 @@ impl Stream {
             clear_route: &mut self.clear_route,
             hold_limit: &mut self.hold_limit,
             phases: &mut self.phases,
+            before_trailers: &mut self.before_trailers,
             head_limits: HeadLimits { fields: 100, bytes: 60 * 1024 },
             engine: &self.engine,
         }

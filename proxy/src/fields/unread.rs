@@ -27,6 +27,7 @@ const FOR_THEIR_OWN_SAKE: &[(&str, &str)] = &[
     ("posture", "what the authors of an extension say of it; a test asks for it"),
     ("tracing_stats", "holds statistics, which exist for as long as it does"),
     ("extension_stats", "holds statistics, which exist for as long as it does"),
+    ("before_trailers", "filters write it, and the chain reads the place that it borrows"),
     ("full_state", "for other users of the xDS client"),
 ];
 

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io::{self, Read};
 
-use crate::http1::Fields;
+use crate::http1::{Fields, field};
 
 /// Observations by name. Two runs behave alike if their facts are equal.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -49,6 +50,15 @@ impl Facts {
                 self.put(name, format!("{}... ({} bytes, sum {})", &text[..at], body.len(), sum(body)))
             }
             None => self.put(name, text),
+        }
+    }
+
+    /// Writes down the body of a message with these headers: what it is when it is decoded.
+    pub fn put_encoded_body(&mut self, name: &str, fields: &Fields, body: &[u8]) {
+        match field(fields, "content-encoding").map(|encoding| decoded(encoding, body)) {
+            Some(Ok(decoded)) => self.put_body(name, &decoded),
+            Some(Err(error)) => self.put(name, format!("cannot be decoded: {error}")),
+            None => self.put_body(name, body),
         }
     }
 
@@ -160,6 +170,17 @@ fn is_uuid(value: &str) -> bool {
             8 | 13 | 18 | 23 => byte == b'-',
             _ => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
         })
+}
+
+fn decoded(encoding: &str, body: &[u8]) -> io::Result<Vec<u8>> {
+    let mut out = Vec::new();
+    match encoding {
+        "gzip" => flate2::read::GzDecoder::new(body).read_to_end(&mut out),
+        "br" => brotli::Decompressor::new(body, 4096).read_to_end(&mut out),
+        "zstd" => zstd::stream::read::Decoder::new(body)?.read_to_end(&mut out),
+        _ => return Ok(body.to_vec()),
+    }?;
+    Ok(out)
 }
 
 #[cfg(test)]

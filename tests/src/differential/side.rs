@@ -29,7 +29,8 @@ const QUIET: Duration = Duration::from_millis(150);
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Parts of the names of statistics that are compared, whatever their last word.
-const FAMILIES: [&str; 4] = ["ext_authz.", ".fault.", "local_rate_limit.", "listener_local_ratelimit."];
+const FAMILIES: [&str; 5] =
+    [".compressor.", "ext_authz.", ".fault.", "local_rate_limit.", "listener_local_ratelimit."];
 
 /// Counters that are compared, without their prefix (`http.<listener>.`, `cluster.<name>.`, `tcp.<listener>.`).
 const COUNTERS: &[&str] = &[
@@ -336,7 +337,7 @@ impl Side {
                 Ok(response) => {
                     facts.put(format!("response[{at}].status"), response.status.to_string());
                     facts.put_fields(&format!("response[{at}].header"), &response.fields);
-                    facts.put_body(format!("response[{at}].body"), &response.body);
+                    facts.put_encoded_body(&format!("response[{at}].body"), &response.fields, &response.body);
                     facts.put_fields(&format!("response[{at}].trailer"), &response.trailers);
                     facts.put(format!("response[{at}].cut"), response.cut.unwrap_or_default());
                 }
@@ -433,7 +434,9 @@ impl Side {
             .into_iter()
             .filter(|(name, _)| {
                 let is_known = name.rsplit_once('.').is_some_and(|(_, last)| COUNTERS.contains(&last));
-                is_known || FAMILIES.iter().any(|family| name.contains(family))
+                // (How well a library compresses is its own affair.)
+                let is_size = name.ends_with("total_compressed_bytes");
+                !is_size && (is_known || FAMILIES.iter().any(|family| name.contains(family)))
             })
             .collect())
     }
@@ -479,7 +482,7 @@ fn is_marked(line: &str) -> bool {
 fn put_response(facts: &mut Facts, name: &str, response: &Response) {
     facts.put(format!("{name}.line"), &response.head.line);
     facts.put_fields(&format!("{name}.header"), &response.head.fields);
-    facts.put_body(format!("{name}.body"), &response.body);
+    facts.put_encoded_body(&format!("{name}.body"), &response.head.fields, &response.body);
     facts.put_fields(&format!("{name}.trailer"), &response.trailers);
     facts.put(format!("{name}.complete"), response.complete.to_string());
 }
@@ -489,7 +492,7 @@ fn put_request(facts: &mut Facts, name: &str, request: &Received) {
     facts.put_fields(&format!("{name}.header"), &request.fields);
     match request.line.contains(METHOD) {
         true => put_check(facts, &format!("{name}.check"), &request.body),
-        false => facts.put_body(format!("{name}.body"), &request.body),
+        false => facts.put_encoded_body(&format!("{name}.body"), &request.fields, &request.body),
     }
     facts.put_fields(&format!("{name}.trailer"), &request.trailers);
     facts.put(format!("{name}.complete"), request.complete.to_string());

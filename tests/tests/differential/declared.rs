@@ -7,8 +7,8 @@ use anyhow::{Context, Result, ensure};
 use integration::differential::Case;
 
 use crate::{
-    clusters, ext_authz, ext_authz_network, flushing, headers, http1, http2, jwt, logs, metadata, paths,
-    rbac, rbac_matcher, replies, routing, tcp, timeouts, tunnels, upstream_filters,
+    clusters, compressor, ext_authz, ext_authz_network, flushing, headers, http1, http2, jwt, logs, metadata,
+    paths, rbac, rbac_matcher, replies, routing, tcp, timeouts, tunnels, upstream_filters,
 };
 
 const INTRODUCTION: &str = "\
@@ -54,6 +54,7 @@ fn sections() -> Result<Vec<(&'static str, Vec<Row>)>> {
         ("METADATA frames", metadata::exchanges().into_iter().map(|exchange| exchange.case).collect()),
         ("Routes", routing::cases()),
         ("Clusters of routes", clusters::cases()),
+        ("Compression", compressor::cases()),
         ("Headers", headers::cases()),
         ("Paths", paths::cases()),
         ("Local replies", replies::cases()),

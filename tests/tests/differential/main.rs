@@ -7,6 +7,7 @@
 mod balancing;
 mod cel;
 mod clusters;
+mod compressor;
 mod declared;
 mod ext_authz;
 mod ext_authz_network;
@@ -73,6 +74,11 @@ async fn routes() {
 #[tokio::test]
 async fn clusters_of_routes() {
     differential(clusters::setup(), clusters::cases()).await;
+}
+
+#[tokio::test]
+async fn compression() {
+    differential(compressor::setup(), compressor::cases()).await;
 }
 
 #[tokio::test]

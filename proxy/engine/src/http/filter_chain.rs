@@ -295,7 +295,8 @@ impl FilterChain {
         let Instance { filter, phases, configured: index } =
             self.instance(direction, position).filter(|one| one.sees_head(direction))?;
         let settled = {
-            let mut cx = view.cx(configured, *index, &mut limit, phases);
+            let mut none = Bytes::new();
+            let mut cx = view.cx(configured, *index, &mut limit, phases, &mut none);
             let step = match direction {
                 Direction::Request => filter.on_request_headers(&mut cx, ends),
                 Direction::Response => filter.on_response_headers(&mut cx, ends),
@@ -342,8 +343,9 @@ impl FilterChain {
         let ends = parts.ends();
         if !parts.data.is_empty() || ends {
             let mut unchanged = limit;
+            let mut none = Bytes::new();
             let Instance { filter, phases, configured: index } = instance;
-            let mut cx = view.cx(configured, *index, &mut unchanged, phases);
+            let mut cx = view.cx(configured, *index, &mut unchanged, phases, &mut none);
             let settled = match direction {
                 // A filter that holds a head and does not look at what follows lets go by `poll_resume` only.
                 _ if !sees => Settled::Hold,
@@ -385,13 +387,20 @@ impl FilterChain {
         let Some(Ending::Trailers(trailers)) = &mut parts.end else { return Kept::Within };
         let Some(instance) = self.instance(direction, position) else { return Kept::Within };
         let mut unchanged = limit;
+        let mut added = Bytes::new();
         let Instance { filter, phases, configured: index } = instance;
-        let mut cx = view.cx(configured, *index, &mut unchanged, phases);
+        let mut cx = view.cx(configured, *index, &mut unchanged, phases, &mut added);
         let settled = match direction {
             _ if !sees => Settled::Hold,
             Direction::Request => settle(filter.on_request_trailers(&mut cx, trailers)).await,
             Direction::Response => settle(filter.on_response_trailers(&mut cx, trailers)).await,
         };
+        if !added.is_empty() {
+            parts.data = match parts.data.is_empty() {
+                true => added,
+                false => [&parts.data[..], &added].concat().into(),
+            };
+        }
         let held = self.held(direction);
         match settled {
             Settled::Continue | Settled::Part(_) | Settled::Drop => held.release(position, parts),
@@ -469,6 +478,7 @@ impl View<'_> {
         index: usize,
         hold_limit: &'c mut usize,
         phases: &'c mut Phases,
+        before_trailers: &'c mut Bytes,
     ) -> StreamCx<'c> {
         let name = configured.get(index).map(|filter| &*filter.name);
         let route_configs: &[_] = match (&self.route, name) {
@@ -485,6 +495,7 @@ impl View<'_> {
             clear_route: self.clear_route,
             hold_limit,
             phases,
+            before_trailers,
             head_limits: self.head_limits,
             engine: self.engine,
         }
