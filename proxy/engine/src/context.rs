@@ -5,7 +5,7 @@ use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use proxy_core::callout::{Call, Called, Caller};
 use proxy_core::config::BuildEnv;
 use proxy_core::extension::http_filter::{Engine, LocalBoxFuture};
@@ -14,6 +14,7 @@ use proxy_core::runtime::Runtime;
 use crate::local::drain::ProcessDrain;
 use crate::router::Routes;
 use crate::upstream::call;
+use crate::upstream::call::copy::CopyBody;
 use crate::upstream::pool::Clusters;
 
 /// What all connections of a worker share.
@@ -31,10 +32,10 @@ pub struct Context {
 }
 
 impl Context {
-    /// Sends a copy of a request, with its trailers.
-    pub(crate) fn copy(&self, copy: Call, trailers: Option<HeaderMap>) -> impl Future<Output = ()> + use<> {
+    /// Sends a copy of a request, whose body comes along.
+    pub(crate) fn copy(&self, copy: Call, body: CopyBody) -> impl Future<Output = ()> + use<> {
         let random = self.random.borrow_mut().fork();
-        call::send_copy(self.clusters.clone(), self.env.clone(), random, copy, trailers)
+        call::send_copy(self.clusters.clone(), self.env.clone(), random, copy, body)
     }
 }
 

@@ -26,6 +26,14 @@ const ROUTES: &str = r#"
 - match: {prefix: /small}
   route: {cluster: h2up, request_mirror_policies: [{cluster: up}]}
   request_body_buffer_limit: 2
+- match: {prefix: /none}
+  route: {cluster: nobody, request_mirror_policies: [{cluster: up}]}
+- match: {prefix: /dropped}
+  route: {cluster: dropping, request_mirror_policies: [{cluster: up}]}
+- match: {prefix: /full}
+  route: {cluster: full, request_mirror_policies: [{cluster: up}]}
+- match: {prefix: /refused}
+  route: {cluster: refused, request_mirror_policies: [{cluster: up}]}
 - match: {prefix: /of-host}
   route: {cluster: h2up}
 - match: {prefix: /}
@@ -48,7 +56,15 @@ pub(crate) fn setup() -> Setup {
                 .route_config("request_mirror_policies: [{cluster: up}]")
                 .yaml(),
         ],
-        [cluster("mirrored", "h2up", &mirrored)],
+        [
+            cluster("mirrored", "h2up", &mirrored),
+            "- name: nobody\n  type: STATIC\n  connect_timeout: 1s\n  load_assignment: {cluster_name: nobody}\n".to_owned(),
+            cluster("dropping", "h2up", "").replace(
+                "    endpoints:",
+                "    policy: {drop_overloads: [{category: x, drop_percentage: {numerator: 100}}]}\n    endpoints:",
+            ),
+            cluster("full", "up", "circuit_breakers: {thresholds: [{max_pending_requests: 0}]}"),
+        ],
     )
 }
 
@@ -96,6 +112,20 @@ pub(crate) fn cases() -> Vec<Case> {
         get("policy of the route over its host's", "of_host", "/off", host, 0),
         get("policy of the table", "of_table", "/of-host", host, 1),
         get("copy to a host that refuses", "plain", "/dead", host, 0),
+        get("no copy without a host", "plain", "/none", host, 0),
+        get("no copy of what is dropped", "plain", "/dropped", host, 0),
+        get("no copy of what is too much", "plain", "/full", host, 0),
+        get("copied though its host refuses", "plain", "/refused", host, 1),
+        post("body longer than what is kept", "/small", "content-length: 4\r\n", "body"),
+        Case::steps(
+            "given up in its body",
+            "plain",
+            [
+                Do::Send(b"POST /x HTTP/1.1\r\nhost: test\r\ncontent-length: 9\r\n\r\nbody".to_vec()),
+                Do::Pause(Duration::from_millis(100)),
+                Do::Leave,
+            ],
+        ),
         post("body", "/x", "content-length: 4\r\n", "body"),
         post("body of unknown length", "/x", "transfer-encoding: chunked\r\n", "4\r\nbody\r\n0\r\n\r\n"),
         post("trailers", "/x", "transfer-encoding: chunked\r\n", "4\r\nbody\r\n0\r\nx-last: 1\r\n\r\n"),

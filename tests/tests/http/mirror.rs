@@ -93,15 +93,47 @@ async fn a_copy_that_is_not_answered_keeps_nobody_waiting() -> Result<()> {
 }
 
 #[tokio::test]
-async fn more_than_may_be_kept_is_not_copied() -> Result<()> {
+async fn bodies_are_copied_that_are_longer_than_what_is_kept() -> Result<()> {
     let (proxy, [up, one, _]) = start("{cluster: one}", "  request_body_buffer_limit: 8\n").await?;
-    up.script(repeat_n(Reply::ok(), 3));
+    up.script([Reply::ok()]);
     one.script([Reply::ok()]);
     let mut client = Client::connect(proxy.listener("http")?).await?;
-    post(&mut client, "123456789").await?;
-    post(&mut client, "12345678").await?;
+    let body = "0123456789".repeat(60_000);
+    post(&mut client, &body).await?;
     arrived(&one, 1).await?;
-    ensure!(whole(&one)[0].body == b"12345678");
-    ensure!(proxy.admin().stat("cluster.up.retry_or_shadow_abandoned").await? == 1);
+    ensure!(whole(&one)[0].body == body.as_bytes());
+    ensure!(proxy.admin().stat("cluster.up.retry_or_shadow_abandoned").await? == 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_copy_that_takes_less_than_comes_is_given_up() -> Result<()> {
+    let (proxy, [up, one, _]) = start("{cluster: one}", "").await?;
+    up.script([Reply::ok()]);
+    one.script([Reply::early([Step::Stall])]);
+    let mut client = Client::connect(proxy.listener("http")?).await?;
+    // (More than what the kernel and the proxy hold.)
+    post(&mut client, &"0123456789".repeat(3_000_000)).await?;
+    for (stat, value) in [("cluster.up.retry_or_shadow_abandoned", 1), ("cluster.one.upstream_rq_active", 0)]
+    {
+        eventually(stat, SOON, async || (proxy.admin().stat(stat).await.ok()? == value).then_some(()))
+            .await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_request_that_is_given_up_takes_its_copy_along() -> Result<()> {
+    let (proxy, [_up, one, _]) = start("{cluster: one}", "").await?;
+    let mut client = Client::connect(proxy.listener("http")?).await?;
+    client.send(b"POST / HTTP/1.1\r\nhost: test\r\ncontent-length: 10\r\n\r\nhello").await?;
+    let active = async |value: i64| {
+        let stat = "cluster.one.upstream_rq_active";
+        eventually(stat, SOON, async || (proxy.admin().stat(stat).await.ok()? == value).then_some(())).await
+    };
+    active(1).await?;
+    drop(client);
+    active(0).await?;
+    ensure!(whole(&one).is_empty());
     Ok(())
 }

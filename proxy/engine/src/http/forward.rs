@@ -410,13 +410,13 @@ impl Stream<'_> {
                 request.headers.remove(&**name);
             }
         }
-        self.mirror(&cluster.cluster, timeouts.global, limit);
+        self.mirror(&cluster.cluster, timeouts.global);
         if (self.tries.is_some() || self.mirrors.is_some())
             && let Some(gathered) = self.gathered.as_deref().cloned()
         {
             self.keep(&gathered);
         } else if self.request_done && !self.holds(Direction::Request) {
-            self.send_mirrors(&Ending::Stream);
+            self.finish_mirrors(&Ending::Stream);
         }
         priority
     }
@@ -513,6 +513,7 @@ impl Stream<'_> {
             return Err(Unavailable::Reset(UpstreamReset::Overflow, String::new()));
         };
         self.in_flight = Some(guard);
+        self.begin_mirrors();
         if let Some(limit) = cluster.cluster.http.max_stream_duration {
             self.deadlines.set_upstream(Some(clock::now() + limit));
         }
@@ -566,6 +567,10 @@ impl Stream<'_> {
             ),
         };
         self.info.flags.set(flag);
+        if header.is_some() {
+            // What is dropped was never tried.
+            self.info.upstream.attempts = 0;
+        }
         self.charge(StatusCode::SERVICE_UNAVAILABLE);
         let body = Bytes::from_static(body.as_bytes());
         let mut reply = LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, body, details);
@@ -632,9 +637,11 @@ impl Stream<'_> {
         };
         let mut opening = pin!(opening);
         poll_fn(|cx| {
-            if let Poll::Ready(opened) = opening.as_mut().poll(cx) {
+            let opened = opening.as_mut().poll(cx);
+            if let Poll::Ready(opened) = opened {
                 return Poll::Ready(opened.map_err(|(reset, reason)| Unavailable::Reset(reset, reason)));
             }
+            self.begin_mirrors();
             if let Poll::Ready(error) = down.poll_gone(cx) {
                 pool.cluster.stats.traffic.here().upstream_rq_cancelled.inc();
                 return Poll::Ready(Err(Unavailable::End(self.downstream_failed(error))));

@@ -1,34 +1,37 @@
-//! Copies of requests that other clusters get (`request_mirror_policies`): sent once the request is complete, their answers thrown away.
+//! Copies of requests that other clusters get (`request_mirror_policies`): sent along with the request, their answers thrown away.
 //!
-//! A copy is what leaves for the route's cluster: after the filters, the route's mutations and rewrites, with the whole body. It costs
-//! nobody's answer anything: a body that is larger than may be kept is not mirrored, and a cluster that is not there gets nothing. Tunnels have no
-//! copies. Source: Envoy `source/common/router/{router,shadow_writer_impl}.cc`; observed on 1.40.
+//! A copy is what leaves for the route's cluster: after the filters, the route's mutations and rewrites. It begins when a connection to a
+//! host is sought, so what the proxy refuses by itself has none, and its body comes along piece by piece. It costs nobody's answer
+//! anything: a copy that takes less than comes is given up, and a cluster that is not there gets nothing. Tunnels have no copies.
+//! Source: Envoy `source/common/router/{router,shadow_writer_impl}.cc`; observed on 1.40.
 
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::Method;
 use proxy_core::callout::{Call, EnvoyHeaders};
 
 use super::filter_chain::{Ending, Parts};
 use super::stream::Stream;
 use crate::router::route::Action;
+use crate::upstream::call::copy::{self, CopyBody, Feed, Unfed};
 use crate::upstream::cluster::Cluster;
 use crate::upstream::mirror::MirrorTo;
 
-/// How long a copy may take if its route has no timeout.
-const LONGEST: Duration = Duration::from_secs(300);
+/// How far behind a copy may be at least, in bytes, however little a connection may hold.
+const BEHIND: usize = 64 * 1024;
 
-/// The copies of a request that is not complete yet.
+/// The copies of a request.
 pub(crate) struct Mirrors {
-    calls: Vec<Call>,
-    body: BytesMut,
-    limit: usize,
+    /// Those that are not begun.
+    waiting: Vec<(Call, CopyBody)>,
+    /// Their bodies, while the request is not complete.
+    feeds: Vec<Feed>,
 }
 
 impl Stream<'_> {
-    /// Makes copies of the head, if the cluster or the route wants any. Not more than `limit` bytes of the body are kept.
-    pub(super) fn mirror(&mut self, cluster: &Cluster, timeout: Option<Duration>, limit: usize) {
+    /// Makes copies of the head, if the cluster or the route wants any.
+    pub(super) fn mirror(&mut self, cluster: &Cluster, timeout: Option<Duration>) {
         let of_route = match self.route().map(|route| route.action()) {
             Some(Action::Forward(forward)) => Some(&*forward.mirrors),
             Some(Action::Redirect(_) | Action::DirectResponse(_) | Action::NonForwarding) | None => None,
@@ -41,7 +44,7 @@ impl Stream<'_> {
             return;
         }
         let (runtime, clusters) = (&self.cx.shared.env.runtime, &self.cx.shared.clusters);
-        let mut calls = Vec::new();
+        let (mut waiting, mut feeds) = (Vec::new(), Vec::new());
         for policy in policies.iter().filter(|policy| policy.chooses(runtime, self.random)) {
             let cluster = match &policy.to {
                 MirrorTo::Named(name) => clusters.get(name),
@@ -53,43 +56,56 @@ impl Stream<'_> {
             let mut call = Call::new(cluster.cluster.name.clone(), policy.copy(&self.request), Bytes::new());
             call.timeout = timeout;
             call.envoy_headers = EnvoyHeaders::InternalAndForwarded;
-            calls.push(call);
+            let (feed, body) = copy::body();
+            waiting.push((call, body));
+            feeds.push(feed);
         }
-        if !calls.is_empty() {
-            self.mirrors = Some(Box::new(Mirrors { calls, body: BytesMut::new(), limit }));
+        if !waiting.is_empty() {
+            self.mirrors = Some(Box::new(Mirrors { waiting, feeds }));
         }
     }
 
-    /// Adds to the copies what goes to the host, and sends them if that is the end.
-    pub(super) fn mirror_parts(&mut self, parts: &Parts) {
+    /// A host is about to get the request: its copies leave, too.
+    pub(super) fn begin_mirrors(&mut self) {
         let Some(mirrors) = &mut self.mirrors else { return };
-        if mirrors.body.len().saturating_add(parts.data.len()) > mirrors.limit {
+        for (call, body) in mirrors.waiting.drain(..) {
+            // Nobody waits for it: it ends by its deadline, or when it is given up.
+            tokio::task::spawn_local(self.cx.shared.copy(call, body));
+        }
+        if mirrors.feeds.is_empty() {
             self.mirrors = None;
-            if let Some(cluster) = &self.cluster {
+        }
+    }
+
+    /// Has the copies get what goes to the host.
+    pub(super) fn mirror_parts(&mut self, parts: &Parts) {
+        let most = self.cx.buffer_limit.max(BEHIND);
+        let Some(mirrors) = &mut self.mirrors else { return };
+        let cluster = self.cluster.as_ref();
+        mirrors.feeds.retain(|feed| {
+            let fed = feed.push(parts.data.clone(), most);
+            if let Some(cluster) = cluster.filter(|_| fed == Err(Unfed::Behind)) {
                 cluster.cluster.stats.traffic.here().retry_or_shadow_abandoned.inc();
             }
-            return;
-        }
-        mirrors.body.extend_from_slice(&parts.data);
+            fed.is_ok()
+        });
         if let Some(end) = &parts.end {
-            self.send_mirrors(end);
+            self.finish_mirrors(end);
         }
     }
 
-    /// The request is complete: its copies leave.
-    pub(super) fn send_mirrors(&mut self, end: &Ending) {
-        let Some(mirrors) = self.mirrors.take() else { return };
-        let Mirrors { calls, body, .. } = *mirrors;
-        let body = body.freeze();
+    /// The request is complete.
+    pub(super) fn finish_mirrors(&mut self, end: &Ending) {
+        let Some(mirrors) = &mut self.mirrors else { return };
         let trailers = match end {
             Ending::Trailers(trailers) => Some(&**trailers),
             Ending::Stream => None,
         };
-        for call in calls {
-            let limit = call.timeout.unwrap_or(LONGEST);
-            let copying = self.cx.shared.copy(Call { body: body.clone(), ..call }, trailers.cloned());
-            // Nobody waits for it, and it ends by its deadline.
-            tokio::task::spawn_local(async move { drop(tokio::time::timeout(limit, copying).await) });
+        for feed in mirrors.feeds.drain(..) {
+            feed.finish(trailers.cloned());
+        }
+        if mirrors.waiting.is_empty() {
+            self.mirrors = None;
         }
     }
 }

@@ -4,6 +4,7 @@
 //! A connection that the host closed at the moment of reuse costs nothing, as in the router; no other failure is hidden.
 //! Source: Envoy `source/common/http/async_client_impl.cc`, which sends calls through a router of their own.
 
+pub(crate) mod copy;
 mod tries;
 
 use std::future::poll_fn;
@@ -12,7 +13,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
@@ -28,6 +29,7 @@ use proxy_core::stream_error::UpstreamReset;
 use proxy_core::stream_info::{ConnectionInfo, StreamInfo};
 use proxy_core::upstream::{Host, HostResult};
 
+use self::copy::CopyBody;
 use self::tries::Tries;
 use super::circuit_breaker::BreakerPriority;
 use super::cluster::Cluster;
@@ -55,23 +57,45 @@ pub(crate) async fn run(
     Box::pin(run_with(clusters, env, random, call, Extent::Call)).await
 }
 
-/// Sends `copy` of a request: its body goes with the length and the trailers that it came with, and nobody reads the answer.
+/// Sends `copy` of a request with a `body` that comes along, until it is given up: it goes with the length and the trailers that it comes with, and
+/// nobody reads the answer.
 pub(crate) async fn send_copy(
     clusters: Rc<Clusters>,
     env: Arc<BuildEnv>,
     random: fastrand::Rng,
     copy: Call,
-    trailers: Option<HeaderMap>,
+    body: CopyBody,
 ) {
-    let _ = run_with(clusters, env, random, copy, Extent::Copy(trailers)).await;
+    let shared = body.share();
+    tokio::select! {
+        biased;
+        () = shared.given_up() => {}
+        _ = run_with(clusters, env, random, copy, Extent::Copy(body)) => {}
+    }
 }
 
 /// What there is of a request and its answer.
 enum Extent {
     /// A body of known length, and an answer.
     Call,
-    /// What another request has, with these trailers, and nothing of the answer.
-    Copy(Option<HeaderMap>),
+    /// What another request has, and nothing of the answer.
+    Copy(CopyBody),
+}
+
+/// When a call or a copy has to be over.
+enum Deadline {
+    At(Option<Instant>),
+    /// So long after the end of its request.
+    OfCopy(CopyBody, Option<Duration>),
+}
+
+impl Deadline {
+    fn get(&self, cx: &mut Context<'_>) -> Option<Instant> {
+        match self {
+            Self::At(at) => *at,
+            Self::OfCopy(body, timeout) => body.deadline(*timeout, cx),
+        }
+    }
 }
 
 async fn run_with(
@@ -88,8 +112,12 @@ async fn run_with(
         write_length(&mut call);
     }
     let begun = clock::now();
-    let deadline = call.timeout.map(|timeout| begun + timeout);
-    let mut tries = call.retry.clone().map(|policy| Tries::new(policy, env, deadline));
+    let at = call.timeout.map(|timeout| begun + timeout);
+    let deadline = match &extent {
+        Extent::Call => Deadline::At(at),
+        Extent::Copy(body) => Deadline::OfCopy(body.share(), call.timeout),
+    };
+    let mut tries = call.retry.clone().map(|policy| Tries::new(policy, env, at));
     let mut calling = Calling { cluster, call, extent, random, host: None, is_answered: false };
     let mut timer = Timer::default();
     let mut called = {
@@ -100,6 +128,7 @@ async fn run_with(
             }
         });
         poll_fn(|cx| {
+            let deadline = deadline.get(cx);
             if let Poll::Ready(called) = sending.as_mut().poll(cx) {
                 return Poll::Ready(called);
             }
@@ -171,22 +200,34 @@ impl Calling {
         loop {
             attempt += 1;
             let (mut up, in_flight) = self.open(attempt > 1).await?;
-            let trailers = match &self.extent {
-                Extent::Copy(trailers) => trailers.as_ref(),
-                Extent::Call => None,
+            let is_bare = match &self.extent {
+                Extent::Call => self.call.body.is_empty(),
+                Extent::Copy(body) => body.is_bare(),
             };
-            let is_bare = self.call.body.is_empty() && trailers.is_none();
             let reset = match up.request(&self.call.request, is_bare) {
                 Ok(()) => {
-                    if !self.call.body.is_empty() {
-                        up.data(self.call.body.clone());
-                    }
-                    if !is_bare {
-                        up.finish(trailers.cloned());
-                    }
+                    let mut coming = match &self.extent {
+                        Extent::Copy(body) => Some(body).filter(|_| !is_bare),
+                        Extent::Call => {
+                            if !is_bare {
+                                up.data(self.call.body.clone());
+                                up.finish(None);
+                            }
+                            None
+                        }
+                    };
                     let mut reading = Reading::new(&self.call, &self.extent);
                     let sent = Sent { cluster: &self.cluster.cluster, protocol: up.protocol() };
-                    let read = poll_fn(|cx| reading.poll(&mut up, tries, cx)).await;
+                    let read = poll_fn(|cx| {
+                        if let Some(body) = coming
+                            && let Poll::Ready(passed) = body.poll_pass(&mut up, cx)
+                        {
+                            passed.map_err(Broken::Reset)?;
+                            coming = None;
+                        }
+                        reading.poll(&mut up, tries, cx)
+                    })
+                    .await;
                     if !matches!(read, Err(Broken::TooLarge)) {
                         std::mem::forget(sent);
                     }
@@ -203,7 +244,12 @@ impl Calling {
                 Err(reset) => reset,
             };
             drop(in_flight);
+            let is_whole = match &self.extent {
+                Extent::Call => true,
+                Extent::Copy(body) => body.is_whole(),
+            };
             let is_safe = match reset {
+                _ if !is_whole => false,
                 // The host did not work on it (RFC 9113, 8.7).
                 UpstreamReset::RemoteRefused => attempt < MAX_SENDS,
                 // The host closed a connection at the moment it was used again.
