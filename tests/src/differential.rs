@@ -89,6 +89,8 @@ pub enum Do {
     AwaitEnd,
     /// Waits until the upstream has received that many requests.
     AwaitUpstream(usize),
+    /// The same of the HTTP/2 upstream.
+    AwaitH2Upstream(usize),
     /// Closes the connection; nothing can follow.
     Leave,
     /// Asks the admin interface to do this (POST).

@@ -119,4 +119,6 @@ pub type Called = Result<Answer, CallFailure>;
 pub trait Caller {
     /// Begins `call` when first polled.
     fn call(&self, call: Call) -> LocalBoxFuture<'static, Called>;
+    /// Makes `call` for nobody: it goes on when who asked for it is gone, and what comes of it is not told.
+    fn send(&self, call: Call);
 }

@@ -11,6 +11,7 @@ mod fields;
 mod tests;
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use prost_types::value::Kind;
 use smallvec::SmallVec;
@@ -26,14 +27,15 @@ use crate::extension::access_log::{LogEntry, LogType};
 use crate::extension::http_filter;
 use crate::format::{Empty, Format};
 use crate::head::{RequestHead, ResponseHead};
+use crate::runtime::RuntimeFraction;
 use crate::stream_info::StreamInfo;
 use action::Action;
 
 pub use fields::FIELDS;
 
-/// Rate limits of a route, a virtual host or a filter.
-#[derive(Debug, Default)]
-pub struct RateLimits(Box<[RateLimit]>);
+/// Rate limits of a route, a virtual host or a filter. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct RateLimits(Arc<[RateLimit]>);
 
 /// Where rate limits stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,8 +51,8 @@ pub enum Place {
 pub struct RateLimit {
     /// Which filters heed it: those of the same stage.
     pub stage: u32,
-    /// The runtime key that it may be switched off with.
-    pub disable_key: Option<Box<str>>,
+    /// How many requests it holds for, where the runtime may say so (`disable_key`).
+    pub switch: Option<RuntimeFraction>,
     /// It counts what was, when a stream is over, and limits nothing.
     pub on_stream_done: bool,
     actions: Box<[Action]>,
@@ -189,6 +191,8 @@ impl RateLimit {
         let actions = cx.each("actions", actions, Action::build);
         let limit = limit.as_ref().map(|limit| cx.at("limit", |cx| Override::build(limit, cx)));
         let hits = hits_addend.as_ref().map(|hits| cx.at("hits_addend", |cx| Hits::build(hits, cx)));
+        // (Envoy 1.40 reads them in routes and virtual hosts, and heeds them in filters only.)
+        let hits = hits.transpose()?.filter(|_| place == Place::Filter);
         let headers = match XRateLimitOption::try_from(*x_ratelimit_option) {
             Ok(XRateLimitOption::Unspecified) => HeadersOption::Unspecified,
             Ok(XRateLimitOption::Off) => HeadersOption::Off,
@@ -200,11 +204,12 @@ impl RateLimit {
         };
         Ok(Self {
             stage: stage.unwrap_or(0),
-            disable_key: (!disable_key.is_empty()).then(|| disable_key.as_str().into()),
+            switch: (!disable_key.is_empty())
+                .then(|| RuntimeFraction::all(&format!("ratelimit.{disable_key}.http_filter_enabled"))),
             on_stream_done: *apply_on_stream_done,
             actions: actions?.into(),
             limit: limit.transpose()?,
-            hits: hits.transpose()?.unwrap_or_default(),
+            hits: hits.unwrap_or_default(),
             headers,
         })
     }

@@ -103,6 +103,11 @@ impl RuntimeFraction {
         }
     }
 
+    /// All events, unless the runtime says how many.
+    pub fn all(key: &str) -> Self {
+        Self { key: Some(key.into()), numerator: 100, denominator: 100 }
+    }
+
     /// Whether an event with random number `random` is in the fraction.
     ///
     /// A runtime value, if set, is a number of percent or a `FractionalPercent`.

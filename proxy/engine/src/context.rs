@@ -44,6 +44,10 @@ impl Caller for Context {
         let random = self.random.borrow_mut().fork();
         Box::pin(call::run(self.clusters.clone(), self.env.clone(), random, call))
     }
+
+    fn send(&self, call: Call) {
+        tokio::task::spawn_local(self.call(call));
+    }
 }
 
 impl Engine for Context {

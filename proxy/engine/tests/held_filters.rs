@@ -13,8 +13,8 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use proxy_core::config::{BuildCx, BuildEnv, Rejected};
 use proxy_core::extension::http_filter::{
-    DataStep, Direction, HeadersStep, HttpFilter, HttpFilterExtension, HttpFilterFactory, NoRouteConfig, Of,
-    Phases, StreamCx, Verdict,
+    DataStep, Direction, Engine, HeadersStep, HttpFilter, HttpFilterExtension, HttpFilterFactory,
+    NoRouteConfig, Of, Phases, StreamCx, Verdict,
 };
 use proxy_core::extension::{Descriptor, Extensions, SecurityPosture, Status};
 use proxy_core::head::{RequestHead, ResponseHead};
@@ -204,7 +204,13 @@ impl HttpFilter for Holder {
         self.gate.poll(task).map(|()| verdict)
     }
 
-    fn on_complete(&mut self, _: &RequestHead, _: Option<&ResponseHead>, info: &mut StreamInfo) {
+    fn on_complete(
+        &mut self,
+        _: &RequestHead,
+        _: Option<&ResponseHead>,
+        info: &mut StreamInfo,
+        _: &dyn Engine,
+    ) {
         self.gate.see(format!("over, {}", info.details.as_deref().unwrap_or("-")));
     }
 }

@@ -9,5 +9,6 @@ pub mod header_mutation;
 pub mod health_check;
 pub mod jwt_authn;
 pub mod local_ratelimit;
+pub mod ratelimit;
 pub mod rbac;
 pub mod set_filter_state;

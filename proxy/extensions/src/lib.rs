@@ -38,6 +38,7 @@ pub const HTTP_FILTERS: &[&dyn HttpFilterFactory] = &[
     &Of::<http::health_check::HealthCheck>::new(),
     &Of::<http::jwt_authn::JwtAuthn>::new(),
     &Of::<http::local_ratelimit::LocalRateLimit>::new(),
+    &Of::<http::ratelimit::RateLimit>::new(),
     &Of::<http::rbac::Rbac>::new(),
     &Of::<http::set_filter_state::SetFilterState>::new(),
 ];
@@ -76,6 +77,7 @@ pub const FIELDS: &[&[MessageFields]] = &[
     http::health_check::FIELDS,
     http::jwt_authn::FIELDS,
     http::local_ratelimit::FIELDS,
+    http::ratelimit::FIELDS,
     http::rbac::FIELDS,
     http::set_filter_state::FIELDS,
     listener::http_inspector::FIELDS,
@@ -92,6 +94,7 @@ pub const FIELDS: &[&[MessageFields]] = &[
     network::rbac::FIELDS,
     network::set_filter_state::FIELDS,
     shared::matching::fields::FIELDS,
+    shared::rate_limit::FIELDS,
     shared::rbac::fields::FIELDS,
     shared::set_filter_state::FIELDS,
 ];

@@ -5,6 +5,7 @@ pub mod ext_authz;
 pub mod facts;
 pub mod header_append;
 pub mod matching;
+pub mod rate_limit;
 pub mod rbac;
 pub mod runtime_flag;
 pub mod set_filter_state;

@@ -93,6 +93,8 @@ pub(crate) struct FakeEngine {
     pub(crate) clusters: std::collections::HashMap<String, (usize, usize)>,
     /// The calls that were made.
     pub(crate) calls: RefCell<Vec<Call>>,
+    /// Nobody answers calls.
+    pub(crate) silent: std::cell::Cell<bool>,
     /// What the next calls are answered; then there is no cluster.
     pub(crate) answers: RefCell<VecDeque<Called>>,
 }
@@ -100,8 +102,14 @@ pub(crate) struct FakeEngine {
 impl Caller for FakeEngine {
     fn call(&self, call: Call) -> LocalBoxFuture<'static, Called> {
         self.calls.borrow_mut().push(call);
+        if self.silent.get() {
+            return Box::pin(std::future::pending());
+        }
         let answer = self.answers.borrow_mut().pop_front().unwrap_or(Err(CallFailure::NoCluster));
         Box::pin(std::future::ready(answer))
+    }
+    fn send(&self, call: Call) {
+        drop(self.call(call));
     }
 }
 

@@ -1,19 +1,48 @@
-//! What an authorization service was asked, as facts: the message taken apart, with what varies from run to run replaced by a word.
+//! What services were asked, as facts: the message taken apart, with what varies from run to run replaced by a word.
 
 use prost::Message;
 use prost_types::Struct;
 use xds_api::envoy::config::core::v3 as core;
+use xds_api::envoy::extensions::common::ratelimit::v3::RateLimitDescriptor;
 use xds_api::envoy::service::auth::v3::CheckRequest;
 use xds_api::envoy::service::auth::v3::attribute_context::{HttpRequest, Peer};
+use xds_api::envoy::service::ratelimit::v3::RateLimitRequest;
 
 use super::Facts;
 use super::facts::varying;
 
-/// What the line of such a request has in it.
-pub(super) const METHOD: &str = "/envoy.service.auth.v3.Authorization/Check";
+/// What the line of a request has in it that asks an authorization service.
+const AUTHORIZATION: &str = "/envoy.service.auth.v3.Authorization/Check";
+/// The same of a rate limit service.
+const RATE_LIMIT: &str = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit";
 
-/// Writes down the message in `body`.
-pub(super) fn put_check(facts: &mut Facts, name: &str, body: &[u8]) {
+/// Writes down the body of a request whose line is this, if it asks a service.
+pub(super) fn put_asked(facts: &mut Facts, name: &str, line: &str, body: &[u8]) -> bool {
+    match line {
+        _ if line.contains(AUTHORIZATION) => put_check(facts, &format!("{name}.check"), body),
+        _ if line.contains(RATE_LIMIT) => put_limit(facts, &format!("{name}.limit"), body),
+        _ => return false,
+    }
+    true
+}
+
+fn put_limit(facts: &mut Facts, name: &str, body: &[u8]) {
+    let Some(Ok(asked)) = body.get(5..).map(RateLimitRequest::decode) else {
+        return facts.put_body(format!("{name}.body"), body);
+    };
+    facts.put(format!("{name}.domain"), &asked.domain);
+    facts.put(format!("{name}.hits"), asked.hits_addend.to_string());
+    for (at, descriptor) in asked.descriptors.iter().enumerate() {
+        let RateLimitDescriptor { entries, limit, hits_addend, is_negative_hits } = descriptor;
+        let entries: Vec<String> =
+            entries.iter().map(|entry| format!("{}={}", entry.key, entry.value)).collect();
+        let limit = limit.map(|limit| (limit.requests_per_unit, limit.unit));
+        let rest = format!("limit {limit:?} hits {hits_addend:?} negative {is_negative_hits}");
+        facts.put(format!("{name}.descriptor[{at}]"), format!("{} {rest}", entries.join(",")));
+    }
+}
+
+fn put_check(facts: &mut Facts, name: &str, body: &[u8]) {
     let asked = body.get(5..).map(CheckRequest::decode);
     let Some(Ok(CheckRequest { attributes: Some(attributes) })) = asked else {
         return facts.put_body(format!("{name}.body"), body);

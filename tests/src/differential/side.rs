@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::check::{METHOD, put_check};
+use super::check::put_asked;
 use super::{Case, Do, Facts, H2Request, Input, Setup};
 use crate::client::{Client, End, H2Client, Response};
 use crate::config::{fill, port};
@@ -29,8 +29,8 @@ const QUIET: Duration = Duration::from_millis(150);
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Parts of the names of statistics that are compared, whatever their last word.
-const FAMILIES: [&str; 5] =
-    [".compressor.", "ext_authz.", ".fault.", "local_rate_limit.", "listener_local_ratelimit."];
+const FAMILIES: [&str; 6] =
+    [".compressor.", "ext_authz.", ".fault.", "local_rate_limit.", "listener_local_ratelimit.", "ratelimit."];
 
 /// Counters that are compared, without their prefix (`http.<listener>.`, `cluster.<name>.`, `tcp.<listener>.`).
 const COUNTERS: &[&str] = &[
@@ -85,6 +85,7 @@ const COUNTERS: &[&str] = &[
     "upstream_rq_5xx",
     "upstream_rq_200",
     "upstream_rq_403",
+    "upstream_rq_429",
     "upstream_rq_503",
     "upstream_rq_cancelled",
     "upstream_rq_504",
@@ -322,6 +323,12 @@ impl Side {
                 })
                 .await
             }
+            Do::AwaitH2Upstream(count) => {
+                eventually("requests at the HTTP/2 upstream", SOON, async || {
+                    (self.h2_upstream.received().len() >= *count).then_some(())
+                })
+                .await
+            }
             Do::Pause(pause) => {
                 tokio::time::sleep(*pause).await;
                 Ok(())
@@ -426,7 +433,7 @@ impl Side {
 
     async fn counters(&self, case: &Case) -> Result<BTreeMap<String, i64>> {
         let filter = format!(
-            "^(http\\.{0}|tcp\\.{0}|ext_authz\\.{0}|{0}[a-z_]*\\.http_local_rate_limit|local_rate_limit\\.{0}|listener_local_ratelimit\\.{0}|cluster\\.[a-z0-9_]+|vhost\\.all\\.[a-z]+\\.[a-z]+|http2|http1)\\.",
+            "^(http\\.{0}|tcp\\.{0}|ext_authz\\.{0}|{0}[a-z_]*\\.http_local_rate_limit|local_rate_limit\\.{0}|ratelimit\\.{0}|listener_local_ratelimit\\.{0}|cluster\\.[a-z0-9_]+|vhost\\.all\\.[a-z]+\\.[a-z]+|http2|http1)\\.",
             case.listener
         );
         let all = self.proxy.admin().stats(&filter).await?;
@@ -490,9 +497,8 @@ fn put_response(facts: &mut Facts, name: &str, response: &Response) {
 fn put_request(facts: &mut Facts, name: &str, request: &Received) {
     facts.put(format!("{name}.line"), &request.line);
     facts.put_fields(&format!("{name}.header"), &request.fields);
-    match request.line.contains(METHOD) {
-        true => put_check(facts, &format!("{name}.check"), &request.body),
-        false => facts.put_encoded_body(&format!("{name}.body"), &request.fields, &request.body),
+    if !put_asked(facts, name, &request.line, &request.body) {
+        facts.put_encoded_body(&format!("{name}.body"), &request.fields, &request.body);
     }
     facts.put_fields(&format!("{name}.trailer"), &request.trailers);
     facts.put(format!("{name}.complete"), request.complete.to_string());

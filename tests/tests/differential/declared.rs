@@ -8,7 +8,7 @@ use integration::differential::Case;
 
 use crate::{
     clusters, compressor, ext_authz, ext_authz_network, flushing, headers, http1, http2, jwt, logs, metadata,
-    paths, rbac, rbac_matcher, replies, routing, tcp, timeouts, tunnels, upstream_filters,
+    paths, ratelimit, rbac, rbac_matcher, replies, routing, tcp, timeouts, tunnels, upstream_filters,
 };
 
 const INTRODUCTION: &str = "\
@@ -67,6 +67,7 @@ fn sections() -> Result<Vec<(&'static str, Vec<Row>)>> {
         ("Authorization by a service", ext_authz::cases()),
         ("Authorization by a service over HTTP", ext_authz::http_cases()),
         ("Authorization of connections by a service", ext_authz_network::cases()),
+        ("Rate limits by a service", ratelimit::cases()),
         ("Access control", rbac::cases()),
         ("Access control of connections", rbac::network_cases()),
         ("Access control by matchers", rbac_matcher::cases()),

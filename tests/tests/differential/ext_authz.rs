@@ -130,7 +130,7 @@ fn frame(message: &impl Message) -> Vec<u8> {
 }
 
 /// What a service of gRPC answers.
-pub(crate) fn answer(response: &CheckResponse) -> H2Reply {
+pub(crate) fn answer(response: &impl Message) -> H2Reply {
     let mut reply =
         H2Reply::new(200, "").field("content-type", "application/grpc").trailer("grpc-status", "0");
     reply.body = frame(response);

@@ -27,6 +27,7 @@ mod original_dst;
 mod outlier;
 mod paths;
 mod prefix;
+mod ratelimit;
 mod rbac;
 mod rbac_matcher;
 mod replies;
@@ -146,6 +147,11 @@ async fn upgrades_and_connect() {
 #[tokio::test]
 async fn ignored_upgrades() {
     differential(tunnels::setup(), tunnels::ignored_cases()).await;
+}
+
+#[tokio::test]
+async fn requests_that_a_service_counts() {
+    differential(ratelimit::setup(), ratelimit::cases()).await;
 }
 
 #[tokio::test]

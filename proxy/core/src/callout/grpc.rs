@@ -102,6 +102,12 @@ impl GrpcService {
         })
     }
 
+    /// The same with this timeout in place of its own.
+    #[must_use]
+    pub fn with_timeout(self, timeout: Option<Duration>) -> Self {
+        Self { timeout, ..self }
+    }
+
     /// The call that sends `message` to `path` (`/package.Service/Method`) for the stream that `info` describes.
     pub fn call(&self, path: &'static str, message: &impl Message, info: &StreamInfo) -> Call {
         let mut headers = HeaderMap::with_capacity(8);

@@ -248,7 +248,13 @@ pub trait HttpFilter {
         Poll::Pending
     }
     /// The stream is over, however it ended. Called once.
-    fn on_complete(&mut self, request: &RequestHead, response: Option<&ResponseHead>, info: &mut StreamInfo) {
+    fn on_complete(
+        &mut self,
+        request: &RequestHead,
+        response: Option<&ResponseHead>,
+        info: &mut StreamInfo,
+        engine: &dyn Engine,
+    ) {
     }
 }
 

@@ -226,8 +226,8 @@ fn condition_subject<'a>(subject: &Subject<'a>) -> cel::Subject<'a> {
         request: Some(subject.request),
         response: subject.response,
         trailers: None,
-        route: subject.route.map(|route| route.metadata()),
-        cluster: subject.route.and_then(|route| route.cluster()),
+        route: Some(&subject.info.route_metadata),
+        cluster: subject.route.and_then(|route| route.cluster()).or(subject.info.upstream.cluster.as_deref()),
     }
 }
 
@@ -295,9 +295,7 @@ impl Source {
         let info = subject.info;
         let value = match self {
             Self::Dynamic => info.dynamic_metadata(&path.namespace, &path.path),
-            Self::Route => {
-                subject.route.and_then(|route| route.metadata().value(&path.namespace, &path.path))
-            }
+            Self::Route => info.route_metadata.value(&path.namespace, &path.path),
             Self::Cluster => info.upstream.cluster_metadata.value(&path.namespace, &path.path),
         };
         match value?.kind.as_ref()? {

@@ -455,9 +455,10 @@ impl FilterChain {
         request: &RequestHead,
         response: Option<&ResponseHead>,
         info: &mut StreamInfo,
+        engine: &dyn Engine,
     ) {
         for instance in &mut self.instances {
-            instance.filter.on_complete(request, response, info);
+            instance.filter.on_complete(request, response, info, engine);
         }
     }
 }

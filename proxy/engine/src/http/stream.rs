@@ -545,7 +545,7 @@ impl Drop for Stream<'_> {
         self.in_flight = None;
         drill_request("complete", &self.request, &self.cx.shared.env.runtime);
         self.complete_upstream_filters();
-        self.filters.complete(&self.request, self.response.as_ref(), &mut self.info);
+        self.filters.complete(&self.request, self.response.as_ref(), &mut self.info, &*self.cx.shared);
         let entry = self.entry(LogType::DownstreamEnd);
         for log in &self.cx.manager.access_logs {
             log.log(&entry);

@@ -100,7 +100,8 @@ impl Stream<'_> {
     /// Tells the filters behind the router that the stream is over.
     pub(crate) fn complete_upstream_filters(&mut self) {
         if let Some(filters) = &mut self.upstream_filters {
-            filters.chain.complete(&self.request, self.response.as_ref(), &mut self.info);
+            let engine = &*self.cx.shared;
+            filters.chain.complete(&self.request, self.response.as_ref(), &mut self.info, engine);
         }
     }
 }

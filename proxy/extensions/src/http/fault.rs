@@ -13,7 +13,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use bytes::Bytes;
 use proxy_core::config::{BuildCx, FieldUse, MessageFields, Rejected};
 use proxy_core::extension::http_filter::{
-    DataStep, HeadersStep, HttpFilter, HttpFilterExtension, Phases, StreamCx, Verdict,
+    DataStep, Engine, HeadersStep, HttpFilter, HttpFilterExtension, Phases, StreamCx, Verdict,
 };
 use proxy_core::extension::{Descriptor, SecurityPosture, Status};
 use proxy_core::head::{RequestHead, ResponseHead};
@@ -276,7 +276,7 @@ impl HttpFilter for Filter {
         }
     }
 
-    fn on_complete(&mut self, _: &RequestHead, _: Option<&ResponseHead>, _: &mut StreamInfo) {
+    fn on_complete(&mut self, _: &RequestHead, _: Option<&ResponseHead>, _: &mut StreamInfo, _: &dyn Engine) {
         if std::mem::take(&mut self.is_active) {
             self.config.active.active_faults.dec();
         }

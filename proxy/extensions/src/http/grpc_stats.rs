@@ -19,7 +19,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use proxy_core::config::{BuildCx, FieldUse, MessageFields, Rejected};
 use proxy_core::extension::http_filter::{
-    DataStep, HeadersStep, HttpFilter, HttpFilterExtension, NoRouteConfig, Phases, StreamCx,
+    DataStep, Engine, HeadersStep, HttpFilter, HttpFilterExtension, NoRouteConfig, Phases, StreamCx,
 };
 use proxy_core::extension::{Descriptor, SecurityPosture, Status};
 use proxy_core::filter_state::FilterStateValue;
@@ -312,7 +312,13 @@ impl HttpFilter for Filter {
         HeadersStep::Continue
     }
 
-    fn on_complete(&mut self, _: &RequestHead, _: Option<&ResponseHead>, info: &mut StreamInfo) {
+    fn on_complete(
+        &mut self,
+        _: &RequestHead,
+        _: Option<&ResponseHead>,
+        info: &mut StreamInfo,
+        _: &dyn Engine,
+    ) {
         self.report(info);
     }
 }

@@ -149,7 +149,7 @@ fn descriptors<'a>(config: &'a Config, subject: &Subject<'a>) -> SmallVec<[rate_
     let of_host = limits.host_if(config.host_limits).into_iter();
     let all = std::iter::once(limits.own).chain(of_host).flat_map(|limits| limits.of_stage(config.stage));
     // (Those with a key to be switched off with are for the filter that asks a service.)
-    all.filter(|limit| limit.disable_key.is_none()).filter_map(|limit| limit.descriptor(subject)).collect()
+    all.filter(|limit| limit.switch.is_none()).filter_map(|limit| limit.descriptor(subject)).collect()
 }
 
 impl HttpFilter for Filter {

@@ -42,6 +42,8 @@ enum Kind {
     Address,
     /// The name of the cluster that `tcp_proxy` connects to.
     Cluster,
+    /// How many hits a request is, for the filter that has a service count them.
+    Hits,
 }
 
 impl Kind {
@@ -52,6 +54,7 @@ impl Kind {
             "envoy.network.ip" => Self::Ip,
             "envoy.network.transport_socket.original_dst_address" => Self::Address,
             "envoy.tcp_proxy.cluster" => Self::Cluster,
+            "envoy.ratelimit.hits_addend" => Self::Hits,
             _ => return None,
         })
     }
@@ -66,6 +69,7 @@ impl Kind {
                 _ => None,
             },
             Self::Ip => text.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, 0).to_string()),
+            Self::Hits => text.parse::<u32>().ok().map(|hits| hits.to_string()),
             Self::Address => text.parse::<SocketAddr>().ok().map(|address| address.to_string()),
         }
     }
@@ -86,7 +90,7 @@ impl FilterStateValue for Object {
         match self.kind {
             Kind::Text => serde_json::to_string(&self.text).ok(),
             Kind::Bool => Some(self.text.clone()),
-            Kind::Ip | Kind::Address | Kind::Cluster => None,
+            Kind::Ip | Kind::Address | Kind::Cluster | Kind::Hits => None,
         }
     }
 

@@ -36,8 +36,8 @@ fn call(
     if let Some(status) = trailer {
         filter.on_response_trailers(&mut stream.cx(), &mut header_map(&[("grpc-status", status)]));
     }
-    let Stream { request, response, info, .. } = &mut stream;
-    filter.on_complete(request, response.as_ref(), info);
+    let Stream { request, response, info, engine, .. } = &mut stream;
+    filter.on_complete(request, response.as_ref(), info, engine);
     stream
 }
 

@@ -105,6 +105,7 @@ impl Caller for Silent {
             std::future::pending().await
         })
     }
+    fn send(&self, _call: Call) {}
 }
 
 impl Engine for Silent {
