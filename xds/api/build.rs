@@ -9,13 +9,17 @@ mod tables;
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
 
-const DESCRIPTORS: &str = "descriptors/envoy-1.40.binpb";
+/// Sets of descriptors; one after the other they are one set.
+const DESCRIPTORS: [&str; 2] = ["descriptors/envoy-1.40.binpb", "descriptors/istio.binpb"];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    println!("cargo:rerun-if-changed={DESCRIPTORS}");
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=build");
-    let bytes = std::fs::read(DESCRIPTORS)?;
+    let mut bytes = Vec::new();
+    for descriptors in DESCRIPTORS {
+        println!("cargo:rerun-if-changed={descriptors}");
+        bytes.extend(std::fs::read(descriptors)?);
+    }
     let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?);
     let packed = tables::pack(&source::read(&bytes)?)?;
     std::fs::write(out.join("tables.bin"), packed.blob)?;

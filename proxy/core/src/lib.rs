@@ -35,4 +35,5 @@ pub mod stream_error;
 pub mod stream_info;
 pub mod text;
 pub mod tls;
+pub mod transport;
 pub mod upstream;

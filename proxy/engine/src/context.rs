@@ -9,12 +9,14 @@ use http::StatusCode;
 use proxy_core::callout::{Call, Called, Caller};
 use proxy_core::config::BuildEnv;
 use proxy_core::extension::http_filter::{Engine, LocalBoxFuture};
+use proxy_core::head::Protocol;
 use proxy_core::runtime::Runtime;
 
 use crate::local::drain::ProcessDrain;
 use crate::router::Routes;
 use crate::upstream::call;
 use crate::upstream::call::copy::CopyBody;
+use crate::upstream::http_options::UpstreamProtocol;
 use crate::upstream::pool::Clusters;
 
 /// What all connections of a worker share.
@@ -67,6 +69,15 @@ impl Engine for Context {
         let cluster = self.clusters.by_name(cluster)?;
         let hosts = cluster.hosts();
         Some((hosts.healthy_len(), hosts.len()))
+    }
+
+    fn upstream_protocol(&self, cluster: &str, downstream: Protocol) -> Option<Protocol> {
+        let http = &self.clusters.by_name(cluster)?.cluster.http;
+        Some(match http.protocol {
+            UpstreamProtocol::Http1 => Protocol::Http11,
+            UpstreamProtocol::Http2 | UpstreamProtocol::Alpn => Protocol::Http2,
+            UpstreamProtocol::UseDownstream => downstream,
+        })
     }
 
     fn count_response(&self, cluster: &str, status: StatusCode) {

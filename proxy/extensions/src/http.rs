@@ -7,6 +7,7 @@ pub mod fault;
 pub mod grpc_stats;
 pub mod header_mutation;
 pub mod health_check;
+pub mod istio_alpn;
 pub mod jwt_authn;
 pub mod local_ratelimit;
 pub mod ratelimit;

@@ -41,6 +41,7 @@ pub const HTTP_FILTERS: &[&dyn HttpFilterFactory] = &[
     &Of::<http::ratelimit::RateLimit>::new(),
     &Of::<http::rbac::Rbac>::new(),
     &Of::<http::set_filter_state::SetFilterState>::new(),
+    &Of::<http::istio_alpn::IstioAlpn>::new(),
 ];
 
 /// Listener filters, sorted by name.
@@ -73,6 +74,7 @@ pub const FIELDS: &[&[MessageFields]] = &[
     http::ext_authz::FIELDS,
     http::fault::FIELDS,
     http::grpc_stats::FIELDS,
+    http::istio_alpn::FIELDS,
     http::header_mutation::FIELDS,
     http::health_check::FIELDS,
     http::jwt_authn::FIELDS,

@@ -126,6 +126,13 @@ impl proxy_core::extension::http_filter::Engine for FakeEngine {
     fn cluster_health(&self, cluster: &str) -> Option<(usize, usize)> {
         self.clusters.get(cluster).copied()
     }
+    fn upstream_protocol(
+        &self,
+        _cluster: &str,
+        downstream: proxy_core::head::Protocol,
+    ) -> Option<proxy_core::head::Protocol> {
+        Some(downstream)
+    }
     fn count_response(&self, _cluster: &str, _status: http::StatusCode) {}
 }
 

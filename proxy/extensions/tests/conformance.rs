@@ -56,6 +56,22 @@ fn example(message: &str) -> Vec<u8> {
             ConnectionLimit { stat_prefix: "p".into(), max_connections: Some(1), ..Default::default() }
                 .encode_to_vec()
         }
+        Some("Compressor") => {
+            use xds_api::envoy::config::core::v3::TypedExtensionConfig;
+            use xds_api::envoy::extensions::compression::gzip::compressor::v3::Gzip;
+            use xds_api::envoy::extensions::filters::http::compressor::v3::Compressor;
+            let typed_config = Some(prost_types::Any {
+                type_url: xds_api::any::type_url::<Gzip>(),
+                value: Gzip::default().encode_to_vec(),
+            });
+            let library = TypedExtensionConfig { name: "text".into(), typed_config };
+            Compressor { compressor_library: Some(library), ..Default::default() }.encode_to_vec()
+        }
+        Some("CompressorPerRoute") => {
+            use xds_api::envoy::extensions::filters::http::compressor::v3::CompressorPerRoute;
+            use xds_api::envoy::extensions::filters::http::compressor::v3::compressor_per_route::Override;
+            CompressorPerRoute { r#override: Some(Override::Disabled(true)) }.encode_to_vec()
+        }
         Some("ExtAuthz") if message.contains(".network.") => {
             use xds_api::envoy::config::core::v3::GrpcService;
             use xds_api::envoy::config::core::v3::grpc_service::{EnvoyGrpc, TargetSpecifier};

@@ -5,6 +5,7 @@
 mod alpn;
 mod client_cert;
 mod downstream;
+mod filter_state;
 mod key_log;
 mod ocsp;
 mod principals;

@@ -1,6 +1,6 @@
 //! Envoy's v3 API (1.40) as Rust types.
 //!
-//! The types are generated at build time from `descriptors/envoy-1.40.binpb`, and so are the tables ([`schema`]) that the
+//! The types are generated at build time from `descriptors/envoy-1.40.binpb` and `descriptors/istio.binpb` (Istio's own messages), and so are the tables ([`schema`]) that the
 //! rest works from: [`read`](mod@read) turns YAML and JSON into messages by Envoy's rules, [`check`](mod@check) holds a
 //! message to the constraints of its type and shows what is set in it, [`write`](mod@write) makes JSON of it, [`any`] looks into `google.protobuf.Any`.
 

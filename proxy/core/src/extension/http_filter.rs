@@ -18,7 +18,7 @@ use prost::Message;
 use super::{Descriptor, decode};
 use crate::callout::Caller;
 use crate::config::{BuildCx, Rejected};
-use crate::head::{HeadLimits, RequestHead, ResponseHead};
+use crate::head::{HeadLimits, Protocol, RequestHead, ResponseHead};
 use crate::local_reply::LocalReply;
 use crate::rate_limit::RateLimits;
 use crate::runtime::Runtime;
@@ -104,6 +104,9 @@ pub trait Engine: Caller {
     fn health_check_failed(&self) -> bool;
     /// Share of healthy hosts (healthy, total) of a cluster; `None` if there is no such cluster.
     fn cluster_health(&self, cluster: &str) -> Option<(usize, usize)>;
+    /// The HTTP that hosts of a cluster get a request in that came in `downstream`, if it is HTTP/2 or else 1.1 by ALPN the former;
+    /// `None` if there is no such cluster.
+    fn upstream_protocol(&self, cluster: &str, downstream: Protocol) -> Option<Protocol>;
     /// Counts a response that a filter makes as one of the cluster's, of internal origin.
     fn count_response(&self, cluster: &str, status: StatusCode);
 }

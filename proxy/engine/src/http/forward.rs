@@ -541,6 +541,7 @@ impl Stream<'_> {
     fn transport_options(&self, cluster: &Cluster) -> Option<TransportOptions> {
         let named = cluster.http.names.as_ref().zip(self.server_name.as_ref());
         let named = named.map(|(names, name)| names.options(name));
+        let named = TransportOptions::with_state(named, &self.info);
         if !cluster.transport.tells_of_clients() {
             return named;
         }

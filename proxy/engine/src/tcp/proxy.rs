@@ -310,6 +310,7 @@ impl TcpProxy {
             client: Some(Client::of(&info.connection)),
             ..TransportOptions::default()
         });
+        let options = TransportOptions::with_state(options, info);
         let pool = cluster.tcp_pool(&host, &info.connection, options.as_ref());
         let opened = pool.open_tcp(BreakerPriority::Default).await;
         info.upstream.pool_ready = Some(Instant::now());

@@ -62,8 +62,8 @@ pub struct ClientContext {
     pub identity: Option<Identity>,
     verifier: Option<Arc<Verifier>>,
     judge: Arc<Judge>,
-    /// Those who hold certificates to a name besides: sessions are resumed only under the one that they began with.
-    of_names: Mutex<HashMap<Text, Arc<JudgeOfHosts>>>,
+    /// Those who hold certificates to names besides: sessions are resumed only under the one that they began with.
+    of_names: Mutex<HashMap<Arc<[Text]>, Arc<JudgeOfHosts>>>,
     _expirations: Vec<OneOff<SharedGauge>>,
 }
 
@@ -73,27 +73,40 @@ impl ClientContext {
         &self,
         session: &rustls::CommonState,
         name: &ServerName<'_>,
-        subject_name: Option<&Text>,
+        subject_names: &[Text],
     ) -> io::Result<()> {
-        let judged = self.judge.judge_resumed(session, name, subject_name);
+        let judged = self.judge.judge_resumed(session, name, subject_names);
         judged.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
     }
 
     /// What a connection shakes hands with.
     fn judged(&self, config: &Arc<ClientConfig>, asked: Asked<'_>) -> Arc<ClientConfig> {
-        let Some(name) = asked.subject_name else { return config.clone() };
+        if asked.subject_names.is_empty() && asked.application_protocols.is_empty() {
+            return config.clone();
+        }
         let mut config = ClientConfig::clone(config);
-        config.dangerous().set_certificate_verifier(self.judge_of(name));
+        if !asked.subject_names.is_empty() {
+            config.dangerous().set_certificate_verifier(self.judge_of(asked.subject_names));
+        }
+        if !asked.application_protocols.is_empty() {
+            config.alpn_protocols =
+                asked.application_protocols.iter().map(|name| name.as_str().as_bytes().to_vec()).collect();
+        }
         Arc::new(config)
     }
 
-    fn judge_of(&self, name: &Text) -> Arc<JudgeOfHosts> {
+    fn judge_of(&self, names: &[Text]) -> Arc<JudgeOfHosts> {
         let mut judges = self.of_names.lock().unwrap_or_else(PoisonError::into_inner);
-        if judges.len() >= MAX_NAMES && !judges.contains_key(name) {
+        if judges.len() >= MAX_NAMES && !judges.contains_key(names) {
             judges.clear();
         }
-        let judge = || Arc::new(JudgeOfHosts { judge: self.judge.clone(), subject_name: Some(name.clone()) });
-        judges.entry(name.clone()).or_insert_with(judge).clone()
+        if let Some(known) = judges.get(names) {
+            return known.clone();
+        }
+        let names: Arc<[Text]> = names.into();
+        let judge = Arc::new(JudgeOfHosts { judge: self.judge.clone(), subject_names: names.clone() });
+        judges.insert(names, judge.clone());
+        judge
     }
 }
 
@@ -123,13 +136,15 @@ pub struct Asked<'a> {
     pub offer: Offer,
     /// What it asks for in place of what the context says.
     pub server_name: Option<&'a Text>,
-    /// What the certificate must be for besides.
-    pub subject_name: Option<&'a Text>,
+    /// What it offers in place of what the context says, and of what it is for; nothing if empty.
+    pub application_protocols: &'a [Text],
+    /// What the certificate must be for one of, besides; nothing in particular if empty.
+    pub subject_names: &'a [Text],
 }
 
 impl From<Offer> for Asked<'_> {
     fn from(offer: Offer) -> Self {
-        Self { offer, server_name: None, subject_name: None }
+        Self { offer, server_name: None, application_protocols: &[], subject_names: &[] }
     }
 }
 
@@ -230,7 +245,7 @@ impl ClientTls {
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(JudgeOfHosts {
                 judge: judge.clone(),
-                subject_name: None,
+                subject_names: Arc::default(),
             }));
         let mut config = match &identity {
             Some(identity) => builder.with_client_cert_resolver(identity.resolver()),
@@ -274,7 +289,7 @@ impl ClientTls {
                 let secure = Secure::new(session, self.stats.clone());
                 let shaken = poll_fn(|cx| secure.poll_handshake(connection.socket(), cx)).await;
                 shaken.and_then(|()| {
-                    secure.with(|session| context.judge_resumed(session, &name, wanted.subject_name))?;
+                    secure.with(|session| context.judge_resumed(session, &name, wanted.subject_names))?;
                     Ok(secure)
                 })
             }
@@ -301,7 +316,7 @@ impl ClientTls {
         let connector = TlsConnector::from(self.config(&context, offer, ends).clone());
         let name = self.name(host, None)?;
         let stream = connector.connect(name.clone(), socket).await.and_then(|stream| {
-            context.judge_resumed(stream.get_ref().1, &name, None)?;
+            context.judge_resumed(stream.get_ref().1, &name, &[])?;
             Ok(stream)
         });
         let stream = stream.map_err(|error| self.failed(&error))?;

@@ -10,9 +10,14 @@ use http::HeaderName;
 use proxy_core::config::{BuildCx, Rejected};
 use proxy_core::head::RequestHead;
 use proxy_core::proxy_protocol::Tlv;
-use proxy_core::stream_info::ConnectionInfo;
+use proxy_core::stream_info::{ConnectionInfo, StreamInfo};
 use proxy_core::text::Text;
+use proxy_core::transport::{
+    APPLICATION_PROTOCOLS, UPSTREAM_SERVER_NAME, UPSTREAM_SUBJECT_ALT_NAMES, names_of,
+};
 use xds_api::envoy::config::core::v3 as core;
+
+use crate::tls::client::{Asked, Offer};
 
 /// What a request, or a connection that is not for HTTP, wants of the connection that carries it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -21,8 +26,47 @@ pub(crate) struct TransportOptions {
     pub(crate) server_name: Option<Text>,
     /// What its certificate must be for (`auto_san_validation`).
     pub(crate) subject_name: Option<Text>,
+    /// What its certificate must be for one of, as a filter says, in place of that.
+    pub(crate) subject_names: Option<Arc<[Text]>>,
+    /// What TLS offers, as a filter says, in place of what the context says.
+    pub(crate) application_protocols: Option<Arc<[Text]>>,
     /// The client that the PROXY protocol tells the host of.
     pub(crate) client: Option<Client>,
+}
+
+impl TransportOptions {
+    /// With what filters left in the filter state of the stream, which goes before what is taken from the request.
+    ///
+    /// None if nobody wants anything.
+    pub(crate) fn with_state(options: Option<Self>, info: &StreamInfo) -> Option<Self> {
+        let protocols = names_of(info, APPLICATION_PROTOCOLS);
+        let server_name = names_of(info, UPSTREAM_SERVER_NAME).and_then(|names| names.first());
+        let subject_names = names_of(info, UPSTREAM_SUBJECT_ALT_NAMES);
+        if protocols.is_none() && server_name.is_none() && subject_names.is_none() {
+            return options;
+        }
+        let mut options = options.unwrap_or_default();
+        options.application_protocols = protocols.cloned();
+        if server_name.is_some() {
+            options.server_name = server_name.cloned();
+        }
+        if subject_names.is_some() {
+            options.subject_name = None;
+            options.subject_names = subject_names.cloned();
+        }
+        Some(options)
+    }
+
+    /// What a TLS connection that is for `offer` is asked.
+    pub(crate) fn asked(&self, offer: Offer) -> Asked<'_> {
+        let subject_name = || self.subject_name.as_slice();
+        Asked {
+            offer,
+            server_name: self.server_name.as_ref(),
+            application_protocols: self.application_protocols.as_deref().unwrap_or_default(),
+            subject_names: self.subject_names.as_deref().unwrap_or_else(subject_name),
+        }
+    }
 }
 
 /// A client that hosts are told of.
@@ -93,7 +137,7 @@ impl NamesOfRequests {
         TransportOptions {
             server_name: is_asked.then(|| host.clone()),
             subject_name: self.verifies.then_some(host),
-            client: None,
+            ..TransportOptions::default()
         }
     }
 }

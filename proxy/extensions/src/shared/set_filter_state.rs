@@ -14,6 +14,7 @@ use proxy_core::filter_state::FilterStateValue;
 use proxy_core::format::LineFormat;
 use proxy_core::head::RequestHead;
 use proxy_core::stream_info::StreamInfo;
+use proxy_core::transport::{self, TransportNames};
 use xds_api::envoy::extensions::filters::common::set_filter_state::v3 as proto;
 use xds_api::envoy::extensions::filters::common::set_filter_state::v3::filter_state_value::{Key, Value};
 
@@ -44,6 +45,10 @@ enum Kind {
     Cluster,
     /// How many hits a request is, for the filter that has a service count them.
     Hits,
+    /// A name for the TLS connection to the host.
+    Name,
+    /// Names for it.
+    Names,
 }
 
 impl Kind {
@@ -55,6 +60,8 @@ impl Kind {
             "envoy.network.transport_socket.original_dst_address" => Self::Address,
             "envoy.tcp_proxy.cluster" => Self::Cluster,
             "envoy.ratelimit.hits_addend" => Self::Hits,
+            transport::UPSTREAM_SERVER_NAME => Self::Name,
+            transport::APPLICATION_PROTOCOLS | transport::UPSTREAM_SUBJECT_ALT_NAMES => Self::Names,
             _ => return None,
         })
     }
@@ -62,7 +69,7 @@ impl Kind {
     /// The object's text, if an object can be made of `text`.
     fn read(self, text: String) -> Option<String> {
         match self {
-            Self::Text | Self::Cluster => Some(text),
+            Self::Text | Self::Cluster | Self::Name | Self::Names => Some(text),
             Self::Bool => match text.to_ascii_lowercase().as_str() {
                 "true" | "t" | "yes" | "y" | "1" => Some("true".into()),
                 "false" | "f" | "no" | "n" | "0" => Some("false".into()),
@@ -90,7 +97,7 @@ impl FilterStateValue for Object {
         match self.kind {
             Kind::Text => serde_json::to_string(&self.text).ok(),
             Kind::Bool => Some(self.text.clone()),
-            Kind::Ip | Kind::Address | Kind::Cluster | Kind::Hits => None,
+            Kind::Ip | Kind::Address | Kind::Cluster | Kind::Hits | Kind::Name | Kind::Names => None,
         }
     }
 
@@ -152,8 +159,12 @@ impl StateValue {
         }
         let text =
             String::from_utf8(text).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into());
-        if let Some(text) = self.kind.read(text) {
-            info.filter_state.set(&self.key, Rc::new(Object { kind: self.kind, text }));
-        }
+        let Some(text) = self.kind.read(text) else { return };
+        let value: Rc<dyn FilterStateValue> = match self.kind {
+            Kind::Name => Rc::new(TransportNames([text.as_str().into()].into())),
+            Kind::Names => Rc::new(TransportNames::listed(&text)),
+            kind => Rc::new(Object { kind, text }),
+        };
+        info.filter_state.set(&self.key, value);
     }
 }

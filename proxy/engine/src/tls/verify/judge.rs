@@ -130,11 +130,11 @@ impl Judge {
         &self,
         session: &rustls::CommonState,
         name: &ServerName<'_>,
-        subject_name: Option<&Text>,
+        subject_names: &[Text],
     ) -> Result<(), rustls::Error> {
         match session.peer_certificates() {
             Some([leaf, intermediates @ ..]) if session.handshake_kind() == Some(HandshakeKind::Resumed) => {
-                self.judge_host(leaf, intermediates, name, subject_name, UnixTime::now())
+                self.judge_host(leaf, intermediates, name, subject_names, UnixTime::now())
             }
             _ => Ok(()),
         }
@@ -145,16 +145,16 @@ impl Judge {
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         name: &ServerName<'_>,
-        subject_name: Option<&Text>,
+        subject_names: &[Text],
         now: UnixTime,
     ) -> Result<(), rustls::Error> {
-        if subject_name.is_some() && self.verifier.as_ref().is_none_or(|verifier| !verifier.is_strict()) {
+        if !subject_names.is_empty() && self.verifier.as_ref().is_none_or(|verifier| !verifier.is_strict()) {
             // As in Envoy: whose certificates nobody vouches for is asked for no name either.
             return Err(Refusal::Chain(NO_ISSUER).into_error().into());
         }
         self.judge(leaf, intermediates, now, KeyUsage::server_auth())?;
         let is_named = !self.names_server || has_name(leaf, name);
-        if is_named && subject_name.is_none_or(|wanted| is_for(leaf, wanted)) {
+        if is_named && (subject_names.is_empty() || subject_names.iter().any(|name| is_for(leaf, name))) {
             return Ok(());
         }
         self.stats.here().fail_verify_san.inc();
@@ -252,12 +252,12 @@ impl ClientCertVerifier for Judge {
     signatures!(|this| this);
 }
 
-/// A judge of hosts, who may hold their certificates to a name besides.
+/// A judge of hosts, who may hold their certificates to names besides.
 #[derive(Debug)]
 pub(in super::super) struct JudgeOfHosts {
     pub(in super::super) judge: Arc<Judge>,
-    /// What a certificate must be for.
-    pub(in super::super) subject_name: Option<Text>,
+    /// What a certificate must be for one of; nothing in particular if there is none.
+    pub(in super::super) subject_names: Arc<[Text]>,
 }
 
 impl ServerCertVerifier for JudgeOfHosts {
@@ -269,7 +269,7 @@ impl ServerCertVerifier for JudgeOfHosts {
         _: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let judged = self.judge.judge_host(leaf, intermediates, name, self.subject_name.as_ref(), now);
+        let judged = self.judge.judge_host(leaf, intermediates, name, &self.subject_names, now);
         judged.map(|()| ServerCertVerified::assertion())
     }
 

@@ -18,7 +18,7 @@ use proxy_core::tls::TlsInfo;
 use super::{HostPool, Pending, Sockets, Wire};
 use crate::net::connection::{Connection, Socket};
 use crate::net::socket::{self, Unready};
-use crate::tls::client::{Asked, Offer};
+use crate::tls::client::Offer;
 use crate::upstream::circuit_breaker::{BreakerPriority, Permit, Resource};
 use crate::upstream::cluster::Cluster;
 use crate::upstream::http_options::UpstreamProtocol;
@@ -224,11 +224,7 @@ pub(crate) async fn connect(mut guard: ConnectionGuard) -> Result<ConnectedSocke
         let Some(tls) = &layers.tls else { return Ok((connection, None)) };
         // Boxed: only connections with TLS pay for the size of a handshake.
         let options = pool.options.as_deref();
-        let asked = Asked {
-            offer,
-            server_name: options.and_then(|options| options.server_name.as_ref()),
-            subject_name: options.and_then(|options| options.subject_name.as_ref()),
-        };
+        let asked = options.map_or(offer.into(), |options| options.asked(offer));
         let shaken = Box::pin(tls.connect(&mut connection, &pool.host, asked)).await;
         let session = shaken.map_err(NotConnected::Tls)?;
         Ok((connection, Some(Arc::new(session))))

@@ -204,7 +204,10 @@ pub struct RouteConfig {
 impl RouteConfig {
     pub(super) fn build(proto: proto::CompressorPerRoute, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
         match proto.r#override {
-            None => Err(cx.reject("one of disabled, overrides must be set")),
+            None => {
+                let reason = "this, or disabled, must be set";
+                Err(cx.at("overrides", |cx| cx.reject(reason)))
+            }
             Some(Override::Disabled(_)) => {
                 Ok(Self { compresses: Some(false), remove_accept_encoding: None, library: None })
             }

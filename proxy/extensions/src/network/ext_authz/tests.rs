@@ -109,6 +109,13 @@ impl Caller for Silent {
 }
 
 impl Engine for Silent {
+    fn upstream_protocol(
+        &self,
+        _: &str,
+        _: proxy_core::head::Protocol,
+    ) -> Option<proxy_core::head::Protocol> {
+        None
+    }
     fn runtime(&self) -> &Runtime {
         self.0.runtime()
     }
