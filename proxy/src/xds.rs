@@ -27,7 +27,7 @@ use proxy_engine::state::{Delivered, Effect, Failure, Kind, Phase, Response, Sto
 use proxy_engine::upstream::cluster::Cluster;
 use proxy_engine::upstream::discovery::Discovery;
 use proxy_engine::upstream::dns::{self, Resolvers};
-use proxy_engine::upstream::health;
+use proxy_engine::upstream::health::{self, HealthUpdate};
 use proxy_engine::upstream::original_dst;
 use proxy_engine::worker::Workers;
 use tokio::sync::mpsc;
@@ -89,6 +89,7 @@ enum Input {
     FilesChanged(u64),
     HostsChanged(usize),
     HostsFailed(usize, Arc<[Arc<Host>]>),
+    HostsChecked,
 }
 
 /// The receiving ends of [`Configuration`], for [`run`].
@@ -216,6 +217,7 @@ impl Core {
             }
             &Input::FilesChanged(id) => self.store.files_changed(id),
             &Input::HostsChanged(slot) => vec![Effect::HostsChanged(slot)],
+            Input::HostsChecked => self.store.checked(),
             Input::HostsFailed(slot, hosts) => {
                 if let Some(workers) = &self.workers {
                     workers.hosts_failed(*slot, hosts);
@@ -456,12 +458,20 @@ impl Core {
         let inputs = self.inputs.clone();
         let slot = cluster.name.slot();
         let closes_all = cluster.balancing.close_connections_on_host_set_change;
-        let run = health::run(cluster, move |failed| {
+        let run = health::run(cluster, move |update| {
             // Nobody takes it when the process ends.
-            if closes_all {
-                let _ = inputs.send(Input::HostsChanged(slot));
-            } else if !failed.is_empty() {
-                let _ = inputs.send(Input::HostsFailed(slot, failed.into()));
+            match update {
+                HealthUpdate::Checked => {
+                    let _ = inputs.send(Input::HostsChecked);
+                }
+                HealthUpdate::Sorted { failed, removed } => {
+                    if removed || closes_all {
+                        let _ = inputs.send(Input::HostsChanged(slot));
+                    }
+                    if !closes_all && !failed.is_empty() {
+                        let _ = inputs.send(Input::HostsFailed(slot, failed.into()));
+                    }
+                }
             }
         });
         tokio::task::spawn_local(run).abort_handle()

@@ -158,6 +158,7 @@ fn pick(count: usize) -> Result<()> {
         weight: 1,
         health: HostHealth::Healthy,
         metadata: Metadata::default(),
+        check: None,
     });
     let localities = vec![LocalityEndpoints {
         locality: Locality::nowhere(),

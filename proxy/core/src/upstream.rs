@@ -1,6 +1,7 @@
 //! Hosts of clusters and the contract of load balancers: plain immutable data and a few atomics.
 
 mod assignment;
+mod checks;
 mod health;
 mod host;
 mod host_set;
@@ -11,10 +12,16 @@ mod priority;
 #[cfg(test)]
 mod tests;
 
-pub use assignment::{Assignment, AssignmentPolicy, DropOverload, Endpoint, LocalityEndpoints};
+pub use assignment::{Assignment, AssignmentPolicy, CheckTarget, DropOverload, Endpoint, LocalityEndpoints};
+pub use checks::{
+    CheckEvent, CheckFailure, CheckOutcome, CheckResult, CheckSettings, FailureKind, HostChecks,
+    IntervalLimits, Payload, Transition,
+};
 pub use health::{HealthFlag, HostHealth};
 pub use host::{Host, HostStats, Locality};
-pub use host_set::{Duplicates, HostList, HostLists, HostSet, HostSetOptions, HostsUpdate, LocalityHosts};
+pub use host_set::{
+    Checking, Duplicates, HostList, HostLists, HostSet, HostSetOptions, HostsUpdate, LocalityHosts,
+};
 pub use lb::{
     Balancer, EntryCounts, HashBalancer, HashFunction, HashTableKind, HashTables, Hashing, LeastRequest,
     LoadBalancer, PickCx, Policy, RuntimeDouble, Scheme, Selection, SlowStart,

@@ -11,7 +11,6 @@ mod domains;
 pub mod fields;
 pub mod filter_config;
 pub mod forward;
-pub mod header_mutation;
 pub mod path;
 pub mod redirect;
 mod retries;
@@ -23,6 +22,7 @@ pub mod tables;
 pub mod timeouts;
 pub mod virtual_host;
 
+pub use crate::upstream::header_mutation;
 pub use route_table::{RouteMatch, RouteTable, SelectedRoute};
 pub use tables::Routes;
 

@@ -3,11 +3,13 @@
 
 pub mod balancing;
 pub(crate) mod call;
+pub mod checks;
 pub mod circuit_breaker;
 pub mod cluster;
 pub mod discovery;
 pub mod dns;
 pub mod fields;
+pub mod header_mutation;
 pub mod health;
 pub mod http_options;
 pub mod key_format;

@@ -109,7 +109,7 @@ fn endpoint(host: &Arc<Host>) -> proto::LbEndpoint {
         load_balancing_weight: Some(host.weight()),
         host_identifier: Some(proto::lb_endpoint::HostIdentifier::Endpoint(proto::Endpoint {
             address: Some(address(&host.address)),
-            health_check_config: Some(HealthCheckConfig::default()),
+            health_check_config: Some(check_config(host)),
             hostname: host.hostname.to_string(),
             additional_addresses: host
                 .additional_addresses
@@ -118,6 +118,17 @@ fn endpoint(host: &Arc<Host>) -> proto::LbEndpoint {
                 .collect(),
             ..Default::default()
         })),
+    }
+}
+
+fn check_config(host: &Host) -> HealthCheckConfig {
+    let Some(check) = &host.check else { return HealthCheckConfig::default() };
+    let (own, port) = check.configured();
+    HealthCheckConfig {
+        port_value: port.into(),
+        hostname: check.hostname.to_string(),
+        address: own.map(address),
+        disable_active_health_check: check.disabled,
     }
 }
 
@@ -150,6 +161,7 @@ mod tests {
             weight: 3,
             health,
             metadata: Default::default(),
+            check: None,
         };
         let locality = Locality { region: "r".to_owned(), ..Locality::default() };
         let assignment = Assignment {

@@ -223,8 +223,11 @@ mod tests {
     #[test]
     fn a_field_without_effect_counts_once() {
         let (guard, stats) = guard(UnknownFields::Count, &[]);
-        let cluster =
-            Cluster { name: "a".to_owned(), ignore_health_on_host_removal: true, ..Cluster::default() };
+        let cluster = Cluster {
+            name: "a".to_owned(),
+            lrs_report_endpoint_metrics: vec!["a".to_owned()],
+            ..Cluster::default()
+        };
         for _ in 0..2 {
             assert_eq!(guard.check(CLUSTER, &cluster.encode_to_vec()), Findings::default());
         }

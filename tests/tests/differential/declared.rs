@@ -41,6 +41,9 @@ closed unused.
 
 Copies of requests (`request_mirror_policies`) are sent when the request is complete; Envoy sends them along, whatever a body's length.
 
+Of active health checks, the gauge `degraded` goes down when a host is degraded no longer, and `binary` payloads of TCP checks are sent; a cluster has one
+check at most ([health.md](health.md)).
+
 Configuration that is not supported is listed in [configuration.md](configuration.md).
 ";
 

@@ -15,6 +15,8 @@ mod fault;
 mod flushing;
 mod hashing;
 mod headers;
+mod health;
+mod health_changes;
 mod http1;
 mod http2;
 mod jwt;
@@ -266,6 +268,23 @@ fn declared_differences_are_documented() {
 #[tokio::test]
 async fn shares_of_hosts() {
     let compared = async { balancing::compare(&Binary::envoy()?, &Binary::subject()?).await };
+    expect_ok(compared.await);
+}
+
+#[tokio::test]
+async fn health_checks() {
+    expect_ok(async { health::compare(&Binary::envoy()?, &Binary::subject()?).await }.await);
+}
+
+#[tokio::test]
+async fn health_checks_of_hosts_that_come_and_go() {
+    let compared = async { health_changes::compare_hosts(&Binary::envoy()?, &Binary::subject()?).await };
+    expect_ok(compared.await);
+}
+
+#[tokio::test]
+async fn health_checks_that_clusters_wait_for() {
+    let compared = async { health_changes::compare_warming(&Binary::envoy()?, &Binary::subject()?).await };
     expect_ok(compared.await);
 }
 

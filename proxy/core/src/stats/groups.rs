@@ -8,8 +8,8 @@ mod tls;
 
 pub use cluster::{
     CircuitBreakerRemainingStats, ClusterSizeStats, ClusterStateStats, ClusterTimeoutBudgetStats,
-    ClusterTrafficStats, EdsStats, MaglevStats, OutlierDetectionStats, RingHashStats, RouteStats,
-    TransportSocketMatchStats, UpstreamProxyProtocolStats,
+    ClusterTrafficStats, EdsStats, HealthCheckerStats, MaglevStats, OutlierDetectionStats, RingHashStats,
+    RouteStats, TransportSocketMatchStats, UpstreamProxyProtocolStats,
 };
 pub use http::{Http1Stats, Http2Stats, HttpStats, ListenerHttpStats, RouterStats, TracingStats};
 pub use listener::{

@@ -86,6 +86,11 @@ impl<G: ShardedGroup> Cells<G> {
         self.inner.get(current())
     }
 
+    /// Whether this holds of the copy of any thread.
+    pub fn any(&self, holds: impl Fn(&G) -> bool) -> bool {
+        self.inner.copies().any(holds)
+    }
+
     /// The prefix of the scope, without a dot at the end.
     pub fn prefix(&self) -> &str {
         self.scope.prefix()

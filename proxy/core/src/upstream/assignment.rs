@@ -4,6 +4,8 @@
 //! Source: `envoy/config/endpoint/v3/endpoint.proto`, `endpoint_components.proto`.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use xds_api::envoy::config::core::v3 as core;
@@ -53,6 +55,60 @@ pub struct Endpoint<A = Address> {
     pub health: HostHealth,
     /// Metadata of the endpoint.
     pub metadata: Metadata,
+    /// How active health checks reach it, if it says so (`health_check_config`).
+    pub check: Option<Box<CheckTarget>>,
+}
+
+/// `Endpoint.HealthCheckConfig`: how one endpoint is checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckTarget {
+    address: Option<Address>,
+    port: Option<NonZeroU16>,
+    /// What checks call it; empty for what all hosts of its cluster are called.
+    pub hostname: Arc<str>,
+    /// It is not checked, and so always well as far as checks go.
+    pub disabled: bool,
+}
+
+impl CheckTarget {
+    fn build(
+        proto: &proto::endpoint::HealthCheckConfig,
+        endpoint: &proto::Endpoint,
+        cx: &mut BuildCx<'_>,
+    ) -> Result<Option<Box<Self>>, Rejected> {
+        if *proto == proto::endpoint::HealthCheckConfig::default() {
+            return Ok(None);
+        }
+        let own = &proto.address;
+        let address =
+            own.as_ref().map(|address| cx.at("address", |cx| Address::build(address, cx))).transpose();
+        let port = u16::try_from(proto.port_value)
+            .map_err(|_| cx.at("port_value", |cx| cx.reject("value must be less than or equal to 65535")))?;
+        let target = own.as_ref().or(endpoint.address.as_ref()).and_then(|address| address.address.as_ref());
+        if port != 0 && matches!(target, Some(core::address::Address::Pipe(_))) {
+            return Err(cx.at("port_value", |cx| cx.reject("a pipe has no port")));
+        }
+        Ok(Some(Box::new(Self {
+            address: address?,
+            port: NonZeroU16::new(port),
+            hostname: proto.hostname.as_str().into(),
+            disabled: proto.disable_active_health_check,
+        })))
+    }
+
+    /// Where checks of a host at `address` go.
+    pub fn address(&self, address: &Address) -> Address {
+        let base = self.address.as_ref().unwrap_or(address);
+        match (base.socket_addr(), self.port) {
+            (Some(socket), Some(port)) => SocketAddr::new(socket.ip(), port.get()).into(),
+            (None, _) | (_, None) => base.clone(),
+        }
+    }
+
+    /// The address that it names, and the port.
+    pub fn configured(&self) -> (Option<&Address>, u16) {
+        (self.address.as_ref(), self.port.map_or(0, NonZeroU16::get))
+    }
 }
 
 /// `ClusterLoadAssignment.Policy`.
@@ -207,6 +263,10 @@ impl<A> Endpoint<A> {
                     None => Err(cx.reject("must be set")),
                 })
             });
+            let check = match &endpoint.health_check_config {
+                Some(config) => cx.at("health_check_config", |cx| CheckTarget::build(config, endpoint, cx)),
+                None => Ok(None),
+            };
             Ok(Self {
                 address: main?,
                 additional_addresses: additional?.into(),
@@ -214,6 +274,7 @@ impl<A> Endpoint<A> {
                 weight: proto.load_balancing_weight.unwrap_or(1).max(1),
                 health: health(proto.health_status),
                 metadata: Metadata::new(proto.metadata.as_ref()),
+                check: check?,
             })
         })
     }

@@ -1,6 +1,7 @@
 //! What speaks against a host: one flag for each who may say so, as in Envoy, and what all of them come to.
 //!
-//! Flags change on the main thread only; balancing sees them with the next host set, the admin interface at once.
+//! Flags change on the main thread, but for [`HealthFlag::ExcludedViaImmediateHealthCheckFail`], which whoever hears of it sets;
+//! balancing sees them with the next host set, the admin interface at once.
 //! Source: Envoy `docs/root/operations/admin.rst` (`/clusters`), `docs/root/intro/arch_overview/upstream/health_checking.rst`.
 
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -62,6 +63,13 @@ const DEGRADED: u16 = HealthFlag::DegradedActiveHealthCheck.bit() | HealthFlag::
 const EXCLUDED: u16 = HealthFlag::PendingActiveHealthCheck.bit()
     | HealthFlag::ExcludedViaImmediateHealthCheckFail.bit()
     | HealthFlag::EdsStatusDraining.bit();
+/// What active health checks say, which a host takes along when it moves to another locality.
+const ACTIVE: u16 = HealthFlag::FailedActiveHealthCheck.bit()
+    | HealthFlag::DegradedActiveHealthCheck.bit()
+    | HealthFlag::PendingActiveHealthCheck.bit()
+    | HealthFlag::ActiveHealthCheckTimeout.bit();
+/// It was not checked yet and is to be. No flag that is shown: beside them.
+const UNCHECKED: u16 = 1 << 15;
 const DISCOVERED: u16 = HealthFlag::FailedEdsHealth.bit()
     | HealthFlag::DegradedEdsHealth.bit()
     | HealthFlag::EdsStatusDraining.bit();
@@ -106,7 +114,25 @@ impl HealthFlags {
             HostHealth::Unhealthy => HealthFlag::FailedEdsHealth.bit(),
             HostHealth::Draining => HealthFlag::EdsStatusDraining.bit(),
         };
-        self.0.store(self.load() & !DISCOVERED | bit, Ordering::Relaxed);
+        let _ = self
+            .0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |flags| Some(flags & !DISCOVERED | bit));
+    }
+
+    pub(super) fn is_unchecked(&self) -> bool {
+        self.load() & UNCHECKED != 0
+    }
+
+    pub(super) fn set_unchecked(&self, on: bool) {
+        match on {
+            true => self.0.fetch_or(UNCHECKED, Ordering::Relaxed),
+            false => self.0.fetch_and(!UNCHECKED, Ordering::Relaxed),
+        };
+    }
+
+    /// Takes over what active health checks found of `other`.
+    pub(super) fn take_active(&self, other: &Self) {
+        self.0.fetch_or(other.load() & ACTIVE, Ordering::Relaxed);
     }
 }
 

@@ -9,7 +9,7 @@ use arc_swap::ArcSwapOption;
 use smallvec::SmallVec;
 
 use super::health::HealthFlags;
-use super::{Endpoint, HealthFlag, HostHealth, OutlierCounts};
+use super::{CheckTarget, Endpoint, HealthFlag, HostHealth, OutlierCounts};
 use crate::address::Address;
 use crate::metadata::Metadata;
 
@@ -48,6 +48,10 @@ pub struct Host {
     flags: HealthFlags,
     metadata: ArcSwapOption<Metadata>,
     healthy_since: OnceLock<Instant>,
+    /// How it is checked, where its endpoint says that.
+    pub check: Option<Box<CheckTarget>>,
+    /// Answers that said that checks fail, and that nobody looked at yet.
+    passive_failures: AtomicU32,
     /// Requests in flight, over all workers.
     pub active_requests: AtomicU32,
     /// Connections open, over all workers.
@@ -88,6 +92,8 @@ impl Host {
             flags: HealthFlags::default(),
             metadata: ArcSwapOption::empty(),
             healthy_since: OnceLock::new(),
+            check: None,
+            passive_failures: AtomicU32::new(0),
             active_requests: AtomicU32::new(0),
             active_connections: AtomicU32::new(0),
             stats: HostStats::default(),
@@ -100,6 +106,7 @@ impl Host {
             additional_addresses: endpoint.additional_addresses.clone(),
             hostname: endpoint.hostname.clone(),
             locality: locality.clone(),
+            check: endpoint.check.clone(),
             ..Self::new(endpoint.address.clone())
         }
     }
@@ -124,9 +131,58 @@ impl Host {
         self.flags.has(flag)
     }
 
-    /// Says that this does, or does not, speak against it; seen by balancing with the next host set. Main thread only.
+    /// Says that this does, or does not, speak against it; seen by balancing with the next host set.
     pub fn set_flag(&self, flag: HealthFlag, on: bool) {
         self.flags.set(flag, on);
+    }
+
+    /// Whether active health checks are to leave it alone (`disable_active_health_check`).
+    pub fn is_never_checked(&self) -> bool {
+        self.check.as_ref().is_some_and(|check| check.disabled)
+    }
+
+    /// Where active health checks go.
+    pub fn check_address(&self) -> Address {
+        self.check.as_ref().map_or_else(|| self.address.clone(), |check| check.address(&self.address))
+    }
+
+    /// Whether it waits for its first active health check.
+    pub fn is_unchecked(&self) -> bool {
+        self.flags.is_unchecked()
+    }
+
+    /// An active health check was done.
+    pub(super) fn set_checked(&self) {
+        self.flags.set_unchecked(false);
+    }
+
+    /// It is new, and to be checked: it is taken to be unwell, and is left out of the reckoning if `is_excluded`.
+    pub(super) fn await_check(&self, is_excluded: bool) {
+        self.flags.set(HealthFlag::FailedActiveHealthCheck, true);
+        self.flags.set(HealthFlag::PendingActiveHealthCheck, is_excluded);
+        self.flags.set_unchecked(true);
+    }
+
+    /// It is well until a check says otherwise.
+    pub(super) fn await_check_healthy(&self) {
+        self.flags.set_unchecked(true);
+    }
+
+    /// It is new in name only: what was found out of `other` holds for it.
+    pub(super) fn take_active_health(&self, other: &Self) {
+        self.flags.take_active(&other.flags);
+        self.flags.set_unchecked(true);
+    }
+
+    /// Notes that an answer of it said that checks fail; whether the main thread is to be told.
+    pub fn note_passive_failure(&self) -> bool {
+        self.set_flag(HealthFlag::ExcludedViaImmediateHealthCheckFail, true);
+        self.passive_failures.fetch_add(1, Ordering::Relaxed) == 0
+    }
+
+    /// How many such answers there were since this was last asked.
+    pub fn take_passive_failures(&self) -> u32 {
+        self.passive_failures.swap(0, Ordering::Relaxed)
     }
 
     /// Whether a connection to it is open or being made.

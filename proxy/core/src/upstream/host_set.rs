@@ -12,7 +12,9 @@ use hashbrown::{HashMap, HashSet};
 
 use super::lb::{HashTables, Hashing};
 use super::priority::{Load, Priority, loads, loads_without};
-use super::{Assignment, AssignmentPolicy, Endpoint, Host, HostHealth, Locality, LocalityEndpoints};
+use super::{
+    Assignment, AssignmentPolicy, Endpoint, HealthFlag, Host, HostHealth, Locality, LocalityEndpoints,
+};
 use crate::address::Address;
 
 /// Some hosts, with what picking among them needs to know.
@@ -131,11 +133,30 @@ pub struct HostSetOptions<'a> {
     pub hashing: Option<&'a Hashing>,
     /// Whether it matters since when hosts are healthy.
     pub slow_start: bool,
+    /// What active health checks mean for hosts that come and go, if there are any.
+    pub checks: Option<Checking>,
+}
+
+/// What active health checks mean for hosts that come and go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Checking {
+    /// New hosts are taken to be unwell until their first check passes.
+    pub new_are_unwell: bool,
+    /// They are left out of the reckoning until their first check (`ignore_new_hosts_until_first_hc`).
+    pub new_are_excluded: bool,
+    /// Hosts that discovery knows no longer stay while their checks pass.
+    pub well_ones_stay: bool,
 }
 
 impl Default for HostSetOptions<'_> {
     fn default() -> Self {
-        Self { panic_threshold: 50, duplicates: Duplicates::Drop, hashing: None, slow_start: false }
+        Self {
+            panic_threshold: 50,
+            duplicates: Duplicates::Drop,
+            hashing: None,
+            slow_start: false,
+            checks: None,
+        }
     }
 }
 
@@ -206,6 +227,7 @@ impl HostSet {
             }
             merge.locality(locality, &mut members[priority]);
         }
+        merge.keep_well_ones(&mut members);
         let hosts = Arc::new(Self::from_members(members, assignment.policy.clone(), options));
         let Merge { existing, added, relabelled, mut changed, .. } = merge;
         let removed: Vec<Arc<Host>> = existing.into_values().flatten().collect();
@@ -233,6 +255,32 @@ impl HostSet {
             Members { hosts: priority.hosts.all.to_vec(), groups }
         });
         Self::from_members(members.collect(), self.policy.clone(), options)
+    }
+
+    /// The hosts that are only there because their checks passed, and do no longer.
+    pub fn outstayed(&self) -> impl Iterator<Item = &Arc<Host>> {
+        self.hosts().filter(|host| {
+            host.has_flag(HealthFlag::PendingDynamicRemoval)
+                && host.has_flag(HealthFlag::FailedActiveHealthCheck)
+        })
+    }
+
+    /// The same hosts but for [`Self::outstayed`], which are removed.
+    pub fn without_outstayed(&self, options: HostSetOptions<'_>) -> HostsUpdate {
+        let removed: Vec<Arc<Host>> = self.outstayed().cloned().collect();
+        let stays = |host: &&Arc<Host>| !removed.iter().any(|gone| Arc::ptr_eq(gone, host));
+        let members = self.priorities.iter().map(|priority| {
+            let group = |one: &LocalityHosts| Group {
+                locality: one.locality.clone(),
+                weight: one.weight,
+                hosts: one.hosts.all.iter().filter(stays).cloned().collect(),
+            };
+            let groups = priority.localities.iter().map(group).filter(|group| !group.hosts.is_empty());
+            let groups = groups.collect();
+            Members { hosts: priority.hosts.all.iter().filter(stays).cloned().collect(), groups }
+        });
+        let hosts = Arc::new(Self::from_members(members.collect(), self.policy.clone(), options));
+        HostsUpdate { hosts, added: Vec::new(), removed, relabelled: Vec::new(), changed: true }
     }
 
     fn from_members(members: Vec<Members>, policy: AssignmentPolicy, options: HostSetOptions<'_>) -> Self {
@@ -367,6 +415,7 @@ struct Merge<'a> {
     existing: HashMap<&'a Address, Vec<Arc<Host>>>,
     seen: HashSet<Address>,
     duplicates: Duplicates,
+    checks: Option<Checking>,
     added: Vec<Arc<Host>>,
     relabelled: Vec<Arc<Host>>,
     changed: bool,
@@ -382,6 +431,7 @@ impl<'a> Merge<'a> {
             existing,
             seen: HashSet::new(),
             duplicates: options.duplicates,
+            checks: options.checks,
             added: Vec::new(),
             relabelled: Vec::new(),
             changed: false,
@@ -407,9 +457,11 @@ impl<'a> Merge<'a> {
     }
 
     fn host(&mut self, endpoint: &Endpoint, locality: &Arc<Locality>, priority: u32) -> Arc<Host> {
+        let is_checked = self.checks.is_some();
         let kept = self.existing.get_mut(&endpoint.address).and_then(|hosts| {
             let same = |host: &Arc<Host>| {
-                host.locality == *locality
+                (!is_checked || is_checked_alike(host, endpoint))
+                    && host.locality == *locality
                     && host.hostname == endpoint.hostname
                     && host.additional_addresses == endpoint.additional_addresses
             };
@@ -417,6 +469,7 @@ impl<'a> Merge<'a> {
         });
         let host = match kept {
             Some(host) => {
+                host.set_flag(HealthFlag::PendingDynamicRemoval, false);
                 self.changed |= host.weight() != endpoint.weight
                     || host.discovered_health() != endpoint.health
                     || host.priority() != priority;
@@ -428,6 +481,7 @@ impl<'a> Merge<'a> {
             }
             None => {
                 let host = Arc::new(Host::from_endpoint(endpoint, locality));
+                self.first_health(&host, endpoint);
                 self.added.push(host.clone());
                 host
             }
@@ -440,4 +494,56 @@ impl<'a> Merge<'a> {
         }
         host
     }
+    /// What is known of the health of a new host before it is checked: that of the one whose place it takes, if it is checked in
+    /// the same way.
+    fn first_health(&self, host: &Host, endpoint: &Endpoint) {
+        let Some(checks) = self.checks.filter(|_| !host.is_never_checked()) else { return };
+        let before = self.existing.get(&endpoint.address);
+        let before = before.and_then(|hosts| hosts.iter().find(|before| is_checked_alike(before, endpoint)));
+        match before {
+            Some(before) => host.take_active_health(before),
+            None if checks.new_are_unwell => host.await_check(checks.new_are_excluded),
+            None => host.await_check_healthy(),
+        }
+    }
+
+    /// Hosts that discovery knows no longer stay while nothing but that speaks against them.
+    fn keep_well_ones(&mut self, members: &mut Vec<Members>) {
+        if !self.checks.is_some_and(|checks| checks.well_ones_stay) {
+            return;
+        }
+        for (address, hosts) in &mut self.existing {
+            if self.seen.contains(*address) {
+                continue;
+            }
+            let is_well = |host: &mut Arc<Host>| {
+                !host.has_flag(HealthFlag::FailedActiveHealthCheck)
+                    && !host.has_flag(HealthFlag::FailedEdsHealth)
+                    && !host.is_never_checked()
+            };
+            for host in hosts.extract_if(.., is_well) {
+                host.set_flag(HealthFlag::PendingDynamicRemoval, true);
+                let priority = host.priority() as usize;
+                if members.len() <= priority {
+                    members.resize_with(priority + 1, Members::default);
+                }
+                let Some(Members { hosts, groups }) = members.get_mut(priority) else { continue };
+                hosts.push(host.clone());
+                match groups.iter_mut().find(|group| group.locality == host.locality) {
+                    Some(group) => group.hosts.push(host),
+                    None => {
+                        groups.push(Group { locality: host.locality.clone(), weight: 0, hosts: vec![host] });
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Whether checks of `host` are those of `endpoint`.
+fn is_checked_alike(host: &Host, endpoint: &Endpoint) -> bool {
+    let disabled = endpoint.check.as_ref().is_some_and(|check| check.disabled);
+    let address = endpoint.check.as_ref().map(|check| check.address(&endpoint.address));
+    host.is_never_checked() == disabled
+        && host.check_address() == *address.as_ref().unwrap_or(&endpoint.address)
 }

@@ -15,6 +15,7 @@ pub(super) fn endpoint(port: u16, weight: u32, health: HostHealth) -> Endpoint {
         weight,
         health,
         metadata: Metadata::default(),
+        check: None,
     }
 }
 

@@ -369,6 +369,8 @@ pub(crate) enum Traffic {
     Downstream(Cells<HttpStats>),
     /// With a cluster.
     Upstream(Cells<ClusterTrafficStats>),
+    /// Nowhere.
+    Uncounted,
 }
 
 impl Traffic {
@@ -376,6 +378,7 @@ impl Traffic {
         match self {
             Self::Downstream(stats) => stats.here().downstream_cx_rx_bytes_total.add(count as u64),
             Self::Upstream(stats) => stats.here().upstream_cx_rx_bytes_total.add(count as u64),
+            Self::Uncounted => {}
         }
     }
 
@@ -383,6 +386,7 @@ impl Traffic {
         match self {
             Self::Downstream(stats) => stats.here().downstream_cx_tx_bytes_total.add(count as u64),
             Self::Upstream(stats) => stats.here().upstream_cx_tx_bytes_total.add(count as u64),
+            Self::Uncounted => {}
         }
     }
 }

@@ -36,6 +36,13 @@ impl Stream<'_> {
         {
             self.note_at_host(HostResult::Answered(judged_status(head, self.request.is_grpc())));
         }
+        if let Some(cluster) = &self.cluster
+            && let Some(checker) = &cluster.cluster.checker
+            && let Some(host) = &self.info.upstream.host
+            && let Some(head) = &self.response
+        {
+            checker.note(host, head);
+        }
     }
 
     /// Counts what a host, or the way to it, did to a stream.

@@ -11,7 +11,7 @@ use xds_api::envoy::config::cluster::v3 as proto;
 use super::decode::{Decoded, Fresh, decode_all, join, to_any};
 use super::dump::{ErrorState, Resource};
 use super::endpoints::millis;
-use super::secrets::SecretUse;
+use super::secrets::{SecretUse, Secrets};
 use super::store::Store;
 use super::{Delivered, Effect, Kind, Response, Subscription};
 use crate::tls::Supplied;
@@ -30,6 +30,13 @@ pub(super) struct Version {
     /// The secrets of each of its TLS contexts.
     secrets: Vec<Vec<SecretUse>>,
     warm: bool,
+}
+
+impl Version {
+    /// Whether it can serve: its hosts are known and checked, and so are its secrets.
+    fn is_warm(&self, secrets: &Secrets) -> bool {
+        self.warm && secrets.are_settled(self.secrets.iter().flatten()) && self.cluster.is_checked()
+    }
 }
 
 /// All forms of a cluster.
@@ -197,6 +204,9 @@ impl Store {
         let existed = entry.versions().next().is_some();
         if let (Some(active), Some(eds)) = (&entry.active, &version.eds)
             && active.eds.as_ref().is_some_and(|old| old.1 == eds.1 && old.0.source == eds.0.source)
+            // What was found out by checks does not hold for others.
+            && active.cluster.checker.is_none()
+            && version.cluster.checker.is_none()
         {
             version.cluster.inherit_hosts(&active.cluster);
         }
@@ -277,7 +287,7 @@ impl Store {
                 }
             }
         }
-        let is_warm = version.warm && self.secrets.are_settled(version.secrets.iter().flatten());
+        let is_warm = version.is_warm(&self.secrets);
         version.cluster.stats.state.warming_state.set(u64::from(!is_warm));
     }
 
@@ -285,9 +295,7 @@ impl Store {
     pub(super) fn activate_clusters(&mut self) {
         let mut replaced = Vec::new();
         for entry in self.clusters.entries.values_mut() {
-            let is_warm = |version: &mut Version| {
-                version.warm && self.secrets.are_settled(version.secrets.iter().flatten())
-            };
+            let is_warm = |version: &mut Version| version.is_warm(&self.secrets);
             if let Some(version) = entry.warming.take_if(is_warm) {
                 version.cluster.stats.state.warming_state.set(0);
                 self.effects.publish = true;

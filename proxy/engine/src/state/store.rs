@@ -277,6 +277,11 @@ impl Store {
         self.finish()
     }
 
+    /// All hosts of a cluster were checked: if that was what it waited for, it is put in force.
+    pub fn checked(&mut self) -> Vec<Effect> {
+        self.finish()
+    }
+
     /// The time of the endpoints that were delivered under `id` is over.
     pub fn endpoints_stale(&mut self, id: u64) -> Vec<Effect> {
         self.expire_endpoints(id);

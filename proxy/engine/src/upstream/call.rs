@@ -362,6 +362,9 @@ impl Calling {
     fn count_at_host(&self, called: &Called, status: StatusCode) {
         match called {
             Ok(answer) => {
+                if let Some((checker, host)) = self.cluster.cluster.checker.as_ref().zip(self.host.as_ref()) {
+                    checker.note(host, &answer.head);
+                }
                 let status = judged_status(&answer.head, self.call.request.is_grpc());
                 self.note(HostResult::Answered(status));
             }

@@ -19,14 +19,15 @@ use proxy_core::stats::groups::{
 };
 use proxy_core::stats::{Cells, Scope, Shared};
 use proxy_core::upstream::{
-    Assignment, Duplicates, EntryCounts, HashTableKind, HashTables, Hashing, HealthFlag, Host, HostSet,
-    HostSetOptions, HostsUpdate, LoadBalancer,
+    Assignment, Checking, Duplicates, EntryCounts, HashTableKind, HashTables, Hashing, HealthFlag, Host,
+    HostSet, HostSetOptions, HostsUpdate, LoadBalancer,
 };
 use tokio::sync::Notify;
 use xds_api::envoy::config::cluster::v3 as proto;
 use xds_api::envoy::config::endpoint::v3::ClusterLoadAssignment;
 
 use super::balancing::Balancing;
+use super::checks::Checker;
 use super::circuit_breaker::{BreakerOwner, BreakerPriority, Breakers, Resource};
 use super::discovery::Discovery;
 use super::dns::DnsKind;
@@ -83,6 +84,10 @@ pub struct Cluster {
     pub balancing: Balancing,
     /// Outlier detection.
     pub outlier: Option<Box<Outlier>>,
+    /// Active health checks.
+    pub checker: Option<Box<Checker>>,
+    /// What checks mean for hosts that come and go.
+    checking: Option<Checking>,
     /// Metadata.
     pub metadata: Metadata,
     /// Statistics.
@@ -123,13 +128,18 @@ impl Cluster {
         }
         let (discovery, assignment) = discovery?;
         let balancing = balancing?;
+        let checker = Checker::build(proto, http.protocol, &stats.scope, cx)?;
+        if checker.is_some() && matches!(discovery, Discovery::OriginalDst(_)) {
+            return Err(cx.at("health_checks", |cx| {
+                cx.reject("hosts that are made for clients (ORIGINAL_DST) are not checked")
+            }));
+        }
         let hash_stats = balancing.hashing().map(|hashing| HashStats::new(hashing, &stats.scope));
         let observability_name =
             (!proto.alt_stat_name.is_empty()).then(|| Arc::from(proto.alt_stat_name.as_str()));
         let cluster = Self {
             name: cx.env.clusters.intern(&proto.name),
             observability_name,
-            discovery,
             connect_timeout: connect_timeout?,
             buffer_limit: buffers::limit(proto.per_connection_buffer_limit_bytes),
             http,
@@ -137,6 +147,9 @@ impl Cluster {
             breakers: breakers?,
             balancing,
             outlier: outlier?,
+            checking: checker.as_ref().map(|_| checking(proto, &discovery)),
+            checker,
+            discovery,
             metadata: Metadata::new(proto.metadata.as_ref()),
             stats,
             transport,
@@ -252,6 +265,26 @@ impl Cluster {
         self.hosts.store(hosts);
     }
 
+    /// Removes the hosts that were only there because their checks passed, and do no longer; whether there were any.
+    pub(super) fn remove_outstayed(&self) -> bool {
+        let hosts = self.hosts.load_full();
+        if hosts.outstayed().next().is_none() {
+            return false;
+        }
+        self.install(&hosts.without_outstayed(self.host_set_options()));
+        true
+    }
+
+    /// Whether every host that is to be checked was at least once.
+    pub fn is_checked(&self) -> bool {
+        self.checker.is_none() || !self.hosts.load().hosts().any(|host| host.is_unchecked())
+    }
+
+    /// Whether there ever was a connection for clients.
+    pub(super) fn had_traffic(&self) -> bool {
+        self.stats.traffic.any(|stats| stats.upstream_cx_total.used())
+    }
+
     fn install(&self, update: &HostsUpdate) {
         let hosts = update.added.iter().chain(&update.removed);
         let mut priorities: Vec<u32> = hosts.map(|host| host.priority()).collect();
@@ -301,7 +334,20 @@ impl Cluster {
             duplicates,
             hashing: self.balancing.hashing(),
             slow_start: self.balancing.starts_slowly(),
+            checks: self.checking,
         }
+    }
+}
+
+/// What checks mean for hosts that come and go.
+fn checking(proto: &proto::Cluster, discovery: &Discovery) -> Checking {
+    let is_logical = matches!(discovery, Discovery::Dns(dns) if dns.kind == DnsKind::Logical);
+    let is_merged = !is_logical && !matches!(discovery, Discovery::Static);
+    let common = proto.common_lb_config.as_ref();
+    Checking {
+        new_are_unwell: !is_logical,
+        new_are_excluded: is_merged && common.is_some_and(|common| common.ignore_new_hosts_until_first_hc),
+        well_ones_stay: is_merged && !proto.ignore_health_on_host_removal,
     }
 }
 

@@ -4,11 +4,9 @@ use proxy_core::config::{FieldUse, MessageFields};
 
 use FieldUse::{Ignored, Rejected, Used};
 
+use super::checks::{NO_ALPN, NO_PROXY_PROTOCOL};
 use super::circuit_breaker::NO_INTERVAL;
 
-const LATER_HEALTH: FieldUse = Rejected("active health checks are not available yet");
-const WITH_HEALTH_CHECKS: FieldUse =
-    Ignored("takes effect with active health checks only, which are refused");
 const NO_REPORTS: FieldUse = Ignored("no load reports are sent; traffic is as without");
 const NO_LOCAL_CLUSTER: FieldUse = Ignored("without a local cluster, Envoy does not route by zone either");
 const NO_HTTP3: FieldUse = Rejected("HTTP/3 is not available");
@@ -31,7 +29,7 @@ pub const FIELDS: &[MessageFields] = &[
             ("per_connection_buffer_high_watermark_timeout", Rejected("not available yet")),
             ("lb_policy", Used),
             ("load_assignment", Used),
-            ("health_checks", LATER_HEALTH),
+            ("health_checks", Used),
             ("max_requests_per_connection", Used),
             ("circuit_breakers", Used),
             ("upstream_http_protocol_options", Used),
@@ -67,7 +65,7 @@ pub const FIELDS: &[MessageFields] = &[
                 "close_connections_on_host_health_failure",
                 Rejected("connections that carry something stay when their host fails"),
             ),
-            ("ignore_health_on_host_removal", WITH_HEALTH_CHECKS),
+            ("ignore_health_on_host_removal", Used),
             ("filters", Rejected("upstream network filters are not available yet")),
             ("load_balancing_policy", Used),
             ("lrs_server", NO_REPORTS),
@@ -117,7 +115,7 @@ pub const FIELDS: &[MessageFields] = &[
             ("failure_percentage_request_volume", Used),
             ("max_ejection_time", Used),
             ("max_ejection_time_jitter", Used),
-            ("successful_active_health_check_uneject_host", WITH_HEALTH_CHECKS),
+            ("successful_active_health_check_uneject_host", Used),
             ("monitors", Rejected("monitors that are extensions are not available")),
             ("always_eject_one_host", Used),
             ("detect_degraded_hosts", Rejected("answers do not make hosts degraded yet")),
@@ -151,7 +149,7 @@ pub const FIELDS: &[MessageFields] = &[
             ("zone_aware_lb_config", Used),
             ("locality_weighted_lb_config", Used),
             ("update_merge_window", Ignored("updates take effect at once")),
-            ("ignore_new_hosts_until_first_hc", WITH_HEALTH_CHECKS),
+            ("ignore_new_hosts_until_first_hc", Used),
             ("close_connections_on_host_set_change", Used),
             ("consistent_hashing_lb_config", Used),
             ("override_host_status", Ignored("takes effect with host overrides only, which are refused")),
@@ -280,11 +278,78 @@ pub const FIELDS: &[MessageFields] = &[
         "envoy.config.endpoint.v3.Endpoint",
         &[
             ("address", Used),
-            ("health_check_config", WITH_HEALTH_CHECKS),
+            ("health_check_config", Used),
             ("hostname", Used),
             ("additional_addresses", Used),
             ("observability_name", Ignored("names statistics of single hosts, which are refused")),
         ],
+    ),
+    (
+        "envoy.config.endpoint.v3.Endpoint.HealthCheckConfig",
+        &[("port_value", Used), ("hostname", Used), ("address", Used), ("disable_active_health_check", Used)],
+    ),
+    (
+        "envoy.config.core.v3.HealthCheck",
+        &[
+            ("name", Ignored("tells checks of one cluster apart, of which there is only one")),
+            ("timeout", Used),
+            ("interval", Used),
+            ("initial_jitter", Used),
+            ("interval_jitter", Used),
+            ("interval_jitter_percent", Used),
+            ("unhealthy_threshold", Used),
+            ("healthy_threshold", Used),
+            ("alt_port", Ignored("Envoy does not read it either; endpoints have health_check_config")),
+            ("reuse_connection", Used),
+            ("http_health_check", Used),
+            ("tcp_health_check", Used),
+            ("grpc_health_check", Used),
+            ("custom_health_check", Rejected("custom health checks are not available")),
+            ("no_traffic_interval", Used),
+            ("no_traffic_healthy_interval", Used),
+            ("unhealthy_interval", Used),
+            ("unhealthy_edge_interval", Used),
+            ("healthy_edge_interval", Used),
+            ("event_log_path", Used),
+            ("event_logger", Used),
+            ("event_service", Rejected("events are written to files only")),
+            ("always_log_health_check_failures", Used),
+            ("always_log_health_check_success", Used),
+            ("tls_options", Used),
+            ("transport_socket_match_criteria", Used),
+        ],
+    ),
+    (
+        "envoy.config.core.v3.HealthCheck.HttpHealthCheck",
+        &[
+            ("host", Used),
+            ("path", Used),
+            ("send", Used),
+            ("receive", Used),
+            ("response_buffer_size", Used),
+            ("request_headers_to_add", Used),
+            ("request_headers_to_remove", Used),
+            ("expected_statuses", Used),
+            ("retriable_statuses", Used),
+            ("codec_client_type", Used),
+            ("use_alpn_protocol", Rejected(NO_ALPN)),
+            ("service_name_matcher", Used),
+            ("method", Used),
+        ],
+    ),
+    (
+        "envoy.config.core.v3.HealthCheck.TcpHealthCheck",
+        &[("send", Used), ("receive", Used), ("proxy_protocol_config", Rejected(NO_PROXY_PROTOCOL))],
+    ),
+    (
+        "envoy.config.core.v3.HealthCheck.GrpcHealthCheck",
+        &[("service_name", Used), ("authority", Used), ("initial_metadata", Used)],
+    ),
+    ("envoy.config.core.v3.HealthCheck.Payload", &[("text", Used), ("binary", Used)]),
+    ("envoy.config.core.v3.HealthCheck.TlsOptions", &[("alpn_protocols", Used)]),
+    (
+        "envoy.extensions.health_check.event_sinks.file.v3.HealthCheckEventFileSink",
+        &[("event_log_path", Used)],
     ),
     ("envoy.config.endpoint.v3.Endpoint.AdditionalAddress", &[("address", Used)]),
     ("envoy.config.core.v3.Locality", &[("region", Used), ("zone", Used), ("sub_zone", Used)]),

@@ -1,40 +1,98 @@
-//! Looks after the health of a cluster's hosts on the main thread: ejects outliers and lets them back in.
+//! Looks after the health of a cluster's hosts on the main thread: checks them, ejects outliers and lets them back in.
 //!
 //! A change of health sorts the hosts anew; no pool, balancer or cluster is rebuilt, and no request waits for it.
 
+use std::future::{Future, pending};
 use std::sync::Arc;
 
-use proxy_core::upstream::{HealthFlag, Host, OutlierChange};
+use proxy_core::upstream::{HealthFlag, Host, OutlierChange, Transition};
 
+use super::checks::sessions::{Found, Sessions};
 use super::cluster::Cluster;
 use super::outlier::Judge;
 
 /// Whether somebody has to look after the hosts of `cluster`.
 pub fn is_watched(cluster: &Cluster) -> bool {
-    cluster.outlier.is_some()
+    cluster.outlier.is_some() || cluster.checker.is_some()
 }
 
-/// Looks after the hosts of `cluster` for as long as it is polled; `changed` is told after the hosts were sorted anew, with
-/// those that failed just now. For the main thread; cancel-safe.
-pub async fn run(cluster: Arc<Cluster>, changed: impl Fn(Vec<Arc<Host>>)) {
-    let Some(outlier) = &cluster.outlier else { return };
-    let Some(mut judge) = Judge::new(outlier, cluster.name.as_str()) else { return };
-    judge.set_hosts(&cluster.known_hosts());
+/// What is told of the health of a cluster.
+#[derive(Debug)]
+pub enum HealthUpdate {
+    /// The hosts were sorted anew.
+    Sorted {
+        /// Those that failed just now.
+        failed: Vec<Arc<Host>>,
+        /// Some left.
+        removed: bool,
+    },
+    /// All hosts were checked at least once.
+    Checked,
+}
+
+/// Looks after the hosts of `cluster` for as long as it is polled, and tells `on_update` of what changed. For the main thread, in a
+/// local set; cancel-safe.
+pub async fn run(cluster: Arc<Cluster>, on_update: impl Fn(HealthUpdate)) {
+    let outlier = cluster.outlier.as_ref();
+    let mut judge = outlier.and_then(|outlier| Judge::new(outlier, cluster.name.as_str()));
+    let mut sessions = Sessions::new(&cluster);
+    if judge.is_none() && sessions.is_none() {
+        return;
+    }
+    let mut is_checked = true;
     loop {
+        let hosts = cluster.known_hosts();
+        if let Some(judge) = &mut judge {
+            judge.set_hosts(&hosts);
+        }
+        if let Some(sessions) = &mut sessions {
+            sessions.set_hosts(&hosts);
+        }
+        drop(hosts);
+        let was_checked = std::mem::replace(&mut is_checked, cluster.is_checked());
+        if is_checked && !was_checked {
+            on_update(HealthUpdate::Checked);
+        }
         tokio::select! {
-            () = cluster.membership_changed() => judge.set_hosts(&cluster.known_hosts()),
-            changes = judge.judge(|| cluster.known_hosts()) => settle(&cluster, &changes, &changed),
+            () = cluster.membership_changed() => {}
+            changes = wait(judge.as_mut().map(|judge| judge.judge(|| cluster.known_hosts()))) => {
+                settle(&cluster, &changes, &[], &on_update);
+            }
+            found = wait(sessions.as_mut().map(Sessions::found)) => {
+                let changes = judge.as_mut().map_or_else(Vec::new, |judge| unejected(judge, &found));
+                settle(&cluster, &changes, &found, &on_update);
+            }
         }
     }
 }
 
-fn settle(cluster: &Cluster, changes: &[OutlierChange], changed: &impl Fn(Vec<Arc<Host>>)) {
+/// What the future comes to, if there is one.
+async fn wait<F: Future>(future: Option<F>) -> F::Output {
+    match future {
+        Some(future) => future.await,
+        None => pending().await,
+    }
+}
+
+/// Hosts that are well as far as checks go are let back in.
+fn unejected(judge: &mut Judge<'_>, found: &[Found]) -> Vec<OutlierChange> {
+    let is_well = |found: &&Found| found.passed && !found.host.has_flag(HealthFlag::FailedActiveHealthCheck);
+    found.iter().filter(is_well).flat_map(|found| judge.checked(&found.host)).collect()
+}
+
+fn settle(cluster: &Cluster, changes: &[OutlierChange], found: &[Found], on_update: &impl Fn(HealthUpdate)) {
     let is_real = |change: &&OutlierChange| change.ejection.is_none_or(|ejection| ejection.enforced);
-    let changed_hosts: Vec<&Arc<Host>> = changes.iter().filter(is_real).map(|change| &change.host).collect();
-    if changed_hosts.is_empty() {
+    let ejected = changes.iter().filter(is_real).map(|change| (&change.host, HealthFlag::FailedOutlierCheck));
+    let changed = found.iter().filter(|found| found.transition == Transition::Changed);
+    let checked = changed.map(|found| (&found.host, HealthFlag::FailedActiveHealthCheck));
+    let all: Vec<(&Arc<Host>, HealthFlag)> = ejected.chain(checked).collect();
+    if all.is_empty() {
         return;
     }
-    cluster.refresh_hosts();
-    let has_failed = |host: &&Arc<Host>| host.has_flag(HealthFlag::FailedOutlierCheck);
-    changed(changed_hosts.into_iter().filter(has_failed).cloned().collect());
+    let removed = cluster.remove_outstayed();
+    if !removed {
+        cluster.refresh_hosts();
+    }
+    let failed = all.into_iter().filter(|(host, flag)| host.has_flag(*flag)).map(|(host, _)| host.clone());
+    on_update(HealthUpdate::Sorted { failed: failed.collect(), removed });
 }

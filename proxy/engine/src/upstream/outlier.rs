@@ -169,6 +169,15 @@ impl<'c> Judge<'c> {
         self.written(changes)
     }
 
+    /// An active health check of `host` passed.
+    pub(super) fn checked(&mut self, host: &Arc<Host>) -> Vec<OutlierChange> {
+        if !self.outlier.settings.successful_active_health_check_uneject_host {
+            return Vec::new();
+        }
+        let change = self.detector.checked(host, Instant::now());
+        self.written(change.into_iter().collect())
+    }
+
     fn written(&self, changes: Vec<OutlierChange>) -> Vec<OutlierChange> {
         for change in &changes {
             tracing::debug!(cluster = self.cluster, ?change, "outlier detection");

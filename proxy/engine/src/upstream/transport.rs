@@ -22,7 +22,7 @@ use crate::tls;
 use crate::tls::client::ClientTls;
 
 /// Where the metadata of endpoints say which socket they are for.
-const NAMESPACE: &str = "envoy.transport_socket_match";
+pub(super) const NAMESPACE: &str = "envoy.transport_socket_match";
 
 /// How hosts are spoken with.
 #[derive(Debug)]

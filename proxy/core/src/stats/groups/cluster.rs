@@ -342,6 +342,26 @@ crate::stats! {
         gauge min_entries_per_host,
     }
 
+    /// `cluster.<name>.health_check`
+    pub shared struct HealthCheckerStats {
+        /// Checks begun.
+        counter attempt,
+        /// Hosts that say that they are degraded.
+        gauge degraded,
+        /// Checks that failed, and answers to requests that said that checks fail.
+        counter failure,
+        /// Hosts that are well.
+        gauge healthy,
+        /// Checks that failed for want of a connection or an answer.
+        counter network_failure,
+        /// Answers to requests that said that checks fail.
+        counter passive_failure,
+        /// Checks that passed.
+        counter success,
+        /// Checks whose answer was asked what service it is of.
+        counter verify_cluster,
+    }
+
     /// `cluster.<name>.outlier_detection`
     pub shared struct OutlierDetectionStats {
         /// Hosts that are ejected now.

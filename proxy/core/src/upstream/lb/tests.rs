@@ -16,6 +16,7 @@ fn endpoint(port: u16, weight: u32) -> Endpoint {
         weight,
         health: HostHealth::Healthy,
         metadata: crate::metadata::Metadata::default(),
+        check: None,
     }
 }
 

@@ -178,6 +178,7 @@ fn host(from: &Endpoint<DnsTarget>, address: Address, additional: Box<[Address]>
         weight: from.weight,
         health: from.health,
         metadata: from.metadata.clone(),
+        check: from.check.clone(),
     }
 }
 

@@ -27,6 +27,7 @@ use crate::local::clock;
 use crate::local::contain::contain;
 use crate::net::pipe::Pipe;
 use crate::upstream::circuit_breaker::BreakerPriority;
+use crate::upstream::cluster::Cluster;
 use crate::upstream::key_format::HeaderKeyFormat;
 
 /// A connection and what it counts as.
@@ -139,27 +140,9 @@ impl HostPool {
     pub(super) fn pooled(&self, connected: ConnectedSocket) -> Box<Pooled> {
         self.cluster.stats.http1();
         let http = &self.cluster.http;
-        let options = ClientOptions {
-            limits: HeadLimits {
-                max_bytes: http.max_response_headers_kb as usize * 1024,
-                max_headers: http.max_headers_count as usize,
-            },
-            response: ResponseOptions {
-                allow_chunked_length: http.http1.allow_chunked_length,
-                keep_case: http.http1.header_key_format.kept(),
-                ..ResponseOptions::default()
-            },
-            trailers: http.http1.enable_trailers,
-            proper_case: http.http1.header_key_format == HeaderKeyFormat::ProperCase,
-            target: match http.http1.send_fully_qualified_url {
-                true => TargetForm::Absolute,
-                false => TargetForm::Origin,
-            },
-            buffer_limit: self.cluster.buffer_limit as usize,
-        };
         let now = clock::now();
         let pooled = Pooled {
-            connection: ClientConnection::new(connected.connection, options),
+            connection: ClientConnection::new(connected.connection, http1_options(&self.cluster)),
             local: connected.local,
             id: connected.id,
             connect_times: connected.connect_times,
@@ -169,6 +152,29 @@ impl HostPool {
             guard: connected.guard,
         };
         Box::new(pooled)
+    }
+}
+
+/// How HTTP/1 is spoken with the hosts of `cluster`.
+pub(crate) fn http1_options(cluster: &Cluster) -> ClientOptions {
+    let http = &cluster.http;
+    ClientOptions {
+        limits: HeadLimits {
+            max_bytes: http.max_response_headers_kb as usize * 1024,
+            max_headers: http.max_headers_count as usize,
+        },
+        response: ResponseOptions {
+            allow_chunked_length: http.http1.allow_chunked_length,
+            keep_case: http.http1.header_key_format.kept(),
+            ..ResponseOptions::default()
+        },
+        trailers: http.http1.enable_trailers,
+        proper_case: http.http1.header_key_format == HeaderKeyFormat::ProperCase,
+        target: match http.http1.send_fully_qualified_url {
+            true => TargetForm::Absolute,
+            false => TargetForm::Origin,
+        },
+        buffer_limit: cluster.buffer_limit as usize,
     }
 }
 

@@ -33,6 +33,7 @@ use crate::local::clock;
 use crate::local::contain::{contain, drill};
 use crate::local::in_place::boxed;
 use crate::upstream::circuit_breaker::BreakerPriority;
+use crate::upstream::cluster::Cluster;
 
 /// How often, and how many times, SETTINGS are looked for before an extended CONNECT.
 const SETTINGS_INTERVAL: Duration = Duration::from_millis(2);
@@ -114,29 +115,14 @@ impl HostPool {
         connected: ConnectedSocket,
     ) -> Result<Rc<Shared>, Failure> {
         let options = &self.cluster.http.http2;
-        let mut builder = h2::client::Builder::new();
-        builder
-            .initial_window_size(options.initial_stream_window)
-            .initial_connection_window_size(options.initial_connection_window)
-            .header_table_size(options.hpack_table_size)
-            .max_header_list_size(self.cluster.http.max_response_headers_kb * 1024)
-            .enable_push(false)
-            .initial_max_send_streams(UNSETTLED);
+        let builder = http2_builder(&self.cluster);
         let ConnectedSocket { connection, local, id, connect_times, tls, guard } = connected;
-        let limits = FrameLimits {
-            empty_frames: options.max_consecutive_inbound_frames_with_empty_payload,
-            priority_per_stream: options.max_inbound_priority_frames_per_stream,
-            window_updates_per_data: options.max_inbound_window_update_frames_per_data_frame_sent,
-            control_frames: options.max_outbound_control_frames,
-        };
+        let limits = frame_limits(&self.cluster);
         let codec = self.cluster.stats.http2().clone();
         let metadata = options
             .max_metadata_size
             .map(|size| MetadataStreams::new(Side::Client, size, options.max_concurrent_streams));
         let max_frame = options.settings.as_ref().and_then(|settings| settings.max_frame_size());
-        if let Some(size) = max_frame {
-            builder.max_frame_size(size);
-        }
         let connection = Guarded::new(
             connection,
             Side::Client,
@@ -175,6 +161,34 @@ impl HostPool {
             }
         });
         Ok(made)
+    }
+}
+
+/// The codec of connections to the hosts of `cluster`.
+pub(crate) fn http2_builder(cluster: &Cluster) -> h2::client::Builder {
+    let options = &cluster.http.http2;
+    let mut builder = h2::client::Builder::new();
+    builder
+        .initial_window_size(options.initial_stream_window)
+        .initial_connection_window_size(options.initial_connection_window)
+        .header_table_size(options.hpack_table_size)
+        .max_header_list_size(cluster.http.max_response_headers_kb * 1024)
+        .enable_push(false)
+        .initial_max_send_streams(UNSETTLED);
+    if let Some(size) = options.settings.as_ref().and_then(|settings| settings.max_frame_size()) {
+        builder.max_frame_size(size);
+    }
+    builder
+}
+
+/// What the hosts of `cluster` may send on a connection.
+pub(crate) fn frame_limits(cluster: &Cluster) -> FrameLimits {
+    let options = &cluster.http.http2;
+    FrameLimits {
+        empty_frames: options.max_consecutive_inbound_frames_with_empty_payload,
+        priority_per_stream: options.max_inbound_priority_frames_per_stream,
+        window_updates_per_data: options.max_inbound_window_update_frames_per_data_frame_sent,
+        control_frames: options.max_outbound_control_frames,
     }
 }
 

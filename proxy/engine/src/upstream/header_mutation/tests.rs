@@ -1,5 +1,42 @@
+use std::rc::Rc;
+use std::time::{Instant, SystemTime};
+
+use http::Method;
+use proxy_core::address::Address;
+use proxy_core::config::{BuildEnv, ConfigError};
+use proxy_core::head::{Protocol, Scheme};
+use proxy_core::stream_info::ConnectionInfo;
+
 use super::*;
-use crate::router::tests::{build, get, info};
+
+fn build<T>(make: impl FnOnce(&mut BuildCx<'_>) -> Result<T, Rejected>) -> Result<T, Vec<ConfigError>> {
+    let env = BuildEnv::new(1);
+    let mut cx = BuildCx::new(&env);
+    make(&mut cx).map_err(|Rejected| cx.into_errors())
+}
+
+/// A stream of an HTTP/1.1 connection from loopback.
+fn info() -> StreamInfo {
+    let address = Address::from(std::net::SocketAddr::from(([127, 0, 0, 1], 1)));
+    let connection = ConnectionInfo::new(address.clone(), address, "".into());
+    let mut info = StreamInfo::new(Rc::new(connection), Instant::now(), SystemTime::now());
+    info.protocol = Some(Protocol::Http11);
+    info
+}
+
+fn get(authority: &str, path: &str) -> RequestHead {
+    let mut headers = HeaderMap::new();
+    headers.insert("x-forwarded-proto", HeaderValue::from_static("http"));
+    RequestHead {
+        method: Method::GET,
+        scheme: Scheme::Http,
+        authority: authority.into(),
+        path: path.into(),
+        upgrade: None,
+        case: None,
+        headers,
+    }
+}
 
 fn option(key: &str, value: &str, action: HeaderAppendAction) -> proto::HeaderValueOption {
     proto::HeaderValueOption {

@@ -84,6 +84,14 @@ impl HeaderMutations {
         Self::build("response_headers_to_add", add, "response_headers_to_remove", remove, cx)
     }
 
+    /// Builds from the `initial_metadata` of a gRPC call.
+    pub(crate) fn build_metadata(
+        add: &[proto::HeaderValueOption],
+        cx: &mut BuildCx<'_>,
+    ) -> Result<Self, Rejected> {
+        Self::build("initial_metadata", add, "", &[], cx)
+    }
+
     fn build(
         add_field: &'static str,
         add: &[proto::HeaderValueOption],
@@ -108,7 +116,7 @@ impl HeaderMutations {
     }
 
     /// Whether some of the headers that they add may ask something of the router.
-    pub(super) fn ask_router(&self) -> bool {
+    pub(crate) fn ask_router(&self) -> bool {
         self.0.as_ref().is_some_and(|mutations| mutations.asks)
     }
 
@@ -137,7 +145,7 @@ impl HeaderMutations {
 }
 
 /// What formats may print of a request or a response on its way.
-pub(super) fn entry<'a>(
+pub(crate) fn entry<'a>(
     request: Option<&'a RequestHead>,
     response: Option<&'a ResponseHead>,
     info: &'a StreamInfo,

@@ -1,0 +1,270 @@
+use std::time::Duration;
+
+use super::*;
+use crate::stats::Registry;
+use crate::upstream::HostHealth;
+
+fn settings() -> CheckSettings {
+    let time = Duration::from_millis;
+    CheckSettings {
+        timeout: time(1000),
+        interval: time(100),
+        initial_jitter: Duration::ZERO,
+        interval_jitter: Duration::ZERO,
+        interval_jitter_percent: 0,
+        unhealthy_threshold: 3,
+        healthy_threshold: 2,
+        reuse_connection: true,
+        no_traffic_interval: time(60_000),
+        no_traffic_healthy_interval: time(30_000),
+        unhealthy_interval: time(200),
+        unhealthy_edge_interval: time(300),
+        healthy_edge_interval: time(400),
+        always_log_failures: false,
+        always_log_success: false,
+    }
+}
+
+const LIMITS: IntervalLimits = IntervalLimits { least: Duration::ZERO, most: Duration::MAX };
+const OK: CheckResult = CheckResult::Passed { degraded: false };
+
+fn failed(kind: FailureKind) -> CheckResult {
+    CheckResult::Failed(CheckFailure::of(kind))
+}
+
+struct Fixture {
+    settings: CheckSettings,
+    host: Arc<Host>,
+    stats: Shared<HealthCheckerStats>,
+    checks: HostChecks,
+}
+
+impl Fixture {
+    fn new(settings: CheckSettings) -> Self {
+        let registry = Registry::new(1);
+        let stats: Shared<HealthCheckerStats> = registry.scope("cluster.c.health_check").shared();
+        let host = Arc::new(Host::new(std::net::SocketAddr::from(([127, 0, 0, 1], 1)).into()));
+        host.await_check(false);
+        let checks = HostChecks::new(host.clone(), stats.clone());
+        Self { settings, host, stats, checks }
+    }
+
+    fn take(&mut self, result: CheckResult) -> CheckOutcome {
+        self.checks.take(result, &self.settings)
+    }
+
+    /// The transitions that these results bring about.
+    fn transitions(&mut self, results: &[CheckResult]) -> Vec<Transition> {
+        results.iter().map(|result| self.take(*result).transition).collect()
+    }
+}
+
+use Transition::{Changed, Pending, Unchanged};
+
+#[test]
+fn one_success_is_enough_for_who_was_never_seen() {
+    let mut fixture = Fixture::new(settings());
+    assert!(fixture.host.is_unchecked());
+    assert_eq!(fixture.host.health(), HostHealth::Unhealthy);
+    let outcome = fixture.take(OK);
+    assert_eq!(outcome.transition, Changed);
+    assert_eq!(outcome.events, [CheckEvent::Added { first: true }]);
+    assert!(!fixture.host.is_unchecked());
+    assert_eq!(fixture.host.health(), HostHealth::Healthy);
+    assert_eq!(fixture.stats.healthy.value(), 1);
+}
+
+#[test]
+fn it_takes_as_many_as_the_thresholds_say() {
+    let mut fixture = Fixture::new(settings());
+    let network = failed(FailureKind::Network);
+    assert_eq!(fixture.transitions(&[network, OK, OK]), [Unchanged, Pending, Changed]);
+    assert_eq!(fixture.transitions(&[network, network, OK]), [Pending, Pending, Unchanged]);
+    assert_eq!(fixture.transitions(&[network, network, network]), [Pending, Pending, Changed]);
+    assert_eq!(fixture.transitions(&[OK, network, OK, OK]), [Pending, Unchanged, Pending, Changed]);
+    assert_eq!(fixture.stats.network_failure.value(), 7);
+}
+
+#[test]
+fn a_bad_answer_is_believed_at_once_unless_it_may_be_repeated() {
+    let mut fixture = Fixture::new(settings());
+    assert_eq!(fixture.transitions(&[OK, failed(FailureKind::Active)]), [Changed, Changed]);
+    let retriable = CheckFailure { kind: FailureKind::Active, retriable: true, status: 503 };
+    let retriable = CheckResult::Failed(retriable);
+    assert_eq!(
+        fixture.transitions(&[OK, OK, retriable, retriable, retriable]),
+        [Pending, Changed, Pending, Pending, Changed]
+    );
+}
+
+#[test]
+fn who_times_out_is_marked_for_as_long_as_that_is_how_it_fails() {
+    let mut fixture = Fixture::new(settings());
+    let timed_out = |fixture: &Fixture| fixture.host.has_flag(HealthFlag::ActiveHealthCheckTimeout);
+    fixture.take(failed(FailureKind::Timeout));
+    assert!(timed_out(&fixture));
+    fixture.take(failed(FailureKind::Network));
+    assert!(!timed_out(&fixture));
+    fixture.transitions(&[failed(FailureKind::Timeout), OK, OK]);
+    assert!(!timed_out(&fixture));
+    fixture.take(failed(FailureKind::Timeout));
+    assert!(!timed_out(&fixture), "once is not enough for it to fail");
+}
+
+#[test]
+fn a_degraded_host_is_one_that_is_well() {
+    let mut fixture = Fixture::new(settings());
+    let degraded = CheckResult::Passed { degraded: true };
+    let outcome = fixture.take(degraded);
+    assert_eq!(outcome.events, [CheckEvent::Added { first: true }, CheckEvent::Degraded]);
+    assert_eq!((fixture.host.health(), fixture.stats.degraded.value()), (HostHealth::Degraded, 1));
+    assert_eq!(fixture.take(degraded).transition, Unchanged);
+    let outcome = fixture.take(OK);
+    assert_eq!((outcome.transition, outcome.events), (Changed, vec![CheckEvent::NoLongerDegraded]));
+    assert_eq!((fixture.host.health(), fixture.stats.degraded.value()), (HostHealth::Healthy, 0));
+}
+
+#[test]
+fn a_host_that_is_excluded_until_its_first_check_counts_from_then_on() {
+    let mut fixture = Fixture::new(settings());
+    fixture.host.await_check(true);
+    assert_eq!(fixture.host.health(), HostHealth::Draining);
+    assert_eq!(fixture.take(failed(FailureKind::Active)).transition, Changed);
+    assert_eq!(fixture.host.health(), HostHealth::Unhealthy);
+}
+
+#[test]
+fn intervals_are_those_of_the_state() {
+    let settings = settings();
+    let bad = failed(FailureKind::Active);
+    let mut random = fastrand::Rng::with_seed(1);
+    for (result, transition, has_traffic, millis) in [
+        (OK, Unchanged, true, 100),
+        (OK, Changed, true, 100),
+        (OK, Pending, true, 400),
+        (bad, Changed, true, 200),
+        (bad, Unchanged, true, 200),
+        (bad, Pending, true, 300),
+        (OK, Unchanged, false, 30_000),
+        (OK, Pending, false, 60_000),
+        (bad, Unchanged, false, 60_000),
+    ] {
+        let next = settings.until_next(result, transition, has_traffic, LIMITS, &mut random);
+        assert_eq!(next, Duration::from_millis(millis), "{result:?} {transition:?} {has_traffic}");
+    }
+    let limits = |least, most| IntervalLimits {
+        least: Duration::from_millis(least),
+        most: Duration::from_millis(most),
+    };
+    let mut next = |limits| settings.until_next(OK, Unchanged, true, limits, &mut random);
+    assert_eq!(next(limits(150, 1000)), Duration::from_millis(150));
+    assert_eq!(next(limits(0, 50)), Duration::from_millis(50));
+    assert_eq!(next(limits(0, 0)), Duration::from_millis(1), "never at once");
+}
+
+#[test]
+fn intervals_are_spread_within_their_jitter() {
+    let jittery = CheckSettings {
+        interval_jitter: Duration::from_millis(20),
+        interval_jitter_percent: 50,
+        initial_jitter: Duration::from_millis(10),
+        ..settings()
+    };
+    let mut random = fastrand::Rng::with_seed(2);
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..1000 {
+        let next = jittery.until_next(OK, Unchanged, true, LIMITS, &mut random).as_millis();
+        assert!((100..169).contains(&next), "{next}");
+        seen.insert(next);
+        let first = jittery.until_first(LIMITS, &mut random).unwrap().as_millis();
+        assert!((1..10).contains(&first), "{first}");
+    }
+    assert!(seen.len() > 50, "{seen:?}");
+    assert_eq!(settings().until_first(LIMITS, &mut random), None);
+}
+
+/// Whether a host is well after these results, found by looking back at all of them.
+fn is_well(history: &[CheckResult], settings: &CheckSettings) -> bool {
+    let mut well = false;
+    for end in 1..=history.len() {
+        let since = |state: &dyn Fn(&CheckResult) -> bool| {
+            history[..end].iter().rev().take_while(|result| state(result)).count()
+        };
+        let passes = since(&|result| matches!(result, CheckResult::Passed { .. }));
+        let failures = since(&|result| matches!(result, CheckResult::Failed(_)));
+        let is_final = matches!(history[end - 1], CheckResult::Failed(failure)
+            if !failure.retriable && matches!(failure.kind, FailureKind::Active | FailureKind::Passive));
+        if well {
+            well = failures < settings.unhealthy_threshold as usize && !is_final;
+        } else {
+            well = passes >= settings.healthy_threshold as usize || (end == 1 && passes == 1);
+        }
+    }
+    well
+}
+
+#[test]
+fn whatever_checks_find_the_host_is_what_its_history_says() {
+    for seed in 0..500 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let settings = CheckSettings {
+            unhealthy_threshold: random.u32(1..5),
+            healthy_threshold: random.u32(1..5),
+            ..settings()
+        };
+        let mut fixture = Fixture::new(settings.clone());
+        let mut history = Vec::new();
+        let mut before = false;
+        for _ in 0..60 {
+            let kinds =
+                [FailureKind::Active, FailureKind::Passive, FailureKind::Network, FailureKind::Timeout];
+            let result = match random.u8(..10) {
+                0..=5 => CheckResult::Passed { degraded: random.u8(..6) == 0 },
+                _ => CheckResult::Failed(CheckFailure {
+                    kind: kinds[random.usize(..4)],
+                    retriable: random.bool(),
+                    status: 500,
+                }),
+            };
+            history.push(result);
+            let transition = fixture.take(result).transition;
+            let host = &fixture.host;
+            let well = is_well(&history, &settings);
+            let context = format!("seed {seed}: {history:?}");
+            assert_eq!(!host.has_flag(HealthFlag::FailedActiveHealthCheck), well, "{context}");
+            assert_eq!(fixture.stats.healthy.value(), u64::from(well), "{context}");
+            let degraded = host.has_flag(HealthFlag::DegradedActiveHealthCheck);
+            assert_eq!(fixture.stats.degraded.value(), u64::from(degraded), "{context}");
+            assert!(well == before || transition == Changed, "{context}");
+            if host.has_flag(HealthFlag::ActiveHealthCheckTimeout) {
+                assert!(!well, "{context}");
+            }
+            before = well;
+        }
+        assert_eq!(fixture.stats.success.value() + fixture.stats.failure.value(), 60);
+        let Fixture { stats, checks, .. } = fixture;
+        drop(checks);
+        assert_eq!((stats.healthy.value(), stats.degraded.value()), (0, 0), "who is gone does not count");
+    }
+}
+
+#[test]
+fn what_is_awaited_must_come_in_order() {
+    use xds_api::envoy::config::core::v3::health_check::{Payload as Proto, payload};
+    let env = crate::config::BuildEnv::new(1);
+    let mut cx = crate::config::BuildCx::new(&env);
+    let text = |text: &str| Proto { payload: Some(payload::Payload::Text(text.to_owned())) };
+    let built = Payload::build_all("receive", &[text("6162"), text("63")], &mut cx).unwrap();
+    assert_eq!(built.len(), 3);
+    for (bytes, is_in) in
+        [(&b"abc"[..], true), (b"xabxcx", true), (b"cab", false), (b"ab", false), (b"", false)]
+    {
+        assert_eq!(built.is_in(bytes), is_in, "{bytes:?}");
+    }
+    assert!(Payload::default().is_in(b""));
+    for bad in ["", "6", "6g", "0x61"] {
+        let mut cx = crate::config::BuildCx::new(&env);
+        assert!(Payload::build_all("receive", &[text("61"), text(bad)], &mut cx).is_err());
+        assert_eq!(cx.into_errors()[0].path, "receive[1].text");
+    }
+}

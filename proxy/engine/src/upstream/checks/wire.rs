@@ -1,0 +1,308 @@
+//! The connection that a host is checked over, and one request and answer on it.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use http::HeaderMap;
+use proxy_core::head::{BodyEvent, RequestHead, ResponseHead, Scheme};
+use proxy_core::stream_error::UpstreamReset;
+use proxy_core::upstream::Host;
+use tokio::task::AbortHandle;
+
+use super::Checker;
+use crate::codec::h1_client::ClientConnection;
+use crate::codec::h2_client::ClientStream;
+use crate::codec::h2_guard::{Guarded, Side, Traffic};
+use crate::codec::upstream::UpstreamEvent;
+use crate::net::connection::Connection;
+use crate::net::socket;
+use crate::tls::client::{Asked, Offer};
+use crate::upstream::cluster::Cluster;
+use crate::upstream::pool::{frame_limits, http1_options, http2_builder};
+use crate::upstream::transport::Layers;
+
+/// There is no connection, or it ended.
+pub(super) struct Broken;
+
+impl From<UpstreamReset> for Broken {
+    fn from(_: UpstreamReset) -> Self {
+        Self
+    }
+}
+
+/// One host while it is checked, with the connection that is kept between checks.
+pub(super) struct Probe<'c> {
+    pub(super) cluster: &'c Cluster,
+    pub(super) checker: &'c Checker,
+    pub(super) host: &'c Arc<Host>,
+    pub(super) kept: Option<Kept>,
+}
+
+/// A connection that lasts for more than one check.
+pub(super) enum Kept {
+    Tcp(Connection),
+    Http1(Box<ClientConnection>),
+    Http2(Http2),
+}
+
+/// An HTTP/2 connection, which ends when this is dropped.
+pub(super) struct Http2 {
+    send: SendRequest<Bytes>,
+    driver: AbortHandle,
+}
+
+impl Drop for Http2 {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+/// Which HTTP a request is sent in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Codec {
+    Http1,
+    Http2,
+}
+
+/// A request and how much of its answer is wanted.
+pub(super) struct Request {
+    pub(super) head: RequestHead,
+    pub(super) body: Bytes,
+    /// How many bytes of the answer's body are kept; the rest is dropped.
+    pub(super) keep: usize,
+}
+
+/// A whole answer.
+pub(super) struct Answer {
+    pub(super) head: ResponseHead,
+    /// Its beginning.
+    pub(super) body: Vec<u8>,
+    pub(super) trailers: Option<HeaderMap>,
+    /// It is nothing but a head.
+    pub(super) is_bare: bool,
+    /// Part of its body was dropped.
+    pub(super) is_cut: bool,
+}
+
+impl<'c> Probe<'c> {
+    pub(super) fn new(cluster: &'c Cluster, checker: &'c Checker, host: &'c Arc<Host>) -> Self {
+        Self { cluster, checker, host, kept: None }
+    }
+
+    /// How the host is spoken with.
+    fn layers(&self) -> &'c Layers {
+        let criteria = || self.checker.criteria.clone().unwrap_or_else(|| self.host.metadata());
+        self.cluster.transport.of(criteria)
+    }
+
+    /// The scheme of requests.
+    pub(super) fn scheme(&self) -> Scheme {
+        if self.layers().tls.is_some() { Scheme::Https } else { Scheme::Http }
+    }
+
+    /// Keeps a connection for the next check, if that is wanted.
+    pub(super) fn keep(&mut self, connection: Kept) {
+        self.kept = Some(connection).filter(|_| self.checker.settings.reuse_connection);
+    }
+
+    /// A new connection to where the host is checked.
+    pub(super) async fn connect(&self) -> Result<Connection, Broken> {
+        let address = self.host.check_address();
+        let socket = socket::connect(&address, self.cluster.connect_options(&address), None).await;
+        let mut connection = Connection::new(socket.map_err(|error| self.failed(&error))?);
+        let layers = self.layers();
+        if let Some(told) = &layers.proxy_protocol {
+            let header = told.own_header(connection.socket());
+            connection.socket().write_all(&header).await.map_err(|error| self.failed(&error))?;
+        }
+        if let Some(tls) = &layers.tls {
+            let asked = Asked { application_protocols: &self.checker.alpn, ..Asked::from(Offer::Nothing) };
+            let shaken = Box::pin(tls.connect(&mut connection, self.host, asked)).await;
+            shaken.map_err(|reason| self.failed(&reason))?;
+        }
+        Ok(connection)
+    }
+
+    fn failed(&self, reason: &dyn std::fmt::Display) -> Broken {
+        tracing::debug!(cluster = self.cluster.name.as_str(), %self.host.address, %reason, "no connection for a health check");
+        Broken
+    }
+
+    /// Ready when the host ended the connection that is kept, where that says something of the host.
+    pub(super) async fn abandoned(&mut self) {
+        poll_fn(|cx| match &self.kept {
+            Some(Kept::Tcp(connection)) => connection.poll_readable(cx).map(|_| ()),
+            Some(Kept::Http1(_) | Kept::Http2(_)) | None => Poll::Pending,
+        })
+        .await;
+        self.kept = None;
+    }
+
+    /// Sends `request` and reads the whole answer.
+    pub(super) async fn exchange(&mut self, request: Request, codec: Codec) -> Result<Answer, Broken> {
+        match codec {
+            Codec::Http1 => {
+                let mut connection = self.http1().await?;
+                let answer = Exchange::new(Stream::Http1(&mut connection), request).run().await?;
+                if connection.is_reusable() {
+                    self.keep(Kept::Http1(connection));
+                }
+                Ok(answer)
+            }
+            Codec::Http2 => {
+                let connection = self.http2().await?;
+                let stream = ClientStream::new(
+                    connection.send.clone(),
+                    self.cluster.http.max_headers_count as usize,
+                    None,
+                );
+                // It outlives a stream that is reset, and is not to end before the answer is there.
+                self.kept = Some(Kept::Http2(connection));
+                let answer = Exchange::new(Stream::Http2(Box::new(stream)), request).run().await;
+                self.kept = self.kept.take().filter(|_| self.checker.settings.reuse_connection);
+                answer
+            }
+        }
+    }
+
+    async fn http1(&mut self) -> Result<Box<ClientConnection>, Broken> {
+        match self.kept.take() {
+            Some(Kept::Http1(connection)) if connection.is_alive() => Ok(connection),
+            Some(Kept::Tcp(_) | Kept::Http1(_) | Kept::Http2(_)) | None => {
+                let options = http1_options(self.cluster);
+                Ok(Box::new(ClientConnection::new(self.connect().await?, options)))
+            }
+        }
+    }
+
+    async fn http2(&mut self) -> Result<Http2, Broken> {
+        if let Some(Kept::Http2(mut kept)) = self.kept.take() {
+            let mut nobody = Context::from_waker(std::task::Waker::noop());
+            if matches!(kept.send.poll_ready(&mut nobody), Poll::Ready(Ok(()))) {
+                return Ok(kept);
+            }
+        }
+        let codec = self.cluster.stats.http2().clone();
+        let connection = Guarded::new(
+            self.connect().await?,
+            Side::Client,
+            frame_limits(self.cluster),
+            codec,
+            Traffic::Uncounted,
+        );
+        let options = &self.cluster.http.http2;
+        let connection = connection.with_settings(options.settings.as_ref());
+        let (send, driver) = http2_builder(self.cluster)
+            .handshake::<_, Bytes>(connection)
+            .await
+            .map_err(|error| self.failed(&error))?;
+        let driver = tokio::task::spawn_local(async move {
+            // What ends a connection is seen by who uses it.
+            let _ = driver.await;
+        });
+        let mut made = Http2 { send, driver: driver.abort_handle() };
+        poll_fn(|cx| made.send.poll_ready(cx)).await.map_err(|error| self.failed(&error))?;
+        Ok(made)
+    }
+}
+
+enum Stream<'s> {
+    Http1(&'s mut ClientConnection),
+    Http2(Box<ClientStream>),
+}
+
+impl Stream<'_> {
+    fn request(&mut self, head: &RequestHead, body: Bytes) -> Result<(), UpstreamReset> {
+        let is_bare = body.is_empty();
+        match self {
+            Self::Http1(connection) => connection.request(head, is_bare)?,
+            Self::Http2(stream) => stream.request(head, is_bare)?,
+        }
+        match self {
+            Self::Http1(connection) if !is_bare => {
+                connection.data(body);
+                connection.finish(None);
+            }
+            Self::Http2(stream) if !is_bare => {
+                stream.data(body);
+                stream.finish(None);
+            }
+            Self::Http1(_) | Self::Http2(_) => {}
+        }
+        Ok(())
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), UpstreamReset>> {
+        match self {
+            Self::Http1(connection) => connection.poll_flush(cx),
+            Self::Http2(stream) => stream.poll_flush(cx),
+        }
+    }
+
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<UpstreamEvent, UpstreamReset>> {
+        match self {
+            Self::Http1(connection) => connection.poll_event(cx),
+            Self::Http2(stream) => stream.poll_event(cx),
+        }
+    }
+}
+
+/// A request that is sent while its answer is read.
+struct Exchange<'s> {
+    stream: Stream<'s>,
+    request: Request,
+    answer: Option<Answer>,
+}
+
+impl<'s> Exchange<'s> {
+    fn new(stream: Stream<'s>, request: Request) -> Self {
+        Self { stream, request, answer: None }
+    }
+
+    async fn run(mut self) -> Result<Answer, Broken> {
+        let body = std::mem::take(&mut self.request.body);
+        self.stream.request(&self.request.head, body)?;
+        poll_fn(|cx| self.poll(cx)).await?;
+        self.answer.ok_or(Broken)
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), UpstreamReset>> {
+        if let Poll::Ready(Err(reset)) = self.stream.poll_flush(cx) {
+            return Poll::Ready(Err(reset));
+        }
+        loop {
+            match ready!(self.stream.poll_event(cx))? {
+                UpstreamEvent::Informational(_) => {}
+                UpstreamEvent::Head { head, end, is_upgrade: _ } => {
+                    self.answer =
+                        Some(Answer { head, body: Vec::new(), trailers: None, is_bare: end, is_cut: false });
+                    if end {
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+                UpstreamEvent::Body(BodyEvent::Data(data)) => self.take(&data),
+                UpstreamEvent::Body(BodyEvent::Trailers(trailers)) => {
+                    if let Some(answer) = &mut self.answer {
+                        answer.trailers = Some(trailers);
+                    }
+                    return Poll::Ready(Ok(()));
+                }
+                UpstreamEvent::Body(BodyEvent::End) => return Poll::Ready(Ok(())),
+                UpstreamEvent::Last(data) => {
+                    self.take(&data);
+                    return Poll::Ready(Ok(()));
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, data: &Bytes) {
+        let Some(answer) = &mut self.answer else { return };
+        let room = self.request.keep.saturating_sub(answer.body.len());
+        answer.is_cut |= data.len() > room;
+        answer.body.extend_from_slice(data.get(..room).unwrap_or(data));
+    }
+}
