@@ -18,6 +18,7 @@ use xds_api::google::api::expr::v1alpha1::{Constant, Expr};
 
 fuzz_target!(|input: (&[u8], &str, &[u8], bool)| {
     let (tree, path, value, makes_texts) = input;
+    let _ = Program::parse(path, None);
     let Ok(expr) = Expr::decode(tree) else { return };
     let config = CelExpressionConfig {
         enable_string_conversion: makes_texts,

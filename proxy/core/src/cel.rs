@@ -1,6 +1,6 @@
 //! Conditions in CEL, the Common Expression Language, over what is known of a request or a connection.
 //!
-//! A [`Program`] is built from the syntax tree that a control plane sends (`google.api.expr.v1alpha1`). As in Envoy, functions that do
+//! A [`Program`] is built from the syntax tree that a control plane sends (`google.api.expr.v1alpha1`), or from text. As in Envoy, functions that do
 //! not exist are refused with the configuration, and so are comprehensions (the macros over lists): an evaluation visits each
 //! node of the tree once at most, and what it may build is bounded. An evaluation that fails (no such key, numbers that overflow,
 //! operands of the wrong type) is no match.
@@ -15,6 +15,8 @@ mod attributes;
 mod compile;
 mod evaluate;
 mod function;
+mod parse;
+mod print;
 #[cfg(test)]
 mod tests;
 mod time;
@@ -67,12 +69,22 @@ impl fmt::Debug for Program {
 impl Program {
     /// Builds from a tree, or says why that cannot be.
     pub fn build(expr: &Expr, config: Option<&CelExpressionConfig>) -> Result<Self, String> {
-        compile::compile(expr, config.copied().unwrap_or_default()).map(Self)
+        compile::compile(expr, config.copied().unwrap_or_default(), false).map(Self)
     }
 
-    /// The value as text, if it has one.
-    pub fn text(&self, subject: &Subject<'_>) -> Option<String> {
-        evaluate::evaluate(&self.0, subject).ok()?.print()
+    /// Builds from text, or says why that cannot be.
+    pub fn parse(text: &str, config: Option<&CelExpressionConfig>) -> Result<Self, String> {
+        compile::compile(&parse::parse(text)?, config.copied().unwrap_or_default(), true).map(Self)
+    }
+
+    /// The value as text, if there is one; it may be no UTF-8.
+    pub fn text(&self, subject: &Subject<'_>) -> Option<Vec<u8>> {
+        Some(evaluate::evaluate(&self.0, subject).ok()?.print().into_owned())
+    }
+
+    /// The value as JSON, if there is one.
+    pub fn json(&self, subject: &Subject<'_>) -> Option<prost_types::Value> {
+        evaluate::evaluate(&self.0, subject).ok()?.to_json().ok()
     }
 
     /// Whether the expression is true.

@@ -12,14 +12,17 @@ use xds_api::envoy::config::accesslog::v3 as proto;
 use xds_api::envoy::config::accesslog::v3::access_log::ConfigType;
 use xds_api::envoy::config::accesslog::v3::access_log_filter::FilterSpecifier;
 use xds_api::envoy::config::accesslog::v3::comparison_filter::Op;
+use xds_api::envoy::config::accesslog::v3::extension_filter;
 use xds_api::envoy::config::accesslog::v3::grpc_status_filter::Status as GrpcStatus;
 use xds_api::envoy::config::core::v3::RuntimeUInt32;
 use xds_api::envoy::data::accesslog::v3::AccessLogType;
+use xds_api::envoy::extensions::access_loggers::filters::cel::v3::ExpressionFilter;
 use xds_api::envoy::r#type::matcher::v3::metadata_matcher::path_segment::Segment;
 
+use crate::cel::Program;
 use crate::config::{BuildCx, FieldUse, MessageFields, Rejected};
 use crate::extension::access_log::{AccessLog, LogEntry, LogType};
-use crate::extension::message_name;
+use crate::extension::{decode, message_name};
 use crate::format::grpc_status_of_response;
 use crate::headers::X_REQUEST_ID;
 use crate::matcher::{HeaderMatcher, ValueMatcher};
@@ -50,7 +53,7 @@ pub const FIELDS: &[MessageFields] = &[
             ("header_filter", Used),
             ("response_flag_filter", Used),
             ("grpc_status_filter", Used),
-            ("extension_filter", Refused("no extension filter is available")),
+            ("extension_filter", Used),
             ("metadata_filter", Used),
             ("log_type_filter", Used),
         ],
@@ -72,7 +75,15 @@ pub const FIELDS: &[MessageFields] = &[
     ("envoy.config.accesslog.v3.GrpcStatusFilter", &[("statuses", Used), ("exclude", Used)]),
     ("envoy.config.accesslog.v3.MetadataFilter", &[("matcher", Used), ("match_if_key_not_found", Used)]),
     ("envoy.config.accesslog.v3.LogTypeFilter", &[("types", Used), ("exclude", Used)]),
+    (
+        "envoy.config.accesslog.v3.ExtensionFilter",
+        &[("name", Ignored("a label; the type decides")), ("typed_config", Used)],
+    ),
+    (CONDITION, &[("expression", Used), ("cel_config", Used)]),
 ];
+
+/// The filter that is a condition in CEL.
+const CONDITION: &str = "envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter";
 
 /// How deep and/or filters may nest.
 const MAX_DEPTH: usize = 32;
@@ -141,6 +152,7 @@ enum Kind {
     GrpcStatus { statuses: SmallVec<[u32; 4]>, exclude: bool },
     Metadata { namespace: String, path: Vec<String>, value: Option<ValueMatcher>, if_missing: bool },
     LogTypes { types: Vec<LogType>, exclude: bool },
+    Condition(Box<Program>),
 }
 
 /// A number to compare with, replaced by a runtime value if there is one.
@@ -199,8 +211,8 @@ impl Kind {
                 cx.at("response_flag_filter", |cx| flags(filter, cx))
             }
             FilterSpecifier::GrpcStatusFilter(filter) => cx.at("grpc_status_filter", |cx| grpc(filter, cx)),
-            FilterSpecifier::ExtensionFilter(_) => {
-                Err(cx.at("extension_filter", |cx| cx.reject("no extension filter is available")))
+            FilterSpecifier::ExtensionFilter(filter) => {
+                cx.at("extension_filter", |cx| cx.at("typed_config", |cx| extension(filter, cx)))
             }
             FilterSpecifier::MetadataFilter(filter) => cx.at("metadata_filter", |cx| metadata(filter, cx)),
             FilterSpecifier::LogTypeFilter(filter) => cx.at("log_type_filter", |cx| log_types(filter, cx)),
@@ -248,6 +260,7 @@ impl Kind {
                 }
             }
             Self::LogTypes { types, exclude } => types.contains(&entry.log_type) != *exclude,
+            Self::Condition(program) => program.matches(&entry.subject()),
         }
     }
 }
@@ -277,6 +290,22 @@ impl Comparison {
             Op::Ne => left != right,
         }
     }
+}
+
+fn extension(proto: &proto::ExtensionFilter, cx: &mut BuildCx<'_>) -> Result<Kind, Rejected> {
+    let proto::ExtensionFilter { name: _, config_type } = proto;
+    let Some(extension_filter::ConfigType::TypedConfig(any)) = config_type else {
+        return Err(cx.reject("an extension filter needs a typed_config"));
+    };
+    let (message, payload) = cx.unpack(any)?;
+    if message != CONDITION {
+        return Err(cx.reject(format!("access log filter type '{message}' is not available")));
+    }
+    let ExpressionFilter { expression, cel_config } = decode(&payload, cx)?;
+    let program = Program::parse(&expression, cel_config.as_ref());
+    program
+        .map(|program| Kind::Condition(Box::new(program)))
+        .map_err(|reason| cx.at("expression", |cx| cx.reject(format!("not able to parse: {reason}"))))
 }
 
 fn sampled(proto: &proto::RuntimeFilter, cx: &mut BuildCx<'_>) -> Result<Kind, Rejected> {

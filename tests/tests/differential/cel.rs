@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::rbac::{LOG, filter, network};
 
 /// With what Envoy has without being asked for more.
-const PLAIN: &[&str] = &[
+pub(crate) const PLAIN: &[&str] = &[
     r#"true"#,
     r#"false"#,
     r#"1"#,
@@ -397,11 +397,11 @@ const FULL: &[&str] = &[
     r#"string(request.size) + "x" == "0x""#,
 ];
 
-const ROUTES_METADATA: &str =
+pub(crate) const ROUTES_METADATA: &str =
     "{filter_metadata: {of.route: {team: a, list: [1, 2, x], none: null, inner: {k: v}}}}";
 
 /// Fields of a request that expressions ask for.
-const FIELDS: &str =
+pub(crate) const FIELDS: &str =
     "x-a: one\r\nx-b: 1\r\nx-b: 2\r\nuser-agent: ua\r\nx-empty:\r\nreferer: rf\r\nx-num: 42\r\n";
 
 fn policy(condition: Value) -> Value {

@@ -223,6 +223,11 @@ fn actions() -> Vec<String> {
             "[{extension: {name: e, typed_config: {\"@type\": type.googleapis.com/envoy.extensions.rate_limit_descriptors.expr.v3.Descriptor, descriptor_key: m, parsed: {select_expr: {operand: {ident_expr: {name: request}}, field: method}}}}}]",
             &[("m", "GET")],
         ),
+        limited(
+            "expression_text",
+            "[{extension: {name: e, typed_config: {\"@type\": type.googleapis.com/envoy.extensions.rate_limit_descriptors.expr.v3.Descriptor, descriptor_key: m, text: 'request.method == \"GET\" ? \"read\" : [1]'}}}]",
+            &[("m", "read")],
+        ),
     ]
 }
 
@@ -453,6 +458,7 @@ fn action_cases() -> Vec<Case> {
         twice("metadata that may be absent", "metadata_absent", "/x", ""),
         twice("metadata that is absent", "metadata_missing", "/x", ""),
         twice("an expression", "expression", "/x", ""),
+        twice("an expression as text", "expression_text", "/x", ""),
     ]
 }
 

@@ -6,6 +6,7 @@
 
 mod balancing;
 mod cel;
+mod cel_text;
 mod clusters;
 mod compressor;
 mod declared;
@@ -179,6 +180,11 @@ async fn access_control_of_connections() {
 #[tokio::test]
 async fn access_control_by_conditions() {
     differential(cel::setup(), cel::cases()).await;
+}
+
+#[tokio::test]
+async fn expressions_in_text() {
+    differential(cel_text::setup(), cel_text::cases()).await;
 }
 
 #[tokio::test]

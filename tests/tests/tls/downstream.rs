@@ -212,6 +212,19 @@ fn spki(der: &[u8]) -> Vec<u8> {
     der[at..at + 91].to_vec()
 }
 
+/// Names that clients ask for, those that end in a number among them.
+const ASKED: [&str; 9] = [
+    "a.test",
+    "A.TEST",
+    "x.b.test",
+    "d.b.test",
+    "x.y.b.test",
+    "c.test",
+    "nobody.test",
+    "sni.mesh.backend.80",
+    "a.1",
+];
+
 /// What clients do: a name, a listener, options.
 fn cases(c: &Certificates) -> Vec<(String, &'static str, ClientOptions)> {
     let mut cases: Vec<(String, &'static str, ClientOptions)> = Vec::new();
@@ -231,17 +244,7 @@ fn cases(c: &Certificates) -> Vec<(String, &'static str, ClientOptions)> {
     add("one", "alpn", offering(&["http/1.1"]));
     add("none of ours", "alpn", offering(&["foo"]));
     add("ours are none", "plain", offering(&["h2"]));
-    for name in [
-        "a.test",
-        "A.TEST",
-        "x.b.test",
-        "d.b.test",
-        "x.y.b.test",
-        "c.test",
-        "nobody.test",
-        "sni.mesh.backend.80",
-        "a.1",
-    ] {
+    for name in ASKED {
         add(name, "many", asking(name));
     }
     add("nobody.test", "scanned", asking("nobody.test"));

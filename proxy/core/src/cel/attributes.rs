@@ -2,12 +2,14 @@
 
 use std::borrow::Cow;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName, StatusCode};
 
 use super::Subject;
 use super::time::time_of;
 use super::value::{Map, Value};
 use crate::address::Address;
+use crate::grpc;
+use crate::local_reply::grpc_status_of;
 use crate::matcher::RequestHeader;
 use crate::metadata::Metadata;
 use crate::response_flag::ResponseFlags;
@@ -73,6 +75,33 @@ impl<'a> Object<'a> {
             Self::Namespaces(metadata) => metadata.namespaces().count(),
             Self::Dynamic(info) => info.metadata.namespaces().count(),
         }
+    }
+
+    /// The keys, if they are known; in order.
+    pub(super) fn names(&self) -> Option<Vec<&'a str>> {
+        let of_headers = |headers: &'a HeaderMap| headers.keys().map(HeaderName::as_str);
+        // (A field of a message that is empty is not written.)
+        let filled = |is_filled| if is_filled { vec!["filter_metadata"] } else { Vec::new() };
+        Some(match self {
+            Self::Root(Root::Metadata, subject) => {
+                filled(subject.info.metadata.namespaces().next().is_some())
+            }
+            Self::Root(..) => return None,
+            Self::Metadata(metadata) => filled(metadata.namespaces().next().is_some()),
+            Self::RequestHeaders(Subject { request: Some(request), .. }) => {
+                let pseudo = [":authority", ":method", ":path", ":scheme"];
+                pseudo.into_iter().chain(of_headers(&request.headers)).collect()
+            }
+            Self::Headers(Some(headers)) => of_headers(headers).collect(),
+            Self::RequestHeaders(Subject { request: None, .. }) | Self::Headers(None) => Vec::new(),
+            Self::Namespaces(metadata) => metadata.namespaces().collect(),
+            Self::Dynamic(info) => info.metadata.namespaces().collect(),
+        })
+    }
+
+    /// Whether it is a message, which is not asked for fields that its type has not.
+    pub(super) fn is_message(&self) -> bool {
+        matches!(self, Self::Metadata(_) | Self::Root(Root::Metadata, _))
     }
 
     pub(super) fn is(&self, other: &Self) -> bool {
@@ -207,8 +236,10 @@ fn response<'a>(subject: &Subject<'a>, name: &str) -> Option<Value<'a>> {
         "flags" => Some(Value::Int(legacy(info.flags))),
         "code_details" => some_text(info.details.as_deref()?),
         "grpc_status" => {
-            let status = [trailers, headers].into_iter().flatten().find_map(|all| all.get("grpc-status"))?;
-            status.to_str().ok()?.parse().ok().map(Value::Int)
+            let carried = [trailers, headers].into_iter().flatten().find_map(grpc::status_in);
+            // (Of a response that is none of gRPC it is that of its HTTP status.)
+            let of_http = || StatusCode::from_u16(info.response_code?).ok().map(grpc_status_of);
+            carried.or_else(of_http).map(|status| Value::Int(status.into()))
         }
         "total_size" => {
             let heads: usize = [headers, trailers].into_iter().flatten().map(size_of).sum();

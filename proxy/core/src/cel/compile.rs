@@ -71,12 +71,18 @@ impl Constant {
     }
 }
 
-pub(super) fn compile(expr: &proto::Expr, config: CelExpressionConfig) -> Result<Node, String> {
-    Compiler { config, nodes: 0 }.node(expr, 0)
+/// Compiles a tree that came as such, or as text: there Envoy knows its node, and we say that we do not tell.
+pub(super) fn compile(
+    expr: &proto::Expr,
+    config: CelExpressionConfig,
+    is_text: bool,
+) -> Result<Node, String> {
+    Compiler { config, is_text, nodes: 0 }.node(expr, 0)
 }
 
 struct Compiler {
     config: CelExpressionConfig,
+    is_text: bool,
     nodes: usize,
 }
 
@@ -94,6 +100,11 @@ impl Compiler {
             ExprKind::SelectExpr(select) => {
                 let operand = select.operand.as_ref().ok_or("a selection has no operand")?;
                 let operand = Box::new(self.node(operand, depth)?);
+                if let (Node::Root(Root::Xds), "node") = (&*operand, &*select.field)
+                    && self.is_text
+                {
+                    return Err("xds.node is not available".into());
+                }
                 let field = select.field.as_str().into();
                 Ok(if select.test_only { Node::Has(operand, field) } else { Node::Field(operand, field) })
             }

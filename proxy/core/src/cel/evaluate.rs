@@ -14,7 +14,9 @@ pub(super) fn evaluate<'a>(node: &'a Node, subject: &Subject<'a>) -> Outcome<'a>
         Node::Unknown => Err(Failed),
         Node::Field(operand, field) => map_of(value(operand)?)?.get(&Value::text(field)).ok_or(Failed),
         Node::Has(operand, field) => {
-            Ok(Value::Bool(map_of(value(operand)?)?.get(&Value::text(field)).is_some()))
+            let map = map_of(value(operand)?)?;
+            let is_there = map.get(&Value::text(field)).is_some();
+            if !is_there && map.is_message() { Err(Failed) } else { Ok(Value::Bool(is_there)) }
         }
         Node::Not(operand) => Ok(Value::Bool(!value(operand)?.truth()?)),
         Node::And(nodes) => either(false, nodes, subject),

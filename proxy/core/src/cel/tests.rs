@@ -1,3 +1,5 @@
+mod text;
+
 use super::*;
 use crate::address::Address;
 use crate::stream_info::ConnectionInfo;

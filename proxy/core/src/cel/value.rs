@@ -113,18 +113,6 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// As text, if it is a plain value.
-    pub(super) fn print(&self) -> Option<String> {
-        match self {
-            Self::Bool(truth) => Some(truth.to_string()),
-            Self::Int(number) => Some(number.to_string()),
-            Self::Uint(number) => Some(number.to_string()),
-            Self::Double(number) => Some(number.to_string()),
-            Self::Text(bytes) | Self::Bytes(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
-            Self::Null | Self::Time(_) | Self::Span(_) | Self::List(_) | Self::Map(_) | Self::Type(_) => None,
-        }
-    }
-
     /// Values of different types are not equal; numbers of all types are one.
     pub(super) fn equals(&self, other: &Self) -> bool {
         if let (Some(one), Some(other)) = (self.number(), other.number()) {
@@ -189,6 +177,11 @@ impl<'a> List<'a> {
 }
 
 impl<'a> Map<'a> {
+    /// Whether it is a message of the API.
+    pub(super) fn is_message(&self) -> bool {
+        matches!(self, Self::Object(object) if object.is_message())
+    }
+
     pub(super) fn len(&self) -> usize {
         match self {
             Self::Entries(entries) => entries.len(),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use http::HeaderMap;
 
 use super::Descriptor;
+use crate::cel;
 use crate::config::{BuildCx, Rejected};
 use crate::head::{RequestHead, ResponseHead};
 use crate::stream_info::StreamInfo;
@@ -56,6 +57,20 @@ pub struct LogEntry<'a> {
     pub local_reply_body: &'a str,
     /// Why it is written.
     pub log_type: LogType,
+}
+
+impl<'a> LogEntry<'a> {
+    /// What expressions see of it.
+    pub fn subject(&self) -> cel::Subject<'a> {
+        cel::Subject {
+            info: self.info,
+            request: self.request,
+            response: self.response,
+            trailers: self.response_trailers,
+            route: Some(&self.info.route_metadata),
+            cluster: None,
+        }
+    }
 }
 
 /// A configured access log, its filter included.

@@ -2,11 +2,14 @@
 //!
 //! Source: Envoy `docs/root/configuration/observability/access_log/usage.rst`, "Command operators".
 
+use std::sync::Arc;
+
 use http::HeaderName;
 
 use super::operator::*;
 use super::parse::Command;
 use super::time::{TimeFormat, Zone};
+use crate::cel::Program;
 use crate::tls::SanKind;
 
 /// What a command takes besides its name.
@@ -174,6 +177,12 @@ fn parametrised(command: Command<'_>) -> Result<Op, String> {
         "COALESCE" => {
             check(REQUIRED_LENGTH)?;
             Op::Coalesce(coalesce(parameter)?)
+        }
+        "CEL" | "TYPED_CEL" => {
+            check(REQUIRED_LENGTH)?;
+            let program = Program::parse(parameter, None);
+            let program = program.map_err(|reason| format!("not able to parse '{parameter}': {reason}"))?;
+            Op::Expression { program: Arc::new(program), typed: name == "TYPED_CEL" }
         }
         _ => return Err(format!("not supported field in StreamInfo: {name}")),
     })

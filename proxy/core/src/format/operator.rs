@@ -1,8 +1,11 @@
 //! What commands compile to.
 
+use std::sync::Arc;
+
 use http::HeaderName;
 
 use super::time::TimeFormat;
+use crate::cel::Program;
 use crate::tls::SanKind;
 
 /// A compiled command.
@@ -70,6 +73,11 @@ pub(super) enum Op {
         format: TimeFormat,
     },
     Coalesce(Vec<Operator>),
+    /// An expression in CEL; typed it keeps its type in JSON.
+    Expression {
+        program: Arc<Program>,
+        typed: bool,
+    },
 }
 
 /// Commands without a parameter.

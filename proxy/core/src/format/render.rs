@@ -7,7 +7,10 @@ use std::io::Write;
 use std::time;
 
 use http::HeaderMap;
+use prost_types::Value;
+use prost_types::value::Kind;
 
+use super::json::put_value;
 use super::operator::*;
 use super::query;
 use crate::extension::access_log::{LogEntry, LogType};
@@ -105,6 +108,23 @@ impl Op {
                 tls::render_time(*upstream, *end, format, entry.info, out)
             }
             Self::ServerName(choice) => render_server_name(*choice, entry, out),
+            Self::Expression { program, typed: true } if target == Target::Json => {
+                match program.json(&entry.subject()) {
+                    // (It is cut to its length, as other texts.)
+                    Some(Value { kind: Some(Kind::StringValue(text)) }) => put(out, &text),
+                    Some(value) => {
+                        put_value(out, &value);
+                        Shape::Json
+                    }
+                    None => Shape::Missing,
+                }
+            }
+            Self::Expression { program, typed: _ } => {
+                program.text(&entry.subject()).map_or(Shape::Missing, |text| {
+                    out.extend_from_slice(&text);
+                    Shape::Text
+                })
+            }
             Self::Coalesce(operators) => {
                 let start = out.len();
                 for operator in operators {

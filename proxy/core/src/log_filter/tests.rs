@@ -222,7 +222,8 @@ fn what_cannot_be_honoured_is_refused_with_its_path() {
         refused(FilterSpecifier::TraceableFilter(proto::TraceableFilter {}))
             .starts_with("traceable_filter: ")
     );
-    assert!(refused(FilterSpecifier::ExtensionFilter(Default::default())).starts_with("extension_filter: "));
+    let refusal = refused(FilterSpecifier::ExtensionFilter(Default::default()));
+    assert!(refusal.starts_with("extension_filter.typed_config: "), "{refusal}");
     let env = env(&[]);
     let mut cx = BuildCx::new(&env);
     assert!(LogFilter::build(&proto::AccessLogFilter::default(), &mut cx).is_err());

@@ -213,7 +213,7 @@ impl Action {
                 }
             }
             Self::Expression { key, program, absent } => match program.text(&condition_subject(subject)) {
-                Some(value) => entry(key, Cow::Owned(value)),
+                Some(value) => entry(key, Cow::Owned(String::from_utf8_lossy(&value).into_owned())),
                 None => absent.entry(),
             },
         }
@@ -409,8 +409,8 @@ fn build_extension(proto: &TypedExtensionConfig, cx: &mut BuildCx<'_>) -> Result
         let expr::Descriptor { descriptor_key, skip_if_error, expr_specifier } = decode(&payload, cx)?;
         let program = match expr_specifier {
             None => return Err(cx.reject("expr_specifier: value is required")),
-            Some(expr::descriptor::ExprSpecifier::Text(_)) => {
-                return Err(cx.at("text", |cx| cx.reject("send it parsed")));
+            Some(expr::descriptor::ExprSpecifier::Text(text)) => {
+                cx.at("text", |cx| cel::Program::parse(&text, None).map_err(|reason| cx.reject(reason)))?
             }
             Some(expr::descriptor::ExprSpecifier::Parsed(parsed)) => {
                 cx.at("parsed", |cx| cel::Program::build(&parsed, None).map_err(|reason| cx.reject(reason)))?

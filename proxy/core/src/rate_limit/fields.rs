@@ -1,6 +1,6 @@
 //! What becomes of every field of a rate limit.
 
-use crate::config::FieldUse::{Rejected, Used};
+use crate::config::FieldUse::Used;
 use crate::config::MessageFields;
 
 /// Fields by message.
@@ -109,11 +109,6 @@ pub const FIELDS: &[MessageFields] = &[
     ),
     (
         "envoy.extensions.rate_limit_descriptors.expr.v3.Descriptor",
-        &[
-            ("descriptor_key", Used),
-            ("skip_if_error", Used),
-            ("text", Rejected("conditions are taken parsed, not as text")),
-            ("parsed", Used),
-        ],
+        &[("descriptor_key", Used), ("skip_if_error", Used), ("text", Used), ("parsed", Used)],
     ),
 ];
