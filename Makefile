@@ -67,6 +67,11 @@ sidecar-demo: ## a mesh of sidecars in network namespaces: plain programs, mutua
 	$(CARGO) build --workspace --bin outrigger --bin outrigger-iptables --bin sidecar_demo
 	target/debug/sidecar_demo $(ARGS)
 
+.PHONY: ratelimit-demo
+ratelimit-demo: ## one limit for three proxies, counted by the public rate limit service and Redis
+	@service=$$(scripts/ratelimit.sh) && eval "$$service" && \
+	  $(CARGO) build --workspace --bin outrigger --bin ratelimit_demo && target/debug/ratelimit_demo $(ARGS)
+
 .PHONY: fmt
 fmt: ## formats the code
 	$(CARGO) fmt --all

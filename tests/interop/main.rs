@@ -9,4 +9,5 @@ mod control_plane;
 mod grpc;
 mod h2spec;
 mod lies;
+mod ratelimit;
 mod rig;

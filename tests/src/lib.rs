@@ -14,6 +14,7 @@ pub mod differential;
 pub mod dns;
 pub mod expect;
 pub mod frames;
+pub mod global_limit;
 pub mod http1;
 pub mod mesh;
 pub mod netns;
