@@ -458,6 +458,7 @@ impl Core {
         let inputs = self.inputs.clone();
         let slot = cluster.name.slot();
         let closes_all = cluster.balancing.close_connections_on_host_set_change;
+        let closes_failed = cluster.closes_on_failure;
         let run = health::run(cluster, move |update| {
             // Nobody takes it when the process ends.
             match update {
@@ -468,7 +469,7 @@ impl Core {
                     if removed || closes_all {
                         let _ = inputs.send(Input::HostsChanged(slot));
                     }
-                    if !closes_all && !failed.is_empty() {
+                    if (closes_failed || !closes_all) && !failed.is_empty() {
                         let _ = inputs.send(Input::HostsFailed(slot, failed.into()));
                     }
                 }

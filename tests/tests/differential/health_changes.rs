@@ -5,10 +5,11 @@ use std::fmt::Write;
 use std::path::Path;
 
 use anyhow::{Result, ensure};
-use integration::config::bootstrap;
-use integration::expect::{SOON, eventually};
+use integration::client::Client;
+use integration::config::{bootstrap, listener_with_filters, tcp_proxy};
+use integration::expect::{SOON, eventually, whole_lines};
 use integration::process::{Binary, Proxy};
-use integration::upstream::{Reply, Step, Upstream};
+use integration::upstream::{EchoServer, Reply, Step, Upstream};
 
 const CLUSTERS: [(&str, &str); 3] = [
     ("stays", ""),
@@ -201,6 +202,48 @@ async fn warming_of(binary: &Binary) -> Result<Vec<String>> {
     eventually("it is well", SOON, well).await?;
     proxy.stop().await?;
     Ok(facts)
+}
+
+async fn closing_of(binary: &Binary, extra: &str) -> Result<String> {
+    let checked = Upstream::start().await?;
+    checked.answer(ok());
+    let echo = EchoServer::start().await?;
+    let cluster = format!(
+        "- name: up\n  connect_timeout: 1s\n  {CHECK}\n  {extra}\n  load_assignment: {{cluster_name: up, endpoints: [{{lb_endpoints: [{{endpoint: {{health_check_config: {{port_value: {}}}, address: {{socket_address: {{address: 127.0.0.1, port_value: {}}}}}}}}}]}}]}}\n",
+        checked.addr().port(),
+        echo.server().addr().port(),
+    );
+    let listener = listener_with_filters("tcp", &tcp_proxy("tcp", "cluster: up"));
+    let proxy = Proxy::start(binary, &bootstrap(&[listener], &[cluster], "")).await?;
+    let mut client = Client::connect(proxy.listener("tcp")?).await?;
+    client.send(b"hello").await?;
+    ensure!(client.at_least(5, SOON).await? == b"hello");
+    checked.answer(bad());
+    let unwell =
+        async || (proxy.admin().stat("cluster.up.membership_healthy").await.ok()? == 0).then_some(());
+    eventually("it fails", SOON, unwell).await?;
+    if extra.is_empty() {
+        client.send(b"again").await?;
+        client.at_least(5, SOON).await?;
+        proxy.stop().await?;
+        return Ok("it stays".to_owned());
+    }
+    let end = client.end_within(SOON).await;
+    let path = proxy.dir().join("access.log");
+    let logged = async || whole_lines(&path).first().cloned();
+    let line = eventually("a line", SOON, logged).await?;
+    let stats = proxy.admin().stats("^cluster.up.upstream_(cx_destroy|rq_active|cx_active)").await?;
+    proxy.stop().await?;
+    Ok(format!("{end:?} {line} {stats:#?}"))
+}
+
+/// Streams of bytes that end with the health of their host, or do not.
+pub async fn compare_closing(reference: &Binary, subject: &Binary) -> Result<()> {
+    for extra in ["", "close_connections_on_host_health_failure: true"] {
+        let (wanted, found) = tokio::try_join!(closing_of(reference, extra), closing_of(subject, extra))?;
+        ensure!(wanted == found, "Envoy {wanted}, here {found}");
+    }
+    Ok(())
 }
 
 /// Clusters that wait for the first checks of their hosts.

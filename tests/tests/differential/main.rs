@@ -289,6 +289,12 @@ async fn health_checks_of_hosts_that_come_and_go() {
 }
 
 #[tokio::test]
+async fn health_checks_that_end_connections() {
+    let compared = async { health_changes::compare_closing(&Binary::envoy()?, &Binary::subject()?).await };
+    expect_ok(compared.await);
+}
+
+#[tokio::test]
 async fn health_checks_that_clusters_wait_for() {
     let compared = async { health_changes::compare_warming(&Binary::envoy()?, &Binary::subject()?).await };
     expect_ok(compared.await);

@@ -406,9 +406,16 @@ impl TcpProxy {
             }
         });
         let (mut carrying, mut closed) = (pin!(carrying), pin!(drain.closed()));
-        let ended = poll_fn(|cx| match carrying.as_mut().poll(cx) {
-            Poll::Ready(ended) => Poll::Ready(ended),
-            Poll::Pending => closed.as_mut().poll(cx).map(Ended::Drained),
+        // (Boxed: few clusters want it.)
+        let mut failed = up.guard.host_failed().map(Box::pin);
+        let ended = poll_fn(|cx| {
+            if let Poll::Ready(ended) = carrying.as_mut().poll(cx) {
+                return Poll::Ready(ended);
+            }
+            if failed.as_mut().is_some_and(|failed| failed.as_mut().poll(cx).is_ready()) {
+                return Poll::Ready(Ended::HostFailed);
+            }
+            closed.as_mut().poll(cx).map(Ended::Drained)
         })
         .await;
         count_upstream_end(&ended, upstream_ended_first, up.guard.stats());
@@ -425,7 +432,7 @@ impl TcpProxy {
                 info.flags.set(ResponseFlag::UpstreamRemoteReset);
                 down.reset_on_drop();
             }
-            Ended::Downstream(_) | Ended::Upstream(_) => {}
+            Ended::Downstream(_) | Ended::Upstream(_) | Ended::HostFailed => {}
             Ended::Idle => {
                 self.stats.here().idle_timeout.inc();
                 info.local_close_reason = Some("tcp_session_idle_timeout".into());
@@ -530,6 +537,7 @@ fn count_upstream_end(ended: &Ended, upstream_ended_first: bool, upstream: &Clus
         | Ended::Downstream(_)
         | Ended::Idle
         | Ended::MaxDuration
+        | Ended::HostFailed
         | Ended::Drained(_) => {
             upstream.upstream_cx_destroy_local.inc();
             upstream.upstream_cx_destroy_local_with_active_rq.inc();
@@ -553,5 +561,6 @@ enum Ended {
     Upstream(io::Error),
     Idle,
     MaxDuration,
+    HostFailed,
     Drained(&'static str),
 }

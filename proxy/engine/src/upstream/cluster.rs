@@ -86,6 +86,8 @@ pub struct Cluster {
     pub outlier: Option<Box<Outlier>>,
     /// Active health checks.
     pub checker: Option<Box<Checker>>,
+    /// Streams of bytes end with the health of their host (`close_connections_on_host_health_failure`).
+    pub closes_on_failure: bool,
     /// What checks mean for hosts that come and go.
     checking: Option<Checking>,
     /// Metadata.
@@ -149,6 +151,7 @@ impl Cluster {
             outlier: outlier?,
             checking: checker.as_ref().map(|_| checking(proto, &discovery)),
             checker,
+            closes_on_failure: proto.close_connections_on_host_health_failure,
             discovery,
             metadata: Metadata::new(proto.metadata.as_ref()),
             stats,

@@ -61,10 +61,7 @@ pub const FIELDS: &[MessageFields] = &[
             ("metadata", Used),
             ("protocol_selection", Used),
             ("upstream_connection_options", Used),
-            (
-                "close_connections_on_host_health_failure",
-                Rejected("connections that carry something stay when their host fails"),
-            ),
+            ("close_connections_on_host_health_failure", Used),
             ("ignore_health_on_host_removal", Used),
             ("filters", Rejected("upstream network filters are not available yet")),
             ("load_balancing_policy", Used),

@@ -27,6 +27,7 @@ use proxy_core::names::Name;
 use proxy_core::stream_error::UpstreamReset;
 use proxy_core::stream_info::{ConnectionInfo, OriginalSource, StreamInfo};
 use proxy_core::upstream::{Host, HostSet, Load, LoadBalancer, PickCx};
+use tokio::sync::Notify;
 
 pub(crate) use self::connect::ConnectedSocket;
 use self::connect::Counts;
@@ -102,10 +103,16 @@ impl Clusters {
     }
 
     /// Closes idle connections to hosts of the cluster in `slot` that failed their checks, and lets the others end with
-    /// what is on them: new ones may take another way.
+    /// what is on them: new ones may take another way. Streams of bytes end at once where the cluster wants that
+    /// (`close_connections_on_host_health_failure`).
     pub fn hosts_failed(&self, slot: usize, hosts: &[Arc<Host>]) {
         if let Some(cluster) = self.slots.borrow().get(slot).cloned().flatten() {
-            cluster.drain_hosts(|host| hosts.iter().any(|failed| Arc::as_ptr(failed) == host));
+            let has_failed = |host: *const Host| hosts.iter().any(|failed| Arc::as_ptr(failed) == host);
+            if cluster.cluster.closes_on_failure {
+                let pools = cluster.pools.borrow();
+                pools.iter().filter(|(key, _)| has_failed(key.host)).for_each(|(_, pool)| pool.fail());
+            }
+            cluster.drain_hosts(has_failed);
         }
     }
 
@@ -490,6 +497,9 @@ pub(crate) struct HostPool<P: Wire = Sockets> {
     connections: Counts,
     /// No connection is kept after its request.
     draining: Cell<bool>,
+    /// The host failed its checks.
+    has_failed: Cell<bool>,
+    failed: Notify,
     permit: Cell<Option<Permit<Arc<Cluster>>>>,
 }
 
@@ -505,6 +515,8 @@ impl<P: Wire> HostPool<P> {
             multiplexed: Multiplexed::default(),
             connections: Counts::default(),
             draining: Cell::new(false),
+            has_failed: Cell::new(false),
+            failed: Notify::new(),
             permit: Cell::new(permit),
         }
     }
@@ -518,6 +530,20 @@ impl<P: Wire> HostPool<P> {
         self.draining.set(true);
         self.exclusive.close_idle();
         self.multiplexed.drain();
+    }
+
+    /// Tells who carries streams of bytes that the host failed.
+    fn fail(&self) {
+        self.has_failed.set(true);
+        self.failed.notify_waiters();
+    }
+
+    /// Ready when the host failed and streams of bytes are to end with it. Cancel-safe.
+    async fn failed(&self) {
+        let failed = self.failed.notified();
+        if !self.has_failed.get() {
+            failed.await;
+        }
     }
 
     fn sweep(&self, now: Instant) {

@@ -127,6 +127,12 @@ impl<P: Wire> ConnectionGuard<P> {
         &self.pool.cluster
     }
 
+    /// Ready when the host failed and the connection is to end with that (`close_connections_on_host_health_failure`); `None` where
+    /// it is not to.
+    pub(crate) fn host_failed(&self) -> Option<impl Future<Output = ()>> {
+        self.pool.cluster.closes_on_failure.then(|| self.pool.failed())
+    }
+
     /// How long it has been there.
     pub(crate) fn age(&self) -> Duration {
         self.begun.elapsed()
