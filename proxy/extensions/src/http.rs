@@ -10,6 +10,7 @@ pub mod health_check;
 pub mod istio_alpn;
 pub mod jwt_authn;
 pub mod local_ratelimit;
+pub mod match_delegate;
 pub mod ratelimit;
 pub mod rbac;
 pub mod set_filter_state;

@@ -23,6 +23,7 @@ mod http2;
 mod jwt;
 mod local_ratelimit;
 mod logs;
+mod match_delegate;
 mod metadata;
 mod mirror;
 mod options;
@@ -242,6 +243,11 @@ async fn rates_of_requests() {
 #[tokio::test]
 async fn http2_pairs() {
     differential(http2::setup(), http2::cases()).await;
+}
+
+#[tokio::test]
+async fn filters_that_a_matcher_skips() {
+    differential(match_delegate::setup(), match_delegate::cases()).await;
 }
 
 #[tokio::test]
