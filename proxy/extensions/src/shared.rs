@@ -3,7 +3,6 @@
 pub mod by_name;
 pub mod ext_authz;
 pub mod facts;
-pub mod header_append;
 pub mod matching;
 pub mod rate_limit;
 pub mod rbac;

@@ -39,7 +39,8 @@ While a client of a listener that looks at first bytes is silent, the host of th
 server that speaks first is passed on at once ([ADR 9](adr/0009-server-first.md)); Envoy waits for `listener_filters_timeout`. Such a connection may be
 closed unused.
 
-Copies of requests (`request_mirror_policies`) are sent when the request is complete; Envoy sends them along, whatever a body's length.
+Copies of requests (`request_mirror_policies`) keep nobody waiting: one whose host is too slow is given up; Envoy slows the client down. A tunnel
+has none; Envoy copies it.
 
 Of active health checks, the gauge `degraded` goes down when a host is degraded no longer, and `binary` payloads of TCP checks are sent; a cluster has one
 check at most ([health.md](health.md)).

@@ -468,6 +468,31 @@ fn answers() -> Vec<Case> {
         case("another method", "plain", ok(with(vec![text(":method", "PUT")]))),
         case("a header that makes another route", "plain", ok(with(vec![text("x-route", "moved")]))),
         case("a header that would make another route", "partial", ok(with(vec![text("x-route", "moved")]))),
+        case(
+            "values are joined where there can be but one",
+            "plain",
+            ok(OkHttpResponse {
+                headers: ["accept", "x-forwarded-for", "cookie", "x-plain"]
+                    .map(|name| [old(name, "new", true), header(name, "newer", Action::AppendIfExistsOrAdd)])
+                    .concat(),
+                response_headers_to_add: [
+                    ["cache-control", "vary", "set-cookie", "x-plain"]
+                        .map(|name| header(name, "new", Action::AppendIfExistsOrAdd))
+                        .to_vec(),
+                    vec![
+                        header("x-both", "1", Action::OverwriteIfExistsOrAdd),
+                        header("x-both", "2", Action::AppendIfExistsOrAdd),
+                        header("x-third", "1", Action::AddIfAbsent),
+                        header("x-third", "2", Action::AppendIfExistsOrAdd),
+                        header("x-fourth", "1", Action::OverwriteIfExists),
+                        header("x-fourth", "2", Action::AddIfAbsent),
+                    ],
+                ]
+                .concat(),
+                ..Default::default()
+            }),
+        )
+        .raw("HTTP/1.1 200 OK\r\ncache-control: a\r\nvary: a\r\nset-cookie: a\r\nx-plain: a\r\ncontent-length: 0\r\n\r\n"),
         case("upper case", "plain", ok(with(vec![text("X-Upper", "1")]))),
         case("a header without a value", "plain", ok(with(vec![text("x-empty", "")]))),
         case("parameters", "plain", ok(set(&[("b", "3"), ("d", "4"), ("a", "0")]))),

@@ -35,6 +35,43 @@ const SCHEME_ROUTES: &str = r#"
   response_headers_to_add: [{header: {key: x-scheme, value: "%REQ(:SCHEME)%"}}]
 "#;
 
+/// Headers of requests of which Envoy keeps but one value, and some of which it keeps all.
+const OF_REQUESTS: [&str; 8] = [
+    "accept",
+    "authorization",
+    "cookie",
+    "user-agent",
+    "via",
+    "x-forwarded-host",
+    "x-client-trace-id",
+    "x-plain",
+];
+/// The same of responses.
+const OF_RESPONSES: [&str; 7] =
+    ["cache-control", "etag", "vary", "set-cookie", "www-authenticate", "x-request-id", "x-plain"];
+
+/// A filter that adds to each of them.
+fn added() -> String {
+    let adds = |names: &[&str]| -> String {
+        let add = |name: &&str| {
+            format!(
+                "{{append: {{header: {{key: {name}, value: new}}, append_action: APPEND_IF_EXISTS_OR_ADD}}}}"
+            )
+        };
+        names.iter().map(add).collect::<Vec<_>>().join(", ")
+    };
+    format!(
+        "- name: mutation\n  typed_config:\n    \"@type\": type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation\n    mutations: {{request_mutations: [{}], response_mutations: [{}]}}\n",
+        adds(&OF_REQUESTS),
+        adds(&OF_RESPONSES)
+    )
+}
+
+/// Each of them twice.
+fn twice(names: &[&str]) -> String {
+    names.iter().map(|name| format!("{name}: a\r\n{name}: b\r\n")).collect()
+}
+
 pub(crate) fn setup() -> Setup {
     let list = |name: &str, options: &str| HttpListener::to_up(name).options(options).yaml();
     Setup::new(
@@ -54,6 +91,7 @@ pub(crate) fn setup() -> Setup {
             list("cert_set", "forward_client_cert_details: SANITIZE_SET"),
             list("cert_always", "forward_client_cert_details: ALWAYS_FORWARD_ONLY"),
             list("agent", "add_user_agent: true"),
+            HttpListener::to_up("added").filters(&added()).yaml(),
             HttpListener::new("scheme", SCHEME_ROUTES).yaml(),
             HttpListener::new("scheme_set", SCHEME_ROUTES)
                 .options("scheme_header_transformation: {scheme_to_overwrite: https}")
@@ -203,6 +241,9 @@ pub(crate) fn cases() -> Vec<Case> {
         get("user agent is kept", "agent", "user-agent: mine\r\nx-envoy-downstream-service-node: theirs\r\n"),
         get("mutations at all levels", "mutations", mutated).raw(upstream),
         get("mutations, most specific wins", "specific", mutated).raw(upstream),
+        get("values are joined where there can be but one", "added", &twice(&OF_REQUESTS))
+            .raw(format!("HTTP/1.1 200 OK\r\n{}content-length: 0\r\n\r\n", twice(&OF_RESPONSES))),
+        get("values where there were none", "added", ""),
         get("mutations without the headers", "mutations", ""),
     ]
     .into_iter()

@@ -23,7 +23,6 @@ mod error;
 mod fields;
 mod framing;
 pub mod hop;
-mod names;
 pub mod request;
 pub mod response;
 mod scan;
@@ -36,11 +35,17 @@ pub use error::{BodyError, EncodeError, RequestError, ResponseError};
 pub use fields::Underscores;
 pub use framing::BodyFraming;
 pub use hop::wants_trailers;
-pub use names::{joins_in_request, joins_in_response};
 pub use request::{ParsedRequest, RequestOptions, RequestParser};
 pub use response::{ParsedResponse, ResponseContext, ResponseKind, ResponseOptions, ResponseParser};
 pub use scan::HeadLimits;
 pub use target::{is_valid_authority, is_valid_path};
+
+/// Which kind of message a field belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Request,
+    Response,
+}
 
 #[cfg(test)]
 mod tests;

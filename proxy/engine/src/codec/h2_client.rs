@@ -13,11 +13,11 @@ use proxy_core::stream_error::UpstreamReset;
 use proxy_core::stream_info::WireBytes;
 use proxy_core::text::Text;
 
-use super::h1::joins_in_response;
 use super::h2_guard::is_broken;
 use super::h2_headers::{PLAIN_STATUS, fit, join_repeated, name_upgrade, plain_bytes, plain_request_bytes};
 use super::h2_metadata::{MetadataBlock, MetadataStream, MetadataStreams};
 use super::upstream::UpstreamEvent;
+use proxy_core::field_names::joins_in_response;
 
 const FRAME_HEADER: u64 = 9;
 

@@ -15,11 +15,12 @@ use proxy_core::stream_info::WireBytes;
 use proxy_core::text::Text;
 
 use super::downstream::{Downstream, DownstreamError};
-use super::h1::{Underscores, is_valid_authority, is_valid_path, joins_in_request};
+use super::h1::{Underscores, is_valid_authority, is_valid_path};
 use super::h2_backlog::{Allowance, Backlog};
 use super::h2_cookies::Cookies;
 use super::h2_headers::{PLAIN_STATUS, fit, join_repeated, name_upgrade, plain_bytes, plain_request_bytes};
 use super::h2_metadata::{MetadataBlock, MetadataStream};
+use proxy_core::field_names::joins_in_request;
 
 /// Octets of a frame header (RFC 9113, 4.1).
 const FRAME_HEADER: u64 = 9;

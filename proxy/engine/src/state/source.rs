@@ -7,12 +7,11 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 use proxy_core::config::{BuildCx, Rejected, duration};
+use proxy_core::header_append;
 use xds_api::envoy::config::core::v3 as core;
 use xds_api::envoy::config::core::v3::api_config_source::ApiType;
 use xds_api::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
 use xds_api::envoy::config::core::v3::grpc_service::TargetSpecifier;
-
-use crate::router::header_mutation;
 
 /// Envoy's default of `initial_fetch_timeout`.
 const INITIAL_FETCH_TIMEOUT: Duration = Duration::from_secs(15);
@@ -206,7 +205,7 @@ fn check_metadata(header: &core::HeaderValue, cx: &mut BuildCx<'_>) -> Result<()
     if HeaderName::try_from(header.key.as_str()).is_err() {
         return Err(cx.at("key", |cx| cx.reject(format!("'{}' is not the name of a header", header.key))));
     }
-    if let Err(reason) = header_mutation::parse(&header.value) {
+    if let Err(reason) = header_append::parse(&header.value) {
         return Err(cx.at("value", |cx| cx.reject(reason)));
     }
     HeaderValue::from_bytes(value).map(drop).map_err(|_| cx.reject("the value is not one of a header"))

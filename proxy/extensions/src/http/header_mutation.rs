@@ -17,6 +17,7 @@ use proxy_core::config::{BuildCx, FieldUse, MessageFields, Rejected};
 use proxy_core::extension::access_log::{LogEntry, LogType};
 use proxy_core::extension::http_filter::{HeadersStep, HttpFilter, HttpFilterExtension, Phases, StreamCx};
 use proxy_core::extension::{Descriptor, SecurityPosture, Status};
+use proxy_core::field_names::{joins_in_request, joins_in_response};
 use xds_api::envoy::extensions::filters::http::header_mutation::v3 as proto;
 
 use FieldUse::{Ignored, Used};
@@ -146,7 +147,7 @@ impl HttpFilter for Filter {
         for level in levels(&self.0, cx) {
             for mutation in &level.request {
                 let change = mutation.prepare(&cx.request.headers, &entry(cx, None));
-                change.apply(&mut cx.request.headers);
+                change.apply(&mut cx.request.headers, joins_in_request);
             }
             if !level.query.is_empty() {
                 let path = query::apply(&level.query, &cx.request.path, &entry(cx, None));
@@ -163,7 +164,7 @@ impl HttpFilter for Filter {
     ) -> HeadersStep<'a> {
         for level in levels(&self.0, cx) {
             for mutation in &level.request_trailers {
-                mutation.prepare(trailers, &entry(cx, None)).apply(trailers);
+                mutation.prepare(trailers, &entry(cx, None)).apply(trailers, joins_in_request);
             }
         }
         HeadersStep::Continue
@@ -175,7 +176,7 @@ impl HttpFilter for Filter {
                 let Some(response) = cx.response.as_deref() else { return HeadersStep::Continue };
                 let change = mutation.prepare(&response.headers, &entry(cx, None));
                 if let Some(response) = cx.response.as_deref_mut() {
-                    change.apply(&mut response.headers);
+                    change.apply(&mut response.headers, joins_in_response);
                 }
             }
         }
@@ -190,7 +191,7 @@ impl HttpFilter for Filter {
         for level in levels(&self.0, cx) {
             for mutation in &level.response_trailers {
                 let change = mutation.prepare(trailers, &entry(cx, Some(trailers)));
-                change.apply(trailers);
+                change.apply(trailers, joins_in_response);
             }
         }
         HeadersStep::Continue

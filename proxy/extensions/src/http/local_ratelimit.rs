@@ -31,7 +31,8 @@ use FieldUse::{Rejected as Refused, Used};
 pub use config::Config;
 use limiter::{Bucket, Limiter, Outcome};
 
-use crate::shared::header_append::Appends;
+use proxy_core::field_names::joins_in_request;
+use proxy_core::header_append;
 
 /// How the fields of the configuration are used.
 pub const FIELDS: &[MessageFields] = &[
@@ -183,7 +184,7 @@ impl HttpFilter for Filter {
         }
         if !config.is_enforced(cx.engine) {
             let additions = config.request_headers.prepare(&cx.request.headers, &entry(cx));
-            Appends::write(additions, &mut cx.request.headers);
+            header_append::write(additions, &mut cx.request.headers, joins_in_request);
             return HeadersStep::Continue;
         }
         stats.enforced.inc();

@@ -11,8 +11,8 @@ use super::case::KeyFormat;
 use super::error::EncodeError;
 use super::framing::{BodyFraming, parse_decimal};
 use super::hop::{names_upgrade, wants_trailers};
-use super::names::Role;
 use super::target::{is_valid_authority, is_valid_path};
+use proxy_core::field_names::Role;
 
 /// Octets that a chunk header needs at most.
 const MAX_CHUNK_SIZE_LINE: usize = 18;

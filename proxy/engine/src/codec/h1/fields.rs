@@ -6,11 +6,12 @@ use http::{HeaderMap, HeaderValue};
 use proxy_core::head::{HeaderCase, PreserveCase};
 use proxy_core::text::Text;
 
+use super::Side;
 use super::framing::FramingFields;
 use super::hop::ConnectionFields;
-use super::names::{self, Join, Role, Side};
 use super::scan::{HeadLimits, HeadSpan, trim_line_end};
 use crate::local::header_maps;
+use proxy_core::field_names::{self as names, Join, Role};
 
 /// What happens to field names with an underscore (`headers_with_underscores_action`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -174,7 +175,7 @@ pub(super) fn parse_trailers(
             match names::lookup(line.name.as_bytes()) {
                 Some(known) if known.role != Role::Plain || known.name == http::header::TRAILER => {}
                 Some(known) => {
-                    insert(&mut trailers, known.name.clone(), value, known.join.applies(Side::Response))?
+                    insert(&mut trailers, known.name.clone(), value, applies(known.join, Side::Response))?
                 }
                 None => insert(&mut trailers, custom_name(line.name)?, value, false)?,
             }
@@ -241,7 +242,7 @@ impl FieldSection {
         let join = match known.role {
             // One of each is enough: of `te` all that is kept is the same word, a repeated length is refused later.
             Role::Te | Role::ContentLength if self.headers.contains_key(&known.name) => return Ok(()),
-            _ => known.join.applies(options.side),
+            _ => applies(known.join, options.side),
         };
         insert(&mut self.headers, known.name.clone(), value, join)
     }
@@ -359,14 +360,10 @@ fn joined(first: &HeaderValue, second: &HeaderValue) -> Option<HeaderValue> {
     HeaderValue::from_maybe_shared(Bytes::from(all)).ok()
 }
 
-impl Join {
-    /// Whether repeated fields are joined on this side.
-    fn applies(self, side: Side) -> bool {
-        match self {
-            Self::Never => false,
-            Self::Both => true,
-            Self::Request => side == Side::Request,
-            Self::Response => side == Side::Response,
-        }
+/// Whether values on that side become one.
+fn applies(join: Join, side: Side) -> bool {
+    match side {
+        Side::Request => matches!(join, Join::Request | Join::Both),
+        Side::Response => matches!(join, Join::Response | Join::Both),
     }
 }

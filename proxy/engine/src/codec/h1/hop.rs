@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use smallvec::SmallVec;
 
-use super::names::{self, Role};
+use proxy_core::field_names::{self as names, Role};
 
 /// More members than this in `connection` are refused (Envoy's limit).
 const MAX_MEMBERS: usize = 9;

@@ -9,11 +9,11 @@ use proxy_core::head::{PreserveCase, Protocol, RequestHead, Scheme};
 use proxy_core::matcher::StringMatcher;
 use proxy_core::text::Text;
 
+use super::Side;
 use super::error::RequestError;
 use super::fields::{self, FieldError, FieldOptions, FieldSection, HostField, Underscores};
 use super::framing::{BodyFraming, Invalid};
 use super::hop::{self, Nominated, is_token};
-use super::names::Side;
 use super::scan::{HeadLimits, HeadScanner, HeadSpan, trim_line_end};
 use super::target::{self, Target, is_valid_authority};
 

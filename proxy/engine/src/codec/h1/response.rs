@@ -5,10 +5,10 @@ use http::{Method, StatusCode};
 use proxy_core::head::{PreserveCase, Protocol, RequestHead, ResponseHead};
 use proxy_core::text::Text;
 
+use super::Side;
 use super::error::ResponseError;
 use super::fields::{self, FieldError, FieldOptions, FieldSection, Underscores};
 use super::framing::{BodyFraming, Invalid};
-use super::names::Side;
 use super::scan::{HeadLimits, HeadScanner, HeadSpan, trim_line_end};
 
 /// Informational responses after which the final one must have come.

@@ -1,11 +1,12 @@
 use std::rc::Rc;
 use std::time::{Instant, SystemTime};
 
-use http::Method;
+use http::{HeaderValue, Method};
 use proxy_core::address::Address;
 use proxy_core::config::{BuildEnv, ConfigError};
 use proxy_core::head::{Protocol, Scheme};
 use proxy_core::stream_info::ConnectionInfo;
+use xds_api::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 
 use super::*;
 
@@ -191,19 +192,4 @@ fn append_false_overwrites() {
         &[("x-a", "old"), ("x-a", "older")],
     );
     assert_eq!(values(&headers, "x-a"), ["new"]);
-}
-
-#[test]
-fn old_forms_of_commands_are_read() {
-    for (old, new) in [
-        ("%DYNAMIC_METADATA([\"a\", \"b\"])%", "%DYNAMIC_METADATA(a:b)%"),
-        ("x%UPSTREAM_METADATA([\"a\"])%y", "x%UPSTREAM_METADATA(a)%y"),
-        ("%PER_REQUEST_STATE(k)%", "%FILTER_STATE(k:PLAIN)%"),
-        ("%PER_REQUEST_STATE(k", "%PER_REQUEST_STATE(k"),
-        // Found by fuzzing: what only looks like one is text.
-        ("P(SP(%%]_METADATA([)a%%)%%--%%])a", "P(SP(%%]_METADATA([)a%%)%%--%%])a"),
-        ("%DYNAMIC_METADATA(a:b)%", "%DYNAMIC_METADATA(a:b)%"),
-    ] {
-        assert_eq!(modern(old), new);
-    }
 }

@@ -10,6 +10,7 @@ use prost_types::value::Kind;
 use proxy_core::extension::http_filter::{
     DataStep, HeadersStep, HttpFilter, StreamCx, Verdict as Resolution,
 };
+use proxy_core::field_names::joins_in_response;
 use proxy_core::head::HeadLimits;
 use proxy_core::headers::X_ENVOY_AUTH_FAILURE_MODE_ALLOWED;
 use proxy_core::local_reply::LocalReply;
@@ -288,7 +289,7 @@ impl Filter {
 
     /// Changes the headers of a response for as long as they have room.
     fn apply_all(&self, mutations: &[Mutation], headers: &mut HeaderMap) {
-        if mutations.iter().any(|mutation| mutation.apply(headers).is_err()) {
+        if mutations.iter().any(|mutation| mutation.apply(headers, joins_in_response).is_err()) {
             self.config.stats.here().omitted_response_headers.inc();
         }
     }

@@ -7,7 +7,7 @@ use proxy_core::matcher::StringMatcher;
 use xds_api::envoy::config::common::mutation_rules::v3 as proto;
 use xds_api::envoy::config::common::mutation_rules::v3::header_mutation::Action;
 
-use crate::shared::header_append::{Addition, Append};
+use proxy_core::header_append::{Addition, Append};
 
 /// A change of one header, or of all whose names match.
 #[derive(Debug)]
@@ -62,7 +62,7 @@ impl Mutation {
 
 impl Change<'_> {
     /// Carries the change out.
-    pub(super) fn apply(self, headers: &mut HeaderMap) {
+    pub(super) fn apply(self, headers: &mut HeaderMap, joins: fn(&HeaderName) -> bool) {
         match self {
             Self::Nothing => {}
             Self::Remove(name) => {
@@ -74,7 +74,7 @@ impl Change<'_> {
                     headers.remove(name);
                 }
             }
-            Self::Append(addition) => addition.apply(headers),
+            Self::Append(addition) => addition.apply(headers, joins),
         }
     }
 }

@@ -10,7 +10,7 @@ use xds_api::envoy::extensions::common::ratelimit::v3::{VhRateLimitsOptions, XRa
 use xds_api::envoy::extensions::filters::http::local_ratelimit::v3 as proto;
 
 use super::limiter::{Connections, Limiter};
-use crate::shared::header_append::Appends;
+use proxy_core::header_append::Appends;
 
 /// `grpc-status` of what is refused, where it is asked for.
 const RESOURCE_EXHAUSTED: u32 = 8;

@@ -4,6 +4,7 @@ use http::StatusCode;
 use proxy_core::callout::grpc::GrpcService;
 use proxy_core::config::{BuildCx, Rejected};
 use proxy_core::extension::http_filter::{Engine, HostRateLimits};
+use proxy_core::header_append::Appends;
 use proxy_core::rate_limit::{Place, RateLimits};
 use proxy_core::runtime::RuntimeFraction;
 use xds_api::envoy::extensions::filters::http::ratelimit::v3 as proto;
@@ -14,7 +15,6 @@ use xds_api::envoy::extensions::filters::http::ratelimit::v3::rate_limit_per_rou
 
 use super::{NAME, OVERRIDE};
 use crate::shared::by_name::ByName;
-use crate::shared::header_append::Appends;
 use crate::shared::rate_limit::build_service;
 
 /// `grpc-status` of what is refused, where it is asked for.

@@ -1,7 +1,8 @@
 //! Changes of headers that a service asks for, and the rules that say which it may ask for (`HeaderMutationRules`).
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use proxy_core::config::{BuildCx, Rejected};
+use proxy_core::field_names::{Full, add, joins_in_request};
 use proxy_core::head::{MOST_FIELDS, RequestHead, Scheme};
 use proxy_core::headers::envoy_prefix;
 use proxy_core::matcher::Regex;
@@ -13,7 +14,7 @@ use xds_api::envoy::config::common::mutation_rules::v3::HeaderMutationRules;
 pub enum Action {
     /// One more of its name.
     Add,
-    /// Joined to the first that is there by a comma; nothing where nothing is there.
+    /// Joined to the first that is there by a comma, a cookie by `; `; nothing where nothing is there.
     AppendIfThere,
     /// Only where nothing is there.
     AddIfAbsent,
@@ -22,10 +23,6 @@ pub enum Action {
     /// The same, only where something is there.
     OverwriteIfThere,
 }
-
-/// There is no room for another header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Full;
 
 /// A change of one header, not yet looked at.
 #[derive(Clone, Debug)]
@@ -46,7 +43,7 @@ impl Mutation {
     }
 
     /// Changes `headers`, or says that they have room for no more; what can stand in no header changes nothing.
-    pub fn apply(&self, headers: &mut HeaderMap) -> Result<(), Full> {
+    pub fn apply(&self, headers: &mut HeaderMap, joins: fn(&HeaderName) -> bool) -> Result<(), Full> {
         let Some((name, value)) = self.parts() else { return Ok(()) };
         let is_there = headers.contains_key(&name);
         let adds = match self.action {
@@ -58,9 +55,7 @@ impl Mutation {
             return Err(Full);
         }
         match self.action {
-            Action::Add => {
-                headers.append(name, value);
-            }
+            Action::Add => add(headers, &name, value, joins)?,
             Action::AddIfAbsent if is_there => {}
             Action::OverwriteIfThere | Action::AppendIfThere if !is_there => {}
             Action::AddIfAbsent | Action::Overwrite | Action::OverwriteIfThere => {
@@ -68,7 +63,8 @@ impl Mutation {
             }
             Action::AppendIfThere => {
                 if let Some(first) = headers.get_mut(&name) {
-                    let all = [first.as_bytes(), b",", value.as_bytes()].concat();
+                    let comma: &[u8] = if name == header::COOKIE { b"; " } else { b"," };
+                    let all = [first.as_bytes(), comma, value.as_bytes()].concat();
                     *first = HeaderValue::from_bytes(&all).unwrap_or(value);
                 }
             }
@@ -78,7 +74,9 @@ impl Mutation {
 
     /// As [`Self::apply`], where a name may be a pseudo-header's.
     pub fn apply_to_request(&self, request: &mut RequestHead) -> Result<(), Full> {
-        let Some(field) = Pseudo::of(&self.name) else { return self.apply(&mut request.headers) };
+        let Some(field) = Pseudo::of(&self.name) else {
+            return self.apply(&mut request.headers, joins_in_request);
+        };
         // (A request has each of them, and one is all that it can have.)
         if self.action != Action::AddIfAbsent {
             field.set(request, &self.value);

@@ -152,17 +152,27 @@ impl Verdict {
                 }
             },
         };
-        headers.into_iter().map(|option| mutation(action(&option), option)).collect()
+        let mut all: Vec<_> = headers.into_iter().map(|option| mutation(action(&option), option)).collect();
+        // (Envoy has a list for each action.)
+        all.sort_by_key(|mutation| match mutation.action {
+            Action::Add | Action::AppendIfThere => 0,
+            Action::Overwrite => 1,
+            Action::AddIfAbsent => 2,
+            Action::OverwriteIfThere => 3,
+        });
+        all
     }
 }
 
-/// Of a request's headers nothing but `append` is looked at, as in Envoy.
+/// Of a request's headers nothing but `append` is looked at, as in Envoy, and what is appended comes last.
 fn request_mutations(headers: Vec<HeaderValueOption>) -> Vec<Mutation> {
     let action = |option: &HeaderValueOption| match asks_to_append(option) {
         Some(true) => Action::AppendIfThere,
         Some(false) | None => Action::Overwrite,
     };
-    headers.into_iter().map(|option| mutation(action(&option), option)).collect()
+    let mut all: Vec<_> = headers.into_iter().map(|option| mutation(action(&option), option)).collect();
+    all.sort_by_key(|mutation| mutation.action == Action::AppendIfThere);
+    all
 }
 
 /// A reply has all headers that are not to be appended to others, as in Envoy.

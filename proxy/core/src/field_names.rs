@@ -1,10 +1,14 @@
-//! Field names that are known in advance: found without allocation, with what the codec must know about each.
+//! Field names that are known in advance: found without allocation, with what the codecs must know about each, and which of them
+//! Envoy keeps but one value of.
 
-use http::HeaderName;
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::matcher::header::joined;
 
 /// What a field means to the codec.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Role {
+#[expect(missing_docs, reason = "most are the field of their name")]
+pub enum Role {
     /// Nothing: it is handed on.
     Plain,
     Host,
@@ -23,7 +27,8 @@ pub(super) enum Role {
 
 /// On which side Envoy keeps at most one value of a field and joins repeated ones with `,` (its "inline" headers).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Join {
+#[expect(missing_docs, reason = "each says where")]
+pub enum Join {
     Never,
     Request,
     Response,
@@ -31,11 +36,15 @@ pub(super) enum Join {
 }
 
 /// One known name.
-pub(super) struct Known {
-    pub(super) name: HeaderName,
+#[derive(Debug)]
+pub struct Known {
+    /// The name.
+    pub name: HeaderName,
     text: &'static str,
-    pub(super) role: Role,
-    pub(super) join: Join,
+    /// What it means to the codec.
+    pub role: Role,
+    /// Where its values become one.
+    pub join: Join,
 }
 
 /// Declares the table: sections of names that share role and joining.
@@ -134,7 +143,7 @@ const fn hash(name: &[u8]) -> usize {
 
 /// The known field of this name, whatever its letter case.
 #[inline]
-pub(super) fn lookup(name: &[u8]) -> Option<&'static Known> {
+pub fn lookup(name: &[u8]) -> Option<&'static Known> {
     let mut slot = hash(name);
     loop {
         let index = usize::from(*TABLE.get(slot)?);
@@ -172,11 +181,27 @@ pub fn joins_in_response(name: &HeaderName) -> bool {
     lookup(name.as_str().as_bytes()).is_some_and(|known| matches!(known.join, Join::Response | Join::Both))
 }
 
-/// Which kind of message a field belongs to.
+/// There is no room for another header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Side {
-    Request,
-    Response,
+pub struct Full;
+
+/// Adds a value, or joins it to those that are there where a message has but one (`joins`: [`joins_in_request`], [`joins_in_response`]).
+///
+/// # Errors
+/// If `headers` cannot hold more; nothing is added then.
+pub fn add(
+    headers: &mut HeaderMap,
+    name: &HeaderName,
+    value: HeaderValue,
+    joins: fn(&HeaderName) -> bool,
+) -> Result<(), Full> {
+    let Some(old) = joined(headers, name).filter(|_| joins(name)) else {
+        return headers.try_append(name, value).map(drop).map_err(|_| Full);
+    };
+    let all = [&*old, b",", value.as_bytes()].concat();
+    // Two valid values and a comma always make a valid one.
+    headers.insert(name, HeaderValue::from_maybe_shared(bytes::Bytes::from(all)).unwrap_or(value));
+    Ok(())
 }
 
 #[cfg(test)]
