@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, bail};
 use prost::Message;
+use prost_types::value::Kind;
 use proxy_core::address::Address;
 use proxy_core::background::Background;
 use proxy_core::config::{BuildCx, BuildEnv, ClusterDefaults, ConfigError, NodeInfo, Rejected};
@@ -217,19 +218,28 @@ fn log_format(
     })
 }
 
+/// Texts of the node's metadata that are kept have this many bytes at most.
+const SHORT: usize = 256;
+
 fn node_info(bootstrap: &Bootstrap, options: &cli::Options) -> NodeInfo {
     let node = bootstrap.node.as_ref();
     let or = |configured: Option<&String>, option: &str| {
         configured.filter(|configured| !configured.is_empty()).map_or_else(|| option.to_owned(), Clone::clone)
     };
-    // Sets of labels are asked for; all the rest may be large.
+    // Sets of labels are asked for, and what is short; the rest may be large.
     let metadata = node.and_then(|node| node.metadata.as_ref()).into_iter().flat_map(|all| &all.fields);
-    let sets =
-        metadata.filter(|(_, value)| matches!(value.kind, Some(prost_types::value::Kind::StructValue(_))));
+    let kept = metadata.filter(|(_, value)| match &value.kind {
+        Some(Kind::StructValue(_)) => true,
+        Some(Kind::StringValue(text)) => text.len() <= SHORT,
+        _ => false,
+    });
     NodeInfo {
         id: or(node.map(|node| &node.id), &options.service_node),
         cluster: or(node.map(|node| &node.cluster), &options.service_cluster),
-        metadata: prost_types::Struct { fields: sets.map(|(key, set)| (key.clone(), set.clone())).collect() },
+        metadata: prost_types::Struct {
+            fields: kept.map(|(key, value)| (key.clone(), value.clone())).collect(),
+        },
+        region: node.and_then(|node| Some(node.locality.as_ref()?.region.clone())).unwrap_or_default(),
         zone: or(node.and_then(|node| Some(&node.locality.as_ref()?.zone)), &options.service_zone),
         address: Some(socket::host_address(match options.local_address_ip_version {
             cli::IpVersion::V4 => HostAddress::V4,

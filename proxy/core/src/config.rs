@@ -42,9 +42,11 @@ pub struct NodeInfo {
     pub id: String,
     /// `node.cluster`, or `--service-cluster`.
     pub cluster: String,
+    /// `node.locality.region`.
+    pub region: String,
     /// `node.locality.zone`, or `--service-zone`.
     pub zone: String,
-    /// What of `node.metadata` is a set of values.
+    /// What of `node.metadata` is a set of values, or a short text.
     pub metadata: prost_types::Struct,
     /// The address that stands for this host where a client on the host itself has only a loopback address.
     pub address: Option<IpAddr>,

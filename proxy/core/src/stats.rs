@@ -27,6 +27,7 @@ mod registry;
 mod select;
 mod settings;
 mod shard;
+mod tagged;
 mod tags;
 pub mod text;
 
@@ -40,6 +41,7 @@ pub use registry::{OneOff, Registry, Scope};
 pub use select::{BucketMode, HiddenFilter, KindFilter, Selection};
 pub use settings::Settings;
 pub use shard::{Cells, ShardId, Shared, set_shard};
+pub use tagged::Labelled;
 pub use tags::{Tag, TagProducer};
 
 #[cfg(test)]

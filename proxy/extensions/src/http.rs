@@ -8,6 +8,8 @@ pub mod grpc_stats;
 pub mod header_mutation;
 pub mod health_check;
 pub mod istio_alpn;
+pub mod istio_metadata_exchange;
+pub mod istio_stats;
 pub mod jwt_authn;
 pub mod local_ratelimit;
 pub mod match_delegate;

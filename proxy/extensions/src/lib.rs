@@ -43,6 +43,8 @@ pub const HTTP_FILTERS: &[&dyn HttpFilterFactory] = &[
     &Of::<http::rbac::Rbac>::new(),
     &Of::<http::set_filter_state::SetFilterState>::new(),
     &Of::<http::istio_alpn::IstioAlpn>::new(),
+    &Of::<http::istio_metadata_exchange::IstioMetadataExchange>::new(),
+    &Of::<http::istio_stats::IstioStats>::new(),
 ];
 
 /// Listener filters, sorted by name.
@@ -64,6 +66,7 @@ pub const NETWORK_FILTERS: &[&dyn NetworkFilterFactory] = &[
     &network::local_ratelimit::LocalRateLimit,
     &network::rbac::Rbac,
     &network::set_filter_state::SetFilterState,
+    &network::istio_stats::IstioStats,
 ];
 
 /// How every extension uses the fields of its messages.
@@ -76,6 +79,7 @@ pub const FIELDS: &[&[MessageFields]] = &[
     http::fault::FIELDS,
     http::grpc_stats::FIELDS,
     http::istio_alpn::FIELDS,
+    http::istio_metadata_exchange::FIELDS,
     http::header_mutation::FIELDS,
     http::health_check::FIELDS,
     http::jwt_authn::FIELDS,
@@ -97,6 +101,7 @@ pub const FIELDS: &[&[MessageFields]] = &[
     network::local_ratelimit::FIELDS,
     network::rbac::FIELDS,
     network::set_filter_state::FIELDS,
+    shared::istio_stats::fields::FIELDS,
     shared::matching::fields::FIELDS,
     shared::rate_limit::FIELDS,
     shared::rbac::fields::FIELDS,

@@ -6,6 +6,7 @@ mod alpn;
 mod client_cert;
 mod downstream;
 mod filter_state;
+mod istio;
 mod key_log;
 mod ocsp;
 mod principals;

@@ -53,6 +53,9 @@ pub trait NetworkFilter {
     /// The connection is established (transport handshake done); no byte was read.
     fn on_connection<'a>(&'a mut self, info: &'a mut StreamInfo) -> ConnectionStep<'a>;
 
+    /// The connection is over, however it ended; what it was and carried is known. Called once, of filters that see no data.
+    fn on_complete(&mut self, _info: &mut StreamInfo) {}
+
     /// Whether it wants to see what the client sends before the next filter does. Asked once, after `on_connection`: who does
     /// not costs the bytes nothing.
     fn sees_data(&self) -> bool {

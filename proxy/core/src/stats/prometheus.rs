@@ -12,6 +12,7 @@ use super::number::general;
 use super::read::{HistogramView, Value};
 use super::registry::Registry;
 use super::select::{BucketMode, Selection};
+use super::tagged::Labelled;
 use super::tags::TagProducer;
 
 /// Why there is no Prometheus exposition of that kind.
@@ -19,8 +20,11 @@ use super::tags::TagProducer;
 #[error("unsupported prometheus histogram bucket mode")]
 pub struct UnsupportedBuckets;
 
-/// One family of metrics: its lines by full name.
-type Family = BTreeMap<String, String>;
+/// One family of metrics: what it is called, and its lines by full name.
+struct Family {
+    name: String,
+    lines: BTreeMap<String, String>,
+}
 
 #[derive(Default)]
 struct Families {
@@ -46,8 +50,17 @@ pub fn render(registry: &Registry, selection: &Selection) -> Result<String, Unsu
         if !selection.wants(&metric) || (matches!(metric.value, Value::Text(_)) && !selection.text_readouts) {
             return;
         }
-        let (extracted, mut labels) = labels(producer, metric.name);
-        let metric_name = metric_name(&extracted);
+        let (extracted, mut labels, metric_name) = match metric.labelled {
+            Some(labelled) => {
+                let name = sanitize(&labelled.name);
+                (labelled.name.to_string(), given_labels(producer, labelled), name)
+            }
+            None => {
+                let (extracted, labels) = labels(producer, metric.name);
+                let name = metric_name(&extracted);
+                (extracted, labels, name)
+            }
+        };
         let (kind, lines) = match metric.value {
             Value::Counter(value) => (&mut families.counters, format!("{metric_name}{{{labels}}} {value}\n")),
             Value::Gauge(value) => (&mut families.gauges, format!("{metric_name}{{{labels}}} {value}\n")),
@@ -64,7 +77,9 @@ pub fn render(registry: &Registry, selection: &Selection) -> Result<String, Unsu
                 (&mut families.histograms, lines)
             }
         };
-        kind.entry(extracted).or_default().insert(metric.name.to_owned(), lines);
+        let family =
+            kind.entry(extracted).or_insert_with(|| Family { name: metric_name, lines: BTreeMap::new() });
+        family.lines.insert(metric.name.to_owned(), lines);
     });
     let mut out = String::new();
     write_families(&mut out, "counter", &families.counters);
@@ -75,9 +90,9 @@ pub fn render(registry: &Registry, selection: &Selection) -> Result<String, Unsu
 }
 
 fn write_families(out: &mut String, kind: &str, families: &BTreeMap<String, Family>) {
-    for (extracted, family) in families {
-        let _ = writeln!(out, "# TYPE {} {kind}", metric_name(extracted));
-        for lines in family.values() {
+    for family in families.values() {
+        let _ = writeln!(out, "# TYPE {} {kind}", family.name);
+        for lines in family.lines.values() {
             out.push_str(lines);
         }
     }
@@ -109,6 +124,18 @@ fn labels(producer: &TagProducer, name: &str) -> (String, String) {
     }
     labels.push_str(&extracted_labels);
     (extracted, labels)
+}
+
+/// The labels that are given, after those that every statistic has.
+fn given_labels(producer: &TagProducer, labelled: &Labelled) -> String {
+    let mut labels = String::new();
+    for tag in producer.fixed() {
+        push_label(&mut labels, tag.name, tag.value);
+    }
+    for (label, value) in &labelled.labels {
+        push_label(&mut labels, label, value);
+    }
+    labels
 }
 
 fn push_label(labels: &mut String, name: &str, value: &str) {

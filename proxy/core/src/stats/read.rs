@@ -9,12 +9,15 @@ use super::bins::Bins;
 use super::group::{Cell, Kind, StatDef, Unit, Visibility};
 use super::registry::{GroupMember, OneOffCell, OneOffMember, Registry, Scope};
 use super::settings::Settings;
+use super::tagged::Labelled;
 
 /// One statistic at one moment.
 #[derive(Debug)]
 pub struct Metric<'a> {
     /// Its full name.
     pub name: &'a str,
+    /// Its labels, where they are given and not found in its name.
+    pub labelled: Option<&'a Labelled>,
     /// Its value.
     pub value: Value<'a>,
     /// Whether it was ever written, even with a zero. A histogram is used once a flush merged it.
@@ -172,7 +175,7 @@ impl Registry {
                 sum_group(group.as_ref(), &mut sums, false);
                 remember_reset(memory, &sums, |index| group.stats().get(index).map(|stat| stat.kind));
             }
-            for OneOffMember { cell, memory } in members.one_offs.values_mut() {
+            for OneOffMember { cell, memory, labelled: _ } in members.one_offs.values_mut() {
                 if let OneOffCell::Counter(counter) = cell {
                     let mut sum = Sum::default();
                     sum.add(Cell::SharedCounter(counter), false);
@@ -289,7 +292,9 @@ fn visit_one_off(
     };
     let mut sum = Sum::default();
     sum.add(cell, false);
-    visitor(metric(&scratch.name, 0, kind, &sum, member.memory.as_deref(), false));
+    let mut metric = metric(&scratch.name, 0, kind, &sum, member.memory.as_deref(), false);
+    metric.labelled = member.labelled.as_deref();
+    visitor(metric);
 }
 
 fn metric<'a>(
@@ -313,7 +318,7 @@ fn metric<'a>(
             Value::Histogram(HistogramView { unit, interval, cumulative })
         }
     };
-    Metric { name, value, used, hidden }
+    Metric { name, labelled: None, value, used, hidden }
 }
 
 fn since_reset(memory: Option<&ReaderMemory>, key: (usize, u16), count: u64) -> u64 {
@@ -344,7 +349,8 @@ fn visit_codes(
         }
         if settings.matcher.accepts(name) {
             let value = Value::Counter(since_reset(memory, (index, code), count));
-            visitor(Metric { name, value, used: sum.used, hidden: stat.visibility == Visibility::Hidden });
+            let hidden = stat.visibility == Visibility::Hidden;
+            visitor(Metric { name, labelled: None, value, used: sum.used, hidden });
         }
     }
 }

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use super::read::ReaderMemory;
 use super::settings::Settings;
 use super::shard::{AnyGroup, Shards};
+use super::tagged::Labelled;
 use super::{
     Cells, ShardedGroup, Shared, SharedCounter, SharedGauge, SharedGroup, SharedHistogram, Text, Unit,
 };
@@ -143,6 +144,8 @@ pub(super) struct GroupMember {
 pub(super) struct OneOffMember {
     pub(super) cell: OneOffCell,
     pub(super) memory: Option<Box<ReaderMemory>>,
+    /// Its labels, where they are not found in its name.
+    pub(super) labelled: Option<Box<Labelled>>,
 }
 
 /// A statistic that is named at run time.
@@ -194,8 +197,13 @@ impl Scope {
 
     /// A counter that is named at run time.
     pub fn counter(&self, name: &str) -> OneOff<SharedCounter> {
+        self.counter_with(sanitize(name), None)
+    }
+
+    pub(super) fn counter_with(&self, name: Box<str>, labelled: Option<Labelled>) -> OneOff<SharedCounter> {
         self.one_off(
-            sanitize(name),
+            name,
+            labelled,
             |cell| if let OneOffCell::Counter(cell) = cell { Some(cell) } else { None },
             OneOffCell::Counter,
         )
@@ -203,17 +211,18 @@ impl Scope {
 
     /// A gauge that is named at run time.
     pub fn gauge(&self, name: &str) -> OneOff<SharedGauge> {
-        self.one_off(
-            sanitize(name),
-            |cell| if let OneOffCell::Gauge(cell) = cell { Some(cell) } else { None },
-            OneOffCell::Gauge,
-        )
+        self.gauge_with(sanitize(name), None)
     }
 
     /// A gauge whose name is taken as it is, colons included.
     pub fn gauge_as_is(&self, name: &str) -> OneOff<SharedGauge> {
+        self.gauge_with(name.into(), None)
+    }
+
+    pub(super) fn gauge_with(&self, name: Box<str>, labelled: Option<Labelled>) -> OneOff<SharedGauge> {
         self.one_off(
-            name.into(),
+            name,
+            labelled,
             |cell| if let OneOffCell::Gauge(cell) = cell { Some(cell) } else { None },
             OneOffCell::Gauge,
         )
@@ -221,8 +230,18 @@ impl Scope {
 
     /// A histogram that is named at run time.
     pub fn histogram(&self, name: &str, unit: Unit) -> OneOff<SharedHistogram> {
+        self.histogram_with(sanitize(name), unit, None)
+    }
+
+    pub(super) fn histogram_with(
+        &self,
+        name: Box<str>,
+        unit: Unit,
+        labelled: Option<Labelled>,
+    ) -> OneOff<SharedHistogram> {
         self.one_off(
-            sanitize(name),
+            name,
+            labelled,
             |cell| if let OneOffCell::Histogram(_, cell) = cell { Some(cell) } else { None },
             |cell| OneOffCell::Histogram(unit, cell),
         )
@@ -232,6 +251,7 @@ impl Scope {
     pub fn text(&self, name: &str) -> OneOff<Text> {
         self.one_off(
             sanitize(name),
+            None,
             |cell| if let OneOffCell::Text(cell) = cell { Some(cell) } else { None },
             OneOffCell::Text,
         )
@@ -254,6 +274,7 @@ impl Scope {
     fn one_off<T: Default>(
         &self,
         name: Box<str>,
+        labelled: Option<Labelled>,
         select: impl FnOnce(OneOffCell) -> Option<Arc<T>>,
         wrap: impl FnOnce(Arc<T>) -> OneOffCell,
     ) -> OneOff<T> {
@@ -262,7 +283,10 @@ impl Scope {
             Some(known) => select(known.cell.clone()).unwrap_or_default(),
             None => {
                 let cell = Arc::new(T::default());
-                members.one_offs.insert(name, OneOffMember { cell: wrap(cell.clone()), memory: None });
+                let labelled = labelled.map(Box::new);
+                members
+                    .one_offs
+                    .insert(name, OneOffMember { cell: wrap(cell.clone()), memory: None, labelled });
                 cell
             }
         };

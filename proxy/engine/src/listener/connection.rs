@@ -200,6 +200,9 @@ async fn serve_on(
             stream.bytes_received = traffic.received.get();
             stream.bytes_sent = traffic.sent.get();
         }
+        for policy in &mut policies {
+            policy.on_complete(stream);
+        }
         log(&config, stream);
     }
 }

@@ -202,6 +202,12 @@ impl FilterStateValue for MessageCounts {
     }
 }
 
+/// How many messages of a call went in either direction, if they are in its filter state (`emit_filter_state`).
+pub(crate) fn messages(info: &StreamInfo) -> Option<(u64, u64)> {
+    let counts: &MessageCounts = info.filter_state.get(STATE)?.as_any().downcast_ref()?;
+    Some((counts.request.get(), counts.response.get()))
+}
+
 struct Filter {
     config: Arc<Config>,
     /// How the call is counted, if it is a call.

@@ -1,0 +1,253 @@
+//! Istio's standard metrics: what `istio.stats` counts, of requests and of connections.
+//!
+//! They are in the scope `istiocustom`, with labels; for Prometheus they have Istio's names. Counted when a stream ends. Who takes part is
+//! known from what peers say of themselves, or else from the metadata of endpoints; of this side it is the node that says it.
+//! Source: `stats.PluginConfig` in `xds/api/descriptors/istio/stats.proto`;
+//! <https://istio.io/latest/docs/reference/config/metrics/>.
+
+pub mod fields;
+mod labels;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use proxy_core::config::{BuildCx, Rejected};
+use proxy_core::head::RequestHead;
+use proxy_core::stats::{Labelled, OneOff, Scope, SharedCounter, SharedGauge, SharedHistogram, Unit};
+use proxy_core::stream_info::StreamInfo;
+use xds_api::stats as proto;
+
+use crate::shared::istio::Peer;
+use labels::{Kind, Labels};
+
+/// Different sets of labels that are counted apart: clients choose hosts, and could make up any number.
+const MOST_SETS: usize = 10_000;
+const SCOPE: &str = "istiocustom";
+
+/// The metrics, without `istio_`.
+const METRICS: [&str; 10] = [
+    "requests_total",
+    "request_duration_milliseconds",
+    "request_bytes",
+    "response_bytes",
+    "request_messages_total",
+    "response_messages_total",
+    "tcp_connections_opened_total",
+    "tcp_connections_closed_total",
+    "tcp_sent_bytes_total",
+    "tcp_received_bytes_total",
+];
+
+/// Where this proxy stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reporter {
+    /// Before who asks.
+    Source,
+    /// Before who is asked.
+    Destination,
+    /// Before many who are asked.
+    Gateway,
+}
+
+/// The configuration.
+pub struct Metrics {
+    /// By the listener's direction if absent.
+    reporter: Option<Reporter>,
+    uses_host: bool,
+    own: Peer,
+    /// Metrics that are not wanted.
+    dropped: HashSet<&'static str>,
+    /// Labels that are not wanted, by metric.
+    removed: HashMap<&'static str, HashSet<Box<str>>>,
+    scope: Scope,
+    _build: OneOff<SharedGauge>,
+    /// Statistics by their labels. Read at the end of each stream, written by the first of its kind.
+    known: RwLock<HashMap<Box<str>, Arc<Set>>>,
+}
+
+/// The statistics with one set of labels.
+#[derive(Default)]
+struct Set {
+    requests: Option<OneOff<SharedCounter>>,
+    duration: Option<OneOff<SharedHistogram>>,
+    request_bytes: Option<OneOff<SharedHistogram>>,
+    response_bytes: Option<OneOff<SharedHistogram>>,
+    request_messages: Option<OneOff<SharedCounter>>,
+    response_messages: Option<OneOff<SharedCounter>>,
+    opened: Option<OneOff<SharedCounter>>,
+    closed: Option<OneOff<SharedCounter>>,
+    sent: Option<OneOff<SharedCounter>>,
+    received: Option<OneOff<SharedCounter>>,
+}
+
+/// What a call over gRPC adds.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Call {
+    /// Its status, if there was one.
+    pub status: Option<u32>,
+    /// Messages of both directions, if somebody counts them.
+    pub messages: Option<(u64, u64)>,
+}
+
+impl Metrics {
+    /// Builds from the message.
+    pub fn build(proto: proto::PluginConfig, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
+        let proto::PluginConfig {
+            disable_host_header_fallback,
+            tcp_reporting_duration: _,
+            metrics,
+            definitions,
+            reporter,
+            rotation_interval: _,
+            graceful_deletion_interval: _,
+        } = proto;
+        cx.reject_if(!definitions.is_empty(), "definitions", fields::DEFINITIONS)?;
+        let (mut dropped, mut removed) = (HashSet::new(), HashMap::<_, HashSet<Box<str>>>::new());
+        cx.each("metrics", &metrics, |metric, cx| {
+            let proto::MetricConfig { dimensions, name, tags_to_remove, r#match: _, drop } = metric;
+            cx.reject_if(!dimensions.is_empty(), "dimensions", fields::DIMENSIONS)?;
+            let chosen = METRICS.into_iter().filter(|known| name.is_empty() || known == name);
+            for known in chosen {
+                if *drop && !name.is_empty() {
+                    dropped.insert(known);
+                } else if !*drop {
+                    let labels = tags_to_remove.iter().map(|label| label.as_str().into());
+                    removed.entry(known).or_default().extend(labels);
+                }
+            }
+            Ok(())
+        })?;
+        let scope = cx.env.stats.scope(SCOPE);
+        let version = labels::text(&cx.env.node.metadata, "ISTIO_VERSION");
+        let version = if version.is_empty() { labels::UNKNOWN } else { version };
+        let build = Labelled::new("istio_build", [("component", "proxy"), ("tag", version)]);
+        let build = scope.labelled_gauge(build);
+        build.set(1);
+        let reporter = match proto::Reporter::try_from(reporter) {
+            Ok(proto::Reporter::ServerGateway) => Some(Reporter::Gateway),
+            Ok(proto::Reporter::Unspecified) | Err(_) => None,
+        };
+        Ok(Self {
+            reporter,
+            uses_host: !disable_host_header_fallback,
+            own: Peer::of_node(&cx.env.node, &[]),
+            dropped,
+            removed,
+            scope,
+            _build: build,
+            known: RwLock::default(),
+        })
+    }
+
+    fn reporter(&self, info: &StreamInfo) -> Reporter {
+        const INBOUND: i32 = 1;
+        self.reporter.unwrap_or(match info.connection.direction {
+            INBOUND => Reporter::Destination,
+            _ => Reporter::Source,
+        })
+    }
+
+    /// Counts a request that is over.
+    pub fn count_request(&self, request: &RequestHead, info: &StreamInfo, call: Option<Call>) {
+        let kind = match call {
+            Some(call) => Kind::Call(call.status),
+            None => Kind::Request,
+        };
+        let host = Some(request.authority.as_str()).filter(|host| self.uses_host && !host.is_empty());
+        let set = self.set(self.reporter(info), host, kind, info);
+        let milliseconds = info.end.map(|end| end.saturating_duration_since(info.start).as_millis());
+        inc(&set.requests);
+        if let (Some(duration), Some(milliseconds)) = (&set.duration, milliseconds) {
+            duration.record(u64::try_from(milliseconds).unwrap_or(u64::MAX));
+        }
+        if let Some(bytes) = &set.request_bytes {
+            bytes.record(info.wire.received);
+        }
+        if let Some(bytes) = &set.response_bytes {
+            bytes.record(info.wire.sent);
+        }
+        if let Some((sent, received)) = call.and_then(|call| call.messages) {
+            add(&set.request_messages, sent);
+            add(&set.response_messages, received);
+        }
+    }
+
+    /// Counts a connection without HTTP that is over.
+    pub fn count_connection(&self, info: &StreamInfo) {
+        let set = self.set(self.reporter(info), None, Kind::Connection, info);
+        inc(&set.opened);
+        add(&set.sent, info.bytes_sent);
+        add(&set.received, info.bytes_received);
+        inc(&set.closed);
+    }
+
+    /// The statistics for what is known of a stream.
+    fn set(&self, reporter: Reporter, host: Option<&str>, kind: Kind, info: &StreamInfo) -> Arc<Set> {
+        let endpoint = labels::endpoint(info);
+        let labels = Labels::of(reporter, &self.own, host, kind, info, endpoint.as_ref());
+        let key = labels.key();
+        let find = |key: &str| self.known.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned();
+        if let Some(set) = find(&key) {
+            return set;
+        }
+        let is_full = self.known.read().unwrap_or_else(PoisonError::into_inner).len() >= MOST_SETS;
+        let (labels, key) = match is_full {
+            true => {
+                let bare = Labels::overflowing(reporter, kind);
+                let key = bare.key();
+                (bare, key)
+            }
+            false => (labels, key),
+        };
+        if let Some(set) = find(&key) {
+            return set;
+        }
+        let set = Arc::new(self.new_set(&labels, kind));
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        known.entry(key.into()).or_insert(set).clone()
+    }
+
+    fn new_set(&self, labels: &Labels<'_>, kind: Kind) -> Set {
+        let labelled = |metric: &'static str| {
+            let removed = self.removed.get(metric);
+            let kept =
+                labels.iter().filter(|(label, _)| removed.is_none_or(|removed| !removed.contains(*label)));
+            let is_wanted = !self.dropped.contains(metric);
+            is_wanted.then(|| Labelled::new(&format!("istio_{metric}"), kept))
+        };
+        let counter = |metric| labelled(metric).map(|labelled| self.scope.labelled_counter(labelled));
+        let histogram =
+            |metric, unit| labelled(metric).map(|labelled| self.scope.labelled_histogram(labelled, unit));
+        match kind {
+            Kind::Connection => Set {
+                opened: counter("tcp_connections_opened_total"),
+                closed: counter("tcp_connections_closed_total"),
+                sent: counter("tcp_sent_bytes_total"),
+                received: counter("tcp_received_bytes_total"),
+                ..Set::default()
+            },
+            Kind::Request | Kind::Call(_) => {
+                let is_call = matches!(kind, Kind::Call(_));
+                Set {
+                    requests: counter("requests_total"),
+                    duration: histogram("request_duration_milliseconds", Unit::Milliseconds),
+                    request_bytes: histogram("request_bytes", Unit::Bytes),
+                    response_bytes: histogram("response_bytes", Unit::Bytes),
+                    request_messages: is_call.then(|| counter("request_messages_total")).flatten(),
+                    response_messages: is_call.then(|| counter("response_messages_total")).flatten(),
+                    ..Set::default()
+                }
+            }
+        }
+    }
+}
+
+fn inc(counter: &Option<OneOff<SharedCounter>>) {
+    add(counter, 1);
+}
+
+fn add(counter: &Option<OneOff<SharedCounter>>, amount: u64) {
+    if let Some(counter) = counter {
+        counter.add(amount);
+    }
+}
