@@ -38,6 +38,15 @@ const ROUTES: &str = r#"
   response_headers_to_add: [{header: {key: x-added, value: "yes"}}]
 - match: {prefix: /direct/empty}
   direct_response: {status: 204}
+- match: {prefix: /direct/created}
+  direct_response: {status: 201, body: {inline_string: made}}
+- match: {prefix: /direct/moved}
+  direct_response: {status: 302}
+- match: {prefix: /direct/unchanged}
+  direct_response: {status: 304}
+- match: {prefix: /direct/elsewhere}
+  direct_response: {status: 307}
+  response_headers_to_add: [{header: {key: location, value: /there}, append_action: OVERWRITE_IF_EXISTS_OR_ADD}]
 - match: {prefix: /rewrite/prefix/}
   route: {cluster: up, prefix_rewrite: /}
 - match: {prefix: /rewrite/regex}
@@ -146,6 +155,10 @@ pub(crate) fn cases() -> Vec<Case> {
         get("redirect prefix, port and scheme", "/redirect/prefix/a?b=c"),
         get("redirect by regex", "/redirect/regex/a/b?c"),
         get("direct response", "/direct/teapot"),
+        get("direct response of what was created", "/direct/created?a=b"),
+        get("direct response elsewhere", "/direct/moved"),
+        get("direct response, not modified", "/direct/unchanged"),
+        get("direct response with a location of its own", "/direct/elsewhere"),
         get("direct response without body", "/direct/empty"),
         Case::send("direct response to HEAD", "routes", "HEAD /direct/teapot HTTP/1.1\r\nhost: test\r\n\r\n"),
         get("prefix rewrite", "/rewrite/prefix/a?b=c"),

@@ -112,6 +112,15 @@ impl Stream<'_> {
         }
     }
 
+    /// Where the request is, if it says so: its own URL.
+    fn own_location(&self) -> Option<HeaderValue> {
+        let (scheme, authority, path) = (self.request.scheme, &self.request.authority, &self.request.path);
+        if path.is_empty() {
+            return None;
+        }
+        HeaderValue::try_from(format!("{}://{authority}{path}", scheme.as_str())).ok()
+    }
+
     /// What a route answers that does not forward.
     fn answer(&mut self) -> StreamEnd {
         let stats = self.cx.router_stats.here();
@@ -134,6 +143,11 @@ impl Stream<'_> {
                 let mut reply = LocalReply::new(direct.status, body.bytes, "direct_response");
                 if let Some(content_type) = body.content_type {
                     reply.headers.insert(header::CONTENT_TYPE, content_type);
+                }
+                if direct.says_where()
+                    && let Some(location) = self.own_location()
+                {
+                    reply.headers.insert(header::LOCATION, location);
                 }
                 self.route_reply(reply)
             }

@@ -56,6 +56,12 @@ impl DirectResponse {
         Ok(Self { status: status?, body: body?, format: format? })
     }
 
+    /// Whether the response has a `location` (RFC 9110, 10.2.2): of what was created, or of a redirection. As in Envoy it is the URL of
+    /// the request.
+    pub fn says_where(&self) -> bool {
+        self.status == StatusCode::CREATED || self.status.is_redirection()
+    }
+
     /// The body for `request`; a format has the configured body as `%LOCAL_REPLY_BODY%`.
     pub fn render(&self, request: &RequestHead, info: &StreamInfo) -> DirectBody {
         let Some(format) = &self.format else {
