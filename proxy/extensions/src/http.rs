@@ -1,5 +1,6 @@
 //! HTTP filters.
 
+pub mod buffer;
 pub mod compressor;
 pub mod cors;
 pub mod ext_authz;

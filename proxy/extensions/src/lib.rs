@@ -29,6 +29,7 @@ pub const ACCESS_LOGS: &[&dyn AccessLogFactory] = &[
 
 /// HTTP filters, sorted by name.
 pub const HTTP_FILTERS: &[&dyn HttpFilterFactory] = &[
+    &Of::<http::buffer::Buffer>::new(),
     &Of::<http::compressor::Compressor>::new(),
     &Of::<http::cors::Cors>::new(),
     &Of::<http::ext_authz::ExtAuthz>::new(),
@@ -64,6 +65,7 @@ pub const NETWORK_FILTERS: &[&dyn NetworkFilterFactory] = &[
     &network::echo::Echo,
     &network::ext_authz::ExtAuthz,
     &network::local_ratelimit::LocalRateLimit,
+    &network::ratelimit::RateLimit,
     &network::rbac::Rbac,
     &network::set_filter_state::SetFilterState,
     &network::istio_stats::IstioStats,
@@ -73,6 +75,7 @@ pub const NETWORK_FILTERS: &[&dyn NetworkFilterFactory] = &[
 pub const FIELDS: &[&[MessageFields]] = &[
     access_log::file::FIELDS,
     access_log::stream::FIELDS,
+    http::buffer::FIELDS,
     http::compressor::FIELDS,
     http::cors::FIELDS,
     http::ext_authz::FIELDS,
@@ -99,6 +102,7 @@ pub const FIELDS: &[&[MessageFields]] = &[
     network::echo::FIELDS,
     network::ext_authz::FIELDS,
     network::local_ratelimit::FIELDS,
+    network::ratelimit::FIELDS,
     network::rbac::FIELDS,
     network::set_filter_state::FIELDS,
     shared::istio_stats::fields::FIELDS,

@@ -7,8 +7,9 @@ use anyhow::{Context, Result, ensure};
 use integration::differential::Case;
 
 use crate::{
-    clusters, compressor, ext_authz, ext_authz_network, flushing, headers, http1, http2, jwt, logs, metadata,
-    paths, ratelimit, rbac, rbac_matcher, replies, routing, tcp, timeouts, tunnels, upstream_filters,
+    buffer, clusters, compressor, ext_authz, ext_authz_network, flushing, headers, http1, http2, jwt, logs,
+    metadata, paths, ratelimit, ratelimit_network, rbac, rbac_matcher, replies, routing, tcp, timeouts,
+    tunnels, upstream_filters,
 };
 
 const INTRODUCTION: &str = "\
@@ -72,6 +73,8 @@ fn sections() -> Result<Vec<(&'static str, Vec<Row>)>> {
         ("Authorization by a service over HTTP", ext_authz::http_cases()),
         ("Authorization of connections by a service", ext_authz_network::cases()),
         ("Rate limits by a service", ratelimit::cases()),
+        ("Rate limits of connections by a service", ratelimit_network::cases()),
+        ("Buffered requests", buffer::cases()),
         ("Access control", rbac::cases()),
         ("Access control of connections", rbac::network_cases()),
         ("Access control by matchers", rbac_matcher::cases()),

@@ -5,6 +5,7 @@
 //! cases are compared so in every run). What differs on purpose is declared in the cases and told in `docs/differences.md`.
 
 mod balancing;
+mod buffer;
 mod cel;
 mod cel_text;
 mod clusters;
@@ -32,6 +33,7 @@ mod outlier;
 mod paths;
 mod prefix;
 mod ratelimit;
+mod ratelimit_network;
 mod rbac;
 mod rbac_matcher;
 mod replies;
@@ -151,6 +153,16 @@ async fn upgrades_and_connect() {
 #[tokio::test]
 async fn ignored_upgrades() {
     differential(tunnels::setup(), tunnels::ignored_cases()).await;
+}
+
+#[tokio::test]
+async fn requests_that_are_waited_for() {
+    differential(buffer::setup(), buffer::cases()).await;
+}
+
+#[tokio::test]
+async fn connections_that_a_service_counts() {
+    differential(ratelimit_network::setup(), ratelimit_network::cases()).await;
 }
 
 #[tokio::test]
