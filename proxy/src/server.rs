@@ -218,8 +218,9 @@ fn log_format(
     })
 }
 
-/// Texts of the node's metadata that are kept have this many bytes at most.
+/// Texts of the node's metadata that are kept have this many bytes at most, and so many are kept.
 const SHORT: usize = 256;
+const MOST_TEXTS: usize = 1024;
 
 fn node_info(bootstrap: &Bootstrap, options: &cli::Options) -> NodeInfo {
     let node = bootstrap.node.as_ref();
@@ -228,9 +229,13 @@ fn node_info(bootstrap: &Bootstrap, options: &cli::Options) -> NodeInfo {
     };
     // Sets of labels are asked for, and what is short; the rest may be large.
     let metadata = node.and_then(|node| node.metadata.as_ref()).into_iter().flat_map(|all| &all.fields);
+    let mut texts = 0;
     let kept = metadata.filter(|(_, value)| match &value.kind {
         Some(Kind::StructValue(_)) => true,
-        Some(Kind::StringValue(text)) => text.len() <= SHORT,
+        Some(Kind::StringValue(text)) if text.len() <= SHORT => {
+            texts += 1;
+            texts <= MOST_TEXTS
+        }
         _ => false,
     });
     NodeInfo {

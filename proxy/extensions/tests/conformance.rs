@@ -13,6 +13,9 @@ use proxy_core::extension::Descriptor;
 use proxy_core::extension::access_log::{LogFile, LogFiles};
 use proxy_core::stats::Registry;
 use proxy_extensions::{ACCESS_LOGS, FIELDS, HTTP_FILTERS, LISTENER_FILTERS, NETWORK_FILTERS};
+use xds_api::envoy::config::core::v3::GrpcService;
+use xds_api::envoy::config::core::v3::grpc_service::{EnvoyGrpc, TargetSpecifier};
+use xds_api::envoy::config::ratelimit::v3::RateLimitServiceConfig;
 use xds_api::schema::{Message, fields_of};
 
 struct Nowhere;
@@ -40,13 +43,22 @@ struct Case {
     build: Box<Build>,
 }
 
+/// A service that is asked.
+fn service() -> GrpcService {
+    let target = EnvoyGrpc { cluster_name: "c".into(), ..Default::default() };
+    GrpcService { target_specifier: Some(TargetSpecifier::EnvoyGrpc(target)), ..Default::default() }
+}
+
+/// A service that counts.
+fn counted() -> RateLimitServiceConfig {
+    RateLimitServiceConfig { grpc_service: Some(service()), transport_api_version: 2 }
+}
+
 /// A configuration that builds, for messages whose empty form does not.
 fn example(message: &str) -> Vec<u8> {
     use xds_api::envoy::extensions::access_loggers::file::v3::FileAccessLog;
     use xds_api::envoy::extensions::filters::http::health_check::v3::HealthCheck;
     use xds_api::envoy::extensions::filters::network::connection_limit::v3::ConnectionLimit;
-    use xds_api::envoy::extensions::filters::network::local_ratelimit::v3::LocalRateLimit;
-    use xds_api::envoy::r#type::v3::TokenBucket;
     match message.rsplit('.').next() {
         Some("FileAccessLog") => FileAccessLog { path: "/x".into(), ..Default::default() }.encode_to_vec(),
         Some("HealthCheck") => {
@@ -73,25 +85,32 @@ fn example(message: &str) -> Vec<u8> {
             CompressorPerRoute { r#override: Some(Override::Disabled(true)) }.encode_to_vec()
         }
         Some("ExtAuthz") if message.contains(".network.") => {
-            use xds_api::envoy::config::core::v3::GrpcService;
-            use xds_api::envoy::config::core::v3::grpc_service::{EnvoyGrpc, TargetSpecifier};
             use xds_api::envoy::extensions::filters::network::ext_authz::v3::ExtAuthz;
-            let target = EnvoyGrpc { cluster_name: "c".into(), ..Default::default() };
-            let target_specifier = Some(TargetSpecifier::EnvoyGrpc(target));
-            let grpc_service = Some(GrpcService { target_specifier, ..Default::default() });
+            let grpc_service = Some(service());
             ExtAuthz { stat_prefix: "p".into(), transport_api_version: 2, grpc_service, ..Default::default() }
                 .encode_to_vec()
         }
         Some("ExtAuthz") if message.contains(".http.") => {
-            use xds_api::envoy::config::core::v3::GrpcService;
-            use xds_api::envoy::config::core::v3::grpc_service::{EnvoyGrpc, TargetSpecifier};
             use xds_api::envoy::extensions::filters::http::ext_authz::v3::ExtAuthz;
             use xds_api::envoy::extensions::filters::http::ext_authz::v3::ext_authz::Services;
-            let target = EnvoyGrpc { cluster_name: "c".into(), ..Default::default() };
-            let target_specifier = Some(TargetSpecifier::EnvoyGrpc(target));
-            let service = GrpcService { target_specifier, ..Default::default() };
-            let services = Some(Services::GrpcService(service));
+            let services = Some(Services::GrpcService(service()));
             ExtAuthz { transport_api_version: 2, services, ..Default::default() }.encode_to_vec()
+        }
+        Some("ExtensionWithMatcher") => {
+            use xds_api::envoy::config::core::v3::TypedExtensionConfig;
+            use xds_api::envoy::extensions::common::matching::v3::ExtensionWithMatcher;
+            use xds_api::envoy::extensions::filters::http::fault::v3::HttpFault;
+            let typed_config = Some(prost_types::Any {
+                type_url: xds_api::any::type_url::<HttpFault>(),
+                value: HttpFault::default().encode_to_vec(),
+            });
+            let extension_config = Some(TypedExtensionConfig { name: "fault".into(), typed_config });
+            let xds_matcher = Some(Default::default());
+            ExtensionWithMatcher { extension_config, xds_matcher, ..Default::default() }.encode_to_vec()
+        }
+        Some("ExtensionWithMatcherPerRoute") => {
+            use xds_api::envoy::extensions::common::matching::v3::ExtensionWithMatcherPerRoute;
+            ExtensionWithMatcherPerRoute { xds_matcher: Some(Default::default()) }.encode_to_vec()
         }
         Some("ExtAuthzPerRoute") => {
             use xds_api::envoy::extensions::filters::http::ext_authz::v3::ExtAuthzPerRoute;
@@ -107,6 +126,43 @@ fn example(message: &str) -> Vec<u8> {
         Some("RBAC") if message.contains(".network.") => {
             use xds_api::envoy::extensions::filters::network::rbac::v3::Rbac;
             Rbac { stat_prefix: "p".into(), ..Default::default() }.encode_to_vec()
+        }
+        Some(_) | None => example_of_limit(message),
+    }
+}
+
+/// The same of what limits requests and connections.
+fn example_of_limit(message: &str) -> Vec<u8> {
+    use xds_api::envoy::extensions::filters::network::local_ratelimit::v3::LocalRateLimit;
+    use xds_api::envoy::r#type::v3::TokenBucket;
+    match message.rsplit('.').next() {
+        Some("RateLimit") if message.contains(".http.") => {
+            use xds_api::envoy::extensions::filters::http::ratelimit::v3::RateLimit;
+            RateLimit { domain: "d".into(), rate_limit_service: Some(counted()), ..Default::default() }
+                .encode_to_vec()
+        }
+        Some("RateLimit") if message.contains(".network.") => {
+            use xds_api::envoy::extensions::common::ratelimit::v3::RateLimitDescriptor;
+            use xds_api::envoy::extensions::common::ratelimit::v3::rate_limit_descriptor::Entry;
+            use xds_api::envoy::extensions::filters::network::ratelimit::v3::RateLimit;
+            let entries = vec![Entry { key: "k".into(), value: "v".into() }];
+            RateLimit {
+                stat_prefix: "p".into(),
+                domain: "d".into(),
+                descriptors: vec![RateLimitDescriptor { entries, ..Default::default() }],
+                rate_limit_service: Some(counted()),
+                ..Default::default()
+            }
+            .encode_to_vec()
+        }
+        Some("Buffer") => {
+            use xds_api::envoy::extensions::filters::http::buffer::v3::Buffer;
+            Buffer { max_request_bytes: Some(1) }.encode_to_vec()
+        }
+        Some("BufferPerRoute") => {
+            use xds_api::envoy::extensions::filters::http::buffer::v3::BufferPerRoute;
+            use xds_api::envoy::extensions::filters::http::buffer::v3::buffer_per_route::Override;
+            BufferPerRoute { r#override: Some(Override::Disabled(true)) }.encode_to_vec()
         }
         Some("LocalRateLimit") if message.contains(".http.") => {
             use xds_api::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit;

@@ -81,7 +81,7 @@ pub(crate) fn setup() -> Setup {
     Setup::new(
         "match_delegate",
         [
-            listener("fault", &fault),
+            listener("faulty", &fault),
             listener("unless", &delegate(&list(&not(&is(&header("x-a"), "{exact: yes_please}"))), FAULT)),
             listener("tree", &delegate(&tree, FAULT)),
             listener("peer", &delegate(&list(&not(&is(uri_of_peer(), "{prefix: 'spiffe://a'}"))), FAULT)),
@@ -97,14 +97,14 @@ pub(crate) fn setup() -> Setup {
 pub(crate) fn cases() -> Vec<Case> {
     let get = |name, listener, target: &str, fields: &str| Case::get(name, listener, target, fields);
     let mut cases = vec![
-        get("the filter of a matcher runs", "fault", "/", ""),
-        get("the filter of a matcher is skipped", "fault", "/", "x-a: skip\r\n"),
-        get("the filter of a matcher, another value", "fault", "/", "x-a: skips\r\n"),
-        get("a route's matcher takes its place", "fault", "/matcher", "x-a: skip\r\n"),
-        get("a route's matcher skips", "fault", "/matcher", "x-route: skip\r\n"),
-        get("a route's configuration of the inner filter", "fault", "/inner", ""),
-        get("a route's configuration of the inner filter, skipped", "fault", "/inner", "x-a: skip\r\n"),
-        get("a route's filter is switched off", "fault", "/disabled", ""),
+        get("the filter of a matcher runs", "faulty", "/", ""),
+        get("the filter of a matcher is skipped", "faulty", "/", "x-a: skip\r\n"),
+        get("the filter of a matcher, another value", "faulty", "/", "x-a: skips\r\n"),
+        get("a route's matcher takes its place", "faulty", "/matcher", "x-a: skip\r\n"),
+        get("a route's matcher skips", "faulty", "/matcher", "x-route: skip\r\n"),
+        get("a route's configuration of the inner filter", "faulty", "/inner", ""),
+        get("a route's configuration of the inner filter, skipped", "faulty", "/inner", "x-a: skip\r\n"),
+        get("a route's filter is switched off", "faulty", "/disabled", ""),
         get("unless a header is there", "unless", "/", ""),
         get("unless a header is there, and it is", "unless", "/", "x-a: yes_please\r\n"),
         get("a tree skips", "tree", "/", "x-a: skip\r\n"),

@@ -53,7 +53,7 @@ impl HttpFilterExtension for Buffer {
             Some(Override::Buffer(buffer)) => {
                 cx.at("buffer", |cx| max_bytes(&buffer, cx)).map(|max| RouteConfig(Some(max)))
             }
-            None => Err(cx.reject("override: value is required")),
+            None => Err(cx.at("override", |cx| cx.reject("value is required"))),
         }
     }
 
