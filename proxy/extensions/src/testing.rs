@@ -200,7 +200,7 @@ impl Stream {
             clear_route: &mut self.clear_route,
             hold_limit: &mut self.hold_limit,
             phases: &mut self.phases,
-            before_trailers: &mut self.before_trailers,
+            before_trailers: Some(&mut self.before_trailers),
             head_limits: HeadLimits { fields: 100, bytes: 60 * 1024 },
             engine: &self.engine,
         }

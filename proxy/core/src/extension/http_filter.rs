@@ -180,8 +180,8 @@ pub struct StreamCx<'s> {
     pub hold_limit: &'s mut usize,
     /// Which hooks are called from here on: one that only some streams need is added when the request's head shows that.
     pub phases: &'s mut Phases,
-    /// What goes on before the trailers, in hooks on trailers; a filter that holds back the end of a body puts it here.
-    pub before_trailers: &'s mut Bytes,
+    /// What goes on before the trailers, in hooks on trailers alone; a filter that holds back the end of a body puts it here.
+    pub before_trailers: Option<&'s mut Bytes>,
     /// How large clients may make the head of a request; for filters that add to it what others say.
     pub head_limits: HeadLimits,
     /// The engine.

@@ -295,8 +295,7 @@ impl FilterChain {
         let Instance { filter, phases, configured: index } =
             self.instance(direction, position).filter(|one| one.sees_head(direction))?;
         let settled = {
-            let mut none = Bytes::new();
-            let mut cx = view.cx(configured, *index, &mut limit, phases, &mut none);
+            let mut cx = view.cx(configured, *index, &mut limit, phases, None);
             let step = match direction {
                 Direction::Request => filter.on_request_headers(&mut cx, ends),
                 Direction::Response => filter.on_response_headers(&mut cx, ends),
@@ -343,9 +342,8 @@ impl FilterChain {
         let ends = parts.ends();
         if !parts.data.is_empty() || ends {
             let mut unchanged = limit;
-            let mut none = Bytes::new();
             let Instance { filter, phases, configured: index } = instance;
-            let mut cx = view.cx(configured, *index, &mut unchanged, phases, &mut none);
+            let mut cx = view.cx(configured, *index, &mut unchanged, phases, None);
             let settled = match direction {
                 // A filter that holds a head and does not look at what follows lets go by `poll_resume` only.
                 _ if !sees => Settled::Hold,
@@ -389,7 +387,7 @@ impl FilterChain {
         let mut unchanged = limit;
         let mut added = Bytes::new();
         let Instance { filter, phases, configured: index } = instance;
-        let mut cx = view.cx(configured, *index, &mut unchanged, phases, &mut added);
+        let mut cx = view.cx(configured, *index, &mut unchanged, phases, Some(&mut added));
         let settled = match direction {
             _ if !sees => Settled::Hold,
             Direction::Request => settle(filter.on_request_trailers(&mut cx, trailers)).await,
@@ -479,7 +477,7 @@ impl View<'_> {
         index: usize,
         hold_limit: &'c mut usize,
         phases: &'c mut Phases,
-        before_trailers: &'c mut Bytes,
+        before_trailers: Option<&'c mut Bytes>,
     ) -> StreamCx<'c> {
         let name = configured.get(index).map(|filter| &*filter.name);
         let route_configs: &[_] = match (&self.route, name) {

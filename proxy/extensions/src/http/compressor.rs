@@ -356,7 +356,9 @@ fn finish<'a>(
     let Some(encoder) = encoder else { return HeadersStep::Continue };
     match compressed(encoder, direction, &[], true) {
         Ok(out) => {
-            *cx.before_trailers = out;
+            if let Some(before) = cx.before_trailers.as_deref_mut() {
+                *before = out;
+            }
             HeadersStep::Continue
         }
         Err(reply) => HeadersStep::Reply(reply),
