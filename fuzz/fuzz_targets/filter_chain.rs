@@ -14,8 +14,8 @@ use outrigger_fuzz::h1::{Answering, Request, Response, responses};
 use outrigger_fuzz::rig::{Peer, Rig, Session};
 use proxy_core::config::{BuildCx, Rejected};
 use proxy_core::extension::http_filter::{
-    DataStep, Direction, HeadersStep, HttpFilter, HttpFilterExtension, HttpFilterFactory, NoRouteConfig, Of,
-    Phases, StreamCx, Verdict,
+    DataStep, Direction, Engine, HeadersStep, HttpFilter, HttpFilterExtension, HttpFilterFactory,
+    NoRouteConfig, Of, Phases, StreamCx, Verdict,
 };
 use proxy_core::extension::{Descriptor, Extensions, SecurityPosture, Status};
 use proxy_core::head::{RequestHead, ResponseHead};
@@ -228,7 +228,7 @@ impl HttpFilter for Scripted {
         })
     }
 
-    fn on_complete(&mut self, _: &RequestHead, _: Option<&ResponseHead>, _: &mut StreamInfo) {
+    fn on_complete(&mut self, _: &RequestHead, _: Option<&ResponseHead>, _: &mut StreamInfo, _: &dyn Engine) {
         SCRIPT.with_borrow_mut(|script| script.completed[self.0] += 1);
     }
 }

@@ -1,6 +1,6 @@
 //! Active health checks of a cluster: how its hosts are asked, what their answers mean, and where that is written down.
 //!
-//! Hosts are asked on the main thread, each in a task of its own ([`sessions`]), over connections that belong to nobody else:
+//! Hosts are asked on the main thread, each in a task of its own (`sessions`), over connections that belong to nobody else:
 //! they count in no statistics of the cluster but those of its checks, as in Envoy. What follows from the answers is decided in
 //! `proxy_core::upstream::HostChecks`. Workers tell of answers to requests that say that checks fail.
 //! Source: Envoy `docs/root/intro/arch_overview/upstream/health_checking.rst`, `envoy/config/core/v3/health_check.proto`.
