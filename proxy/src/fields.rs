@@ -19,7 +19,7 @@ const MANAGER: &str = "envoy.extensions.filters.network.http_connection_manager.
 
 /// Every table.
 pub fn tables() -> impl Iterator<Item = &'static MessageFields> {
-    let own: [&'static [MessageFields]; 14] = [
+    let own: [&'static [MessageFields]; 15] = [
         bootstrap::FIELDS,
         proxy_core::fields::FIELDS,
         proxy_core::format::FIELDS,
@@ -30,6 +30,7 @@ pub fn tables() -> impl Iterator<Item = &'static MessageFields> {
         proxy_engine::http::fields::FIELDS,
         proxy_engine::listener::fields::FIELDS,
         proxy_engine::router::fields::FIELDS,
+        proxy_engine::router::internal_redirect::FIELDS,
         proxy_engine::tcp::fields::FIELDS,
         proxy_engine::tls::fields::FIELDS,
         proxy_engine::upstream::fields::FIELDS,

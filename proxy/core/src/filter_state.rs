@@ -16,6 +16,10 @@ pub trait FilterStateValue: Any {
     fn field(&self, _name: &str) -> Option<String> {
         None
     }
+    /// The value, if it is one of yes and no; `None` if it is of another kind.
+    fn as_bool(&self) -> Option<bool> {
+        None
+    }
     /// What hash policies make of the value; `None` if it cannot be hashed.
     fn hash(&self) -> Option<u64> {
         None

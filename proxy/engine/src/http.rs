@@ -14,6 +14,7 @@ pub mod mirror;
 pub mod normalize;
 mod outcome;
 mod passing;
+mod redirect;
 mod reply;
 mod request_id;
 mod respond;

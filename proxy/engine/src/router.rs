@@ -11,6 +11,7 @@ mod domains;
 pub mod fields;
 pub mod filter_config;
 pub mod forward;
+pub mod internal_redirect;
 pub mod path;
 pub mod redirect;
 mod retries;

@@ -8,8 +8,8 @@ use integration::differential::Case;
 
 use crate::{
     buffer, clusters, compressor, ext_authz, ext_authz_network, flushing, headers, http1, http2, jwt, logs,
-    metadata, paths, ratelimit, ratelimit_network, rbac, rbac_matcher, replies, routing, tcp, timeouts,
-    tunnels, upstream_filters,
+    metadata, paths, ratelimit, ratelimit_network, rbac, rbac_matcher, redirects, replies, routing, tcp,
+    timeouts, tunnels, upstream_filters,
 };
 
 const INTRODUCTION: &str = "\
@@ -58,6 +58,7 @@ fn sections() -> Result<Vec<(&'static str, Vec<Row>)>> {
         ("HTTP/2 frames", http2::frame_cases()),
         ("METADATA frames", metadata::exchanges().into_iter().map(|exchange| exchange.case).collect()),
         ("Routes", routing::cases()),
+        ("Redirects that are followed", redirects::cases()),
         ("Clusters of routes", clusters::cases()),
         ("Compression", compressor::cases()),
         ("Headers", headers::cases()),

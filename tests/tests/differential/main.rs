@@ -36,6 +36,7 @@ mod ratelimit;
 mod ratelimit_network;
 mod rbac;
 mod rbac_matcher;
+mod redirects;
 mod replies;
 mod retries;
 mod routing;
@@ -138,6 +139,11 @@ async fn responses_that_wait_for_the_window() {
 #[tokio::test]
 async fn requests_sent_again() {
     differential(retries::setup(), retries::cases()).await;
+}
+
+#[tokio::test]
+async fn redirects_followed_here() {
+    differential(redirects::setup(), redirects::cases()).await;
 }
 
 #[tokio::test]

@@ -38,6 +38,7 @@ pub use hop::wants_trailers;
 pub use request::{ParsedRequest, RequestOptions, RequestParser};
 pub use response::{ParsedResponse, ResponseContext, ResponseKind, ResponseOptions, ResponseParser};
 pub use scan::HeadLimits;
+pub(crate) use target::parse_url;
 pub use target::{is_valid_authority, is_valid_path};
 
 /// Which kind of message a field belongs to.

@@ -396,11 +396,16 @@ impl Stream<'_> {
     ) -> Result<(), Failure> {
         if parts.head {
             self.note_answer();
-            if self.tries.is_some()
-                && let Some(pause) = self.retries_response()
-            {
-                self.info.upstream.last_rx = parts.end.is_some().then(clock::now);
-                return Err(Failure::Refused(pause));
+            if self.tries.is_some() {
+                let last_rx = parts.end.is_some().then(clock::now);
+                if let Some(pause) = self.retries_response() {
+                    self.info.upstream.last_rx = last_rx;
+                    return Err(Failure::Refused(pause));
+                }
+                if let Some(end) = self.follows_redirect() {
+                    self.info.upstream.last_rx = last_rx;
+                    return Err(end.into());
+                }
             }
             self.upstream_head(clock::now());
         }

@@ -415,8 +415,12 @@ impl Stream<'_> {
         timeouts.is_asked = timeouts.is_asked || route.asks_router();
         let limit = route.entry().buffer_limit.and_then(|limit| usize::try_from(limit).ok());
         let limit = limit.unwrap_or(self.cx.buffer_limit);
-        if policy.is_some() || timeouts.is_asked {
-            self.tries = Tries::new(request, policy, &timeouts, priority, limit);
+        let redirects = match route.action() {
+            Action::Forward(forward) => forward.internal_redirects.is_some(),
+            Action::Redirect(_) | Action::DirectResponse(_) | Action::NonForwarding => false,
+        };
+        if policy.is_some() || timeouts.is_asked || redirects {
+            self.tries = Tries::new(request, policy, &timeouts, priority, (redirects, limit));
         }
         // Retries are the router's business, not the upstream's.
         if timeouts.is_asked {

@@ -45,9 +45,9 @@ impl Stream<'_> {
         &mut self,
         down: &mut D,
         timer: &mut Timer,
-        end: bool,
+        parts: Parts,
     ) -> Result<(), StreamEnd> {
-        self.pass_head(down, timer, Side::Downstream, Parts::head(end)).await?;
+        self.pass_head(down, timer, Side::Downstream, parts).await?;
         if std::mem::take(&mut self.clear_route) {
             self.match_route();
         }

@@ -60,6 +60,8 @@ pub(crate) struct Tries {
     tried_priorities: Vec<u32>,
     /// How the load was shared when priorities were avoided last.
     loads: Option<Vec<Load>>,
+    /// A redirect that the host may answer with is followed.
+    redirects: bool,
     pub(super) kept: Kept,
     pub(super) timeouts: Timeouts,
     /// A host was sent something.
@@ -112,13 +114,13 @@ impl Tries {
         policy: Option<&Arc<RetryPolicy>>,
         timeouts: &Timeouts,
         priority: BreakerPriority,
-        limit: usize,
+        (redirects, limit): (bool, usize),
     ) -> Option<Box<Self>> {
         let asked = if timeouts.is_asked { asked_conditions(&request.headers) } else { RetryOn::default() };
         let on = policy.map_or(RetryOn::default(), |policy| policy.on).or(asked);
         let has_limits =
             timeouts.per_try.is_some() || policy.is_some_and(|policy| policy.per_try_idle.is_some());
-        if on.is_empty() && !has_limits {
+        if on.is_empty() && !has_limits && !redirects {
             return None;
         }
         let mut tries = Box::new(Self {
@@ -132,6 +134,7 @@ impl Tries {
             tried: Vec::new(),
             tried_priorities: Vec::new(),
             loads: None,
+            redirects,
             kept: Kept { limit, ..Kept::default() },
             timeouts: *timeouts,
             started: false,
@@ -176,12 +179,31 @@ impl Tries {
         !self.on.is_empty()
     }
 
-    /// The request is not sent again, whatever comes.
+    /// The request is not sent again to its cluster, whatever comes.
     pub(super) fn forgo(&mut self) {
         self.on = RetryOn::default();
         self.permit = None;
-        self.kept.data = BytesMut::new();
-        self.kept.end = None;
+        if !self.redirects {
+            self.kept.drop();
+        }
+    }
+
+    /// The request is sent nowhere else.
+    fn forgo_all(&mut self) {
+        self.redirects = false;
+        self.forgo();
+    }
+
+    /// What is kept of the body for the target of a redirect; `None` if that is not all of it.
+    pub(super) fn take_kept(&mut self) -> Option<Bytes> {
+        let is_kept = std::mem::take(&mut self.redirects);
+        let data = std::mem::take(&mut self.kept.data).freeze();
+        is_kept.then_some(data)
+    }
+
+    /// Whether somebody else may want what the host gets.
+    fn keeps(&self) -> bool {
+        self.is_on() || self.redirects
     }
 
     /// A host is tried.
@@ -260,6 +282,11 @@ fn asked_conditions(headers: &HeaderMap) -> RetryOn {
 }
 
 impl Kept {
+    fn drop(&mut self) {
+        self.data = BytesMut::new();
+        self.end = None;
+    }
+
     /// Keeps a copy of `parts`; `false` if that is more than may be kept.
     fn keep(&mut self, parts: &Parts) -> bool {
         if self.data.len().saturating_add(parts.data.len()) > self.limit {
@@ -302,11 +329,11 @@ impl Stream<'_> {
         if self.mirrors.is_some() {
             self.mirror_parts(parts);
         }
-        let Some(tries) = self.tries.as_deref_mut().filter(|tries| tries.is_on()) else { return };
+        let Some(tries) = self.tries.as_deref_mut().filter(|tries| tries.keeps()) else { return };
         if tries.kept.keep(parts) {
             return;
         }
-        tries.forgo();
+        tries.forgo_all();
         if let Some(cluster) = &self.cluster {
             cluster.cluster.stats.traffic.here().retry_or_shadow_abandoned.inc();
         }

@@ -68,6 +68,8 @@ pub(crate) enum StreamEnd {
     Gone,
     /// An answer was begun and cannot be completed.
     Reset,
+    /// The request goes elsewhere, as it is now and with this body, as if it had just come.
+    Redirected(Bytes),
 }
 
 /// One stream. Dropping it, however that comes, finishes statistics and access logs.
@@ -91,7 +93,7 @@ pub(crate) struct Stream<'c> {
     pub(crate) request_done: bool,
     /// The response head was sent.
     pub(crate) committed: bool,
-    /// What came with the request head through a filter that held it.
+    /// What came with the request head through a filter that held it; before the filters, a request that was redirected.
     pub(crate) gathered: Option<Box<Parts>>,
     /// The host got something of the body, or metadata, that is kept nowhere.
     pub(crate) body_sent: bool,
@@ -99,6 +101,8 @@ pub(crate) struct Stream<'c> {
     pub(crate) response_upgrades: bool,
     /// The stream became a tunnel.
     pub(crate) upgraded: bool,
+    /// The client sent the request elsewhere: it was admitted then.
+    pub(super) is_redirected: bool,
     /// The upstream sent an informational head.
     pub(crate) informed: bool,
     /// The connection must end after this response.
@@ -138,18 +142,24 @@ pub(crate) async fn serve<D: Downstream>(
     let Incoming { head, end, lacks_host } = incoming;
     let mut stream = Stream::new(cx, clock::now(), head);
     stream.begin(down.protocol(), end);
-    // A panic ends the stream as a broken upstream would, and its connection only if that cannot go on without it.
-    let served = contain(pin!(async {
-        match stream.serve(down, timer, lacks_host, end).await {
-            Err(StreamEnd::Reply(reply)) => stream.local_reply(down, timer, *reply).await,
-            ended => ended,
+    let ended = loop {
+        // A panic ends the stream as a broken upstream would, and its connection only if that cannot go on without it.
+        let served = contain(pin!(async {
+            match stream.serve(down, timer, lacks_host, end).await {
+                Err(StreamEnd::Reply(reply)) => stream.local_reply(down, timer, *reply).await,
+                ended => ended,
+            }
+        }))
+        .await;
+        match served {
+            Some(Err(StreamEnd::Redirected(body))) => stream.begin_again(down.protocol(), body),
+            Some(ended) => break ended,
+            None => {
+                stream.info.details = Some("panic".into());
+                break Err(StreamEnd::Reset);
+            }
         }
-    }))
-    .await;
-    let ended = served.unwrap_or_else(|| {
-        stream.info.details = Some("panic".into());
-        Err(StreamEnd::Reset)
-    });
+    };
     let goes_on = match ended {
         Ok(()) => {
             stream.info.last_downstream_tx = Some(clock::now());
@@ -164,7 +174,7 @@ pub(crate) async fn serve<D: Downstream>(
             stream.request_done && !stream.upgraded
         }
         Err(StreamEnd::Gone) => false,
-        Err(StreamEnd::Reset | StreamEnd::Reply(_)) => {
+        Err(StreamEnd::Reset | StreamEnd::Reply(_) | StreamEnd::Redirected(_)) => {
             let stats = cx.manager.stats.here();
             stats.downstream_rq_tx_reset.inc();
             // Envoy counts its own resets as resets of the stream too.
@@ -236,7 +246,7 @@ fn no_request() -> RequestHead {
 impl<'c> Stream<'c> {
     /// (Made in one expression, so that it is made where it stays: it is more than a kilobyte.)
     #[inline]
-    fn new(cx: &'c ConnectionCx, now: Instant, request: RequestHead) -> Self {
+    pub(super) fn new(cx: &'c ConnectionCx, now: Instant, request: RequestHead) -> Self {
         let manager = &cx.manager;
         Self {
             cx,
@@ -258,6 +268,7 @@ impl<'c> Stream<'c> {
             body_sent: false,
             response_upgrades: false,
             upgraded: false,
+            is_redirected: false,
             informed: false,
             close: false,
             cluster: None,
@@ -276,7 +287,7 @@ impl<'c> Stream<'c> {
 
     /// Counts what begins; `end`: the request is complete with its head.
     #[inline]
-    fn begin(&mut self, protocol: Protocol, end: bool) {
+    pub(super) fn begin(&mut self, protocol: Protocol, end: bool) {
         let manager = &self.cx.manager;
         let stats = manager.stats.here();
         stats.downstream_rq_total.inc();
@@ -324,7 +335,8 @@ impl<'c> Stream<'c> {
         self.filters = FilterChain::new(self.configured_filters(), self.route().as_ref(), limit);
         // Filters see the answer to an upgrade that is not allowed.
         allowed?;
-        self.pass_request_head(down, timer, end).await?;
+        let parts = self.gathered.take().map_or_else(|| Parts::head(end), |parts| *parts);
+        self.pass_request_head(down, timer, parts).await?;
         self.act(down, timer).await
     }
 
@@ -333,7 +345,7 @@ impl<'c> Stream<'c> {
         let manager = &*self.cx.manager;
         let stats = manager.stats.here();
         let is_connect = self.request.method == Method::CONNECT;
-        if lacks_host {
+        if lacks_host && !self.is_redirected {
             return Err(refuse(StatusCode::BAD_REQUEST, "missing_host_header"));
         }
         if self.request.path.is_empty() && !is_connect {
@@ -367,6 +379,9 @@ impl<'c> Stream<'c> {
             }
         }
         normalize::authority(manager, &mut self.request, self.cx.info.local.port());
+        if self.is_redirected {
+            return Ok(());
+        }
         let origin = forwarded::apply(manager, &self.cx.info, &mut self.request);
         self.is_internal = origin.is_internal;
         self.info.remote = Some(origin.address);

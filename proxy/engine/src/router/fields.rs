@@ -7,7 +7,6 @@ const NO_TYPED_RETRIES: FieldUse = Ignored("Envoy has no such extensions, and ig
 const NO_HEDGING: FieldUse = Rejected("hedging is not available");
 const NO_PLUGINS: FieldUse = Rejected("cluster specifier plugins are not available");
 const NO_SPECIFIERS: FieldUse = Rejected("route specifiers are not available");
-const NO_INTERNAL_REDIRECTS: FieldUse = Rejected("internal redirects are not available");
 const NO_SUBSETS: FieldUse = Ignored("concerns clusters with subsets, which are not available");
 const CORS_FILTER: FieldUse = Rejected("use typed_per_filter_config with envoy.filters.http.cors");
 
@@ -254,9 +253,9 @@ const ROUTE_ACTION: MessageFields = (
         ("max_grpc_timeout", Used),
         ("grpc_timeout_offset", Used),
         ("upgrade_configs", Used),
-        ("internal_redirect_policy", NO_INTERNAL_REDIRECTS),
-        ("internal_redirect_action", NO_INTERNAL_REDIRECTS),
-        ("max_internal_redirects", Ignored("counts only where internal redirects are followed")),
+        ("internal_redirect_policy", Used),
+        ("internal_redirect_action", Used),
+        ("max_internal_redirects", Used),
         ("hedge_policy", NO_HEDGING),
         ("max_stream_duration", Used),
     ],

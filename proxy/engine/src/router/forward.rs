@@ -19,6 +19,7 @@ use xds_api::envoy::config::route::v3::route_action::ClusterNotFoundResponseCode
 
 use super::cluster::ClusterSpecifier;
 use super::filter_config::FilterConfigs;
+use super::internal_redirect::InternalRedirects;
 use super::path::PathRule;
 use super::retries;
 use super::rewrite::{self, EnvoyHeaders, ForwardedHost, HostRewrite, PathRewrite};
@@ -47,6 +48,8 @@ pub struct ForwardAction {
     pub includes_host_rate_limits: bool,
     /// Who gets copies of requests, if the cluster does not say.
     pub mirrors: Arc<[MirrorPolicy]>,
+    /// Which redirects of hosts are followed, if any are.
+    pub internal_redirects: Option<InternalRedirects>,
     pub(super) timeouts: RouteTimeouts,
     pub(super) path_rewrite: Option<PathRewrite>,
     host_rewrite: Option<HostRewrite>,
@@ -110,6 +113,7 @@ impl ForwardAction {
         let retry = retries::policy(proto.retry_policy.as_ref(), above.retry.as_ref(), cx);
         let rate_limits = RateLimits::build("rate_limits", &proto.rate_limits, Place::Route, cx);
         let mirrors = MirrorPolicy::build_all(&proto.request_mirror_policies, cx);
+        let internal_redirects = InternalRedirects::build(proto, cx);
         let path_rewrite = build_path_rewrite(proto, rule, cx);
         let host_rewrite = HostRewrite::build(proto.host_rewrite_specifier.as_ref(), cx);
         unsupported?;
@@ -119,6 +123,7 @@ impl ForwardAction {
             #[allow(deprecated, reason = "still sent by control planes")]
             includes_host_rate_limits: proto.include_vh_rate_limits.unwrap_or(false),
             mirrors: above.mirrors_or(mirrors?),
+            internal_redirects: internal_redirects?,
             cluster: cluster?,
             cluster_not_found: cluster_not_found?,
             priority: priority?,
@@ -217,8 +222,8 @@ fn reject_unsupported(proto: &proto::RouteAction, cx: &mut BuildCx<'_>) -> Resul
         max_grpc_timeout: _,
         grpc_timeout_offset: _,
         upgrade_configs: _,
-        internal_redirect_policy,
-        internal_redirect_action,
+        internal_redirect_policy: _,
+        internal_redirect_action: _,
         max_internal_redirects: _,
         hedge_policy,
         max_stream_duration: _,
@@ -228,16 +233,6 @@ fn reject_unsupported(proto: &proto::RouteAction, cx: &mut BuildCx<'_>) -> Resul
     let all = [
         cx.reject_if(early_data_policy.is_some(), "early_data_policy", "early data is not available"),
         cx.reject_if(cors.is_some(), "cors", "use typed_per_filter_config with envoy.filters.http.cors"),
-        cx.reject_if(
-            internal_redirect_policy.is_some(),
-            "internal_redirect_policy",
-            "internal redirects are not available",
-        ),
-        cx.reject_if(
-            *internal_redirect_action != 0,
-            "internal_redirect_action",
-            "internal redirects are not available",
-        ),
         cx.reject_if(hedge_policy.is_some(), "hedge_policy", "hedging is not available"),
     ];
     all.into_iter().collect()

@@ -101,6 +101,10 @@ impl FilterStateValue for Object {
         }
     }
 
+    fn as_bool(&self) -> Option<bool> {
+        (self.kind == Kind::Bool).then(|| self.text == "true")
+    }
+
     fn as_any(&self) -> &dyn Any {
         self
     }

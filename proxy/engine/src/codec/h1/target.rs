@@ -46,19 +46,33 @@ pub(super) fn parse(
 }
 
 fn absolute_form(head: &Bytes, raw: &[u8], options: &RequestOptions) -> Result<Target, RequestError> {
-    let (scheme, rest) = split_scheme(raw)?;
+    let parts = split_scheme(raw)?;
     if !options.allow_absolute_url {
         // A path that does not begin with a slash.
         return Ok(Target { scheme: None, authority: None, path: text(head, raw)? });
     }
+    let (scheme, authority, path) = split_url(head, parts)?;
+    Ok(Target { scheme: Some(scheme), authority: Some(authority), path })
+}
+
+/// Scheme, authority and path (query and fragment included) of an absolute URL; `None` if `url` is none of `http` or `https`. A
+/// user in it is passed over.
+pub(crate) fn parse_url(url: &Bytes) -> Option<(Scheme, Text, Text)> {
+    check_characters(url).ok()?;
+    let (scheme, rest) = split_scheme(url).ok()?;
+    let authority = rest.split(|byte| matches!(byte, b'/' | b'?' | b'#')).next().unwrap_or_default();
+    let host_begin = memchr::memrchr(b'@', authority).map_or(0, |at| at + 1);
+    split_url(url, (scheme, rest.get(host_begin..).unwrap_or_default())).ok()
+}
+
+fn split_url(head: &Bytes, (scheme, rest): (Scheme, &[u8])) -> Result<(Scheme, Text, Text), RequestError> {
     let authority_end = rest.iter().position(|byte| matches!(byte, b'/' | b'?' | b'#')).unwrap_or(rest.len());
     let (authority, path) = rest.split_at_checked(authority_end).unwrap_or((rest, b""));
     if authority.is_empty() || !is_valid_authority(authority) || !is_valid_port(authority) {
         return Err(RequestError::InvalidUrl);
     }
-    let authority = Some(text(head, authority)?);
     let path = if path.is_empty() { Text::from_static("/") } else { text(head, path)? };
-    Ok(Target { scheme: Some(scheme), authority, path })
+    Ok((scheme, text(head, authority)?, path))
 }
 
 fn split_scheme(raw: &[u8]) -> Result<(Scheme, &[u8]), RequestError> {
@@ -126,4 +140,34 @@ fn is_valid_port(authority: &[u8]) -> bool {
 fn text(head: &Bytes, part: &[u8]) -> Result<Text, RequestError> {
     // Only visible ASCII comes here, so this never fails.
     Text::from_bytes(head.slice_ref(part)).ok_or(RequestError::Malformed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_split_where_their_host_ends() {
+        let split = |url: &'static str| {
+            parse_url(&Bytes::from_static(url.as_bytes()))
+                .map(|(scheme, authority, path)| format!("{} {} {}", scheme.as_str(), &*authority, &*path))
+        };
+        assert_eq!(split("http://a").as_deref(), Some("http a /"));
+        assert_eq!(split("HTTPS://a:8443/b?c#d").as_deref(), Some("https a:8443 /b?c#d"));
+        assert_eq!(split("http://me@you@a/b@c").as_deref(), Some("http a /b@c"));
+        assert_eq!(split("http://[::1]:80?x").as_deref(), Some("http [::1]:80 ?x"));
+        for url in [
+            "",
+            "/a",
+            "//a/b",
+            "ftp://a/",
+            "http://",
+            "http:///a",
+            "http://a:x/",
+            "http://a/b c",
+            "http://a\\b/",
+        ] {
+            assert_eq!(split(url), None, "{url}");
+        }
+    }
 }
