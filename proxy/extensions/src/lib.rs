@@ -105,7 +105,7 @@ pub const FIELDS: &[&[MessageFields]] = &[
     network::ratelimit::FIELDS,
     network::rbac::FIELDS,
     network::set_filter_state::FIELDS,
-    shared::istio_stats::fields::FIELDS,
+    shared::istio::stats::fields::FIELDS,
     shared::matching::fields::FIELDS,
     shared::rate_limit::FIELDS,
     shared::rbac::fields::FIELDS,

@@ -4,7 +4,6 @@ pub mod by_name;
 pub mod ext_authz;
 pub mod facts;
 pub mod istio;
-pub mod istio_stats;
 pub mod matching;
 pub mod rate_limit;
 pub mod rbac;

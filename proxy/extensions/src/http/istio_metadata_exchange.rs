@@ -26,7 +26,7 @@ use xds_api::io::istio::http::peer_metadata as proto;
 use xds_api::io::istio::http::peer_metadata::config::discovery_method::MethodSpecifier as Discovery;
 use xds_api::io::istio::http::peer_metadata::config::propagation_method::MethodSpecifier as Propagation;
 
-use crate::shared::istio::{DOWNSTREAM, Peer, PeerState, UPSTREAM};
+use crate::shared::istio::peer::{DOWNSTREAM, Peer, PeerState, UPSTREAM};
 
 const MESSAGE: &str = "io.istio.http.peer_metadata.Config";
 const SHARED: &str = "filter state is not shared with connections to hosts";

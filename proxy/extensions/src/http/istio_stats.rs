@@ -1,6 +1,6 @@
 //! `istio.stats` of requests: Istio's standard metrics, counted when a request is over.
 //!
-//! What is counted, and how it is labelled, is in `shared/istio_stats.rs`.
+//! What is counted, and how it is labelled, is in `shared/istio/stats.rs`.
 
 use std::sync::Arc;
 
@@ -16,8 +16,8 @@ use proxy_core::stream_info::StreamInfo;
 use xds_api::stats as proto;
 
 use crate::http::grpc_stats;
-use crate::shared::istio_stats::fields::MESSAGE;
-use crate::shared::istio_stats::{Call, Metrics};
+use crate::shared::istio::stats::fields::MESSAGE;
+use crate::shared::istio::stats::{Call, Metrics};
 
 /// The extension.
 pub struct IstioStats;

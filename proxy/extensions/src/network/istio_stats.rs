@@ -1,6 +1,6 @@
 //! `istio.stats` of connections without HTTP: Istio's standard metrics, counted when a connection is over.
 //!
-//! What is counted, and how it is labelled, is in `shared/istio_stats.rs`.
+//! What is counted, and how it is labelled, is in `shared/istio/stats.rs`.
 
 use std::sync::Arc;
 
@@ -11,8 +11,8 @@ use proxy_core::extension::network_filter::{
 use proxy_core::extension::{Descriptor, SecurityPosture, Status, decode};
 use proxy_core::stream_info::StreamInfo;
 
-use crate::shared::istio_stats::Metrics;
-use crate::shared::istio_stats::fields::MESSAGE;
+use crate::shared::istio::stats::Metrics;
+use crate::shared::istio::stats::fields::MESSAGE;
 
 /// The extension.
 pub struct IstioStats;

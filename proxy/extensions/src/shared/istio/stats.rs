@@ -17,7 +17,7 @@ use proxy_core::stats::{Labelled, OneOff, Scope, SharedCounter, SharedGauge, Sha
 use proxy_core::stream_info::StreamInfo;
 use xds_api::stats as proto;
 
-use crate::shared::istio::Peer;
+use crate::shared::istio::peer::Peer;
 use labels::{Kind, Labels};
 
 /// Different sets of labels that are counted apart: clients choose hosts, and could make up any number.

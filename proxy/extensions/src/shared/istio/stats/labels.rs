@@ -8,7 +8,7 @@ use proxy_core::stream_info::StreamInfo;
 use proxy_core::tls::{SanKind, TlsInfo};
 
 use super::Reporter;
-use crate::shared::istio::{DOWNSTREAM, Peer, PeerState, UPSTREAM};
+use crate::shared::istio::peer::{DOWNSTREAM, Peer, PeerState, UPSTREAM};
 
 pub(super) const UNKNOWN: &str = "unknown";
 const LATEST: &str = "latest";
