@@ -205,6 +205,117 @@ pub(crate) fn cases() -> Vec<Case> {
     ));
     cases.extend(of_hosts());
     cases.extend(requests());
+    cases.extend(odd_heads());
+    cases.extend(of_each_library());
+    cases
+}
+
+/// Heads that a careless compressor gets wrong.
+fn odd_heads() -> Vec<Case> {
+    let answer = |listener, status: &str, lines: &str| {
+        let head = format!("HTTP/1.1 {status}\r\ncontent-length: 40\r\n{lines}\r\n{LENGTH}");
+        let name = format!("an odd head: {status} {}", lines.escape_default()).leak();
+        Case::get(name, listener, "/", "accept-encoding: gzip\r\n").raw(head).varies("log[0].tx", SIZE)
+    };
+    let text = "content-type: text/plain\r\n";
+    let mut cases = vec![
+        answer("plain", "206 Partial Content", &format!("{text}content-range: bytes 0-39/100\r\n")),
+        answer("plain", "205 Reset Content", text),
+        answer("plain", "500 Oh", text),
+        Case::get("304 with a length", "plain", "/", "accept-encoding: gzip\r\n").raw(
+            "HTTP/1.1 304 Not Modified\r\ncontent-type: text/plain\r\ncontent-length: 400\r\netag: \"a\"\r\n\r\n",
+        ),
+        Case::send("HEAD of a host", "plain", "HEAD / HTTP/1.1\r\nhost: t\r\naccept-encoding: gzip\r\n\r\n")
+            .raw("HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 400\r\n\r\n"),
+        Case::send("HEAD of a host, in chunks", "plain", "HEAD / HTTP/1.1\r\nhost: t\r\naccept-encoding: gzip\r\n\r\n")
+            .raw("HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ntransfer-encoding: chunked\r\n\r\n"),
+    ];
+    for lines in [
+        "content-type: text/html ; charset=x\r\n",
+        "content-type: ;text/html\r\n",
+        "content-type: \r\n",
+        "content-type: text/html\r\ncontent-type: image/png\r\n",
+        "content-type: image/png\r\ncontent-type: text/html\r\n",
+        "content-type: application/grpc\r\n",
+        "content-type: text/html, text/plain\r\n",
+        "content-type: text/plain\r\nvary: *\r\n",
+        "content-type: text/plain\r\nvary: Cookie\r\nvary: Origin\r\n",
+        "content-type: text/plain\r\nvary: Cookie\r\nvary: Accept-Encoding\r\n",
+        "content-type: text/plain\r\nvary: X-Accept-Encoding\r\n",
+        "content-type: text/plain\r\nvary: \r\n",
+        "content-type: text/plain\r\nvary: Cookie,Accept-Encoding\r\n",
+        "content-type: text/plain\r\nvary: Accept-Encoding;x\r\n",
+        "content-type: text/plain\r\netag: \"\"\r\n",
+        "content-type: text/plain\r\netag: \r\n",
+        "content-type: text/plain\r\netag: a\r\n",
+        "content-type: text/plain\r\netag: W/\r\n",
+        "content-type: text/plain\r\netag: W/a\r\n",
+        "content-type: text/plain\r\netag: \"a\"\r\netag: \"b\"\r\n",
+        "content-type: text/plain\r\ncache-control: a\r\ncache-control: no-transform\r\n",
+        "content-type: text/plain\r\ncache-control: xno-transform\r\n",
+        "content-type: text/plain\r\ncache-control: no-transform=1\r\n",
+        "content-type: text/plain\r\ncache-control: \"no-transform\"\r\n",
+        "content-type: text/plain\r\ncache-control: a;no-transform\r\n",
+        "content-type: text/plain\r\ncontent-encoding: identity\r\n",
+        "content-type: text/plain\r\ncontent-encoding: \r\n",
+        "content-type: text/plain\r\naccept-ranges: bytes\r\n",
+        "content-type: text/plain\r\ncontent-md5: x\r\ndigest: y\r\n",
+        "content-type: text/plain\r\nx-envoy-compression-status: x\r\n",
+    ] {
+        for listener in ["plain", "weaken"] {
+            cases.push(answer(listener, "200 OK", lines));
+        }
+    }
+    for accepted in [
+        "",
+        ",",
+        " , gzip",
+        "gzip ; q=1",
+        "gzip;q = 0.5, br;q=0.6",
+        "gzip;q=0.0, br;q=0.00",
+        "gzip;q=-1",
+        "gzip;q=1e1, br",
+        "gzip;q=nan",
+        "gzip;q=inf, br",
+        "gzip;q=2, br;q=1",
+        "gzip;q=",
+        "gzip;q",
+        "gzip;",
+        "gzip;q=.5, br;q=0.4",
+        "gzip;q=1., br;q=0.4",
+        "gzip;q=+1",
+        "gzip;Q=0.1, br;q=0.2",
+        "*;q=0",
+        "*;q=0, gzip",
+        "identity;q=0",
+        "identity;q=0, *;q=0",
+        "x-gzip",
+        "gzip;q=0.5;x=1, br;q=0.4",
+        "gzip;q=0.5 , zstd;q=0.5, br;q=0.5",
+        "gzip\tbr",
+        "gzip;q=0.5junk, br;q=0.1",
+        "gzip, gzip;q=0",
+        "compress;q=1, gzip;q=0.1",
+    ] {
+        let lines = format!("accept-encoding: {accepted}\r\n");
+        cases.push(Case::get(format!("odd wishes: {accepted:?}").leak(), "three", "/enough", &lines));
+    }
+    cases
+}
+
+/// What is in pieces, and what has trailers, with each library.
+fn of_each_library() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for accepted in ["gzip", "br", "zstd"] {
+        let lines = format!("accept-encoding: {accepted}\r\n");
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ntransfer-encoding: chunked\r\n\r\n";
+        cases.push(
+            Case::get("pieces and trailers", "three", "/", &lines)
+                .raw(format!("{head}5\r\nhello\r\n6\r\n world\r\n0\r\na: b\r\n\r\n"))
+                .differs("log[0].tx", SIZE),
+        );
+        cases.push(Case::get("no body after all", "three", "/", &lines).raw(format!("{head}0\r\n\r\n")));
+    }
     cases
 }
 

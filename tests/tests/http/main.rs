@@ -11,3 +11,4 @@ mod messages;
 mod mirror;
 mod session;
 mod settings;
+mod streaming;

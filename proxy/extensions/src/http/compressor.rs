@@ -402,7 +402,7 @@ fn forbids_transformation(headers: &HeaderMap) -> bool {
 fn weaken(headers: &mut HeaderMap, keeps: bool) {
     let Some(tag) = headers.get(ETAG) else { return };
     let tag = tag.as_bytes();
-    if tag.len() > 2 && matches!(tag, [b'w' | b'W', b'/', ..]) {
+    if matches!(tag, [b'w' | b'W', b'/', ..]) {
         return;
     }
     match HeaderValue::from_bytes(&[b"W/", tag].concat()) {

@@ -175,14 +175,11 @@ impl Direction {
         is_enough
     }
 
-    /// Whether messages of this type are compressed. Those without a type are.
+    /// Whether messages of this type are compressed. Those that say nothing of it are.
     pub(super) fn allows_type(&self, headers: &HeaderMap) -> bool {
         let Some(value) = headers.get(CONTENT_TYPE) else { return true };
         let value = value.as_bytes();
         let value = value.split(|byte| *byte == b';').next().unwrap_or(value).trim_ascii();
-        if value.is_empty() {
-            return true;
-        }
         match &self.types {
             Types::Listed(types) => {
                 let lower = value.to_ascii_lowercase();
