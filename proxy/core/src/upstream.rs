@@ -5,9 +5,11 @@ mod checks;
 mod health;
 mod host;
 mod host_set;
+mod labels;
 mod lb;
 mod outlier;
 mod priority;
+mod subsets;
 
 #[cfg(test)]
 mod tests;
@@ -22,12 +24,14 @@ pub use host::{Host, HostStats, Locality};
 pub use host_set::{
     Checking, Duplicates, HostList, HostLists, HostSet, HostSetOptions, HostsUpdate, LocalityHosts,
 };
+pub use labels::{LB_NAMESPACE, Labels};
 pub use lb::{
     Balancer, EntryCounts, HashBalancer, HashFunction, HashTableKind, HashTables, Hashing, LeastRequest,
-    LoadBalancer, PickCx, Policy, RuntimeDouble, Scheme, Selection, SlowStart,
+    LoadBalancer, PickCx, Policy, RuntimeDouble, Scheme, Selection, SlowStart, SubsetBalancer,
 };
 pub use outlier::{
     Detector, Ejection, EjectionKind, HostResult, OutlierChange, OutlierCounts, OutlierLimits, OutlierRates,
     OutlierSettings, Reached,
 };
 pub use priority::{Load, Priority};
+pub use subsets::{SelectorFallback, SubsetFallback, SubsetSelector, SubsetSettings, SubsetWeights, Subsets};

@@ -42,6 +42,7 @@ mod retries;
 mod routing;
 mod spelling;
 mod state;
+mod subsets;
 mod tcp;
 mod timeouts;
 mod tunnels;
@@ -332,6 +333,12 @@ async fn outliers() {
 #[tokio::test]
 async fn hosts_of_keys() {
     let compared = async { hashing::compare(&Binary::envoy()?, &Binary::subject()?).await };
+    expect_ok(compared.await);
+}
+
+#[tokio::test]
+async fn subsets_of_hosts() {
+    let compared = async { subsets::compare(&Binary::envoy()?, &Binary::subject()?).await };
     expect_ok(compared.await);
 }
 

@@ -9,7 +9,7 @@ mod tls;
 pub use cluster::{
     CircuitBreakerRemainingStats, ClusterSizeStats, ClusterStateStats, ClusterTimeoutBudgetStats,
     ClusterTrafficStats, EdsStats, HealthCheckerStats, MaglevStats, OutlierDetectionStats, RingHashStats,
-    RouteStats, TransportSocketMatchStats, UpstreamProxyProtocolStats,
+    RouteStats, SubsetStats, TransportSocketMatchStats, UpstreamProxyProtocolStats,
 };
 pub use http::{Http1Stats, Http2Stats, HttpStats, ListenerHttpStats, RouterStats, TracingStats};
 pub use listener::{

@@ -12,6 +12,7 @@ use hashbrown::{HashMap, HashSet};
 
 use super::lb::{HashTables, Hashing};
 use super::priority::{Load, Priority, loads, loads_without};
+use super::subsets::{SubsetSettings, Subsets};
 use super::{
     Assignment, AssignmentPolicy, Endpoint, HealthFlag, Host, HostHealth, Locality, LocalityEndpoints,
 };
@@ -133,6 +134,8 @@ pub struct HostSetOptions<'a> {
     pub hashing: Option<&'a Hashing>,
     /// Whether it matters since when hosts are healthy.
     pub slow_start: bool,
+    /// How hosts are divided by their labels, if they are.
+    pub subsets: Option<&'a SubsetSettings>,
     /// What active health checks mean for hosts that come and go, if there are any.
     pub checks: Option<Checking>,
 }
@@ -155,6 +158,7 @@ impl Default for HostSetOptions<'_> {
             duplicates: Duplicates::Drop,
             hashing: None,
             slow_start: false,
+            subsets: None,
             checks: None,
         }
     }
@@ -169,6 +173,7 @@ pub struct HostSet {
     slots: usize,
     tables: Option<HashTables>,
     newest: Option<Instant>,
+    subsets: Option<Box<Subsets>>,
 }
 
 /// What a new assignment changed.
@@ -190,22 +195,23 @@ static GENERATION: AtomicU64 = AtomicU64::new(1);
 
 impl Default for HostSet {
     fn default() -> Self {
-        Self::from_members(vec![Members::default()], AssignmentPolicy::default(), HostSetOptions::default())
+        let options = HostSetOptions::default();
+        Self::from_members(vec![Members::default()], AssignmentPolicy::default(), None, options)
     }
 }
 
 /// Hosts of one priority and locality while a set is made.
-struct Group {
-    locality: Arc<Locality>,
-    weight: u32,
-    hosts: Vec<Arc<Host>>,
+pub(super) struct Group {
+    pub(super) locality: Arc<Locality>,
+    pub(super) weight: u32,
+    pub(super) hosts: Vec<Arc<Host>>,
 }
 
 /// Hosts of one priority while a set is made: all of them in the order of the configuration, and by locality.
 #[derive(Default)]
-struct Members {
-    hosts: Vec<Arc<Host>>,
-    groups: Vec<Group>,
+pub(super) struct Members {
+    pub(super) hosts: Vec<Arc<Host>>,
+    pub(super) groups: Vec<Group>,
 }
 
 impl HostSet {
@@ -228,7 +234,7 @@ impl HostSet {
             merge.locality(locality, &mut members[priority]);
         }
         merge.keep_well_ones(&mut members);
-        let hosts = Arc::new(Self::from_members(members, assignment.policy.clone(), options));
+        let hosts = Arc::new(Self::from_members(members, assignment.policy.clone(), previous, options));
         let Merge { existing, added, relabelled, mut changed, .. } = merge;
         let removed: Vec<Arc<Host>> = existing.into_values().flatten().collect();
         changed |= !added.is_empty() || !removed.is_empty();
@@ -240,7 +246,7 @@ impl HostSet {
     pub fn of_hosts(hosts: Vec<Arc<Host>>, options: HostSetOptions<'_>) -> Self {
         let group = Group { locality: Locality::nowhere(), weight: 0, hosts: hosts.clone() };
         let members = Members { hosts, groups: vec![group] };
-        Self::from_members(vec![members], AssignmentPolicy::default(), options)
+        Self::from_members(vec![members], AssignmentPolicy::default(), None, options)
     }
 
     /// The same hosts sorted by their health and weight as they are now.
@@ -254,7 +260,7 @@ impl HostSet {
             let groups = priority.localities.iter().map(group).collect();
             Members { hosts: priority.hosts.all.to_vec(), groups }
         });
-        Self::from_members(members.collect(), self.policy.clone(), options)
+        Self::from_members(members.collect(), self.policy.clone(), Some(self), options)
     }
 
     /// The hosts that are only there because their checks passed, and do no longer.
@@ -279,11 +285,17 @@ impl HostSet {
             let groups = groups.collect();
             Members { hosts: priority.hosts.all.iter().filter(stays).cloned().collect(), groups }
         });
-        let hosts = Arc::new(Self::from_members(members.collect(), self.policy.clone(), options));
+        let hosts = Self::from_members(members.collect(), self.policy.clone(), Some(self), options);
+        let hosts = Arc::new(hosts);
         HostsUpdate { hosts, added: Vec::new(), removed, relabelled: Vec::new(), changed: true }
     }
 
-    fn from_members(members: Vec<Members>, policy: AssignmentPolicy, options: HostSetOptions<'_>) -> Self {
+    pub(super) fn from_members(
+        members: Vec<Members>,
+        policy: AssignmentPolicy,
+        previous: Option<&Self>,
+        options: HostSetOptions<'_>,
+    ) -> Self {
         let factor = policy.overprovisioning_factor;
         let mut priorities: Vec<Priority> = Vec::with_capacity(members.len());
         let mut slots = 0;
@@ -308,9 +320,15 @@ impl HostSet {
             priority.load = load;
         }
         let generation = GENERATION.fetch_add(1, Ordering::Relaxed);
-        let tables = options.hashing.map(|hashing| hashing.tables(&priorities));
+        // (Where there are subsets, nothing is picked from the whole.)
+        let hashing = options.hashing.filter(|_| options.subsets.is_none());
+        let tables = hashing.map(|hashing| hashing.tables(&priorities));
         let newest = if options.slow_start { newest(&priorities) } else { None };
-        Self { generation, priorities: priorities.into(), policy, slots, tables, newest }
+        let subsets = options.subsets.map(|settings| {
+            let previous = previous.and_then(Self::subsets);
+            Box::new(Subsets::new(settings, &priorities, &policy, previous, options))
+        });
+        Self { generation, priorities: priorities.into(), policy, slots, tables, newest, subsets }
     }
 
     fn shape_differs(&self, other: &Self) -> bool {
@@ -383,14 +401,14 @@ impl HostSet {
         loads_without(&self.priorities, &self.policy, excluded)
     }
 
-    /// Whether every priority is in panic.
-    pub fn is_in_panic(&self) -> bool {
-        self.priorities.iter().all(|priority| priority.load.panic)
-    }
-
     /// Which hosts numbers go to, if that was asked for.
     pub fn tables(&self) -> Option<&HashTables> {
         self.tables.as_ref()
+    }
+
+    /// The subsets of the hosts, if they are divided.
+    pub fn subsets(&self) -> Option<&Subsets> {
+        self.subsets.as_deref()
     }
 
     /// When the last of its hosts became healthy, if that was asked for.

@@ -7,6 +7,7 @@ mod edf;
 mod hashing;
 mod policy;
 mod slow_start;
+mod subset;
 
 #[cfg(test)]
 mod suite;
@@ -19,7 +20,10 @@ use self::edf::Edf;
 pub use self::hashing::{EntryCounts, HashBalancer, HashFunction, HashTableKind, HashTables, Hashing};
 pub use self::policy::{LeastRequest, Policy, RuntimeDouble, Selection};
 pub use self::slow_start::SlowStart;
-use super::{Host, HostList, HostSet, Load, Priority};
+pub use self::subset::SubsetBalancer;
+use super::{Host, HostList, HostSet, Labels, Load, Priority, SubsetSettings};
+use crate::stats::Cells;
+use crate::stats::groups::ClusterTrafficStats;
 
 /// What a pick may look at beside the hosts.
 pub struct PickCx<'a> {
@@ -33,12 +37,24 @@ pub struct PickCx<'a> {
     pub active_requests: u32,
     /// The load of each priority in place of the set's own, for a request that is sent again; those that hash keep to the set's.
     pub loads: Option<&'a [Load]>,
+    /// How hosts must be labelled, for clusters whose hosts are divided by that.
+    pub labels: Option<&'a Labels>,
+    /// Set by a pick in panic, whether there was a host or not (`lb_healthy_panic`).
+    pub in_panic: bool,
 }
 
 impl<'a> PickCx<'a> {
     /// A pick that depends on nothing but chance.
     pub fn new(random: &'a mut fastrand::Rng) -> Self {
-        Self { random, hash: None, attempt: 0, active_requests: 0, loads: None }
+        Self {
+            random,
+            hash: None,
+            attempt: 0,
+            active_requests: 0,
+            loads: None,
+            labels: None,
+            in_panic: false,
+        }
     }
 }
 
@@ -66,17 +82,27 @@ pub enum Scheme {
     },
     /// By what requests hash to.
     Hashing(Hashing),
+    /// Within the subset of hosts that a request wants.
+    Subsets {
+        /// How the hosts are divided.
+        settings: Arc<SubsetSettings>,
+        /// How to balance within a subset.
+        inner: Box<Scheme>,
+    },
 }
 
 impl Scheme {
-    /// A balancer for one worker.
-    pub fn balancer(&self) -> Box<dyn LoadBalancer> {
+    /// A balancer for one worker; `stats` are those of its cluster.
+    pub fn balancer(&self, stats: &Cells<ClusterTrafficStats>) -> Box<dyn LoadBalancer> {
         match self {
             Self::Spread { policy, locality_weighted, fail_on_panic, slow_start } => {
                 let balancer = Balancer::new(policy.clone(), *locality_weighted, *fail_on_panic);
                 Box::new(Balancer { slow_start: slow_start.clone(), ..balancer })
             }
             Self::Hashing(hashing) => Box::new(HashBalancer::new(hashing)),
+            Self::Subsets { settings, inner } => {
+                Box::new(SubsetBalancer::new(settings.clone(), inner.clone(), stats.clone()))
+            }
         }
     }
 
@@ -85,6 +111,24 @@ impl Scheme {
         match self {
             Self::Spread { .. } => None,
             Self::Hashing(hashing) => Some(hashing),
+            Self::Subsets { inner, .. } => inner.hashing(),
+        }
+    }
+
+    /// Whether new hosts get less at first.
+    pub fn starts_slowly(&self) -> bool {
+        match self {
+            Self::Spread { slow_start, .. } => slow_start.is_some(),
+            Self::Hashing(_) => false,
+            Self::Subsets { inner, .. } => inner.starts_slowly(),
+        }
+    }
+
+    /// How the hosts are divided by their labels, if they are.
+    pub fn subsets(&self) -> Option<&SubsetSettings> {
+        match self {
+            Self::Spread { .. } | Self::Hashing(_) => None,
+            Self::Subsets { settings, .. } => Some(settings),
         }
     }
 
@@ -92,7 +136,7 @@ impl Scheme {
     pub fn tells_next(&self) -> bool {
         match self {
             Self::Spread { policy, .. } => !matches!(policy, Policy::LeastRequest(_)),
-            Self::Hashing(_) => false,
+            Self::Hashing(_) | Self::Subsets { .. } => false,
         }
     }
 }
@@ -175,11 +219,12 @@ impl Balancer {
         }
     }
 
-    fn source<'h>(&mut self, hosts: &'h HostSet, random: u64, loads: Option<&[Load]>) -> Option<Source<'h>> {
-        let (index, availability) = choose_priority(hosts, loads, random)?;
+    fn source<'h>(&mut self, hosts: &'h HostSet, cx: &mut PickCx<'_>) -> Option<Source<'h>> {
+        let (index, availability) = choose_priority(hosts, cx.loads, cx.random.u64(..))?;
         let priority = hosts.priorities().get(index)?;
         let slot = priority.first_slot;
         if priority.load.panic {
+            cx.in_panic = true;
             let source = Source { hosts: &priority.hosts.all, slot };
             return (!self.fail_on_panic).then_some(source);
         }
@@ -221,7 +266,7 @@ impl LoadBalancer for Balancer {
         if self.generation != hosts.generation() {
             self.adopt(hosts, cx.random);
         }
-        let source = self.source(hosts, cx.random.u64(..), cx.loads)?;
+        let source = self.source(hosts, cx)?;
         let place = self.places.get_mut(source.slot)?;
         let starting = self.slow_start.as_ref().and_then(|slow| slow.starting(hosts.newest()));
         self.policy.pick(source.hosts, place, starting, cx.random)

@@ -38,7 +38,8 @@ use crate::router::timeouts::ExpectedTimeout;
 use crate::upstream::circuit_breaker::BreakerPriority;
 use crate::upstream::cluster::Cluster;
 use crate::upstream::http_options::Carriage;
-use crate::upstream::pool::{HostPool, Lease, NoHost, PickAgain, RequestGuard, WorkerCluster};
+use crate::upstream::labels;
+use crate::upstream::pool::{HostPool, Lease, NoHost, PickAgain, RequestGuard, Wants, WorkerCluster};
 use crate::upstream::stream::Upstream;
 use crate::upstream::transport_options::{Client, TransportOptions};
 use crate::upstream::tunnel::Tunnel;
@@ -470,6 +471,9 @@ impl Stream<'_> {
         if sending != Sending::First {
             self.info.upstream.attempts += 1;
         }
+        let route = selected(self.table.as_ref(), self.matched);
+        let labels = labels::wanted(&cluster.cluster, route.and_then(|route| route.labels()), &self.info);
+        let wants = Wants { hash, labels: labels.as_deref() };
         let picked = match (&mut self.tries, sending) {
             (Some(tries), Sending::Retried) => {
                 let loads = tries.loads(&cluster.hosts()).map(<[_]>::to_vec);
@@ -477,7 +481,7 @@ impl Stream<'_> {
                 let again = PickAgain {
                     avoids: &tries.avoids(),
                     attempts: tries.host_attempts(),
-                    hash,
+                    wants,
                     loads: loads.as_deref(),
                 };
                 cluster.pick_again(&self.info, &self.request, random, &again)
@@ -485,7 +489,7 @@ impl Stream<'_> {
             _ => cluster.pick_for_request(
                 &self.info,
                 &self.request,
-                hash,
+                wants,
                 &mut self.cx.shared.random.borrow_mut(),
             ),
         };

@@ -7,6 +7,7 @@ use proxy_core::matcher::header::RequestHeader;
 use proxy_core::names::Name;
 use proxy_core::runtime::Runtime;
 use proxy_core::text::Text;
+use proxy_core::upstream::Labels;
 use smallvec::SmallVec;
 use xds_api::envoy::config::route::v3 as proto;
 use xds_api::envoy::config::route::v3::route_action::ClusterSpecifier as Proto;
@@ -66,6 +67,8 @@ pub struct ClusterWeight {
     pub(super) request_headers: HeaderMutations,
     pub(super) response_headers: HeaderMutations,
     pub(super) filter_configs: FilterConfigs,
+    /// How hosts must be labelled, the route's labels among them; `None` if it has none of its own.
+    pub(super) labels: Option<Labels>,
     host_rewrite: Option<Text>,
     weight: u32,
     /// `<runtime_key_prefix>.<name>`, in percent or any other unit, with the configured weight as default.
@@ -76,6 +79,7 @@ impl ClusterSpecifier {
     pub(super) fn build(
         proto: Option<&Proto>,
         filter_configs: &FilterConfigs,
+        labels: Option<&Labels>,
         cx: &mut BuildCx<'_>,
     ) -> Result<Self, Rejected> {
         match proto {
@@ -88,7 +92,7 @@ impl ClusterSpecifier {
                 RequestHeader::build(name, cx).map(|header| Self::One(ClusterTarget::Header(header)))
             }),
             Some(Proto::WeightedClusters(weighted)) => cx.at("weighted_clusters", |cx| {
-                WeightedClusters::build(weighted, filter_configs, cx)
+                WeightedClusters::build(weighted, filter_configs, labels, cx)
                     .map(|weighted| Self::Weighted(Box::new(weighted)))
             }),
             Some(Proto::ClusterSpecifierPlugin(_)) => Err(cx.at("cluster_specifier_plugin", |cx| {
@@ -174,6 +178,7 @@ impl WeightedClusters {
     fn build(
         proto: &proto::WeightedCluster,
         filter_configs: &FilterConfigs,
+        labels: Option<&Labels>,
         cx: &mut BuildCx<'_>,
     ) -> Result<Self, Rejected> {
         #[allow(deprecated, reason = "still sent by control planes; Envoy ignores it")]
@@ -190,7 +195,7 @@ impl WeightedClusters {
             return Err(cx.at("clusters", |cx| cx.reject("value must contain at least 1 item(s)")));
         }
         let clusters = cx.each("clusters", clusters, |cluster, cx| {
-            ClusterWeight::build(cluster, runtime_key_prefix, filter_configs, cx)
+            ClusterWeight::build(cluster, runtime_key_prefix, filter_configs, labels, cx)
         })?;
         let total: u64 = clusters.iter().map(|cluster| u64::from(cluster.weight)).sum();
         if total == 0 {
@@ -252,13 +257,14 @@ impl ClusterWeight {
         proto: &proto::weighted_cluster::ClusterWeight,
         runtime_key_prefix: &str,
         route_filter_configs: &FilterConfigs,
+        route_labels: Option<&Labels>,
         cx: &mut BuildCx<'_>,
     ) -> Result<Self, Rejected> {
         let proto::weighted_cluster::ClusterWeight {
             name,
             cluster_header,
             weight,
-            metadata_match: _,
+            metadata_match,
             request_headers_to_add,
             request_headers_to_remove,
             response_headers_to_add,
@@ -293,6 +299,8 @@ impl ClusterWeight {
             request_headers: request_headers?,
             response_headers: response_headers?,
             filter_configs: filter_configs?,
+            labels: Labels::from_metadata(metadata_match.as_ref())
+                .map(|own| route_labels.map_or_else(|| own.clone(), |route| route.with(&own))),
             host_rewrite,
             weight,
             runtime_key: (!runtime_key_prefix.is_empty())

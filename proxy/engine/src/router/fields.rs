@@ -7,7 +7,6 @@ const NO_TYPED_RETRIES: FieldUse = Ignored("Envoy has no such extensions, and ig
 const NO_HEDGING: FieldUse = Rejected("hedging is not available");
 const NO_PLUGINS: FieldUse = Rejected("cluster specifier plugins are not available");
 const NO_SPECIFIERS: FieldUse = Rejected("route specifiers are not available");
-const NO_SUBSETS: FieldUse = Ignored("concerns clusters with subsets, which are not available");
 const CORS_FILTER: FieldUse = Rejected("use typed_per_filter_config with envoy.filters.http.cors");
 
 /// Fields by message: the route configuration and everything under it that has no other owner.
@@ -227,7 +226,7 @@ const ROUTE_ACTION: MessageFields = (
         ("cluster_specifier_plugin", NO_PLUGINS),
         ("inline_cluster_specifier_plugin", NO_PLUGINS),
         ("cluster_not_found_response_code", Used),
-        ("metadata_match", NO_SUBSETS),
+        ("metadata_match", Used),
         ("prefix_rewrite", Used),
         ("regex_rewrite", Used),
         ("path_rewrite_policy", Used),
@@ -267,7 +266,7 @@ const CLUSTER_WEIGHT: MessageFields = (
         ("name", Used),
         ("cluster_header", Used),
         ("weight", Used),
-        ("metadata_match", NO_SUBSETS),
+        ("metadata_match", Used),
         ("request_headers_to_add", Used),
         ("request_headers_to_remove", Used),
         ("response_headers_to_add", Used),

@@ -13,6 +13,7 @@ use proxy_core::retry::RetryPolicy;
 use proxy_core::runtime::Runtime;
 use proxy_core::stream_info::StreamInfo;
 use proxy_core::text::Text;
+use proxy_core::upstream::Labels;
 use xds_api::envoy::config::core::v3::RoutingPriority;
 use xds_api::envoy::config::route::v3 as proto;
 use xds_api::envoy::config::route::v3::route_action::ClusterNotFoundResponseCode;
@@ -40,6 +41,8 @@ pub struct ForwardAction {
     pub upgrades: Box<[Upgrade]>,
     /// What requests hash to, for clusters that balance by it.
     pub hash_policies: HashPolicies,
+    /// How hosts must be labelled, for clusters that divide their hosts.
+    pub(super) labels: Option<Labels>,
     /// When a request is sent again, if the cluster does not say.
     pub retry: Option<Arc<RetryPolicy>>,
     /// What requests are counted as, for filters that limit rates.
@@ -93,7 +96,9 @@ impl ForwardAction {
         cx: &mut BuildCx<'_>,
     ) -> Result<Self, Rejected> {
         let unsupported = reject_unsupported(proto, cx);
-        let cluster = ClusterSpecifier::build(proto.cluster_specifier.as_ref(), filter_configs, cx);
+        let labels = Labels::from_metadata(proto.metadata_match.as_ref());
+        let cluster =
+            ClusterSpecifier::build(proto.cluster_specifier.as_ref(), filter_configs, labels.as_ref(), cx);
         let cluster_not_found = cx.at("cluster_not_found_response_code", |cx| {
             match ClusterNotFoundResponseCode::try_from(proto.cluster_not_found_response_code) {
                 Ok(ClusterNotFoundResponseCode::ServiceUnavailable) => Ok(StatusCode::SERVICE_UNAVAILABLE),
@@ -129,6 +134,7 @@ impl ForwardAction {
             priority: priority?,
             upgrades: upgrades?,
             hash_policies: hash_policies?,
+            labels,
             timeouts: timeouts?,
             path_rewrite: path_rewrite?,
             host_rewrite: host_rewrite?,

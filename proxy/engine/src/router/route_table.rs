@@ -14,6 +14,7 @@ use proxy_core::names::Name;
 use proxy_core::retry::RetryPolicy;
 use proxy_core::runtime::Runtime;
 use proxy_core::stream_info::StreamInfo;
+use proxy_core::upstream::Labels;
 use xds_api::envoy::config::route::v3 as proto;
 
 use super::cluster::{ClusterChoice, ClusterWeight};
@@ -343,6 +344,15 @@ impl<'t> SelectedRoute<'t> {
     /// The chosen weighted cluster, if the route has weighted clusters.
     pub fn weight(&self) -> Option<&'t ClusterWeight> {
         self.weight
+    }
+
+    /// How hosts must be labelled, for clusters that divide their hosts.
+    pub fn labels(&self) -> Option<&'t Labels> {
+        let of_route = match &self.entry.action {
+            Action::Forward(forward) => forward.labels.as_ref(),
+            Action::Redirect(_) | Action::DirectResponse(_) | Action::NonForwarding => None,
+        };
+        self.weight.and_then(|weight| weight.labels.as_ref()).or(of_route)
     }
 
     /// Everything `typed_per_filter_config` says about the filter `name`, merged over all levels.

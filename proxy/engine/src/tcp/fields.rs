@@ -12,7 +12,7 @@ pub const FIELDS: &[MessageFields] = &[
             ("cluster", Used),
             ("weighted_clusters", Used),
             ("on_demand", Rejected("on-demand clusters are not available")),
-            ("metadata_match", Ignored("concerns clusters with subsets, which are not available")),
+            ("metadata_match", Used),
             ("idle_timeout", Used),
             (
                 "downstream_idle_timeout",
@@ -48,11 +48,7 @@ pub const FIELDS: &[MessageFields] = &[
     ("envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster", &[("clusters", Used)]),
     (
         "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster.ClusterWeight",
-        &[
-            ("name", Used),
-            ("weight", Used),
-            ("metadata_match", Ignored("concerns clusters with subsets, which are not available")),
-        ],
+        &[("name", Used), ("weight", Used), ("metadata_match", Used)],
     ),
     (
         "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.TcpAccessLogOptions",

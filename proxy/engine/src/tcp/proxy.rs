@@ -22,7 +22,7 @@ use proxy_core::stats::Cells;
 use proxy_core::stats::groups::{ClusterTrafficStats, TcpProxyStats};
 use proxy_core::stream_error::{Details, UpstreamReset};
 use proxy_core::stream_info::{CloseType, ConnectionInfo, StreamInfo, UpstreamInfo, WireBytes};
-use proxy_core::upstream::{Host, HostResult};
+use proxy_core::upstream::{Host, HostResult, Labels};
 use xds_api::envoy::extensions::filters::network::tcp_proxy::v3 as proto;
 use xds_api::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::ClusterSpecifier;
 
@@ -34,7 +34,8 @@ use crate::local::timers::Timer;
 use crate::net::connection::Connection;
 use crate::net::gate::Gate;
 use crate::upstream::circuit_breaker::{BreakerPriority, Resource};
-use crate::upstream::pool::{ConnectedSocket, RequestGuard, WorkerCluster};
+use crate::upstream::labels;
+use crate::upstream::pool::{ConnectedSocket, RequestGuard, Wants, WorkerCluster};
 use crate::upstream::transport_options::{Client, TransportOptions};
 
 /// Key of the filter state whose value names the cluster in place of the configuration.
@@ -44,6 +45,8 @@ const CLUSTER_STATE: &str = "envoy.tcp_proxy.cluster";
 pub struct TcpProxy {
     clusters: Clusters,
     hash_policy: Option<ConnectionHashPolicy>,
+    /// How hosts must be labelled.
+    labels: Option<Labels>,
     idle_timeout: Option<Duration>,
     max_duration: Option<Duration>,
     max_duration_jitter: f64,
@@ -59,18 +62,36 @@ pub struct TcpProxy {
 enum Clusters {
     One(Name),
     /// Each with its weight; the sum of weights.
-    Weighted(Vec<(Name, u64)>, u64),
+    Weighted(Vec<ClusterWeight>, u64),
+}
+
+/// One of several clusters.
+struct ClusterWeight {
+    name: Name,
+    weight: u64,
+    /// How hosts must be labelled, the labels of the proxy among them.
+    labels: Option<Labels>,
 }
 
 impl Clusters {
-    fn build(proto: &proto::TcpProxy, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
+    fn build(
+        proto: &proto::TcpProxy,
+        labels: Option<&Labels>,
+        cx: &mut BuildCx<'_>,
+    ) -> Result<Self, Rejected> {
         match &proto.cluster_specifier {
             Some(ClusterSpecifier::Cluster(cluster)) => Ok(Self::One(cx.env.clusters.intern(cluster))),
             Some(ClusterSpecifier::WeightedClusters(weighted)) => cx.at("weighted_clusters", |cx| {
                 let clusters = cx.each("clusters", &weighted.clusters, |one, cx| {
-                    Ok((cx.env.clusters.intern(&one.name), u64::from(one.weight)))
+                    let own = Labels::from_metadata(one.metadata_match.as_ref());
+                    let labels = match (labels, own) {
+                        (Some(all), Some(own)) => Some(all.with(&own)),
+                        (all, own) => own.or_else(|| all.cloned()),
+                    };
+                    let weight = u64::from(one.weight);
+                    Ok(ClusterWeight { name: cx.env.clusters.intern(&one.name), weight, labels })
                 })?;
-                let total = clusters.iter().map(|(_, weight)| weight).sum();
+                let total = clusters.iter().map(|one| one.weight).sum();
                 if total == 0 {
                     return Err(cx.reject("clusters: the sum of weights must be greater than 0"));
                 }
@@ -80,14 +101,15 @@ impl Clusters {
         }
     }
 
-    fn choose(&self, random: u64) -> Option<&Name> {
+    /// The cluster for a connection, and how it wants hosts to be labelled, if it says so itself.
+    fn choose(&self, random: u64) -> Option<(&Name, Option<&Labels>)> {
         match self {
-            Self::One(name) => Some(name),
+            Self::One(name) => Some((name, None)),
             Self::Weighted(clusters, total) => {
                 let mut at = random % total;
-                clusters.iter().find_map(|(name, weight)| {
+                clusters.iter().find_map(|ClusterWeight { name, weight, labels }| {
                     if at < *weight {
-                        return Some(name);
+                        return Some((name, labels.as_ref()));
                     }
                     at -= weight;
                     None
@@ -100,7 +122,8 @@ impl Clusters {
 impl TcpProxy {
     /// Builds the configuration.
     pub fn build(proto: &proto::TcpProxy, cx: &mut BuildCx<'_>) -> Result<Arc<Self>, Rejected> {
-        let clusters = Clusters::build(proto, cx);
+        let labels = Labels::from_metadata(proto.metadata_match.as_ref());
+        let clusters = Clusters::build(proto, labels.as_ref(), cx);
         let rejected = [
             cx.reject_if(proto.tunneling_config.is_some(), "tunneling_config", "tunnelling is not available"),
             cx.reject_if(proto.on_demand.is_some(), "on_demand", "on-demand clusters are not available"),
@@ -137,6 +160,7 @@ impl TcpProxy {
             clusters: clusters?,
             // (There is at most one.)
             hash_policy: hash_policies?.pop(),
+            labels,
             idle_timeout: timeout_or(proto.idle_timeout.as_ref(), Some(Duration::from_secs(3600))),
             max_duration: timeout_or(proto.max_downstream_connection_duration.as_ref(), None),
             max_duration_jitter: proto
@@ -155,7 +179,7 @@ impl TcpProxy {
     pub fn clusters(&self) -> Vec<&Name> {
         match &self.clusters {
             Clusters::One(name) => vec![name],
-            Clusters::Weighted(clusters, _) => clusters.iter().map(|(name, _)| name).collect(),
+            Clusters::Weighted(clusters, _) => clusters.iter().map(|one| &one.name).collect(),
         }
     }
 
@@ -256,10 +280,13 @@ impl TcpProxy {
         let random = context.random.borrow_mut().u64(..);
         let of_state = info.filter_state(CLUSTER_STATE).and_then(|value| value.to_text());
         let cluster = match of_state {
-            Some(name) => context.clusters.by_name(&name),
-            None => self.clusters.choose(random).and_then(|name| context.clusters.get(name)),
+            Some(name) => (context.clusters.by_name(&name), None),
+            None => match self.clusters.choose(random) {
+                Some((name, labels)) => (context.clusters.get(name), labels),
+                None => (None, None),
+            },
         };
-        let Some(cluster) = cluster else {
+        let (Some(cluster), labels) = cluster else {
             self.stats.here().downstream_cx_no_route.inc();
             info.flags.set(ResponseFlag::NoClusterFound);
             info.local_close_reason = Some("tcp_initializion_failure:3".into());
@@ -269,7 +296,7 @@ impl TcpProxy {
         info.upstream.cluster_observability_name = cluster.cluster.observability_name.clone();
         info.upstream.cluster_metadata = cluster.cluster.metadata.clone();
         for _ in 0..self.max_connect_attempts {
-            match self.attempt(context, &cluster, info).await {
+            match self.attempt(context, &cluster, labels.or(self.labels.as_ref()), info).await {
                 Ok(connected) => return Some(connected),
                 Err(Retry::No) => return None,
                 Err(Retry::Yes) => {}
@@ -285,6 +312,7 @@ impl TcpProxy {
         &self,
         context: &Rc<Context>,
         cluster: &Rc<WorkerCluster>,
+        labels: Option<&Labels>,
         info: &mut StreamInfo,
     ) -> Result<ConnectedSocket, Retry> {
         if cluster.cluster.breakers.is_open(BreakerPriority::Default, Resource::Connections) {
@@ -296,7 +324,9 @@ impl TcpProxy {
             return Err(Retry::No);
         }
         let hash = self.hash_policy.as_ref().and_then(|policy| policy.hash(info));
-        let Some(host) = cluster.pick(info, hash, &mut context.random.borrow_mut()) else {
+        let labels = labels::wanted(&cluster.cluster, labels, info);
+        let wants = Wants { hash, labels: labels.as_deref() };
+        let Some(host) = cluster.pick(info, wants, &mut context.random.borrow_mut()) else {
             info.flags.set(ResponseFlag::NoHealthyUpstream);
             info.upstream.pool_ready = Some(Instant::now());
             info.local_close_reason = Some("tcp_initializion_failure:1".into());

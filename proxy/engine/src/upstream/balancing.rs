@@ -4,6 +4,7 @@
 
 mod hashing;
 mod slow_start;
+mod subset;
 
 use std::sync::Arc;
 
@@ -12,8 +13,10 @@ use proxy_core::config::{BuildCx, Rejected};
 use proxy_core::extension::{decode, message_name};
 use proxy_core::hash_policy::HashPolicies;
 use proxy_core::runtime::Runtime;
+use proxy_core::stats::Cells;
+use proxy_core::stats::groups::ClusterTrafficStats;
 use proxy_core::upstream::{
-    Hashing, LeastRequest, LoadBalancer, Policy, RuntimeDouble, Scheme, Selection, SlowStart,
+    Hashing, LeastRequest, LoadBalancer, Policy, RuntimeDouble, Scheme, Selection, SlowStart, SubsetSettings,
 };
 use xds_api::envoy::config::cluster::v3 as proto;
 use xds_api::envoy::config::cluster::v3::cluster::{LbConfig, LbPolicy, common_lb_config};
@@ -63,12 +66,18 @@ const RANDOM: &str = "envoy.extensions.load_balancing_policies.random.v3.Random"
 const RING_HASH: &str = "envoy.extensions.load_balancing_policies.ring_hash.v3.RingHash";
 const MAGLEV: &str = "envoy.extensions.load_balancing_policies.maglev.v3.Maglev";
 const WRR_LOCALITY: &str = "envoy.extensions.load_balancing_policies.wrr_locality.v3.WrrLocality";
+const SUBSET: &str = "envoy.extensions.load_balancing_policies.subset.v3.Subset";
 const CLUSTER_PROVIDED: &str = "envoy.extensions.load_balancing_policies.cluster_provided.v3.ClusterProvided";
 
 impl Balancing {
-    /// A balancer for one worker.
-    pub fn balancer(&self) -> Box<dyn LoadBalancer> {
-        self.scheme.balancer()
+    /// A balancer for one worker; `stats` are those of the cluster.
+    pub fn balancer(&self, stats: &Cells<ClusterTrafficStats>) -> Box<dyn LoadBalancer> {
+        self.scheme.balancer(stats)
+    }
+
+    /// How the hosts are divided by their labels, if they are.
+    pub fn subsets(&self) -> Option<&SubsetSettings> {
+        self.scheme.subsets()
     }
 
     /// Whether it can be known now who is picked next.
@@ -83,7 +92,7 @@ impl Balancing {
 
     /// Whether new hosts get less at first.
     pub fn starts_slowly(&self) -> bool {
-        matches!(self.scheme, Scheme::Spread { slow_start: Some(_), .. })
+        self.scheme.starts_slowly()
     }
 
     /// Whether requests are balanced by what they hash to.
@@ -123,17 +132,12 @@ impl Balancing {
         let common = proto.common_lb_config.as_ref();
         let common =
             common.map(|common| cx.at("common_lb_config", |cx| built.common(common, cx))).transpose();
-        if proto.lb_subset_config.as_ref().is_some_and(|subset| !subset.subset_selectors.is_empty()) {
-            return Err(cx.at("lb_subset_config", |cx| {
-                cx.at("subset_selectors", |cx| cx.reject("subsets of hosts are not available yet"))
-            }));
-        }
         hashing::check_names(proto, cx)?;
         let provided = OriginalDst::is_kind_of(proto);
         built.scheme = match &proto.load_balancing_policy {
             // The typed policies bring their own locality settings; those of common_lb_config do not apply.
             Some(list) => cx.at("load_balancing_policy", |cx| built.first_supported(list, provided, cx))?,
-            None => legacy(proto, provided, cx)?,
+            None => legacy_with_subsets(proto, provided, cx)?,
         };
         common?;
         Ok(built)
@@ -206,6 +210,18 @@ impl Balancing {
                 self.hash_policies = policies;
                 Scheme::Hashing(hashing)
             }
+            SUBSET => {
+                let proto: policies::subset::v3::Subset = decode(&any.value, cx)?;
+                let settings = subset::typed(&proto, cx);
+                let inner = cx.at("subset_lb_policy", |cx| match &proto.subset_lb_policy {
+                    Some(list) => self.first_supported(list, false, cx),
+                    None => Err(cx.reject("value is required")),
+                })?;
+                if inner.subsets().is_some() {
+                    return Err(cx.at("subset_lb_policy", |cx| cx.reject("subsets are not divided further")));
+                }
+                Scheme::Subsets { settings: Arc::new(settings?), inner: Box::new(inner) }
+            }
             WRR_LOCALITY => {
                 // Envoy takes it with one policy only, and that one is not available here.
                 return Err(cx.at("endpoint_picking_policy", |cx| {
@@ -218,6 +234,36 @@ impl Balancing {
             _ => return Ok(None),
         }))
     }
+}
+
+/// What `lb_policy` and the fields beside it say, `lb_subset_config` among them.
+fn legacy_with_subsets(
+    proto: &proto::Cluster,
+    provided: bool,
+    cx: &mut BuildCx<'_>,
+) -> Result<Scheme, Rejected> {
+    use common_lb_config::LocalityConfigSpecifier::LocalityWeightedLbConfig;
+    let locality =
+        proto.common_lb_config.as_ref().and_then(|common| common.locality_config_specifier.as_ref());
+    let is_aware = proto.lb_subset_config.as_ref().is_some_and(|subsets| subsets.locality_weight_aware);
+    if is_aware && !matches!(locality, Some(LocalityWeightedLbConfig(_))) {
+        let name = &proto.name;
+        let reason = format!(
+            "Locality weight aware subset LB requires that a locality_weighted_lb_config be set in {name}"
+        );
+        return Err(cx.at("lb_subset_config", |cx| cx.at("locality_weight_aware", |cx| cx.reject(reason))));
+    }
+    // (Without selectors the rest says nothing.)
+    let subsets = proto.lb_subset_config.as_ref().filter(|subsets| !subsets.subset_selectors.is_empty());
+    let Some(subsets) = subsets else { return legacy(proto, provided, cx) };
+    if proto.lb_policy == LbPolicy::ClusterProvided as i32 {
+        return Err(cx.at("lb_policy", |cx| {
+            cx.reject("cluster: LB policy CLUSTER_PROVIDED cannot be combined with lb_subset_config")
+        }));
+    }
+    let settings = cx.at("lb_subset_config", |cx| subset::legacy(subsets, cx))?;
+    let inner = legacy(proto, provided, cx)?;
+    Ok(Scheme::Subsets { settings: Arc::new(settings), inner: Box::new(inner) })
 }
 
 /// What `lb_policy` and the fields beside it say.

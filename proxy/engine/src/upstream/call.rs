@@ -35,7 +35,7 @@ use super::circuit_breaker::BreakerPriority;
 use super::cluster::Cluster;
 use super::http_options::Carriage;
 use super::outlier::judged_status;
-use super::pool::{Clusters, HostPool, Lease, RequestGuard, WorkerCluster};
+use super::pool::{Clusters, HostPool, Lease, RequestGuard, Wants, WorkerCluster};
 use super::stream::Upstream;
 use crate::codec::upstream::UpstreamEvent;
 use crate::local::clock;
@@ -276,7 +276,8 @@ impl Calling {
         let priority = BreakerPriority::Default;
         let host = {
             let info = StreamInfo::new(nobody.clone(), clock::now(), std::time::SystemTime::UNIX_EPOCH);
-            let picked = self.cluster.pick_for_request(&info, &self.call.request, None, &mut self.random);
+            let picked =
+                self.cluster.pick_for_request(&info, &self.call.request, Wants::default(), &mut self.random);
             picked.map_err(|_| CallFailure::NoHost)?
         };
         self.host = Some(host.clone());

@@ -34,6 +34,7 @@ use super::dns::DnsKind;
 use super::http_options::{UpstreamHttp, UpstreamProtocol};
 use super::outlier::Outlier;
 use super::socket_options::SocketOptions;
+use super::subset_stats::SubsetCounts;
 use super::transport::Transport;
 use crate::local::buffers;
 use crate::net::socket::ConnectOptions;
@@ -98,6 +99,7 @@ pub struct Cluster {
     pub transport: Transport,
     socket: Arc<SocketOptions>,
     hash_stats: Option<HashStats>,
+    subset_counts: Option<SubsetCounts>,
     hosts: ArcSwap<HostSet>,
     membership: Notify,
     pub(crate) runtime: Arc<Runtime>,
@@ -137,6 +139,8 @@ impl Cluster {
             }));
         }
         let hash_stats = balancing.hashing().map(|hashing| HashStats::new(hashing, &stats.scope));
+        let subset_counts =
+            balancing.subsets().map(|_| SubsetCounts::new(&stats.traffic, &stats.scope, cx.env.concurrency));
         let observability_name =
             (!proto.alt_stat_name.is_empty()).then(|| Arc::from(proto.alt_stat_name.as_str()));
         let cluster = Self {
@@ -158,6 +162,7 @@ impl Cluster {
             transport,
             socket: socket?,
             hash_stats,
+            subset_counts,
             hosts: ArcSwap::from_pointee(HostSet::default()),
             membership: Notify::new(),
             runtime: cx.env.runtime.clone(),
@@ -196,7 +201,7 @@ impl Cluster {
 
     /// A balancer for one worker.
     pub fn balancer(&self) -> Box<dyn LoadBalancer> {
-        self.balancing.balancer()
+        self.balancing.balancer(&self.stats.traffic)
     }
 
     /// The options of sockets to the hosts at `address`.
@@ -315,6 +320,9 @@ impl Cluster {
         {
             stats.set(counts);
         }
+        if let Some(counts) = &self.subset_counts {
+            counts.publish(&self.hosts.load(), hosts);
+        }
         // Envoy keeps this one only where it merges hosts into a list, and there never below 1.
         let merges = match &self.discovery {
             Discovery::Static | Discovery::OriginalDst(_) => false,
@@ -337,6 +345,7 @@ impl Cluster {
             duplicates,
             hashing: self.balancing.hashing(),
             slow_start: self.balancing.starts_slowly(),
+            subsets: self.balancing.subsets(),
             checks: self.checking,
         }
     }

@@ -123,14 +123,47 @@ pub const FIELDS: &[MessageFields] = &[
     (
         "envoy.config.cluster.v3.Cluster.LbSubsetConfig",
         &[
-            ("fallback_policy", WITHOUT_SELECTORS),
-            ("default_subset", WITHOUT_SELECTORS),
-            ("subset_selectors", Rejected("subsets of hosts are not available yet")),
-            ("locality_weight_aware", WITHOUT_SELECTORS),
-            ("scale_locality_weight", WITHOUT_SELECTORS),
-            ("panic_mode_any", WITHOUT_SELECTORS),
-            ("list_as_any", WITHOUT_SELECTORS),
-            ("metadata_fallback_policy", WITHOUT_SELECTORS),
+            ("fallback_policy", Used),
+            ("default_subset", Used),
+            ("subset_selectors", Used),
+            ("locality_weight_aware", Used),
+            ("scale_locality_weight", Used),
+            ("panic_mode_any", Used),
+            ("list_as_any", Used),
+            ("metadata_fallback_policy", Used),
+        ],
+    ),
+    (
+        "envoy.config.cluster.v3.Cluster.LbSubsetConfig.LbSubsetSelector",
+        &[
+            ("keys", Used),
+            ("single_host_per_subset", Used),
+            ("fallback_policy", Used),
+            ("fallback_keys_subset", Used),
+        ],
+    ),
+    (
+        "envoy.extensions.load_balancing_policies.subset.v3.Subset",
+        &[
+            ("fallback_policy", Used),
+            ("default_subset", Used),
+            ("subset_selectors", Used),
+            ("allow_redundant_keys", Used),
+            ("locality_weight_aware", Used),
+            ("scale_locality_weight", Used),
+            ("panic_mode_any", Used),
+            ("list_as_any", Used),
+            ("metadata_fallback_policy", Used),
+            ("subset_lb_policy", Used),
+        ],
+    ),
+    (
+        "envoy.extensions.load_balancing_policies.subset.v3.Subset.LbSubsetSelector",
+        &[
+            ("keys", Used),
+            ("single_host_per_subset", Used),
+            ("fallback_policy", Used),
+            ("fallback_keys_subset", Used),
         ],
     ),
     ("envoy.config.cluster.v3.Cluster.RoundRobinLbConfig", &[("slow_start_config", Used)]),
@@ -614,7 +647,6 @@ pub const FIELDS: &[MessageFields] = &[
 ];
 
 const NAMES: FieldUse = Ignored("extensions are found by type, not by name");
-const WITHOUT_SELECTORS: FieldUse = Ignored("takes effect with subset_selectors only, which are refused");
 const OWN_SOCKET: FieldUse = Ignored("every query has a socket of its own");
 const OWN_THREADS: FieldUse = Ignored("lookups run on the process's own threads");
 

@@ -26,7 +26,7 @@ use proxy_core::head::RequestHead;
 use proxy_core::names::Name;
 use proxy_core::stream_error::UpstreamReset;
 use proxy_core::stream_info::{ConnectionInfo, OriginalSource, StreamInfo};
-use proxy_core::upstream::{Host, HostSet, Load, LoadBalancer, PickCx};
+use proxy_core::upstream::{Host, HostSet, Labels, Load, LoadBalancer, PickCx};
 use tokio::sync::Notify;
 
 pub(crate) use self::connect::ConnectedSocket;
@@ -204,7 +204,7 @@ impl WorkerCluster {
         &self,
         info: &StreamInfo,
         request: &RequestHead,
-        hash: Option<u64>,
+        wants: Wants<'_>,
         random: &mut fastrand::Rng,
     ) -> Result<Arc<Host>, NoHost> {
         if let Discovery::OriginalDst(hosts) = &self.cluster.discovery {
@@ -221,7 +221,7 @@ impl WorkerCluster {
                 return Err(NoHost::Dropped);
             }
         }
-        self.choose(&hosts, hash, random).ok_or(NoHost::Unavailable)
+        self.choose(&hosts, wants, random).ok_or(NoHost::Unavailable)
     }
 
     /// Chooses a host for a request that is sent again.
@@ -235,11 +235,8 @@ impl WorkerCluster {
         let mut pick = |attempt: u32| match &self.cluster.discovery {
             Discovery::OriginalDst(hosts) => self.original_dst(hosts, info, Some(request)),
             _ => {
-                let hosts = self.cluster.hosts();
-                let cx = PickCx { hash: again.hash, attempt, loads: again.loads, ..PickCx::new(random) };
-                let picked = self.balance(&hosts, cx);
-                self.count_pick(&hosts, picked.as_ref());
-                picked
+                let cx = PickCx { attempt, loads: again.loads, ..again.wants.cx(random) };
+                self.balance_and_count(&self.cluster.hosts(), cx)
             }
         };
         let mut host = pick(0).ok_or(NoHost::Unavailable)?;
@@ -253,16 +250,11 @@ impl WorkerCluster {
     }
 
     /// Chooses a host for a connection; those that are not for HTTP are never refused (`drop_overloads`), as in Envoy.
-    pub fn pick(
-        &self,
-        info: &StreamInfo,
-        hash: Option<u64>,
-        random: &mut fastrand::Rng,
-    ) -> Option<Arc<Host>> {
+    pub fn pick(&self, info: &StreamInfo, wants: Wants<'_>, random: &mut fastrand::Rng) -> Option<Arc<Host>> {
         if let Discovery::OriginalDst(hosts) = &self.cluster.discovery {
             return self.original_dst(hosts, info, None);
         }
-        self.choose(&self.cluster.hosts(), hash, random)
+        self.choose(&self.cluster.hosts(), wants, random)
     }
 
     fn original_dst(
@@ -278,34 +270,37 @@ impl WorkerCluster {
         picked
     }
 
-    fn choose(&self, hosts: &HostSet, hash: Option<u64>, random: &mut fastrand::Rng) -> Option<Arc<Host>> {
-        let ahead = self.ahead.borrow_mut().next(hosts);
-        let picked = ahead.or_else(|| self.balance(hosts, PickCx { hash, ..PickCx::new(random) }));
-        self.count_pick(hosts, picked.as_ref());
+    fn choose(&self, hosts: &HostSet, wants: Wants<'_>, random: &mut fastrand::Rng) -> Option<Arc<Host>> {
+        if let Some(host) = self.ahead.borrow_mut().next(hosts) {
+            self.count_pick(hosts.picked_in_panic(&host), true);
+            return Some(host);
+        }
+        self.balance_and_count(hosts, wants.cx(random))
+    }
+
+    fn balance_and_count(&self, hosts: &HostSet, mut cx: PickCx<'_>) -> Option<Arc<Host>> {
+        let picked = self.balance(hosts, &mut cx);
+        self.count_pick(cx.in_panic, picked.is_some());
         picked
     }
 
-    fn count_pick(&self, hosts: &HostSet, picked: Option<&Arc<Host>>) {
-        let in_panic = match picked {
-            Some(host) => hosts.picked_in_panic(host),
-            None => hosts.is_in_panic(),
-        };
+    fn count_pick(&self, in_panic: bool, is_picked: bool) {
         let stats = &self.cluster.stats.traffic;
         if in_panic {
             stats.here().lb_healthy_panic.inc();
         }
-        if picked.is_none() {
+        if !is_picked {
             stats.here().upstream_cx_none_healthy.inc();
         }
     }
 
-    fn balance(&self, hosts: &HostSet, mut cx: PickCx<'_>) -> Option<Arc<Host>> {
+    fn balance(&self, hosts: &HostSet, cx: &mut PickCx<'_>) -> Option<Arc<Host>> {
         let mut balancer = self.balancer.borrow_mut();
         let balancer = balancer.get_or_insert_with(|| self.cluster.balancer());
         if self.cluster.balancing.is_bounded() {
             cx.active_requests = self.cluster.active_requests();
         }
-        balancer.pick(hosts, &mut cx)
+        balancer.pick(hosts, cx)
     }
 
     /// The pool for `host`; `None` if there are as many as `max_connection_pools` allows, and none of them may go.
@@ -448,14 +443,29 @@ impl Peeked {
     }
 }
 
+/// What a request or connection wants of its host.
+#[derive(Clone, Copy, Default)]
+pub struct Wants<'a> {
+    /// What it hashes to, where the cluster balances by that.
+    pub hash: Option<u64>,
+    /// How the host must be labelled, where the cluster divides its hosts.
+    pub labels: Option<&'a Labels>,
+}
+
+impl<'a> Wants<'a> {
+    fn cx(self, random: &'a mut fastrand::Rng) -> PickCx<'a> {
+        PickCx { hash: self.hash, labels: self.labels, ..PickCx::new(random) }
+    }
+}
+
 /// How a host is chosen for a request that is sent again.
 pub(crate) struct PickAgain<'a> {
     /// Whether the request had better not go to a host.
     pub(crate) avoids: &'a dyn Fn(&Arc<Host>) -> bool,
     /// How often another host is chosen for such a one.
     pub(crate) attempts: u32,
-    /// What the request hashes to.
-    pub(crate) hash: Option<u64>,
+    /// What the request wants.
+    pub(crate) wants: Wants<'a>,
     /// The load of the priorities, if not the usual.
     pub(crate) loads: Option<&'a [Load]>,
 }

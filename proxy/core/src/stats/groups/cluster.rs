@@ -334,6 +334,12 @@ crate::stats! {
         gauge size,
     }
 
+    /// `cluster.<name>`: subsets of hosts, where there are any.
+    pub shared struct SubsetStats {
+        /// Hosts that were left out as their subset had its one host already.
+        gauge lb_subsets_single_host_per_subset_duplicate,
+    }
+
     /// `cluster.<name>.maglev_lb`: the table of the last priority.
     pub shared struct MaglevStats {
         /// Most entries of one host.

@@ -223,6 +223,7 @@ impl LoadBalancer for HashBalancer {
         let hash = cx.hash.unwrap_or_else(|| cx.random.u64(..));
         // (Whatever was tried before, as in Envoy: `cx.loads` has no say here.)
         let (priority, _) = choose_priority(hosts, None, hash)?;
+        cx.in_panic = hosts.priorities().get(priority).is_some_and(|priority| priority.load.panic);
         let table = hosts.tables()?.0.get(priority)?;
         let index = table.find(hash, cx.attempt)?;
         let index = match self.balance_factor {

@@ -7,8 +7,12 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 
 use super::*;
+use crate::stats::Registry;
 use crate::upstream::tests::endpoint;
-use crate::upstream::{Assignment, HostHealth, HostSetOptions, Locality, LocalityEndpoints};
+use crate::upstream::{
+    Assignment, HostHealth, HostSetOptions, Locality, LocalityEndpoints, SelectorFallback, SubsetFallback,
+    SubsetSelector, SubsetWeights,
+};
 
 fn spread(policy: Policy) -> Scheme {
     Scheme::Spread { policy, locality_weighted: false, fail_on_panic: false, slow_start: None }
@@ -22,8 +26,32 @@ fn hashing(table: HashTableKind, balance_factor: Option<u32>) -> Scheme {
     Scheme::Hashing(Hashing { table, use_hostname: false, balance_factor, locality_weighted: false })
 }
 
+/// Falls back to any host.
+fn subsets(inner: Scheme) -> Scheme {
+    let selector = SubsetSelector {
+        keys: ["v".into()].into(),
+        fallback: SelectorFallback::OfCluster,
+        single_host: false,
+    };
+    let settings = SubsetSettings {
+        fallback: SubsetFallback::Any,
+        default_subset: Labels::default(),
+        selectors: [selector].into(),
+        locality_weights: SubsetWeights::Ignored,
+        panic_mode_any: false,
+        list_as_any: false,
+        metadata_fallback_list: false,
+        allow_redundant_keys: false,
+    };
+    Scheme::Subsets { settings: Arc::new(settings), inner: Box::new(inner) }
+}
+
+pub(super) fn balancer(scheme: &Scheme) -> Box<dyn LoadBalancer> {
+    scheme.balancer(&Registry::new(1).scope("cluster.c").cells())
+}
+
 /// One of each kind, with its name.
-fn schemes() -> [(&'static str, Scheme); 8] {
+fn schemes() -> [(&'static str, Scheme); 10] {
     let ring = |function| HashTableKind::Ring { minimum: 65_536, maximum: 8 << 20, function };
     let maglev = HashTableKind::Maglev { size: 65_537 };
     let slow_start = SlowStart {
@@ -48,6 +76,8 @@ fn schemes() -> [(&'static str, Scheme); 8] {
         ("ring hash", hashing(ring(HashFunction::XxHash), None)),
         ("maglev", hashing(maglev, None)),
         ("maglev with bounded loads", hashing(maglev, Some(150))),
+        ("subsets", subsets(spread(Policy::RoundRobin))),
+        ("subsets of maglev", subsets(hashing(maglev, None))),
     ]
 }
 
@@ -61,6 +91,7 @@ fn set(previous: Option<&HostSet>, hosts: &Hosts, scheme: &Scheme, panic_thresho
     let options = HostSetOptions {
         panic_threshold,
         hashing: scheme.hashing(),
+        subsets: scheme.subsets(),
         slow_start: true,
         ..HostSetOptions::default()
     };
@@ -94,7 +125,7 @@ proptest! {
     fn only_hosts_that_may_be_picked_are(steps in prop::collection::vec(hosts(), 1..4), seed: u64) {
         for (name, scheme) in schemes() {
             let mut random = fastrand::Rng::with_seed(seed);
-            let mut balancer = scheme.balancer();
+            let mut balancer = balancer(&scheme);
             let mut before: Option<Arc<HostSet>> = None;
             for step in &steps {
                 let now = set(before.as_deref(), step, &scheme, 0);
@@ -126,7 +157,7 @@ proptest! {
                 continue;
             }
             let now = set(None, &named, &scheme, 50);
-            let (mut balancer, mut random) = (scheme.balancer(), fastrand::Rng::with_seed(seed));
+            let (mut balancer, mut random) = (balancer(&scheme), fastrand::Rng::with_seed(seed));
             let mut counts: BTreeMap<u16, u32> = BTreeMap::new();
             const PICKS: u32 = 4000;
             for _ in 0..PICKS {
@@ -150,7 +181,7 @@ fn ten_thousand_hosts_are_picked_from_as_ten_are() {
         (1..=10_000).map(|port| (port, 1 + u32::from(port % 3), HostHealth::Healthy)).collect();
     for (name, scheme) in schemes() {
         let now = set(None, &many, &scheme, 50);
-        let (mut balancer, mut random) = (scheme.balancer(), fastrand::Rng::with_seed(3));
+        let (mut balancer, mut random) = (balancer(&scheme), fastrand::Rng::with_seed(3));
         pick(&mut *balancer, &now, &mut random).unwrap();
         // (A scan of all takes as long as there are hosts: that is what it is asked for.)
         let picks = if name == "least request of all" { 200 } else { 20_000 };

@@ -167,7 +167,7 @@ fn share_of_new(age: Duration, aggression: f64, min_weight: f64, policy: Policy)
         fail_on_panic: false,
         slow_start: Some(Box::new(slow_start)),
     };
-    let (mut balancer, mut random) = (scheme.balancer(), fastrand::Rng::with_seed(1));
+    let (mut balancer, mut random) = (suite::balancer(&scheme), fastrand::Rng::with_seed(1));
     let mut new = 0;
     for _ in 0..1000 {
         let host = balancer.pick(&hosts, &mut PickCx::new(&mut random)).unwrap();

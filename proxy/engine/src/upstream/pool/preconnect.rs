@@ -184,7 +184,7 @@ impl WorkerCluster {
         if !self.cluster.balancing.tells_next() || ahead.hosts.len() >= hosts.healthy_len() {
             return None;
         }
-        let host = self.balance(hosts, PickCx::new(random))?;
+        let host = self.balance(hosts, &mut PickCx::new(random))?;
         ahead.hosts.push_back(host.clone());
         Some(host)
     }
