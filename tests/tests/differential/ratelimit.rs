@@ -535,6 +535,13 @@ fn limits() -> Vec<Case> {
     ]
 }
 
+/// An allowing answer whose body is made another.
+fn odd(name: &'static str, body: impl FnOnce(Vec<u8>) -> Vec<u8>) -> Case {
+    let mut reply = ok();
+    reply.body = body(reply.body);
+    get(name, "denies", "/one", "").h2_reply(reply)
+}
+
 /// What goes wrong.
 fn failures() -> Vec<Case> {
     let mut cases = vec![
@@ -560,6 +567,37 @@ fn failures() -> Vec<Case> {
             reply
         }),
         get("the service resets", "denies", "/one", "").h2_reply(H2Reply::refuse(2)),
+        get("the service refuses to work on it", "denies", "/one", "").h2_reply(H2Reply::refuse(7)),
+        get("the service resets after its answer", "denies", "/one", "").h2_reply({
+            let mut reply = ok();
+            (reply.trailers, reply.reset) = (vec![], Some(2));
+            reply
+        }),
+        get("the service goes away", "denies", "/one", "").h2_reply({
+            let mut reply = ok();
+            reply.goaway = true;
+            reply
+        }),
+        get("an answer that ends without a status", "denies", "/one", "").h2_reply({
+            let mut reply = ok();
+            reply.trailers.clear();
+            reply
+        }),
+        odd("two answers", |body| [&body[..], &over().body].concat()),
+        odd("two answers, the second allows", |body| [&over().body, &body[..]].concat()),
+        odd("an answer that says it is compressed", |body| [&[1], &body[1..]].concat()),
+        odd("an answer with an odd flag", |body| [&[2], &body[1..]].concat()),
+        odd("half an answer", |body| body[..body.len() - 1].to_vec()),
+        odd("an answer and half another", |body| [&body[..], &[0, 0, 0]].concat()),
+        odd("an answer of nothing", |_| vec![0; 5]),
+        odd("an answer that is said to be huge", |_| b"\0\xff\xff\xff\xff".to_vec()),
+        odd("HTML", |_| b"<html>".to_vec()),
+        odd("a code that is not known", |_| b"\0\0\0\0\x02\x08\x63".to_vec()),
+        odd("fields that are not known", |body| {
+            let mut all = [&body[..], b"\xf8\x3f\x01"].concat();
+            all[4] += 3;
+            all
+        }),
         get("the service is not there", "gone", "/one", ""),
         get("the service is late", "hasty", "/one", "").h2_reply(H2Reply::stall()),
     ];

@@ -35,6 +35,8 @@ const METADATA: HeaderName = HeaderName::from_static("x-envoy-peer-metadata");
 const ID: HeaderName = HeaderName::from_static("x-envoy-peer-metadata-id");
 /// Peers that are remembered, so that what they say is read once.
 const MOST_PEERS: usize = 500;
+/// How much they may say for that, in bytes: sidecars need less than a quarter, and clients say what they like.
+const MOST_SAID: usize = 8 * 1024;
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new()
@@ -165,6 +167,9 @@ impl Config {
         }
         let message = Struct::decode(&*BASE64.decode(said).ok()?).ok()?;
         let peer = Arc::new(Peer::read(&message, &self.more_labels));
+        if said.len() > MOST_SAID {
+            return Some(peer);
+        }
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= MOST_PEERS {
             known.clear();

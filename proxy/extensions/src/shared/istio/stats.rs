@@ -8,8 +8,10 @@
 pub mod fields;
 mod labels;
 
+mod sets;
+
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use proxy_core::config::{BuildCx, Rejected};
 use proxy_core::head::RequestHead;
@@ -18,10 +20,9 @@ use proxy_core::stream_info::StreamInfo;
 use xds_api::stats as proto;
 
 use crate::shared::istio::peer::Peer;
-use labels::{Kind, Labels};
+use labels::{Kind, Labels, Texts};
+use sets::Sets;
 
-/// Different sets of labels that are counted apart: clients choose hosts, and could make up any number.
-const MOST_SETS: usize = 10_000;
 const SCOPE: &str = "istiocustom";
 
 /// The metrics, without `istio_`.
@@ -61,8 +62,8 @@ pub struct Metrics {
     removed: HashMap<&'static str, HashSet<Box<str>>>,
     scope: Scope,
     _build: OneOff<SharedGauge>,
-    /// Statistics by their labels. Read at the end of each stream, written by the first of its kind.
-    known: RwLock<HashMap<Box<str>, Arc<Set>>>,
+    /// Statistics by their labels.
+    known: Sets<Set>,
 }
 
 /// The statistics with one set of labels.
@@ -135,7 +136,7 @@ impl Metrics {
             removed,
             scope,
             _build: build,
-            known: RwLock::default(),
+            known: Sets::default(),
         })
     }
 
@@ -183,28 +184,13 @@ impl Metrics {
 
     /// The statistics for what is known of a stream.
     fn set(&self, reporter: Reporter, host: Option<&str>, kind: Kind, info: &StreamInfo) -> Arc<Set> {
-        let endpoint = labels::endpoint(info);
-        let labels = Labels::of(reporter, &self.own, host, kind, info, endpoint.as_ref());
-        let key = labels.key();
-        let find = |key: &str| self.known.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned();
-        if let Some(set) = find(&key) {
-            return set;
-        }
-        let is_full = self.known.read().unwrap_or_else(PoisonError::into_inner).len() >= MOST_SETS;
-        let (labels, key) = match is_full {
-            true => {
-                let bare = Labels::overflowing(reporter, kind);
-                let key = bare.key();
-                (bare, key)
-            }
-            false => (labels, key),
-        };
-        if let Some(set) = find(&key) {
-            return set;
-        }
-        let set = Arc::new(self.new_set(&labels, kind));
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        known.entry(key.into()).or_insert(set).clone()
+        let endpoint = labels::endpoint(reporter, info);
+        let texts = Texts::of(kind, info);
+        let labels = Labels::of(reporter, &self.own, host, (kind, &texts), info, endpoint.as_ref());
+        self.known.of(&labels, || self.new_set(&labels, kind)).unwrap_or_else(|| {
+            let bare = Labels::overflowing(reporter, kind);
+            self.known.of_all_others(&bare, || self.new_set(&bare, kind))
+        })
     }
 
     fn new_set(&self, labels: &Labels<'_>, kind: Kind) -> Set {

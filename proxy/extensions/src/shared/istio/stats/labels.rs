@@ -2,10 +2,12 @@
 
 use std::borrow::Cow;
 
+use http::StatusCode;
 use prost_types::Struct;
 use prost_types::value::Kind as ValueKind;
 use proxy_core::stream_info::StreamInfo;
 use proxy_core::tls::{SanKind, TlsInfo};
+use smallvec::SmallVec;
 
 use super::Reporter;
 use crate::shared::istio::peer::{DOWNSTREAM, Peer, PeerState, UPSTREAM};
@@ -31,7 +33,36 @@ pub(super) enum Kind {
 }
 
 /// Labels and their values, in Istio's order.
-pub(super) struct Labels<'i>(Vec<(&'static str, Cow<'i, str>)>);
+pub(super) struct Labels<'i>(SmallVec<[(&'static str, &'i str); MOST_LABELS]>);
+
+/// How many labels a stream has at most.
+const MOST_LABELS: usize = 25;
+
+/// Values of labels that are no texts where they come from.
+pub(super) struct Texts {
+    code: Option<StatusCode>,
+    grpc_status: Cow<'static, str>,
+    flags: Cow<'static, str>,
+}
+
+impl Texts {
+    pub(super) fn of(kind: Kind, info: &StreamInfo) -> Self {
+        let grpc_status = match kind {
+            Kind::Call(Some(0)) => "0".into(),
+            Kind::Call(Some(status)) => status.to_string().into(),
+            Kind::Call(None) | Kind::Request | Kind::Connection => "".into(),
+        };
+        let mut flags = Cow::Borrowed("-");
+        for flag in info.flags.iter() {
+            flags = match &*flags {
+                "-" => flag.short().into(),
+                before => format!("{before},{}", flag.short()).into(),
+            };
+        }
+        let code = info.response_code.and_then(|code| StatusCode::from_u16(code).ok());
+        Self { code, grpc_status, flags }
+    }
+}
 
 /// What is known of one side; empty if it is not.
 struct Side<'i> {
@@ -96,12 +127,12 @@ impl<'i> Labels<'i> {
         reporter: Reporter,
         own: &'i Peer,
         host: Option<&'i str>,
-        kind: Kind,
+        (kind, texts): (Kind, &'i Texts),
         info: &'i StreamInfo,
         endpoint: Option<&'i Peer>,
     ) -> Self {
         let service = service(host, info);
-        let mut labels = Labels(Vec::with_capacity(25));
+        let mut labels = Labels(SmallVec::new());
         let policy = match reporter {
             Reporter::Source => {
                 let told = PeerState::of(info, UPSTREAM);
@@ -147,13 +178,13 @@ impl<'i> Labels<'i> {
                 if principal.is_empty() || own_principal.is_empty() { "none" } else { "mutual_tls" }
             }
         };
-        labels.put_ending(kind, policy, info);
+        labels.put_ending(kind, policy, texts);
         labels
     }
 
     /// Of streams that are too many to tell apart.
     pub(super) fn overflowing(reporter: Reporter, kind: Kind) -> Labels<'static> {
-        let mut labels = Labels(Vec::with_capacity(25));
+        let mut labels = Labels(SmallVec::new());
         labels.put(
             "reporter",
             match reporter {
@@ -166,26 +197,24 @@ impl<'i> Labels<'i> {
         labels
     }
 
-    fn put_ending(&mut self, kind: Kind, policy: &'static str, info: &StreamInfo) {
+    /// Of these values, without their names.
+    #[cfg(test)]
+    pub(super) fn plain(values: &[&'i str]) -> Self {
+        Self(values.iter().map(|value| ("", *value)).collect())
+    }
+
+    fn put_ending(&mut self, kind: Kind, policy: &'static str, texts: &'i Texts) {
         self.put("request_protocol", protocol(kind));
         if kind != Kind::Connection {
-            self.0.push(("response_code", info.response_code.unwrap_or(0).to_string().into()));
-            let status = match kind {
-                Kind::Call(Some(status)) => status.to_string().into(),
-                Kind::Call(None) | Kind::Request | Kind::Connection => Cow::Borrowed(""),
-            };
-            self.0.push(("grpc_response_status", status));
+            self.put("response_code", texts.code.as_ref().map_or("0", StatusCode::as_str));
+            self.put("grpc_response_status", &texts.grpc_status);
         }
-        let mut flags = info.flags.iter().map(|flag| flag.short()).collect::<Vec<_>>().join(",");
-        if flags.is_empty() {
-            flags.push('-');
-        }
-        self.0.push(("response_flags", flags.into()));
+        self.put("response_flags", &texts.flags);
         self.put("connection_security_policy", policy);
     }
 
     fn put(&mut self, label: &'static str, value: &'i str) {
-        self.0.push((label, Cow::Borrowed(value)));
+        self.0.push((label, value));
     }
 
     fn put_side(&mut self, names: &[&'static str; 8], side: &Side<'i>) {
@@ -204,20 +233,8 @@ impl<'i> Labels<'i> {
         }
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(label, value)| (*label, &**value))
-    }
-
-    /// All of it as one text. (A byte that no value has stands between them.)
-    pub(super) fn key(&self) -> String {
-        let mut key = String::with_capacity(512);
-        for (label, value) in &self.0 {
-            key.push_str(label);
-            key.push('\0');
-            key.push_str(value);
-            key.push('\0');
-        }
-        key
+    pub(super) fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
+        self.0.iter().copied()
     }
 }
 
@@ -272,8 +289,11 @@ pub(super) fn text<'i>(fields: &'i Struct, name: &str) -> &'i str {
     }
 }
 
-/// What the metadata of the host say of its workload.
-pub(super) fn endpoint(info: &StreamInfo) -> Option<Peer> {
+/// What the metadata of the host say of its workload, where that is asked for and it does not say it itself.
+pub(super) fn endpoint(reporter: Reporter, info: &StreamInfo) -> Option<Peer> {
+    if reporter != Reporter::Source || PeerState::of(info, UPSTREAM).is_some() {
+        return None;
+    }
     let metadata = info.upstream.host.as_ref()?.metadata();
     Peer::of_endpoint(text(metadata.namespace("istio")?, "workload"))
 }
