@@ -21,8 +21,20 @@ pub(super) struct Sets<T> {
 
 struct Known<T> {
     /// By the hash of the values, or the next number that is free: none is ever taken away.
-    sets: HashMap<u64, (Box<[Box<str>]>, Arc<T>)>,
+    sets: HashMap<u64, Entry<T>>,
     bytes: usize,
+}
+
+struct Entry<T> {
+    values: Box<[Box<str>]>,
+    set: Arc<T>,
+}
+
+impl<T> Entry<T> {
+    fn is_of(&self, labels: &Labels<'_>) -> bool {
+        self.values.len() == labels.iter().len()
+            && self.values.iter().zip(labels.iter()).all(|(known, (_, value))| **known == *value)
+    }
 }
 
 impl<T> Default for Sets<T> {
@@ -68,11 +80,9 @@ impl<T> Known<T> {
     /// That of these labels, or else where it belongs.
     fn find(&self, hash: u64, labels: &Labels<'_>) -> Result<Arc<T>, u64> {
         let mut at = hash;
-        while let Some((values, set)) = self.sets.get(&at) {
-            if values.len() == labels.iter().len()
-                && values.iter().zip(labels.iter()).all(|(known, (_, value))| **known == *value)
-            {
-                return Ok(set.clone());
+        while let Some(entry) = self.sets.get(&at) {
+            if entry.is_of(labels) {
+                return Ok(entry.set.clone());
             }
             at = at.wrapping_add(1);
         }
@@ -86,7 +96,7 @@ impl<T> Known<T> {
                 let set = Arc::new(make());
                 let values = labels.iter().map(|(_, value)| value.into()).collect();
                 self.bytes += length(labels);
-                self.sets.insert(at, (values, set.clone()));
+                self.sets.insert(at, Entry { values, set: set.clone() });
                 set
             }
         }
