@@ -82,6 +82,9 @@ fn registered() -> Vec<(&'static str, Box<Build>)> {
     for factory in proxy_extensions::LISTENER_FILTERS {
         types.push((factory.descriptor().message, Box::new(|bytes, cx| drop(factory.build(bytes, cx)))));
     }
+    for factory in proxy_extensions::UPSTREAM_NETWORK_FILTERS {
+        types.push((factory.descriptor().message, Box::new(|bytes, cx| drop(factory.build(bytes, cx)))));
+    }
     for factory in proxy_extensions::NETWORK_FILTERS {
         types.push((factory.descriptor().message, Box::new(|bytes, cx| drop(factory.build(bytes, cx)))));
     }

@@ -52,6 +52,8 @@ pub struct Extensions {
     pub http_filters: &'static [&'static dyn http_filter::HttpFilterFactory],
     /// Network filters, `tcp_proxy` and the connection manager excepted.
     pub network_filters: &'static [&'static dyn network_filter::NetworkFilterFactory],
+    /// Network filters on connections to hosts.
+    pub upstream_network_filters: &'static [&'static dyn network_filter::UpstreamNetworkFilterFactory],
     /// Listener filters.
     pub listener_filters: &'static [&'static dyn listener_filter::ListenerFilterFactory],
     /// Access loggers.

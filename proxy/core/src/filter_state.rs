@@ -53,7 +53,16 @@ impl FilterState {
 
     /// The value of `key`.
     pub fn get(&self, key: &str) -> Option<&dyn FilterStateValue> {
-        self.0.as_ref()?.iter().find(|(name, _)| &**name == key).map(|(_, value)| &**value)
+        self.find(key).map(|value| &**value)
+    }
+
+    /// The value of `key`, to keep.
+    pub fn get_shared(&self, key: &str) -> Option<Rc<dyn FilterStateValue>> {
+        self.find(key).cloned()
+    }
+
+    fn find(&self, key: &str) -> Option<&Rc<dyn FilterStateValue>> {
+        self.0.as_ref()?.iter().find(|(name, _)| &**name == key).map(|(_, value)| value)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Everything known about a connection or stream, for access logs, formats, filters and balancing.
 
 use std::any::Any;
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -190,6 +190,8 @@ pub struct UpstreamInfo {
     pub last_rx: Option<Instant>,
     /// Bytes on the wire.
     pub wire: WireBytes,
+    /// What the filters of the upstream connection know of it, if it has any (`Cluster.filters`).
+    pub filtered: Option<Rc<RefCell<StreamInfo>>>,
 }
 
 /// Bytes of one side of a stream as the wire carried them, framing included.
@@ -321,6 +323,17 @@ impl StreamInfo {
     /// What is kept in the filter state of the stream, or else in that of the connection.
     pub fn filter_state(&self, key: &str) -> Option<&dyn FilterStateValue> {
         self.filter_state.get(key).or_else(|| self.connection.filter_state.get(key))
+    }
+
+    /// So much a stream without protocol has carried, of the client and of the host.
+    pub fn carried(&mut self, wire: WireBytes, upstream: WireBytes) {
+        (self.bytes_received, self.bytes_sent) = (wire.received, wire.sent);
+        (self.wire, self.upstream.wire) = (wire, upstream);
+    }
+
+    /// What filters left in the filter state of the upstream connection.
+    pub fn upstream_filter_state(&self, key: &str) -> Option<Rc<dyn FilterStateValue>> {
+        self.upstream.filtered.as_ref()?.borrow().filter_state.get_shared(key)
     }
 
     /// The client's address: as trusted, else that of the connection.

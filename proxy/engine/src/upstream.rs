@@ -6,6 +6,7 @@ pub(crate) mod call;
 pub mod checks;
 pub mod circuit_breaker;
 pub mod cluster;
+pub mod connection_filters;
 pub mod discovery;
 pub mod dns;
 pub mod fields;

@@ -18,7 +18,7 @@ use proxy_core::extension::Extensions;
 use proxy_core::extension::access_log::AccessLogFactory;
 use proxy_core::extension::http_filter::{HttpFilterFactory, Of};
 use proxy_core::extension::listener_filter::ListenerFilterFactory;
-use proxy_core::extension::network_filter::NetworkFilterFactory;
+use proxy_core::extension::network_filter::{NetworkFilterFactory, UpstreamNetworkFilterFactory};
 
 /// Access logs, sorted by name.
 pub const ACCESS_LOGS: &[&dyn AccessLogFactory] = &[
@@ -68,8 +68,13 @@ pub const NETWORK_FILTERS: &[&dyn NetworkFilterFactory] = &[
     &network::ratelimit::RateLimit,
     &network::rbac::Rbac,
     &network::set_filter_state::SetFilterState,
+    &network::istio_metadata_exchange::IstioMetadataExchange,
     &network::istio_stats::IstioStats,
 ];
+
+/// Network filters on connections to hosts, sorted by name.
+pub const UPSTREAM_NETWORK_FILTERS: &[&dyn UpstreamNetworkFilterFactory] =
+    &[&network::istio_metadata_exchange::IstioMetadataExchange];
 
 /// How every extension uses the fields of its messages.
 pub const FIELDS: &[&[MessageFields]] = &[
@@ -101,6 +106,7 @@ pub const FIELDS: &[&[MessageFields]] = &[
     network::direct_response::FIELDS,
     network::echo::FIELDS,
     network::ext_authz::FIELDS,
+    network::istio_metadata_exchange::FIELDS,
     network::local_ratelimit::FIELDS,
     network::ratelimit::FIELDS,
     network::rbac::FIELDS,
@@ -117,6 +123,7 @@ pub fn extensions() -> Extensions {
     Extensions {
         http_filters: HTTP_FILTERS,
         network_filters: NETWORK_FILTERS,
+        upstream_network_filters: UPSTREAM_NETWORK_FILTERS,
         listener_filters: LISTENER_FILTERS,
         access_logs: ACCESS_LOGS,
     }

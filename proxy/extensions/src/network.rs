@@ -4,6 +4,7 @@ pub mod connection_limit;
 pub mod direct_response;
 pub mod echo;
 pub mod ext_authz;
+pub mod istio_metadata_exchange;
 pub mod istio_stats;
 pub mod local_ratelimit;
 pub mod ratelimit;

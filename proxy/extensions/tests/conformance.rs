@@ -12,7 +12,9 @@ use proxy_core::config::{BuildCx, BuildEnv, ConfigError, FieldUse, Rejected};
 use proxy_core::extension::Descriptor;
 use proxy_core::extension::access_log::{LogFile, LogFiles};
 use proxy_core::stats::Registry;
-use proxy_extensions::{ACCESS_LOGS, FIELDS, HTTP_FILTERS, LISTENER_FILTERS, NETWORK_FILTERS};
+use proxy_extensions::{
+    ACCESS_LOGS, FIELDS, HTTP_FILTERS, LISTENER_FILTERS, NETWORK_FILTERS, UPSTREAM_NETWORK_FILTERS,
+};
 use xds_api::envoy::config::core::v3::GrpcService;
 use xds_api::envoy::config::core::v3::grpc_service::{EnvoyGrpc, TargetSpecifier};
 use xds_api::envoy::config::ratelimit::v3::RateLimitServiceConfig;
@@ -61,6 +63,10 @@ fn example(message: &str) -> Vec<u8> {
     use xds_api::envoy::extensions::filters::network::connection_limit::v3::ConnectionLimit;
     match message.rsplit('.').next() {
         Some("FileAccessLog") => FileAccessLog { path: "/x".into(), ..Default::default() }.encode_to_vec(),
+        Some("MetadataExchange") => {
+            use xds_api::envoy::tcp::metadataexchange::config::MetadataExchange;
+            MetadataExchange { protocol: "p".into(), ..Default::default() }.encode_to_vec()
+        }
         Some("HealthCheck") => {
             HealthCheck { pass_through_mode: Some(false), ..Default::default() }.encode_to_vec()
         }
@@ -218,6 +224,9 @@ fn cases() -> Vec<Case> {
     for factory in NETWORK_FILTERS {
         cases.push(Case::new(factory.descriptor(), |payload, cx| factory.build(payload, cx)));
     }
+    for factory in UPSTREAM_NETWORK_FILTERS {
+        cases.push(Case::new(factory.descriptor(), |payload, cx| factory.build(payload, cx)));
+    }
     for factory in HTTP_FILTERS {
         cases.push(Case::new(factory.descriptor(), |payload, cx| factory.build(payload, cx)));
         // (Of some filters a route's message is the filter's own.)
@@ -251,8 +260,9 @@ fn names_and_messages_are_unique_and_exist() {
     let mut messages = BTreeSet::new();
     for case in cases() {
         let message = case.descriptor.message;
-        // (Istio has one for requests and connections.)
-        assert!(messages.insert(message) || message == "stats.PluginConfig", "{message} twice");
+        // (Istio has one for requests and connections, and one for clients and hosts.)
+        let is_shared = message == "stats.PluginConfig" || message.ends_with(".MetadataExchange");
+        assert!(messages.insert(message) || is_shared, "{message} twice");
         assert!(Message::find(message).is_some(), "{message} is no message of the API");
     }
     let sorted = |names: Vec<&'static str>| {
@@ -261,6 +271,7 @@ fn names_and_messages_are_unique_and_exist() {
     sorted(ACCESS_LOGS.iter().map(|factory| factory.descriptor().name).collect());
     sorted(LISTENER_FILTERS.iter().map(|factory| factory.descriptor().name).collect());
     sorted(NETWORK_FILTERS.iter().map(|factory| factory.descriptor().name).collect());
+    sorted(UPSTREAM_NETWORK_FILTERS.iter().map(|factory| factory.descriptor().name).collect());
     sorted(HTTP_FILTERS.iter().map(|factory| factory.descriptor().name).collect());
 }
 

@@ -57,6 +57,7 @@ fn every_extension_has_a_table() {
     let all = proxy_extensions::extensions();
     let messages = (all.http_filters.iter().map(|one| one.descriptor().message))
         .chain(all.network_filters.iter().map(|one| one.descriptor().message))
+        .chain(all.upstream_network_filters.iter().map(|one| one.descriptor().message))
         .chain(all.listener_filters.iter().map(|one| one.descriptor().message))
         .chain(all.access_logs.iter().map(|one| one.descriptor().message));
     for message in messages {

@@ -9,10 +9,10 @@ use integration::process::{Binary, Proxy};
 use integration::tls::{Authority, Wanted, downstream, inline, upstream};
 use integration::upstream::{EchoServer, Reply, Upstream};
 
-const TYPED: &str =
+pub(crate) const TYPED: &str =
     "\"@type\": type.googleapis.com/udpa.type.v1.TypedStruct\n    type_url: type.googleapis.com";
 
-fn node(name: &str, namespace: &str) -> String {
+pub(crate) fn node(name: &str, namespace: &str) -> String {
     format!(
         "node:
   id: sidecar~10.0.0.1~{name}-1.{namespace}~{namespace}.svc.cluster.local
@@ -36,7 +36,7 @@ fn exchange(config: &str) -> String {
     )
 }
 
-const STATS: &str =
+pub(crate) const STATS: &str =
     "- name: istio.stats\n  typed_config: {\"@type\": type.googleapis.com/stats.PluginConfig}\n";
 const ALPN: &str = "- name: istio.alpn
   typed_config:
@@ -144,7 +144,7 @@ async fn samples(proxy: &Proxy, metric: &str) -> Vec<(BTreeMap<String, String>, 
 }
 
 /// The only sample of a metric, once it is there.
-async fn sample(proxy: &Proxy, metric: &str) -> (BTreeMap<String, String>, u64) {
+pub(crate) async fn sample(proxy: &Proxy, metric: &str) -> (BTreeMap<String, String>, u64) {
     let found = eventually(metric, SOON, async || {
         let found = samples(proxy, metric).await;
         (!found.is_empty()).then_some(found)
@@ -154,7 +154,7 @@ async fn sample(proxy: &Proxy, metric: &str) -> (BTreeMap<String, String>, u64) 
     found.remove(0)
 }
 
-fn expect(labels: &BTreeMap<String, String>, wanted: &[(&str, &str)]) {
+pub(crate) fn expect(labels: &BTreeMap<String, String>, wanted: &[(&str, &str)]) {
     for (label, value) in wanted {
         assert_eq!(labels.get(*label).map(String::as_str), Some(*value), "{label} of {labels:#?}");
     }

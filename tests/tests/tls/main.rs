@@ -7,6 +7,7 @@ mod client_cert;
 mod downstream;
 mod filter_state;
 mod istio;
+mod istio_tcp;
 mod key_log;
 mod ocsp;
 mod principals;

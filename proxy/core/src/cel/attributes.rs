@@ -132,7 +132,9 @@ impl<'a> Object<'a> {
                     _ => None,
                 },
                 Root::FilterState => subject.info.filter_state(name)?.to_text().map(Value::owned),
-                Root::UpstreamFilterState => None,
+                Root::UpstreamFilterState => {
+                    subject.info.upstream_filter_state(name)?.to_text().map(Value::owned)
+                }
                 Root::Xds => xds(subject, name),
             },
             Self::RequestHeaders(subject) => {

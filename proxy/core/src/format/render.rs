@@ -100,7 +100,8 @@ impl Op {
                 render_metadata(*source, namespace, path, entry.info, out)
             }
             Self::FilterState { upstream, key, form } => {
-                let state = if *upstream { None } else { entry.info.filter_state(key) };
+                let of_host = upstream.then(|| entry.info.upstream_filter_state(key)).flatten();
+                let state = if *upstream { of_host.as_deref() } else { entry.info.filter_state(key) };
                 state.map_or(Shape::Missing, |state| render_state(state, form, out))
             }
             Self::Tls { upstream, field } => tls::render(*upstream, field, entry.info, out),

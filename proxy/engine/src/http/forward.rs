@@ -501,6 +501,7 @@ impl Stream<'_> {
         self.info.upstream.sought = true;
         self.info.upstream.connection_id = None;
         self.info.upstream.tls = None;
+        self.info.upstream.filtered = None;
         self.rewrite_host(&host.hostname);
         self.in_flight = None;
         self.info.upstream.transport_failure = None;
@@ -548,6 +549,7 @@ impl Stream<'_> {
         info.attempted.push(host);
         info.connection_id = up.id();
         info.tls = up.tls().cloned();
+        info.filtered = up.filtered().cloned();
         info.local = up.local().cloned();
         info.protocol = Some(up.protocol());
         (info.connect_start, info.connect_end) = up.connect_times().unzip();

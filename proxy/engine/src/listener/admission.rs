@@ -1,6 +1,7 @@
 //! The policies of a filter chain look at a new connection.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use proxy_core::extension::http_filter::Engine;
 use proxy_core::extension::network_filter::{ConnectionStep, ConnectionVerdict, NetworkFilter};
@@ -10,6 +11,9 @@ use proxy_core::stream_info::{ConnectionInfo, StreamInfo};
 use super::config::FilterChain;
 use crate::context::Context;
 use crate::local::clock;
+use crate::local::drain::DrainHandle;
+use crate::net::connection::Connection;
+use crate::net::gate::greeting;
 
 /// What the policies of a chain made of a connection.
 pub(super) struct Admission {
@@ -53,6 +57,34 @@ fn create_policies(chain: &FilterChain, context: &Rc<Context>) -> Vec<Box<dyn Ne
     }
     let engine: Rc<dyn Engine> = context.clone();
     chain.policies.iter().map(|create| create(&engine)).collect()
+}
+
+/// How long a client may leave unread what filters say to it first, which is little.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The client does not take what is said to it.
+pub(super) struct Deaf;
+
+/// Says what `policies` say before all others: how much that is.
+pub(super) async fn greet(
+    policies: &mut [Box<dyn NetworkFilter>],
+    connection: &Connection,
+    drain: &DrainHandle,
+) -> Result<u64, Deaf> {
+    let greeting = greeting(policies);
+    if greeting.is_empty() {
+        return Ok(0);
+    }
+    // (Boxed: few have one.)
+    let saying = Box::pin(connection.write_all(&greeting));
+    tokio::select! {
+        biased;
+        said = tokio::time::timeout(GREETING_TIMEOUT, saying) => match said {
+            Ok(Ok(())) => Ok(greeting.len() as u64),
+            Ok(Err(_)) | Err(_) => Err(Deaf),
+        },
+        _ = drain.closed() => Err(Deaf),
+    }
 }
 
 async fn pass(policies: &mut [Box<dyn NetworkFilter>], stream: &mut StreamInfo) -> Result<(), Details> {

@@ -13,7 +13,7 @@ use proxy_core::response_flag::ResponseFlag;
 use proxy_core::stream_info::{ConnectionInfo, StreamInfo};
 
 use super::accept::{ActiveListener, Listeners, Place};
-use super::admission::{Admission, stream_of};
+use super::admission::{Admission, greet, stream_of};
 use super::ahead::{Ahead, Begun};
 use super::config::{FilterChain, Listener, Terminal};
 use super::inspect::{Inspection, Refused, refuse, restore_destination};
@@ -155,13 +155,17 @@ async fn serve_on(
     };
     // Where the TCP proxy ends the chain, a client that will say no more is still heard out.
     let keeps_half = matches!(chain.terminal, Terminal::Tcp(_));
+    let traffic = (is_http && !config.access_logs.is_empty()).then(|| connection.count());
+    let Ok(greeted) = greet(&mut policies, &connection, &drain).await else {
+        stream.iter().for_each(|stream| log_refused(&chain, &config, &mut stream.borrow_mut()));
+        return;
+    };
     let mut gate = Gate::of(&mut policies, config.buffer_limit, keeps_half);
     if let (Some(stream), Terminal::Http(_) | Terminal::Extension(_)) = (&stream, &chain.terminal)
         && let Some(gate) = gate.take()
     {
         connection.guard(Guard::new(gate, stream.clone()));
     }
-    let traffic = (is_http && !config.access_logs.is_empty()).then(|| connection.count());
     let closed = match (&chain.terminal, &mut stream) {
         (Terminal::Http(http), _) => {
             let cx = ConnectionCx {
@@ -180,10 +184,8 @@ async fn serve_on(
         }
         (Terminal::Tcp(tcp), Some(stream)) => {
             drill("tcp", &listeners.context.env.runtime);
-            if let Some(stream) = Rc::get_mut(stream).map(RefCell::get_mut) {
-                let down = Down { connection: *connection, buffer_limit: config.buffer_limit, gate };
-                Box::pin(tcp.serve(&listeners.context, down, stream, sought.take(), &drain)).await;
-            }
+            let down = Down { connection: *connection, buffer_limit: config.buffer_limit, gate, greeted };
+            Box::pin(tcp.serve(&listeners.context, down, stream, sought.take(), &drain)).await;
             None
         }
         (Terminal::Extension(terminal), Some(stream)) => {

@@ -164,9 +164,19 @@ impl Connection {
         self.guard = Some(Box::new(guard));
     }
 
+    /// Whether somebody still wants to see what is read first.
+    pub fn is_guarded(&self) -> bool {
+        self.guard.as_ref().is_some_and(|guard| !guard.is_open())
+    }
+
+    /// Bytes that were read in all, of which `moved` went where they were to go: who sees them first may have taken some.
+    pub fn came(&self, moved: u64) -> u64 {
+        self.guard.as_ref().map_or(moved, |guard| guard.came(moved))
+    }
+
     /// Whether the socket carries the bytes as they are, so that the kernel may move them.
     pub fn is_plain(&self) -> bool {
-        self.secure.is_none()
+        self.secure.is_none() && !self.is_guarded()
     }
 
     /// Counts what is carried from now on.
@@ -215,6 +225,10 @@ impl Connection {
     ///
     /// On a connection that should be silent this means the peer closed it or spoke out of turn.
     pub fn is_readable(&self) -> bool {
+        if self.is_guarded() {
+            // What the peer says may be for those who see it first.
+            return false;
+        }
         if let Some(secure) = &self.secure {
             return secure.is_readable(&self.socket);
         }
@@ -306,6 +320,15 @@ impl Connection {
                 }
             }
         }
+    }
+
+    /// Writes all of `bytes`. Has no deadline of its own; cancelled, some of them may have left.
+    pub async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let count = poll_fn(|cx| self.poll_write(cx, &[IoSlice::new(bytes)])).await?;
+            bytes = bytes.get(count..).unwrap_or_default();
+        }
+        Ok(())
     }
 
     /// Whether nothing waits to be read again.

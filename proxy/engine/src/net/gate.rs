@@ -1,6 +1,6 @@
-//! What the client sends passes the network filters that want to see it first.
+//! What the peer sends passes the network filters that want to see it first.
 //!
-//! A filter lets bytes pass, holds them, or closes the connection; what it holds is read on up to the connection's buffer limit,
+//! A filter lets bytes pass, takes or holds them, or closes the connection; what it holds is read on up to the connection's buffer limit,
 //! and each filter sees all of it from the first byte that was not passed on. Once no filter looks any more the gate is open
 //! and costs nothing but the question. Source: Envoy `envoy/network/filter.h` (`ReadFilter::onData`); observed on 1.40.
 
@@ -12,7 +12,7 @@ use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use bytes::BytesMut;
+use bytes::{Buf, Bytes, BytesMut};
 use proxy_core::extension::network_filter::{DataStep, NetworkFilter};
 use proxy_core::stream_info::StreamInfo;
 
@@ -31,9 +31,11 @@ pub struct Gate {
     keeps_half: bool,
     /// Bytes that came, passed on or not.
     received: u64,
+    /// Of those, the ones that a filter took.
+    taken: u64,
 }
 
-/// The end of what the client sends.
+/// The end of what the peer sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
     NotYet,
@@ -46,7 +48,7 @@ enum End {
 
 impl Gate {
     /// Of those among `filters` that see data; the others stay. No more than `limit` bytes are held (and one read more). With
-    /// `keeps_half` a client that only listens any more still is one, otherwise its end is that of the connection.
+    /// `keeps_half` a peer that only listens any more still is one, otherwise its end is that of the connection.
     pub fn of(filters: &mut Vec<Box<dyn NetworkFilter>>, limit: usize, keeps_half: bool) -> Option<Self> {
         let seeing: Vec<_> = filters.extract_if(.., |filter| filter.sees_data()).collect();
         (!seeing.is_empty()).then(|| Self {
@@ -58,6 +60,7 @@ impl Gate {
             limit: limit.max(1),
             keeps_half,
             received: 0,
+            taken: 0,
         })
     }
 
@@ -73,9 +76,9 @@ impl Gate {
         self.filters.is_empty() && self.end == End::NotYet
     }
 
-    /// Bytes that came through `poll_read`, those that are held among them.
-    pub fn received(&self) -> u64 {
-        self.received
+    /// Bytes that came in all, `moved` of which went where they were to go.
+    pub fn came(&self, moved: u64) -> u64 {
+        self.received.max(self.taken + moved)
     }
 
     /// As `read`, with what passed the filters. An error says that one of them closed the connection, or that reading failed.
@@ -125,11 +128,26 @@ impl Gate {
             match ready!(filter.poll_data(cx, &self.held, self.end == End::Held, info)) {
                 DataStep::Continue => self.at += 1,
                 DataStep::Done => drop(self.filters.remove(self.at)),
+                DataStep::Take(count) => {
+                    let count = count.min(self.held.len());
+                    self.held.advance(count);
+                    self.taken += count as u64;
+                    match count {
+                        // (Who takes nothing would be asked forever.)
+                        0 => return Poll::Pending,
+                        _ => continue,
+                    }
+                }
                 DataStep::Close(details) => {
                     info.bytes_received = info.bytes_received.max(self.received);
                     info.local_close_reason.get_or_insert(details);
                     return Poll::Ready(false);
                 }
+            }
+            if self.held.is_empty() && self.end == End::NotYet {
+                // All was taken: there is nothing that the others could be asked about.
+                self.is_idle = true;
+                return Poll::Pending;
             }
         }
         Poll::Ready(true)
@@ -153,6 +171,20 @@ impl Gate {
     }
 }
 
+/// What `filters` say before all others.
+pub fn greeting(filters: &mut [Box<dyn NetworkFilter>]) -> Bytes {
+    let mut whole = Bytes::new();
+    for filter in filters {
+        let own = filter.greeting();
+        if whole.is_empty() {
+            whole = own;
+        } else if !own.is_empty() {
+            whole = [whole, own].concat().into();
+        }
+    }
+    whole
+}
+
 /// The gate of a connection that is read by who knows nothing of it.
 pub struct Guard {
     gate: RefCell<Gate>,
@@ -174,6 +206,16 @@ impl Guard {
     /// `bytes` came before all others.
     pub fn begin_with(&mut self, bytes: BytesMut) {
         self.gate.get_mut().begin_with(bytes);
+    }
+
+    /// As [`Gate::is_open`].
+    pub fn is_open(&self) -> bool {
+        self.gate.borrow().is_open()
+    }
+
+    /// As [`Gate::came`].
+    pub fn came(&self, moved: u64) -> u64 {
+        self.gate.borrow().came(moved)
     }
 
     /// As [`Gate::poll_read`].

@@ -7,11 +7,9 @@ use std::io::{self, IoSlice};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
-use proxy_core::stream_info::StreamInfo;
 
 use crate::local::buffers;
 use crate::net::connection::Connection;
-use crate::net::gate::Gate;
 use crate::net::pipe::{self, Pipe};
 
 /// Bytes after which a direction moves on in the kernel: below this a pipe costs more than it saves.
@@ -24,13 +22,6 @@ pub(super) enum Failed {
     Source(io::Error),
     /// The connection that they go to.
     Sink(io::Error),
-}
-
-/// Where bytes come from.
-pub(super) struct Source<'a> {
-    pub(super) connection: &'a Connection,
-    /// Who sees them first.
-    pub(super) gate: Option<(&'a mut Gate, &'a mut StreamInfo)>,
 }
 
 /// One direction of a connection.
@@ -76,19 +67,9 @@ impl Direction {
         to: &Connection,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Failed>> {
-        self.poll_from(&mut Source { connection: from, gate: None }, to, cx)
-    }
-
-    /// As [`Self::poll`], from where filters see the bytes first.
-    pub(super) fn poll_from(
-        &mut self,
-        from: &mut Source<'_>,
-        to: &Connection,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<(), Failed>> {
         while !self.done {
             if self.pipe.is_some() {
-                ready!(self.poll_pipe(from.connection, to, cx))?;
+                ready!(self.poll_pipe(from, to, cx))?;
             } else {
                 ready!(self.poll_buffer(from, to, cx))?;
             }
@@ -108,7 +89,7 @@ impl Direction {
 
     fn poll_buffer(
         &mut self,
-        from: &mut Source<'_>,
+        from: &Connection,
         to: &Connection,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Failed>> {
@@ -121,14 +102,7 @@ impl Direction {
             self.rest();
             return Poll::Ready(self.finish(to));
         }
-        let gate = from.gate.as_mut().filter(|(gate, _)| !gate.is_open());
-        let from = from.connection;
-        if let Some((gate, info)) = gate {
-            let read = gate.poll_read(cx, info, &mut self.buffer, |cx, buffer| from.poll_read(cx, buffer));
-            self.eof = ready!(read).map_err(Failed::Source)? == 0;
-            return Poll::Ready(Ok(()));
-        }
-        if self.moved >= SPLICE_AFTER && !self.no_pipe && from.replay_is_empty() {
+        if self.moved >= SPLICE_AFTER && !self.no_pipe && may_be_spliced(from, to) {
             self.rest();
             if !from.is_plain() || !to.is_plain() {
                 self.no_pipe = true;
@@ -174,6 +148,11 @@ impl Direction {
         self.eof = ready!(pipe.poll_fill(from, cx, pipe::CAPACITY)).map_err(Failed::Source)? == 0;
         Poll::Ready(Ok(()))
     }
+}
+
+/// Whether nobody looks at the bytes of the connections any more that would not see those that the kernel moves.
+fn may_be_spliced(from: &Connection, to: &Connection) -> bool {
+    from.replay_is_empty() && !from.is_guarded() && !to.is_guarded()
 }
 
 #[cfg(test)]

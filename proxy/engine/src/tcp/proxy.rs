@@ -2,7 +2,7 @@
 //!
 //! Source: Envoy `tcp_proxy.proto`, `docs/root/configuration/listeners/network_filters/tcp_proxy_filter.rst`.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::pin;
@@ -26,13 +26,13 @@ use proxy_core::upstream::{Host, HostResult, Labels};
 use xds_api::envoy::extensions::filters::network::tcp_proxy::v3 as proto;
 use xds_api::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::ClusterSpecifier;
 
-use super::copy::{Direction, Failed, Source};
+use super::copy::{Direction, Failed};
 use crate::context::Context;
 use crate::local::clock;
 use crate::local::drain::DrainHandle;
 use crate::local::timers::Timer;
 use crate::net::connection::Connection;
-use crate::net::gate::Gate;
+use crate::net::gate::{Gate, Guard};
 use crate::upstream::circuit_breaker::{BreakerPriority, Resource};
 use crate::upstream::labels;
 use crate::upstream::pool::{ConnectedSocket, RequestGuard, Wants, WorkerCluster};
@@ -199,16 +199,17 @@ impl TcpProxy {
     }
 
     /// Carries `down` to a host of a cluster until both directions ended, or the end of a drain. The host is the one that was `sought`, if
-    /// any was.
+    /// any was. Nobody else has `stream` yet.
     pub async fn serve(
         &self,
         context: &Rc<Context>,
-        down: Down,
-        info: &mut StreamInfo,
+        mut down: Down,
+        stream: &mut Rc<RefCell<StreamInfo>>,
         sought: Option<Box<Sought>>,
         drain: &DrainHandle,
     ) {
         let stats = self.stats.here();
+        let Some(info) = Rc::get_mut(stream).map(RefCell::get_mut) else { return };
         stats.downstream_cx_total.inc();
         info.upstream.sought = true;
         info.stream_id = fastrand::u64(1..);
@@ -235,18 +236,18 @@ impl TcpProxy {
                 info.upstream.host.as_ref().map(|host| {
                     RequestGuard::of_connection(up.guard.cluster(), host, BreakerPriority::Default)
                 });
-            // What is held is on its way between two connections, and neither may buffer more than it is allowed.
-            let limit = down.buffer_limit.min(up.guard.cluster().buffer_limit as usize);
-            self.carry(&down.connection, &up, limit, info, down.gate, drain).await;
+            info.upstream.filtered = up.filtered.clone();
+            if let Some(gate) = down.gate.take() {
+                down.connection.guard(Guard::new(gate, stream.clone()));
+            }
+            self.carry(&down, &up, stream, drain).await;
             drop(request);
-            info.wire =
-                WireBytes { sent: info.bytes_sent, received: info.bytes_received, ..WireBytes::default() };
-            info.upstream.wire =
-                WireBytes { sent: info.bytes_received, received: info.bytes_sent, ..WireBytes::default() };
+            let wire = stream.borrow().upstream.wire;
             let upstream = up.guard.stats();
-            upstream.upstream_cx_tx_bytes_total.add(info.bytes_received);
-            upstream.upstream_cx_rx_bytes_total.add(info.bytes_sent);
+            upstream.upstream_cx_tx_bytes_total.add(wire.sent);
+            upstream.upstream_cx_rx_bytes_total.add(wire.received);
         }
+        let info = &mut *stream.borrow_mut();
         stats.downstream_cx_rx_bytes_total.add(info.bytes_received);
         stats.downstream_cx_tx_bytes_total.add(info.bytes_sent);
         info.end = Some(Instant::now());
@@ -372,28 +373,32 @@ impl TcpProxy {
 
     async fn carry(
         &self,
-        down: &Connection,
+        down: &Down,
         up: &ConnectedSocket,
-        limit: usize,
-        info: &mut StreamInfo,
-        mut gate: Option<Gate>,
+        stream: &RefCell<StreamInfo>,
         drain: &DrainHandle,
     ) {
+        // What is held is on its way between two connections, and neither may buffer more than it is allowed.
+        let limit = down.buffer_limit.min(up.guard.cluster().buffer_limit as usize);
+        let greeted = down.greeted;
+        let down = &down.connection;
         let mut timer = Timer::default();
         let mut to_upstream = Direction::new(limit);
         let mut to_downstream = Direction::new(limit);
         let jitter = 1.0 + self.max_duration_jitter * fastrand::f64();
-        let end = self.max_duration.map(|max| info.start + max.mul_f64(jitter));
+        let end = self.max_duration.map(|max| stream.borrow().start + max.mul_f64(jitter));
         let mut activity = Instant::now();
         let mut moved = 0;
         let mut next_log = self.log_interval.map(|interval| Instant::now() + interval);
         let mut upstream_ended_first = false;
         let carrying = poll_fn(|cx| {
-            let mut source = Source { connection: down, gate: gate.as_mut().map(|gate| (gate, &mut *info)) };
-            let sent = to_upstream.poll_from(&mut source, &up.connection, cx);
+            let sent = to_upstream.poll(down, &up.connection, cx);
             let received = to_downstream.poll(&up.connection, down, cx);
-            info.bytes_received = to_upstream.moved().max(gate.as_ref().map_or(0, Gate::received));
-            info.bytes_sent = to_downstream.moved();
+            let (there, back) = (to_upstream.moved(), to_downstream.moved());
+            stream.borrow_mut().carried(
+                WireBytes { received: down.came(there), sent: greeted + back, ..WireBytes::default() },
+                WireBytes { received: up.connection.came(back), sent: there, ..WireBytes::default() },
+            );
             match (sent, received) {
                 (Poll::Ready(Err(Failed::Source(error))), _) | (_, Poll::Ready(Err(Failed::Sink(error)))) => {
                     return Poll::Ready(Ended::Downstream(error));
@@ -407,7 +412,7 @@ impl TcpProxy {
             if to_upstream.is_done() && to_downstream.is_done() {
                 return Poll::Ready(Ended::Both);
             }
-            let total = to_upstream.moved() + to_downstream.moved();
+            let total = there + back;
             if total != moved {
                 moved = total;
                 activity = clock::now();
@@ -430,7 +435,7 @@ impl TcpProxy {
                 if let (Some(interval), Some(at)) = (self.log_interval, next_log)
                     && at <= now
                 {
-                    self.log(info, LogType::TcpPeriodic);
+                    self.log(&stream.borrow(), LogType::TcpPeriodic);
                     next_log = Some(now + interval);
                 }
             }
@@ -449,6 +454,11 @@ impl TcpProxy {
         })
         .await;
         count_upstream_end(&ended, upstream_ended_first, up.guard.stats());
+        self.end(ended, down, up, &mut stream.borrow_mut());
+    }
+
+    /// Tells of the end, and passes it on.
+    fn end(&self, ended: Ended, down: &Connection, up: &ConnectedSocket, info: &mut StreamInfo) {
         match ended {
             Ended::Both => {}
             // A reset is passed on: what is left of the connection is of no use to the other side.
@@ -490,6 +500,8 @@ pub struct Down {
     pub buffer_limit: usize,
     /// Passed by what the client sends.
     pub gate: Option<Gate>,
+    /// Bytes that filters sent it.
+    pub greeted: u64,
 }
 
 /// What came of seeking a host before the connection it is for was served.

@@ -29,6 +29,7 @@ use xds_api::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use super::balancing::Balancing;
 use super::checks::Checker;
 use super::circuit_breaker::{BreakerOwner, BreakerPriority, Breakers, Resource};
+use super::connection_filters::ConnectionFilters;
 use super::discovery::Discovery;
 use super::dns::DnsKind;
 use super::http_options::{UpstreamHttp, UpstreamProtocol};
@@ -97,6 +98,8 @@ pub struct Cluster {
     pub stats: ClusterStats,
     /// How the hosts are spoken with.
     pub transport: Transport,
+    /// What connections to its hosts pass.
+    pub filters: ConnectionFilters,
     socket: Arc<SocketOptions>,
     hash_stats: Option<HashStats>,
     subset_counts: Option<SubsetCounts>,
@@ -121,6 +124,7 @@ impl Cluster {
         let connect_timeout = connect_timeout(proto, cx);
         let stats = ClusterStats::new(proto, cx);
         let transport = Transport::build(proto, &stats.scope, stats.state.clone(), cx);
+        let filters = ConnectionFilters::build(&proto.filters, cx);
         let breakers = cx.at("circuit_breakers", |cx| {
             Breakers::build(proto.circuit_breakers.as_ref(), &stats.scope, stats.state.clone(), cx)
         });
@@ -160,6 +164,7 @@ impl Cluster {
             metadata: Metadata::new(proto.metadata.as_ref()),
             stats,
             transport,
+            filters: filters?,
             socket: socket?,
             hash_stats,
             subset_counts,

@@ -63,7 +63,7 @@ pub const FIELDS: &[MessageFields] = &[
             ("upstream_connection_options", Used),
             ("close_connections_on_host_health_failure", Used),
             ("ignore_health_on_host_removal", Used),
-            ("filters", Rejected("upstream network filters are not available yet")),
+            ("filters", Used),
             ("load_balancing_policy", Used),
             ("lrs_server", NO_REPORTS),
             ("lrs_report_endpoint_metrics", NO_REPORTS),
@@ -73,6 +73,14 @@ pub const FIELDS: &[MessageFields] = &[
             ("preconnect_policy", Used),
             ("connection_pool_per_downstream_connection", Used),
             ("queuing_policies", Rejected("not available yet")),
+        ],
+    ),
+    (
+        "envoy.config.cluster.v3.Filter",
+        &[
+            ("name", Used),
+            ("typed_config", Used),
+            ("config_discovery", Rejected("extension discovery is not available")),
         ],
     ),
     (

@@ -1,5 +1,7 @@
 //! One upstream stream as the router drives it, whatever the protocol.
 
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -9,7 +11,7 @@ use http::HeaderMap;
 use proxy_core::address::Address;
 use proxy_core::head::{Protocol, RequestHead};
 use proxy_core::stream_error::UpstreamReset;
-use proxy_core::stream_info::WireBytes;
+use proxy_core::stream_info::{StreamInfo, WireBytes};
 use proxy_core::tls::TlsInfo;
 
 use super::pool::{Http1Lease as Http1, Http2Lease as Http2};
@@ -169,6 +171,15 @@ impl Upstream {
             Self::Http1(stream) => stream.tls(),
             Self::Http2(stream) => stream.tls(),
             Self::Tunnel(stream) => stream.socket().tls.as_ref(),
+        }
+    }
+
+    /// What the filters of the connection know of it, if it has any.
+    pub(crate) fn filtered(&self) -> Option<&Rc<RefCell<StreamInfo>>> {
+        match self {
+            Self::Http1(stream) => stream.filtered(),
+            Self::Http2(stream) => stream.filtered(),
+            Self::Tunnel(stream) => stream.socket().filtered.as_ref(),
         }
     }
 

@@ -117,7 +117,7 @@ fn who_looks_on_sees_everything_once_and_then_nothing_more() {
     assert_eq!(rig.read(), passed(b"two"));
     assert_eq!(rig.asked(), [("a", b"one".to_vec(), false), ("a", b"two".to_vec(), false)]);
     assert!(rig.gate.is_open());
-    assert_eq!(rig.gate.received(), 6);
+    assert_eq!((rig.gate.came(0), rig.gate.came(7)), (6, 7));
 }
 
 #[test]
@@ -190,4 +190,74 @@ fn what_was_inspected_comes_first() {
     rig.say(0, || DataStep::Continue);
     assert_eq!(rig.read(), passed(b"seen"));
     assert_eq!(rig.asked(), [("a", b"seen".to_vec(), false)]);
+}
+
+#[test]
+fn what_is_taken_is_seen_by_nobody_else() {
+    let mut rig = Rig::new(&["a", "b"], 100, true);
+    rig.say(0, || DataStep::Take(2));
+    rig.says[1].set(Some(|| DataStep::Continue));
+    rig.wire.push_back(b"12");
+    assert_eq!(rig.read(), Poll::Pending, "there is nothing for anybody else, and no end");
+    assert_eq!(rig.asked(), [("a", b"12".to_vec(), false), ("a", vec![], false)]);
+    rig.say(0, || DataStep::Done);
+    rig.wire.push_back(b"345");
+    assert_eq!(rig.read(), passed(b"345"));
+    assert_eq!(rig.asked(), [("a", vec![], false), ("b", b"345".to_vec(), false)]);
+    assert_eq!((rig.gate.came(0), rig.gate.came(3)), (5, 5));
+}
+
+/// Takes so much in all, byte by byte.
+struct Taking(usize);
+
+impl NetworkFilter for Taking {
+    fn on_connection<'a>(&'a mut self, _: &'a mut StreamInfo) -> ConnectionStep<'a> {
+        ConnectionStep::Continue
+    }
+    fn sees_data(&self) -> bool {
+        true
+    }
+    fn poll_data(
+        &mut self,
+        _: &mut Context<'_>,
+        data: &[u8],
+        end: bool,
+        _: &mut StreamInfo,
+    ) -> Poll<DataStep> {
+        match (self.0, data.is_empty()) {
+            (0, _) => Poll::Ready(DataStep::Done),
+            (_, true) if end => Poll::Ready(DataStep::Continue),
+            (_, true) => Poll::Pending,
+            (_, false) => {
+                self.0 -= 1;
+                Poll::Ready(DataStep::Take(1))
+            }
+        }
+    }
+}
+
+#[test]
+fn who_takes_is_done_whatever_the_pieces_and_may_take_more_than_is_held() {
+    let text = b"0123456789";
+    for taken in 0..=text.len() {
+        for size in 1..=text.len() {
+            let mut rig = Rig::new(&["other"], 3, true);
+            rig.say(0, || DataStep::Continue);
+            rig.gate.filters.insert(0, Box::new(Taking(taken)));
+            rig.wire.extend(text.chunks(size));
+            rig.wire.push_back(b"");
+            let mut read = Vec::new();
+            loop {
+                match rig.read() {
+                    Poll::Ready(Ok(piece)) if piece.is_empty() => break,
+                    Poll::Ready(Ok(piece)) => read.extend(piece),
+                    other => panic!("{other:?} after {read:?}: {taken} of {size}"),
+                }
+            }
+            assert_eq!(read, &text[taken..], "{taken} in pieces of {size}");
+            let seen: Vec<u8> = rig.asked().into_iter().flat_map(|(_, data, _)| data).collect();
+            assert_eq!(seen, &text[taken..], "{taken} in pieces of {size}");
+            assert_eq!(rig.gate.came((text.len() - taken) as u64), text.len() as u64);
+        }
+    }
 }

@@ -118,10 +118,15 @@ impl<'c> Probe<'c> {
             let header = told.own_header(connection.socket());
             connection.socket().write_all(&header).await.map_err(|error| self.failed(&error))?;
         }
+        let mut session = None;
         if let Some(tls) = &layers.tls {
             let asked = Asked { application_protocols: &self.checker.alpn, ..Asked::from(Offer::Nothing) };
             let shaken = Box::pin(tls.connect(&mut connection, self.host, asked)).await;
-            shaken.map_err(|reason| self.failed(&reason))?;
+            session = Some(Arc::new(shaken.map_err(|reason| self.failed(&reason))?));
+        }
+        let filters = &self.cluster.filters;
+        if let Some(passing) = filters.of(&mut connection, session.as_ref(), self.host, self.cluster) {
+            Box::pin(passing).await.map_err(|reason| self.failed(&reason))?;
         }
         Ok(connection)
     }

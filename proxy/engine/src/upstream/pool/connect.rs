@@ -1,6 +1,6 @@
 //! Making a connection to a host: breakers, deadline, statistics; the guard that undoes the accounting.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use futures_util::stream::FuturesUnordered;
 use proxy_core::address::Address;
 use proxy_core::stats::groups::ClusterTrafficStats;
 use proxy_core::stream_error::UpstreamReset;
-use proxy_core::stream_info::OriginalSource;
+use proxy_core::stream_info::{OriginalSource, StreamInfo};
 use proxy_core::tls::TlsInfo;
 
 use super::{HostPool, Pending, Sockets, Wire};
@@ -200,6 +200,8 @@ pub(crate) struct ConnectedSocket {
     pub(crate) connect_times: (Instant, Instant),
     /// The TLS session, if it is in one.
     pub(crate) tls: Option<Arc<TlsInfo>>,
+    /// What its filters know of it, if it has any.
+    pub(crate) filtered: Option<Rc<RefCell<StreamInfo>>>,
     /// Counts it.
     pub(crate) guard: ConnectionGuard,
 }
@@ -208,8 +210,8 @@ pub(crate) struct ConnectedSocket {
 enum NotConnected {
     /// No socket could be connected.
     Socket(io::Error),
-    /// The TLS handshake failed, for the reason that is told.
-    Tls(String),
+    /// The TLS handshake failed, or a filter wants no such connection, for the reason that is told.
+    Refused(String),
 }
 
 /// Connects to the host of `guard`'s pool within the cluster's `connect_timeout`.
@@ -227,25 +229,34 @@ pub(crate) async fn connect(mut guard: ConnectionGuard) -> Result<ConnectedSocke
         if let Some(told) = &layers.proxy_protocol {
             pool.tell(told, &connection).await.map_err(NotConnected::Socket)?;
         }
-        let Some(tls) = &layers.tls else { return Ok((connection, None)) };
-        // Boxed: only connections with TLS pay for the size of a handshake.
-        let options = pool.options.as_deref();
-        let asked = options.map_or(offer.into(), |options| options.asked(offer));
-        let shaken = Box::pin(tls.connect(&mut connection, &pool.host, asked)).await;
-        let session = shaken.map_err(NotConnected::Tls)?;
-        Ok((connection, Some(Arc::new(session))))
+        let session = match &layers.tls {
+            Some(tls) => {
+                // Boxed: only connections with TLS pay for the size of a handshake.
+                let options = pool.options.as_deref();
+                let asked = options.map_or(offer.into(), |options| options.asked(offer));
+                let shaken = Box::pin(tls.connect(&mut connection, &pool.host, asked)).await;
+                Some(Arc::new(shaken.map_err(NotConnected::Refused)?))
+            }
+            None => None,
+        };
+        // (Boxed as well: few clusters have filters.)
+        let filtered = match cluster.filters.of(&mut connection, session.as_ref(), &pool.host, cluster) {
+            Some(passing) => Some(Box::pin(passing).await.map_err(NotConnected::Refused)?),
+            None => None,
+        };
+        Ok((connection, session, filtered))
     };
     let connected = tokio::time::timeout(cluster.connect_timeout, attempt).await;
     let stats = cluster.stats.traffic.here();
     match connected {
-        Ok(Ok((connection, tls))) => {
+        Ok(Ok((connection, tls, filtered))) => {
             guard.establish();
             let connect_times = (guard.begun, Instant::now());
             let local = connection.local_address().ok();
             let id = crate::net::connection::next_id();
-            Ok(ConnectedSocket { connection, local, id, connect_times, tls, guard })
+            Ok(ConnectedSocket { connection, local, id, connect_times, tls, filtered, guard })
         }
-        Ok(Err(NotConnected::Tls(reason))) => {
+        Ok(Err(NotConnected::Refused(reason))) => {
             guard.state = State::Refused;
             Err((UpstreamReset::ConnectFailure, reason))
         }

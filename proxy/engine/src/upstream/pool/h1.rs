@@ -1,5 +1,6 @@
 //! HTTP/1 connections to one host, and their leases; which one is taken is decided in `exclusive.rs`.
 
+use std::cell::RefCell;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use proxy_core::address::Address;
 use proxy_core::head::RequestHead;
 use proxy_core::stats::groups::ClusterTrafficStats;
 use proxy_core::stream_error::UpstreamReset;
-use proxy_core::stream_info::WireBytes;
+use proxy_core::stream_info::{StreamInfo, WireBytes};
 use proxy_core::tls::TlsInfo;
 
 use super::connect::{ConnectedSocket, ConnectionGuard, connect};
@@ -37,6 +38,7 @@ pub(crate) struct Pooled {
     id: u64,
     connect_times: (Instant, Instant),
     tls: Option<Arc<TlsInfo>>,
+    filtered: Option<Rc<RefCell<StreamInfo>>>,
     /// When it takes no more requests (`max_connection_duration`).
     expires: Option<Instant>,
     idle_since: Instant,
@@ -147,6 +149,7 @@ impl HostPool {
             id: connected.id,
             connect_times: connected.connect_times,
             tls: connected.tls,
+            filtered: connected.filtered,
             expires: http.expiry(now),
             idle_since: now,
             guard: connected.guard,
@@ -219,6 +222,11 @@ impl Http1Lease {
     /// The TLS session, if it is in one.
     pub(crate) fn tls(&self) -> Option<&Arc<TlsInfo>> {
         self.pooled.as_ref()?.tls.as_ref()
+    }
+
+    /// What the filters of the connection know of it, if it has any.
+    pub(crate) fn filtered(&self) -> Option<&Rc<RefCell<StreamInfo>>> {
+        self.pooled.as_ref()?.filtered.as_ref()
     }
 
     /// Whether it served a request before.

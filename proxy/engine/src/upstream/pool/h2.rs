@@ -16,7 +16,7 @@ use proxy_core::head::RequestHead;
 use proxy_core::stats::Cells;
 use proxy_core::stats::groups::Http2Stats;
 use proxy_core::stream_error::UpstreamReset;
-use proxy_core::stream_info::WireBytes;
+use proxy_core::stream_info::{StreamInfo, WireBytes};
 use proxy_core::tls::TlsInfo;
 use tokio::sync::Notify;
 
@@ -49,6 +49,7 @@ pub(crate) struct Streams {
     id: u64,
     connect_times: (Instant, Instant),
     tls: Option<Arc<TlsInfo>>,
+    filtered: Option<Rc<RefCell<StreamInfo>>>,
     metadata: Option<Rc<MetadataStreams>>,
     /// Has the connection checked with a PING.
     probe: Notify,
@@ -116,7 +117,7 @@ impl HostPool {
     ) -> Result<Rc<Shared>, Failure> {
         let options = &self.cluster.http.http2;
         let builder = http2_builder(&self.cluster);
-        let ConnectedSocket { connection, local, id, connect_times, tls, guard } = connected;
+        let ConnectedSocket { connection, local, id, connect_times, tls, filtered, guard } = connected;
         let limits = frame_limits(&self.cluster);
         let codec = self.cluster.stats.http2().clone();
         let metadata = options
@@ -140,7 +141,8 @@ impl HostPool {
         stats.upstream_cx_http2_total.inc();
         let now = clock::now();
         let send = RefCell::new(send);
-        let streams = Streams { send, local, id, connect_times, tls, metadata, probe: Notify::new() };
+        let streams =
+            Streams { send, local, id, connect_times, tls, filtered, metadata, probe: Notify::new() };
         let shared = Rc::new(Carrier::new(streams, self.cluster.http.expiry(now), now));
         self.multiplexed.add(&shared);
         codec.here().nghttp2_upstream_connections.inc();
@@ -325,6 +327,11 @@ impl Http2Lease {
     /// The TLS session, if the connection is in one.
     pub(crate) fn tls(&self) -> Option<&Arc<TlsInfo>> {
         self.shared.transport.tls.as_ref()
+    }
+
+    /// What the filters of the connection know of it, if it has any.
+    pub(crate) fn filtered(&self) -> Option<&Rc<RefCell<StreamInfo>>> {
+        self.shared.transport.filtered.as_ref()
     }
 
     /// Number of the connection.

@@ -193,6 +193,16 @@ impl PeerState {
         }
     }
 
+    /// Who the stream goes to: what its messages say, or else what the connection to the host said.
+    pub fn asked(info: &StreamInfo) -> Option<Arc<Peer>> {
+        let of_host = || info.upstream_filter_state(UPSTREAM);
+        let read = |state: &dyn Any| state.downcast_ref().map(|Self(peer)| peer.clone());
+        match info.filter_state(UPSTREAM) {
+            Some(state) => read(state.as_any()),
+            None => read(of_host()?.as_any()),
+        }
+    }
+
     /// The peer under `key`.
     pub fn of<'i>(info: &'i StreamInfo, key: &str) -> Option<&'i Peer> {
         let state: &Self = info.filter_state(key)?.as_any().downcast_ref()?;

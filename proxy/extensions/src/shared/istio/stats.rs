@@ -19,8 +19,8 @@ use proxy_core::stats::{Labelled, OneOff, Scope, SharedCounter, SharedGauge, Sha
 use proxy_core::stream_info::StreamInfo;
 use xds_api::stats as proto;
 
-use crate::shared::istio::peer::Peer;
-use labels::{Kind, Labels, Texts};
+use crate::shared::istio::peer::{Peer, PeerState};
+use labels::{Hosts, Kind, Labels, Texts};
 use sets::Sets;
 
 const SCOPE: &str = "istiocustom";
@@ -184,9 +184,11 @@ impl Metrics {
 
     /// The statistics for what is known of a stream.
     fn set(&self, reporter: Reporter, host: Option<&str>, kind: Kind, info: &StreamInfo) -> Arc<Set> {
-        let endpoint = labels::endpoint(reporter, info);
+        let asked = PeerState::asked(info);
+        let endpoint = labels::endpoint(reporter, info, asked.as_deref());
+        let hosts = Hosts { asked: asked.as_deref(), endpoint: endpoint.as_ref() };
         let texts = Texts::of(kind, info);
-        let labels = Labels::of(reporter, &self.own, host, (kind, &texts), info, endpoint.as_ref());
+        let labels = Labels::of(reporter, &self.own, host, (kind, &texts), info, &hosts);
         self.known.of(&labels, || self.new_set(&labels, kind)).unwrap_or_else(|| {
             let bare = Labels::overflowing(reporter, kind);
             self.known.of_all_others(&bare, || self.new_set(&bare, kind))

@@ -10,7 +10,7 @@ use proxy_core::tls::{SanKind, TlsInfo};
 use smallvec::SmallVec;
 
 use super::Reporter;
-use crate::shared::istio::peer::{DOWNSTREAM, Peer, PeerState, UPSTREAM};
+use crate::shared::istio::peer::{DOWNSTREAM, Peer, PeerState};
 
 pub(super) const UNKNOWN: &str = "unknown";
 const LATEST: &str = "latest";
@@ -76,6 +76,14 @@ struct Side<'i> {
     cluster: &'i str,
 }
 
+/// The workload that is asked.
+pub(super) struct Hosts<'i> {
+    /// As it says itself.
+    pub(super) asked: Option<&'i Peer>,
+    /// As its endpoint says.
+    pub(super) endpoint: Option<&'i Peer>,
+}
+
 /// The service that is asked.
 struct Service<'i> {
     host: &'i str,
@@ -129,17 +137,17 @@ impl<'i> Labels<'i> {
         host: Option<&'i str>,
         (kind, texts): (Kind, &'i Texts),
         info: &'i StreamInfo,
-        endpoint: Option<&'i Peer>,
+        hosts: &Hosts<'i>,
     ) -> Self {
         let service = service(host, info);
         let mut labels = Labels(SmallVec::new());
         let policy = match reporter {
             Reporter::Source => {
-                let told = PeerState::of(info, UPSTREAM);
+                let told = hosts.asked;
                 let tls = info.upstream.tls.as_deref();
                 let principal =
                     tls.and_then(peer_san).or(told.map(|peer| &*peer.identity)).unwrap_or_default();
-                let peer = told.or(endpoint);
+                let peer = told.or(hosts.endpoint);
                 let namespace = namespace(principal, peer);
                 labels.put("reporter", "source");
                 labels.put_side(&SOURCE, &Side::own(own, tls.and_then(own_san).unwrap_or_default()));
@@ -160,7 +168,7 @@ impl<'i> Labels<'i> {
                 labels.put_side(&SOURCE, &source);
                 let (host, name) = match is_gateway {
                     true => {
-                        let asked = PeerState::of(info, UPSTREAM);
+                        let asked = hosts.asked;
                         let (principal, namespace) =
                             asked.map_or(("", ""), |asked| (&*asked.identity, &*asked.namespace));
                         labels.put_side(&DESTINATION, &Side::other(asked, principal, namespace, UNKNOWN));
@@ -290,8 +298,8 @@ pub(super) fn text<'i>(fields: &'i Struct, name: &str) -> &'i str {
 }
 
 /// What the metadata of the host say of its workload, where that is asked for and it does not say it itself.
-pub(super) fn endpoint(reporter: Reporter, info: &StreamInfo) -> Option<Peer> {
-    if reporter != Reporter::Source || PeerState::of(info, UPSTREAM).is_some() {
+pub(super) fn endpoint(reporter: Reporter, info: &StreamInfo, asked: Option<&Peer>) -> Option<Peer> {
+    if reporter != Reporter::Source || asked.is_some() {
         return None;
     }
     let metadata = info.upstream.host.as_ref()?.metadata();
