@@ -20,11 +20,14 @@ use crate::upstream::stream::Upstream;
 /// How long a copy may take from the end of its request on, if its route has no timeout.
 const LONGEST: Duration = Duration::from_secs(300);
 
+/// What a piece takes besides its bytes: clients choose how small the pieces are.
+const OF_PIECE: usize = 2 * size_of::<Bytes>();
+
 /// Where the pieces wait.
 #[derive(Default)]
 struct Pipe {
     pieces: VecDeque<Bytes>,
-    /// Bytes in them.
+    /// Bytes that they take.
     waiting: usize,
     /// The end, with trailers if there are any, that was not taken.
     end: Option<Option<HeaderMap>>,
@@ -58,7 +61,7 @@ pub(crate) fn body() -> (Feed, CopyBody) {
 }
 
 impl Feed {
-    /// Adds a piece, unless more than `most` bytes wait already.
+    /// Adds a piece, unless what waits takes more than `most` bytes already.
     pub(crate) fn push(&self, data: Bytes, most: usize) -> Result<(), Unfed> {
         if Rc::strong_count(&self.0) == 1 {
             return Err(Unfed::Over);
@@ -68,7 +71,7 @@ impl Feed {
             return Err(Unfed::Behind);
         }
         if !data.is_empty() {
-            pipe.waiting += data.len();
+            pipe.waiting += data.len() + OF_PIECE;
             pipe.pieces.push_back(data);
             pipe.wake();
         }
@@ -140,7 +143,7 @@ impl CopyBody {
             let mut pipe = self.0.borrow_mut();
             pipe.is_begun = true;
             if let Some(piece) = pipe.pieces.pop_front() {
-                pipe.waiting -= piece.len();
+                pipe.waiting -= piece.len() + OF_PIECE;
                 up.data(piece);
             } else if let Some(trailers) = pipe.end.take() {
                 up.finish(trailers);
@@ -167,5 +170,36 @@ impl CopyBody {
             false => Poll::Pending,
         })
         .await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOST: usize = 64 * 1024;
+
+    /// How many pieces of that many bytes wait at most.
+    fn room_for(length: usize) -> usize {
+        let (feed, _body) = body();
+        let piece = Bytes::from(vec![0; length]);
+        let count = (0..10 * MOST).take_while(|_| feed.push(piece.clone(), MOST).is_ok()).count();
+        assert_eq!(feed.push(piece, MOST), Err(Unfed::Behind));
+        count
+    }
+
+    #[test]
+    fn small_pieces_are_not_free() {
+        assert_eq!(room_for(MOST), 1);
+        assert_eq!(room_for(16 * 1024), 4);
+        assert_eq!(room_for(1), MOST / (1 + OF_PIECE) + 1);
+    }
+
+    #[test]
+    fn who_is_gone_is_not_fed() {
+        let (feed, body) = body();
+        assert_eq!(feed.push(Bytes::from_static(b"a"), MOST), Ok(()));
+        drop(body);
+        assert_eq!(feed.push(Bytes::from_static(b"a"), MOST), Err(Unfed::Over));
     }
 }
