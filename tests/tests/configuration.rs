@@ -92,14 +92,14 @@ async fn fields_that_cannot_be_honoured_are_refused_in_every_resource() -> Resul
         ["enable_mptcp: ", "filter_chains[0].filters[0].typed_config.proxy_status_config: "],
     )?;
 
-    let bad = "name: r, vhds: {config_source: {ads: {}}}, virtual_hosts: [{name: v, domains: ['*'], routes: [{match: {prefix: /}, route: {cluster: c, hedge_policy: {}}}]}]";
+    let bad = "name: r, vhds: {config_source: {ads: {}}}, virtual_hosts: [{name: v, domains: ['*'], routes: [{match: {prefix: /}, route: {cluster: c, hedge_policy: {initial_requests: 2}}}]}]";
     management.set(
         &TypeUrl::ROUTE_CONFIGURATION,
         "1",
         [served::<RouteConfiguration>(&format!("{{{bad}}}"))?],
     );
     let message = rejection(&management, &TypeUrl::ROUTE_CONFIGURATION).await?;
-    both(&message, "r", ["vhds: ", "virtual_hosts[0].routes[0].route.hedge_policy: "])?;
+    both(&message, "r", ["vhds: ", "virtual_hosts[0].routes[0].route.hedge_policy.initial_requests: "])?;
     proxy.stop().await
 }
 

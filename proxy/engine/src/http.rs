@@ -1,5 +1,6 @@
 //! HTTP: connections, streams, the filter chain, and everything the connection manager does to a request.
 
+mod attempt;
 pub mod client_cert;
 pub mod config;
 pub mod connection;

@@ -20,6 +20,7 @@ pub mod original_dst;
 pub mod outlier;
 pub mod pool;
 pub mod proxy_protocol;
+pub(crate) mod retry_state;
 pub mod socket_options;
 pub(crate) mod stream;
 mod subset_stats;

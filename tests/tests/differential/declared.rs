@@ -7,9 +7,9 @@ use anyhow::{Context, Result, ensure};
 use integration::differential::Case;
 
 use crate::{
-    buffer, clusters, compressor, ext_authz, ext_authz_network, flushing, headers, http1, http2, jwt, logs,
-    metadata, paths, ratelimit, ratelimit_network, rbac, rbac_matcher, redirects, replies, routing, tcp,
-    timeouts, tunnels, upstream_filters,
+    buffer, clusters, compressor, ext_authz, ext_authz_network, flushing, headers, hedging, http1, http2,
+    jwt, logs, metadata, paths, ratelimit, ratelimit_network, rbac, rbac_matcher, redirects, replies,
+    routing, tcp, timeouts, tunnels, upstream_filters,
 };
 
 const INTRODUCTION: &str = "\
@@ -62,6 +62,7 @@ fn sections() -> Result<Vec<(&'static str, Vec<Row>)>> {
         ("METADATA frames", metadata::exchanges().into_iter().map(|exchange| exchange.case).collect()),
         ("Routes", routing::cases()),
         ("Redirects that are followed", redirects::cases()),
+        ("Tries beside each other", hedging::cases()),
         ("Clusters of routes", clusters::cases()),
         ("Compression", compressor::cases()),
         ("Headers", headers::cases()),

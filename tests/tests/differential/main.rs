@@ -19,6 +19,7 @@ mod hashing;
 mod headers;
 mod health;
 mod health_changes;
+mod hedging;
 mod http1;
 mod http2;
 mod jwt;
@@ -140,6 +141,11 @@ async fn responses_that_wait_for_the_window() {
 #[tokio::test]
 async fn requests_sent_again() {
     differential(retries::setup(), retries::cases()).await;
+}
+
+#[tokio::test]
+async fn tries_beside_each_other() {
+    differential(hedging::setup(), hedging::cases()).await;
 }
 
 #[tokio::test]

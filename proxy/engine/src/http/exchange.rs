@@ -19,6 +19,7 @@ use proxy_core::stream_error::UpstreamReset;
 use super::deadlines::{Tick, Timeout};
 use super::filter_chain::{Ending, Parts};
 use super::passing::Side;
+use super::retry::Decided;
 use super::stream::{Stream, StreamEnd};
 use crate::codec::downstream::{Downstream, DownstreamError};
 use crate::codec::h2_metadata::MetadataBlock;
@@ -33,6 +34,8 @@ enum Event {
     Response(UpstreamEvent),
     Metadata(Direction, MetadataBlock),
     UpstreamFailed(UpstreamReset),
+    /// An earlier try takes the place of this one.
+    Overtaken,
     DownstreamFailed(DownstreamError),
     Tick(Tick),
     /// The filter at this position lets go of what it held.
@@ -45,6 +48,10 @@ pub(crate) enum Failure {
     Upstream(UpstreamReset),
     /// The response is one to send the request again for, after this pause.
     Refused(Duration),
+    /// The response is not one to pass on while another try may have a better one.
+    Denied,
+    /// The try takes too long: after this pause another one begins beside it.
+    Hedged(Duration),
     /// A deadline of the try passed, and no response was begun.
     TimedOut(Timeout),
     /// The stream ended for another reason.
@@ -114,9 +121,18 @@ impl Stream<'_> {
                         Side::Downstream => progress.response_done = self.emit(down, parts),
                     }
                 }
+                Event::Overtaken => {
+                    self.overtake(up);
+                    progress.response_read = false;
+                }
                 Event::UpstreamFailed(reset) => return Err(Failure::Upstream(reset)),
                 Event::DownstreamFailed(error) => return Err(self.downstream_failed(error).into()),
                 Event::Tick(Tick::UpstreamLog) => self.log_upstream_again(down.wire()),
+                Event::Tick(Tick::TimedOut(timeout @ (Timeout::Try | Timeout::TryIdle))) if self.hedges() => {
+                    if let Some(pause) = self.hedge(timeout) {
+                        return Err(Failure::Hedged(pause));
+                    }
+                }
                 Event::Tick(Tick::TimedOut(
                     timeout @ (Timeout::Try | Timeout::TryIdle | Timeout::UpstreamMaxDuration),
                 )) if self.response.is_none() => {
@@ -143,6 +159,14 @@ impl Stream<'_> {
         progress: &Progress,
         cx: &mut Context<'_>,
     ) -> Poll<Event> {
+        if self.races() {
+            if let Some(event) = self.first_answer() {
+                return Poll::Ready(Event::Response(event));
+            }
+            if self.poll_race(cx).is_ready() {
+                return Poll::Ready(Event::Overtaken);
+            }
+        }
         // Response first: it is what frees resources.
         let mut down_blocked = false;
         let down_room = down.poll_room(cx);
@@ -327,6 +351,7 @@ impl Stream<'_> {
                 }
                 if let Some(tries) = &mut self.tries {
                     tries.forgo();
+                    self.end_race();
                 }
                 if self.cx.manager.proxy_100_continue {
                     let stats = self.cx.manager.stats.here();
@@ -398,9 +423,16 @@ impl Stream<'_> {
             self.note_answer();
             if self.tries.is_some() {
                 let last_rx = parts.end.is_some().then(clock::now);
-                if let Some(pause) = self.retries_response() {
-                    self.info.upstream.last_rx = last_rx;
-                    return Err(Failure::Refused(pause));
+                match self.judge_response() {
+                    Decided::Keep => {}
+                    Decided::Again(pause) => {
+                        self.info.upstream.last_rx = last_rx;
+                        return Err(Failure::Refused(pause));
+                    }
+                    Decided::Denied => {
+                        self.info.upstream.last_rx = last_rx;
+                        return Err(Failure::Denied);
+                    }
                 }
                 if let Some(end) = self.follows_redirect() {
                     self.info.upstream.last_rx = last_rx;

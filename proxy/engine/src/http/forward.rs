@@ -73,8 +73,10 @@ enum Sent {
     Answered,
     /// There will be no response.
     Failed(Failed),
-    /// The response is one to send the request again for, after this pause.
-    Refused(Duration),
+    /// It is sent again after this pause; whether because it took too long.
+    Again { pause: Duration, timed_out: bool },
+    /// An earlier try goes on in place of this one.
+    Overtaken,
 }
 
 struct Failed {
@@ -89,6 +91,8 @@ struct Failed {
 /// Why there is no upstream stream.
 enum Unavailable {
     Reset(UpstreamReset, String),
+    /// An earlier try is answered.
+    Overtaken,
     End(StreamEnd),
 }
 
@@ -190,6 +194,7 @@ impl Stream<'_> {
         let mut sends = 1;
         let mut sending = Sending::First;
         loop {
+            let mut again = None;
             match self.send(down, timer, &cluster, (priority, hash), sending).await? {
                 Sent::Answered => return self.flush(down, timer).await,
                 Sent::Failed(failed) => {
@@ -199,6 +204,11 @@ impl Stream<'_> {
                         continue;
                     }
                     let Some(pause) = self.retries_reset(failed.reset) else {
+                        if failed.timeout.is_none() && self.races() {
+                            self.lose_reset(failed.reset);
+                            self.recall();
+                            continue;
+                        }
                         return Err(match failed.timeout {
                             Some(timeout) => self.timed_out(timeout),
                             None => self.upstream_failed(failed.reset, failed.reason),
@@ -208,14 +218,16 @@ impl Stream<'_> {
                         Some(timeout) => self.count_try_timeout(timeout),
                         None => self.count_reset(failed.reset),
                     }
-                    self.pause(down, timer, pause).await?;
                     let timed_out = matches!(failed.timeout, Some(Timeout::Try | Timeout::TryIdle));
-                    cluster = self.prepare_again(cluster, timed_out)?;
-                    sending = Sending::Retried;
+                    again = Some((pause, timed_out));
                 }
-                Sent::Refused(pause) => {
-                    self.pause(down, timer, pause).await?;
-                    cluster = self.prepare_again(cluster, false)?;
+                Sent::Again { pause, timed_out } => again = Some((pause, timed_out)),
+                Sent::Overtaken => self.recall(),
+            }
+            if let Some((pause, timed_out)) = again {
+                self.pause(down, timer, pause).await?;
+                if !self.is_recalled() {
+                    cluster = self.prepare_again(cluster, timed_out)?;
                     sending = Sending::Retried;
                 }
             }
@@ -231,8 +243,18 @@ impl Stream<'_> {
         wants: (BreakerPriority, Option<u64>),
         sending: Sending,
     ) -> Result<Sent, StreamEnd> {
-        let mut up = match self.open(down, timer, cluster, wants, sending).await {
+        let resumed = if self.races() { self.resume_attempt() } else { None };
+        let is_resumed = resumed.is_some();
+        let opened = match resumed {
+            Some(up) => Ok(up),
+            None => self.open(down, timer, cluster, wants, sending).await,
+        };
+        let mut up = match opened {
             Ok(up) => up,
+            Err(Unavailable::Overtaken) => {
+                self.log_upstream_end(|| down.wire());
+                return Ok(Sent::Overtaken);
+            }
             Err(Unavailable::End(end)) => {
                 if !matches!(end, StreamEnd::Gone) {
                     self.log_upstream_end(|| down.wire());
@@ -250,24 +272,16 @@ impl Stream<'_> {
                 return Ok(Sent::Failed(Failed { reset, reason, timeout: None, max_sends: 0 }));
             }
         };
-        self.log_upstream_ready(|| down.wire());
-        // What was gathered of the body follows the head.
-        let end = (self.request_done || self.is_tunnel())
-            && self.gathered.is_none()
-            && !self.holds(Direction::Request)
-            && (self.is_tunnel() || !down.has_metadata());
-        self.body_sent = false;
-        let queued = up.request(&self.request, end);
+        let queued = if is_resumed { Ok(()) } else { self.begin_request(down, &mut up) };
         let was_sent = queued.is_ok();
         let ended = match queued {
-            Ok(()) => {
-                let sent = clock::now();
-                self.info.upstream.first_tx = Some(sent);
-                self.info.upstream.last_tx = self.request_done.then_some(sent);
-                self.exchange(down, &mut up, timer).await
-            }
+            Ok(()) => self.exchange(down, &mut up, timer).await,
             Err(reset) => Err(Failure::Upstream(reset)),
         };
+        if let Err(Failure::Hedged(pause)) = ended {
+            self.put_aside(up);
+            return Ok(Sent::Again { pause, timed_out: true });
+        }
         self.info.upstream.wire = up.wire();
         if let Err(Failure::Upstream(reset)) = &ended {
             self.log_upstream_failure(*reset);
@@ -293,10 +307,15 @@ impl Stream<'_> {
                 cut_short();
                 Err(end)
             }
-            Err(Failure::Refused(pause)) => {
+            Err(Failure::Refused(pause) | Failure::Hedged(pause)) => {
                 cut_short();
                 self.track_try(clock::now());
-                Ok(Sent::Refused(pause))
+                Ok(Sent::Again { pause, timed_out: false })
+            }
+            Err(Failure::Denied) => {
+                cut_short();
+                self.track_try(clock::now());
+                Ok(Sent::Overtaken)
             }
             Err(Failure::TimedOut(timeout)) => {
                 cut_short();
@@ -311,10 +330,29 @@ impl Stream<'_> {
         }
     }
 
+    /// Queues the head for a host that it is new to.
+    fn begin_request<D: Downstream>(&mut self, down: &D, up: &mut Upstream) -> Result<(), UpstreamReset> {
+        self.log_upstream_ready(|| down.wire());
+        // What was gathered of the body follows the head.
+        let end = (self.request_done || self.is_tunnel())
+            && self.gathered.is_none()
+            && !self.holds(Direction::Request)
+            && (self.is_tunnel() || !down.has_metadata());
+        self.body_sent = false;
+        up.request(&self.request, end)?;
+        let sent = clock::now();
+        self.info.upstream.first_tx = Some(sent);
+        self.info.upstream.last_tx = self.request_done.then_some(sent);
+        Ok(())
+    }
+
     /// How often the request may be sent whose stream ended so, without anybody having worked on it twice who minds.
     fn max_sends(&self, reset: UpstreamReset, up: &Upstream, was_sent: bool) -> u32 {
         // What was sent of the body is gone.
-        let is_whole = !self.body_sent && !self.committed && self.info.upstream.first_rx.is_none();
+        let is_whole = !self.body_sent
+            && !self.committed
+            && self.info.upstream.first_rx.is_none()
+            && self.tries.as_ref().is_none_or(|tries| !tries.is_hedged);
         match reset {
             _ if !is_whole => 0,
             // The host did not work on it (RFC 9113, 8.7).
@@ -401,6 +439,7 @@ impl Stream<'_> {
         if self.request_done {
             deadlines.set_route(timeouts.global.map(|timeout| now + timeout));
         }
+        timeouts.hedges = route.hedges(request, timeouts.is_asked);
         timeouts.write_headers(request, Duration::ZERO, headers);
         if route.virtual_host().include_request_attempt_count {
             request.headers.insert(&*X_ENVOY_ATTEMPT_COUNT, HeaderValue::from_static("1"));
@@ -667,6 +706,10 @@ impl Stream<'_> {
                 return Poll::Ready(opened.map_err(|(reset, reason)| Unavailable::Reset(reset, reason)));
             }
             self.begin_mirrors();
+            if self.races() && self.poll_race(cx).is_ready() {
+                pool.cluster.stats.traffic.here().upstream_rq_cancelled.inc();
+                return Poll::Ready(Err(Unavailable::Overtaken));
+            }
             if let Poll::Ready(error) = down.poll_gone(cx) {
                 pool.cluster.stats.traffic.here().upstream_rq_cancelled.inc();
                 return Poll::Ready(Err(Unavailable::End(self.downstream_failed(error))));

@@ -131,10 +131,20 @@ impl Stream<'_> {
 
     /// The route's timeout passed.
     pub(crate) fn upstream_timed_out(&mut self) {
-        if self.in_flight.is_none() && self.tries.as_ref().is_some_and(|tries| tries.retried) {
-            // It is nobody's fault: the request waited to be sent again.
-            return;
+        // (Where the request waits to be sent again, it is nobody's fault.)
+        if self.in_flight.is_some() || self.tries.as_ref().is_none_or(|tries| !tries.retried) {
+            if !self.committed && self.tries.as_ref().is_none_or(|tries| !tries.is_late) {
+                self.note_at_host(HostResult::TimedOut);
+            }
+            self.count_request_timeout();
         }
+        if self.races() {
+            self.time_out_race();
+        }
+    }
+
+    /// Counts that a host did not answer within the route's timeout.
+    pub(super) fn count_request_timeout(&self) {
         if let Some(cluster) = &self.cluster {
             cluster.cluster.stats.traffic.here().upstream_rq_timeout.inc();
         }
@@ -143,9 +153,6 @@ impl Stream<'_> {
         }
         if let Some(host) = &self.info.upstream.host {
             host.stats.rq_timeout.fetch_add(1, Ordering::Relaxed);
-        }
-        if !self.committed {
-            self.note_at_host(HostResult::TimedOut);
         }
         self.charge_unanswered(StatusCode::GATEWAY_TIMEOUT);
     }

@@ -137,6 +137,7 @@ impl Stream<'_> {
         self.info.details = Some(reply.details.clone());
         self.deadlines.disarm_request();
         self.deadlines.disarm_upstream();
+        self.end_race();
         if reply.status == StatusCode::BAD_REQUEST
             && self.info.protocol != Some(Protocol::Http2)
             && !self.cx.manager.stream_error_on_invalid_http_message

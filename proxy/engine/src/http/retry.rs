@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use proxy_core::extension::http_filter::{Direction, Verdict};
-use proxy_core::head::{BodyEvent, RequestHead};
+use proxy_core::head::{BodyEvent, RequestHead, ResponseHead};
 use proxy_core::headers::{
     EARLY_DATA, X_ENVOY_ATTEMPT_COUNT, X_ENVOY_IS_TIMEOUT_RETRY, X_ENVOY_MAX_RETRIES,
     X_ENVOY_RETRIABLE_HEADER_NAMES, X_ENVOY_RETRIABLE_STATUS_CODES, X_ENVOY_RETRY_GRPC_ON, X_ENVOY_RETRY_ON,
@@ -27,6 +27,7 @@ use proxy_core::stats::groups::RouteStats;
 use proxy_core::stream_error::UpstreamReset;
 use proxy_core::upstream::{Host, HostSet, Load};
 
+use super::attempt::Race;
 use super::deadlines::Timeout;
 use super::filter_chain::{Ending, Parts};
 use super::passing::Side;
@@ -35,9 +36,9 @@ use crate::codec::downstream::{Downstream, DownstreamError};
 use crate::local::clock;
 use crate::local::timers::Timer;
 use crate::router::timeouts::Timeouts;
-use crate::upstream::circuit_breaker::{BreakerPriority, Permit};
-use crate::upstream::cluster::Cluster;
+use crate::upstream::circuit_breaker::BreakerPriority;
 use crate::upstream::pool::WorkerCluster;
+use crate::upstream::retry_state::{Granted, RetryState};
 
 /// The longest first pause, if neither the policy nor the runtime says.
 const BASE_PAUSE: u64 = 25;
@@ -46,14 +47,11 @@ const BASE_PAUSE: u64 = 25;
 pub(crate) struct Tries {
     /// For what it is sent again; nothing once that is over.
     on: RetryOn,
-    left: u64,
+    state: RetryState,
     policy: Option<Arc<RetryPolicy>>,
     /// What headers of the request add to the policy.
     asked: Option<Box<Asked>>,
     back_off: Option<BackOff>,
-    priority: BreakerPriority,
-    /// The retry that is in flight.
-    permit: Option<Permit<Arc<Cluster>>>,
     /// Hosts of earlier tries.
     tried: Vec<Arc<Host>>,
     /// Priorities of the hosts of earlier tries, one for each try.
@@ -70,6 +68,14 @@ pub(crate) struct Tries {
     pub(super) retried: bool,
     /// The pause before the retry.
     paused: Paused,
+    /// Whether a try that takes too long goes on, beside the next.
+    pub(super) hedges: bool,
+    /// The request was sent again beside the latest try already.
+    pub(super) is_hedged: bool,
+    /// Outlier detection knows that the latest try takes too long.
+    pub(super) is_late: bool,
+    /// What is in flight beside the latest try.
+    pub(super) race: Option<Box<Race>>,
 }
 
 /// The pause before a retry.
@@ -81,6 +87,17 @@ enum Paused {
     AtRandom,
     /// As long as the host asked for.
     AsAsked,
+}
+
+/// What is made of a try that ended, or takes too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Decided {
+    /// It is what the client gets.
+    Keep,
+    /// It would have been tried again, but may not be.
+    Denied,
+    /// It is tried again after this pause.
+    Again(Duration),
 }
 
 /// What headers of the request ask for beside the conditions.
@@ -105,6 +122,8 @@ enum Waited {
     Resumed(usize, Verdict),
     Gone(DownstreamError),
     TimedOut(Timeout),
+    /// An earlier try goes on after all.
+    Overtaken,
 }
 
 impl Tries {
@@ -125,12 +144,10 @@ impl Tries {
         }
         let mut tries = Box::new(Self {
             on,
-            left: policy.map_or(1, |policy| u64::from(policy.retries)),
+            state: RetryState::new(policy.map_or(1, |policy| u64::from(policy.retries)), priority),
             policy: policy.cloned(),
             asked: None,
             back_off: policy.and_then(|policy| policy.back_off),
-            priority,
-            permit: None,
             tried: Vec::new(),
             tried_priorities: Vec::new(),
             loads: None,
@@ -140,6 +157,10 @@ impl Tries {
             started: false,
             retried: false,
             paused: Paused::Not,
+            hedges: timeouts.hedges,
+            is_hedged: false,
+            is_late: false,
+            race: None,
         });
         tries.ask(request);
         Some(tries)
@@ -159,7 +180,7 @@ impl Tries {
         let headers = &request.headers;
         let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
         if let Some(retries) = text(&X_ENVOY_MAX_RETRIES).and_then(|text| text.trim().parse().ok()) {
-            self.left = retries;
+            self.state.left = retries;
         }
         let mut asked = Asked::default();
         if let Some(codes) = text(&X_ENVOY_RETRIABLE_STATUS_CODES) {
@@ -182,7 +203,7 @@ impl Tries {
     /// The request is not sent again to its cluster, whatever comes.
     pub(super) fn forgo(&mut self) {
         self.on = RetryOn::default();
-        self.permit = None;
+        self.state.release();
         if !self.redirects {
             self.kept.drop();
         }
@@ -255,17 +276,22 @@ impl Tries {
         self.policy.as_ref().and_then(|policy| policy.per_try_idle)
     }
 
-    fn judge_response(&self, stream: &Stream<'_>) -> (Decision, Option<Duration>) {
-        let Some(response) = &stream.response else { return (Decision::Keep, None) };
+    /// What `response` of the request in `stream` asks for.
+    pub(super) fn judge(&self, response: &ResponseHead, request: &RequestHead) -> Decision {
         let asked = self.asked.as_deref();
         let rule = ResponseRule {
             on: self.on,
             status_codes: asked.map_or(&[], |asked| &asked.status_codes),
             header_names: asked.map_or(&[], |asked| &asked.header_names),
             policy: self.policy.as_deref(),
-            is_early: stream.request.headers.contains_key(&EARLY_DATA),
+            is_early: request.headers.contains_key(&EARLY_DATA),
         };
-        let decision = rule.judge(response);
+        rule.judge(response)
+    }
+
+    fn judge_response(&self, stream: &Stream<'_>) -> (Decision, Option<Duration>) {
+        let Some(response) = &stream.response else { return (Decision::Keep, None) };
+        let decision = self.judge(response, &stream.request);
         let rate_limited = self.policy.as_ref().and_then(|policy| policy.rate_limited.as_ref());
         let pause = rate_limited.filter(|_| decision == Decision::AfterPause).and_then(|back_off| {
             let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -339,21 +365,32 @@ impl Stream<'_> {
         }
     }
 
-    /// What is made of the response head in `self.response`: the pause until the request is sent again, or nothing if the
-    /// response goes on.
-    pub(super) fn retries_response(&mut self) -> Option<Duration> {
-        let mut tries = self.tries.take()?;
-        let mut pause = None;
+    /// What is made of the response head in `self.response`. One that would be tried again but may not be goes to the client, unless
+    /// another try may still have a better one: then it is gone.
+    pub(super) fn judge_response(&mut self) -> Decided {
+        let Some(mut tries) = self.tries.take() else { return Decided::Keep };
+        let mut decided = Decided::Keep;
         if tries.is_on() {
             let (decision, asked) = tries.judge_response(self);
-            pause = self.decide(&mut tries, decision, asked);
+            decided = match (tries.is_hedged, decision) {
+                (false, _) => self.decide(&mut tries, decision, asked),
+                (true, Decision::Keep) => Decided::Keep,
+                (true, Decision::AfterPause | Decision::AtOnce) => Decided::Denied,
+            };
         }
-        match pause {
-            Some(_) => self.drop_response(),
-            None => tries.forgo(),
+        match decided {
+            Decided::Again(_) => self.drop_response(),
+            Decided::Denied if tries.race.is_some() => self.lose_response(),
+            Decided::Keep | Decided::Denied => {
+                decided = Decided::Keep;
+                tries.forgo();
+            }
         }
         self.tries = Some(tries);
-        pause
+        if decided == Decided::Keep {
+            self.end_race();
+        }
+        decided
     }
 
     /// Counts the response that nobody gets.
@@ -376,7 +413,9 @@ impl Stream<'_> {
     /// Whether the policy wants the request sent again for `reset`, if it may be.
     pub(super) fn would_retry(&mut self, reset: UpstreamReset) -> bool {
         let is_started = self.info.upstream.first_tx.is_some();
-        let Some(tries) = self.tries.as_deref_mut().filter(|tries| tries.is_on()) else { return false };
+        let Some(tries) = self.tries.as_deref_mut().filter(|tries| tries.is_on() && !tries.is_hedged) else {
+            return false;
+        };
         tries.started |= is_started;
         tries.on.judge_reset(reset, tries.started) != Decision::Keep
     }
@@ -385,56 +424,47 @@ impl Stream<'_> {
     pub(super) fn retries_reset(&mut self, reset: UpstreamReset) -> Option<Duration> {
         let would_retry = self.would_retry(reset);
         let mut tries = self.tries.take()?;
-        let mut pause = None;
-        if tries.is_on() {
+        let mut decided = Decided::Keep;
+        if tries.is_on() && !tries.is_hedged {
             let decision = if would_retry { Decision::AfterPause } else { Decision::Keep };
-            pause = self.decide(&mut tries, decision, None);
-        }
-        if pause.is_some()
-            && let Some(host) = &self.info.upstream.host
-        {
-            host.stats.rq_error.fetch_add(1, Ordering::Relaxed);
+            decided = self.decide(&mut tries, decision, None);
         }
         self.tries = Some(tries);
-        pause
+        let Decided::Again(pause) = decided else { return None };
+        if let Some(host) = &self.info.upstream.host {
+            host.stats.rq_error.fetch_add(1, Ordering::Relaxed);
+        }
+        Some(pause)
     }
 
     /// Takes one of the tries that are left, and says how long to wait for it.
-    fn decide(
+    pub(super) fn decide(
         &mut self,
         tries: &mut Tries,
         decision: Decision,
         asked_pause: Option<Duration>,
-    ) -> Option<Duration> {
-        let cluster = self.cluster.clone()?;
-        let stats = cluster.cluster.stats.traffic.here();
+    ) -> Decided {
+        let Some(cluster) = self.cluster.clone() else { return Decided::Keep };
         let count = |of: fn(&RouteStats)| self.route_stats().for_each(|stats| of(stats.here()));
-        let was_retried = tries.permit.take().is_some();
-        if decision == Decision::Keep {
-            if was_retried {
-                stats.upstream_rq_retry_success.inc();
-                count(|stats| stats.upstream_rq_retry_success.inc());
-            }
-            return None;
-        }
-        if tries.left == 0 {
-            stats.upstream_rq_retry_limit_exceeded.inc();
-            count(|stats| stats.upstream_rq_retry_limit_exceeded.inc());
-            self.info.flags.set(ResponseFlag::UpstreamRetryLimitExceeded);
-            return None;
-        }
-        tries.left -= 1;
         let runtime = &self.cx.shared.env.runtime;
-        let Ok(permit) = Permit::acquire_retry(cluster.cluster.clone(), tries.priority) else {
-            stats.upstream_rq_retry_overflow.inc();
-            count(|stats| stats.upstream_rq_retry_overflow.inc());
-            self.info.flags.set(ResponseFlag::UpstreamOverflow);
-            return None;
-        };
-        if runtime.number("upstream.use_retry").is_some_and(|percent| self.random() % 100 >= percent) {
-            return None;
+        match tries.state.take(&cluster.cluster, decision, runtime, || self.random()) {
+            Granted::Again => {}
+            Granted::Unwanted | Granted::Untaken => return Decided::Keep,
+            Granted::Success => {
+                count(|stats| stats.upstream_rq_retry_success.inc());
+                return Decided::Keep;
+            }
+            Granted::LimitExceeded => {
+                count(|stats| stats.upstream_rq_retry_limit_exceeded.inc());
+                self.info.flags.set(ResponseFlag::UpstreamRetryLimitExceeded);
+                return Decided::Denied;
+            }
+            Granted::Overflow => {
+                count(|stats| stats.upstream_rq_retry_overflow.inc());
+                self.info.flags.set(ResponseFlag::UpstreamOverflow);
+                return Decided::Denied;
+            }
         }
-        tries.permit = Some(permit);
         tries.retried = true;
         let (kind, pause) = match (decision, asked_pause) {
             (Decision::AtOnce | Decision::Keep, _) => (Paused::Not, Duration::ZERO),
@@ -447,7 +477,7 @@ impl Stream<'_> {
             }
         };
         tries.paused = kind;
-        Some(pause)
+        Decided::Again(pause)
     }
 
     /// Counts a retry: it takes place only once the pause before it is over.
@@ -482,6 +512,9 @@ impl Stream<'_> {
             let watch = self.watches(down.protocol());
             let read = !self.request_done && !self.is_tunnel();
             let waited = poll_fn(|cx| {
+                if self.races() && self.poll_race(cx).is_ready() {
+                    return Poll::Ready(Waited::Overtaken);
+                }
                 if let Poll::Ready((position, verdict)) = self.filters.poll_resume(Direction::Request, cx) {
                     return Poll::Ready(Waited::Resumed(position, verdict));
                 }
@@ -498,7 +531,7 @@ impl Stream<'_> {
             })
             .await;
             let parts = match waited {
-                Waited::Over => break,
+                Waited::Over | Waited::Overtaken => break,
                 Waited::Body(Ok(body)) => {
                     let parts = self.receive(body);
                     self.pass(down, timer, Side::Downstream, Direction::Request, 0, parts).await?
@@ -543,6 +576,8 @@ impl Stream<'_> {
         (info.first_tx, info.last_tx, info.first_rx, info.first_rx_body, info.last_rx) =
             (None, None, None, None, None);
         self.gathered = None;
+        let Some(tries) = &mut self.tries else { return Ok(cluster) };
+        (tries.is_hedged, tries.is_late) = (false, false);
         let Some(tries) = &self.tries else { return Ok(cluster) };
         self.count_retry(tries);
         self.gathered = tries.kept.parts();

@@ -556,6 +556,9 @@ impl Drop for Stream<'_> {
         stats
             .downstream_rq_time
             .record(u64::try_from(self.info.duration(now).as_millis()).unwrap_or(u64::MAX));
+        if self.races() {
+            self.end_race();
+        }
         self.track_end(now);
         self.in_flight = None;
         drill_request("complete", &self.request, &self.cx.shared.env.runtime);

@@ -4,7 +4,6 @@ use proxy_core::config::FieldUse::{self, Ignored, Rejected, Used};
 use proxy_core::config::MessageFields;
 
 const NO_TYPED_RETRIES: FieldUse = Ignored("Envoy has no such extensions, and ignores it too");
-const NO_HEDGING: FieldUse = Rejected("hedging is not available");
 const NO_PLUGINS: FieldUse = Rejected("cluster specifier plugins are not available");
 const NO_SPECIFIERS: FieldUse = Rejected("route specifiers are not available");
 const CORS_FILTER: FieldUse = Rejected("use typed_per_filter_config with envoy.filters.http.cors");
@@ -17,6 +16,14 @@ pub const FIELDS: &[MessageFields] = &[
     ROUTE,
     ROUTE_MATCH,
     ROUTE_ACTION,
+    (
+        "envoy.config.route.v3.HedgePolicy",
+        &[
+            ("initial_requests", Rejected(super::retries::NEITHER)),
+            ("additional_request_chance", Rejected(super::retries::NEITHER)),
+            ("hedge_on_per_try_timeout", Used),
+        ],
+    ),
     ("envoy.config.route.v3.RouteMatch.ConnectMatcher", &[]),
     ("envoy.config.route.v3.RouteMatch.GrpcRouteMatchOptions", &[]),
     ("envoy.config.route.v3.RouteMatch.TlsContextMatchOptions", &[("presented", Used), ("validated", Used)]),
@@ -161,7 +168,7 @@ const VIRTUAL_HOST: MessageFields = (
         ("include_attempt_count_in_response", Used),
         ("retry_policy", Used),
         ("retry_policy_typed_config", NO_TYPED_RETRIES),
-        ("hedge_policy", NO_HEDGING),
+        ("hedge_policy", Used),
         ("include_is_timeout_retry_header", Used),
         ("per_request_buffer_limit_bytes", Used),
         ("request_body_buffer_limit", Used),
@@ -255,7 +262,7 @@ const ROUTE_ACTION: MessageFields = (
         ("internal_redirect_policy", Used),
         ("internal_redirect_action", Used),
         ("max_internal_redirects", Used),
-        ("hedge_policy", NO_HEDGING),
+        ("hedge_policy", Used),
         ("max_stream_duration", Used),
     ],
 );

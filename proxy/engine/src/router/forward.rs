@@ -45,6 +45,8 @@ pub struct ForwardAction {
     pub(super) labels: Option<Labels>,
     /// When a request is sent again, if the cluster does not say.
     pub retry: Option<Arc<RetryPolicy>>,
+    /// Whether tries that take too long go on beside the next.
+    pub hedges: bool,
     /// What requests are counted as, for filters that limit rates.
     pub rate_limits: RateLimits,
     /// Whether those of the virtual host hold too.
@@ -116,6 +118,7 @@ impl ForwardAction {
         let hash_policies = HashPolicies::build("hash_policy", &proto.hash_policy, cx);
         let timeouts = RouteTimeouts::build(proto, cx);
         let retry = retries::policy(proto.retry_policy.as_ref(), above.retry.as_ref(), cx);
+        let hedges = retries::hedges(proto.hedge_policy.as_ref(), above.hedges, cx);
         let rate_limits = RateLimits::build("rate_limits", &proto.rate_limits, Place::Route, cx);
         let mirrors = MirrorPolicy::build_all(&proto.request_mirror_policies, cx);
         let internal_redirects = InternalRedirects::build(proto, cx);
@@ -124,6 +127,7 @@ impl ForwardAction {
         unsupported?;
         Ok(Self {
             retry: retry?,
+            hedges: hedges?,
             rate_limits: rate_limits?,
             #[allow(deprecated, reason = "still sent by control planes")]
             includes_host_rate_limits: proto.include_vh_rate_limits.unwrap_or(false),
@@ -231,7 +235,7 @@ fn reject_unsupported(proto: &proto::RouteAction, cx: &mut BuildCx<'_>) -> Resul
         internal_redirect_policy: _,
         internal_redirect_action: _,
         max_internal_redirects: _,
-        hedge_policy,
+        hedge_policy: _,
         max_stream_duration: _,
         cluster_specifier: _,
         host_rewrite_specifier: _,
@@ -239,7 +243,6 @@ fn reject_unsupported(proto: &proto::RouteAction, cx: &mut BuildCx<'_>) -> Resul
     let all = [
         cx.reject_if(early_data_policy.is_some(), "early_data_policy", "early data is not available"),
         cx.reject_if(cors.is_some(), "cors", "use typed_per_filter_config with envoy.filters.http.cors"),
-        cx.reject_if(hedge_policy.is_some(), "hedge_policy", "hedging is not available"),
     ];
     all.into_iter().collect()
 }

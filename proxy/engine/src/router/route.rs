@@ -178,6 +178,8 @@ pub(super) struct RouteBuilder {
 pub(super) struct Above {
     /// When a request is sent again.
     pub(super) retry: Option<Arc<RetryPolicy>>,
+    /// Whether tries that take too long go on beside the next.
+    pub(super) hedges: bool,
     /// Who gets copies of requests.
     pub(super) mirrors: Arc<[MirrorPolicy]>,
 }

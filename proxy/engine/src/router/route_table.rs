@@ -7,7 +7,7 @@ use http::{HeaderName, HeaderValue};
 use proxy_core::config::{BuildCx, Rejected};
 use proxy_core::extension::http_filter;
 use proxy_core::head::{RequestHead, ResponseHead, Scheme};
-use proxy_core::headers::{X_ENVOY_INTERNAL, X_FORWARDED_PROTO};
+use proxy_core::headers::{X_ENVOY_HEDGE_ON_PER_TRY_TIMEOUT, X_ENVOY_INTERNAL, X_FORWARDED_PROTO};
 use proxy_core::matcher::RequestHeader;
 use proxy_core::metadata::Metadata;
 use proxy_core::names::Name;
@@ -146,7 +146,7 @@ impl RouteTable {
             max_direct_response_body: max_direct_response_body_size_bytes
                 .unwrap_or(DEFAULT_MAX_DIRECT_RESPONSE_BODY),
             filter_configs: filter_configs.clone().unwrap_or_default(),
-            above: Above { retry: None, mirrors: mirrors.clone().unwrap_or_default() },
+            above: Above { retry: None, hedges: false, mirrors: mirrors.clone().unwrap_or_default() },
             buffer_limit: None,
         };
         let virtual_hosts = Self::build_virtual_hosts(virtual_hosts, name, &mut routes, cx);
@@ -413,6 +413,17 @@ impl<'t> SelectedRoute<'t> {
         match &self.entry.action {
             Action::Forward(forward) => forward.retry.as_ref(),
             Action::Redirect(_) | Action::DirectResponse(_) | Action::NonForwarding => None,
+        }
+    }
+
+    /// Whether a try of `request` that takes too long goes on beside the next; `is_asked`: it has headers that ask the router for something.
+    pub fn hedges(&self, request: &RequestHead, is_asked: bool) -> bool {
+        let asked = is_asked.then(|| request.headers.get(&*X_ENVOY_HEDGE_ON_PER_TRY_TIMEOUT)).flatten();
+        match (asked.map(HeaderValue::as_bytes), &self.entry.action) {
+            (Some(b"true"), _) => true,
+            (Some(b"false"), _) => false,
+            (_, Action::Forward(forward)) => forward.hedges,
+            (_, Action::Redirect(_) | Action::DirectResponse(_) | Action::NonForwarding) => false,
         }
     }
 

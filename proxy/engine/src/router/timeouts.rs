@@ -84,6 +84,8 @@ pub struct Timeouts {
     keeps_expected: bool,
     /// Whether the request has headers that ask something of the router, about timeouts or retries.
     pub(crate) is_asked: bool,
+    /// Whether a try that takes too long goes on, so that it has the time of all.
+    pub(crate) hedges: bool,
 }
 
 /// The timeouts of one route.
@@ -249,7 +251,8 @@ impl Timeouts {
         if let Some(grpc_timeout) = self.grpc_timeout {
             set_grpc_timeout(headers, grpc_timeout);
         }
-        let Some(mut expected) = self.per_try.or(self.global) else { return };
+        let per_try = self.per_try.filter(|_| !self.hedges);
+        let Some(mut expected) = per_try.or(self.global) else { return };
         if let Some(global) = self.global {
             // Out of time: zero would mean "for ever".
             let elapsed = Duration::from_millis(whole_milliseconds(elapsed));

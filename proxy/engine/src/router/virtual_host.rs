@@ -104,7 +104,6 @@ impl VirtualHost {
         let unsupported = [
             cx.reject_if(matcher.is_some(), "matcher", "matcher trees are not available"),
             cx.reject_if(cors.is_some(), "cors", "use typed_per_filter_config with envoy.filters.http.cors"),
-            cx.reject_if(hedge_policy.is_some(), "hedge_policy", "hedging is not available"),
             cx.reject_if(
                 !route_specifiers.is_empty(),
                 "route_specifiers",
@@ -128,12 +127,14 @@ impl VirtualHost {
         let filter_configs = FilterConfigs::build(typed_per_filter_config, Some(&routes.filter_configs), cx);
 
         let retry = retries::policy(retry_policy.as_ref(), None, cx);
+        let hedges = retries::hedges(hedge_policy.as_ref(), false, cx);
         let mirrors = MirrorPolicy::build_all(request_mirror_policies, cx);
 
         routes.virtual_host_name.clone_from(name);
         let of_table = routes.above.clone();
         routes.above = Above {
             retry: retry.clone().unwrap_or_default(),
+            hedges: hedges.unwrap_or_default(),
             mirrors: of_table.mirrors_or(mirrors.clone().unwrap_or_default()),
         };
         routes.buffer_limit = buffer_limit(*per_request_buffer_limit_bytes, *request_body_buffer_limit);
@@ -153,6 +154,7 @@ impl VirtualHost {
         built?;
         filter_configs?;
         retry?;
+        hedges?;
         mirrors?;
         Ok(Self {
             name: name.as_str().into(),

@@ -165,10 +165,11 @@ fn actions_that_cannot_be_honoured_are_refused() {
         enabled: None,
         connect_config: connect,
     };
+    let hedge = proto::HedgePolicy { initial_requests: Some(2), ..Default::default() };
     for (action, reason) in [
         (
-            proto::RouteAction { hedge_policy: Some(Default::default()), ..forward("c") },
-            "virtual_hosts[0].routes[0].route.hedge_policy: hedging is not available",
+            proto::RouteAction { hedge_policy: Some(hedge), ..forward("c") },
+            "virtual_hosts[0].routes[0].route.hedge_policy.initial_requests: is not implemented, nor is it in Envoy",
         ),
         (
             proto::RouteAction { request_mirror_policies: vec![Default::default()], ..forward("c") },

@@ -18,8 +18,8 @@ use proxy_core::stream_error::UpstreamReset;
 use super::Calling;
 use crate::local::clock;
 use crate::local::timers::Timer;
-use crate::upstream::circuit_breaker::{BreakerPriority, Permit};
-use crate::upstream::cluster::Cluster;
+use crate::upstream::circuit_breaker::BreakerPriority;
+use crate::upstream::retry_state::{Granted, RetryState};
 
 /// What a call has used of its policy.
 pub(super) struct Tries {
@@ -27,18 +27,17 @@ pub(super) struct Tries {
     env: Arc<BuildEnv>,
     /// When all of it has to be over.
     deadline: Option<Instant>,
-    left: u32,
+    state: RetryState,
     back_off: Option<BackOff>,
-    /// The retry that is in flight.
-    permit: Option<Permit<Arc<Cluster>>>,
     /// The last try took too long.
     ran_out: bool,
 }
 
 impl Tries {
     pub(super) fn new(policy: Arc<RetryPolicy>, env: Arc<BuildEnv>, deadline: Option<Instant>) -> Self {
-        let (left, back_off) = (policy.retries, policy.back_off);
-        Self { policy, env, deadline, left, back_off, permit: None, ran_out: false }
+        let state = RetryState::new(u64::from(policy.retries), BreakerPriority::Default);
+        let back_off = policy.back_off;
+        Self { policy, env, deadline, state, back_off, ran_out: false }
     }
 
     /// Whether the last try took longer than one may.
@@ -48,7 +47,7 @@ impl Tries {
 
     /// Whether an answer with this head is one to call again for.
     pub(super) fn want(&self, head: &ResponseHead) -> bool {
-        self.left > 0 && self.judge(head) != Decision::Keep
+        self.state.left > 0 && self.judge(head) != Decision::Keep
     }
 
     fn judge(&self, head: &ResponseHead) -> Decision {
@@ -114,30 +113,11 @@ impl Tries {
     /// Takes one of the tries that are left, and says how long to wait for it.
     fn decide(&mut self, calling: &mut Calling, decision: Decision) -> Option<Duration> {
         let cluster = calling.cluster.cluster.clone();
-        let stats = cluster.stats.traffic.here();
-        let was_retried = self.permit.take().is_some();
-        if decision == Decision::Keep {
-            if was_retried {
-                stats.upstream_rq_retry_success.inc();
-            }
-            return None;
-        }
-        let Some(left) = self.left.checked_sub(1) else {
-            stats.upstream_rq_retry_limit_exceeded.inc();
-            return None;
-        };
-        self.left = left;
-        let Ok(permit) = Permit::acquire_retry(cluster.clone(), BreakerPriority::Default) else {
-            stats.upstream_rq_retry_overflow.inc();
-            return None;
-        };
-        let random = calling.random.u64(..);
-        let share = self.env.runtime.number("upstream.use_retry");
-        if share.is_some_and(|percent| calling.random.u64(..100) >= percent) {
-            return None;
-        }
-        self.permit = Some(permit);
-        Some(self.back_off.as_mut().map_or(Duration::ZERO, |back_off| back_off.pause(random)))
+        let granted = self.state.take(&cluster, decision, &self.env.runtime, || calling.random.u64(..));
+        (granted == Granted::Again).then(|| {
+            let random = calling.random.u64(..);
+            self.back_off.as_mut().map_or(Duration::ZERO, |back_off| back_off.pause(random))
+        })
     }
 
     /// How long the host is going to be waited for.
