@@ -245,6 +245,7 @@ fn node_info(bootstrap: &Bootstrap, options: &cli::Options) -> NodeInfo {
             fields: kept.map(|(key, value)| (key.clone(), value.clone())).collect(),
         },
         region: node.and_then(|node| Some(node.locality.as_ref()?.region.clone())).unwrap_or_default(),
+        sub_zone: node.and_then(|node| Some(node.locality.as_ref()?.sub_zone.clone())).unwrap_or_default(),
         zone: or(node.and_then(|node| Some(&node.locality.as_ref()?.zone)), &options.service_zone),
         address: Some(socket::host_address(match options.local_address_ip_version {
             cli::IpVersion::V4 => HostAddress::V4,

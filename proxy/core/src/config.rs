@@ -10,6 +10,7 @@ use crate::background::Background;
 use crate::extension::Extensions;
 use crate::names::Names;
 use crate::runtime::Runtime;
+use crate::upstream::LocalCluster;
 
 /// One thing wrong with a configuration: where and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +47,8 @@ pub struct NodeInfo {
     pub region: String,
     /// `node.locality.zone`, or `--service-zone`.
     pub zone: String,
+    /// `node.locality.sub_zone`.
+    pub sub_zone: String,
     /// What of `node.metadata` is a set of values, or a short text.
     pub metadata: prost_types::Struct,
     /// The address that stands for this host where a client on the host itself has only a loopback address.
@@ -105,6 +108,8 @@ impl BuildEnv {
 pub struct ClusterDefaults {
     /// `cluster_manager.upstream_bind_config`
     pub upstream_bind_config: Option<BindConfig>,
+    /// `cluster_manager.local_cluster_name`: the cluster that this proxy is itself a host of.
+    pub local_cluster: Option<Arc<LocalCluster>>,
 }
 
 /// Holds a resource, as it was delivered, to what the API demands and to what this version honours.

@@ -108,6 +108,11 @@ impl RuntimeFraction {
         Self { key: Some(key.into()), numerator: 100, denominator: 100 }
     }
 
+    /// So many percent of all events, unless the runtime says how many.
+    pub fn percent(key: &str, percent: u32) -> Self {
+        Self { key: Some(key.into()), numerator: percent, denominator: 100 }
+    }
+
     /// Whether an event with random number `random` is in the fraction.
     ///
     /// A runtime value, if set, is a number of percent or a `FractionalPercent`.

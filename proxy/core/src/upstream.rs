@@ -7,6 +7,7 @@ mod host;
 mod host_set;
 mod labels;
 mod lb;
+mod local_cluster;
 mod outlier;
 mod priority;
 mod subsets;
@@ -27,8 +28,9 @@ pub use host_set::{
 pub use labels::{LB_NAMESPACE, Labels};
 pub use lb::{
     Balancer, EntryCounts, HashBalancer, HashFunction, HashTableKind, HashTables, Hashing, LeastRequest,
-    LoadBalancer, PickCx, Policy, RuntimeDouble, Scheme, Selection, SlowStart, SubsetBalancer,
+    LoadBalancer, PickCx, Policy, RuntimeDouble, Scheme, Selection, SlowStart, SubsetBalancer, ZoneRouting,
 };
+pub use local_cluster::LocalCluster;
 pub use outlier::{
     Detector, Ejection, EjectionKind, HostResult, OutlierChange, OutlierCounts, OutlierLimits, OutlierRates,
     OutlierSettings, Reached,

@@ -1,9 +1,12 @@
 //! What the bootstrap says about the process itself, besides its resources.
 
+use std::sync::Arc;
+
 use prost_types::Any;
 use proxy_core::config::{BuildCx, ClusterDefaults, Rejected};
 use proxy_core::extension::decode;
 use proxy_core::headers;
+use proxy_core::upstream::{LocalCluster, Locality};
 use proxy_engine::upstream::dns::ResolverConfig;
 use proxy_engine::upstream::socket_options::SocketOptions;
 use xds_api::envoy::config::bootstrap::v3::{Bootstrap, ClusterManager};
@@ -67,7 +70,16 @@ impl Settings {
                 cx.at("upstream_bind_config", |cx| SocketOptions::of_bind_config(bind, cx))
             })?;
         }
-        Ok(ClusterDefaults { upstream_bind_config: bind.cloned() })
+        let node = &cx.env.node;
+        let locality = Locality {
+            region: node.region.clone(),
+            zone: node.zone.clone(),
+            sub_zone: node.sub_zone.clone(),
+        };
+        let manager = proto.cluster_manager.as_ref().filter(|manager| !manager.local_cluster_name.is_empty());
+        let local_cluster =
+            manager.map(|manager| Arc::new(LocalCluster::new(&manager.local_cluster_name, locality)));
+        Ok(ClusterDefaults { upstream_bind_config: bind.cloned(), local_cluster })
     }
 }
 

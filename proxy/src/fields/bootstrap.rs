@@ -126,10 +126,7 @@ pub const FIELDS: &[MessageFields] = &[
     (
         "envoy.config.bootstrap.v3.ClusterManager",
         &[
-            (
-                "local_cluster_name",
-                Ignored("hosts of all zones are used alike: zone-aware routing is not available yet"),
-            ),
+            ("local_cluster_name", Used),
             ("outlier_detection", Used),
             ("upstream_bind_config", Used),
             ("load_stats_config", Ignored("no load reports are sent; traffic is as without")),

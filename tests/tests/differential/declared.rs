@@ -40,6 +40,9 @@ While a client of a listener that looks at first bytes is silent, the host of th
 server that speaks first is passed on at once ([ADR 9](adr/0009-server-first.md)); Envoy waits for `listener_filters_timeout`. Such a connection may be
 closed unused.
 
+`lb_recalculate_zone_structures`, and what `lb_zone_cluster_too_small` and `lb_local_cluster_not_ok` count when hosts change, are counted by workers that pick
+from them; Envoy counts in every thread and at every update.
+
 Of a host whose labels are lists (`list_as_any`) no more than 4096 combinations make subsets; Envoy makes all. Subsets are not divided further
 by a `subset_lb_policy` that is one of subsets again.
 

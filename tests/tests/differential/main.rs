@@ -49,6 +49,7 @@ mod timeouts;
 mod tunnels;
 mod upstream_filters;
 mod validate;
+mod zones;
 
 use anyhow::Result;
 use integration::differential::{Case, Setup, compare};
@@ -345,6 +346,12 @@ async fn hosts_of_keys() {
 #[tokio::test]
 async fn subsets_of_hosts() {
     let compared = async { subsets::compare(&Binary::envoy()?, &Binary::subject()?).await };
+    expect_ok(compared.await);
+}
+
+#[tokio::test]
+async fn shares_of_zones() {
+    let compared = async { zones::compare(&Binary::envoy()?, &Binary::subject()?).await };
     expect_ok(compared.await);
 }
 

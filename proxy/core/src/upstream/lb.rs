@@ -8,6 +8,7 @@ mod hashing;
 mod policy;
 mod slow_start;
 mod subset;
+mod zones;
 
 #[cfg(test)]
 mod suite;
@@ -21,6 +22,8 @@ pub use self::hashing::{EntryCounts, HashBalancer, HashFunction, HashTableKind, 
 pub use self::policy::{LeastRequest, Policy, RuntimeDouble, Selection};
 pub use self::slow_start::SlowStart;
 pub use self::subset::SubsetBalancer;
+pub use self::zones::ZoneRouting;
+use self::zones::{Route, ZoneRouter};
 use super::{Host, HostList, HostSet, Labels, Load, Priority, SubsetSettings};
 use crate::stats::Cells;
 use crate::stats::groups::ClusterTrafficStats;
@@ -79,6 +82,8 @@ pub enum Scheme {
         fail_on_panic: bool,
         /// New hosts get less at first.
         slow_start: Option<Box<SlowStart>>,
+        /// As much as is fair goes to the zone of this proxy.
+        zones: Option<Arc<ZoneRouting>>,
     },
     /// By what requests hash to.
     Hashing(Hashing),
@@ -95,9 +100,11 @@ impl Scheme {
     /// A balancer for one worker; `stats` are those of its cluster.
     pub fn balancer(&self, stats: &Cells<ClusterTrafficStats>) -> Box<dyn LoadBalancer> {
         match self {
-            Self::Spread { policy, locality_weighted, fail_on_panic, slow_start } => {
+            Self::Spread { policy, locality_weighted, fail_on_panic, slow_start, zones } => {
                 let balancer = Balancer::new(policy.clone(), *locality_weighted, *fail_on_panic);
-                Box::new(Balancer { slow_start: slow_start.clone(), ..balancer })
+                let router = |zones: &Arc<ZoneRouting>| ZoneRouter::new(zones.clone(), stats.clone());
+                let zones = zones.as_ref().map(router).map(Box::new);
+                Box::new(Balancer { slow_start: slow_start.clone(), zones, ..balancer })
             }
             Self::Hashing(hashing) => Box::new(HashBalancer::new(hashing)),
             Self::Subsets { settings, inner } => {
@@ -148,6 +155,7 @@ pub struct Balancer {
     locality_weighted: bool,
     fail_on_panic: bool,
     slow_start: Option<Box<SlowStart>>,
+    zones: Option<Box<ZoneRouter>>,
     /// Generation of the set that the rest is about; 0 before the first.
     generation: u64,
     /// What the policy remembers of each list of hosts, by slot.
@@ -187,6 +195,7 @@ impl Balancer {
             locality_weighted,
             fail_on_panic,
             slow_start: None,
+            zones: None,
             generation: 0,
             places: Vec::new(),
             localities: Vec::new(),
@@ -231,6 +240,15 @@ impl Balancer {
         if let Some(source) = self.locality(index, priority, availability) {
             return Some(source);
         }
+        if index == 0
+            && let Some(zones) = &mut self.zones
+        {
+            match zones.route(hosts, self.fail_on_panic, cx.random) {
+                Route::Anywhere => {}
+                Route::To(locality) => return of_locality(priority, locality, availability),
+                Route::Nowhere => return None,
+            }
+        }
         Some(match availability {
             Availability::Healthy => Source { hosts: &priority.hosts.healthy, slot: slot + 1 },
             Availability::Degraded => Source { hosts: &priority.hosts.degraded, slot: slot + 2 },
@@ -252,13 +270,18 @@ impl Balancer {
             })
         };
         let chosen = schedule.pick(weight)?;
-        let lists = &priority.localities.get(chosen)?.hosts;
-        let hosts = match availability {
-            Availability::Healthy => &lists.healthy,
-            Availability::Degraded => &lists.degraded,
-        };
-        Some(Source { hosts, slot: priority.first_slot + 3 + 2 * chosen + degraded })
+        of_locality(priority, chosen, availability)
     }
+}
+
+/// The hosts of one locality.
+fn of_locality(priority: &Priority, index: usize, availability: Availability) -> Option<Source<'_>> {
+    let lists = &priority.localities.get(index)?.hosts;
+    let slot = priority.first_slot + 3 + 2 * index;
+    Some(match availability {
+        Availability::Healthy => Source { hosts: &lists.healthy, slot },
+        Availability::Degraded => Source { hosts: &lists.degraded, slot: slot + 1 },
+    })
 }
 
 impl LoadBalancer for Balancer {

@@ -5,6 +5,7 @@
 mod hashing;
 mod slow_start;
 mod subset;
+mod zones;
 
 use std::sync::Arc;
 
@@ -19,9 +20,11 @@ use proxy_core::upstream::{
     Hashing, LeastRequest, LoadBalancer, Policy, RuntimeDouble, Scheme, Selection, SlowStart, SubsetSettings,
 };
 use xds_api::envoy::config::cluster::v3 as proto;
-use xds_api::envoy::config::cluster::v3::cluster::{LbConfig, LbPolicy, common_lb_config};
+use xds_api::envoy::config::cluster::v3::cluster::common_lb_config::LocalityConfigSpecifier as Locality;
+use xds_api::envoy::config::cluster::v3::cluster::{LbConfig, LbPolicy};
 use xds_api::envoy::config::core::v3 as core;
 use xds_api::envoy::extensions::load_balancing_policies as policies;
+use xds_api::envoy::extensions::load_balancing_policies::common::v3::locality_lb_config::ZoneAwareLbConfig;
 use xds_api::envoy::extensions::load_balancing_policies::common::v3::{LocalityLbConfig, locality_lb_config};
 
 use super::original_dst::OriginalDst;
@@ -29,6 +32,8 @@ use super::original_dst::OriginalDst;
 /// The load balancing of a cluster.
 #[derive(Clone, Debug)]
 pub struct Balancing {
+    /// Name of the cluster.
+    name: Box<str>,
     scheme: Scheme,
     /// What requests hash to, where the cluster says so itself.
     hash_policies: HashPolicies,
@@ -118,12 +123,8 @@ impl Balancing {
 
     pub(super) fn build(proto: &proto::Cluster, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
         let mut built = Self {
-            scheme: Scheme::Spread {
-                policy: Policy::RoundRobin,
-                locality_weighted: false,
-                fail_on_panic: false,
-                slow_start: None,
-            },
+            name: proto.name.as_str().into(),
+            scheme: unbalanced(),
             hash_policies: HashPolicies::default(),
             panic_threshold: 50,
             close_connections_on_host_set_change: false,
@@ -137,7 +138,7 @@ impl Balancing {
         built.scheme = match &proto.load_balancing_policy {
             // The typed policies bring their own locality settings; those of common_lb_config do not apply.
             Some(list) => cx.at("load_balancing_policy", |cx| built.first_supported(list, provided, cx))?,
-            None => legacy_with_subsets(proto, provided, cx)?,
+            None => built.legacy_with_subsets(proto, provided, cx)?,
         };
         common?;
         Ok(built)
@@ -172,7 +173,7 @@ impl Balancing {
             let name = message_name(&any.type_url);
             let known = cx.at_index("policies", index, |cx| match name {
                 // (Nothing is balanced there.)
-                CLUSTER_PROVIDED if provided => Ok(Some(spread(Policy::RoundRobin, None, None))),
+                CLUSTER_PROVIDED if provided => Ok(Some(unbalanced())),
                 CLUSTER_PROVIDED => Err(not_provided(cx)),
                 _ => self.typed(any, cx),
             })?;
@@ -193,12 +194,12 @@ impl Balancing {
             ROUND_ROBIN => {
                 let proto: policies::round_robin::v3::RoundRobin = decode(&any.value, cx)?;
                 let slow_start = slow_start::typed(proto.slow_start_config.as_ref(), cx)?;
-                spread(Policy::RoundRobin, proto.locality_lb_config.as_ref(), slow_start)
+                self.spread(Policy::RoundRobin, proto.locality_lb_config.as_ref(), slow_start, cx)
             }
-            LEAST_REQUEST => typed_least_request(&decode(&any.value, cx)?, cx)?,
+            LEAST_REQUEST => self.typed_least_request(&decode(&any.value, cx)?, cx)?,
             RANDOM => {
                 let proto: policies::random::v3::Random = decode(&any.value, cx)?;
-                spread(Policy::Random, proto.locality_lb_config.as_ref(), None)
+                self.spread(Policy::Random, proto.locality_lb_config.as_ref(), None, cx)
             }
             RING_HASH => {
                 let (hashing, policies) = hashing::typed_ring(&decode(&any.value, cx)?, cx)?;
@@ -236,110 +237,151 @@ impl Balancing {
     }
 }
 
-/// What `lb_policy` and the fields beside it say, `lb_subset_config` among them.
-fn legacy_with_subsets(
-    proto: &proto::Cluster,
-    provided: bool,
-    cx: &mut BuildCx<'_>,
-) -> Result<Scheme, Rejected> {
-    use common_lb_config::LocalityConfigSpecifier::LocalityWeightedLbConfig;
-    let locality =
-        proto.common_lb_config.as_ref().and_then(|common| common.locality_config_specifier.as_ref());
-    let is_aware = proto.lb_subset_config.as_ref().is_some_and(|subsets| subsets.locality_weight_aware);
-    if is_aware && !matches!(locality, Some(LocalityWeightedLbConfig(_))) {
-        let name = &proto.name;
-        let reason = format!(
-            "Locality weight aware subset LB requires that a locality_weighted_lb_config be set in {name}"
-        );
-        return Err(cx.at("lb_subset_config", |cx| cx.at("locality_weight_aware", |cx| cx.reject(reason))));
-    }
-    // (Without selectors the rest says nothing.)
-    let subsets = proto.lb_subset_config.as_ref().filter(|subsets| !subsets.subset_selectors.is_empty());
-    let Some(subsets) = subsets else { return legacy(proto, provided, cx) };
-    if proto.lb_policy == LbPolicy::ClusterProvided as i32 {
-        return Err(cx.at("lb_policy", |cx| {
-            cx.reject("cluster: LB policy CLUSTER_PROVIDED cannot be combined with lb_subset_config")
-        }));
-    }
-    let settings = cx.at("lb_subset_config", |cx| subset::legacy(subsets, cx))?;
-    let inner = legacy(proto, provided, cx)?;
-    Ok(Scheme::Subsets { settings: Arc::new(settings), inner: Box::new(inner) })
-}
-
-/// What `lb_policy` and the fields beside it say.
-fn legacy(proto: &proto::Cluster, provided: bool, cx: &mut BuildCx<'_>) -> Result<Scheme, Rejected> {
-    use common_lb_config::LocalityConfigSpecifier as Locality;
-    let mut slow_start = None;
-    let policy = match LbPolicy::try_from(proto.lb_policy) {
-        Ok(LbPolicy::RoundRobin) => {
-            if let Some(LbConfig::RoundRobinLbConfig(config)) = &proto.lb_config {
-                slow_start = cx.at("round_robin_lb_config", |cx| {
-                    slow_start::legacy(config.slow_start_config.as_ref(), cx)
-                })?;
-            }
-            Policy::RoundRobin
-        }
-        Ok(LbPolicy::Random) => Policy::Random,
-        Ok(LbPolicy::LeastRequest) => {
-            let config = match &proto.lb_config {
-                Some(LbConfig::LeastRequestLbConfig(config)) => config.clone(),
-                Some(
-                    LbConfig::RoundRobinLbConfig(_)
-                    | LbConfig::RingHashLbConfig(_)
-                    | LbConfig::MaglevLbConfig(_)
-                    | LbConfig::OriginalDstLbConfig(_),
-                )
-                | None => Default::default(),
-            };
-            cx.at("least_request_lb_config", |cx| {
-                slow_start = slow_start::legacy(config.slow_start_config.as_ref(), cx)?;
-                least_request(config.choice_count, false, config.active_request_bias.as_ref(), cx)
-            })?
-        }
-        Ok(LbPolicy::RingHash) => return hashing::legacy_ring(proto, cx).map(Scheme::Hashing),
-        Ok(LbPolicy::Maglev) => return hashing::legacy_maglev(proto, cx).map(Scheme::Hashing),
-        // (Nothing is balanced there.)
-        Ok(LbPolicy::ClusterProvided) if provided => Policy::RoundRobin,
-        Ok(LbPolicy::ClusterProvided) => return Err(cx.at("lb_policy", not_provided)),
-        Ok(LbPolicy::LoadBalancingPolicyConfig) => {
+impl Balancing {
+    /// What `lb_policy` and the fields beside it say, `lb_subset_config` among them.
+    fn legacy_with_subsets(
+        &self,
+        proto: &proto::Cluster,
+        provided: bool,
+        cx: &mut BuildCx<'_>,
+    ) -> Result<Scheme, Rejected> {
+        let locality =
+            proto.common_lb_config.as_ref().and_then(|common| common.locality_config_specifier.as_ref());
+        let is_aware = proto.lb_subset_config.as_ref().is_some_and(|subsets| subsets.locality_weight_aware);
+        if is_aware && !matches!(locality, Some(Locality::LocalityWeightedLbConfig(_))) {
+            let name = &proto.name;
+            let reason = format!(
+                "Locality weight aware subset LB requires that a locality_weighted_lb_config be set in {name}"
+            );
             return Err(
-                cx.at("lb_policy", |cx| cx.reject("cluster: field load_balancing_policy need to be set"))
+                cx.at("lb_subset_config", |cx| cx.at("locality_weight_aware", |cx| cx.reject(reason)))
             );
         }
-        Err(_) => return Err(cx.at("lb_policy", |cx| cx.reject("unknown policy"))),
-    };
-    let common = proto.common_lb_config.as_ref();
-    let (locality_weighted, fail_on_panic) =
-        match common.and_then(|common| common.locality_config_specifier.as_ref()) {
-            Some(Locality::LocalityWeightedLbConfig(_)) => (true, false),
-            Some(Locality::ZoneAwareLbConfig(zone)) => (false, zone.fail_traffic_on_panic),
-            None => (false, false),
+        // (Without selectors the rest says nothing.)
+        let subsets = proto.lb_subset_config.as_ref().filter(|subsets| !subsets.subset_selectors.is_empty());
+        let Some(subsets) = subsets else { return self.legacy(proto, provided, cx) };
+        if proto.lb_policy == LbPolicy::ClusterProvided as i32 {
+            return Err(cx.at("lb_policy", |cx| {
+                cx.reject("cluster: LB policy CLUSTER_PROVIDED cannot be combined with lb_subset_config")
+            }));
+        }
+        let settings = cx.at("lb_subset_config", |cx| subset::legacy(subsets, cx))?;
+        let inner = self.legacy(proto, provided, cx)?;
+        Ok(Scheme::Subsets { settings: Arc::new(settings), inner: Box::new(inner) })
+    }
+
+    /// What `lb_policy` and the fields beside it say.
+    fn legacy(
+        &self,
+        proto: &proto::Cluster,
+        provided: bool,
+        cx: &mut BuildCx<'_>,
+    ) -> Result<Scheme, Rejected> {
+        let (policy, slow_start) = match LbPolicy::try_from(proto.lb_policy) {
+            Ok(LbPolicy::RoundRobin) => match &proto.lb_config {
+                Some(LbConfig::RoundRobinLbConfig(config)) => {
+                    let slow_start = cx.at("round_robin_lb_config", |cx| {
+                        slow_start::legacy(config.slow_start_config.as_ref(), cx)
+                    })?;
+                    (Policy::RoundRobin, slow_start)
+                }
+                _ => (Policy::RoundRobin, None),
+            },
+            Ok(LbPolicy::Random) => (Policy::Random, None),
+            Ok(LbPolicy::LeastRequest) => legacy_least_request(proto, cx)?,
+            Ok(LbPolicy::RingHash) => return hashing::legacy_ring(proto, cx).map(Scheme::Hashing),
+            Ok(LbPolicy::Maglev) => return hashing::legacy_maglev(proto, cx).map(Scheme::Hashing),
+            Ok(LbPolicy::ClusterProvided) if provided => return Ok(unbalanced()),
+            Ok(LbPolicy::ClusterProvided) => return Err(cx.at("lb_policy", not_provided)),
+            Ok(LbPolicy::LoadBalancingPolicyConfig) => {
+                return Err(
+                    cx.at("lb_policy", |cx| cx.reject("cluster: field load_balancing_policy need to be set"))
+                );
+            }
+            Err(_) => return Err(cx.at("lb_policy", |cx| cx.reject("unknown policy"))),
         };
-    Ok(Scheme::Spread { policy, locality_weighted, fail_on_panic, slow_start })
+        let common = proto.common_lb_config.as_ref();
+        let locality = common.and_then(|common| common.locality_config_specifier.as_ref());
+        let zone = match locality {
+            Some(Locality::ZoneAwareLbConfig(zone)) => zones::legacy(zone),
+            Some(Locality::LocalityWeightedLbConfig(_)) | None => ZoneAwareLbConfig::default(),
+        };
+        Ok(Scheme::Spread {
+            policy,
+            locality_weighted: matches!(locality, Some(Locality::LocalityWeightedLbConfig(_))),
+            fail_on_panic: zone.fail_traffic_on_panic,
+            slow_start,
+            zones: zones::routing(&zone, &self.name, self.panic_threshold, cx),
+        })
+    }
+
+    fn spread(
+        &self,
+        policy: Policy,
+        locality: Option<&LocalityLbConfig>,
+        slow_start: Option<Box<SlowStart>>,
+        cx: &BuildCx<'_>,
+    ) -> Scheme {
+        use locality_lb_config::LocalityConfigSpecifier as Kind;
+        let locality = locality.and_then(|locality| locality.locality_config_specifier.as_ref());
+        let zone = match locality {
+            Some(Kind::ZoneAwareLbConfig(zone)) => *zone,
+            Some(Kind::LocalityWeightedLbConfig(_)) | None => ZoneAwareLbConfig::default(),
+        };
+        Scheme::Spread {
+            policy,
+            locality_weighted: matches!(locality, Some(Kind::LocalityWeightedLbConfig(_))),
+            fail_on_panic: zone.fail_traffic_on_panic,
+            slow_start,
+            zones: zones::routing(&zone, &self.name, self.panic_threshold, cx),
+        }
+    }
+
+    #[allow(deprecated)]
+    fn typed_least_request(
+        &self,
+        proto: &policies::least_request::v3::LeastRequest,
+        cx: &mut BuildCx<'_>,
+    ) -> Result<Scheme, Rejected> {
+        use policies::least_request::v3::least_request::SelectionMethod;
+        let slow_start = slow_start::typed(proto.slow_start_config.as_ref(), cx)?;
+        let full_scan = proto.selection_method == SelectionMethod::FullScan as i32
+            || proto.enable_full_scan.unwrap_or(false);
+        let policy = least_request(proto.choice_count, full_scan, proto.active_request_bias.as_ref(), cx)?;
+        Ok(self.spread(policy, proto.locality_lb_config.as_ref(), slow_start, cx))
+    }
 }
 
-fn spread(policy: Policy, locality: Option<&LocalityLbConfig>, slow_start: Option<Box<SlowStart>>) -> Scheme {
-    use locality_lb_config::LocalityConfigSpecifier as Kind;
-    let (locality_weighted, fail_on_panic) =
-        match locality.and_then(|locality| locality.locality_config_specifier.as_ref()) {
-            Some(Kind::LocalityWeightedLbConfig(_)) => (true, false),
-            Some(Kind::ZoneAwareLbConfig(zone)) => (false, zone.fail_traffic_on_panic),
-            None => (false, false),
-        };
-    Scheme::Spread { policy, locality_weighted, fail_on_panic, slow_start }
+/// What stands for a policy where the cluster knows the host of each request.
+fn unbalanced() -> Scheme {
+    Scheme::Spread {
+        policy: Policy::RoundRobin,
+        locality_weighted: false,
+        fail_on_panic: false,
+        slow_start: None,
+        zones: None,
+    }
 }
 
-#[allow(deprecated)]
-fn typed_least_request(
-    proto: &policies::least_request::v3::LeastRequest,
+fn legacy_least_request(
+    proto: &proto::Cluster,
     cx: &mut BuildCx<'_>,
-) -> Result<Scheme, Rejected> {
-    use policies::least_request::v3::least_request::SelectionMethod;
-    let slow_start = slow_start::typed(proto.slow_start_config.as_ref(), cx)?;
-    let full_scan =
-        proto.selection_method == SelectionMethod::FullScan as i32 || proto.enable_full_scan.unwrap_or(false);
-    let policy = least_request(proto.choice_count, full_scan, proto.active_request_bias.as_ref(), cx)?;
-    Ok(spread(policy, proto.locality_lb_config.as_ref(), slow_start))
+) -> Result<(Policy, Option<Box<SlowStart>>), Rejected> {
+    let config = match &proto.lb_config {
+        Some(LbConfig::LeastRequestLbConfig(config)) => config.clone(),
+        Some(
+            LbConfig::RoundRobinLbConfig(_)
+            | LbConfig::RingHashLbConfig(_)
+            | LbConfig::MaglevLbConfig(_)
+            | LbConfig::OriginalDstLbConfig(_),
+        )
+        | None => Default::default(),
+    };
+    cx.at("least_request_lb_config", |cx| {
+        let slow_start = slow_start::legacy(config.slow_start_config.as_ref(), cx)?;
+        let bias = config.active_request_bias.as_ref();
+        Ok((least_request(config.choice_count, false, bias, cx)?, slow_start))
+    })
 }
 
 fn not_provided(cx: &mut BuildCx<'_>) -> Rejected {

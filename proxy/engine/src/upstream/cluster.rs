@@ -20,7 +20,7 @@ use proxy_core::stats::groups::{
 use proxy_core::stats::{Cells, Scope, Shared};
 use proxy_core::upstream::{
     Assignment, Checking, Duplicates, EntryCounts, HashTableKind, HashTables, Hashing, HealthFlag, Host,
-    HostSet, HostSetOptions, HostsUpdate, LoadBalancer,
+    HostSet, HostSetOptions, HostsUpdate, LoadBalancer, LocalCluster,
 };
 use tokio::sync::Notify;
 use xds_api::envoy::config::cluster::v3 as proto;
@@ -103,6 +103,8 @@ pub struct Cluster {
     socket: Arc<SocketOptions>,
     hash_stats: Option<HashStats>,
     subset_counts: Option<SubsetCounts>,
+    /// Where others find its hosts, if it is the cluster that this proxy is a host of.
+    local: Option<Arc<LocalCluster>>,
     hosts: ArcSwap<HostSet>,
     membership: Notify,
     pub(crate) runtime: Arc<Runtime>,
@@ -135,6 +137,10 @@ impl Cluster {
             return Err(cx.reject("ALPN configured for a cluster which has a non-ALPN transport socket"));
         }
         let (discovery, assignment) = discovery?;
+        let local = cx.env.cluster_defaults.local_cluster.clone().filter(|local| *local.name == *proto.name);
+        if local.is_some() {
+            cx.at("load_assignment", |cx| check_local_priorities(&proto.name, &assignment, cx))?;
+        }
         let balancing = balancing?;
         let checker = Checker::build(proto, http.protocol, &stats.scope, cx)?;
         if checker.is_some() && matches!(discovery, Discovery::OriginalDst(_)) {
@@ -168,6 +174,7 @@ impl Cluster {
             socket: socket?,
             hash_stats,
             subset_counts,
+            local,
             hosts: ArcSwap::from_pointee(HostSet::default()),
             membership: Notify::new(),
             runtime: cx.env.runtime.clone(),
@@ -237,6 +244,9 @@ impl Cluster {
         self.transport.check(assignment, cx)?;
         let assignment = Assignment::build(assignment, cx)?;
         assignment.check_locality_weights(cx)?;
+        if self.local.is_some() {
+            check_local_priorities(self.name.as_str(), &assignment, cx)?;
+        }
         if self.balancing.hashing().is_some() {
             assignment.check_host_weights(cx)?;
         }
@@ -267,15 +277,13 @@ impl Cluster {
             host.set_flag(HealthFlag::FailedOutlierCheck, false);
         }
         let hosts = Arc::new(from.hosts.load().refreshed(self.host_set_options()));
-        self.publish_membership(&hosts);
-        self.hosts.store(hosts);
+        self.publish(hosts);
     }
 
     /// Sorts the hosts anew after their health or weight changed.
     pub fn refresh_hosts(&self) {
         let hosts = Arc::new(self.hosts.load().refreshed(self.host_set_options()));
-        self.publish_membership(&hosts);
-        self.hosts.store(hosts);
+        self.publish(hosts);
     }
 
     /// Removes the hosts that were only there because their checks passed, and do no longer; whether there were any.
@@ -304,14 +312,21 @@ impl Cluster {
         priorities.sort_unstable();
         priorities.dedup();
         self.stats.state.membership_change.add(priorities.len() as u64);
-        self.publish_membership(&update.hosts);
-        self.hosts.store(update.hosts.clone());
+        self.publish(update.hosts.clone());
         self.membership.notify_one();
     }
 
     /// Ready when other hosts came since it was last, for one who looks after them. Cancel-safe.
     pub(crate) async fn membership_changed(&self) {
         self.membership.notified().await;
+    }
+
+    fn publish(&self, hosts: Arc<HostSet>) {
+        self.publish_membership(&hosts);
+        if let Some(local) = &self.local {
+            local.set_hosts(hosts.clone());
+        }
+        self.hosts.store(hosts);
     }
 
     fn publish_membership(&self, hosts: &HostSet) {
@@ -353,6 +368,14 @@ impl Cluster {
             subsets: self.balancing.subsets(),
             checks: self.checking,
         }
+    }
+}
+
+/// Refuses priorities of the cluster that this proxy is a host of: zones have shares of all its hosts.
+fn check_local_priorities(name: &str, assignment: &Assignment, cx: &mut BuildCx<'_>) -> Result<(), Rejected> {
+    match assignment.localities.iter().all(|locality| locality.priority == 0) {
+        true => Ok(()),
+        false => Err(cx.reject(format!("Unexpected non-zero priority for local cluster '{name}'."))),
     }
 }
 

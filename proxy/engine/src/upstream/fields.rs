@@ -8,7 +8,6 @@ use super::checks::{NO_ALPN, NO_PROXY_PROTOCOL};
 use super::circuit_breaker::NO_INTERVAL;
 
 const NO_REPORTS: FieldUse = Ignored("no load reports are sent; traffic is as without");
-const NO_LOCAL_CLUSTER: FieldUse = Ignored("without a local cluster, Envoy does not route by zone either");
 const NO_HTTP3: FieldUse = Rejected("HTTP/3 is not available");
 
 /// Every field of the messages that this module reads.
@@ -195,11 +194,7 @@ pub const FIELDS: &[MessageFields] = &[
     ),
     (
         "envoy.config.cluster.v3.Cluster.CommonLbConfig.ZoneAwareLbConfig",
-        &[
-            ("routing_enabled", NO_LOCAL_CLUSTER),
-            ("min_cluster_size", NO_LOCAL_CLUSTER),
-            ("fail_traffic_on_panic", Used),
-        ],
+        &[("routing_enabled", Used), ("min_cluster_size", Used), ("fail_traffic_on_panic", Used)],
     ),
     ("envoy.config.cluster.v3.Cluster.CommonLbConfig.LocalityWeightedLbConfig", &[]),
     (
@@ -611,13 +606,17 @@ pub const FIELDS: &[MessageFields] = &[
     (
         "envoy.extensions.load_balancing_policies.common.v3.LocalityLbConfig.ZoneAwareLbConfig",
         &[
-            ("routing_enabled", NO_LOCAL_CLUSTER),
-            ("min_cluster_size", NO_LOCAL_CLUSTER),
+            ("routing_enabled", Used),
+            ("min_cluster_size", Used),
             ("fail_traffic_on_panic", Used),
-            ("force_locality_direct_routing", NO_LOCAL_CLUSTER),
-            ("force_local_zone", NO_LOCAL_CLUSTER),
-            ("locality_basis", NO_LOCAL_CLUSTER),
+            ("force_locality_direct_routing", Used),
+            ("force_local_zone", Used),
+            ("locality_basis", Used),
         ],
+    ),
+    (
+        "envoy.extensions.load_balancing_policies.common.v3.LocalityLbConfig.ZoneAwareLbConfig.ForceLocalZone",
+        &[("min_size", Used)],
     ),
     ("envoy.extensions.load_balancing_policies.common.v3.LocalityLbConfig.LocalityWeightedLbConfig", &[]),
     (

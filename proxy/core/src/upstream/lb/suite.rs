@@ -15,7 +15,7 @@ use crate::upstream::{
 };
 
 fn spread(policy: Policy) -> Scheme {
-    Scheme::Spread { policy, locality_weighted: false, fail_on_panic: false, slow_start: None }
+    Scheme::Spread { policy, locality_weighted: false, fail_on_panic: false, slow_start: None, zones: None }
 }
 
 fn least_request(selection: Selection) -> Policy {
@@ -68,6 +68,7 @@ fn schemes() -> [(&'static str, Scheme); 10] {
                 locality_weighted: false,
                 fail_on_panic: false,
                 slow_start: Some(Box::new(slow_start)),
+                zones: None,
             },
         ),
         ("least request", spread(least_request(Selection::Choices(2)))),

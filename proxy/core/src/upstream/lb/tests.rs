@@ -166,6 +166,7 @@ fn share_of_new(age: Duration, aggression: f64, min_weight: f64, policy: Policy)
         locality_weighted: false,
         fail_on_panic: false,
         slow_start: Some(Box::new(slow_start)),
+        zones: None,
     };
     let (mut balancer, mut random) = (suite::balancer(&scheme), fastrand::Rng::with_seed(1));
     let mut new = 0;

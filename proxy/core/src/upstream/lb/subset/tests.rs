@@ -92,6 +92,7 @@ impl Fixture {
             locality_weighted,
             fail_on_panic: false,
             slow_start: None,
+            zones: None,
         };
         let scheme = Scheme::Subsets { settings: settings.clone(), inner: Box::new(inner) };
         let stats = Registry::new(1).scope("cluster.c").cells();
