@@ -18,6 +18,7 @@ use xds_api::google::rpc;
 const LOG: &str = "log_format: {text_format_source: {inline_string: \"s=%REQ(x-sentinel)%|code=%RESPONSE_CODE%\
 |details=%RESPONSE_CODE_DETAILS%|flags=%RESPONSE_FLAGS%|path=%REQ(:PATH)%|route=%ROUTE_NAME%|cluster=%UPSTREAM_CLUSTER%\
 |key=%DYNAMIC_METADATA(envoy.filters.http.ext_authz:key)%\
+|state=%FILTER_STATE(envoy.filters.http.ext_authz:PLAIN)% %FILTER_STATE(envoy.filters.http.ext_authz:FIELD:key)%\
 |~took=%DYNAMIC_METADATA(envoy.filters.http.ext_authz:ext_authz_duration)%\\n\"}}";
 
 const PIECES: &str = "a body is passed on piece by piece as it comes, and its end after the last of them; Envoy passes on at once what came together";
@@ -105,6 +106,8 @@ pub(crate) fn setup() -> Setup {
             grpc("closed", "filter_enabled: {default_value: {numerator: 0}}\ndeny_at_disable: {default_value: true, runtime_key: k}\n"),
             grpc("marked", "filter_enabled_metadata: {filter: nobody, path: [{key: k}], value: {present_match: true}}\n"),
             grpc("told", "metadata_context_namespaces: [of.route]\nroute_metadata_context_namespaces: [of.route, nobody]\ninclude_tls_session: true\ninclude_peer_certificate: true\nbootstrap_metadata_labels_key: labels\n"),
+            grpc("chosen", "clear_route_cache: true\nclear_route_cache_headers: [X-Clear, x-other]\n"),
+            grpc("unchosen", "clear_route_cache_headers: [x-clear]\nfilter_metadata: {key: value}\n"),
             listener("gone", "grpc_service: {envoy_grpc: {cluster_name: refused, authority: authz.example}, timeout: 1s}\n"),
             listener("late", "grpc_service: {envoy_grpc: {cluster_name: blackhole}, timeout: 0.05s}\n"),
             listener("hasty", "grpc_service: {envoy_grpc: {cluster_name: h2up}, timeout: 0.2s}\n"),
@@ -350,6 +353,7 @@ pub(crate) fn cases() -> Vec<Case> {
         get("asked again where nobody listens", "again_at_once", "/a", ""),
         get("a denial beside a status of errors", "teapot", "/a", "").h2_reply(answer(&response(7, None))),
     ];
+    cases.extend(clearing());
     cases.extend(answers());
     cases.extend(large_answers());
     cases
@@ -371,6 +375,45 @@ fn large_answers() -> Vec<Case> {
         case("a long header against rules", "ruled", long("x-no", 62_000)),
         case("many headers of a response", "plain", ok(back)),
         case("many headers of a reply", "plain", denied(403, "no", many(120))),
+    ]
+}
+
+/// Which changes of a request have its route looked for anew.
+fn clearing() -> Vec<Case> {
+    let moved = || header("x-route", "moved", Action::OverwriteIfExistsOrAdd);
+    let case = |name, reply: OkHttpResponse| Case::get(name, "chosen", "/a?b=1", TWICE).h2_reply(ok(reply));
+    let with = |name, action| OkHttpResponse {
+        headers: vec![moved(), header(name, "1", action)],
+        ..Default::default()
+    };
+    let moves = || OkHttpResponse { headers: vec![moved()], ..Default::default() };
+    let remove = |name: &str| OkHttpResponse { headers_to_remove: vec![name.to_owned()], ..moves() };
+    vec![
+        case("clearing: nothing that is meant", moves()),
+        case("clearing: a header that is set", with("x-clear", Action::OverwriteIfExistsOrAdd)),
+        case("clearing: a header in capitals", with("X-OTHER", Action::OverwriteIfExistsOrAdd)),
+        case("clearing: a header that is appended to", with("x-clear", Action::AppendIfExistsOrAdd)),
+        case("clearing: a header that is added if absent", with("x-clear", Action::AddIfAbsent)),
+        case(
+            "clearing: a header that is not there to be replaced",
+            with("x-clear", Action::OverwriteIfExists),
+        ),
+        case("clearing: a header that is removed", remove("x-clear")),
+        case("clearing: another that is removed", remove("x-over")),
+        case(
+            "clearing: a parameter that is set",
+            OkHttpResponse { query_parameters_to_set: vec![parameter("b", "2")], ..moves() },
+        ),
+        case(
+            "clearing: a parameter that is removed",
+            OkHttpResponse { query_parameters_to_remove: vec!["b".to_owned()], ..moves() },
+        ),
+        Case::get("clearing: not at all", "unchosen", "/a", "")
+            .h2_reply(ok(with("x-clear", Action::OverwriteIfExistsOrAdd))),
+        Case::get("clearing: a response", "chosen", "/a", "").h2_reply(ok(OkHttpResponse {
+            response_headers_to_add: vec![header("x-clear", "1", Action::OverwriteIfExistsOrAdd)],
+            ..moves()
+        })),
     ]
 }
 

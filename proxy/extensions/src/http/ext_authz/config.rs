@@ -18,6 +18,7 @@ use super::service::Service;
 use crate::shared::by_name::ByName;
 use crate::shared::ext_authz::check::{Encoding, Told, labels};
 use crate::shared::ext_authz::mutation::Rules;
+use crate::shared::ext_authz::verdict::Verdict;
 use crate::shared::runtime_flag::RuntimeFlag;
 
 /// `core::ApiVersion::V2`, which the API deprecates.
@@ -82,7 +83,9 @@ pub struct Config {
     /// What the service says is told, and nothing else comes of it but what it says of requests that may pass.
     pub(super) is_shadow: bool,
     pub(super) marks_failure: bool,
-    pub(super) clears_route: bool,
+    clears_route: bool,
+    /// Changes of these headers clear it, or of any if there are none.
+    clearing_headers: Vec<String>,
     pub(super) status_on_error: StatusCode,
     pub(super) validates: bool,
     pub(super) rules: Option<Rules>,
@@ -171,6 +174,7 @@ impl Config {
             is_shadow: proto.shadow_mode,
             marks_failure: proto.failure_mode_allow_header_add,
             clears_route: proto.clear_route_cache,
+            clearing_headers: proto.clear_route_cache_headers.clone(),
             status_on_error: status_or_forbidden(proto.status_on_error.map(|status| status.code)),
             validates: proto.validate_mutations,
             rules: rules?,
@@ -190,6 +194,16 @@ impl Config {
         let holds = |share: &RuntimeFraction| share.holds(cx.engine.runtime(), cx.engine.random());
         self.enabled.as_ref().is_none_or(holds)
             && self.enabled_metadata.as_ref().is_none_or(|matcher| matcher.matches_dynamic(cx.info))
+    }
+
+    /// Whether the route is looked for anew after the changes that the service wants of a request that may pass.
+    pub(super) fn clears_route(&self, verdict: &Verdict) -> bool {
+        let mut changed = verdict.request.iter().map(|mutation| &mutation.name).chain(&verdict.remove);
+        let is_meant = |name: &String| {
+            let mut meant = self.clearing_headers.iter();
+            self.clearing_headers.is_empty() || meant.any(|one| one.eq_ignore_ascii_case(name))
+        };
+        self.clears_route && (verdict.changes_path() || changed.any(is_meant))
     }
 
     /// Whether those that are not are refused.

@@ -178,11 +178,8 @@ impl Filter {
     /// Makes of the request what the service wants.
     fn pass(&mut self, cx: &mut StreamCx<'_>, verdict: Verdict) -> Result<(), Invalid> {
         let config = &*self.config;
-        let changes_path = !verdict.set_parameters.is_empty() || !verdict.remove_parameters.is_empty();
-        if config.clears_route && (!verdict.request.is_empty() || !verdict.remove.is_empty() || changes_path)
-        {
-            *cx.clear_route = true;
-        }
+        *cx.clear_route |= config.clears_route(&verdict);
+        let changes_path = verdict.changes_path();
         let mut room = Room::of(cx);
         for mutation in &verdict.request {
             if config.validates && !mutation.is_valid() {

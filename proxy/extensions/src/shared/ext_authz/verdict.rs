@@ -52,6 +52,11 @@ pub struct Verdict {
 }
 
 impl Verdict {
+    /// Whether parameters of the path are changed.
+    pub fn changes_path(&self) -> bool {
+        !self.set_parameters.is_empty() || !self.remove_parameters.is_empty()
+    }
+
     /// A bare decision.
     pub fn new(decision: Decision) -> Self {
         Self {
