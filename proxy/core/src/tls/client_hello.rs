@@ -59,14 +59,8 @@ pub fn parse<'a>(data: &'a [u8], longest: usize, joined: &'a mut Vec<u8>) -> Par
                 rest = after;
                 fragment
             }
-            Record::Partial(fragment) => {
-                // What is there of the record may already show that this is no ClientHello.
-                let start = if joined.is_empty() { fragment } else { joined.as_slice() };
-                return match message_length(start, longest) {
-                    Length::Wrong => Parsed::Other,
-                    Length::Unknown | Length::Of(_) => Parsed::More,
-                };
-            }
+            // (As in Envoy, a record is judged when all of it is there.)
+            Record::Partial => return Parsed::More,
             Record::Other => return Parsed::Other,
         };
         if fragment.is_empty() {
@@ -97,24 +91,24 @@ pub fn parse<'a>(data: &'a [u8], longest: usize, joined: &'a mut Vec<u8>) -> Par
 
 enum Record<'a> {
     Fragment(&'a [u8], &'a [u8]),
-    Partial(&'a [u8]),
+    Partial,
     Other,
 }
 
-/// The next record of `data`, or as much as is there.
+/// The next record of `data`.
 fn record(data: &[u8]) -> Record<'_> {
     let wrong = |index: usize, expected: u8| data.get(index).is_some_and(|byte| *byte != expected);
     if wrong(0, HANDSHAKE) || wrong(1, 3) {
         return Record::Other;
     }
-    let Some((head, rest)) = data.split_first_chunk::<5>() else { return Record::Partial(&[]) };
+    let Some((head, rest)) = data.split_first_chunk::<5>() else { return Record::Partial };
     let length = usize::from(u16::from_be_bytes([head[3], head[4]]));
     if length > RECORD_LIMIT {
         return Record::Other;
     }
     match rest.split_at_checked(length) {
         Some((fragment, rest)) => Record::Fragment(fragment, rest),
-        None => Record::Partial(rest),
+        None => Record::Partial,
     }
 }
 

@@ -141,7 +141,7 @@ fn what_is_no_client_hello_passes_as_plain_text_or_is_closed() {
         records(&message(0x0303, &[two_names]), 16_384),
         records(&message(0x0303, &[sni("a\0b")]), 16_384),
         records(&[message(0x0303, &[]), vec![1]].concat(), 16_384),
-        records(&message(0x0303, &[padding(20_000)]), 16_384),
+        records(&message(0x0303, &[padding(20_000)]), 4096),
         [[22, 3, 1, 0, 0].repeat(40), whole.clone()].concat(),
         [&records(&message(0x0303, &[sni("a")]), 30)[..35], &[21, 3, 1, 0, 2, 2, 40]].concat(),
     ] {
@@ -177,6 +177,12 @@ fn the_limit_counts_every_byte_read() {
     let exact = |size: usize| records(&message(0x0303, &[padding(size - empty)]), 16_384);
     assert_eq!(told(&exact(16_384)), Outcome::Tls);
     assert_eq!(told(&exact(16_385)), Outcome::Closed);
+    // However long it is said to be, and however much of it is there.
+    for length in [17_000, 60_000] {
+        let data = records(&message(0x0303, &[padding(length)]), 16_384);
+        assert_eq!(told(&data[..1400]), Outcome::Waiting);
+        assert_eq!(told(&data), Outcome::Closed);
+    }
 }
 
 #[test]
