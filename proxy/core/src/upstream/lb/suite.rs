@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 
 use super::*;
+use crate::runtime::RuntimeFraction;
 use crate::stats::Registry;
 use crate::upstream::tests::endpoint;
 use crate::upstream::{
-    Assignment, HostHealth, HostSetOptions, Locality, LocalityEndpoints, SelectorFallback, SubsetFallback,
-    SubsetSelector, SubsetWeights,
+    Assignment, HostHealth, HostSetOptions, LocalCluster, Locality, LocalityEndpoints, SelectorFallback,
+    SubsetFallback, SubsetSelector, SubsetWeights,
 };
 
 fn spread(policy: Policy) -> Scheme {
@@ -24,6 +25,36 @@ fn least_request(selection: Selection) -> Policy {
 
 fn hashing(table: HashTableKind, balance_factor: Option<u32>) -> Scheme {
     Scheme::Hashing(Hashing { table, use_hostname: false, balance_factor, locality_weighted: false })
+}
+
+/// Beside proxies of two zones; the hosts are of none.
+fn by_zone() -> Scheme {
+    let of_zone = |zone: &str, port| LocalityEndpoints {
+        locality: Arc::new(Locality { zone: zone.into(), ..Locality::default() }),
+        priority: 0,
+        weight: 0,
+        endpoints: vec![endpoint(port, 1, HostHealth::Healthy)],
+    };
+    let local = LocalCluster::new("local", Locality { zone: "a".into(), ..Locality::default() });
+    let localities = vec![of_zone("a", 1), of_zone("b", 2)];
+    let assignment = Assignment { localities, ..Assignment::default() };
+    local.set_hosts(HostSet::update(None, &assignment, HostSetOptions::default()).hosts);
+    let zones = ZoneRouting {
+        local: Arc::new(local),
+        enabled: RuntimeFraction::all("upstream.zone_routing.enabled"),
+        min_cluster_size: 1,
+        force_local_zone: None,
+        by_weight: false,
+        panic_threshold: 50,
+        runtime: Arc::default(),
+    };
+    Scheme::Spread {
+        policy: Policy::RoundRobin,
+        locality_weighted: false,
+        fail_on_panic: false,
+        slow_start: None,
+        zones: Some(Arc::new(zones)),
+    }
 }
 
 /// Falls back to any host.
@@ -51,7 +82,7 @@ pub(super) fn balancer(scheme: &Scheme) -> Box<dyn LoadBalancer> {
 }
 
 /// One of each kind, with its name.
-fn schemes() -> [(&'static str, Scheme); 10] {
+fn schemes() -> [(&'static str, Scheme); 11] {
     let ring = |function| HashTableKind::Ring { minimum: 65_536, maximum: 8 << 20, function };
     let maglev = HashTableKind::Maglev { size: 65_537 };
     let slow_start = SlowStart {
@@ -77,6 +108,7 @@ fn schemes() -> [(&'static str, Scheme); 10] {
         ("ring hash", hashing(ring(HashFunction::XxHash), None)),
         ("maglev", hashing(maglev, None)),
         ("maglev with bounded loads", hashing(maglev, Some(150))),
+        ("round robin by zone", by_zone()),
         ("subsets", subsets(spread(Policy::RoundRobin))),
         ("subsets of maglev", subsets(hashing(maglev, None))),
     ]
