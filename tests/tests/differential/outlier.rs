@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use integration::client::Client;
 use integration::config::{HttpListener, bootstrap};
 use integration::expect::{SOON, eventually, whole_lines};
+use integration::ports::Refusing;
 use integration::process::{Binary, Proxy};
 use integration::upstream::{Reply, Step, Upstream};
 use serde_json::Value;
@@ -183,7 +184,7 @@ const CASES: &[Case] = &[
 /// A host of each kind that answers; those that refuse are ports that nobody listens on.
 struct Hosts {
     listening: Vec<(Does, Upstream)>,
-    refusing: Vec<SocketAddr>,
+    refusing: Vec<Refusing>,
 }
 
 /// How often one kind may be in a cluster.
@@ -208,10 +209,7 @@ impl Hosts {
                 listening.push((does, upstream));
             }
         }
-        let mut refusing = Vec::new();
-        for _ in 0..OF_A_KIND {
-            refusing.push(tokio::net::TcpListener::bind("127.0.0.1:0").await?.local_addr()?);
-        }
+        let refusing = (0..OF_A_KIND).map(|_| Refusing::new()).collect::<Result<_>>()?;
         Ok(Self { listening, refusing })
     }
 
@@ -224,7 +222,7 @@ impl Hosts {
             *number - 1
         };
         let address = |does: Does| match does {
-            Refuse => self.refusing[next(does)],
+            Refuse => self.refusing[next(does)].addr(),
             _ => {
                 let of_kind = self.listening.iter().filter(|(kind, _)| *kind == does);
                 let addresses: Vec<SocketAddr> = of_kind.map(|(_, upstream)| upstream.addr()).collect();

@@ -308,6 +308,8 @@ async fn streams_wait_for_the_settings_of_a_new_connection() -> Result<()> {
         clients.push(post(&proxy, "/ends").await?);
     }
     let (never, _) = host.accept().await?;
+    // (Of two that wait for the connection, one waits behind the other when it is made.)
+    stat_becomes(&proxy, "cluster.ends.upstream_rq_active", 1).await?;
     stat_becomes(&proxy, "cluster.ends.upstream_rq_pending_active", 1).await?;
     let (ends, _) = host.accept().await?;
     drop((never, ends));
