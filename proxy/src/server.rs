@@ -323,7 +323,7 @@ pub fn run(built: Built, options: cli::Options) -> anyhow::Result<()> {
     let local = tokio::task::LocalSet::new();
     if built.bootstrap.enable_dispatcher_stats {
         let dispatcher = Dispatcher::new(&built.env.stats, "server");
-        dispatcher.observe(&mut runtime, || ());
+        dispatcher.observe(&mut runtime, || (), || ());
         local.spawn_local(dispatcher.measure_delays());
     }
     let runtime = runtime.enable_all().build()?;

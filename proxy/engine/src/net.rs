@@ -3,6 +3,7 @@
 pub mod connection;
 pub mod gate;
 pub mod option;
+pub mod outbox;
 pub mod pipe;
 pub mod secure;
 pub mod socket;

@@ -28,6 +28,7 @@ use crate::local::dispatcher::Dispatcher;
 use crate::local::drain::{DrainStrategy, ProcessDrain};
 use crate::local::watchdog::Watchdog;
 use crate::local::{clock, timers};
+use crate::net::outbox;
 use crate::router::Routes;
 pub use crate::state::Snapshot;
 use crate::upstream::pool::Clusters;
@@ -197,9 +198,9 @@ async fn tidy(give_back: fn()) {
 fn runtime(dispatcher: Option<&Dispatcher>) -> io::Result<LocalRuntime> {
     clock::turn();
     let mut builder = tokio::runtime::Builder::new_current_thread();
-    builder.enable_all().event_interval(61).on_thread_unpark(clock::turn);
+    builder.enable_all().event_interval(61).on_thread_park(outbox::end_turn).on_thread_unpark(clock::turn);
     if let Some(dispatcher) = dispatcher {
-        dispatcher.observe(&mut builder, clock::turn);
+        dispatcher.observe(&mut builder, outbox::end_turn, clock::turn);
     }
     builder.build_local(LocalOptions::default())
 }
@@ -237,6 +238,7 @@ async fn run(
     };
     let listeners = Listeners::new(context.clone(), index, setup.connections.clone(), Box::new(hand_over));
     tokio::task::spawn_local(vital(timers::drive()));
+    tokio::task::spawn_local(vital(outbox::serve()));
     let (watchdog, name) = (setup.watchdog.clone(), format!("worker_{index}"));
     let held = setup.env.stats.scope(&format!("thread_local_cluster_manager.{name}"));
     let held: Shared<ThreadLocalClusterManagerStats> = held.shared();

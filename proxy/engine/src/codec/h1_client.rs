@@ -249,6 +249,9 @@ impl ClientConnection {
         if self.output.is_empty() {
             return Poll::Ready(Ok(()));
         }
+        if self.is_whole() {
+            self.output.post(&self.connection);
+        }
         match ready!(self.output.poll_flush(&self.connection, cx)) {
             Ok(()) => {
                 if self.exchange.until_close && self.exchange.request_done {
@@ -264,6 +267,12 @@ impl ClientConnection {
             }
             Err(_) => Poll::Ready(Err(UpstreamReset::ConnectionTermination)),
         }
+    }
+
+    /// Whether all of the request waits to be written, and no more.
+    fn is_whole(&self) -> bool {
+        let exchange = &self.exchange;
+        exchange.request_done && !exchange.until_close && self.output.written() == exchange.sent_before
     }
 
     /// The next thing the upstream sends.

@@ -78,6 +78,8 @@ struct StreamState {
     keep_alive: bool,
     close_after: bool,
     broken: bool,
+    /// All of the response was queued.
+    complete: bool,
     /// Marks of `received` and `output.written()` when the stream began, and the sizes of heads.
     received_before: u64,
     sent_before: u64,
@@ -99,6 +101,7 @@ impl StreamState {
             keep_alive: true,
             close_after: false,
             broken: false,
+            complete: false,
             received_before: 0,
             sent_before: 0,
             head_received: 0,
@@ -174,6 +177,7 @@ impl ServerConnection {
                             body_started: false,
                             close_after: false,
                             broken: false,
+                            complete: false,
                             received_before: self.received - self.input.len() as u64 - parsed.size as u64,
                             sent_before: self.output.written(),
                             head_received: parsed.header_bytes as u64,
@@ -273,6 +277,14 @@ impl ServerConnection {
             None if self.options.proper_case => KeyFormat::ProperCase,
             None => KeyFormat::Lower,
         }
+    }
+
+    /// Whether all of the response waits to be written and no more, and another may follow it.
+    fn is_whole(&self) -> bool {
+        self.stream.complete
+            && self.output.written() == self.stream.sent_before
+            && !self.stream.broken
+            && !self.says_close()
     }
 
     fn encode(&mut self, head: &ResponseHead, framing: BodyFraming) -> Option<BodyEncoder> {
@@ -415,6 +427,7 @@ impl Downstream for ServerConnection {
             self.stream.keep_alive = false;
         }
         self.stream.encoder = self.encode(head, framing);
+        self.stream.complete = end && !is_upgrade;
     }
 
     fn data(&mut self, data: Bytes, end: bool) {
@@ -434,6 +447,7 @@ impl Downstream for ServerConnection {
     }
 
     fn trailers(&mut self, trailers: HeaderMap) {
+        self.stream.complete = true;
         let trailers = self.options.trailers.then_some(&trailers);
         if let Some(encoder) = &mut self.stream.encoder {
             let out = self.output.small();
@@ -444,6 +458,7 @@ impl Downstream for ServerConnection {
     }
 
     fn finish(&mut self) {
+        self.stream.complete = true;
         if let Some(encoder) = &mut self.stream.encoder {
             self.stream.broken |= encoder.finish(None, self.output.small()).is_err();
         }
@@ -457,6 +472,9 @@ impl Downstream for ServerConnection {
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), DownstreamError>> {
+        if self.is_whole() {
+            self.output.post(&self.connection);
+        }
         self.output.poll_flush(&self.connection, cx).map_err(|_| DownstreamError::Disconnected)
     }
 

@@ -66,6 +66,14 @@ impl Output {
         self.written += count as u64;
     }
 
+    /// Leaves a small message that waits, which is whole, for the end of the turn: what is not taken must be flushed.
+    pub(crate) fn post(&mut self, connection: &Connection) {
+        if self.large.is_empty() && !self.before.is_empty() && connection.post(&self.before) {
+            self.written += self.before.len() as u64;
+            buffers::give(std::mem::take(&mut self.before));
+        }
+    }
+
     /// Writes until nothing is left; then holds no buffer.
     pub(crate) fn poll_flush(
         &mut self,

@@ -30,10 +30,11 @@ impl Dispatcher {
         Self(stats.scope(&format!("{scope}.dispatcher")).shared())
     }
 
-    /// Has the runtime tell of its waits; `turn` is called after each.
-    pub fn observe(&self, runtime: &mut tokio::runtime::Builder, turn: fn()) {
+    /// Has the runtime tell of its waits; `end` is called before each, `turn` after it.
+    pub fn observe(&self, runtime: &mut tokio::runtime::Builder, end: fn(), turn: fn()) {
         let stats = self.0.clone();
         runtime.on_thread_park(move || {
+            end();
             if let Some(woke) = WOKE.take() {
                 stats.loop_duration_us.record(micros(woke.elapsed()));
             }

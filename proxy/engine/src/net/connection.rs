@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::gate::Guard;
+use super::outbox::{self, Receipt};
 use super::secure::Secure;
 use super::sys;
 use crate::local::buffers;
@@ -58,6 +59,8 @@ pub struct Connection {
     secure: Option<Box<Secure>>,
     /// Who sees what is read first, if anybody does.
     guard: Option<Box<Guard>>,
+    /// What was left for the end of the turn.
+    posted: Receipt,
 }
 
 macro_rules! each_socket {
@@ -78,6 +81,7 @@ macro_rules! each {
 impl Socket {
     /// Ready when something may be received.
     pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        outbox::count_read();
         each_socket!(self, socket => socket.poll_read_ready(cx))
     }
 
@@ -150,7 +154,14 @@ impl Socket {
 impl Connection {
     /// A connection on `socket`.
     pub fn new(socket: Socket) -> Self {
-        Self { socket, replay: RefCell::default(), traffic: None, secure: None, guard: None }
+        Self {
+            socket,
+            replay: RefCell::default(),
+            traffic: None,
+            secure: None,
+            guard: None,
+            posted: Receipt::default(),
+        }
     }
 
     /// Carries everything in a TLS session from now on, whose handshake is done.
@@ -198,6 +209,7 @@ impl Connection {
 
     /// Has the connection end with RST when it is dropped: what is not sent yet is lost, and the peer knows.
     pub fn reset_on_drop(&self) {
+        outbox::forget(&self.posted);
         if let Some(secure) = &self.secure {
             secure.say_nothing();
         }
@@ -301,6 +313,46 @@ impl Connection {
         }
     }
 
+    /// Takes `message`, which nothing follows for now, if it is small and may wait for the end of the turn; otherwise it must be
+    /// written.
+    #[inline]
+    pub fn post(&self, message: &[u8]) -> bool {
+        let is_posted =
+            self.secure.is_none() && each!(self, socket => outbox::post(&self.posted, socket, message));
+        if is_posted {
+            self.sent(message.len());
+        }
+        is_posted
+    }
+
+    /// Ready when nothing waits for the end of the turn any more.
+    #[inline]
+    fn poll_settled(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let settle = || outbox::settle(&self.posted, |bytes| self.socket.try_write(&[IoSlice::new(bytes)]));
+        while let Some(sent) = settle() {
+            match sent {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    ready!(self.socket.poll_write_ready(cx))?;
+                }
+                Err(error) => return Poll::Ready(Err(error)),
+                Ok(_) => {}
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Sends at once what waits for the end of the turn, as far as the kernel has room.
+    fn settle_now(&self) {
+        // (Not by `try_write`: the runtime may not have been told yet of a new socket's room.)
+        let settle = || {
+            outbox::settle(
+                &self.posted,
+                |bytes| each!(self, socket => Ok(send(socket, bytes, SendFlags::NOSIGNAL)?)),
+            )
+        };
+        while let Some(Ok(_)) = settle() {}
+    }
+
     /// Writes some of `slices`.
     pub fn poll_write(&self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         if let Some(secure) = &self.secure {
@@ -308,6 +360,7 @@ impl Connection {
             self.sent(*written.as_ref().unwrap_or(&0));
             return Poll::Ready(written);
         }
+        ready!(self.poll_settled(cx))?;
         loop {
             match self.socket.try_write(slices) {
                 // Nearly never: whether there is room is asked only then. The reads that bring what is written take turns.
@@ -365,6 +418,7 @@ impl Connection {
         pipe: &OwnedFd,
         length: usize,
     ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_settled(cx))?;
         loop {
             each!(self, socket => ready!(socket.poll_write_ready(cx))?);
             let moved = each!(self, socket => socket.try_io(Interest::WRITABLE, || {
@@ -384,7 +438,10 @@ impl Connection {
     pub fn shutdown_write(&self) -> io::Result<()> {
         match &self.secure {
             Some(secure) => secure.shutdown_write(&self.socket),
-            None => self.socket.shutdown_write(),
+            None => {
+                self.settle_now();
+                self.socket.shutdown_write()
+            }
         }
     }
 }
@@ -393,6 +450,9 @@ impl Drop for Connection {
     fn drop(&mut self) {
         if let Some(secure) = &self.secure {
             secure.say_goodbye(&self.socket);
+        } else {
+            self.settle_now();
+            outbox::forget(&self.posted);
         }
     }
 }
@@ -442,6 +502,12 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        // (HTTP/2 writes so: all that it has gathered.)
+        if let [one] = slices
+            && self.post(one)
+        {
+            return Poll::Ready(Ok(one.len()));
+        }
         Connection::poll_write(&self, cx, slices)
     }
     fn is_write_vectored(&self) -> bool {

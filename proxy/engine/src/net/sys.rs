@@ -4,10 +4,10 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use bytes::BytesMut;
-use rustix::net::{RecvFlags, recv};
+use rustix::net::{RecvFlags, SendFlags, recv};
 
 /// Receives into the free room of `buffer`.
 pub fn receive(socket: impl AsFd, buffer: &mut BytesMut) -> io::Result<usize> {
@@ -16,6 +16,20 @@ pub fn receive(socket: impl AsFd, buffer: &mut BytesMut) -> io::Result<usize> {
     // SAFETY: the kernel has written the `count` octets behind those that were there, and no more than there was room for.
     unsafe { buffer.set_len(length) };
     Ok(count)
+}
+
+/// Sends some of `bytes` over the socket of a connection that has left them in the outbox.
+pub fn send(socket: RawFd, bytes: &[u8]) -> io::Result<usize> {
+    // SAFETY: a connection takes back what it left before it closes its socket, so the descriptor is open.
+    let socket = unsafe { BorrowedFd::borrow_raw(socket) };
+    Ok(rustix::net::send(socket, bytes, SendFlags::NOSIGNAL)?)
+}
+
+/// Another descriptor of the same socket; nothing if the process may have no more of them.
+pub fn duplicate(socket: RawFd) -> Option<OwnedFd> {
+    // SAFETY: as in `send`.
+    let socket = unsafe { BorrowedFd::borrow_raw(socket) };
+    socket.try_clone_to_owned().ok()
 }
 
 /// Sets a socket option given by numbers.
