@@ -191,8 +191,9 @@ impl RateLimit {
         let actions = cx.each("actions", actions, Action::build);
         let limit = limit.as_ref().map(|limit| cx.at("limit", |cx| Override::build(limit, cx)));
         let hits = hits_addend.as_ref().map(|hits| cx.at("hits_addend", |cx| Hits::build(hits, cx)));
-        // (Envoy 1.40 reads them in routes and virtual hosts, and heeds them in filters only.)
-        let hits = hits.transpose()?.filter(|_| place == Place::Filter);
+        if place == Place::Route {
+            cx.reject_if(hits.is_some(), "hits_addend", fields::NO_HITS)?;
+        }
         let headers = match XRateLimitOption::try_from(*x_ratelimit_option) {
             Ok(XRateLimitOption::Unspecified) => HeadersOption::Unspecified,
             Ok(XRateLimitOption::Off) => HeadersOption::Off,
@@ -209,7 +210,7 @@ impl RateLimit {
             on_stream_done: *apply_on_stream_done,
             actions: actions?.into(),
             limit: limit.transpose()?,
-            hits: hits.unwrap_or_default(),
+            hits: hits.transpose()?.unwrap_or_default(),
             headers,
         })
     }

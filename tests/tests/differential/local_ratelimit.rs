@@ -233,7 +233,7 @@ fn actions() -> Vec<String> {
 
 fn routed() -> Vec<String> {
     let limit = |value: &str| format!("{{actions: [{{generic_key: {{descriptor_value: {value}}}}}]}}");
-    let descriptors = ["route", "host", "staged", "switched", "done", "meta", "counted"]
+    let descriptors = ["route", "host", "staged", "switched", "done", "meta"]
         .map(|value| descriptor(&[("generic_key", value)], 1))
         .concat();
     let config = |more: &str| format!("{ON}{}descriptors:\n{descriptors}{more}", bucket(1000));
@@ -250,7 +250,6 @@ fn routed() -> Vec<String> {
         route("bare", "", ""),
         route("staged", ", rate_limits: [{stage: 3, actions: [{generic_key: {descriptor_value: staged}}]}]", ""),
         route("switched", ", rate_limits: [{disable_key: k, actions: [{generic_key: {descriptor_value: switched}}]}]", ""),
-        route("counted", ", rate_limits: [{hits_addend: {number: 5}, actions: [{generic_key: {descriptor_value: counted}}]}]", ""),
         route("done", ", rate_limits: [{apply_on_stream_done: true, actions: [{generic_key: {descriptor_value: done}}]}]", ""),
         route(
             "metadata",
@@ -415,8 +414,6 @@ pub(crate) fn cases() -> Vec<Case> {
             "/staged",
             "/switched",
             "/switched",
-            "/counted",
-            "/counted",
             "/done",
             "/done",
             "/metadata",

@@ -57,7 +57,7 @@ fn routes() -> String {
     let one = limits(&[key("one")]);
     let who = "actions: [{request_headers: {header_name: x-who, descriptor_key: who}}]";
     let with = |more: &str| limits(&[format!("{}, {more}", key("one"))]);
-    let done = |more: &str| limits(&[format!("{}, apply_on_stream_done: true{more}", key("done"))]);
+    let done = limits(&[format!("{}, apply_on_stream_done: true", key("done"))]);
     [
         format!("- name: plain\n  match: {{path: /}}\n  route: {{cluster: up}}\n{}", indent(OFF, 2)),
         to("one", &one, ""),
@@ -90,19 +90,13 @@ fn routes() -> String {
             ]),
             "",
         ),
-        to("counted", &with("hits_addend: {number: 3}"), ""),
-        to("uncounted", &with("hits_addend: {number: 0}"), ""),
-        to("returned", &with("hits_addend: {number: 3, is_negative_hits: true}"), ""),
-        to("said", &with("hits_addend: {format: \"%REQ(x-hits)%\"}"), ""),
         to("fixed", &with("limit: {rate_limit: {requests_per_unit: 42, unit: HOUR}}"), ""),
         to(
             "limited",
             &with("limit: {dynamic_metadata: {metadata_key: {key: of.mine, path: [{key: limit}]}}}"),
             "",
         ),
-        to("done", &done(""), ""),
-        to("sized", &done(", hits_addend: {format: \"%BYTES_SENT%\"}"), ""),
-        to("coded", &done(", hits_addend: {format: \"%RESPONSE_CODE%\"}"), ""),
+        to("done", &done, ""),
         to("ends", &limits(&[key("one"), format!("{}, apply_on_stream_done: true", key("done"))]), ""),
         to("shown", &with("x_ratelimit_option: DRAFT_VERSION_03"), ""),
         to("hidden", &with("x_ratelimit_option: \"OFF\""), ""),
@@ -309,13 +303,7 @@ fn questions() -> Vec<Case> {
         asked("the first stage", "plain", "/staged", ""),
         asked("no rate limits of this stage", "staged", "/one", ""),
         asked("switched off", "plain", "/switched", ""),
-        asked("three hits", "plain", "/counted", ""),
-        asked("no hits", "plain", "/uncounted", ""),
-        asked("hits that are given back", "plain", "/returned", ""),
-        asked("as many hits as it says", "plain", "/said", "x-hits: 7\r\n"),
-        asked("hits that are no number", "plain", "/said", "x-hits: many\r\n"),
         asked("hits of the filter state", "state", "/one", "x-hits: 9\r\n"),
-        asked("hits of the filter state and the descriptor", "state", "/counted", "x-hits: 9\r\n"),
         asked("hits of the filter state that are no number", "state", "/one", "x-hits: many\r\n"),
         asked("hits of the filter state that are too many", "state", "/one", "x-hits: 4294967296\r\n"),
         asked("a limit of its own", "plain", "/fixed", ""),
@@ -618,8 +606,6 @@ fn done() -> Vec<Case> {
     };
     vec![
         at_end("counted when it is over", "plain", "/done", 1),
-        at_end("counted when it is over, by its size", "plain", "/sized", 1),
-        at_end("counted when it is over, by its status", "plain", "/coded", 1),
         at_end("counted when it is over, asked about never", "never", "/done", 0),
         at_end("counted when it is over, of internal requests", "internal", "/done", 0),
         at_end("counted when it is over, of the filter", "formatted", "/one", 2),

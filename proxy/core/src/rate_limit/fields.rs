@@ -3,6 +3,8 @@
 use crate::config::FieldUse::Used;
 use crate::config::MessageFields;
 
+pub(super) const NO_HITS: &str = "is heeded in rate limits of a filter only, as in Envoy, which passes over it in routes and virtual hosts";
+
 /// Fields by message.
 pub const FIELDS: &[MessageFields] = &[
     (

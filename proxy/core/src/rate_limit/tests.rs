@@ -122,3 +122,11 @@ fn filters_have_no_stages() {
     assert!(build(&staged, Place::Route).is_ok());
     assert_eq!(build(&staged, Place::Filter).unwrap_err(), ["rate_limits[0]"]);
 }
+
+#[test]
+fn hits_are_refused_where_nobody_heeds_them() {
+    let hits = proto::rate_limit::HitsAddend { number: Some(3), ..Default::default() };
+    let limit = proto::RateLimit { actions: vec![key("a")], hits_addend: Some(hits), ..Default::default() };
+    assert_eq!(build(&limit, Place::Route).unwrap_err(), ["rate_limits[0].hits_addend"]);
+    assert!(build(&limit, Place::Filter).is_ok());
+}
