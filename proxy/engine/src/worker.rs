@@ -197,6 +197,7 @@ async fn tidy(give_back: fn()) {
 /// One thread's runtime; its clock is read once a turn.
 fn runtime(dispatcher: Option<&Dispatcher>) -> io::Result<LocalRuntime> {
     clock::turn();
+    outbox::open();
     let mut builder = tokio::runtime::Builder::new_current_thread();
     builder.enable_all().event_interval(61).on_thread_park(outbox::end_turn).on_thread_unpark(clock::turn);
     if let Some(dispatcher) = dispatcher {

@@ -16,7 +16,8 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::gate::Guard;
-use super::outbox::{self, Receipt};
+use super::link::Link;
+use super::outbox;
 use super::secure::Secure;
 use super::sys;
 use crate::local::buffers;
@@ -50,7 +51,7 @@ pub struct Traffic {
 /// Reads and writes take `&self`, so one task can poll both directions; each direction has one waiter.
 #[derive(Debug)]
 pub struct Connection {
-    socket: Socket,
+    link: Link,
     /// Bytes that were read while the connection was inspected, to be read again first.
     replay: RefCell<BytesMut>,
     /// Who wants to know how much was carried.
@@ -59,8 +60,6 @@ pub struct Connection {
     secure: Option<Box<Secure>>,
     /// Who sees what is read first, if anybody does.
     guard: Option<Box<Guard>>,
-    /// What was left for the end of the turn.
-    posted: Receipt,
 }
 
 macro_rules! each_socket {
@@ -74,7 +73,7 @@ macro_rules! each_socket {
 
 macro_rules! each {
     ($self:expr, $socket:ident => $body:expr) => {
-        each_socket!(&$self.socket, $socket => $body)
+        each_socket!($self.link.socket(), $socket => $body)
     };
 }
 
@@ -154,14 +153,7 @@ impl Socket {
 impl Connection {
     /// A connection on `socket`.
     pub fn new(socket: Socket) -> Self {
-        Self {
-            socket,
-            replay: RefCell::default(),
-            traffic: None,
-            secure: None,
-            guard: None,
-            posted: Receipt::default(),
-        }
+        Self { link: Link::new(socket), replay: RefCell::default(), traffic: None, secure: None, guard: None }
     }
 
     /// Carries everything in a TLS session from now on, whose handshake is done.
@@ -209,7 +201,7 @@ impl Connection {
 
     /// Has the connection end with RST when it is dropped: what is not sent yet is lost, and the peer knows.
     pub fn reset_on_drop(&self) {
-        outbox::forget(&self.posted);
+        self.link.forget();
         if let Some(secure) = &self.secure {
             secure.say_nothing();
         }
@@ -225,12 +217,17 @@ impl Connection {
 
     /// Address of this end.
     pub fn local_address(&self) -> io::Result<Address> {
-        self.socket.local_address()
+        self.link.socket().local_address()
     }
 
     /// The socket beneath.
     pub fn socket(&self) -> &Socket {
-        &self.socket
+        self.link.socket()
+    }
+
+    /// The way of what is written.
+    pub fn link(&self) -> &Link {
+        &self.link
     }
 
     /// Whether `poll_read` might return at once, as far as is known without a system call.
@@ -242,11 +239,11 @@ impl Connection {
             return false;
         }
         if let Some(secure) = &self.secure {
-            return secure.is_readable(&self.socket);
+            return secure.is_readable(&self.link);
         }
         let mut probe = [0_u8; 1];
         // `try_read` makes no system call unless the socket was reported readable.
-        let peeked = match &self.socket {
+        let peeked = match self.link.socket() {
             Socket::Tcp(tcp) => tcp.try_io(Interest::READABLE, || super::socket::peek(tcp, &mut probe)),
             Socket::Unix(unix) => unix.try_io(Interest::READABLE, || super::socket::peek(unix, &mut probe)),
         };
@@ -267,8 +264,8 @@ impl Connection {
             return Poll::Ready(read.map(|_| ()));
         }
         match &self.secure {
-            Some(secure) => secure.poll_readable(&self.socket, cx),
-            None => self.socket.poll_read_ready(cx),
+            Some(secure) => secure.poll_readable(&self.link, cx),
+            None => self.link.socket().poll_read_ready(cx),
         }
     }
 
@@ -294,19 +291,19 @@ impl Connection {
     #[inline]
     fn poll_read_unguarded(&self, cx: &mut Context<'_>, buffer: &mut BytesMut) -> Poll<io::Result<usize>> {
         if let Some(secure) = &self.secure {
-            let read = ready!(secure.poll_read(&self.socket, cx, buffer));
+            let read = ready!(secure.poll_read(&self.link, cx, buffer));
             self.received(*read.as_ref().unwrap_or(&0));
             return Poll::Ready(read);
         }
         loop {
-            ready!(self.socket.poll_read_ready(cx))?;
+            ready!(self.link.socket().poll_read_ready(cx))?;
             if buffer.capacity() == buffer.len() {
                 match buffer.is_empty() {
                     true => *buffer = buffers::take(),
                     false => buffer.reserve(buffers::BUFFER_SIZE),
                 }
             }
-            if let Some(received) = self.socket.receive(buffer) {
+            if let Some(received) = self.link.socket().receive(buffer) {
                 self.received(*received.as_ref().unwrap_or(&0));
                 return Poll::Ready(received);
             }
@@ -317,55 +314,28 @@ impl Connection {
     /// written.
     #[inline]
     pub fn post(&self, message: &[u8]) -> bool {
-        let is_posted =
-            self.secure.is_none() && each!(self, socket => outbox::post(&self.posted, socket, message));
+        let is_posted = match &self.secure {
+            Some(secure) => secure.post(&self.link, message),
+            None => self.link.post(message),
+        };
         if is_posted {
             self.sent(message.len());
         }
         is_posted
     }
 
-    /// Ready when nothing waits for the end of the turn any more.
-    #[inline]
-    fn poll_settled(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let settle = || outbox::settle(&self.posted, |bytes| self.socket.try_write(&[IoSlice::new(bytes)]));
-        while let Some(sent) = settle() {
-            match sent {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    ready!(self.socket.poll_write_ready(cx))?;
-                }
-                Err(error) => return Poll::Ready(Err(error)),
-                Ok(_) => {}
-            }
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    /// Sends at once what waits for the end of the turn, as far as the kernel has room.
-    fn settle_now(&self) {
-        // (Not by `try_write`: the runtime may not have been told yet of a new socket's room.)
-        let settle = || {
-            outbox::settle(
-                &self.posted,
-                |bytes| each!(self, socket => Ok(send(socket, bytes, SendFlags::NOSIGNAL)?)),
-            )
-        };
-        while let Some(Ok(_)) = settle() {}
-    }
-
     /// Writes some of `slices`.
     pub fn poll_write(&self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         if let Some(secure) = &self.secure {
-            let written = ready!(secure.poll_write(&self.socket, cx, slices));
+            let written = ready!(secure.poll_write(&self.link, cx, slices));
             self.sent(*written.as_ref().unwrap_or(&0));
             return Poll::Ready(written);
         }
-        ready!(self.poll_settled(cx))?;
         loop {
-            match self.socket.try_write(slices) {
+            match self.link.try_write(slices) {
                 // Nearly never: whether there is room is asked only then. The reads that bring what is written take turns.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    ready!(self.socket.poll_write_ready(cx))?;
+                    ready!(self.link.socket().poll_write_ready(cx))?;
                 }
                 other => {
                     self.sent(*other.as_ref().unwrap_or(&0));
@@ -418,7 +388,7 @@ impl Connection {
         pipe: &OwnedFd,
         length: usize,
     ) -> Poll<io::Result<usize>> {
-        ready!(self.poll_settled(cx))?;
+        ready!(self.link.poll_settled(cx))?;
         loop {
             each!(self, socket => ready!(socket.poll_write_ready(cx))?);
             let moved = each!(self, socket => socket.try_io(Interest::WRITABLE, || {
@@ -437,11 +407,8 @@ impl Connection {
     /// Says that nothing more will be sent.
     pub fn shutdown_write(&self) -> io::Result<()> {
         match &self.secure {
-            Some(secure) => secure.shutdown_write(&self.socket),
-            None => {
-                self.settle_now();
-                self.socket.shutdown_write()
-            }
+            Some(secure) => secure.shutdown_write(&self.link),
+            None => self.link.shutdown_write(),
         }
     }
 }
@@ -449,10 +416,7 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         if let Some(secure) = &self.secure {
-            secure.say_goodbye(&self.socket);
-        } else {
-            self.settle_now();
-            outbox::forget(&self.posted);
+            secure.say_goodbye(&self.link);
         }
     }
 }
@@ -484,7 +448,7 @@ impl AsyncRead for Connection {
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
-        ready!(match &mut this.socket {
+        ready!(match this.link.socket_mut() {
             Socket::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buf),
             Socket::Unix(unix) => Pin::new(unix).poll_read(cx, buf),
         })?;

@@ -210,9 +210,13 @@ impl Outbox {
     }
 }
 
-/// Opens the outbox of this worker, whose loop calls [`end_turn`] before it waits, and sends what is stuck.
-pub async fn serve() {
+/// Opens the outbox of this thread: from now on its loop calls [`end_turn`] before it waits.
+pub fn open() {
     OUTBOX.with_borrow_mut(|outbox| outbox.is_open = true);
+}
+
+/// Sends what is stuck, for as long as the loop runs.
+pub async fn serve() {
     loop {
         let (number, rest, socket) = poll_fn(|cx| {
             OUTBOX.with_borrow_mut(|outbox| {

@@ -14,11 +14,15 @@ use proxy_core::stats::Cells;
 use proxy_core::stats::groups::SslStats;
 use rustls::Connection as Session;
 
-use super::connection::Socket;
+use super::link::Link;
+use super::outbox;
 use crate::local::buffers;
 
 /// Most bytes of one receive while the peer sends more than fits an ordinary one.
 const LARGE_READ: usize = 2 * buffers::BUFFER_SIZE;
+
+/// A record is at most so much longer than what is in it.
+const OVERHEAD: usize = 64;
 
 /// A session.
 pub struct Secure {
@@ -84,19 +88,19 @@ impl Secure {
     /// Goes on with the handshake until it is done, and all that it said is written.
     ///
     /// An error of the peer's, or in what it sent, is one of `rustls` within the `io::Error`.
-    pub fn poll_handshake(&self, socket: &Socket, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub fn poll_handshake(&self, link: &Link, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             let mut session = self.session.borrow_mut();
-            ready!(poll_flush(&mut session, socket, cx))?;
+            ready!(poll_flush(&mut session, link, cx))?;
             if !session.is_handshaking() {
                 return Poll::Ready(Ok(()));
             }
-            match ready!(self.poll_fill(&mut session, socket, cx)) {
+            match ready!(self.poll_fill(&mut session, link, cx)) {
                 // (Who has little to say may say it and goodbye with the last words of the handshake.)
                 Ok(()) if self.end.get() == End::Open || !session.is_handshaking() => {}
                 Ok(()) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
                 Err(error) => {
-                    try_flush(&mut session, socket);
+                    try_flush(&mut session, link);
                     return Poll::Ready(Err(error));
                 }
             }
@@ -104,7 +108,7 @@ impl Secure {
     }
 
     /// Ready when something is there to be taken, or the end.
-    pub fn poll_readable(&self, socket: &Socket, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub fn poll_readable(&self, link: &Link, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             if !self.plain.borrow().is_empty() {
                 return Poll::Ready(Ok(()));
@@ -115,13 +119,13 @@ impl Secure {
                 End::Failed => return Poll::Ready(Err(io::ErrorKind::InvalidData.into())),
             }
             let mut session = self.session.borrow_mut();
-            let filled = self.poll_fill(&mut session, socket, cx);
+            let filled = self.poll_fill(&mut session, link, cx);
             let closes = self.closing.get() == Closing::Pending;
             if session.wants_write() && (closes || self.accepted.get() == 0) {
                 // Of the session's own accord: an alert, an answer to a change of keys, the last words. Who reads is told of
                 // room for them; what fails is found by who reads or writes.
-                let _ = poll_flush(&mut session, socket, cx);
-                self.finish_closing(&session, socket);
+                let _ = poll_flush(&mut session, link, cx);
+                self.finish_closing(&session, link);
             }
             if let Err(error) = ready!(filled) {
                 if error.kind() == io::ErrorKind::InvalidData {
@@ -137,11 +141,11 @@ impl Secure {
     /// Takes what is decrypted; 0 means that the peer will send no more.
     pub fn poll_read(
         &self,
-        socket: &Socket,
+        link: &Link,
         cx: &mut Context<'_>,
         buffer: &mut BytesMut,
     ) -> Poll<io::Result<usize>> {
-        ready!(self.poll_readable(socket, cx))?;
+        ready!(self.poll_readable(link, cx))?;
         let plain = std::mem::take(&mut *self.plain.borrow_mut());
         let count = plain.len();
         if count == 0 {
@@ -157,15 +161,15 @@ impl Secure {
     }
 
     /// Whether a read might return at once; what has come is decrypted to know it.
-    pub fn is_readable(&self, socket: &Socket) -> bool {
+    pub fn is_readable(&self, link: &Link) -> bool {
         let mut nobody = Context::from_waker(std::task::Waker::noop());
-        self.poll_readable(socket, &mut nobody).is_ready()
+        self.poll_readable(link, &mut nobody).is_ready()
     }
 
     /// Encrypts some of `slices` and writes it.
     pub fn poll_write(
         &self,
-        socket: &Socket,
+        link: &Link,
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
@@ -173,31 +177,47 @@ impl Secure {
         if self.accepted.get() == 0 {
             self.accepted.set(session.writer().write_vectored(slices)?);
         }
-        ready!(poll_flush(&mut session, socket, cx))?;
+        ready!(poll_flush(&mut session, link, cx))?;
         let offered = slices.iter().map(|slice| slice.len()).sum();
         Poll::Ready(Ok(self.accepted.take().min(offered)))
     }
 
+    /// Encrypts a small message and leaves it for the end of the turn; otherwise `false`: it must be written.
+    pub fn post(&self, link: &Link, message: &[u8]) -> bool {
+        let mut session = self.session.borrow_mut();
+        if message.len() + OVERHEAD > outbox::SMALL || self.accepted.get() > 0 || session.wants_write() {
+            return false;
+        }
+        let Ok(accepted) = session.writer().write(message) else { return false };
+        let is_posted = session.write_tls(&mut Post(link)).is_ok() && !session.wants_write();
+        if !is_posted || accepted < message.len() {
+            // Who must write it comes with the same bytes.
+            self.accepted.set(accepted);
+            return false;
+        }
+        true
+    }
+
     /// Says that nothing more will be sent, and shuts the socket down when that is written.
-    pub fn shutdown_write(&self, socket: &Socket) -> io::Result<()> {
+    pub fn shutdown_write(&self, link: &Link) -> io::Result<()> {
         if self.closing.get() != Closing::Open {
             return Ok(());
         }
         let mut session = self.session.borrow_mut();
         session.send_close_notify();
         self.closing.set(Closing::Pending);
-        try_flush(&mut session, socket);
-        self.finish_closing(&session, socket);
+        try_flush(&mut session, link);
+        self.finish_closing(&session, link);
         Ok(())
     }
 
     /// The connection is dropped: says so if that was not done, and if it can be done at once.
-    pub fn say_goodbye(&self, socket: &Socket) {
+    pub fn say_goodbye(&self, link: &Link) {
         let Ok(mut session) = self.session.try_borrow_mut() else { return };
         if self.closing.get() == Closing::Open && !session.is_handshaking() {
             session.send_close_notify();
         }
-        try_flush(&mut session, socket);
+        try_flush(&mut session, link);
     }
 
     /// The connection is to end without a word.
@@ -205,29 +225,24 @@ impl Secure {
         self.closing.set(Closing::Done);
     }
 
-    fn finish_closing(&self, session: &Session, socket: &Socket) {
+    fn finish_closing(&self, session: &Session, link: &Link) {
         if self.closing.get() == Closing::Pending && !session.wants_write() {
             self.closing.set(Closing::Done);
             // Who has gone already needs not be told.
-            let _ = socket.shutdown_write();
+            let _ = link.shutdown_write();
         }
     }
 
     /// Receives once and decrypts what came.
-    fn poll_fill(
-        &self,
-        session: &mut Session,
-        socket: &Socket,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<()>> {
-        ready!(socket.poll_read_ready(cx))?;
+    fn poll_fill(&self, session: &mut Session, link: &Link, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(link.socket().poll_read_ready(cx))?;
         let mut received = buffers::take();
         if self.is_busy.get() {
             received.reserve(LARGE_READ);
         }
         let room = received.capacity();
         // Nothing after all: whoever asks again waits.
-        let Some(count) = socket.receive(&mut received) else {
+        let Some(count) = link.socket().receive(&mut received) else {
             buffers::give(received);
             return Poll::Ready(Ok(()));
         };
@@ -300,8 +315,8 @@ impl Secure {
     }
 }
 
-/// A socket as `rustls` writes to it.
-struct Sink<'s>(&'s Socket);
+/// A link as `rustls` writes to it.
+struct Sink<'l>(&'l Link);
 
 impl Write for Sink<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -315,13 +330,25 @@ impl Write for Sink<'_> {
     }
 }
 
-fn poll_flush(session: &mut Session, socket: &Socket, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+/// The same where what is written may wait for the end of the turn; it fails where that is not so.
+struct Post<'l>(&'l Link);
+
+impl Write for Post<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.post(bytes) { Ok(bytes.len()) } else { Err(io::ErrorKind::WouldBlock.into()) }
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn poll_flush(session: &mut Session, link: &Link, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
     while session.wants_write() {
-        match session.write_tls(&mut Sink(socket)) {
+        match session.write_tls(&mut Sink(link)) {
             Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                ready!(socket.poll_write_ready(cx))?;
+                ready!(link.socket().poll_write_ready(cx))?;
             }
             Err(error) => return Poll::Ready(Err(error)),
         }
@@ -330,11 +357,14 @@ fn poll_flush(session: &mut Session, socket: &Socket, cx: &mut Context<'_>) -> P
 }
 
 /// Writes what can be written at once.
-fn try_flush(session: &mut Session, socket: &Socket) {
+fn try_flush(session: &mut Session, link: &Link) {
     while session.wants_write() {
         // What fails here fails again for who waits for it; the last words need not arrive.
-        if !matches!(session.write_tls(&mut Sink(socket)), Ok(1..)) {
+        if !matches!(session.write_tls(&mut Sink(link)), Ok(1..)) {
             return;
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

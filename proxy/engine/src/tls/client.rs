@@ -287,7 +287,7 @@ impl ClientTls {
         let shaken = match session {
             Ok(session) => {
                 let secure = Secure::new(session, self.stats.clone());
-                let shaken = poll_fn(|cx| secure.poll_handshake(connection.socket(), cx)).await;
+                let shaken = poll_fn(|cx| secure.poll_handshake(connection.link(), cx)).await;
                 shaken.and_then(|()| {
                     secure.with(|session| context.judge_resumed(session, &name, wanted.subject_names))?;
                     Ok(secure)

@@ -245,7 +245,7 @@ impl ServerTls {
             }
         };
         let greeting::Greeted { secure, server_name, certificate } = accepted;
-        let shaken = poll_fn(|cx| secure.poll_handshake(connection.socket(), cx)).await;
+        let shaken = poll_fn(|cx| secure.poll_handshake(connection.link(), cx)).await;
         let judged = shaken.and_then(|()| {
             let judged = secure.with(|session| context.judge.judge_session(session));
             judged.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))

@@ -16,6 +16,7 @@ fn on_a_worker<F: Future<Output = ()> + 'static>(test: impl FnOnce() -> F) {
     builder.enable_all().on_thread_park(end_turn);
     let runtime = builder.build_local(LocalOptions::default()).unwrap();
     runtime.block_on(async {
+        open();
         spawn_local(serve());
         yield_now().await;
         test().await;

@@ -78,7 +78,7 @@ impl ServerTls {
                     Err(refused) => return Err(refused.tell(connection).await),
                 };
                 if let Err(error) = greeted.secure.feed(left) {
-                    greeted.secure.say_goodbye(connection.socket());
+                    greeted.secure.say_goodbye(connection.link());
                     return Err(invalid(error));
                 }
                 buffers::give(received);
