@@ -473,6 +473,7 @@ async fn facts(proxy: &Proxy, number: usize, case: &Case, hosts: &[Served]) -> R
         eventually(&format!("{results} results"), SOON, done).await
     };
     settled(case.results - i64::from(is_passive)).await?;
+    sorted(proxy, &name, hosts).await?;
     let mut client = Client::connect(proxy.listener("http")?).await?;
     let (mut statuses, mut served) = (BTreeSet::new(), BTreeSet::new());
     let requests = match case.cluster {
@@ -510,14 +511,36 @@ async fn facts(proxy: &Proxy, number: usize, case: &Case, hosts: &[Served]) -> R
     // Whether the check that will not end has begun is chance.
     stats.retain(|name, value| *value != 0 && !name.ends_with(".attempt") && !name.contains(".http2."));
     let clusters = proxy.admin().get("/clusters").await?;
-    let flags = hosts.iter().map(|host| {
-        let prefix = format!("{name}::{}::health_flags::", host.traffic.addr());
-        let flags = clusters.lines().find_map(|line| line.strip_prefix(&prefix));
-        flags.unwrap_or("no such host").to_owned()
-    });
-    let flags = flags.collect();
+    let flags = flags(&clusters, &name, hosts);
     let events = events(proxy, &name, case, hosts).await?;
     Ok(Facts { stats, flags, asked, statuses, served, events })
+}
+
+/// Waits until the hosts are sorted by what checks found: a result is counted, and the host marked, before requests go by it.
+async fn sorted(proxy: &Proxy, cluster: &str, hosts: &[Served]) -> Result<()> {
+    let done = async || {
+        let flags = flags(&proxy.admin().get("/clusters").await.ok()?, cluster, hosts);
+        let stats = proxy.admin().stats(&format!("^cluster.{cluster}.membership")).await.ok()?;
+        let is_counted = |stat: &str, is_one: fn(&String) -> bool| {
+            let counted = stats.get(&format!("cluster.{cluster}.membership_{stat}"));
+            counted.and_then(|count| usize::try_from(*count).ok())
+                == Some(flags.iter().filter(|flags| is_one(flags)).count())
+        };
+        let is_sorted = is_counted("healthy", |flags| flags == "healthy")
+            && is_counted("degraded", |flags| flags.contains("degraded") && !flags.contains("failed"));
+        is_sorted.then_some(())
+    };
+    eventually("hosts sorted by their checks", SOON, done).await
+}
+
+/// What `/clusters` says of the health of each host.
+fn flags(clusters: &str, cluster: &str, hosts: &[Served]) -> Vec<String> {
+    let of = |host: &Served| {
+        let prefix = format!("{cluster}::{}::health_flags::", host.traffic.addr());
+        let flags = clusters.lines().find_map(|line| line.strip_prefix(&prefix));
+        flags.unwrap_or("no such host").to_owned()
+    };
+    hosts.iter().map(of).collect()
 }
 
 /// The events of a cluster, those of each host in their order.

@@ -322,14 +322,15 @@ impl Cluster {
     }
 
     fn publish(&self, hosts: Arc<HostSet>) {
-        self.publish_membership(&hosts);
         if let Some(local) = &self.local {
             local.set_hosts(hosts.clone());
         }
-        self.hosts.store(hosts);
+        let before = self.hosts.swap(hosts.clone());
+        self.publish_membership(&before, &hosts);
     }
 
-    fn publish_membership(&self, hosts: &HostSet) {
+    /// Tells of hosts that requests go to already: who reads of them can count on it.
+    fn publish_membership(&self, before: &HostSet, hosts: &HostSet) {
         let state = &self.stats.state;
         state.membership_total.set(hosts.len() as u64);
         state.membership_healthy.set(hosts.healthy_len() as u64);
@@ -341,7 +342,7 @@ impl Cluster {
             stats.set(counts);
         }
         if let Some(counts) = &self.subset_counts {
-            counts.publish(&self.hosts.load(), hosts);
+            counts.publish(before, hosts);
         }
         // Envoy keeps this one only where it merges hosts into a list, and there never below 1.
         let merges = match &self.discovery {
