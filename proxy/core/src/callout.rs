@@ -41,6 +41,8 @@ pub struct Call {
     pub envoy_headers: EnvoyHeaders,
     /// For what it is made again.
     pub retry: Option<Arc<RetryPolicy>>,
+    /// The answer is to be messages of gRPC: what is none of them ends it.
+    pub is_framed: bool,
 }
 
 /// What a call says of who makes it.
@@ -66,6 +68,7 @@ impl Call {
             max_response_bytes: MAX_RESPONSE_BYTES,
             envoy_headers: EnvoyHeaders::default(),
             retry: None,
+            is_framed: false,
         }
     }
 }

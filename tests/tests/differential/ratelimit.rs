@@ -17,6 +17,12 @@ const LOG: &str = "log_format: {text_format_source: {inline_string: \"s=%REQ(x-s
 
 const GIVEN_UP: &str = "a connection that nobody waits for any more is given up; Envoy goes on with it";
 
+const SENT_AGAIN: &str =
+    "A call that the service refused was not worked on and is sent once more, as a request is.";
+
+const GONE: &str = "A host that says GOAWAY and closes the connection behind its last answer broke no rule: it is told GOAWAY, too, and the \
+connection counts as one that the host ended, with the call on it whose answer is not read yet. Envoy counts an error of protocol.";
+
 const OFF: &str = "typed_per_filter_config: {envoy.filters.http.ratelimit: {\"@type\": type.googleapis.com/envoy.config.route.v3.FilterConfig, disabled: true}}\n";
 
 fn filter(config: &str) -> String {
@@ -555,17 +561,23 @@ fn failures() -> Vec<Case> {
             reply
         }),
         get("the service resets", "denies", "/one", "").h2_reply(H2Reply::refuse(2)),
-        get("the service refuses to work on it", "denies", "/one", "").h2_reply(H2Reply::refuse(7)),
+        get("the service refuses to work on it", "denies", "/one", "")
+            .h2_reply(H2Reply::refuse(7))
+            .differs("h2 upstream[1].*", SENT_AGAIN)
+            .differs("counter *", SENT_AGAIN),
         get("the service resets after its answer", "denies", "/one", "").h2_reply({
             let mut reply = ok();
             (reply.trailers, reply.reset) = (vec![], Some(2));
             reply
         }),
-        get("the service goes away", "denies", "/one", "").h2_reply({
-            let mut reply = ok();
-            reply.goaway = true;
-            reply
-        }),
+        get("the service goes away", "denies", "/one", "")
+            .h2_reply({
+                let mut reply = ok();
+                reply.goaway = true;
+                reply
+            })
+            .differs("counter cluster.h2up.upstream_cx_*", GONE)
+            .differs("counter cluster.h2up.http2.goaway_sent", GONE),
         get("an answer that ends without a status", "denies", "/one", "").h2_reply({
             let mut reply = ok();
             reply.trailers.clear();

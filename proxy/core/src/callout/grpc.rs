@@ -27,6 +27,9 @@ use crate::text::Text;
 /// Length of what stands before each message: a flag and the message's length.
 const PREFIX: usize = 5;
 
+/// The flag of a message that is compressed.
+const COMPRESSED: u8 = 1;
+
 /// `grpc-status` where things went wrong on this side.
 const UNKNOWN: u32 = 2;
 const INTERNAL: u32 = 13;
@@ -135,6 +138,7 @@ impl GrpcService {
             max_response_bytes: self.max_message.saturating_add(PREFIX),
             envoy_headers: self.envoy_headers,
             retry: self.retry.clone(),
+            is_framed: true,
             ..Call::new(self.cluster.clone(), request, frame(message))
         }
     }
@@ -220,12 +224,17 @@ pub fn message<M: Message + Default>(called: &Called) -> Result<M, u32> {
         Err(CallFailure::TooLarge) => return Err(INTERNAL),
         Err(failure) => return Err(grpc_status_of(failure.status())),
     };
+    let is_ok = answer.head.status == StatusCode::OK;
+    let last = last_message(&answer.body);
+    if is_ok && last.is_err() {
+        return Err(INTERNAL);
+    }
     match status(answer) {
         Some(0) => {}
         Some(status) => return Err(status),
         None => return Err(UNKNOWN),
     }
-    let payload = last_message(&answer.body).ok_or(INTERNAL)?;
+    let payload = last.ok().flatten().ok_or(INTERNAL)?;
     M::decode(payload).map_err(|_| INTERNAL)
 }
 
@@ -243,21 +252,47 @@ fn status(answer: &Answer) -> Option<u32> {
     }
 }
 
-/// The last message in `body`; `None` if there is none, or something else.
-fn last_message(mut body: &[u8]) -> Option<&[u8]> {
-    let mut last = None;
-    while !body.is_empty() {
-        let (prefix, rest) = body.split_first_chunk::<PREFIX>()?;
-        let [flag, length @ ..] = *prefix;
-        // Nobody asked for compression.
-        if flag != 0 {
-            return None;
+/// The messages of an answer as it comes in.
+#[derive(Debug, Default)]
+pub struct Frames {
+    /// Where the next message begins.
+    at: usize,
+}
+
+/// What is no message, or one that is compressed: nobody asked for that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadFrame;
+
+impl Frames {
+    /// The next message of `body`, which is all that came so far; `None` as long as it is not all there.
+    ///
+    /// # Errors
+    /// What comes next is no message that was asked for.
+    pub fn next<'b>(&mut self, body: &'b [u8]) -> Result<Option<&'b [u8]>, BadFrame> {
+        let body = body.get(self.at..).unwrap_or_default();
+        let Some(&flag) = body.first() else { return Ok(None) };
+        if flag > COMPRESSED {
+            return Err(BadFrame);
         }
-        let length = usize::try_from(u32::from_be_bytes(length)).ok()?;
-        let (message, rest) = rest.split_at_checked(length)?;
-        (last, body) = (Some(message), rest);
+        let Some(([_, length @ ..], rest)) = body.split_first_chunk::<PREFIX>() else { return Ok(None) };
+        let length = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
+        let Some(message) = rest.get(..length) else { return Ok(None) };
+        // (Nothing is the same compressed.)
+        if flag == COMPRESSED && length > 0 {
+            return Err(BadFrame);
+        }
+        self.at += PREFIX + length;
+        Ok(Some(message))
     }
-    last
+}
+
+/// The last message in `body`, if there is one; what began after it counts for nothing, as in Envoy.
+fn last_message(body: &[u8]) -> Result<Option<&[u8]>, BadFrame> {
+    let (mut frames, mut last) = (Frames::default(), None);
+    while let Some(message) = frames.next(body)? {
+        last = Some(message);
+    }
+    Ok(last)
 }
 
 #[cfg(test)]
@@ -270,28 +305,51 @@ mod tests {
         let body = frame(&message);
         let (prefix, rest) = body.split_at(PREFIX);
         assert_eq!(prefix, [0, 0, 0, 0, u8::try_from(rest.len()).unwrap()]);
-        assert_eq!(last_message(&body).map(prost_types::Duration::decode), Some(Ok(message)));
+        let seconds = |body: &[u8]| {
+            let last = last_message(body).unwrap().unwrap();
+            prost_types::Duration::decode(last).unwrap().seconds
+        };
+        assert_eq!(seconds(&body), 7);
         let twice = [&body[..], &frame(&prost_types::Duration { seconds: 8, nanos: 0 })].concat();
-        assert_eq!(
-            last_message(&twice).map(|last| prost_types::Duration::decode(last).unwrap().seconds),
-            Some(8)
-        );
+        assert_eq!(seconds(&twice), 8);
+        assert_eq!(seconds(&twice[..twice.len() - 1]), 7);
+        assert_eq!(seconds(&[&body[..], b"\0\0\0"].concat()), 7);
     }
 
     #[test]
     fn what_is_no_message_is_none() {
-        for body in [
+        let unfinished = [
             &b""[..],
             b"\0",
+            b"\x01",
             b"\0\0\0\0",
             b"\0\0\0\0\x02a",
-            b"\x01\0\0\0\0",
-            b"\0\0\0\0\0\0",
+            b"\x01\0\0\0\x02a",
             b"\0\xff\xff\xff\xff",
-        ] {
-            assert_eq!(last_message(body), None, "{body:?}");
+        ];
+        for body in unfinished {
+            assert_eq!(last_message(body), Ok(None), "{body:?}");
         }
-        assert_eq!(last_message(b"\0\0\0\0\0"), Some(&b""[..]));
+        for body in [&b"\x02"[..], b"<html>", b"\x01\0\0\0\x01a", b"\0\0\0\0\0\xff"] {
+            assert_eq!(last_message(body), Err(BadFrame), "{body:?}");
+        }
+        for body in [b"\0\0\0\0\0", b"\x01\0\0\0\0"] {
+            assert_eq!(last_message(body), Ok(Some(&b""[..])));
+        }
+    }
+
+    #[test]
+    fn messages_are_found_as_they_come() {
+        let body = b"\0\0\0\0\x02ab\0\0\0\0\x01c\x07";
+        let mut frames = Frames::default();
+        let mut found = Vec::new();
+        for end in 0..body.len() {
+            while let Some(message) = frames.next(&body[..end]).unwrap() {
+                found.push((end, message));
+            }
+        }
+        assert_eq!(found, [(7, &b"ab"[..]), (13, b"c")]);
+        assert_eq!(frames.next(body), Err(BadFrame));
     }
 
     #[test]

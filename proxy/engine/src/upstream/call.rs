@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use proxy_core::address::Address;
+use proxy_core::callout::grpc::{BadFrame, Frames};
 use proxy_core::callout::{Answer, Call, CallFailure, Called, EnvoyHeaders};
 use proxy_core::config::BuildEnv;
 use proxy_core::head::{BodyEvent, Protocol, ResponseHead};
@@ -459,6 +460,8 @@ struct Reading {
     is_read: bool,
     /// What gRPC says with another status than 200 is said by its head.
     is_grpc: bool,
+    /// Its messages, where it is to be nothing else.
+    frames: Option<Frames>,
     /// All of it came.
     is_whole: bool,
 }
@@ -467,7 +470,29 @@ impl Reading {
     fn new(call: &Call, extent: &Extent) -> Self {
         let is_read = matches!(extent, Extent::Call);
         let (limit, is_grpc) = (call.max_response_bytes, call.request.is_grpc());
-        Self { head: None, body: BytesMut::new(), trailers: None, limit, is_read, is_grpc, is_whole: false }
+        let frames = (is_read && call.is_framed).then(Frames::default);
+        Self {
+            head: None,
+            body: BytesMut::new(),
+            trailers: None,
+            limit,
+            is_read,
+            is_grpc,
+            frames,
+            is_whole: false,
+        }
+    }
+
+    /// Whether what came last is no message.
+    fn is_broken(&mut self) -> bool {
+        let Some(frames) = &mut self.frames else { return false };
+        loop {
+            match frames.next(&self.body) {
+                Ok(Some(_)) => {}
+                Ok(None) => return false,
+                Err(BadFrame) => return true,
+            }
+        }
     }
 
     /// Ready when all of it is there that counts.
@@ -511,8 +536,8 @@ impl Reading {
                 }
                 self.body.extend_from_slice(&data);
             }
-            if ends {
-                self.is_whole = true;
+            self.is_whole = ends;
+            if ends || self.is_broken() {
                 return Poll::Ready(Ok(()));
             }
         }
