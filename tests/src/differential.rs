@@ -182,6 +182,8 @@ pub struct Case {
     pub varying: Vec<(&'static str, &'static str)>,
     /// For listeners without HTTP: how many lines the access log gets.
     pub tcp_log_lines: Option<usize>,
+    /// A gauge that comes down to nothing when the case is over, where neither client nor log tell.
+    pub ends_with: Option<&'static str>,
 }
 
 impl Case {
@@ -196,7 +198,15 @@ impl Case {
             known: vec![],
             varying: vec![],
             tcp_log_lines: None,
+            ends_with: None,
         }
+    }
+
+    /// It is over when this gauge is down to nothing.
+    #[must_use]
+    pub fn ends_with(mut self, gauge: &'static str) -> Self {
+        self.ends_with = Some(gauge);
+        self
     }
 
     /// A client that sends these bytes and reads one response. The method is the first word of the bytes.

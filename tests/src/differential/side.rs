@@ -241,6 +241,13 @@ impl Side {
         // what the upstream still reads is part of the case; what does not end shows as incomplete
         let settled = async || self.upstream.is_settled().then_some(());
         let _ = eventually("the end of all requests", SETTLE, settled).await;
+        if let Some(gauge) = case.ends_with {
+            eventually(gauge, SOON, async || {
+                let stats = self.proxy.admin().stats(&format!("^{gauge}$")).await.ok()?;
+                stats.values().all(|value| *value == 0).then_some(())
+            })
+            .await?;
+        }
         self.put_upstream(facts);
         let lines = self.log_lines(case).await?;
         for (at, line) in lines.iter().enumerate() {

@@ -185,7 +185,8 @@ pub(crate) fn cases() -> Vec<Case> {
             vec![send("GET / HTTP/1.1\r\nhost: test\r\n\r\n"), Do::AwaitUpstream(1), Do::Leave],
             0,
         )
-        .reply(Reply::steps([Step::Stall])),
+        .reply(Reply::steps([Step::Stall]))
+        .ends_with("ext_authz.held_http.active"),
         Case::get("before HTTP", "http", "/", "").h2_reply(allow()).h2_reply(allow()),
         Case::steps(
             "before HTTP, two requests",

@@ -172,24 +172,24 @@ async fn the_agents_streams_end_and_certificates_change() {
     assert!(mesh.get("client").unwrap().curl(&[&url(web.at()[0])]).unwrap().ends_with("|200"));
 }
 
-/// A listener with a filter of Istio's own is refused by name; all others are served.
+/// A listener with a filter that is not known here is refused by name; all others are served.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn an_extension_of_istios_own_is_refused_and_nothing_else() {
+async fn an_extension_that_is_not_known_is_refused_and_nothing_else() {
     let (mesh, web, agents) = injected().await;
     let pod = mesh.get("client").unwrap();
     let mut resources = mesh.resources(pod);
-    let exchange: Value = json!({"name": "istio.metadata_exchange", "typed_config": {"@type": "type.googleapis.com/udpa.type.v1.TypedStruct", "type_url": "type.googleapis.com/envoy.tcp.metadataexchange.config.MetadataExchange", "value": {}}});
+    let unknown: Value = json!({"name": "istio.nobodys", "typed_config": {"@type": "type.googleapis.com/udpa.type.v1.TypedStruct", "type_url": "type.googleapis.com/istio.nobodys.Filter", "value": {}}});
     let proxy = typed(
         "envoy.filters.network.tcp_proxy",
         "extensions.filters.network.tcp_proxy.v3.TcpProxy",
         json!({"stat_prefix": "a", "cluster": "BlackHoleCluster"}),
     );
     let at = json!({"socket_address": {"address": "10.96.9.9", "port_value": 80}});
-    resources.listeners.push(json!({"name": "10.96.9.9_80", "address": at, "bind_to_port": false, "filter_chains": [{"filters": [exchange, proxy]}]}));
+    resources.listeners.push(json!({"name": "10.96.9.9_80", "address": at, "bind_to_port": false, "filter_chains": [{"filters": [unknown, proxy]}]}));
     agents[0].push("2", &resources);
     let rejected = within("a rejection", SOON, agents[0].xds.rejected(&TypeUrl::LISTENER)).await.unwrap();
     let reason = rejected.error().unwrap().message.clone();
-    assert!(reason.contains("'istio.metadata_exchange'") && reason.contains("10.96.9.9_80"), "{reason}");
+    assert!(reason.contains("'istio.nobodys'") && reason.contains("10.96.9.9_80"), "{reason}");
     for at in web.at() {
         assert!(pod.curl(&[&url(at)]).unwrap().ends_with("|200"));
     }
