@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use proxy_core::extension::http_filter::Engine;
 use proxy_core::extension::network_filter::{ConnectionStep, ConnectionVerdict, NetworkFilter};
 use proxy_core::stream_error::Details;
@@ -75,8 +76,13 @@ pub(super) async fn greet(
     if greeting.is_empty() {
         return Ok(0);
     }
-    // (Boxed: few have one.)
-    let saying = Box::pin(connection.write_all(&greeting));
+    // (Boxed: few have one, and the connection of each would be larger by it.)
+    Box::pin(say(greeting, connection, drain)).await
+}
+
+/// Says it, unless the client does not listen or the connection is to end.
+async fn say(greeting: Bytes, connection: &Connection, drain: &DrainHandle) -> Result<u64, Deaf> {
+    let saying = connection.write_all(&greeting);
     tokio::select! {
         biased;
         said = tokio::time::timeout(GREETING_TIMEOUT, saying) => match said {
