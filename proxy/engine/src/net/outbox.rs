@@ -3,7 +3,7 @@
 //! A send over loopback or a fast network takes the segment to its peer, wakes it and may give way to it; between two requests
 //! that costs the caches of both. So a message that is whole and small is left here, and all leave when what was ready has been
 //! worked on: just before the loop waits. Nothing waits for time: a turn with nothing else to do ends at once, and one with much
-//! sends when [`FULL`] messages have gathered, or after [`READS`] reads.
+//! sends when `FULL` messages have gathered, or after `READS` reads.
 //!
 //! Who leaves bytes here has written them, as if the kernel had taken them. A send that fails is told by the socket, which is at
 //! its end for its reader then. Where the kernel has no room, the rest waits here, and what the connection writes later waits
