@@ -5,9 +5,9 @@
 //! worked on: just before the loop waits. Nothing waits for time: a turn with nothing else to do ends at once, and one with much
 //! sends when `FULL` messages have gathered, or after `READS` reads.
 //!
-//! Who leaves bytes here has written them, as if the kernel had taken them. A send that fails is told by the socket, which is at
-//! its end for its reader then. Where the kernel has no room, the rest waits here, and what the connection writes later waits
-//! behind it.
+//! Who leaves bytes here has written them, as if the kernel had taken them. A send that fails ends the connection, so its reader is
+//! told. Where the kernel has no room, the rest waits here, and what the connection writes later waits behind it; no longer than
+//! the connection is there.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -18,8 +18,7 @@ use std::rc::Rc;
 use std::task::{Poll, Waker};
 
 use rustix::net::{SendFlags, send};
-use tokio::io::Interest;
-use tokio::net::TcpStream;
+use tokio::task::AbortHandle;
 
 use super::sys;
 
@@ -67,6 +66,8 @@ struct Stuck {
     rest: Rc<RefCell<Vec<u8>>>,
     /// The socket by another descriptor, until somebody waits for its room: so it does not matter who polls the connection.
     socket: Option<OwnedFd>,
+    /// Who waits for it then.
+    task: Option<AbortHandle>,
 }
 
 /// Leaves a message that is whole and small for the end of the turn. Otherwise `false`: it must be written. (So it is where
@@ -116,14 +117,14 @@ pub fn settle(receipt: &Receipt, send: impl FnOnce(&[u8]) -> io::Result<usize>) 
     if receipt.0.get() == 0 {
         return None;
     }
-    OUTBOX.with_borrow_mut(|outbox| outbox.settle(receipt.0.get(), send))
+    // (A thread that ends sends nothing more.)
+    OUTBOX.try_with(|outbox| outbox.borrow_mut().settle(receipt.0.get(), send)).ok()?
 }
 
 /// Forgets what still waits of a connection that ends.
 pub fn forget(receipt: &Receipt) {
     let number = receipt.0.take();
     if number > 0 {
-        // (A thread that ends sends nothing more.)
         let _ = OUTBOX.try_with(|outbox| outbox.borrow_mut().forget(number));
     }
 }
@@ -152,12 +153,21 @@ impl Outbox {
             let sent = match sys::send(letter.socket, message) {
                 Ok(sent) => sent,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-                // Who reads from the socket is told.
-                Err(_) => continue,
+                Err(_) => {
+                    sys::end(letter.socket);
+                    continue;
+                }
             };
-            if let Some(rest @ [_, ..]) = message.get(sent..) {
-                let socket = sys::duplicate(letter.socket);
-                stuck.push(Stuck { number: *left, rest: Rc::new(RefCell::new(rest.to_vec())), socket });
+            let Some(rest @ [_, ..]) = message.get(sent..) else { continue };
+            match sys::duplicate(letter.socket) {
+                Some(socket) => stuck.push(Stuck {
+                    number: *left,
+                    rest: Rc::new(RefCell::new(rest.to_vec())),
+                    socket: Some(socket),
+                    task: None,
+                }),
+                // (The process may have no more descriptors.)
+                None => sys::end(letter.socket),
             }
         }
         bytes.clear();
@@ -202,8 +212,9 @@ impl Outbox {
             letter.bytes = 0..0;
         }
         self.stuck.retain(|stuck| {
+            // (The other descriptor would keep the connection.)
             stuck.number != number || {
-                stuck.rest.borrow_mut().clear();
+                stuck.task.iter().for_each(AbortHandle::abort);
                 false
             }
         });
@@ -231,34 +242,39 @@ pub async fn serve() {
             })
         })
         .await;
-        tokio::task::spawn_local(async move {
-            if send_rest(&rest, socket).await.is_err() {
-                // (Who reads from the socket is told.)
-                rest.borrow_mut().clear();
-            }
+        let task = tokio::task::spawn_local(async move {
+            send_rest(&rest, socket).await;
             OUTBOX.with_borrow_mut(|outbox| outbox.stuck.retain(|stuck| stuck.number != number));
+        });
+        OUTBOX.with_borrow_mut(|outbox| {
+            if let Some(stuck) = outbox.stuck.iter_mut().find(|stuck| stuck.number == number) {
+                stuck.task = Some(task.abort_handle());
+            }
         });
     }
 }
 
-/// Sends what is stuck as there is room for it, until nothing is left or the connection has ended.
-async fn send_rest(rest: &RefCell<Vec<u8>>, socket: OwnedFd) -> io::Result<()> {
-    // (Of which kind the socket is does not matter to who waits for its room.)
-    let socket = TcpStream::from_std(socket.into())?;
+/// Sends what is stuck as there is room for it, until nothing is left. What cannot be sent ends the connection.
+async fn send_rest(rest: &RefCell<Vec<u8>>, socket: OwnedFd) {
+    let socket = match sys::watch(socket) {
+        Ok(socket) => socket,
+        Err(socket) => return sys::end(socket.as_raw_fd()),
+    };
     while !rest.borrow().is_empty() {
-        socket.writable().await?;
+        let Ok(mut room) = socket.writable().await else { return };
         let mut rest = rest.borrow_mut();
-        let sent = socket.try_io(Interest::WRITABLE, || Ok(send(&socket, &rest, SendFlags::NOSIGNAL)?));
-        match sent {
-            Ok(sent) => {
+        match room.try_io(|socket| Ok(send(socket, &rest, SendFlags::NOSIGNAL)?)) {
+            Ok(Ok(sent)) => {
                 let sent = sent.min(rest.len());
                 rest.drain(..sent);
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
+            Ok(Err(_)) => {
+                return sys::end(socket.as_raw_fd());
+            }
+            // There was no room after all.
+            Err(_) => {}
         }
     }
-    Ok(())
 }
 
 #[cfg(test)]

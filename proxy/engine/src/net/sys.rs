@@ -8,6 +8,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use bytes::BytesMut;
 use rustix::net::{RecvFlags, SendFlags, recv};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// Receives into the free room of `buffer`.
 pub fn receive(socket: impl AsFd, buffer: &mut BytesMut) -> io::Result<usize> {
@@ -30,6 +32,21 @@ pub fn duplicate(socket: RawFd) -> Option<OwnedFd> {
     // SAFETY: as in `send`.
     let socket = unsafe { BorrowedFd::borrow_raw(socket) };
     socket.try_clone_to_owned().ok()
+}
+
+/// Ends the connection of a socket whose bytes cannot be sent: they are written already to who left them in the outbox.
+pub fn end(socket: RawFd) {
+    // SAFETY: as in `send`.
+    let socket = unsafe { BorrowedFd::borrow_raw(socket) };
+    // What has ended already is as it should be.
+    let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Both);
+}
+
+/// Has the loop tell when there is room to send; gives the socket back if that cannot be.
+pub fn watch(socket: OwnedFd) -> Result<AsyncFd<OwnedFd>, OwnedFd> {
+    // SAFETY: an owned descriptor is open, and the same, for as long as it is there.
+    let watched = unsafe { AsyncFd::register_with_interest(socket, Interest::WRITABLE) };
+    watched.map_err(|error| error.into_parts().0)
 }
 
 /// Sets a socket option given by numbers.

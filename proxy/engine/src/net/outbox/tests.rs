@@ -1,8 +1,9 @@
 use std::future::{Future, poll_fn};
-use std::io::{IoSlice, Read};
+use std::io::{IoSlice, Read, Write};
 use std::os::unix::net::UnixStream as Far;
 use std::task::Context;
 
+use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::runtime::LocalOptions;
 use tokio::task::{spawn_local, yield_now};
@@ -202,12 +203,46 @@ fn who_is_stuck_and_ends_is_forgotten() {
         let filled = fill(&near);
         assert!(near.post(b"posted"));
         turn().await;
+        far.write_all(b"anybody there?").unwrap();
         drop(near);
         OUTBOX.with_borrow(|outbox| assert!(outbox.stuck.is_empty()));
+        turn().await;
+        // Though there was never any room.
+        let gone = far.write_all(b"anybody there?").unwrap_err();
+        assert_eq!(gone.kind(), io::ErrorKind::BrokenPipe);
         assert_eq!(drain(&mut far, filled).await.len(), filled);
-        // The other descriptor is closed as soon as there is room.
-        while arrived(&mut far).1 {
-            yield_now().await;
-        }
+    });
+}
+
+#[test]
+fn the_end_waits_for_what_is_stuck() {
+    on_a_worker(|| async {
+        let (mut near, mut far) = pair();
+        let filled = fill(&near);
+        assert!(near.post(b"last words"));
+        turn().await;
+        let near = spawn_local(async move {
+            near.shutdown().await.unwrap();
+            near
+        });
+        let all = drain(&mut far, filled + 10).await;
+        assert_eq!(&all[filled..], b"last words");
+        let near = near.await.unwrap();
+        assert_eq!(arrived(&mut far), (Vec::new(), false));
+        drop(near);
+    });
+}
+
+#[test]
+fn what_cannot_be_sent_ends_the_connection() {
+    on_a_worker(|| async {
+        let (near, far) = pair();
+        far.shutdown(std::net::Shutdown::Read).unwrap();
+        assert!(near.post(b"posted"));
+        turn().await;
+        let mut buffer = bytes::BytesMut::new();
+        let read = poll_fn(|cx| near.poll_read(cx, &mut buffer)).await;
+        assert_eq!(read.unwrap_or(0), 0, "though the peer said nothing of an end");
+        drop(far);
     });
 }
