@@ -44,9 +44,14 @@ pub(crate) trait Downstream {
     fn protocol(&self) -> Protocol;
     /// The next piece of the request after its head. Not called again after `End` or `Trailers`.
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<BodyEvent, DownstreamError>>;
-    /// Ready when the client went away. Over HTTP/1 what comes meanwhile is read ahead, up to a limit beyond which nothing is
-    /// noticed; who waits for the body polls [`Self::poll_body`] and not this, which takes its wake-ups.
+    /// Ready when the client went away. Over HTTP/1 what comes meanwhile is read ahead up to a limit; who waits for the body polls
+    /// [`Self::poll_body`] and not this, which takes its wake-ups.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<DownstreamError>;
+    /// Ready when the client went away, while nothing is read of the request because its host takes none of it; takes the
+    /// wake-ups of [`Self::poll_body`].
+    fn poll_hung_up(&mut self, cx: &mut Context<'_>) -> Poll<DownstreamError> {
+        self.poll_gone(cx)
+    }
     /// Metadata that the client sent after what was read of the request, and before what was not; `Pending` where there can be none.
     fn poll_metadata(&mut self, _cx: &mut Context<'_>) -> Poll<MetadataBlock> {
         Poll::Pending

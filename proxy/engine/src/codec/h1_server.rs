@@ -402,12 +402,19 @@ impl Downstream for ServerConnection {
                 false => self.options.buffer_limit.max(READ_AHEAD),
             };
             if self.input.len() >= most {
-                // The rest waits in the kernel; so does the news of a close behind it.
-                return Poll::Pending;
+                // The rest waits in the kernel.
+                return self.poll_hung_up(cx);
             }
             if ready!(self.poll_fill(cx)).is_err() {
                 return Poll::Ready(DownstreamError::Disconnected);
             }
+        }
+    }
+
+    fn poll_hung_up(&mut self, cx: &mut Context<'_>) -> Poll<DownstreamError> {
+        match self.eof {
+            true => Poll::Ready(DownstreamError::Disconnected),
+            false => self.connection.poll_hung_up(cx).map(|()| DownstreamError::Disconnected),
         }
     }
 

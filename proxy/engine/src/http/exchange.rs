@@ -193,8 +193,10 @@ impl Stream<'_> {
             Poll::Ready(Err(error)) => return Poll::Ready(Event::DownstreamFailed(error)),
             Poll::Pending => down_blocked = true,
         }
+        let mut up_blocked = false;
         if !progress.request_done || self.holds(Direction::Request) {
             let up_room = up.poll_room(cx);
+            up_blocked = up_room.is_pending();
             if !progress.request_done
                 && (up_room.is_ready() || up.poll_begun(cx).is_ready())
                 && let Poll::Ready(block) = down.poll_metadata(cx)
@@ -229,10 +231,16 @@ impl Stream<'_> {
             // Room appeared while flushing: look again at once.
             cx.waker().wake_by_ref();
         }
-        // (A stream that ends is seen although the host takes nothing of it now; an HTTP/1 client's leaving is behind its request.)
-        if (progress.request_done || down.protocol() == Protocol::Http2)
-            && let Poll::Ready(error) = down.poll_gone(cx)
-        {
+        let gone = match progress.request_done {
+            true => down.poll_gone(cx),
+            // (A tunnel's client may end its half, and what it sent before is the host's to take.)
+            false if up_blocked && !progress.tunnel || down.protocol() == Protocol::Http2 => {
+                down.poll_hung_up(cx)
+            }
+            // Who reads the request learns of it.
+            false => Poll::Pending,
+        };
+        if let Poll::Ready(error) = gone {
             return Poll::Ready(Event::DownstreamFailed(error));
         }
         self.deadlines.poll_tick(timer, cx).map(Event::Tick)

@@ -5,10 +5,10 @@ use proxy_core::address::Address;
 use rustix::net::{SendFlags, send};
 use rustix::pipe::{SpliceFlags, splice};
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
 use std::os::fd::OwnedFd;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
@@ -19,7 +19,6 @@ use super::gate::Guard;
 use super::link::Link;
 use super::outbox;
 use super::secure::Secure;
-use super::sys;
 use crate::local::buffers;
 
 /// A number for a new connection, downstream or upstream, unique in the process.
@@ -84,29 +83,22 @@ impl Socket {
         each_socket!(self, socket => socket.poll_read_ready(cx))
     }
 
+    /// Reads by `read` if something may be received, which it is until that fails with `WouldBlock`.
+    #[inline]
+    pub fn try_read<T>(&self, read: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        each_socket!(self, socket => socket.try_io(Interest::READABLE, read))
+    }
+
+    /// Whether the peer has ended its side of the connection, as far as is known without a system call, read or not what it sent before.
+    pub fn is_hung_up(&self) -> bool {
+        let mut nobody = Context::from_waker(std::task::Waker::noop());
+        let ready = each_socket!(self, socket => pin!(socket.ready(Interest::READABLE)).poll(&mut nobody));
+        matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed())
+    }
+
     /// Ready when something may be written.
     pub fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         each_socket!(self, socket => socket.poll_write_ready(cx))
-    }
-
-    /// Receives into the free room of `buffer`, of which there must be some; 0 is the end. Nothing if there is nothing to
-    /// receive after all.
-    #[inline]
-    pub fn receive(&self, buffer: &mut BytesMut) -> Option<io::Result<usize>> {
-        let room = buffer.capacity() - buffer.len();
-        let mut received = None;
-        let tried = each_socket!(self, socket => socket.try_io(Interest::READABLE, || {
-            let count = sys::receive(socket, buffer)?;
-            received = Some(count);
-            // The socket is drained: saying so now saves the read that would find out. An edge that arrives later
-            // sets it readable again; a close that was seen is not forgotten.
-            if count > 0 && count < room { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
-        }));
-        match (received, tried) {
-            (Some(count), _) => Some(Ok(count)),
-            (None, Err(error)) if error.kind() != io::ErrorKind::WouldBlock => Some(Err(error)),
-            (None, _) => None,
-        }
     }
 
     /// Writes some of `slices`, or fails with `WouldBlock`.
@@ -242,11 +234,8 @@ impl Connection {
             return secure.is_readable(&self.link);
         }
         let mut probe = [0_u8; 1];
-        // `try_read` makes no system call unless the socket was reported readable.
-        let peeked = match self.link.socket() {
-            Socket::Tcp(tcp) => tcp.try_io(Interest::READABLE, || super::socket::peek(tcp, &mut probe)),
-            Socket::Unix(unix) => unix.try_io(Interest::READABLE, || super::socket::peek(unix, &mut probe)),
-        };
+        // It makes no system call unless the socket was reported readable.
+        let peeked = self.link.try_read(|| each!(self, socket => super::socket::peek(socket, &mut probe)));
         !matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
@@ -265,8 +254,14 @@ impl Connection {
         }
         match &self.secure {
             Some(secure) => secure.poll_readable(&self.link, cx),
-            None => self.link.socket().poll_read_ready(cx),
+            None => self.link.poll_read_ready(cx),
         }
+    }
+
+    /// Ready when the peer has ended its side of the connection, although what it sent before is not read yet. Takes the wake-ups of
+    /// who reads.
+    pub fn poll_hung_up(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.link.poll_hung_up(cx)
     }
 
     /// Reads into the free room of `buffer`, or room of its own choice if there is none; 0 means the peer will send no more.
@@ -296,14 +291,14 @@ impl Connection {
             return Poll::Ready(read);
         }
         loop {
-            ready!(self.link.socket().poll_read_ready(cx))?;
+            ready!(self.link.poll_read_ready(cx))?;
             if buffer.capacity() == buffer.len() {
                 match buffer.is_empty() {
                     true => *buffer = buffers::take(),
                     false => buffer.reserve(buffers::BUFFER_SIZE),
                 }
             }
-            if let Some(received) = self.link.socket().receive(buffer) {
+            if let Some(received) = self.link.receive(buffer) {
                 self.received(*received.as_ref().unwrap_or(&0));
                 return Poll::Ready(received);
             }
@@ -367,10 +362,11 @@ impl Connection {
         length: usize,
     ) -> Poll<io::Result<usize>> {
         loop {
-            each!(self, socket => ready!(socket.poll_read_ready(cx))?);
-            let moved = each!(self, socket => socket.try_io(Interest::READABLE, || {
-                Ok(splice(socket, None, pipe, None, length, SpliceFlags::NONBLOCK | SpliceFlags::MOVE)?)
-            }));
+            ready!(self.link.poll_read_ready(cx))?;
+            let moved = self.link.try_read(|| {
+                let (socket, flags) = (self.link.socket(), SpliceFlags::NONBLOCK | SpliceFlags::MOVE);
+                each_socket!(socket, socket => Ok(splice(socket, None, pipe, None, length, flags)?))
+            });
             match moved {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 other => {
@@ -434,7 +430,7 @@ impl AsyncRead for Connection {
             }
             return Poll::Ready(Ok(()));
         }
-        if this.secure.is_some() || this.guard.is_some() {
+        if this.secure.is_some() || this.guard.is_some() || this.link.is_unread() {
             let mut plain = BytesMut::new();
             ready!(Connection::poll_read(this, cx, &mut plain))?;
             let take = plain.len().min(buf.remaining());

@@ -235,14 +235,14 @@ impl Secure {
 
     /// Receives once and decrypts what came.
     fn poll_fill(&self, session: &mut Session, link: &Link, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(link.socket().poll_read_ready(cx))?;
+        ready!(link.poll_read_ready(cx))?;
         let mut received = buffers::take();
         if self.is_busy.get() {
             received.reserve(LARGE_READ);
         }
         let room = received.capacity();
         // Nothing after all: whoever asks again waits.
-        let Some(count) = link.socket().receive(&mut received) else {
+        let Some(count) = link.receive(&mut received) else {
             buffers::give(received);
             return Poll::Ready(Ok(()));
         };
