@@ -4,6 +4,7 @@ pub mod admin;
 pub mod bootstrap;
 pub mod cli;
 pub mod fields;
+mod flushing;
 pub mod logging;
 pub mod memory;
 pub mod panics;

@@ -1,5 +1,6 @@
 //! What the running process is and does, as the admin interface asks for it.
 
+use std::cell::OnceCell;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use crate::admin::{
     ConfigDump, DrainRequest, DrainStrategy, Endpoints, HostStatus, ListenerStatus, LogLevel, MemoryUse,
     Mode, OutlierStatus, Resource, ServerInfo, ServerState, SubjectAltName, UnreadyTargets,
 };
+use crate::flushing::Flushing;
 use crate::xds::Configuration;
 use crate::{cli, logging};
 
@@ -53,6 +55,8 @@ pub struct Process {
     pub started: Instant,
     /// Wakes whoever ends the process.
     pub quit: Notify,
+    /// Flushes statistics whenever they are shown, where that is what the bootstrap says.
+    pub(crate) flushed_when_shown: OnceCell<Rc<Flushing>>,
 }
 
 /// A resource for `/config_dump`.
@@ -145,6 +149,12 @@ impl AdminState for Admin {
 
     fn stats(&self) -> &Arc<Registry> {
         &self.0.env.stats
+    }
+
+    fn show_statistics(&self) {
+        if let Some(flushing) = self.0.flushed_when_shown.get() {
+            flushing.flush();
+        }
     }
 
     fn runtime(&self) -> &Arc<Runtime> {

@@ -1,8 +1,9 @@
 //! The running process: builds what the bootstrap says, starts the workers, and ends them.
 
+use std::cell::OnceCell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use anyhow::{Context, bail};
 use prost::Message;
@@ -11,13 +12,11 @@ use proxy_core::address::Address;
 use proxy_core::background::Background;
 use proxy_core::config::{BuildCx, BuildEnv, ClusterDefaults, ConfigError, NodeInfo, Rejected};
 use proxy_core::extension::access_log::{AccessLog, LogFile, LogFiles};
+use proxy_core::extension::stats_sink::{Surroundings, build_sink};
 use proxy_core::log_filter::{build_access_log, build_access_logs};
 use proxy_core::names::Names;
 use proxy_core::runtime::{Runtime, RuntimeLayer};
-use proxy_core::stats::groups::{
-    HighMemoryStreamStats, OverloadStats, ResourceMonitorStats, RouterStats, ServerStats,
-    ThreadLocalClusterManagerStats,
-};
+use proxy_core::stats::groups::{HighMemoryStreamStats, OverloadStats, ResourceMonitorStats, RouterStats};
 use proxy_core::stats::{self, Cells, Registry, ShardId, Shared, set_shard};
 use proxy_engine::listener::accept::{ConnectionLimit, GLOBAL_LIMIT, GlobalConnections};
 use proxy_engine::local::dispatcher::Dispatcher;
@@ -35,12 +34,12 @@ use xds_api::envoy::extensions::access_loggers::file::v3::FileAccessLog;
 
 use xds_api::read::Loaded;
 
-use crate::admin::AdminState;
 use crate::admin::ConfigDump;
 use crate::admin::{AdminOptions, AdminServer};
 use crate::bootstrap::{Checked, Settings};
 use crate::fields::guard::{FieldGuard, UnknownFields};
-use crate::process::{Admin, Process, count_runtime, dumped};
+use crate::flushing::{Flushing, Sinks, When};
+use crate::process::{Admin, Process, dumped};
 use crate::xds::{self, Configuration};
 use crate::{cli, logging, memory, panics};
 
@@ -55,6 +54,7 @@ pub struct Built {
     store: Store,
     admin: Option<AdminConfig>,
     settings: Settings,
+    sinks: Sinks,
 }
 
 /// The admin interface, built.
@@ -144,6 +144,10 @@ pub fn build(mut checked: Checked, options: &cli::Options) -> anyhow::Result<Bui
         None => Ok(None),
     };
     let settings = Settings::build(bootstrap, &mut cx);
+    let node = xds::node(&env, bootstrap);
+    let clusters = bootstrap.static_resources.as_ref().map_or(&[][..], |resources| &resources.clusters);
+    let around = Surroundings { node: &node, clusters };
+    let sinks = cx.each("stats_sinks", &bootstrap.stats_sinks, |proto, cx| build_sink(proto, &around, cx));
     let log_format = log_format(bootstrap, options, &mut cx);
     errors.extend(cx.into_errors());
     let mut store = Store::new(env.clone());
@@ -152,7 +156,7 @@ pub fn build(mut checked: Checked, options: &cli::Options) -> anyhow::Result<Bui
         errors.extend(found);
     }
     checked.verdict(errors)?;
-    let (Ok(admin), Ok(settings), Ok(log_format)) = (admin, settings, log_format) else {
+    let (Ok(admin), Ok(settings), Ok(sinks), Ok(log_format)) = (admin, settings, sinks, log_format) else {
         bail!("the bootstrap is wrong, but nothing says why");
     };
     if let Some(pattern) = log_format {
@@ -160,7 +164,7 @@ pub fn build(mut checked: Checked, options: &cli::Options) -> anyhow::Result<Bui
     }
     guard.bootstrap(&checked.ignored, &checked.loaded.unknown_fields, &checked.deprecated);
     let Loaded { message: bootstrap, bytes: wire, .. } = checked.loaded;
-    Ok(Built { bootstrap, wire, env, logs, store, admin, settings })
+    Ok(Built { bootstrap, wire, env, logs, store, admin, settings, sinks: Sinks::new(sinks) })
 }
 
 /// The log of outlier detection.
@@ -365,15 +369,19 @@ async fn serve(built: Built, options: cli::Options) -> anyhow::Result<()> {
         node: node_json(&built.bootstrap),
         started: Instant::now(),
         quit: tokio::sync::Notify::new(),
+        flushed_when_shown: OnceCell::new(),
         options,
     });
     if let Some(admin) = built.admin {
         start_admin(&process, admin)?;
     }
     configuration.start(|| Workers::start(workers, &setup))?;
-    let (interval, version) =
-        (flush_interval(&built.bootstrap), built.bootstrap.stats_server_version_override);
-    tokio::task::spawn_local(flush_statistics(process.clone(), interval, version));
+    let version = built.bootstrap.stats_server_version_override;
+    let flushing = Rc::new(Flushing::new(&process, built.sinks, version));
+    match When::of(&built.bootstrap) {
+        When::Every(interval) => drop(tokio::task::spawn_local(flushing.run(interval))),
+        When::Shown => drop(process.flushed_when_shown.set(flushing)),
+    }
     tokio::task::spawn_local(watchdog.watch("main_thread", "main_thread"));
     let _standing = StandingStats::new(&process.env.stats, built.settings.most_connections.is_some());
     // With thousands of clusters it is the largest thing there is; what is dumped of it is kept as bytes.
@@ -420,54 +428,6 @@ impl StandingStats {
             _streams: stats.scope("envoy.overload_actions.reset_high_memory_stream").shared(),
             _async_client: stats.scope("http.async-client").cells(),
         }
-    }
-}
-
-/// `stats_flush_interval`, 5 s by default.
-fn flush_interval(bootstrap: &Bootstrap) -> Duration {
-    bootstrap
-        .stats_flush_interval
-        .as_ref()
-        .and_then(proxy_core::config::duration)
-        .filter(|interval| !interval.is_zero())
-        .unwrap_or(Duration::from_secs(5))
-}
-
-/// Keeps `server.*` true and closes the interval of histograms, for as long as the process runs.
-///
-/// `version` is what `server.version` shows (`stats_server_version_override`).
-async fn flush_statistics(process: Rc<Process>, interval: Duration, version: Option<u64>) {
-    let server = process.env.stats.scope("server").shared::<ServerStats>();
-    count_runtime(&process.env);
-    let held = process.env.stats.scope("thread_local_cluster_manager.main_thread");
-    let held: Shared<ThreadLocalClusterManagerStats> = held.shared();
-    server.concurrency.set(process.options.workers() as u64);
-    server.live.set(1);
-    server.hot_restart_epoch.set(process.options.restart_epoch.into());
-    // What never changes here is written once, so that it counts as used like Envoy's.
-    server.fips_mode.set(0);
-    server.parent_connections.set(0);
-    server.stats_recent_lookups.set(0);
-    server.version.set(version.unwrap_or_default());
-    server.static_unknown_fields.add(0);
-    server.dynamic_unknown_fields.add(0);
-    server.wip_protos.add(0);
-    let started = u64::try_from(process.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-    server.initialization_time_ms.record(started);
-    let admin = Admin(process.clone());
-    loop {
-        server.state.set(admin.state().gauge());
-        server.days_until_first_cert_expiring.set(admin.days_until_a_certificate_ends().into());
-        server.seconds_until_first_ocsp_response_expiring.set(admin.seconds_until_an_ocsp_response_ends());
-        server.uptime.set(process.started.elapsed().as_secs());
-        let memory = admin.memory();
-        server.memory_allocated.set(memory.allocated);
-        server.memory_heap_size.set(memory.heap_size);
-        server.memory_physical_size.set(memory.total_physical_bytes);
-        server.total_connections.set(process.connections.count() as u64);
-        held.clusters_inflated.set(process.configuration.store().active_clusters().count() as u64);
-        tokio::time::sleep(interval).await;
-        process.env.stats.flush();
     }
 }
 

@@ -42,6 +42,7 @@ use crate::admin::{ConfigDump, Endpoints};
 use self::dial::Directory;
 use self::sockets::ListenSockets;
 pub use self::state::SharedState;
+pub(crate) use self::streams::node;
 use self::streams::{StreamKey, Streams};
 
 /// How long after a directory could not be watched that is tried again.

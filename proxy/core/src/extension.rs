@@ -7,6 +7,7 @@ pub mod access_log;
 pub mod http_filter;
 pub mod listener_filter;
 pub mod network_filter;
+pub mod stats_sink;
 
 use prost_types::Any;
 
@@ -58,6 +59,8 @@ pub struct Extensions {
     pub listener_filters: &'static [&'static dyn listener_filter::ListenerFilterFactory],
     /// Access loggers.
     pub access_logs: &'static [&'static dyn access_log::AccessLogFactory],
+    /// Sinks of statistics.
+    pub stats_sinks: &'static [&'static dyn stats_sink::StatsSinkFactory],
 }
 
 /// The message name in a type URL: what follows the last `/`.

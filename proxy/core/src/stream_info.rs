@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::cell::{OnceCell, RefCell};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -273,6 +273,13 @@ pub struct StreamInfo {
 }
 
 impl StreamInfo {
+    /// What formats see where there is no stream: the proxy acts by itself.
+    pub fn of_nobody() -> Self {
+        let address = Address::Ip(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0));
+        let connection = ConnectionInfo::new(address.clone(), address, Arc::default());
+        Self::new(Rc::new(connection), Instant::now(), SystemTime::now())
+    }
+
     /// A stream that starts now on `connection`.
     #[inline]
     pub fn new(connection: Rc<ConnectionInfo>, start: Instant, start_time: SystemTime) -> Self {

@@ -9,6 +9,7 @@ pub mod http;
 pub mod listener;
 pub mod network;
 pub mod shared;
+pub mod stats_sink;
 
 #[cfg(test)]
 mod testing;
@@ -19,6 +20,7 @@ use proxy_core::extension::access_log::AccessLogFactory;
 use proxy_core::extension::http_filter::{HttpFilterFactory, Of};
 use proxy_core::extension::listener_filter::ListenerFilterFactory;
 use proxy_core::extension::network_filter::{NetworkFilterFactory, UpstreamNetworkFilterFactory};
+use proxy_core::extension::stats_sink::StatsSinkFactory;
 
 /// Access logs, sorted by name.
 pub const ACCESS_LOGS: &[&dyn AccessLogFactory] = &[
@@ -76,6 +78,14 @@ pub const NETWORK_FILTERS: &[&dyn NetworkFilterFactory] = &[
 pub const UPSTREAM_NETWORK_FILTERS: &[&dyn UpstreamNetworkFilterFactory] =
     &[&network::istio_metadata_exchange::IstioMetadataExchange];
 
+/// Sinks of statistics, sorted by name.
+pub const STATS_SINKS: &[&dyn StatsSinkFactory] = &[
+    &stats_sink::dog_statsd::DogStatsdSink,
+    &stats_sink::graphite_statsd::GraphiteStatsdSink,
+    &stats_sink::metrics_service::MetricsService,
+    &stats_sink::plain_statsd::StatsdSink,
+];
+
 /// How every extension uses the fields of its messages.
 pub const FIELDS: &[&[MessageFields]] = &[
     access_log::file::FIELDS,
@@ -116,6 +126,10 @@ pub const FIELDS: &[&[MessageFields]] = &[
     shared::rate_limit::FIELDS,
     shared::rbac::fields::FIELDS,
     shared::set_filter_state::FIELDS,
+    stats_sink::dog_statsd::FIELDS,
+    stats_sink::graphite_statsd::FIELDS,
+    stats_sink::metrics_service::FIELDS,
+    stats_sink::plain_statsd::FIELDS,
 ];
 
 /// Every extension of this crate.
@@ -126,5 +140,6 @@ pub fn extensions() -> Extensions {
         upstream_network_filters: UPSTREAM_NETWORK_FILTERS,
         listener_filters: LISTENER_FILTERS,
         access_logs: ACCESS_LOGS,
+        stats_sinks: STATS_SINKS,
     }
 }

@@ -61,6 +61,8 @@ pub trait AdminState: 'static {
 
     /// All statistics.
     fn stats(&self) -> &Arc<Registry>;
+    /// Statistics are about to be shown: flushes them first if that is asked for (`stats_flush_on_admin`).
+    fn show_statistics(&self) {}
     /// Runtime values, which `/runtime_modify` changes.
     fn runtime(&self) -> &Arc<Runtime>;
     /// Sets runtime values in the admin layer; `false` if there is none.

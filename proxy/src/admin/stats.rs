@@ -23,6 +23,7 @@ pub(super) fn stats(state: &dyn AdminState, request: &Request) -> Response {
         Ok(selection) => selection,
         Err(reason) => return Response::error(StatusCode::BAD_REQUEST, reason),
     };
+    state.show_statistics();
     match request.param("format").unwrap_or("text") {
         "text" => Response::text(text::render(state.stats(), &selection)),
         "json" => Response::json(json::render(state.stats(), &selection)),
@@ -39,7 +40,10 @@ pub(super) fn stats(state: &dyn AdminState, request: &Request) -> Response {
 
 pub(super) fn prometheus(state: &dyn AdminState, request: &Request) -> Response {
     match selection(request) {
-        Ok(selection) => render_prometheus(state, &selection),
+        Ok(selection) => {
+            state.show_statistics();
+            render_prometheus(state, &selection)
+        }
         Err(reason) => Response::error(StatusCode::BAD_REQUEST, reason),
     }
 }

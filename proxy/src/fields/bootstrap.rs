@@ -18,11 +18,11 @@ pub const FIELDS: &[MessageFields] = &[
             ("cluster_manager", Used),
             ("hds_config", Rejected("HDS is not available")),
             ("flags_path", Ignored("files with flags are not read")),
-            ("stats_sinks", Rejected("statistics are not pushed: read them from the admin interface")),
+            ("stats_sinks", Used),
             ("deferred_stat_options", Ignored("statistics are always made at once")),
             ("stats_config", Used),
             ("stats_flush_interval", Used),
-            ("stats_flush_on_admin", Ignored("statistics are current whenever they are read")),
+            ("stats_flush_on_admin", Used),
             ("stats_eviction_interval", Ignored("statistics are kept")),
             ("watchdog", WATCHDOG),
             ("watchdogs", WATCHDOG),
@@ -166,6 +166,7 @@ pub const FIELDS: &[MessageFields] = &[
         ],
     ),
     ("envoy.type.v3.SemanticVersion", &[("major_number", Used), ("minor_number", Used), ("patch", Used)]),
+    ("envoy.config.metrics.v3.StatsSink", &[("name", Used), ("typed_config", Used)]),
     (
         "envoy.config.metrics.v3.StatsConfig",
         &[

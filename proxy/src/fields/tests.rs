@@ -59,7 +59,8 @@ fn every_extension_has_a_table() {
         .chain(all.network_filters.iter().map(|one| one.descriptor().message))
         .chain(all.upstream_network_filters.iter().map(|one| one.descriptor().message))
         .chain(all.listener_filters.iter().map(|one| one.descriptor().message))
-        .chain(all.access_logs.iter().map(|one| one.descriptor().message));
+        .chain(all.access_logs.iter().map(|one| one.descriptor().message))
+        .chain(all.stats_sinks.iter().map(|one| one.descriptor().message));
     for message in messages {
         assert!(known.contains(message), "{message}");
     }

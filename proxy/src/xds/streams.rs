@@ -200,7 +200,7 @@ impl Streams {
 }
 
 /// Who we are: the bootstrap's node, completed by the command line.
-fn node(env: &BuildEnv, bootstrap: &Bootstrap) -> Node {
+pub(crate) fn node(env: &BuildEnv, bootstrap: &Bootstrap) -> Node {
     let mut node = bootstrap.node.clone().unwrap_or_default();
     node.id.clone_from(&env.node.id);
     node.cluster.clone_from(&env.node.cluster);

@@ -52,6 +52,9 @@ has none; Envoy copies it.
 Of active health checks, the gauge `degraded` goes down when a host is degraded no longer, and `binary` payloads of TCP checks are sent; a cluster has one
 check at most ([health.md](health.md)).
 
+Sinks of statistics are told of histograms when statistics are flushed, not at each value, and each flush is a call of the metrics service
+([observability.md](observability.md)).
+
 Configuration that is not supported is listed in [configuration.md](configuration.md).
 ";
 

@@ -41,6 +41,7 @@ mod redirects;
 mod replies;
 mod retries;
 mod routing;
+mod sinks;
 mod spelling;
 mod state;
 mod subsets;

@@ -113,6 +113,16 @@ impl GrpcService {
 
     /// The call that sends `message` to `path` (`/package.Service/Method`) for the stream that `info` describes.
     pub fn call(&self, path: &'static str, message: &impl Message, info: &StreamInfo) -> Call {
+        self.call_with(path, frame(message), info)
+    }
+
+    /// The call that sends all of `messages`, for nobody's stream.
+    pub fn call_of_nobody<M: Message>(&self, path: &'static str, messages: &[M]) -> Call {
+        let body: BytesMut = messages.iter().flat_map(frame).collect();
+        self.call_with(path, body.freeze(), &StreamInfo::of_nobody())
+    }
+
+    fn call_with(&self, path: &'static str, body: Bytes, info: &StreamInfo) -> Call {
         let mut headers = HeaderMap::with_capacity(8);
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
         if let Some(timeout) = self.timeout {
@@ -139,7 +149,7 @@ impl GrpcService {
             envoy_headers: self.envoy_headers,
             retry: self.retry.clone(),
             is_framed: true,
-            ..Call::new(self.cluster.clone(), request, frame(message))
+            ..Call::new(self.cluster.clone(), request, body)
         }
     }
 }
