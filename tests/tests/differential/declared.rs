@@ -25,6 +25,10 @@ Envoy waits first. So `downstream_cx_delayed_close_timeout` counts only clients 
 `per_connection_buffer_limit_bytes: 0` sets no limit in Envoy; here it is 64 MiB. Of informational (1xx) responses an HTTP/2 client gets
 16 for each of its requests.
 
+How a message is framed, and what concerns one connection, is the codec's to say: where a filter or a route sets `transfer-encoding`, `connection`,
+`keep-alive`, `proxy-connection`, `upgrade` or a `te` other than `trailers`, nothing of it leaves, and a `content-length` that is not that of the body
+ends the message early. Envoy sends what it is told, and its peer reads another message than was meant.
+
 Over HTTP/1 a response is read from its host as the client takes it, 32 KiB and a piece ahead, whatever `per_connection_buffer_limit_bytes`
 allows: memory for slow clients stays small, and bodies need no copy. So a response that Envoy would have buffered whole keeps its host
 longer, and its route's `timeout` may end it.

@@ -2,6 +2,7 @@
 
 use integration::config::HttpListener;
 use integration::differential::{Case, Setup};
+use integration::frames::{END_HEADERS, END_STREAM, HEADERS, block, frame};
 
 const MUTATIONS: &str = r#"
 - name: mutated
@@ -93,6 +94,10 @@ pub(crate) fn setup() -> Setup {
             list("agent", "add_user_agent: true"),
             HttpListener::to_up("added").filters(&added()).yaml(),
             HttpListener::new("scheme", SCHEME_ROUTES).yaml(),
+            HttpListener::new("scheme_edge", SCHEME_ROUTES).options("use_remote_address: true").yaml(),
+            HttpListener::new("scheme_hops", SCHEME_ROUTES)
+                .options("use_remote_address: true\nxff_num_trusted_hops: 1")
+                .yaml(),
             HttpListener::new("scheme_set", SCHEME_ROUTES)
                 .options("scheme_header_transformation: {scheme_to_overwrite: https}")
                 .yaml(),
@@ -157,6 +162,17 @@ listener_filters:
     allow_requests_without_proxy_protocol: true
 "#;
 
+const UNKNOWN_SCHEME: &str =
+    "A scheme that is neither http nor https is none: the request has the one that it would have without it.";
+
+/// A request over HTTP/2 that names its scheme; whoever is in front says that its client spoke `proto`, if anything.
+fn named(name: &'static str, listener: &'static str, scheme: &str, proto: &str) -> Case {
+    let head = [(":method", "GET"), (":scheme", scheme), (":authority", "there.test"), (":path", "/a")];
+    let proto = [("x-forwarded-proto", proto)];
+    let fields = [&head[..], if proto[0].1.is_empty() { &[] } else { &proto }].concat();
+    Case::frames(name, listener, [frame(HEADERS, END_HEADERS | END_STREAM, 1, &block(&fields))])
+}
+
 /// A request to `port`, if not to that of the listener, from who says that its client spoke `scheme`, if anything.
 fn to_port(name: &'static str, listener: &'static str, port: Option<u16>, scheme: &str) -> Case {
     let proxy = port.map_or_else(String::new, |port| format!("PROXY TCP4 1.2.3.4 5.6.7.8 1111 {port}\r\n"));
@@ -216,6 +232,39 @@ pub(crate) fn cases() -> Vec<Case> {
         get("scheme that is overwritten, unheard", "scheme_set", ""),
         get("scheme that is overwritten at the edge", "scheme_set_edge", "x-forwarded-proto: http\r\n"),
         get("scheme that matches the host", "scheme_matched", "x-forwarded-proto: https\r\n"),
+        get("scheme of a secured client, in capitals", "scheme", "x-forwarded-proto: HTTPS\r\n"),
+        get("scheme of a secured client that is none", "scheme", "x-forwarded-proto: ftp\r\n"),
+        Case::get("scheme of the target", "scheme", "https://there.test/a", ""),
+        Case::get(
+            "scheme of the target, capitals",
+            "scheme",
+            "HTTPS://there.test/a",
+            "x-forwarded-proto: http\r\n",
+        ),
+        Case::get(
+            "plain scheme of the target",
+            "scheme",
+            "http://there.test/a",
+            "x-forwarded-proto: https\r\n",
+        ),
+        Case::get("scheme of the target of a redirect", "scheme", "https://there.test/redirect", ""),
+        Case::get("scheme of the target, overwritten", "scheme_set", "http://there.test/a", ""),
+        Case::get("scheme of the target that matches the host", "scheme_matched", "https://there.test/a", ""),
+        Case::get("scheme of the target at the edge", "scheme_edge", "https://there.test/a", ""),
+        Case::get("plain scheme of the target at the edge", "scheme_edge", "http://there.test/a", ""),
+        Case::get(
+            "scheme of the target at the edge, overwritten",
+            "scheme_set_edge",
+            "https://there.test/a",
+            "",
+        ),
+        Case::get("scheme of the target behind another proxy", "scheme_hops", "https://there.test/a", ""),
+        named("scheme over HTTP/2", "scheme", "https", ""),
+        named("scheme over HTTP/2, capitals", "scheme", "HTTPS", "http"),
+        named("plain scheme over HTTP/2", "scheme", "http", "https"),
+        named("unknown scheme over HTTP/2", "scheme", "ftp", "https")
+            .differs("h2 upstream[0].header.x-scheme", UNKNOWN_SCHEME),
+        named("scheme over HTTP/2 at the edge", "scheme_edge", "https", "http"),
         Case::get("scheme of a redirect", "scheme_matched", "/redirect", "x-forwarded-proto: https\r\n"),
         get("external headers are removed at the edge", "edge", SANITISED),
         get("trusted hops", "hops", "x-forwarded-for: 1.2.3.4, 5.6.7.8\r\nx-forwarded-proto: https\r\n"),

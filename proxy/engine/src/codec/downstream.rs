@@ -30,8 +30,17 @@ pub(crate) struct Incoming {
     pub(crate) head: RequestHead,
     /// Nothing follows the head.
     pub(crate) end: bool,
+    /// What it does not say.
+    pub(crate) lacks: Lacks,
+}
+
+/// What a request does not say of where it is to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Lacks {
     /// It names no host, which is not the same as naming an empty one.
-    pub(crate) lacks_host: bool,
+    pub(crate) host: bool,
+    /// It names no scheme, or none that is served: the head has that of the connection.
+    pub(crate) scheme: bool,
 }
 
 /// One request and its response on a downstream connection.

@@ -8,7 +8,7 @@ use http::{HeaderMap, Method, StatusCode};
 use proxy_core::head::{BodyEvent, HeaderCase, Protocol, ResponseHead};
 use proxy_core::stream_info::WireBytes;
 
-use super::downstream::{Downstream, DownstreamError, Incoming};
+use super::downstream::{Downstream, DownstreamError, Incoming, Lacks};
 use super::h1::{
     BodyDecoder, BodyEncoder, BodyFraming, ConnectionOption, HeadLimits, KeyFormat, RequestError,
     RequestOptions, RequestParser, ResponseMessage, TrailerOptions, Trailers,
@@ -189,7 +189,7 @@ impl ServerConnection {
                         return Poll::Ready(NextRequest::Request(Incoming {
                             head: parsed.head,
                             end,
-                            lacks_host: parsed.lacks_host,
+                            lacks: Lacks { host: parsed.lacks_host, scheme: parsed.lacks_scheme },
                         }));
                     }
                     Ok(None) => {}

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::request::Parts;
-use http::{HeaderMap, Method, Response, Version, header};
+use http::{HeaderMap, Method, Response, Uri, Version, header};
 use proxy_core::head::{BodyEvent, HeadLimits, Protocol, RequestHead, ResponseHead, Scheme};
 use proxy_core::response_flag::ResponseFlag;
 use proxy_core::stats::Cells;
@@ -180,12 +180,8 @@ pub(crate) fn request_head(
     if !authority.is_empty() && !is_valid_authority(authority.as_str().as_bytes()) {
         return Err(Malformed::Invalid(FIELD));
     }
-    let scheme = match parts.uri.scheme_str() {
-        Some("https") => Scheme::Https,
-        Some(_) => Scheme::Http,
-        None if secure => Scheme::Https,
-        None => Scheme::Http,
-    };
+    let of_connection = if secure { Scheme::Https } else { Scheme::Http };
+    let scheme = named_scheme(&parts.uri).unwrap_or(of_connection);
     cookies.join(&mut parts.headers)?;
     join_repeated(&mut parts.headers, joins_in_request);
     let is_plain_connect = parts.method == Method::CONNECT && protocol.is_none();
@@ -197,6 +193,12 @@ pub(crate) fn request_head(
     }
     let upgrade = protocol.map(|protocol| Text::from(protocol.as_str().to_ascii_lowercase()));
     Ok(RequestHead { method, scheme, authority, path, upgrade, headers: parts.headers, case: None })
+}
+
+/// The scheme that a request names, if it is one that is served; how it is spelled does not matter (RFC 3986, 3.1).
+pub(crate) fn named_scheme(uri: &Uri) -> Option<Scheme> {
+    let scheme = uri.scheme_str()?;
+    [Scheme::Http, Scheme::Https].into_iter().find(|one| scheme.eq_ignore_ascii_case(one.as_str()))
 }
 
 impl ServerStream {

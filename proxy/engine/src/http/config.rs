@@ -409,6 +409,11 @@ fn build_codec(proto: &proto::HttpConnectionManager, cx: &mut BuildCx<'_>) -> Re
 }
 
 impl ConnectionManager {
+    /// Whether clients come here themselves: nothing in front of the proxy is believed.
+    pub fn trusts_nobody(&self) -> bool {
+        self.use_remote_address && self.xff_num_trusted_hops == 0
+    }
+
     /// Builds the configuration; what follows from the listener is added per connection.
     pub fn build(proto: &proto::HttpConnectionManager, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
         let outer = std::mem::replace(&mut cx.stat_prefix, format!("http.{}.", proto.stat_prefix));

@@ -467,6 +467,7 @@ fn make_server_options(cx: &ConnectionCx) -> ServerOptions {
         },
         request: Arc::new(RequestOptions {
             scheme: if secure { Scheme::Https } else { Scheme::Http },
+            is_edge: manager.trusts_nobody(),
             allow_http_10: http1.accept_http_10,
             default_host_for_http_10: (!http1.default_host_for_http_10.is_empty())
                 .then(|| http1.default_host_for_http_10.as_str().into()),

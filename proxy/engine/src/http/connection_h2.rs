@@ -16,13 +16,13 @@ use proxy_core::response_flag::ResponseFlag;
 
 use super::connection::{Ended, count_cut, count_late, first_deadline};
 use super::stream::{self, ConnectionCx};
-use crate::codec::downstream::{Downstream, Incoming};
+use crate::codec::downstream::{Downstream, Incoming, Lacks};
 use crate::codec::h2_backlog::Allowance;
 use crate::codec::h2_cookies::Cookies;
 use crate::codec::h2_guard::{FrameLimits, Guarded, Side, Traffic, is_broken, is_flood};
 use crate::codec::h2_keepalive::Keepalive;
 use crate::codec::h2_metadata::MetadataStreams;
-use crate::codec::h2_server::{Malformed, ServerStream, request_head};
+use crate::codec::h2_server::{Malformed, ServerStream, named_scheme, request_head};
 use crate::local::clock;
 use crate::local::contain::Finally;
 use crate::local::in_place::pinned;
@@ -419,6 +419,7 @@ async fn serve_stream(
     let max_fields = cx.manager.max_headers_count;
     let mut down = ServerStream::new(receive, response, &parts, rules, max_fields, allowance, stats)
         .with_metadata(metadata);
+    let lacks_scheme = named_scheme(&parts.uri).is_none();
     let head = match read_head(&cx, &shared.cookies, parts) {
         Ok(head) => head,
         Err(malformed) => {
@@ -435,8 +436,8 @@ async fn serve_stream(
     };
     let recycled = shared.timers.borrow_mut().pop();
     let mut timer = recycled.unwrap_or_default();
-    let lacks_host = head.authority.is_empty();
-    let incoming = Incoming { head, end, lacks_host };
+    let lacks = Lacks { host: head.authority.is_empty(), scheme: lacks_scheme };
+    let incoming = Incoming { head, end, lacks };
     // Boxed: a task is moved when it is spawned and when it ends, which several kilobytes should not be.
     let complete = pinned(|| stream::serve(&cx, &mut down, &mut timer, incoming)).await;
     timer.rest();

@@ -23,6 +23,7 @@ use xds_api::envoy::extensions::filters::network::http_connection_manager::v3::F
 
 use super::config::{ConnectionManager, UserAgent};
 use super::request_id;
+use crate::codec::downstream::Lacks;
 
 /// Headers that only internal requests may carry.
 static INTERNAL_ONLY: [&EnvoyHeader; 15] = [
@@ -86,6 +87,7 @@ pub(crate) fn apply(
     manager: &ConnectionManager,
     connection: &ConnectionInfo,
     request: &mut RequestHead,
+    lacks: Lacks,
 ) -> Origin {
     let present = Present::of(&request.headers);
     let (address, is_single) = if manager.use_remote_address {
@@ -106,7 +108,7 @@ pub(crate) fn apply(
     } else {
         (None, false)
     };
-    let is_trusting_nobody = manager.use_remote_address && manager.xff_num_trusted_hops == 0;
+    let is_trusting_nobody = manager.trusts_nobody();
     let own =
         (is_trusting_nobody || !present.forwarded_proto).then(|| manager.forward_proto.scheme(connection));
     if let Some(scheme) = own {
@@ -118,7 +120,7 @@ pub(crate) fn apply(
     {
         request.headers.insert(&X_FORWARDED_PORT, HeaderValue::from(port));
     }
-    set_scheme(manager, request, own);
+    set_scheme(manager, request, own, lacks);
 
     let address = address.map_or_else(|| connection.remote.clone(), |ip| Address::Ip((ip, 0).into()));
     let is_internal = is_single && is_internal_address(manager, &address);
@@ -199,24 +201,24 @@ fn sanitize(request: &mut RequestHead, is_edge: bool) {
     request.headers.remove(&*X_ENVOY_UPSTREAM_STREAM_DURATION_MS);
 }
 
-/// `:scheme` follows `x-forwarded-proto` unless both are to be overwritten.
+/// `:scheme` is what the request names, else follows `x-forwarded-proto`, unless both are to be overwritten.
 ///
 /// `own`: what was written there already.
-fn set_scheme(manager: &ConnectionManager, request: &mut RequestHead, own: Option<Scheme>) {
+fn set_scheme(manager: &ConnectionManager, request: &mut RequestHead, own: Option<Scheme>, lacks: Lacks) {
     if let Some(scheme) = manager.scheme_overwrite {
         request.scheme = scheme;
         request.headers.insert(&X_FORWARDED_PROTO, HeaderValue::from_static(scheme.as_str()));
         return;
     }
-    if let Some(own) = own {
-        request.scheme = own;
+    if !lacks.scheme {
         return;
     }
-    request.scheme = match request.headers.get(&X_FORWARDED_PROTO).map(HeaderValue::as_bytes) {
-        Some(b"https") => Scheme::Https,
-        Some(b"http") => Scheme::Http,
-        _ => request.scheme,
+    let forwarded = || {
+        let proto = request.headers.get(&X_FORWARDED_PROTO)?.as_bytes();
+        let mut known = [Scheme::Http, Scheme::Https].into_iter();
+        known.find(|one| proto.eq_ignore_ascii_case(one.as_str().as_bytes()))
     };
+    request.scheme = own.or_else(forwarded).unwrap_or(request.scheme);
 }
 
 fn is_internal_address(manager: &ConnectionManager, address: &Address) -> bool {

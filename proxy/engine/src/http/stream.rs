@@ -27,7 +27,7 @@ use super::retry::Tries;
 use super::upstream_filters::UpstreamFilters;
 use super::upstream_log::LoggedStream;
 use super::{Context, forwarded, normalize};
-use crate::codec::downstream::{Downstream, Incoming};
+use crate::codec::downstream::{Downstream, Incoming, Lacks};
 use crate::local::clock;
 use crate::local::contain::{contain, drill_request};
 use crate::local::drain::DrainHandle;
@@ -139,13 +139,13 @@ pub(crate) async fn serve<D: Downstream>(
     timer: &mut Timer,
     incoming: Incoming,
 ) -> bool {
-    let Incoming { head, end, lacks_host } = incoming;
+    let Incoming { head, end, lacks } = incoming;
     let mut stream = Stream::new(cx, clock::now(), head);
     stream.begin(down.protocol(), end);
     let ended = loop {
         // A panic ends the stream as a broken upstream would, and its connection only if that cannot go on without it.
         let served = contain(pin!(async {
-            match stream.serve(down, timer, lacks_host, end).await {
+            match stream.serve(down, timer, lacks, end).await {
                 Err(StreamEnd::Reply(reply)) => stream.local_reply(down, timer, *reply).await,
                 ended => ended,
             }
@@ -324,10 +324,10 @@ impl<'c> Stream<'c> {
         &mut self,
         down: &mut D,
         timer: &mut Timer,
-        lacks_host: bool,
+        lacks: Lacks,
         end: bool,
     ) -> Result<(), StreamEnd> {
-        self.admit(lacks_host)?;
+        self.admit(lacks)?;
         self.match_route();
         drill_request("request", &self.request, &self.cx.shared.env.runtime);
         let allowed = self.check_upgrade();
@@ -341,11 +341,11 @@ impl<'c> Stream<'c> {
     }
 
     /// Checks the head, and makes it say what the connection manager wants it to say.
-    fn admit(&mut self, lacks_host: bool) -> Result<(), StreamEnd> {
+    fn admit(&mut self, lacks: Lacks) -> Result<(), StreamEnd> {
         let manager = &*self.cx.manager;
         let stats = manager.stats.here();
         let is_connect = self.request.method == Method::CONNECT;
-        if lacks_host && !self.is_redirected {
+        if lacks.host && !self.is_redirected {
             return Err(refuse(StatusCode::BAD_REQUEST, "missing_host_header"));
         }
         if self.request.path.is_empty() && !is_connect {
@@ -382,7 +382,7 @@ impl<'c> Stream<'c> {
         if self.is_redirected {
             return Ok(());
         }
-        let origin = forwarded::apply(manager, &self.cx.info, &mut self.request);
+        let origin = forwarded::apply(manager, &self.cx.info, &mut self.request, lacks);
         self.is_internal = origin.is_internal;
         self.info.remote = Some(origin.address);
         Ok(())

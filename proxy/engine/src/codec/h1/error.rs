@@ -17,6 +17,8 @@ pub enum RequestError {
     InvalidUrl,
     /// Absolute form with a scheme other than `http` and `https`.
     InvalidScheme,
+    /// Absolute form that says `https`, on a plain connection that nobody can have secured in front of the proxy.
+    HttpsOnPlaintext,
     /// `host` (or an authority) with characters that no authority has, or more than one `host`.
     InvalidAuthority,
     /// A transfer coding other than exactly one `chunked`.
@@ -50,6 +52,7 @@ impl RequestError {
             | Self::BodyDisallowed
             | Self::ConnectionHeaderRejected
             | Self::UnexpectedUnderscore => StatusCode::BAD_REQUEST,
+            Self::HttpsOnPlaintext => StatusCode::FORBIDDEN,
             Self::InvalidTransferEncoding => StatusCode::NOT_IMPLEMENTED,
             Self::LowVersion => StatusCode::UPGRADE_REQUIRED,
             Self::HeadersTooLarge | Self::TooManyHeaders => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -63,6 +66,7 @@ impl RequestError {
             Self::InvalidCharacters => "http1.invalid_characters",
             Self::InvalidUrl => "http1.invalid_url",
             Self::InvalidScheme => "http1.invalid_scheme",
+            Self::HttpsOnPlaintext => "http1.https_url_on_plaintext_connection",
             Self::InvalidAuthority => "http.invalid_authority",
             Self::InvalidTransferEncoding => "http1.invalid_transfer_encoding",
             Self::ContentLengthAndChunked => "http1.content_length_and_chunked_not_allowed",

@@ -25,6 +25,9 @@ const MAX_EMPTY_LINES: u32 = 16;
 pub struct RequestOptions {
     /// The scheme of a request that does not name one: that of the transport.
     pub scheme: Scheme,
+    /// Nobody in front of the proxy is trusted to have secured a connection that is plain here: a target that says `https` is
+    /// refused there.
+    pub is_edge: bool,
     /// `accept_http_10`
     pub allow_http_10: bool,
     /// `default_host_for_http_10`
@@ -49,6 +52,7 @@ impl Default for RequestOptions {
     fn default() -> Self {
         Self {
             scheme: Scheme::Http,
+            is_edge: false,
             allow_http_10: false,
             default_host_for_http_10: None,
             allow_absolute_url: true,
@@ -70,6 +74,8 @@ pub struct ParsedRequest {
     pub head: RequestHead,
     /// Neither the target nor a `host` field names an authority, and there is no default: not a request that can be served.
     pub lacks_host: bool,
+    /// The target names no scheme: the head has that of the transport.
+    pub lacks_scheme: bool,
     /// 1.1, or 1.0 where allowed.
     pub protocol: Protocol,
     /// What follows the head. CONNECT has [`BodyFraming::UntilClose`]: the tunnel.
@@ -199,6 +205,7 @@ impl RequestParser {
         let keep_alive = section.connection.persists(http_11);
         Ok(ParsedRequest {
             lacks_host: authority.is_none(),
+            lacks_scheme: line.target.scheme.is_none(),
             head: RequestHead {
                 method: line.method,
                 scheme: line.target.scheme.unwrap_or(self.options.scheme),

@@ -52,6 +52,9 @@ fn absolute_form(head: &Bytes, raw: &[u8], options: &RequestOptions) -> Result<T
         return Ok(Target { scheme: None, authority: None, path: text(head, raw)? });
     }
     let (scheme, authority, path) = split_url(head, parts)?;
+    if options.is_edge && (scheme, options.scheme) == (Scheme::Https, Scheme::Http) {
+        return Err(RequestError::HttpsOnPlaintext);
+    }
     Ok(Target { scheme: Some(scheme), authority: Some(authority), path })
 }
 

@@ -291,6 +291,12 @@ fn custom_methods_need_permission() {
 fn absolute_urls_carry_their_scheme_if_they_are_understood() {
     let parsed = accept(&request("GET https://b/x HTTP/1.1", "Host: a\r\n"));
     assert_eq!((parsed.head.scheme, parsed.head.authority.as_str()), (Scheme::Https, "b"));
+    assert!(!parsed.lacks_scheme && accept(&request("GET /x HTTP/1.1", "Host: a\r\n")).lacks_scheme);
+    for (scheme, taken) in [(Scheme::Http, false), (Scheme::Https, true)] {
+        let options = RequestOptions { is_edge: true, scheme, ..RequestOptions::default() };
+        let parsed = parse_request_with(options, &request("GET https://b/x HTTP/1.1", "Host: a\r\n"));
+        assert_eq!(parsed.is_ok(), taken, "{scheme:?}");
+    }
     let options = RequestOptions { allow_absolute_url: false, ..RequestOptions::default() };
     let raw =
         parse_request_with(options, &request("GET http://b/x HTTP/1.1", "Host: a\r\n")).expect("well formed");
