@@ -167,6 +167,7 @@ impl HttpFilter for Holder {
                 *data = Bytes::from_static(b"instead");
                 DataStep::Continue
             }
+            "part" if data.len() > 1 => DataStep::Part(data.split_off(1)),
             "reply" => DataStep::Reply(denied()),
             _ => DataStep::Continue,
         }
@@ -191,6 +192,7 @@ impl HttpFilter for Holder {
             "response until end" if !end => DataStep::Hold,
             "response long" if data.len() >= 64 => DataStep::Hold,
             "response resume" => DataStep::Hold,
+            "response part" if data.len() > 1 => DataStep::Part(data.split_off(1)),
             "response reply" => DataStep::Reply(denied()),
             _ => DataStep::Continue,
         }
@@ -202,6 +204,10 @@ impl HttpFilter for Holder {
             _ => Verdict::Continue,
         };
         self.gate.poll(task).map(|()| verdict)
+    }
+
+    fn poll_rest(&mut self, _: Direction, task: &mut Task<'_>) -> Poll<()> {
+        self.gate.poll(task)
     }
 
     fn on_complete(
@@ -439,6 +445,17 @@ async fn echo(listener: TcpListener) {
     }
 }
 
+/// Answers when the first byte of a body is there, and reads on.
+async fn early(listener: TcpListener) {
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let mut bytes = Vec::new();
+    while !bytes.ends_with(b"\r\n\r\nh") {
+        stream.read_buf(&mut bytes).await.unwrap();
+    }
+    stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nearly").await.unwrap();
+    while stream.read_buf(&mut bytes).await.unwrap_or(0) > 0 {}
+}
+
 /// Runs `test` on a worker's kind of thread.
 fn on_worker(test: impl AsyncFnOnce()) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -668,6 +685,61 @@ fn a_body_that_was_held_is_not_sent_by_halves() {
             "the second host got all of it, or nothing"
         );
     });
+}
+
+#[test]
+fn a_request_goes_in_parts() {
+    on_both_sides(async || {
+        let rig = Rig::start("10s").await;
+        let mut client = rig.send(&post("part", "hello")).await;
+        rig.gate.until(|gate| gate.waiting.lock().unwrap().is_some()).await;
+        assert_eq!(rig.gate.seen(), ["head false", "held hello", "data h false"], "the rest waits");
+        rig.gate.open();
+        assert_eq!(body_of(&rig.answer(&mut client).await), ("200", "hello"));
+        let passed: Vec<_> = rig.gate.seen().into_iter().filter(|seen| seen.starts_with("data ")).collect();
+        let last = if passed.len() == 6 { "data  true" } else { "data o true" };
+        assert_eq!(passed.last().unwrap(), last, "{passed:?}");
+    });
+}
+
+#[test]
+fn a_response_does_not_wait_for_the_rest_of_its_request() {
+    on_both_sides(async || {
+        let rig = Rig::start_with(&[], early).await;
+        let mut client = rig.send(&post("part", "hello")).await;
+        assert_eq!(body_of(&rig.answer(&mut client).await), ("200", "early"));
+    });
+}
+
+#[test]
+fn a_timeout_ends_the_wait_of_a_rest() {
+    on_both_sides(async || {
+        let rig = Rig::start("0.05s").await;
+        assert_eq!(body_of(&rig.ask(&post("part", "hello")).await).0, "408", "its end was not read");
+        assert_eq!(rig.gate.seen().last().unwrap(), "over, stream_idle_timeout");
+    });
+}
+
+#[test]
+fn responses_go_in_parts() {
+    on_both_sides(async || a_parted_response(&post("response part", "direct")).await);
+}
+
+#[test]
+fn local_replies_go_in_parts() {
+    on_worker(async || a_parted_response(&get("/direct", "response part")).await);
+}
+
+async fn a_parted_response(request: &str) {
+    let rig = Rig::start("10s").await;
+    let mut client = rig.send(request).await;
+    let mut early = Vec::new();
+    while !early.ends_with(b"\r\n\r\nd") {
+        client.read_buf(&mut early).await.unwrap();
+    }
+    rig.gate.until(|gate| gate.waiting.lock().unwrap().is_some()).await;
+    rig.gate.open();
+    assert_eq!(rig.answer(&mut client).await, "irect");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! HTTP filters.
 
+pub mod bandwidth_limit;
 pub mod buffer;
 pub mod compressor;
 pub mod cors;

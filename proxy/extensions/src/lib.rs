@@ -31,6 +31,7 @@ pub const ACCESS_LOGS: &[&dyn AccessLogFactory] = &[
 
 /// HTTP filters, sorted by name.
 pub const HTTP_FILTERS: &[&dyn HttpFilterFactory] = &[
+    &Of::<http::bandwidth_limit::BandwidthLimit>::new(),
     &Of::<http::buffer::Buffer>::new(),
     &Of::<http::compressor::Compressor>::new(),
     &Of::<http::cors::Cors>::new(),
@@ -90,6 +91,7 @@ pub const STATS_SINKS: &[&dyn StatsSinkFactory] = &[
 pub const FIELDS: &[&[MessageFields]] = &[
     access_log::file::FIELDS,
     access_log::stream::FIELDS,
+    http::bandwidth_limit::FIELDS,
     http::buffer::FIELDS,
     http::compressor::FIELDS,
     http::cors::FIELDS,

@@ -5,6 +5,7 @@ pub mod ext_authz;
 pub mod facts;
 pub mod istio;
 pub mod matching;
+pub mod pace;
 pub mod rate_limit;
 pub mod rbac;
 pub mod runtime_flag;

@@ -152,6 +152,7 @@ pub(crate) struct Stream {
     pub(crate) hold_limit: usize,
     pub(crate) phases: Phases,
     pub(crate) before_trailers: bytes::Bytes,
+    pub(crate) new_trailers: http::HeaderMap,
 }
 
 pub(crate) fn header_map(list: &[(&'static str, &'static str)]) -> http::HeaderMap {
@@ -181,6 +182,7 @@ impl Stream {
             hold_limit: 1 << 20,
             phases: Phases::default(),
             before_trailers: bytes::Bytes::new(),
+            new_trailers: http::HeaderMap::new(),
         }
     }
 
@@ -201,6 +203,7 @@ impl Stream {
             hold_limit: &mut self.hold_limit,
             phases: &mut self.phases,
             before_trailers: Some(&mut self.before_trailers),
+            new_trailers: Some(&mut self.new_trailers),
             head_limits: HeadLimits { fields: 100, bytes: 60 * 1024 },
             engine: &self.engine,
         }

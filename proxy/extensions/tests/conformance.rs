@@ -161,6 +161,10 @@ fn example_of_limit(message: &str) -> Vec<u8> {
             }
             .encode_to_vec()
         }
+        Some("BandwidthLimit") => {
+            use xds_api::envoy::extensions::filters::http::bandwidth_limit::v3::BandwidthLimit;
+            BandwidthLimit { stat_prefix: "p".into(), ..Default::default() }.encode_to_vec()
+        }
         Some("Buffer") => {
             use xds_api::envoy::extensions::filters::http::buffer::v3::Buffer;
             Buffer { max_request_bytes: Some(1) }.encode_to_vec()

@@ -143,6 +143,7 @@ pub(super) fn varying(field: &str, value: &str) -> String {
     let word = match field.to_ascii_lowercase().as_str() {
         "date" if value.len() == 29 && value.ends_with(" GMT") => "<date>",
         "x-request-id" if is_uuid(value) => "<uuid>",
+        field if field.ends_with("-delay-ms") && digits(value) => "<ms>",
         "x-envoy-upstream-service-time" | "x-foo-upstream-service-time" if digits(value) => "<ms>",
         _ => value,
     };

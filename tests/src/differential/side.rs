@@ -29,8 +29,15 @@ const QUIET: Duration = Duration::from_millis(150);
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Parts of the names of statistics that are compared, whatever their last word.
-const FAMILIES: [&str; 6] =
-    [".compressor.", "ext_authz.", ".fault.", "local_rate_limit.", "listener_local_ratelimit.", "ratelimit."];
+const FAMILIES: [&str; 7] = [
+    ".compressor.",
+    "ext_authz.",
+    ".fault.",
+    "bandwidth_limit.",
+    "local_rate_limit.",
+    "listener_local_ratelimit.",
+    "ratelimit.",
+];
 
 /// Counters that are compared, without their prefix (`http.<listener>.`, `cluster.<name>.`, `tcp.<listener>.`).
 const COUNTERS: &[&str] = &[
@@ -445,7 +452,7 @@ impl Side {
 
     async fn counters(&self, case: &Case) -> Result<BTreeMap<String, i64>> {
         let filter = format!(
-            "^(http\\.{0}|tcp\\.{0}|ext_authz\\.{0}|{0}[a-z_]*\\.http_local_rate_limit|local_rate_limit\\.{0}|ratelimit\\.{0}|listener_local_ratelimit\\.{0}|cluster\\.[a-z0-9_]+|vhost\\.all\\.[a-z]+\\.[a-z]+|http2|http1)\\.",
+            "^(http\\.{0}|tcp\\.{0}|ext_authz\\.{0}|{0}[a-z_]*\\.http_(local_rate|bandwidth)_limit|local_rate_limit\\.{0}|ratelimit\\.{0}|listener_local_ratelimit\\.{0}|cluster\\.[a-z0-9_]+|vhost\\.all\\.[a-z]+\\.[a-z]+|http2|http1)\\.",
             case.listener
         );
         let all = self.proxy.admin().stats(&filter).await?;

@@ -5,6 +5,7 @@
 //! cases are compared so in every run). What differs on purpose is declared in the cases and told in `docs/differences.md`.
 
 mod balancing;
+mod bandwidth_limit;
 mod buffer;
 mod cel;
 mod cel_text;
@@ -173,6 +174,11 @@ async fn ignored_upgrades() {
 #[tokio::test]
 async fn requests_that_are_waited_for() {
     differential(buffer::setup(), buffer::cases()).await;
+}
+
+#[tokio::test]
+async fn bodies_that_share_a_rate() {
+    differential(bandwidth_limit::setup(), bandwidth_limit::cases()).await;
 }
 
 #[tokio::test]

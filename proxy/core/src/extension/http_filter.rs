@@ -57,6 +57,9 @@ pub enum DataStep<'a> {
     Hold,
     /// The filter took the data. Nothing goes on, except at the end of the message: that passes.
     Drop,
+    /// As `Continue` with what the hook left in `data`; this rest of it, and the end of the message if it came along, is shown to the
+    /// filter again when [`HttpFilter::poll_rest`] is ready. Until then no more of the message is read.
+    Part(Bytes),
     /// Stop reading until the future says how to go on. The client going away or a timeout ends the wait by dropping it.
     Wait(LocalBoxFuture<'a, Verdict>),
     /// End the request here with this response.
@@ -67,9 +70,6 @@ pub enum DataStep<'a> {
 pub enum Verdict {
     /// Go on to the next filter.
     Continue,
-    /// As `Continue` with what the hook left in `data`; then the filter is shown this rest of it, before anything else is read.
-    /// Only in answer to a hook on data.
-    Part(Bytes),
     /// End the request here with this response.
     Reply(Box<LocalReply>),
 }
@@ -182,6 +182,8 @@ pub struct StreamCx<'s> {
     pub phases: &'s mut Phases,
     /// What goes on before the trailers, in hooks on trailers alone; a filter that holds back the end of a body puts it here.
     pub before_trailers: Option<&'s mut Bytes>,
+    /// Trailers of a message that has none, in hooks on the data that ends it.
+    pub new_trailers: Option<&'s mut HeaderMap>,
     /// How large clients may make the head of a request; for filters that add to it what others say.
     pub head_limits: HeadLimits,
     /// The engine.
@@ -249,6 +251,10 @@ pub trait HttpFilter {
     /// The waker of `task` is to be woken then, from whatever thread.
     fn poll_resume(&mut self, direction: Direction, task: &mut Context<'_>) -> Poll<Verdict> {
         Poll::Pending
+    }
+    /// Polled while a rest waits that this filter did not let pass ([`DataStep::Part`]): ready when it wants to see that again.
+    fn poll_rest(&mut self, direction: Direction, task: &mut Context<'_>) -> Poll<()> {
+        Poll::Ready(())
     }
     /// The stream is over, however it ended. Called once.
     fn on_complete(

@@ -182,6 +182,7 @@ impl Stream<'_> {
                     return Poll::Ready(resumed);
                 }
                 if !progress.response_read
+                    && !self.paces(Direction::Response)
                     && let Poll::Ready(event) = up.poll_event(cx)
                 {
                     return Poll::Ready(match event {
@@ -209,6 +210,7 @@ impl Stream<'_> {
                         return Poll::Ready(resumed);
                     }
                     if !progress.request_done
+                        && !self.paces(Direction::Request)
                         && let Poll::Ready(event) = down.poll_body(cx)
                     {
                         return Poll::Ready(match event {
@@ -249,6 +251,11 @@ impl Stream<'_> {
     /// Whether a filter holds anything in `direction`.
     pub(crate) fn holds(&self, direction: Direction) -> bool {
         self.filters.holds(direction) || self.upstream_holds(direction)
+    }
+
+    /// Whether a rest waits in `direction` that a filter did not let pass.
+    pub(crate) fn paces(&self, direction: Direction) -> bool {
+        self.filters.paces(direction) || self.upstream_paces(direction)
     }
 
     fn poll_resumed(&mut self, direction: Direction, cx: &mut Context<'_>) -> Option<Event> {

@@ -133,6 +133,7 @@ struct Held {
     data: Vec<(usize, BytesMut)>,
     end: Option<(usize, Ending)>,
     /// What filters get to see again, because they let only a part pass: the last of these first, which came through the others.
+    /// What comes after them is not read meanwhile.
     rests: Vec<(usize, Bytes)>,
 }
 
@@ -234,6 +235,14 @@ impl FilterChain {
         }
     }
 
+    /// Whether a rest waits that a filter did not let pass: nothing that comes after it is to be read.
+    pub(crate) fn paces(&self, direction: Direction) -> bool {
+        match direction {
+            Direction::Request => !self.request.rests.is_empty(),
+            Direction::Response => !self.response.rests.is_empty(),
+        }
+    }
+
     /// Forgets what is held: another message takes the place of this one.
     pub(crate) fn forget(&mut self, direction: Direction) {
         *self.held(direction) = Held::default();
@@ -295,7 +304,7 @@ impl FilterChain {
         let Instance { filter, phases, configured: index } =
             self.instance(direction, position).filter(|one| one.sees_head(direction))?;
         let settled = {
-            let mut cx = view.cx(configured, *index, &mut limit, phases, None);
+            let mut cx = view.cx(configured, *index, &mut limit, phases);
             let step = match direction {
                 Direction::Request => filter.on_request_headers(&mut cx, ends),
                 Direction::Response => filter.on_response_headers(&mut cx, ends),
@@ -310,7 +319,7 @@ impl FilterChain {
         let settled = settled?;
         self.limit = limit;
         match settled {
-            Settled::Continue | Settled::Part(_) | Settled::Drop => {}
+            Settled::Continue => {}
             Settled::Hold => {
                 let held = self.held(direction);
                 held.head = Some(position);
@@ -342,11 +351,13 @@ impl FilterChain {
         let ends = parts.ends();
         if !parts.data.is_empty() || ends {
             let mut unchanged = limit;
+            let mut trailers = HeaderMap::new();
             let Instance { filter, phases, configured: index } = instance;
-            let mut cx = view.cx(configured, *index, &mut unchanged, phases, None);
+            let mut cx = view.cx(configured, *index, &mut unchanged, phases);
+            cx.new_trailers = ends.then_some(&mut trailers);
             let settled = match direction {
                 // A filter that holds a head and does not look at what follows lets go by `poll_resume` only.
-                _ if !sees => Settled::Hold,
+                _ if !sees => SettledData::Hold,
                 Direction::Request => {
                     settle_data(filter.on_request_data(&mut cx, &mut parts.data, ends)).await
                 }
@@ -356,8 +367,14 @@ impl FilterChain {
             };
             let held = self.held(direction);
             match settled {
-                Settled::Continue => held.release(position, parts),
-                Settled::Hold => {
+                SettledData::Continue => {
+                    held.release(position, parts);
+                    if !trailers.is_empty() {
+                        parts.end = Some(Ending::Trailers(Box::new(trailers)));
+                        return Kept::Within;
+                    }
+                }
+                SettledData::Hold => {
                     let data = std::mem::take(&mut parts.data);
                     if ends {
                         held.end = parts.end.take().map(|end| (position, end));
@@ -366,20 +383,20 @@ impl FilterChain {
                         return Kept::Over;
                     }
                 }
-                Settled::Part(rest) => {
+                SettledData::Part(rest) => {
                     held.release(position, parts);
                     if let Some(end) = parts.end.take() {
                         held.end = Some((position, end));
                     }
                     held.rests.push((position, rest));
                 }
-                Settled::Drop => {
+                SettledData::Drop => {
                     parts.data = Bytes::new();
                     if ends {
                         held.release(position, parts);
                     }
                 }
-                Settled::Reply(reply) => return Kept::Reply(reply),
+                SettledData::Reply(reply) => return Kept::Reply(reply),
             }
         }
         let Some(Ending::Trailers(trailers)) = &mut parts.end else { return Kept::Within };
@@ -387,7 +404,8 @@ impl FilterChain {
         let mut unchanged = limit;
         let mut added = Bytes::new();
         let Instance { filter, phases, configured: index } = instance;
-        let mut cx = view.cx(configured, *index, &mut unchanged, phases, Some(&mut added));
+        let mut cx = view.cx(configured, *index, &mut unchanged, phases);
+        cx.before_trailers = Some(&mut added);
         let settled = match direction {
             _ if !sees => Settled::Hold,
             Direction::Request => settle(filter.on_request_trailers(&mut cx, trailers)).await,
@@ -401,7 +419,7 @@ impl FilterChain {
         }
         let held = self.held(direction);
         match settled {
-            Settled::Continue | Settled::Part(_) | Settled::Drop => held.release(position, parts),
+            Settled::Continue => held.release(position, parts),
             Settled::Hold => held.end = parts.end.take().map(|end| (position, end)),
             Settled::Reply(reply) => return Kept::Reply(reply),
         }
@@ -414,10 +432,16 @@ impl FilterChain {
         direction: Direction,
         task: &mut Context<'_>,
     ) -> Poll<(usize, Verdict)> {
-        if let Some((position, _)) = self.held(direction).rests.last() {
-            return Poll::Ready((*position, Verdict::Continue));
+        let paced = self.held(direction).rests.last().map(|(position, _)| *position);
+        if let Some(position) = paced
+            && let Some(instance) = self.instance(direction, position)
+            && instance.filter.poll_rest(direction, task).is_ready()
+        {
+            return Poll::Ready((position, Verdict::Continue));
         }
-        let positions: SmallVec<[usize; 4]> = self.held(direction).positions().collect();
+        // (What is held before a rest comes after it.)
+        let behind = |at: &usize| paced.is_none_or(|position| *at > position);
+        let positions: SmallVec<[usize; 4]> = self.held(direction).positions().filter(behind).collect();
         for position in positions {
             let Some(instance) = self.instance(direction, position) else { continue };
             if let Poll::Ready(verdict) = instance.filter.poll_resume(direction, task) {
@@ -431,7 +455,7 @@ impl FilterChain {
     pub(crate) fn release(&mut self, direction: Direction, position: usize) -> (usize, Parts) {
         let held = self.held(direction);
         let mut parts = Parts::default();
-        let from = match held.rests.pop() {
+        let from = match held.rests.pop_if(|(at, _)| *at == position) {
             Some((_, rest)) => {
                 parts.data = rest;
                 position
@@ -477,7 +501,6 @@ impl View<'_> {
         index: usize,
         hold_limit: &'c mut usize,
         phases: &'c mut Phases,
-        before_trailers: Option<&'c mut Bytes>,
     ) -> StreamCx<'c> {
         let name = configured.get(index).map(|filter| &*filter.name);
         let route_configs: &[_] = match (&self.route, name) {
@@ -494,14 +517,23 @@ impl View<'_> {
             clear_route: self.clear_route,
             hold_limit,
             phases,
-            before_trailers,
+            before_trailers: None,
+            new_trailers: None,
             head_limits: self.head_limits,
             engine: self.engine,
         }
     }
 }
 
+/// What a hook on a head or on trailers came to.
 enum Settled {
+    Continue,
+    Hold,
+    Reply(Box<LocalReply>),
+}
+
+/// What a hook on data came to.
+enum SettledData {
     Continue,
     Part(Bytes),
     Hold,
@@ -513,25 +545,24 @@ async fn settle(step: HeadersStep<'_>) -> Settled {
     match step {
         HeadersStep::Continue => Settled::Continue,
         HeadersStep::Hold => Settled::Hold,
-        HeadersStep::Wait(future) => settle_verdict(future.await),
+        HeadersStep::Wait(future) => match future.await {
+            Verdict::Continue => Settled::Continue,
+            Verdict::Reply(reply) => Settled::Reply(reply),
+        },
         HeadersStep::Reply(reply) => Settled::Reply(reply),
     }
 }
 
-async fn settle_data(step: DataStep<'_>) -> Settled {
+async fn settle_data(step: DataStep<'_>) -> SettledData {
     match step {
-        DataStep::Continue => Settled::Continue,
-        DataStep::Hold => Settled::Hold,
-        DataStep::Drop => Settled::Drop,
-        DataStep::Wait(future) => settle_verdict(future.await),
-        DataStep::Reply(reply) => Settled::Reply(reply),
-    }
-}
-
-fn settle_verdict(verdict: Verdict) -> Settled {
-    match verdict {
-        Verdict::Continue => Settled::Continue,
-        Verdict::Part(rest) => Settled::Part(rest),
-        Verdict::Reply(reply) => Settled::Reply(reply),
+        DataStep::Continue => SettledData::Continue,
+        DataStep::Part(rest) => SettledData::Part(rest),
+        DataStep::Hold => SettledData::Hold,
+        DataStep::Drop => SettledData::Drop,
+        DataStep::Reply(reply) => SettledData::Reply(reply),
+        DataStep::Wait(future) => match future.await {
+            Verdict::Continue => SettledData::Continue,
+            Verdict::Reply(reply) => SettledData::Reply(reply),
+        },
     }
 }

@@ -83,7 +83,7 @@ impl Stream<'_> {
         end: bool,
     ) -> Result<Parts, StreamEnd> {
         let watch = self.watches(down.protocol());
-        let read = !end && !self.request_done;
+        let read = !end && !self.request_done && !self.paces(Direction::Request);
         let moved = poll_fn(|cx| {
             if let Poll::Ready((side, position, verdict)) = self.poll_resume(Direction::Request, cx) {
                 return Poll::Ready(Moved::Resumed(side, position, verdict));
@@ -211,7 +211,7 @@ impl Stream<'_> {
         verdict: Verdict,
     ) -> Result<Parts, StreamEnd> {
         match verdict {
-            Verdict::Continue | Verdict::Part(_) => {
+            Verdict::Continue => {
                 self.deadlines.touch(clock::now());
                 let chain = match (side, &mut self.upstream_filters) {
                     (Side::Upstream, Some(filters)) => &mut filters.chain,
@@ -234,6 +234,10 @@ impl Stream<'_> {
         let resumed = poll_fn(|cx| {
             if let Poll::Ready(resumed) = self.filters.poll_resume(Direction::Response, cx) {
                 return Poll::Ready(Ok(resumed));
+            }
+            // What the client is to have already does not wait with it.
+            if let Poll::Ready(Err(error)) = down.poll_flush(cx) {
+                return Poll::Ready(Err(Interrupt::Gone(error)));
             }
             poll_interrupt(self.deadlines, watch, down, timer, cx).map(Err)
         })

@@ -97,6 +97,11 @@ impl Stream<'_> {
         self.upstream_filters.as_ref().is_some_and(|filters| filters.chain.holds(direction))
     }
 
+    /// Whether a rest waits in `direction` that a filter behind the router did not let pass.
+    pub(crate) fn upstream_paces(&self, direction: Direction) -> bool {
+        self.upstream_filters.as_ref().is_some_and(|filters| filters.chain.paces(direction))
+    }
+
     /// Tells the filters behind the router that the stream is over.
     pub(crate) fn complete_upstream_filters(&mut self) {
         if let Some(filters) = &mut self.upstream_filters {

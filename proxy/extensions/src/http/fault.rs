@@ -1,19 +1,19 @@
 //! `envoy.filters.http.fault`: delays requests, aborts them, and slows responses down, for a share of them.
 //!
 //! A route's configuration takes the place of the filter's own. What is done to a stream, and how much, comes from the
-//! configuration (`settings`), from headers of the request where it says so, and from runtime keys; slow responses are in `pace`.
+//! configuration (`settings`), from headers of the request where it says so, and from runtime keys.
 //! Source: Envoy `docs/root/configuration/http/http_filters/fault_filter.rst`; observed on 1.40.
 
-mod pace;
 mod settings;
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use proxy_core::config::{BuildCx, FieldUse, MessageFields, Rejected};
 use proxy_core::extension::http_filter::{
-    DataStep, Engine, HeadersStep, HttpFilter, HttpFilterExtension, Phases, StreamCx, Verdict,
+    DataStep, Direction, Engine, HeadersStep, HttpFilter, HttpFilterExtension, Phases, StreamCx, Verdict,
 };
 use proxy_core::extension::{Descriptor, SecurityPosture, Status};
 use proxy_core::head::{RequestHead, ResponseHead};
@@ -22,8 +22,8 @@ use proxy_core::stats::{Cells, Registry, Shared};
 use proxy_core::stream_info::StreamInfo;
 use xds_api::envoy::extensions::filters::http::fault::v3 as proto;
 
-use self::pace::Pace;
 use self::settings::{Asked, Settings};
+use crate::shared::pace::Pace;
 use FieldUse::Used;
 
 const MESSAGE: &str = "envoy.extensions.filters.http.fault.v3.HTTPFault";
@@ -265,15 +265,14 @@ impl HttpFilter for Filter {
         data: &'a mut Bytes,
         _end: bool,
     ) -> DataStep<'a> {
-        match &mut self.pace {
-            Some(pace) if !data.is_empty() => DataStep::Wait(Box::pin(async move {
-                match pace.part(data).await {
-                    Some(rest) => Verdict::Part(rest),
-                    None => Verdict::Continue,
-                }
-            })),
-            _ => DataStep::Continue,
+        match self.pace.as_mut().and_then(|pace| pace.part(data)) {
+            Some(rest) => DataStep::Part(rest),
+            None => DataStep::Continue,
         }
+    }
+
+    fn poll_rest(&mut self, _: Direction, task: &mut Context<'_>) -> Poll<()> {
+        self.pace.as_mut().map_or(Poll::Ready(()), |pace| pace.poll(task))
     }
 
     fn on_complete(&mut self, _: &RequestHead, _: Option<&ResponseHead>, _: &mut StreamInfo, _: &dyn Engine) {

@@ -185,6 +185,10 @@ impl HttpFilter for Filter {
         self.filter.poll_resume(direction, task)
     }
 
+    fn poll_rest(&mut self, direction: Direction, task: &mut Context<'_>) -> Poll<()> {
+        self.filter.poll_rest(direction, task)
+    }
+
     fn on_complete(
         &mut self,
         request: &RequestHead,

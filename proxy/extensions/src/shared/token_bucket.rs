@@ -28,6 +28,12 @@ impl TokenBucket {
         Self { start: now, max_tokens, per_second, empty_at: AtomicU64::new(full.to_bits()) }
     }
 
+    /// A bucket that gains so many tokens in a second and holds as many, with `tokens` in it at `now`.
+    pub fn of_a_second(per_second: f64, tokens: f64, now: Instant) -> Self {
+        let empty_at = -tokens / per_second;
+        Self { start: now, max_tokens: per_second, per_second, empty_at: AtomicU64::new(empty_at.to_bits()) }
+    }
+
     /// Builds from its message. Envoy refuses intervals under 50 ms.
     pub fn build(proto: &proto::TokenBucket, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
         let proto::TokenBucket { max_tokens, tokens_per_fill, fill_interval } = proto;
@@ -80,6 +86,29 @@ impl TokenBucket {
         }
     }
 
+    /// Takes as many whole tokens as there are at `now`, but no more than `wanted`.
+    pub fn take_up_to(&self, wanted: usize, now: Instant) -> usize {
+        let now = self.seconds(now);
+        let mut bits = self.empty_at.load(Ordering::Relaxed);
+        loop {
+            let tokens = self.tokens(f64::from_bits(bits), now);
+            let taken = usize::try_from(whole(tokens)).unwrap_or(usize::MAX).min(wanted);
+            if taken == 0 {
+                return 0;
+            }
+            let after = now - (tokens - as_tokens(taken)) / self.per_second;
+            match self.empty_at.compare_exchange_weak(
+                bits,
+                after.to_bits(),
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return taken,
+                Err(actual) => bits = actual,
+            }
+        }
+    }
+
     /// Most tokens that there can be.
     pub fn max(&self) -> u64 {
         whole(self.max_tokens)
@@ -119,6 +148,11 @@ fn whole(tokens: f64) -> u64 {
     tokens as u64
 }
 
+#[expect(clippy::cast_precision_loss, reason = "nobody takes 2^52 bytes at once")]
+fn as_tokens(count: usize) -> f64 {
+    count as f64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,6 +175,18 @@ mod tests {
         assert!(bucket.take(start + Duration::from_secs(5)));
         assert!(!bucket.take(start));
         assert!(!bucket.take(start + Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn what_is_there_is_taken_up_to_what_is_wanted() {
+        let start = Instant::now();
+        let bucket = TokenBucket::of_a_second(100.0, 5.0, start);
+        assert_eq!(bucket.take_up_to(3, start), 3);
+        assert_eq!(bucket.take_up_to(3, start), 2);
+        assert_eq!(bucket.take_up_to(3, start), 0);
+        assert_eq!(bucket.take_up_to(100, start + Duration::from_millis(55)), 5);
+        assert_eq!(bucket.take_up_to(100, start + Duration::from_millis(61)), 1, "halves are not lost");
+        assert_eq!(bucket.take_up_to(1000, start + Duration::from_secs(100)), 100);
     }
 
     #[test]

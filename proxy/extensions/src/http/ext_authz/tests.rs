@@ -85,7 +85,7 @@ fn outcome(config: &Arc<Config>, answers: Vec<Called>) -> (Option<(u16, String)>
         }
     };
     let outcome = match verdict {
-        Verdict::Continue | Verdict::Part(_) => None,
+        Verdict::Continue => None,
         Verdict::Reply(reply) => Some((reply.status.as_u16(), reply.details.into_owned())),
     };
     (outcome, stream)

@@ -16,7 +16,7 @@ use xds_api::envoy::extensions::filters::common::fault::v3 as common;
 use xds_api::envoy::extensions::filters::http::fault::v3 as proto;
 use xds_api::envoy::r#type::v3::FractionalPercent;
 
-use super::pace::Pace;
+use crate::shared::pace::Pace;
 
 const DETAILS: &str = "fault_filter_abort";
 const BODY: &str = "fault filter abort";
@@ -232,7 +232,7 @@ impl Settings {
             Amount::Fixed(rate) => rate,
             Amount::ByHeader => asked.throughput.filter(|rate| *rate > 0)?,
         };
-        limit.share.holds(cx, asked.throughput_percentage, None).then(|| Pace::new(rate))
+        limit.share.holds(cx, asked.throughput_percentage, None).then(|| Pace::of_its_own(rate))
     }
 
     /// How long the request waits.

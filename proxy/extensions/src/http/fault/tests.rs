@@ -146,39 +146,6 @@ fn what_is_for_some_requests_is_not_for_others() {
     assert_eq!(Rig::new(cluster).request(&[]).0, None, "no route");
 }
 
-/// How many bytes have passed after each slice, and when.
-fn passed(kib: u64, pieces: &[usize]) -> Vec<(usize, Duration)> {
-    block_on_paused(async {
-        let (start, mut pace, mut total, mut log) = (Instant::now(), Pace::new(kib), 0, Vec::new());
-        for size in pieces {
-            let mut data = Bytes::from(vec![0; *size]);
-            loop {
-                let rest = pace.part(&mut data).await;
-                total += data.len();
-                log.push((total, start.elapsed()));
-                match rest {
-                    Some(rest) => data = rest,
-                    None => break,
-                }
-            }
-        }
-        log
-    })
-}
-
-#[test]
-fn a_slow_response_goes_in_sixteen_slices_a_second() {
-    let log = passed(1, &[1024]);
-    assert_eq!(log.len(), 16);
-    assert_eq!(log[0], (64, Duration::ZERO));
-    assert_eq!(log[15].0, 1024);
-    let second = Duration::from_micros(937_500);
-    assert!(log[15].1 >= second && log[15].1 < second + Duration::from_millis(20), "{log:?}");
-    // A piece that is less than a slice takes one.
-    assert_eq!(passed(1, &[1, 1, 1]).iter().map(|(total, _)| *total).collect::<Vec<_>>(), [1, 2, 3]);
-    assert!(passed(u64::MAX, &[1 << 20]).len() == 1);
-}
-
 #[test]
 fn configurations_that_say_nothing_are_refused() {
     let refused = [

@@ -110,7 +110,7 @@ fn outcome(config: &Arc<Config>, answers: Vec<Called>) -> (Option<u16>, Stream) 
     let Stream { request, response, info, engine, .. } = &mut stream;
     filter.on_complete(request, response.as_ref(), info, engine);
     let status = match verdict {
-        Verdict::Continue | Verdict::Part(_) => None,
+        Verdict::Continue => None,
         Verdict::Reply(reply) => Some(reply.status.as_u16()),
     };
     (status, stream)
