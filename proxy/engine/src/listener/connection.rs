@@ -1,7 +1,7 @@
 //! An accepted connection on its way: listener filters, the choice of a filter chain, its policies, its terminal filter.
 
 use std::cell::RefCell;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,15 +12,15 @@ use proxy_core::extension::access_log::{LogEntry, LogType};
 use proxy_core::response_flag::ResponseFlag;
 use proxy_core::stream_info::{ConnectionInfo, StreamInfo};
 
-use super::accept::{ActiveListener, Listeners, Place};
+use super::accept::{ActiveListener, Counted, Listeners, Place};
 use super::admission::{Admission, greet, stream_of};
 use super::ahead::{Ahead, Begun};
-use super::config::{FilterChain, Listener, Terminal};
+use super::config::{FilterChain, HttpTerminal, Listener, Terminal};
 use super::inspect::{Inspection, Refused, refuse, restore_destination};
 use crate::context::Context;
 use crate::http::connection::ConnectionCx;
 use crate::local::contain::drill;
-use crate::local::drain::DrainHandle;
+use crate::local::drain::{Closed, DrainHandle};
 use crate::net::connection::{Connection, Socket, next_id};
 use crate::net::gate::{Gate, Guard};
 use crate::net::socket;
@@ -29,6 +29,9 @@ use crate::tls::Ends;
 use crate::tls::server::{HandshakeFailed, ServerTls};
 
 /// Serves a connection that `listener` accepted, until it ends.
+///
+/// What HTTP needs while it waits for requests is small and is kept here; what is needed until then, and what other terminal
+/// filters need, is not, and is boxed.
 pub(super) async fn serve(
     listeners: Rc<Listeners>,
     listener: Rc<ActiveListener>,
@@ -36,13 +39,32 @@ pub(super) async fn serve(
     connection: Box<Connection>,
     mut place: Place,
 ) {
+    if let Some(rest) = Box::pin(begin(listeners, listener, connection, &mut place)).await {
+        let drain = rest.cx.drain.clone();
+        let serving = pin!(crate::http::connection::serve(rest.cx, rest.connection));
+        UntilClosed::new(&drain, serving).await;
+        drop(rest.counted);
+    }
+}
+
+/// An HTTP connection that nobody but the connection manager keeps account of.
+struct Http {
+    cx: Rc<ConnectionCx>,
+    connection: Box<Connection>,
+    counted: Counted,
+}
+
+/// Serves a connection until it ends, or until only HTTP is left to be served.
+async fn begin(
+    listeners: Rc<Listeners>,
+    listener: Rc<ActiveListener>,
+    connection: Box<Connection>,
+    place: &mut Place,
+) -> Option<Http> {
     let config = listener.config();
-    let Some(mut info) = describe(&connection, &config).map(Rc::new) else { return };
-    let Ok(mut ahead) =
-        inspect(&listeners, &listener, &connection, &mut info, !config.use_original_dst).await
-    else {
-        return;
-    };
+    let mut info = Rc::new(describe(&connection, &config)?);
+    let is_last = !config.use_original_dst;
+    let mut ahead = inspect(&listeners, &listener, &connection, &mut info, is_last).await.ok()?;
     if config.use_original_dst
         && let Some(known) = Rc::get_mut(&mut info)
         && !known.local_restored
@@ -58,15 +80,12 @@ pub(super) async fn serve(
         Some(other) => {
             place.move_to(&other);
             // The listener that it is handed over to looks at it itself.
-            match inspect(&listeners, &other, &connection, &mut info, true).await {
-                Ok(begun) => ahead = begun,
-                Err(Refused) => return,
-            }
+            ahead = inspect(&listeners, &other, &connection, &mut info, true).await.ok()?;
             other
         }
         None => listener,
     };
-    Box::pin(serve_on(&listeners, &target, connection, info, ahead)).await;
+    serve_on(&listeners, &target, connection, info, ahead).await
 }
 
 /// Has the listener filters of `listener` look at a connection; one that they close is logged, and over.
@@ -99,14 +118,14 @@ fn describe(connection: &Connection, config: &Listener) -> Option<ConnectionInfo
     Some(ConnectionInfo { id: next_id(), listener_metadata: config.metadata.clone(), ..info })
 }
 
-/// Serves the connection on `listener`: the one that accepted it, or the one it was handed over to.
+/// Serves the connection on `listener`, as [`begin`] does: the one that accepted it, or the one it was handed over to.
 async fn serve_on(
     listeners: &Rc<Listeners>,
     listener: &Rc<ActiveListener>,
     mut connection: Box<Connection>,
     mut info: Rc<ConnectionInfo>,
     ahead: Option<Ahead>,
-) {
+) -> Option<Http> {
     let config = listener.config();
     if let (Some(keepalive), Socket::Tcp(tcp)) = (&config.keepalive, connection.socket()) {
         let _ = keepalive.apply(tcp);
@@ -119,9 +138,9 @@ async fn serve_on(
         stream.flags.set(ResponseFlag::NoRouteFound);
         stream.details = Some("filter_chain_not_found".into());
         log(&config, &mut stream);
-        return;
+        return None;
     };
-    let _counted = listener.count();
+    let counted = listener.count();
     if let Some(info) = Rc::get_mut(&mut info) {
         config.serves(&chain, info);
     }
@@ -133,7 +152,7 @@ async fn serve_on(
         }
         let mut stream = stream_of(info);
         log_refused(&chain, &config, &mut stream);
-        return;
+        return None;
     }
     // HTTP keeps account of each of its streams; the connection itself needs one for its policies and its log only.
     let is_http = matches!(chain.terminal, Terminal::Http(_));
@@ -147,7 +166,7 @@ async fn serve_on(
             let mut stream = begun.admission.stream;
             if !begun.admission.is_granted {
                 log_refused(&chain, &config, &mut stream);
-                return;
+                return None;
             }
             (stream.connection.clone(), Some(Rc::new(RefCell::new(*stream))))
         }
@@ -158,7 +177,7 @@ async fn serve_on(
     let traffic = (is_http && !config.access_logs.is_empty()).then(|| connection.count());
     let Ok(greeted) = greet(&mut policies, &connection, &drain).await else {
         stream.iter().for_each(|stream| log_refused(&chain, &config, &mut stream.borrow_mut()));
-        return;
+        return None;
     };
     let mut gate = Gate::of(&mut policies, config.buffer_limit, keeps_half);
     if let (Some(stream), Terminal::Http(_) | Terminal::Extension(_)) = (&stream, &chain.terminal)
@@ -168,19 +187,11 @@ async fn serve_on(
     }
     let closed = match (&chain.terminal, &mut stream) {
         (Terminal::Http(http), _) => {
-            let cx = ConnectionCx {
-                shared: listeners.context.clone(),
-                manager: http.manager.clone(),
-                info,
-                listener_stats: http.listener_stats.clone(),
-                router_stats: http.router_stats.clone(),
-                drain: drain.clone(),
-                is_inbound: config.is_inbound(),
-                modify_only: config.modify_only,
-                buffer_limit: config.buffer_limit,
-            };
-            let serving = pin!(crate::http::connection::serve(Rc::new(cx), connection));
-            until_closed(&drain, serving).await
+            let cx = http_context(&listeners.context, http, &config, drain.clone(), info);
+            if stream.is_none() {
+                return Some(Http { cx, connection, counted });
+            }
+            UntilClosed::new(&drain, pin!(crate::http::connection::serve(cx, connection))).await
         }
         (Terminal::Tcp(tcp), Some(stream)) => {
             drill("tcp", &listeners.context.env.runtime);
@@ -189,7 +200,7 @@ async fn serve_on(
             None
         }
         (Terminal::Extension(terminal), Some(stream)) => {
-            until_closed(&drain, pin!(terminal.serve(connection, stream))).await
+            UntilClosed::new(&drain, pin!(terminal.serve(connection, stream))).await
         }
         (Terminal::Tcp(_) | Terminal::Extension(_), None) | (Terminal::None, _) => None,
     };
@@ -207,6 +218,28 @@ async fn serve_on(
         }
         log(&config, stream);
     }
+    drop(counted);
+    None
+}
+
+fn http_context(
+    context: &Rc<Context>,
+    http: &HttpTerminal,
+    config: &Listener,
+    drain: Rc<DrainHandle>,
+    info: Rc<ConnectionInfo>,
+) -> Rc<ConnectionCx> {
+    Rc::new(ConnectionCx {
+        shared: context.clone(),
+        manager: http.manager.clone(),
+        info,
+        listener_stats: http.listener_stats.clone(),
+        router_stats: http.router_stats.clone(),
+        drain,
+        is_inbound: config.is_inbound(),
+        modify_only: config.modify_only,
+        buffer_limit: config.buffer_limit,
+    })
 }
 
 /// Does the TLS handshake; `false` if the connection is to be closed.
@@ -256,16 +289,27 @@ async fn secure(
 }
 
 /// Serves until that ends, or until the end of a drain, whose reason is told; what serves is polled then, and may end itself.
-async fn until_closed(
-    drain: &DrainHandle,
-    mut serving: Pin<&mut impl Future<Output = ()>>,
-) -> Option<&'static str> {
-    let mut closed = pin!(drain.closed());
-    poll_fn(|cx| match serving.as_mut().poll(cx) {
-        Poll::Ready(()) => Poll::Ready(drain.reason()),
-        Poll::Pending => closed.as_mut().poll(cx).map(Some),
-    })
-    .await
+struct UntilClosed<'a, S> {
+    drain: &'a DrainHandle,
+    closed: Closed<'a>,
+    serving: Pin<&'a mut S>,
+}
+
+impl<'a, S: Future<Output = ()>> UntilClosed<'a, S> {
+    fn new(drain: &'a DrainHandle, serving: Pin<&'a mut S>) -> Self {
+        Self { drain, closed: drain.closed(), serving }
+    }
+}
+
+impl<S: Future<Output = ()>> Future for UntilClosed<'_, S> {
+    type Output = Option<&'static str>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<Self::Output> {
+        match self.serving.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(self.drain.reason()),
+            Poll::Pending => Pin::new(&mut self.closed).poll(cx).map(Some),
+        }
+    }
 }
 
 /// Has the policies of `chain` look at a connection, unless that was begun ahead.

@@ -2,17 +2,17 @@
 //!
 //! Source: Envoy `docs/root/intro/arch_overview/operations/draining.rst`.
 
-use std::cell::Cell;
-use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
+use slab::Slab;
 
 /// How the share of connections that are asked to close grows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,9 +114,8 @@ pub struct DrainHandle {
     settings: Cell<Option<(Duration, DrainStrategy)>>,
     /// Why what is left must close.
     closed: Cell<Option<&'static str>>,
-    notify: Notify,
-    /// How often `notify` told anybody.
-    told: Cell<u32>,
+    /// Who is woken when the drain begins and when the rest must close.
+    waiting: RefCell<Slab<Waker>>,
 }
 
 impl DrainHandle {
@@ -141,8 +140,9 @@ impl DrainHandle {
     }
 
     fn tell(&self) {
-        self.told.set(self.told.get().wrapping_add(1));
-        self.notify.notify_waiters();
+        // (A waker may run code of ours: nothing is borrowed meanwhile.)
+        let wakers: Vec<Waker> = self.waiting.borrow().iter().map(|(_, waker)| waker.clone()).collect();
+        wakers.into_iter().for_each(Waker::wake);
     }
 
     /// Whether what is left must close now.
@@ -168,26 +168,42 @@ impl DrainHandle {
         }
     }
 
-    /// Waits until [`DrainHandle::close`]; its reason.
-    ///
-    /// Who serves a connection polls this each time it is woken: that costs two comparisons until there is news.
-    pub async fn closed(&self) -> &'static str {
-        loop {
-            let mut notified = pin!(self.notify.notified());
-            let told = self.told.get();
-            if let Some(reason) = self.closed.get() {
-                return reason;
-            }
-            let mut registered: Option<Waker> = None;
-            poll_fn(|cx| {
-                let is_news = self.told.get() != told;
-                if !is_news && registered.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-                    return Poll::Pending;
-                }
-                registered = Some(cx.waker().clone());
-                notified.as_mut().poll(cx)
-            })
-            .await;
+    /// Waits until [`DrainHandle::close`]; its reason. It is woken at [`DrainHandle::start`], too, and waits on: so is who waits
+    /// for it and for something else.
+    pub fn closed(&self) -> Closed<'_> {
+        Closed { drain: self, place: None }
+    }
+}
+
+/// See [`DrainHandle::closed`]. Who serves a connection polls this each time it is woken, and there is one per connection: it is
+/// small, and costs a comparison until there is news.
+#[derive(Debug)]
+pub struct Closed<'a> {
+    drain: &'a DrainHandle,
+    /// Among those that wait.
+    place: Option<usize>,
+}
+
+impl Future for Closed<'_> {
+    type Output = &'static str;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<&'static str> {
+        if let Some(reason) = self.drain.closed.get() {
+            return Poll::Ready(reason);
+        }
+        let mut waiting = self.drain.waiting.borrow_mut();
+        match self.place.and_then(|place| waiting.get_mut(place)) {
+            Some(waker) => waker.clone_from(cx.waker()),
+            None => self.place = Some(waiting.insert(cx.waker().clone())),
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Closed<'_> {
+    fn drop(&mut self) {
+        if let Some(place) = self.place {
+            self.drain.waiting.borrow_mut().try_remove(place);
         }
     }
 }

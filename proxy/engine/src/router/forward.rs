@@ -28,7 +28,7 @@ use super::route::Above;
 use super::timeouts::RouteTimeouts;
 use crate::upstream::mirror::{MirrorPolicy, MirrorTo};
 
-/// Sends requests to a cluster.
+/// Sends requests to a cluster. There may be many: what few have is boxed.
 #[derive(Debug)]
 pub struct ForwardAction {
     /// Which cluster.
@@ -42,7 +42,7 @@ pub struct ForwardAction {
     /// What requests hash to, for clusters that balance by it.
     pub hash_policies: HashPolicies,
     /// How hosts must be labelled, for clusters that divide their hosts.
-    pub(super) labels: Option<Labels>,
+    pub(super) labels: Option<Box<Labels>>,
     /// When a request is sent again, if the cluster does not say.
     pub retry: Option<Arc<RetryPolicy>>,
     /// Whether tries that take too long go on beside the next.
@@ -54,10 +54,10 @@ pub struct ForwardAction {
     /// Who gets copies of requests, if the cluster does not say.
     pub mirrors: Arc<[MirrorPolicy]>,
     /// Which redirects of hosts are followed, if any are.
-    pub internal_redirects: Option<InternalRedirects>,
+    pub internal_redirects: Option<Box<InternalRedirects>>,
     pub(super) timeouts: RouteTimeouts,
-    pub(super) path_rewrite: Option<PathRewrite>,
-    host_rewrite: Option<HostRewrite>,
+    pub(super) path_rewrite: Option<Box<PathRewrite>>,
+    host_rewrite: Option<Box<HostRewrite>>,
     forwarded_host: ForwardedHost,
 }
 
@@ -132,16 +132,16 @@ impl ForwardAction {
             #[allow(deprecated, reason = "still sent by control planes")]
             includes_host_rate_limits: proto.include_vh_rate_limits.unwrap_or(false),
             mirrors: above.mirrors_or(mirrors?),
-            internal_redirects: internal_redirects?,
+            internal_redirects: internal_redirects?.map(Box::new),
             cluster: cluster?,
             cluster_not_found: cluster_not_found?,
             priority: priority?,
             upgrades: upgrades?,
             hash_policies: hash_policies?,
-            labels,
+            labels: labels.map(Box::new),
             timeouts: timeouts?,
-            path_rewrite: path_rewrite?,
-            host_rewrite: host_rewrite?,
+            path_rewrite: path_rewrite?.map(Box::new),
+            host_rewrite: host_rewrite?.map(Box::new),
             forwarded_host: match proto.append_x_forwarded_host {
                 true => ForwardedHost::Appended,
                 false => ForwardedHost::Untouched,
@@ -200,7 +200,7 @@ impl ForwardAction {
         hostname: &str,
         envoy_headers: EnvoyHeaders,
     ) {
-        if matches!(self.host_rewrite, Some(HostRewrite::Upstream)) && !hostname.is_empty() {
+        if matches!(self.host_rewrite.as_deref(), Some(HostRewrite::Upstream)) && !hostname.is_empty() {
             rewrite::update_authority(request, Text::from(hostname), self.forwarded_host, envoy_headers);
         }
     }

@@ -349,7 +349,7 @@ impl<'t> SelectedRoute<'t> {
     /// How hosts must be labelled, for clusters that divide their hosts.
     pub fn labels(&self) -> Option<&'t Labels> {
         let of_route = match &self.entry.action {
-            Action::Forward(forward) => forward.labels.as_ref(),
+            Action::Forward(forward) => forward.labels.as_deref(),
             Action::Redirect(_) | Action::DirectResponse(_) | Action::NonForwarding => None,
         };
         self.weight.and_then(|weight| weight.labels.as_ref()).or(of_route)
@@ -457,7 +457,7 @@ impl<'t> SelectedRoute<'t> {
         }
         if let Action::Forward(forward) = &self.entry.action {
             forward.rewrite_host(request, info, envoy_headers);
-            let rewrite = forward.path_rewrite.as_ref();
+            let rewrite = forward.path_rewrite.as_deref();
             rewrite::rewrite_path(rewrite, &self.entry.path, request, info, envoy_headers);
         }
     }

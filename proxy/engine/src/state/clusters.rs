@@ -39,18 +39,18 @@ impl Version {
     }
 }
 
-/// All forms of a cluster.
+/// All forms of a cluster. Boxed: there may be many clusters, half of the places in a map are empty, and few have a second form.
 #[derive(Default)]
 pub(super) struct Entry {
     pub(super) is_static: bool,
-    pub(super) active: Option<Version>,
-    pub(super) warming: Option<Version>,
-    pub(super) error: Option<ErrorState>,
+    pub(super) active: Option<Box<Version>>,
+    pub(super) warming: Option<Box<Version>>,
+    pub(super) error: Option<Box<ErrorState>>,
 }
 
 impl Entry {
     pub(super) fn versions(&self) -> impl Iterator<Item = &Version> {
-        self.active.iter().chain(&self.warming)
+        self.active.as_deref().into_iter().chain(self.warming.as_deref())
     }
 }
 
@@ -142,7 +142,7 @@ impl Store {
             return Err(vec![ConfigError { path: String::new(), reason }]);
         }
         let version = self.build_cluster(proto, &delivered)?;
-        let entry = Entry { is_static: true, warming: Some(version), ..Entry::default() };
+        let entry = Entry { is_static: true, warming: Some(Box::new(version)), ..Entry::default() };
         self.clusters.entries.insert(proto.name.clone(), entry);
         self.clusters.stats.cluster_added.inc();
         self.warm_cluster(&proto.name);
@@ -164,7 +164,7 @@ impl Store {
             if let Err(reason) = self.put_cluster(decoded) {
                 let resource = self.resource(delivered);
                 let entry = self.clusters.entries.entry(delivered.name.clone()).or_default();
-                entry.error = Some(ErrorState { resource, details: reason.clone() });
+                entry.error = Some(Box::new(ErrorState { resource, details: reason.clone() }));
                 rejected.push((delivered.name.clone(), reason));
             }
         }
@@ -185,8 +185,8 @@ impl Store {
                 return Ok(());
             }
             let same = |version: &Version| version.resource.any.value == delivered.any.value;
-            let is_active = entry.active.as_ref().is_some_and(same);
-            if is_active || entry.warming.as_ref().is_some_and(same) {
+            let is_active = entry.active.as_deref().is_some_and(same);
+            if is_active || entry.warming.as_deref().is_some_and(same) {
                 entry.error = None;
                 if is_active && let Some(dropped) = entry.warming.take() {
                     self.forget_cluster(&dropped);
@@ -210,7 +210,7 @@ impl Store {
         {
             version.cluster.inherit_hosts(&active.cluster);
         }
-        if let Some(dropped) = entry.warming.replace(version) {
+        if let Some(dropped) = entry.warming.replace(Box::new(version)) {
             self.forget_cluster(&dropped);
         }
         self.applied = true;
@@ -295,7 +295,7 @@ impl Store {
     pub(super) fn activate_clusters(&mut self) {
         let mut replaced = Vec::new();
         for entry in self.clusters.entries.values_mut() {
-            let is_warm = |version: &mut Version| version.is_warm(&self.secrets);
+            let is_warm = |version: &mut Box<Version>| version.is_warm(&self.secrets);
             if let Some(version) = entry.warming.take_if(is_warm) {
                 version.cluster.stats.state.warming_state.set(0);
                 self.effects.publish = true;

@@ -91,7 +91,7 @@ impl Store {
             active: entry.active.as_ref().map(|version| version.resource.clone()),
             warming: entry.warming.as_ref().map(|version| version.resource.clone()),
             draining: Vec::new(),
-            error: entry.error.clone(),
+            error: entry.error.as_deref().cloned(),
         });
         let routes = self.routes.0.iter().map(|((name, _), config)| Named {
             name: name.clone(),
