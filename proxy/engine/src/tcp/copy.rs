@@ -79,7 +79,7 @@ impl Direction {
 
     fn finish(&mut self, to: &Connection) -> Result<(), Failed> {
         self.done = true;
-        self.pipe = None;
+        self.pipe.take().map(Pipe::give);
         match to.shutdown_write() {
             // The peer has gone already: there is nobody to tell.
             Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
@@ -108,7 +108,7 @@ impl Direction {
                 self.no_pipe = true;
                 return Poll::Ready(Ok(()));
             }
-            self.pipe = Pipe::take(pipe::CAPACITY);
+            self.pipe = Pipe::take(self.limit);
             self.no_pipe = self.pipe.is_none();
             return Poll::Ready(Ok(()));
         }
@@ -145,7 +145,7 @@ impl Direction {
         if self.eof {
             return Poll::Ready(self.finish(to));
         }
-        self.eof = ready!(pipe.poll_fill(from, cx, pipe::CAPACITY)).map_err(Failed::Source)? == 0;
+        self.eof = ready!(pipe.poll_fill(from, cx, self.limit)).map_err(Failed::Source)? == 0;
         Poll::Ready(Ok(()))
     }
 }
