@@ -13,7 +13,7 @@ use integration::upstream::EchoServer;
 use rustls::ClientConnection;
 use rustls::pki_types::ServerName;
 
-use crate::{GET, start};
+use crate::{GET, both, start};
 
 fn transport() -> String {
     let server = Authority::new("root").unwrap().issue(&Wanted::default()).unwrap();
@@ -78,6 +78,43 @@ async fn nonsense_ends_its_connection_and_nothing_else() {
     })
     .await
     .unwrap();
+}
+
+/// What a client says first, with so many octets in it, in records of such a length.
+fn padded(length: usize, record: usize) -> Vec<u8> {
+    let mut body = hello().split_off(9);
+    // Version, random, session, suites, compressions.
+    let mut at = 34 + 1 + usize::from(body[34]);
+    at += 2 + usize::from(u16::from_be_bytes([body[at], body[at + 1]]));
+    at += 1 + usize::from(body[at]);
+    let padding = u16::try_from(length - body.len() - 4).unwrap();
+    body.extend([&[0, 21][..], &padding.to_be_bytes(), &vec![0; padding.into()]].concat());
+    let extensions = u16::try_from(body.len() - at - 2).unwrap();
+    body[at..at + 2].copy_from_slice(&extensions.to_be_bytes());
+    let head = u32::try_from(body.len()).unwrap() | 1 << 24;
+    let message = [&head.to_be_bytes()[..], &body].concat();
+    let in_record =
+        |part: &[u8]| [&[22, 3, 1][..], &u16::try_from(part.len()).unwrap().to_be_bytes(), part].concat();
+    message.chunks(record).flat_map(in_record).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hello_is_no_longer_than_it_may_be() {
+    for binary in both() {
+        let listener = HttpListener::to_up("l").chain(&transport()).listener("stat_prefix: l").yaml();
+        let (proxy, _upstream) = start(&binary, &[listener]).await;
+        let addr = proxy.listener("l").unwrap();
+        for record in [16 << 10, 1000, 3] {
+            let mut client = Client::connect(addr).await.unwrap();
+            client.send(&padded(16 << 10, record)).await.unwrap();
+            assert_eq!(client.at_least(1, SOON).await.unwrap()[0], 22, "records of {record}");
+            let mut client = Client::connect(addr).await.unwrap();
+            client.send(&padded((16 << 10) + 1, record)).await.unwrap();
+            assert_eq!(client.rest(SOON).await.0, [21, 3, 1, 0, 2, 2, 47], "records of {record}");
+        }
+        let errors = proxy.admin().stat("listener.l.ssl.connection_error").await.unwrap();
+        assert_eq!(errors, 3);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

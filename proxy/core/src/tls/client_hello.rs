@@ -89,6 +89,24 @@ pub fn parse<'a>(data: &'a [u8], longest: usize, joined: &'a mut Vec<u8>) -> Par
     }
 }
 
+/// How long the message at the beginning of `data` says that it is, without its head: as soon as the records tell, of which each
+/// is looked at when all of it is there.
+pub fn claimed_length(mut data: &[u8]) -> Option<usize> {
+    let (mut head, mut known) = ([0; 4], 0);
+    while let Record::Fragment(fragment, rest) = record(data) {
+        for (slot, octet) in head.iter_mut().skip(known).zip(fragment) {
+            *slot = *octet;
+            known += 1;
+        }
+        if known == head.len() {
+            let [_, length @ ..] = head;
+            return Some(length.iter().fold(0, |length, octet| length << 8 | usize::from(*octet)));
+        }
+        data = rest;
+    }
+    None
+}
+
 enum Record<'a> {
     Fragment(&'a [u8], &'a [u8]),
     Partial,

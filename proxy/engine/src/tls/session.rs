@@ -4,7 +4,7 @@ use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, SHA256, digest};
 use proxy_core::stats::groups::SslStats;
 use proxy_core::tls::{Certificate, PeerCertificate, TlsInfo};
 use rustls::pki_types::CertificateDer;
-use rustls::{AlertDescription, CipherSuite, HandshakeKind, NamedGroup, ProtocolVersion};
+use rustls::{AlertDescription, CipherSuite, HandshakeKind, InvalidMessage, NamedGroup, ProtocolVersion};
 
 use super::verify::{Judge, Refusal};
 
@@ -107,6 +107,9 @@ pub(super) fn failure(error: &std::io::Error) -> String {
             None => (123, "BAD_SIGNATURE".to_owned()),
         },
         rustls::Error::NoCertificatesPresented => (192, "PEER_DID_NOT_RETURN_A_CERTIFICATE".to_owned()),
+        rustls::Error::InvalidMessage(InvalidMessage::HandshakePayloadTooLarge) => {
+            (150, "EXCESSIVE_MESSAGE_SIZE".to_owned())
+        }
         rustls::Error::AlertReceived(alert) => {
             (ALERTS + u32::from(u8::from(*alert)), alert_name(*alert).to_owned())
         }

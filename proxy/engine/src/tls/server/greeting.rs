@@ -7,9 +7,9 @@ use std::task::ready;
 
 use bytes::BytesMut;
 use proxy_core::tls::Certificate;
-use proxy_core::tls::client_hello::{Parsed, parse};
+use proxy_core::tls::client_hello::{Parsed, claimed_length, parse};
 use rustls::server::{Accepted, Acceptor, ClientHello};
-use rustls::{CipherSuite, ProtocolVersion, ServerConfig};
+use rustls::{CipherSuite, InvalidMessage, ProtocolVersion, ServerConfig};
 
 use super::super::identity::{Identity, Stapling};
 use super::super::key_log::Ends;
@@ -26,8 +26,10 @@ const TLS13_SUITES: [CipherSuite; 3] = [
 
 /// A record with the alert `handshake_failure`.
 const HANDSHAKE_FAILURE: [u8; 7] = [21, 3, 3, 0, 2, 2, 40];
-/// The longest ClientHello that `rustls` takes.
-const LONGEST_HELLO: usize = 0xffff;
+/// A record with the alert `illegal_parameter`, before anything is agreed on.
+const ILLEGAL_PARAMETER: [u8; 7] = [21, 3, 1, 0, 2, 2, 47];
+/// The longest ClientHello that is taken, without its head: as in BoringSSL.
+const LONGEST_HELLO: usize = 16 << 10;
 
 /// A session that has begun.
 pub(super) struct Greeted {
@@ -53,7 +55,7 @@ impl ServerTls {
         ends: Ends,
     ) -> io::Result<Greeted> {
         let mut acceptor = Acceptor::default();
-        // All of it, as not everything is told by `rustls`; it limits how much that may be.
+        // All of it, as not everything is told by `rustls`.
         let mut received = buffers::take();
         let mut taken = 0;
         loop {
@@ -61,6 +63,11 @@ impl ServerTls {
             let count = poll_fn(|cx| connection.poll_read(cx, &mut received)).await?;
             if count == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            if claimed_length(&received).is_some_and(|length| length > LONGEST_HELLO) {
+                let error = rustls::Error::InvalidMessage(InvalidMessage::HandshakePayloadTooLarge);
+                let refused = Refused { alert: ILLEGAL_PARAMETER.to_vec(), error };
+                return Err(refused.tell(connection).await);
             }
             while taken < received.len() {
                 let mut left = received.get(taken..).unwrap_or_default();
