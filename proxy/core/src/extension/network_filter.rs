@@ -118,6 +118,11 @@ pub trait NetworkFilterFactory: Sync {
     fn descriptor(&self) -> Descriptor;
     /// Builds the configuration from the payload of its `Any`.
     fn build(&self, payload: &[u8], cx: &mut BuildCx<'_>) -> Result<NetworkFilterConfig, Rejected>;
+    /// Whether a filter that looks at a connection takes what another one may lack then: a token, a place, a service's time. It
+    /// looks at none that may still turn out to be for another chain.
+    fn looks_once(&self) -> bool {
+        false
+    }
 }
 
 /// A kind of filter on connections to hosts (`Cluster.filters`), erased.

@@ -65,7 +65,7 @@ impl Ahead {
         }
         let (chain, _) = config.matcher.find(info).and_then(|index| listener.chain(index))?;
         let Terminal::Tcp(tcp) = &chain.terminal else { return None };
-        if chain.tls.is_some() {
+        if chain.tls.is_some() || chain.looks_once {
             return None;
         }
         let mut info = info.clone();

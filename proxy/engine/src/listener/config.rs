@@ -155,6 +155,8 @@ pub struct FilterChain {
     pub handshake_timeout: Option<Duration>,
     /// Policies before the terminal filter.
     pub policies: Vec<Arc<CreateFilter>>,
+    /// One of them looks at connections of this chain only.
+    pub looks_once: bool,
     /// The filter that serves the connection.
     pub terminal: Terminal,
     /// Identity of the configuration: equal chains of two versions of a listener have equal bytes.
@@ -399,13 +401,16 @@ fn build_chain(
         .map(|socket| cx.at("transport_socket", |cx| build_transport(socket, stat_prefix, cx)))
         .transpose();
     let last = proto.filters.len().checked_sub(1);
-    let mut policies = Vec::new();
+    let (mut policies, mut looks_once) = (Vec::new(), false);
     let mut terminal = Terminal::None;
     let mut rejected = false;
     for (index, filter) in proto.filters.iter().enumerate() {
         let is_last = Some(index) == last;
         match cx.at_index("filters", index, |cx| build_filter(filter, is_last, stat_prefix, cx)) {
-            Ok(Link::Policy(policy)) => policies.push(policy),
+            Ok(Link::Policy(policy, once)) => {
+                policies.push(policy);
+                looks_once |= once;
+            }
             Ok(Link::Terminal(built)) => terminal = built,
             Err(Rejected) => rejected = true,
         }
@@ -423,6 +428,7 @@ fn build_chain(
         name: proto.name.as_str().into(),
         metadata: Metadata::new(proto.metadata.as_ref()),
         policies,
+        looks_once,
         terminal,
         fingerprint: proto.encode_to_vec(),
     }))
@@ -448,7 +454,8 @@ fn build_transport(
 }
 
 enum Link {
-    Policy(Arc<CreateFilter>),
+    /// And whether it looks at connections of its chain only.
+    Policy(Arc<CreateFilter>, bool),
     Terminal(Terminal),
 }
 
@@ -481,7 +488,7 @@ fn build_filter(
                 return Err(unknown(&proto.name, message, cx));
             };
             let built = match cx.at("typed_config", |cx| factory.build(&payload, cx))? {
-                NetworkFilterConfig::Policy(policy) => Link::Policy(policy),
+                NetworkFilterConfig::Policy(policy) => Link::Policy(policy, factory.looks_once()),
                 NetworkFilterConfig::Terminal(terminal) => Link::Terminal(Terminal::Extension(terminal)),
             };
             (factory.descriptor().name, built)
@@ -492,11 +499,11 @@ fn build_filter(
             "Error: terminal filter named {} of type {type_name} must be the last filter in a network filter chain.",
             proto.name
         ))),
-        (Link::Policy(_), true) => Err(cx.reject(format!(
+        (Link::Policy(..), true) => Err(cx.reject(format!(
             "Error: non-terminal filter named {} of type {type_name} is the last filter in a network filter chain.",
             proto.name
         ))),
-        (Link::Terminal(_), true) | (Link::Policy(_), false) => Ok(built),
+        (Link::Terminal(_), true) | (Link::Policy(..), false) => Ok(built),
     }
 }
 

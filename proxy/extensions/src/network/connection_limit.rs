@@ -47,6 +47,10 @@ impl NetworkFilterFactory for ConnectionLimit {
             Box::new(Filter { config: config.clone(), counted: false })
         })))
     }
+
+    fn looks_once(&self) -> bool {
+        true
+    }
 }
 
 struct Config {

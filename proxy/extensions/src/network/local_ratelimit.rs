@@ -53,6 +53,10 @@ impl NetworkFilterFactory for LocalRateLimit {
         let config = Arc::new(Config::build(decode(payload, cx)?, cx)?);
         Ok(NetworkFilterConfig::Policy(Arc::new(move |_| Box::new(Filter(config.clone())))))
     }
+
+    fn looks_once(&self) -> bool {
+        true
+    }
 }
 
 struct Config {

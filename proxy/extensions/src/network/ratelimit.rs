@@ -96,6 +96,10 @@ impl NetworkFilterFactory for RateLimit {
             Box::new(Filter { config: config.clone(), engine: engine.clone() })
         })))
     }
+
+    fn looks_once(&self) -> bool {
+        true
+    }
 }
 
 struct Config {
