@@ -156,7 +156,7 @@ fn pick(count: usize) -> Result<()> {
         additional_addresses: Box::default(),
         hostname: Arc::default(),
         weight: 1,
-        health: HostHealth::Healthy,
+        health: HostHealth::Healthy.into(),
         metadata: Metadata::default(),
         check: None,
     });

@@ -26,6 +26,14 @@ impl Address {
         }
     }
 
+    /// The address as it is printed; `None` if it is not one.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text.as_bytes().first()? {
+            b'/' | b'@' => Some(Self::Pipe(text.into())),
+            _ => text.parse().ok().map(Self::Ip),
+        }
+    }
+
     /// The port, if the address has one.
     pub fn port(&self) -> Option<u16> {
         match self {

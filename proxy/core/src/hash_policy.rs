@@ -4,7 +4,6 @@
 //! from the addresses of the connection, and goes to the client with the response.
 //! Source: Envoy `source/common/http/hash_policy.cc`, whose numbers these are.
 
-use std::fmt::Write as _;
 use std::io::Write as _;
 
 use http::HeaderValue;
@@ -20,6 +19,7 @@ use crate::matcher::RegexRewrite;
 use crate::matcher::cookie::cookie;
 use crate::matcher::header::RequestHeader;
 use crate::matcher::query::parameter;
+use crate::set_cookie::SetCookie;
 use crate::stream_info::StreamInfo;
 
 /// What a request hashes to.
@@ -45,10 +45,8 @@ enum Subject {
 #[derive(Clone, Debug)]
 struct Cookie {
     name: Box<str>,
-    /// How long clients are to keep one that is made up; `None` if none is.
-    ttl: Option<u64>,
-    /// What follows the value in `set-cookie`.
-    rest: Box<str>,
+    /// The one that is made up for who has none; `None` if none is.
+    set: Option<SetCookie>,
 }
 
 impl HashPolicies {
@@ -174,26 +172,9 @@ impl Cookie {
     fn build(proto: &proto::hash_policy::Cookie, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
         let proto::hash_policy::Cookie { name, ttl, path, attributes } = proto;
         let ttl = ttl.as_ref().map(|ttl| u64::try_from(ttl.seconds).unwrap_or(0));
-        let mut rest = String::new();
-        if let Some(seconds) = ttl.filter(|seconds| *seconds > 0) {
-            let _ = write!(rest, "; Max-Age={seconds}");
-        }
-        if !path.is_empty() {
-            let _ = write!(rest, "; Path={path}");
-        }
-        for proto::hash_policy::CookieAttribute { name, value } in attributes {
-            rest.push_str("; ");
-            rest.push_str(name);
-            if !value.is_empty() {
-                rest.push('=');
-                rest.push_str(value);
-            }
-        }
-        rest.push_str("; HttpOnly");
-        if ttl.is_some() && HeaderValue::try_from(format!("{name}{rest}")).is_err() {
-            return Err(cx.reject("the cookie to set is no header value"));
-        }
-        Ok(Self { name: name.as_str().into(), ttl, rest: rest.into() })
+        let attributes = attributes.iter().map(|one| (one.name.as_str(), one.value.as_str()));
+        let set = ttl.map(|seconds| SetCookie::build(name, seconds, path, attributes, cx)).transpose()?;
+        Ok(Self { name: name.as_str().into(), set })
     }
 
     fn hash(
@@ -205,12 +186,13 @@ impl Cookie {
         if let Some(value) = cookie(&request.headers, &self.name).filter(|value| !value.is_empty()) {
             return Some(xxhash64(value));
         }
-        let set_cookies = set_cookies.filter(|_| self.ttl.is_some())?;
+        let set = self.set.as_ref()?;
+        let set_cookies = set_cookies?;
         // The same for all requests of a connection, so that those that race get the same cookie.
         let connection = &info.connection;
         let value = xxhash64(format!("{}{}", connection.remote, connection.local).as_bytes());
         let value = format!("{value:016x}");
-        set_cookies.extend(HeaderValue::try_from(format!("{}=\"{value}\"{}", self.name, self.rest)).ok());
+        set_cookies.extend(set.header(&value));
         Some(xxhash64(value.as_bytes()))
     }
 }

@@ -32,6 +32,7 @@ pub mod rate_limit;
 pub mod response_flag;
 pub mod retry;
 pub mod runtime;
+pub mod set_cookie;
 pub mod stats;
 pub mod stream_error;
 pub mod stream_info;

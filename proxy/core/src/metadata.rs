@@ -3,8 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use prost_types::value::Kind;
 use prost_types::{Any, Struct, Value};
 use xds_api::envoy::config::core::v3 as proto;
+use xds_api::envoy::r#type::metadata::v3::MetadataKey;
+use xds_api::envoy::r#type::metadata::v3::metadata_key::path_segment::Segment;
+
+use crate::config::{BuildCx, Rejected};
 
 /// Metadata of a configured object, immutable and shared; none costs nothing.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -134,11 +139,43 @@ impl DynamicMetadata {
     }
 }
 
+/// Where a value lies in metadata (`type.metadata.v3.MetadataKey`).
+#[derive(Clone, Debug)]
+pub struct MetadataPath {
+    /// The namespace.
+    pub namespace: Box<str>,
+    /// The keys from there.
+    pub path: Box<[String]>,
+}
+
+impl MetadataPath {
+    /// Builds from the message.
+    pub fn build(proto: &MetadataKey, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
+        let path = cx.each("path", &proto.path, |segment, cx| match &segment.segment {
+            Some(Segment::Key(key)) => Ok(key.clone()),
+            Some(Segment::Index(_)) => Err(cx.at("index", |cx| cx.reject("lists are not looked into"))),
+            None => Err(cx.reject("segment: value is required")),
+        })?;
+        Ok(Self { namespace: proto.key.as_str().into(), path: path.into() })
+    }
+
+    /// Leaves a text there; what else is in the first key of the path goes.
+    pub fn set_text(&self, metadata: &mut DynamicMetadata, text: String) {
+        let leaf = Value { kind: Some(Kind::StringValue(text)) };
+        let wrap = |inner: Value, key: &String| Value {
+            kind: Some(Kind::StructValue(Struct { fields: [(key.clone(), inner)].into() })),
+        };
+        if let Some(Kind::StructValue(values)) = self.path.iter().rev().fold(leaf, wrap).kind {
+            metadata.merge(&self.namespace, values);
+        }
+    }
+}
+
 fn value_at<'a>(root: &'a Struct, path: &[String]) -> Option<&'a Value> {
     let (first, rest) = path.split_first()?;
     let mut value = root.fields.get(first)?;
     for key in rest {
-        let Some(prost_types::value::Kind::StructValue(inner)) = &value.kind else { return None };
+        let Some(Kind::StructValue(inner)) = &value.kind else { return None };
         value = inner.fields.get(key)?;
     }
     Some(value)
@@ -147,7 +184,6 @@ fn value_at<'a>(root: &'a Struct, path: &[String]) -> Option<&'a Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use prost_types::value::Kind;
 
     fn values(list: &[(&str, &str)]) -> Struct {
         let value = |text: &str| Value { kind: Some(Kind::StringValue(text.to_owned())) };

@@ -19,7 +19,6 @@ use xds_api::envoy::config::route::v3 as proto;
 use xds_api::envoy::config::route::v3::rate_limit::r#override::OverrideSpecifier;
 use xds_api::envoy::config::route::v3::rate_limit::{HitsAddend, XRateLimitOption};
 use xds_api::envoy::r#type::metadata::v3::MetadataKey;
-use xds_api::envoy::r#type::metadata::v3::metadata_key::path_segment::Segment;
 use xds_api::envoy::r#type::v3::RateLimitUnit;
 
 use crate::config::{BuildCx, Rejected};
@@ -27,6 +26,7 @@ use crate::extension::access_log::{LogEntry, LogType};
 use crate::extension::http_filter;
 use crate::format::{Empty, Format};
 use crate::head::{RequestHead, ResponseHead};
+use crate::metadata::MetadataPath;
 use crate::runtime::RuntimeFraction;
 use crate::stream_info::StreamInfo;
 use action::Action;
@@ -64,7 +64,7 @@ pub struct RateLimit {
 /// Where the proxy knows the limit from.
 #[derive(Debug)]
 enum Override {
-    Metadata(Path),
+    Metadata(MetadataPath),
     Fixed(Limit),
 }
 
@@ -274,43 +274,28 @@ impl Hits {
     }
 }
 
-/// Where a value lies in metadata.
-#[derive(Debug)]
-struct Path {
-    namespace: Box<str>,
-    path: Box<[String]>,
+fn metadata_path(proto: Option<&MetadataKey>, cx: &mut BuildCx<'_>) -> Result<MetadataPath, Rejected> {
+    cx.at("metadata_key", |cx| match proto {
+        Some(key) => MetadataPath::build(key, cx),
+        None => Err(cx.reject("value is required")),
+    })
 }
 
-impl Path {
-    fn build(proto: Option<&MetadataKey>, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
-        cx.at("metadata_key", |cx| {
-            let Some(MetadataKey { key, path }) = proto else { return Err(cx.reject("value is required")) };
-            let path = cx.each("path", path, |segment, cx| match &segment.segment {
-                Some(Segment::Key(key)) => Ok(key.clone()),
-                Some(Segment::Index(_)) => Err(cx.at("index", |cx| cx.reject("lists are not looked into"))),
-                None => Err(cx.reject("segment: value is required")),
-            })?;
-            Ok(Self { namespace: key.as_str().into(), path: path.into() })
-        })
-    }
-
-    /// The limit that filters have left here.
-    fn limit(&self, info: &StreamInfo) -> Option<Limit> {
-        let Kind::StructValue(fields) = info.dynamic_metadata(&self.namespace, &self.path)?.kind.as_ref()?
-        else {
-            return None;
-        };
-        let Kind::NumberValue(requests) = fields.fields.get("requests_per_unit")?.kind.as_ref()? else {
-            return None;
-        };
-        let Kind::StringValue(unit) = fields.fields.get("unit")?.kind.as_ref()? else { return None };
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a float is cut to what fits"
-        )]
-        Some(Limit { requests: *requests as u32, unit: RateLimitUnit::from_str_name(unit)? })
-    }
+/// The limit that filters have left at `path`.
+fn limit_at(path: &MetadataPath, info: &StreamInfo) -> Option<Limit> {
+    let Kind::StructValue(fields) = info.dynamic_metadata(&path.namespace, &path.path)?.kind.as_ref()? else {
+        return None;
+    };
+    let Kind::NumberValue(requests) = fields.fields.get("requests_per_unit")?.kind.as_ref()? else {
+        return None;
+    };
+    let Kind::StringValue(unit) = fields.fields.get("unit")?.kind.as_ref()? else { return None };
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a float is cut to what fits"
+    )]
+    Some(Limit { requests: *requests as u32, unit: RateLimitUnit::from_str_name(unit)? })
 }
 
 impl Override {
@@ -318,7 +303,7 @@ impl Override {
         match &proto.override_specifier {
             None => Err(cx.reject("override_specifier: value is required")),
             Some(OverrideSpecifier::DynamicMetadata(metadata)) => cx.at("dynamic_metadata", |cx| {
-                Path::build(metadata.metadata_key.as_ref(), cx).map(Self::Metadata)
+                metadata_path(metadata.metadata_key.as_ref(), cx).map(Self::Metadata)
             }),
             Some(OverrideSpecifier::RateLimit(limit)) => cx.at("rate_limit", |cx| {
                 let unit = RateLimitUnit::try_from(limit.unit).map_err(|_| {
@@ -331,7 +316,7 @@ impl Override {
 
     fn limit(&self, info: &StreamInfo) -> Option<Limit> {
         match self {
-            Self::Metadata(path) => path.limit(info),
+            Self::Metadata(path) => limit_at(path, info),
             Self::Fixed(limit) => Some(*limit),
         }
     }

@@ -19,7 +19,7 @@ use crate::response_flag::ResponseFlags;
 use crate::stream_error::Details;
 use crate::text::Text;
 use crate::tls::TlsInfo;
-use crate::upstream::Host;
+use crate::upstream::{Host, HostWishes};
 
 /// What is known about the downstream connection; one for all of its streams.
 #[derive(Clone, Debug)]
@@ -152,6 +152,8 @@ pub struct UpstreamInfo {
     pub cluster_metadata: Metadata,
     /// The host of the last attempt.
     pub host: Option<Arc<Host>>,
+    /// The hosts that the request asks for, if it does.
+    pub wishes: Option<Box<HostWishes>>,
     /// Hosts that a connection was had to, in order of the attempts.
     pub attempted: SmallVec<[Arc<Host>; 1]>,
     /// An upstream was sought: a connection was asked for, whether there was one or not.

@@ -11,6 +11,7 @@ mod local_cluster;
 mod outlier;
 mod priority;
 mod subsets;
+mod wishes;
 
 #[cfg(test)]
 mod tests;
@@ -20,7 +21,7 @@ pub use checks::{
     CheckEvent, CheckFailure, CheckOutcome, CheckResult, CheckSettings, FailureKind, HostChecks,
     IntervalLimits, Payload, Transition,
 };
-pub use health::{HealthFlag, HostHealth};
+pub use health::{HealthFlag, HealthStatuses, HostHealth};
 pub use host::{Host, HostStats, Locality};
 pub use host_set::{
     Checking, Duplicates, HostList, HostLists, HostSet, HostSetOptions, HostsUpdate, LocalityHosts,
@@ -28,7 +29,8 @@ pub use host_set::{
 pub use labels::{LB_NAMESPACE, Labels};
 pub use lb::{
     Balancer, EntryCounts, HashBalancer, HashFunction, HashTableKind, HashTables, Hashing, LeastRequest,
-    LoadBalancer, PickCx, Policy, RuntimeDouble, Scheme, Selection, SlowStart, SubsetBalancer, ZoneRouting,
+    LoadBalancer, OverrideBalancer, PickCx, Policy, RuntimeDouble, Scheme, Selection, SlowStart,
+    SubsetBalancer, ZoneRouting,
 };
 pub use local_cluster::LocalCluster;
 pub use outlier::{
@@ -37,3 +39,4 @@ pub use outlier::{
 };
 pub use priority::{Load, Priority};
 pub use subsets::{SelectorFallback, SubsetFallback, SubsetSelector, SubsetSettings, SubsetWeights, Subsets};
+pub use wishes::{HostQueue, HostWish, HostWishes, OverrideHosts, OverrideSource, StrictHost};

@@ -25,5 +25,6 @@ mod stream;
 mod tracking;
 mod upstream_filters;
 mod upstream_log;
+mod wishes;
 
 use crate::context::Context;

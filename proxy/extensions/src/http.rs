@@ -18,3 +18,4 @@ pub mod match_delegate;
 pub mod ratelimit;
 pub mod rbac;
 pub mod set_filter_state;
+pub mod stateful_session;

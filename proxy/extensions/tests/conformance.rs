@@ -85,6 +85,11 @@ fn example(message: &str) -> Vec<u8> {
             let library = TypedExtensionConfig { name: "text".into(), typed_config };
             Compressor { compressor_library: Some(library), ..Default::default() }.encode_to_vec()
         }
+        Some("StatefulSessionPerRoute") => {
+            use xds_api::envoy::extensions::filters::http::stateful_session::v3::StatefulSessionPerRoute;
+            use xds_api::envoy::extensions::filters::http::stateful_session::v3::stateful_session_per_route::Override;
+            StatefulSessionPerRoute { r#override: Some(Override::Disabled(true)) }.encode_to_vec()
+        }
         Some("CompressorPerRoute") => {
             use xds_api::envoy::extensions::filters::http::compressor::v3::CompressorPerRoute;
             use xds_api::envoy::extensions::filters::http::compressor::v3::compressor_per_route::Override;

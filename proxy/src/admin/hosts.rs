@@ -154,12 +154,12 @@ mod tests {
     use super::*;
 
     fn host_set() -> Arc<HostSet> {
-        let endpoint = |address: &str, health| Endpoint {
+        let endpoint = |address: &str, health: HostHealth| Endpoint {
             address: Address::Ip(address.parse().unwrap()),
             additional_addresses: Box::default(),
             hostname: "hh".into(),
             weight: 3,
-            health,
+            health: health.into(),
             metadata: Default::default(),
             check: None,
         };

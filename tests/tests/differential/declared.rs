@@ -50,6 +50,8 @@ from them; Envoy counts in every thread and at every update.
 Of a host whose labels are lists (`list_as_any`) no more than 4096 combinations make subsets; Envoy makes all. Subsets are not divided further
 by a `subset_lb_policy` that is one of subsets again.
 
+A session does not choose among the hosts that an ORIGINAL_DST cluster has made: its requests go where their connections were to go.
+
 Copies of requests (`request_mirror_policies`) keep nobody waiting: one whose host is too slow is given up; Envoy slows the client down. A tunnel
 has none; Envoy copies it.
 

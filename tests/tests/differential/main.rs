@@ -42,6 +42,7 @@ mod redirects;
 mod replies;
 mod retries;
 mod routing;
+mod sessions;
 mod sinks;
 mod spelling;
 mod state;
@@ -353,6 +354,12 @@ async fn hosts_of_keys() {
 #[tokio::test]
 async fn subsets_of_hosts() {
     let compared = async { subsets::compare(&Binary::envoy()?, &Binary::subject()?).await };
+    expect_ok(compared.await);
+}
+
+#[tokio::test]
+async fn hosts_that_are_asked_for() {
+    let compared = async { sessions::compare(&Binary::envoy()?, &Binary::subject()?).await };
     expect_ok(compared.await);
 }
 

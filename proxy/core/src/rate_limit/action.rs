@@ -11,7 +11,7 @@ use xds_api::envoy::config::route::v3::rate_limit::action::meta_data::Source as 
 use xds_api::envoy::extensions::rate_limit_descriptors::expr::v3 as expr;
 use xds_api::envoy::r#type::metadata::v3::MetadataKey;
 
-use super::{Entry, Path, Subject, render};
+use super::{Entry, Subject, metadata_path, render};
 use crate::cel;
 use crate::config::{BuildCx, Rejected};
 use crate::extension::decode;
@@ -19,6 +19,7 @@ use crate::format::{Empty, Format};
 use crate::head::RequestHead;
 use crate::matcher::query::decoded_parameter;
 use crate::matcher::{CidrSet, HeaderMatcher, QueryParameterMatcher, RequestHeader};
+use crate::metadata::MetadataPath;
 
 const FORMATS: &str = "envoy.reloadable_features.enable_formatter_for_ratelimit_action_descriptor_value";
 const EXPR: &str = "envoy.extensions.rate_limit_descriptors.expr.v3.Descriptor";
@@ -51,7 +52,7 @@ pub(super) enum Action {
     },
     Metadata {
         key: Box<str>,
-        path: Path,
+        path: MetadataPath,
         default: Box<str>,
         source: Source,
         absent: Absent,
@@ -291,7 +292,7 @@ impl Source {
     }
 
     /// The text at `path`, if it is one.
-    fn text<'a>(self, path: &Path, subject: &Subject<'a>) -> Option<&'a str> {
+    fn text<'a>(self, path: &MetadataPath, subject: &Subject<'a>) -> Option<&'a str> {
         let info = subject.info;
         let value = match self {
             Self::Dynamic => info.dynamic_metadata(&path.namespace, &path.path),
@@ -392,7 +393,7 @@ fn build_metadata(
     absent: Absent,
     cx: &mut BuildCx<'_>,
 ) -> Result<Action, Rejected> {
-    let path = Path::build(path, cx)?;
+    let path = metadata_path(path, cx)?;
     Ok(Action::Metadata { key: key.into(), path, default: default.into(), source, absent })
 }
 

@@ -9,6 +9,7 @@ use xds_api::envoy::config::route::v3::rate_limit::action::{
 use xds_api::envoy::config::route::v3::rate_limit::r#override::DynamicMetadata;
 
 use xds_api::envoy::r#type::metadata::v3::metadata_key::PathSegment;
+use xds_api::envoy::r#type::metadata::v3::metadata_key::path_segment::Segment;
 
 use super::*;
 use crate::config::BuildEnv;

@@ -9,10 +9,11 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use xds_api::envoy::config::core::v3 as core;
+use xds_api::envoy::config::core::v3::HealthStatus;
 use xds_api::envoy::config::endpoint::v3 as proto;
 use xds_api::envoy::config::endpoint::v3::cluster_load_assignment as policy_proto;
 
-use super::{HostHealth, Locality};
+use super::Locality;
 use crate::address::Address;
 use crate::config::{BuildCx, Rejected};
 use crate::metadata::Metadata;
@@ -52,7 +53,7 @@ pub struct Endpoint<A = Address> {
     /// Weight, at least 1.
     pub weight: u32,
     /// Health as configured.
-    pub health: HostHealth,
+    pub health: HealthStatus,
     /// Metadata of the endpoint.
     pub metadata: Metadata,
     /// How active health checks reach it, if it says so (`health_check_config`).
@@ -272,22 +273,12 @@ impl<A> Endpoint<A> {
                 additional_addresses: additional?.into(),
                 hostname: endpoint.hostname.as_str().into(),
                 weight: proto.load_balancing_weight.unwrap_or(1).max(1),
-                health: health(proto.health_status),
+                // (A number that this API does not know counts as unknown.)
+                health: HealthStatus::try_from(proto.health_status).unwrap_or(HealthStatus::Unknown),
                 metadata: Metadata::new(proto.metadata.as_ref()),
                 check: check?,
             })
         })
-    }
-}
-
-/// What a `core.v3.HealthStatus` means for balancing; a number that this API does not know counts as unknown.
-fn health(status: i32) -> HostHealth {
-    use core::HealthStatus::{Degraded, Draining, Healthy, Timeout, Unhealthy, Unknown};
-    match core::HealthStatus::try_from(status).unwrap_or(Unknown) {
-        Unknown | Healthy => HostHealth::Healthy,
-        Degraded => HostHealth::Degraded,
-        Draining => HostHealth::Draining,
-        Unhealthy | Timeout => HostHealth::Unhealthy,
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use arc_swap::ArcSwapOption;
 use smallvec::SmallVec;
+use xds_api::envoy::config::core::v3::HealthStatus;
 
 use super::health::HealthFlags;
 use super::{CheckTarget, Endpoint, HealthFlag, HostHealth, OutlierCounts};
@@ -220,9 +221,14 @@ impl Host {
         std::iter::once(&self.address).chain(&*self.additional_addresses).cloned().collect()
     }
 
+    /// What discovery says of it, unless something else was found out here.
+    pub fn status(&self) -> HealthStatus {
+        self.flags.status()
+    }
+
     /// Sets what discovery says of the host's health; seen by balancing with the next host set. Main thread only.
-    pub fn set_discovered_health(&self, health: HostHealth) {
-        self.flags.set_discovered(health);
+    pub fn set_discovered_health(&self, status: HealthStatus) {
+        self.flags.set_discovered(status);
     }
 
     /// Sets the weight; seen by balancing with the next host set.

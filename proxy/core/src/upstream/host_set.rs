@@ -3,12 +3,13 @@
 //! A change of membership, weight or health makes a new set; hosts that stay are the same objects with their counters.
 
 use std::fmt;
+use std::hash::BuildHasher;
 use std::ops::Deref;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use hashbrown::{HashMap, HashSet};
+use hashbrown::{HashMap, HashSet, HashTable};
 
 use super::lb::{HashTables, Hashing};
 use super::priority::{Load, Priority, loads, loads_without};
@@ -174,6 +175,33 @@ pub struct HostSet {
     tables: Option<HashTables>,
     newest: Option<Instant>,
     subsets: Option<Box<Subsets>>,
+    /// Made when a host is first asked for by its address.
+    by_address: OnceLock<Box<ByAddress>>,
+}
+
+/// Hosts by their address.
+#[derive(Debug)]
+struct ByAddress {
+    hosts: HashTable<Arc<Host>>,
+    hasher: foldhash::fast::RandomState,
+}
+
+impl ByAddress {
+    /// Of several with an address the first counts.
+    fn new<'h>(all: impl Iterator<Item = &'h Arc<Host>>) -> Self {
+        let hasher = foldhash::fast::RandomState::default();
+        let mut hosts: HashTable<Arc<Host>> = HashTable::new();
+        for host in all {
+            let hash = |host: &Arc<Host>| hasher.hash_one(&host.address);
+            let entry = hosts.entry(hash(host), |other| other.address == host.address, hash);
+            entry.or_insert_with(|| host.clone());
+        }
+        Self { hosts, hasher }
+    }
+
+    fn get(&self, address: &Address) -> Option<&Arc<Host>> {
+        self.hosts.find(self.hasher.hash_one(address), |host| host.address == *address)
+    }
 }
 
 /// What a new assignment changed.
@@ -328,7 +356,16 @@ impl HostSet {
             let previous = previous.and_then(Self::subsets);
             Box::new(Subsets::new(settings, &priorities, &policy, previous, options))
         });
-        Self { generation, priorities: priorities.into(), policy, slots, tables, newest, subsets }
+        Self {
+            generation,
+            priorities: priorities.into(),
+            policy,
+            slots,
+            tables,
+            newest,
+            subsets,
+            by_address: OnceLock::new(),
+        }
     }
 
     fn shape_differs(&self, other: &Self) -> bool {
@@ -359,6 +396,11 @@ impl HostSet {
     /// Every host.
     pub fn hosts(&self) -> impl Iterator<Item = &Arc<Host>> {
         self.priorities.iter().flat_map(|priority| priority.hosts.all.iter())
+    }
+
+    /// The host at `address`, whatever its priority and health.
+    pub fn at(&self, address: &Address) -> Option<&Arc<Host>> {
+        self.by_address.get_or_init(|| Box::new(ByAddress::new(self.hosts()))).get(address)
     }
 
     /// Number of hosts.
@@ -489,7 +531,7 @@ impl<'a> Merge<'a> {
             Some(host) => {
                 host.set_flag(HealthFlag::PendingDynamicRemoval, false);
                 self.changed |= host.weight() != endpoint.weight
-                    || host.discovered_health() != endpoint.health
+                    || host.discovered_health() != HostHealth::of(endpoint.health)
                     || host.priority() != priority;
                 if host.metadata() != endpoint.metadata {
                     self.changed = true;

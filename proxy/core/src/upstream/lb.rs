@@ -5,6 +5,7 @@
 
 mod edf;
 mod hashing;
+mod override_host;
 mod policy;
 mod slow_start;
 mod subset;
@@ -19,12 +20,13 @@ use std::sync::Arc;
 
 use self::edf::Edf;
 pub use self::hashing::{EntryCounts, HashBalancer, HashFunction, HashTableKind, HashTables, Hashing};
+pub use self::override_host::OverrideBalancer;
 pub use self::policy::{LeastRequest, Policy, RuntimeDouble, Selection};
 pub use self::slow_start::SlowStart;
 pub use self::subset::SubsetBalancer;
 pub use self::zones::ZoneRouting;
 use self::zones::{Route, ZoneRouter};
-use super::{Host, HostList, HostSet, Labels, Load, Priority, SubsetSettings};
+use super::{Host, HostList, HostQueue, HostSet, Labels, Load, OverrideHosts, Priority, SubsetSettings};
 use crate::stats::Cells;
 use crate::stats::groups::ClusterTrafficStats;
 
@@ -42,6 +44,8 @@ pub struct PickCx<'a> {
     pub loads: Option<&'a [Load]>,
     /// How hosts must be labelled, for clusters whose hosts are divided by that.
     pub labels: Option<&'a Labels>,
+    /// The hosts that the request lists, for clusters that look for such a list.
+    pub listed: Option<&'a HostQueue>,
     /// Set by a pick in panic, whether there was a host or not (`lb_healthy_panic`).
     pub in_panic: bool,
 }
@@ -56,6 +60,7 @@ impl<'a> PickCx<'a> {
             active_requests: 0,
             loads: None,
             labels: None,
+            listed: None,
             in_panic: false,
         }
     }
@@ -94,6 +99,13 @@ pub enum Scheme {
         /// How to balance within a subset.
         inner: Box<Scheme>,
     },
+    /// To the hosts that a request lists.
+    OverrideHost {
+        /// Where they are listed.
+        hosts: Arc<OverrideHosts>,
+        /// How to balance where none of them is there.
+        fallback: Box<Scheme>,
+    },
 }
 
 impl Scheme {
@@ -110,6 +122,7 @@ impl Scheme {
             Self::Subsets { settings, inner } => {
                 Box::new(SubsetBalancer::new(settings.clone(), inner.clone(), stats.clone()))
             }
+            Self::OverrideHost { fallback, .. } => Box::new(OverrideBalancer::new(fallback.balancer(stats))),
         }
     }
 
@@ -118,7 +131,7 @@ impl Scheme {
         match self {
             Self::Spread { .. } => None,
             Self::Hashing(hashing) => Some(hashing),
-            Self::Subsets { inner, .. } => inner.hashing(),
+            Self::Subsets { inner, .. } | Self::OverrideHost { fallback: inner, .. } => inner.hashing(),
         }
     }
 
@@ -127,7 +140,7 @@ impl Scheme {
         match self {
             Self::Spread { slow_start, .. } => slow_start.is_some(),
             Self::Hashing(_) => false,
-            Self::Subsets { inner, .. } => inner.starts_slowly(),
+            Self::Subsets { inner, .. } | Self::OverrideHost { fallback: inner, .. } => inner.starts_slowly(),
         }
     }
 
@@ -136,6 +149,16 @@ impl Scheme {
         match self {
             Self::Spread { .. } | Self::Hashing(_) => None,
             Self::Subsets { settings, .. } => Some(settings),
+            Self::OverrideHost { fallback, .. } => fallback.subsets(),
+        }
+    }
+
+    /// Where requests list the hosts that they are to go to, if somebody looks for that.
+    pub fn override_hosts(&self) -> Option<&OverrideHosts> {
+        match self {
+            Self::Spread { .. } | Self::Hashing(_) => None,
+            Self::Subsets { inner, .. } => inner.override_hosts(),
+            Self::OverrideHost { hosts, .. } => Some(hosts),
         }
     }
 
@@ -144,6 +167,7 @@ impl Scheme {
         match self {
             Self::Spread { policy, .. } => !matches!(policy, Policy::LeastRequest(_)),
             Self::Hashing(_) | Self::Subsets { .. } => false,
+            Self::OverrideHost { fallback, .. } => fallback.tells_next(),
         }
     }
 }

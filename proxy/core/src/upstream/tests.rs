@@ -13,7 +13,7 @@ pub(super) fn endpoint(port: u16, weight: u32, health: HostHealth) -> Endpoint {
         additional_addresses: Box::default(),
         hostname: Arc::default(),
         weight,
-        health,
+        health: health.into(),
         metadata: Metadata::default(),
         check: None,
     }

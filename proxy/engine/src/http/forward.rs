@@ -59,7 +59,7 @@ const MAX_SENDS: u32 = 4;
 
 /// For what time a request is sent.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Sending {
+pub(super) enum Sending {
     First,
     /// Nobody had it: the host gets it on a connection of its own.
     Resent,
@@ -510,9 +510,16 @@ impl Stream<'_> {
         if sending != Sending::First {
             self.info.upstream.attempts += 1;
         }
+        self.note_wishes(&cluster.cluster, sending);
         let route = selected(self.table.as_ref(), self.matched);
         let labels = labels::wanted(&cluster.cluster, route.and_then(|route| route.labels()), &self.info);
-        let wants = Wants { hash, labels: labels.as_deref() };
+        let wishes = self.info.upstream.wishes.as_deref();
+        let wants = Wants {
+            hash,
+            labels: labels.as_deref(),
+            host: wishes.and_then(|wishes| wishes.chosen.as_ref()),
+            listed: wishes.and_then(|wishes| wishes.listed.as_ref()),
+        };
         let picked = match (&mut self.tries, sending) {
             (Some(tries), Sending::Retried) => {
                 let loads = tries.loads(&cluster.hosts()).map(<[_]>::to_vec);
@@ -533,6 +540,7 @@ impl Stream<'_> {
             ),
         };
         let host = picked.map_err(|none| Unavailable::End(self.no_host(none)))?;
+        self.tell_host(&cluster.cluster, &host);
         if let Some(tries) = &mut self.tries {
             tries.tries_host(&host);
         }
@@ -615,8 +623,12 @@ impl Stream<'_> {
 
     /// The answer where there is no host, or none that may be asked.
     fn no_host(&mut self, none: NoHost) -> StreamEnd {
+        let status = match none {
+            NoHost::Missing(status) => status,
+            NoHost::Unavailable | NoHost::Dropped | NoHost::DroppedAlways => StatusCode::SERVICE_UNAVAILABLE,
+        };
         let (flag, body, details, header) = match none {
-            NoHost::Unavailable => {
+            NoHost::Unavailable | NoHost::Missing(_) => {
                 (ResponseFlag::NoHealthyUpstream, "no healthy upstream", "no_healthy_upstream", None)
             }
             NoHost::Dropped => {
@@ -635,9 +647,9 @@ impl Stream<'_> {
             // What is dropped was never tried.
             self.info.upstream.attempts = 0;
         }
-        self.charge(StatusCode::SERVICE_UNAVAILABLE);
+        self.charge(status);
         let body = Bytes::from_static(body.as_bytes());
-        let mut reply = LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, body, details);
+        let mut reply = LocalReply::new(status, body, details);
         if let Some(header) = header.filter(|_| !self.router().suppress_envoy_headers) {
             reply.headers.insert(header, HeaderValue::from_static("true"));
         }

@@ -22,7 +22,7 @@ use proxy_core::stats::Cells;
 use proxy_core::stats::groups::{ClusterTrafficStats, TcpProxyStats};
 use proxy_core::stream_error::{Details, UpstreamReset};
 use proxy_core::stream_info::{CloseType, ConnectionInfo, StreamInfo, UpstreamInfo, WireBytes};
-use proxy_core::upstream::{Host, HostResult, Labels};
+use proxy_core::upstream::{Host, HostResult, HostWishes, Labels};
 use xds_api::envoy::extensions::filters::network::tcp_proxy::v3 as proto;
 use xds_api::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::ClusterSpecifier;
 
@@ -326,13 +326,23 @@ impl TcpProxy {
         }
         let hash = self.hash_policy.as_ref().and_then(|policy| policy.hash(info));
         let labels = labels::wanted(&cluster.cluster, labels, info);
-        let wants = Wants { hash, labels: labels.as_deref() };
+        let listed = cluster.cluster.balancing.override_hosts();
+        if let Some(hosts) = listed.filter(|_| info.upstream.wishes.is_none()) {
+            let listed = Some(hosts.queue(None, info));
+            info.upstream.wishes = Some(Box::new(HostWishes { listed, ..HostWishes::default() }));
+        }
+        let listed = info.upstream.wishes.as_ref().and_then(|wishes| wishes.listed.as_ref());
+        let wants = Wants { hash, labels: labels.as_deref(), host: None, listed };
         let Some(host) = cluster.pick(info, wants, &mut context.random.borrow_mut()) else {
             info.flags.set(ResponseFlag::NoHealthyUpstream);
             info.upstream.pool_ready = Some(Instant::now());
             info.local_close_reason = Some("tcp_initializion_failure:1".into());
             return Err(Retry::No);
         };
+        let hosts = cluster.cluster.balancing.override_hosts();
+        if let Some(selected) = hosts.and_then(|hosts| hosts.selected.as_ref()) {
+            selected.set_text(&mut info.metadata, host.address.to_string());
+        }
         info.upstream.attempts += 1;
         info.upstream.host = Some(host.clone());
         info.upstream.attempted.push(host.clone());

@@ -3,6 +3,7 @@
 //! Source: `envoy/config/cluster/v3/cluster.proto`, `envoy/extensions/load_balancing_policies/*/v3/`.
 
 mod hashing;
+mod override_host;
 mod slow_start;
 mod subset;
 mod zones;
@@ -17,7 +18,8 @@ use proxy_core::runtime::Runtime;
 use proxy_core::stats::Cells;
 use proxy_core::stats::groups::ClusterTrafficStats;
 use proxy_core::upstream::{
-    Hashing, LeastRequest, LoadBalancer, Policy, RuntimeDouble, Scheme, Selection, SlowStart, SubsetSettings,
+    Hashing, HealthStatuses, LeastRequest, LoadBalancer, OverrideHosts, Policy, RuntimeDouble, Scheme,
+    Selection, SlowStart, SubsetSettings,
 };
 use xds_api::envoy::config::cluster::v3 as proto;
 use xds_api::envoy::config::cluster::v3::cluster::common_lb_config::LocalityConfigSpecifier as Locality;
@@ -43,6 +45,8 @@ pub struct Balancing {
     pub close_connections_on_host_set_change: bool,
     /// Connections that are made ahead.
     pub preconnect: Preconnect,
+    /// The hosts that a filter may choose for a request (`override_host_status`).
+    pub override_statuses: HealthStatuses,
 }
 
 /// How many connections there are for each that is needed (`preconnect_policy`): 1 makes none ahead.
@@ -72,6 +76,7 @@ const RING_HASH: &str = "envoy.extensions.load_balancing_policies.ring_hash.v3.R
 const MAGLEV: &str = "envoy.extensions.load_balancing_policies.maglev.v3.Maglev";
 const WRR_LOCALITY: &str = "envoy.extensions.load_balancing_policies.wrr_locality.v3.WrrLocality";
 const SUBSET: &str = "envoy.extensions.load_balancing_policies.subset.v3.Subset";
+const OVERRIDE_HOST: &str = "envoy.extensions.load_balancing_policies.override_host.v3.OverrideHost";
 const CLUSTER_PROVIDED: &str = "envoy.extensions.load_balancing_policies.cluster_provided.v3.ClusterProvided";
 
 impl Balancing {
@@ -83,6 +88,11 @@ impl Balancing {
     /// How the hosts are divided by their labels, if they are.
     pub fn subsets(&self) -> Option<&SubsetSettings> {
         self.scheme.subsets()
+    }
+
+    /// Where requests list the hosts that they are to go to, if somebody looks for that.
+    pub fn override_hosts(&self) -> Option<&OverrideHosts> {
+        self.scheme.override_hosts()
     }
 
     /// Whether it can be known now who is picked next.
@@ -129,6 +139,9 @@ impl Balancing {
             panic_threshold: 50,
             close_connections_on_host_set_change: false,
             preconnect: Preconnect::from_proto(proto.preconnect_policy.as_ref()),
+            override_statuses: HealthStatuses::of_overrides(
+                proto.common_lb_config.as_ref().and_then(|common| common.override_host_status.as_ref()),
+            ),
         };
         let common = proto.common_lb_config.as_ref();
         let common =
@@ -222,6 +235,15 @@ impl Balancing {
                     return Err(cx.at("subset_lb_policy", |cx| cx.reject("subsets are not divided further")));
                 }
                 Scheme::Subsets { settings: Arc::new(settings?), inner: Box::new(inner) }
+            }
+            OVERRIDE_HOST => {
+                let proto: policies::override_host::v3::OverrideHost = decode(&any.value, cx)?;
+                let hosts = override_host::typed(&proto, cx);
+                let fallback = cx.at("fallback_policy", |cx| match &proto.fallback_policy {
+                    Some(list) => self.first_supported(list, false, cx),
+                    None => Err(cx.reject("value is required")),
+                })?;
+                Scheme::OverrideHost { hosts: Arc::new(hosts?), fallback: Box::new(fallback) }
             }
             WRR_LOCALITY => {
                 // Envoy takes it with one policy only, and that one is not available here.

@@ -277,8 +277,10 @@ impl Calling {
         let priority = BreakerPriority::Default;
         let host = {
             let info = StreamInfo::new(nobody.clone(), clock::now(), std::time::SystemTime::UNIX_EPOCH);
-            let picked =
-                self.cluster.pick_for_request(&info, &self.call.request, Wants::default(), &mut self.random);
+            let hosts = self.cluster.cluster.balancing.override_hosts();
+            let listed = hosts.map(|hosts| hosts.queue(Some(&self.call.request), &info));
+            let wants = Wants { listed: listed.as_ref(), ..Wants::default() };
+            let picked = self.cluster.pick_for_request(&info, &self.call.request, wants, &mut self.random);
             picked.map_err(|_| CallFailure::NoHost)?
         };
         self.host = Some(host.clone());

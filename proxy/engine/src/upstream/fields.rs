@@ -189,9 +189,10 @@ pub const FIELDS: &[MessageFields] = &[
             ("ignore_new_hosts_until_first_hc", Used),
             ("close_connections_on_host_set_change", Used),
             ("consistent_hashing_lb_config", Used),
-            ("override_host_status", Ignored("takes effect with host overrides only, which are refused")),
+            ("override_host_status", Used),
         ],
     ),
+    ("envoy.config.core.v3.HealthStatusSet", &[("statuses", Used)]),
     (
         "envoy.config.cluster.v3.Cluster.CommonLbConfig.ZoneAwareLbConfig",
         &[("routing_enabled", Used), ("min_cluster_size", Used), ("fail_traffic_on_panic", Used)],
@@ -594,6 +595,14 @@ pub const FIELDS: &[MessageFields] = &[
     (
         "envoy.extensions.load_balancing_policies.common.v3.ConsistentHashingLbConfig",
         &[("use_hostname_for_hashing", Used), ("hash_balance_factor", Used), ("hash_policy", Used)],
+    ),
+    (
+        "envoy.extensions.load_balancing_policies.override_host.v3.OverrideHost",
+        &[("override_host_sources", Used), ("selected_host_key", Used), ("fallback_policy", Used)],
+    ),
+    (
+        "envoy.extensions.load_balancing_policies.override_host.v3.OverrideHost.OverrideHostSource",
+        &[("header", Used), ("metadata", Used)],
     ),
     (
         "envoy.extensions.load_balancing_policies.wrr_locality.v3.WrrLocality",

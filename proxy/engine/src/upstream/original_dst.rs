@@ -17,14 +17,12 @@ use prost_types::value::Kind;
 use proxy_core::config::{BuildCx, Rejected, duration};
 use proxy_core::head::RequestHead;
 use proxy_core::matcher::header::RequestHeader;
-use proxy_core::metadata::Metadata;
+use proxy_core::metadata::{Metadata, MetadataPath};
 use proxy_core::stream_info::StreamInfo;
 use proxy_core::upstream::Host;
 use xds_api::envoy::config::cluster::v3 as proto;
 use xds_api::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, DiscoveryType, LbConfig, LbPolicy};
 use xds_api::envoy::extensions::clusters::original_dst::v3::OriginalDstCluster;
-use xds_api::envoy::r#type::metadata::v3::MetadataKey;
-use xds_api::envoy::r#type::metadata::v3::metadata_key::path_segment::Segment;
 
 use super::cluster::Cluster;
 use super::discovery::{Discovery, ORIGINAL_DST_CLUSTER, ORIGINAL_DST_NAME};
@@ -45,7 +43,7 @@ pub struct OriginalDst {
     /// The request header that names the host, if one does (`use_http_header`).
     header: Option<RequestHeader>,
     /// The dynamic metadata that name the host, if any do: name space and path.
-    metadata: Option<(String, Vec<String>)>,
+    metadata: Option<MetadataPath>,
     /// The port of all hosts (`upstream_port_override`).
     port: Option<u16>,
     /// How long a host is kept that nobody goes to.
@@ -147,7 +145,8 @@ impl OriginalDst {
             }
         };
         let metadata = config.metadata_key.as_ref();
-        let metadata = metadata.map(|key| cx.at("metadata_key", |cx| metadata_path(key, cx))).transpose()?;
+        let metadata =
+            metadata.map(|key| cx.at("metadata_key", |cx| MetadataPath::build(key, cx))).transpose()?;
         let port = config.upstream_port_override.map(|port| {
             u16::try_from(port).map_err(|_| {
                 cx.at("upstream_port_override", |cx| cx.reject("must be less than or equal to 65535"))
@@ -204,7 +203,7 @@ impl OriginalDst {
         let of_state = state().find_map(|state| state.get(FILTER_STATE)?.to_text()?.parse().ok());
         of_state
             .or_else(|| {
-                let (namespace, path) = self.metadata.as_ref()?;
+                let MetadataPath { namespace, path } = self.metadata.as_ref()?;
                 let mut all = [&info.metadata, &info.connection.metadata].into_iter();
                 read(all.find_map(|metadata| text_of(metadata.value(namespace, path)?))?)
             })
@@ -294,15 +293,6 @@ fn count(cluster: &Cluster, hosts: usize) {
     state.membership_change.inc();
     state.membership_total.set(hosts as u64);
     state.membership_healthy.set(hosts as u64);
-}
-
-fn metadata_path(key: &MetadataKey, cx: &mut BuildCx<'_>) -> Result<(String, Vec<String>), Rejected> {
-    let segments = cx.each("path", &key.path, |segment, cx| match &segment.segment {
-        Some(Segment::Key(key)) => Ok(key.clone()),
-        Some(Segment::Index(_)) => Err(cx.at("index", |cx| cx.reject("lists are not looked into"))),
-        None => Err(cx.reject("segment: value is required")),
-    })?;
-    Ok((key.key.clone(), segments))
 }
 
 /// Forgets unused hosts of `cluster` for ever; returns at once for a cluster of another type.

@@ -22,11 +22,12 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use hashbrown::{Equivalent, HashMap};
+use http::StatusCode;
 use proxy_core::head::RequestHead;
 use proxy_core::names::Name;
 use proxy_core::stream_error::UpstreamReset;
 use proxy_core::stream_info::{ConnectionInfo, OriginalSource, StreamInfo};
-use proxy_core::upstream::{Host, HostSet, Labels, Load, LoadBalancer, PickCx};
+use proxy_core::upstream::{Host, HostQueue, HostSet, HostWish, Labels, Load, LoadBalancer, PickCx};
 use tokio::sync::Notify;
 
 pub(crate) use self::connect::ConnectedSocket;
@@ -221,7 +222,26 @@ impl WorkerCluster {
                 return Err(NoHost::Dropped);
             }
         }
+        if let Some(decided) = wants.host.and_then(|wish| self.wished(&hosts, wish)) {
+            return decided;
+        }
         self.choose(&hosts, wants, random).ok_or(NoHost::Unavailable)
+    }
+
+    /// The host that a filter has chosen for a request, or that it has none; `None` if another will do.
+    fn wished(&self, hosts: &HostSet, wish: &HostWish) -> Option<Result<Arc<Host>, NoHost>> {
+        let found = wish.address.as_ref().and_then(|address| hosts.at(address));
+        if let Some(host) =
+            found.filter(|host| self.cluster.balancing.override_statuses.contains(host.status()))
+        {
+            return Some(Ok(host.clone()));
+        }
+        let strict = wish.strict?;
+        self.count_pick(false, false);
+        Some(Err(match found {
+            Some(_) => NoHost::Unavailable,
+            None => NoHost::Missing(strict.status_if_missing),
+        }))
     }
 
     /// Chooses a host for a request that is sent again.
@@ -240,6 +260,10 @@ impl WorkerCluster {
             }
         };
         let mut host = pick(0).ok_or(NoHost::Unavailable)?;
+        if again.wants.listed.is_some_and(HostQueue::has_found) {
+            // The request asks for it.
+            return Ok(host);
+        }
         for attempt in 1..=again.attempts {
             if !(again.avoids)(&host) {
                 break;
@@ -271,7 +295,8 @@ impl WorkerCluster {
     }
 
     fn choose(&self, hosts: &HostSet, wants: Wants<'_>, random: &mut fastrand::Rng) -> Option<Arc<Host>> {
-        if let Some(host) = self.ahead.borrow_mut().next(hosts) {
+        let is_listed = wants.listed.is_some_and(|listed| !listed.is_done());
+        if !is_listed && let Some(host) = self.ahead.borrow_mut().next(hosts) {
             self.count_pick(hosts.picked_in_panic(&host), true);
             return Some(host);
         }
@@ -450,11 +475,15 @@ pub struct Wants<'a> {
     pub hash: Option<u64>,
     /// How the host must be labelled, where the cluster divides its hosts.
     pub labels: Option<&'a Labels>,
+    /// The host that a filter has chosen.
+    pub host: Option<&'a HostWish>,
+    /// The hosts that it lists, where the cluster looks for such a list.
+    pub listed: Option<&'a HostQueue>,
 }
 
 impl<'a> Wants<'a> {
     fn cx(self, random: &'a mut fastrand::Rng) -> PickCx<'a> {
-        PickCx { hash: self.hash, labels: self.labels, ..PickCx::new(random) }
+        PickCx { hash: self.hash, labels: self.labels, listed: self.listed, ..PickCx::new(random) }
     }
 }
 
@@ -475,6 +504,8 @@ pub(crate) struct PickAgain<'a> {
 pub enum NoHost {
     /// None is available.
     Unavailable,
+    /// The only one that will do is not there; this is the answer.
+    Missing(StatusCode),
     /// The control plane wants this share of the requests refused (`drop_overloads`).
     Dropped,
     /// The control plane wants all of them refused.

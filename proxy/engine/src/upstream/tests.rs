@@ -161,7 +161,7 @@ fn eds_needs_a_source_and_keeps_hosts_when_an_assignment_is_wrong() {
 #[test]
 fn the_first_policy_that_exists_is_taken() {
     let mut proto = cluster(DiscoveryType::Static, Vec::new());
-    let unknown = policies::override_host::v3::OverrideHost::default();
+    let unknown = policies::load_aware_locality::v3::LoadAwareLocality::default();
     let random = policies::random::v3::Random::default();
     let policies = vec![typed_policy(&unknown), typed_policy(&random)];
     proto.load_balancing_policy = Some(proto::LoadBalancingPolicy { policies });
@@ -170,7 +170,7 @@ fn the_first_policy_that_exists_is_taken() {
     assert_eq!(
         errors(&proto),
         ["load_balancing_policy: none of the policies is available: \
-          envoy.extensions.load_balancing_policies.override_host.v3.OverrideHost"]
+          envoy.extensions.load_balancing_policies.load_aware_locality.v3.LoadAwareLocality"]
     );
 }
 

@@ -77,12 +77,18 @@ fn subsets(inner: Scheme) -> Scheme {
     Scheme::Subsets { settings: Arc::new(settings), inner: Box::new(inner) }
 }
 
+/// Of requests that list none.
+fn listed(fallback: Scheme) -> Scheme {
+    let hosts = OverrideHosts { sources: Box::default(), selected: None };
+    Scheme::OverrideHost { hosts: Arc::new(hosts), fallback: Box::new(fallback) }
+}
+
 pub(super) fn balancer(scheme: &Scheme) -> Box<dyn LoadBalancer> {
     scheme.balancer(&Registry::new(1).scope("cluster.c").cells())
 }
 
 /// One of each kind, with its name.
-fn schemes() -> [(&'static str, Scheme); 11] {
+fn schemes() -> [(&'static str, Scheme); 13] {
     let ring = |function| HashTableKind::Ring { minimum: 65_536, maximum: 8 << 20, function };
     let maglev = HashTableKind::Maglev { size: 65_537 };
     let slow_start = SlowStart {
@@ -111,13 +117,20 @@ fn schemes() -> [(&'static str, Scheme); 11] {
         ("round robin by zone", by_zone()),
         ("subsets", subsets(spread(Policy::RoundRobin))),
         ("subsets of maglev", subsets(hashing(maglev, None))),
+        ("listed hosts", listed(spread(Policy::RoundRobin))),
+        ("listed hosts of subsets", listed(subsets(spread(Policy::RoundRobin)))),
     ]
 }
 
 /// Hosts by port, with weight and health.
-type Hosts = [(u16, u32, HostHealth)];
+pub(super) type Hosts = [(u16, u32, HostHealth)];
 
-fn set(previous: Option<&HostSet>, hosts: &Hosts, scheme: &Scheme, panic_threshold: u32) -> Arc<HostSet> {
+pub(super) fn set(
+    previous: Option<&HostSet>,
+    hosts: &Hosts,
+    scheme: &Scheme,
+    panic_threshold: u32,
+) -> Arc<HostSet> {
     let endpoints = hosts.iter().map(|(port, weight, health)| endpoint(*port, *weight, *health)).collect();
     let locality = LocalityEndpoints { locality: Locality::nowhere(), priority: 0, weight: 0, endpoints };
     let assignment = Assignment { localities: vec![locality], ..Assignment::default() };

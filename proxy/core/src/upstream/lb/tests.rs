@@ -14,7 +14,7 @@ fn endpoint(port: u16, weight: u32) -> Endpoint {
         additional_addresses: Box::default(),
         hostname: Arc::default(),
         weight,
-        health: HostHealth::Healthy,
+        health: HostHealth::Healthy.into(),
         metadata: crate::metadata::Metadata::default(),
         check: None,
     }
