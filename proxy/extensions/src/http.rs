@@ -1,5 +1,7 @@
 //! HTTP filters.
 
+pub mod adaptive_concurrency;
+pub mod admission_control;
 pub mod bandwidth_limit;
 pub mod buffer;
 pub mod compressor;

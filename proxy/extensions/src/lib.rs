@@ -31,6 +31,8 @@ pub const ACCESS_LOGS: &[&dyn AccessLogFactory] = &[
 
 /// HTTP filters, sorted by name.
 pub const HTTP_FILTERS: &[&dyn HttpFilterFactory] = &[
+    &Of::<http::adaptive_concurrency::AdaptiveConcurrency>::new(),
+    &Of::<http::admission_control::AdmissionControl>::new(),
     &Of::<http::bandwidth_limit::BandwidthLimit>::new(),
     &Of::<http::buffer::Buffer>::new(),
     &Of::<http::compressor::Compressor>::new(),
@@ -92,6 +94,8 @@ pub const STATS_SINKS: &[&dyn StatsSinkFactory] = &[
 pub const FIELDS: &[&[MessageFields]] = &[
     access_log::file::FIELDS,
     access_log::stream::FIELDS,
+    http::adaptive_concurrency::FIELDS,
+    http::admission_control::FIELDS,
     http::bandwidth_limit::FIELDS,
     http::buffer::FIELDS,
     http::compressor::FIELDS,

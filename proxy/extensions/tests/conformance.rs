@@ -166,6 +166,33 @@ fn example_of_limit(message: &str) -> Vec<u8> {
             }
             .encode_to_vec()
         }
+        Some("AdmissionControl") => {
+            use xds_api::envoy::extensions::filters::http::admission_control::v3::AdmissionControl;
+            use xds_api::envoy::extensions::filters::http::admission_control::v3::admission_control::EvaluationCriteria;
+            let criteria = EvaluationCriteria::SuccessCriteria(Default::default());
+            AdmissionControl { evaluation_criteria: Some(criteria), ..Default::default() }.encode_to_vec()
+        }
+        Some("AdaptiveConcurrency") => {
+            use xds_api::envoy::extensions::filters::http::adaptive_concurrency::v3 as proto;
+            let second = Some(prost_types::Duration { seconds: 1, nanos: 0 });
+            let limit = proto::gradient_controller_config::ConcurrencyLimitCalculationParams {
+                concurrency_update_interval: second,
+                ..Default::default()
+            };
+            let minimum = proto::gradient_controller_config::MinimumRttCalculationParams {
+                interval: second,
+                ..Default::default()
+            };
+            let config = proto::GradientControllerConfig {
+                concurrency_limit_params: Some(limit),
+                min_rtt_calc_params: Some(minimum),
+                ..Default::default()
+            };
+            let config =
+                proto::adaptive_concurrency::ConcurrencyControllerConfig::GradientControllerConfig(config);
+            proto::AdaptiveConcurrency { concurrency_controller_config: Some(config), ..Default::default() }
+                .encode_to_vec()
+        }
         Some("BandwidthLimit") => {
             use xds_api::envoy::extensions::filters::http::bandwidth_limit::v3::BandwidthLimit;
             BandwidthLimit { stat_prefix: "p".into(), ..Default::default() }.encode_to_vec()

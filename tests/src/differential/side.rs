@@ -29,7 +29,9 @@ const QUIET: Duration = Duration::from_millis(150);
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Parts of the names of statistics that are compared, whatever their last word.
-const FAMILIES: [&str; 7] = [
+const FAMILIES: [&str; 9] = [
+    ".admission_control.",
+    ".gradient_controller.rq_blocked",
     ".compressor.",
     "ext_authz.",
     ".fault.",

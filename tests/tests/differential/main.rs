@@ -43,6 +43,7 @@ mod replies;
 mod retries;
 mod routing;
 mod sessions;
+mod shedding;
 mod sinks;
 mod spelling;
 mod state;
@@ -175,6 +176,11 @@ async fn ignored_upgrades() {
 #[tokio::test]
 async fn requests_that_are_waited_for() {
     differential(buffer::setup(), buffer::cases()).await;
+}
+
+#[tokio::test]
+async fn requests_that_are_shed() {
+    differential(shedding::setup(), shedding::cases()).await;
 }
 
 #[tokio::test]

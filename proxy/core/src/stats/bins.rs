@@ -131,6 +131,23 @@ impl Bins {
         })
     }
 
+    /// The estimate of one quantile, from 0 to 1, by the same rule; `None` when nothing was recorded.
+    pub fn quantile(&self, quantile: f64) -> Option<f64> {
+        let wanted = as_float(self.count()) * quantile;
+        let mut below = 0.0;
+        let last = self.0.last()?.0;
+        let (index, count) = self.0.iter().copied().find(|(index, count)| {
+            let is_it = *index == last || below + as_float(*count) >= wanted;
+            if !is_it {
+                below += as_float(*count);
+            }
+            is_it
+        })?;
+        let (lower, width) = bin_bounds(index);
+        let rank = (wanted - below).ceil().max(1.0);
+        Some(lower + rank / (as_float(count) + 1.0) * width)
+    }
+
     /// How many values lie at or below each bound (times `scale`), by the rule of the module.
     pub fn at_or_below(&self, bounds: &[f64], scale: f64) -> Vec<u64> {
         let mut bins = self.0.iter().peekable();
@@ -218,6 +235,7 @@ mod tests {
             for (quantile, shown) in QUANTILES.iter().zip(quantiles) {
                 let expected = naive_quantile(&values, *quantile);
                 prop_assert!((shown - expected).abs() <= expected * 1e-9, "{quantile}: {shown} != {expected}");
+                prop_assert_eq!(recorded(&values).quantile(*quantile), Some(shown));
             }
         }
 

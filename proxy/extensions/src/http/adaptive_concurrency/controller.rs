@@ -1,0 +1,137 @@
+//! The limit as all workers share it: who comes asks two numbers, and only what ends takes the lock.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use proxy_core::stats::{Scope, Shared};
+
+use super::gradient::{Gradient, Params};
+use super::settings::Settings;
+
+proxy_core::stats! {
+    /// `http.<stat_prefix>.adaptive_concurrency.gradient_controller`
+    pub shared struct GradientControllerStats {
+        /// Requests that were refused.
+        counter rq_blocked,
+        /// How much the limit may grow at once.
+        gauge burst_queue_size,
+        /// How many requests may be in progress.
+        gauge concurrency_limit,
+        /// What a request takes at best over what it takes now, in thousandths.
+        gauge gradient,
+        /// 1 while the minimum is looked for.
+        gauge min_rtt_calculation_active,
+        /// What a request takes at best.
+        gauge min_rtt_msecs,
+        /// What requests took in the last interval.
+        gauge sample_rtt_msecs,
+    }
+}
+
+/// Nothing is due.
+const NEVER: u64 = u64::MAX;
+
+/// Who may go on.
+pub(super) struct Controller {
+    settings: Settings,
+    start: Instant,
+    /// Requests in progress.
+    outstanding: AtomicU32,
+    limit: AtomicU32,
+    /// When time alone changes something, in microseconds from the start.
+    due: AtomicU64,
+    /// A lock for each request that ends: what it took is one of the samples of all workers.
+    state: Mutex<State>,
+    stats: Shared<GradientControllerStats>,
+}
+
+struct State {
+    gradient: Gradient,
+    /// As the runtime said when this was last looked at.
+    params: Params,
+}
+
+impl Controller {
+    pub(super) fn new(settings: Settings, scope: &Scope) -> Self {
+        let (start, params) = (Instant::now(), settings.now());
+        let gradient = Gradient::new(&params, start);
+        let controller = Self {
+            settings,
+            start,
+            outstanding: AtomicU32::new(0),
+            limit: AtomicU32::new(0),
+            due: AtomicU64::new(NEVER),
+            state: Mutex::new(State { gradient, params }),
+            stats: scope.shared(),
+        };
+        controller.change(|_| ());
+        controller
+    }
+
+    /// Whether a request that comes at `now` may go on. It is in progress then, until [`Self::ended`] or [`Self::failed`].
+    pub(super) fn admits(&self, now: Instant) -> bool {
+        if self.micros(now) >= self.due.load(Ordering::Relaxed) {
+            self.change(|State { gradient, params }| {
+                *params = self.settings.now();
+                gradient.tick(params, now);
+            });
+        }
+        let limit = self.limit.load(Ordering::Relaxed);
+        let one_more = |count: u32| (count < limit).then(|| count + 1);
+        let admitted = self.outstanding.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok();
+        if !admitted {
+            self.stats.rq_blocked.inc();
+        }
+        admitted
+    }
+
+    /// A request that began at `began` was answered at `now`.
+    pub(super) fn ended(&self, began: Instant, now: Instant, random: u64) {
+        self.failed();
+        self.change(|State { gradient, params }| {
+            let is_due = gradient.due().is_some_and(|due| due <= now);
+            if is_due || gradient.is_measuring() {
+                *params = self.settings.now();
+            }
+            if is_due {
+                gradient.tick(params, now);
+            }
+            gradient.record(params, began, now, random);
+        });
+    }
+
+    /// A request ended without an answer, and tells nothing.
+    pub(super) fn failed(&self) {
+        self.outstanding.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Does something with the state, and shows what came of it.
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut state);
+        let gradient = &state.gradient;
+        self.limit.store(gradient.limit(), Ordering::Relaxed);
+        self.due.store(gradient.due().map_or(NEVER, |due| self.micros(due)), Ordering::Relaxed);
+        let (stats, shown) = (&self.stats, gradient.shown);
+        stats.concurrency_limit.set(gradient.limit().into());
+        stats.min_rtt_calculation_active.set(gradient.is_measuring().into());
+        stats.min_rtt_msecs.set(millis(gradient.minimum()));
+        stats.sample_rtt_msecs.set(millis(shown.sample));
+        stats.gradient.set(cut(shown.gradient * 1_000.0));
+        stats.burst_queue_size.set(cut(shown.headroom));
+    }
+
+    fn micros(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.start).as_micros()).unwrap_or(NEVER)
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a gauge is a whole number")]
+fn cut(number: f64) -> u64 {
+    number as u64
+}
