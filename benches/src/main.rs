@@ -10,8 +10,10 @@
 
 mod clusters;
 mod endpoints;
+mod features;
 mod handshakes;
 mod idle;
+mod limiter;
 mod load;
 mod mesh;
 mod open_loop;
@@ -22,6 +24,7 @@ mod policies;
 mod proc;
 mod redirected;
 mod report;
+mod slow_host;
 mod start;
 mod tail;
 mod workers;
@@ -77,8 +80,9 @@ fn measure(options: &Options, backend: &Backend, report: &mut Report) -> Result<
     if options.wants(Measure::Clusters) {
         clusters::measure(options, report)?;
     }
-    if options.wants(Measure::Endpoints) {
-        endpoints::measure(options, report)?;
+    endpoints::measure(options, report)?;
+    if options.wants(Measure::SlowHost) {
+        slow_host::measure(options, backend, report)?;
     }
     mesh::measure(options, backend, report)?;
     if options.wants(Measure::Redirected) {

@@ -6,12 +6,12 @@ use std::net::Ipv4Addr;
 use anyhow::{Context, Result};
 use integration::tls::{Authority, ClientOptions, Session, Wanted};
 
+use crate::limiter::Limiter;
 use crate::load::{h2load, per_request, wrk};
 use crate::options::{Measure, Options, Part};
 use crate::peers::{Backend, Peer, Process, fill, folder, free_ports};
-use crate::policies::policies;
 use crate::report::{Report, median};
-use crate::{handshakes, proc, say};
+use crate::{features, handshakes, proc, say};
 
 /// A proxy that is both sidecars.
 pub(crate) struct Mesh {
@@ -24,7 +24,9 @@ pub(crate) struct Mesh {
     pub(crate) tls_ecdsa: u16,
     pub(crate) tls_rsa: u16,
     plain: u16,
-    policies: u16,
+    /// The same as `plain` with something more each.
+    features: [(Measure, u16); 4],
+    _limiter: Limiter,
     /// Whom `in_h1` lets in.
     pub(crate) client: ClientOptions,
 }
@@ -72,7 +74,10 @@ impl Mesh {
         let rsa = issue("uri:spiffe://cluster.test/rsa", Wanted::RSA_2048)?;
         let roots = dir.path().join("authority.pem");
         std::fs::write(&roots, &authority.pem)?;
-        let [out_h1, out_h2, in_h1, in_h2, tls_ecdsa, tls_rsa, plain, with_policies, admin] = free_ports()?;
+        let [out_h1, out_h2, in_h1, in_h2, tls_ecdsa, tls_rsa, plain, admin] = free_ports()?;
+        let ports: [u16; 4] = free_ports()?;
+        let features: [(Measure, u16); 4] = std::array::from_fn(|at| (Measure::FEATURES[at], ports[at]));
+        let limiter = Limiter::start()?;
         let values = [
             ("OUT_H1", out_h1.to_string()),
             ("OUT_H2", out_h2.to_string()),
@@ -81,7 +86,11 @@ impl Mesh {
             ("TLS_ECDSA", tls_ecdsa.to_string()),
             ("TLS_RSA", tls_rsa.to_string()),
             ("PLAIN", plain.to_string()),
-            ("POLICIES", with_policies.to_string()),
+            (
+                "FEATURES",
+                features.iter().map(|(feature, port)| features::listener(*feature, *port)).collect(),
+            ),
+            ("LIMITER", limiter.port.to_string()),
             ("ADMIN", admin.to_string()),
             ("BACKEND_H1", backend.h1.to_string()),
             ("BACKEND_H2", backend.h2.to_string()),
@@ -89,14 +98,13 @@ impl Mesh {
             ("SERVER", server.files(dir.path(), "server")?),
             ("CLIENT", client.files(dir.path(), "client")?),
             ("RSA", rsa.files(dir.path(), "rsa")?),
-            ("RBAC", policies(64)),
         ];
         let path = dir.path().join("mesh.yaml");
         std::fs::write(&path, fill(include_str!("../configs/mesh.yaml"), &values))?;
         let path = path.display().to_string();
         let mut process = peer.spawn(dir, &path, 1, options)?;
         process.answers(admin, "/ready")?;
-        for port in [out_h1, plain, with_policies] {
+        for port in [out_h1, plain].into_iter().chain(ports) {
             process.answers(port, "/")?;
         }
         let client = ClientOptions::with(&client);
@@ -109,7 +117,8 @@ impl Mesh {
             tls_ecdsa,
             tls_rsa,
             plain,
-            policies: with_policies,
+            features,
+            _limiter: limiter,
             client,
         })
     }
@@ -130,16 +139,18 @@ impl Mesh {
                 let cpu = part(&values, Part::Main)?;
                 Ok(vec![(Part::Main, part(&values, Part::Median)?), (Part::Cpu, cpu)])
             }
-            Measure::Policies => {
-                let cpu = |port| -> Result<f64> { part(&http1(port, "/", "64")?, Part::Main) };
-                // Between two of those without: what the machine does meanwhile falls on both.
-                let (before, past, after) = (cpu(self.plain)?, cpu(self.policies)?, cpu(self.plain)?);
-                Ok(vec![(Part::Main, past * 2.0 / (before + after)), (Part::Cpu, past)])
-            }
             Measure::Handshakes | Measure::HandshakesRsa | Measure::HandshakesMtls => {
                 handshakes::run(measure, self, options)
             }
-            _ => http1(self.out_h1, "/", "64"),
+            _ => match self.features.iter().find(|(feature, _)| *feature == measure) {
+                Some((_, port)) => {
+                    let cpu = |port| -> Result<f64> { part(&http1(port, "/", "64")?, Part::Main) };
+                    // Between two of those without: what the machine does meanwhile falls on both.
+                    let (before, with, after) = (cpu(self.plain)?, cpu(*port)?, cpu(self.plain)?);
+                    Ok(vec![(Part::Main, with * 2.0 / (before + after)), (Part::Cpu, with)])
+                }
+                None => http1(self.out_h1, "/", "64"),
+            },
         }
     }
 

@@ -57,10 +57,22 @@ pub(crate) enum Measure {
     IdleMtls,
     /// What a request past 64 policies costs, against one past none.
     Policies,
+    /// What a request costs whose route would retry, against one whose route would not.
+    Retries,
+    /// What a request costs that a local rate limit lets pass, against none.
+    LocalLimit,
+    /// What a request costs that a rate limit service lets pass, against none.
+    GlobalLimit,
     /// Connections that the kernel redirects.
     Redirected,
     /// From the arrival of new endpoints to the first request that reaches them.
     Endpoints,
+    /// The same where all 10,000 hosts of a cluster move.
+    Hosts,
+    /// The same where they are balanced by Maglev's table.
+    Maglev,
+    /// Latency where one host of ten is slow.
+    SlowHost,
 }
 
 impl Measure {
@@ -76,7 +88,7 @@ impl Measure {
         Self::Big,
         Self::TcpBig,
     ];
-    pub(crate) const ALL: [Self; 26] = [
+    pub(crate) const ALL: [Self; 32] = [
         Self::H1,
         Self::H1Rich,
         Self::H2,
@@ -93,6 +105,9 @@ impl Measure {
         Self::IdleH2,
         Self::Clusters,
         Self::Endpoints,
+        Self::Hosts,
+        Self::Maglev,
+        Self::SlowHost,
         Self::Mtls,
         Self::MtlsH2,
         Self::MtlsOne,
@@ -102,10 +117,13 @@ impl Measure {
         Self::HandshakesMtls,
         Self::IdleMtls,
         Self::Policies,
+        Self::Retries,
+        Self::LocalLimit,
+        Self::GlobalLimit,
         Self::Redirected,
     ];
     /// What is measured on two sidecars side by side.
-    pub(crate) const MESH: [Self; 8] = [
+    pub(crate) const MESH: [Self; 11] = [
         Self::Mtls,
         Self::MtlsH2,
         Self::MtlsOne,
@@ -114,7 +132,13 @@ impl Measure {
         Self::HandshakesRsa,
         Self::HandshakesMtls,
         Self::Policies,
+        Self::Retries,
+        Self::LocalLimit,
+        Self::GlobalLimit,
     ];
+    /// What one listener has and another has not.
+    pub(crate) const FEATURES: [Self; 4] =
+        [Self::Policies, Self::Retries, Self::LocalLimit, Self::GlobalLimit];
 
     /// As `--only` takes it.
     pub(crate) fn name(self) -> &'static str {
@@ -172,6 +196,19 @@ impl Measure {
             }
             Self::IdleMtls => ("idlemtls", "Memory per idle HTTP/1 connection with mTLS: KiB"),
             Self::Policies => ("policies", "HTTP/1 small GET past 64 RBAC policies: CPU against none"),
+            Self::Retries => ("retries", "HTTP/1 small GET with retries that none needs: CPU against none"),
+            Self::LocalLimit => ("locallimit", "HTTP/1 small GET past a local rate limit: CPU against none"),
+            Self::GlobalLimit => {
+                ("globallimit", "HTTP/1 small GET past a rate limit service: CPU against none")
+            }
+            Self::Hosts => {
+                ("hosts", "EDS update of all 10,000 hosts of a cluster, arrival to first routed request: ms")
+            }
+            Self::Maglev => ("maglev", "The same with Maglev: ms"),
+            Self::SlowHost => (
+                "slowhost",
+                "One host of ten answers after 50 ms, least request, open loop: latency, 99th percentile, ms",
+            ),
             Self::Redirected => {
                 ("redirected", "TCP proxy, connections that iptables redirects: CPU µs per connection")
             }
@@ -201,12 +238,14 @@ pub(crate) enum Part {
     Cpu,
     /// Until `/ready` answers 200, in milliseconds.
     Ready,
+    /// CPU time of the whole, in milliseconds.
+    Work,
     /// How many clusters there were.
     Count,
 }
 
 impl Part {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Main,
         Self::User,
         Self::Resumed,
@@ -215,6 +254,7 @@ impl Part {
         Self::Tail,
         Self::Cpu,
         Self::Ready,
+        Self::Work,
         Self::Count,
     ];
 
@@ -229,6 +269,7 @@ impl Part {
             Self::Tail => "latency, 99th percentile, ms",
             Self::Cpu => "CPU µs per request",
             Self::Ready => "ms to ready",
+            Self::Work => "CPU ms",
             Self::Count => "clusters",
         }
     }

@@ -187,6 +187,9 @@ pub(crate) struct Backend {
 }
 
 impl Backend {
+    /// It answers HTTP/1 on that many addresses, from 127.0.0.1 on.
+    pub(crate) const ADDRESSES: u8 = 9;
+
     pub(crate) fn start() -> Result<Self> {
         let dir = folder()?;
         let [h1, h2] = free_ports()?;
@@ -194,9 +197,11 @@ impl Backend {
         std::fs::create_dir_all(&big)?;
         std::fs::write(big.join("1m"), vec![b'x'; 1 << 20])?;
         let www = dir.path().join("www").display().to_string();
+        let listen: String =
+            (1..=Self::ADDRESSES).map(|at| format!("    listen 127.0.0.{at}:{h1} backlog=4096;\n")).collect();
         let config = format!(
             "{}  default_type text/plain;\n  http2_max_concurrent_streams 1024;\n  \
-             server {{\n    listen 127.0.0.1:{h1} backlog=4096;\n    listen 127.0.0.1:{h2} http2 backlog=4096;\n    \
+             server {{\n{listen}    listen 127.0.0.1:{h2} http2 backlog=4096;\n    \
              location / {{ return 200 \"hello world, this is a small body from the backend\\n\"; }}\n    \
              location /big {{ root {www}; }}\n  }}\n}}\n",
             nginx_head(dir.path(), 1)

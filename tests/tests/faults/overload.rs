@@ -52,7 +52,10 @@ async fn o02_breakers_at_one() -> Result<()> {
     let admin = rig.proxy.admin();
     ensure!(admin.stat("cluster.narrow.circuit_breakers.default.cx_open").await? == 1);
     ensure!(admin.stat("cluster.narrow.upstream_cx_active").await? == 1);
-    drop((first, second));
+    // the one that waits goes first: else it may get a connection when the other's ends, and that is kept for reuse
+    drop(second);
+    rig.reaches("cluster.narrow.upstream_rq_pending_active", 0).await?;
+    drop(first);
     eventually("breakers closed", SOON, async || {
         let stats = admin
             .stats("cluster\\.narrow\\.circuit_breakers\\.default\\..*(_open|remaining_.*)$")
