@@ -79,7 +79,9 @@ impl Direction {
 
     fn finish(&mut self, to: &Connection) -> Result<(), Failed> {
         self.done = true;
-        self.pipe.take().map(Pipe::give);
+        if let Some(pipe) = self.pipe.take() {
+            pipe.give();
+        }
         match to.shutdown_write() {
             // The peer has gone already: there is nobody to tell.
             Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
