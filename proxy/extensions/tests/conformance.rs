@@ -85,6 +85,13 @@ fn example(message: &str) -> Vec<u8> {
             let library = TypedExtensionConfig { name: "text".into(), typed_config };
             Compressor { compressor_library: Some(library), ..Default::default() }.encode_to_vec()
         }
+        Some("Config") if message.contains(".header_to_metadata.") => {
+            use xds_api::envoy::extensions::filters::http::header_to_metadata::v3::{Config, config};
+            let pair = config::KeyValuePair { key: "k".into(), ..Default::default() };
+            let on_header_present = Some(pair);
+            let rule = config::Rule { header: "a".into(), on_header_present, ..Default::default() };
+            Config { request_rules: vec![rule], ..Default::default() }.encode_to_vec()
+        }
         Some("StatefulSessionPerRoute") => {
             use xds_api::envoy::extensions::filters::http::stateful_session::v3::StatefulSessionPerRoute;
             use xds_api::envoy::extensions::filters::http::stateful_session::v3::stateful_session_per_route::Override;

@@ -24,6 +24,7 @@ mod hedging;
 mod http1;
 mod http2;
 mod jwt;
+mod labelling;
 mod local_ratelimit;
 mod logs;
 mod match_delegate;
@@ -278,6 +279,11 @@ async fn injected_faults() {
 async fn rates_of_requests() {
     differential(local_ratelimit::setup(), local_ratelimit::cases()).await;
     differential(local_ratelimit::formatted_setup(), local_ratelimit::formatted_cases()).await;
+}
+
+#[tokio::test]
+async fn metadata_of_requests() {
+    differential(labelling::setup(), labelling::cases()).await;
 }
 
 #[tokio::test]

@@ -13,7 +13,8 @@ struct Config<'a> {
 }
 
 /// The configurations of `tests/cases/validate.yaml`. Each starts with a line `#: accept NAME` or `#: reject NAME`; a text
-/// that has no top-level key of a bootstrap is wrapped: `listener:`, `filters:`, `routes:`, `cluster:`, `manager:` and `router:` say where.
+/// that has no top-level key of a bootstrap is wrapped: `listener:`, `filters:`, `routes:`, `cluster:`, `manager:`, `http:` (filters before
+/// the router) and `router:` say where.
 fn configs(text: &str) -> Result<Vec<Config<'_>>> {
     text.split("\n#: ")
         .skip(1)
@@ -40,6 +41,7 @@ fn wrap(body: &str) -> String {
         "routes" => bootstrap(&[HttpListener::new("l", &dedented()).yaml()], &[up], ""),
         "hosts" => bootstrap(&[HttpListener::with_virtual_hosts("l", &dedented()).yaml()], &[up], ""),
         "manager" => bootstrap(&[HttpListener::to_up("l").options(&dedented()).yaml()], &[up], ""),
+        "http" => bootstrap(&[HttpListener::to_up("l").filters(&dedented()).yaml()], &[up], ""),
         "router" => bootstrap(&[HttpListener::to_up("l").router(&dedented()).yaml()], &[up], ""),
         "cluster" => bootstrap(&[], &[dedented()], ""),
         _ => format!("{key}{}{}", if key.is_empty() { "" } else { ":\n" }, inside(0)),
