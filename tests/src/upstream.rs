@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -190,7 +190,11 @@ impl Upstream {
         F: Fn(TcpStream, Shared, usize) -> Fut + Send + 'static,
         Fut: Future<Output = ()> + Send + 'static,
     {
-        let listener = TcpListener::bind(address).await?;
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        // whoever connects is not turned away because this thread has other things to do (the usual length is 128)
+        let listener = socket.listen(4096)?;
         let addr = listener.local_addr()?;
         let shared = Shared::default();
         let accepting = tokio::spawn(accept(listener, shared.clone(), connection));
