@@ -157,7 +157,7 @@ impl Scripted {
             Outcome::Hold => DataStep::Hold,
             Outcome::Drop => DataStep::Drop,
             Outcome::Wait => DataStep::Wait(Box::pin(wait(Verdict::Continue))),
-            Outcome::Part(length) => DataStep::Wait(Box::pin(wait(Verdict::Part(data.split_off(length))))),
+            Outcome::Part(length) => DataStep::Part(data.split_off(length)),
             Outcome::WaitAndReply => DataStep::Wait(Box::pin(wait(Verdict::Reply(denied())))),
             Outcome::Reply => DataStep::Reply(denied()),
         }
