@@ -19,8 +19,9 @@ const MANAGER: &str = "envoy.extensions.filters.network.http_connection_manager.
 
 /// Every table.
 pub fn tables() -> impl Iterator<Item = &'static MessageFields> {
-    let own: [&'static [MessageFields]; 15] = [
+    let own: [&'static [MessageFields]; 16] = [
         bootstrap::FIELDS,
+        proxy_core::custom_tag::FIELDS,
         proxy_core::fields::FIELDS,
         proxy_core::format::FIELDS,
         proxy_core::log_filter::FIELDS,

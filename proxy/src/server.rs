@@ -13,6 +13,7 @@ use proxy_core::background::Background;
 use proxy_core::config::{BuildCx, BuildEnv, ClusterDefaults, ConfigError, NodeInfo, Rejected};
 use proxy_core::extension::access_log::{AccessLog, LogFile, LogFiles};
 use proxy_core::extension::stats_sink::{Surroundings, build_sink};
+use proxy_core::extension::tracer::{Tracer, build_tracer};
 use proxy_core::log_filter::{build_access_log, build_access_logs};
 use proxy_core::names::Names;
 use proxy_core::runtime::{Runtime, RuntimeLayer};
@@ -30,6 +31,7 @@ use proxy_engine::worker::{WorkerSetup, Workers};
 use tokio::signal::unix::{SignalKind, signal};
 use xds_api::envoy::config::accesslog::v3::{AccessLog as AccessLogProto, access_log::ConfigType};
 use xds_api::envoy::config::bootstrap::v3::{Admin as AdminProto, Bootstrap, runtime_layer::LayerSpecifier};
+use xds_api::envoy::config::trace::v3::tracing::http::ConfigType as TracerType;
 use xds_api::envoy::extensions::access_loggers::file::v3::FileAccessLog;
 
 use xds_api::read::Loaded;
@@ -128,11 +130,16 @@ pub fn build(mut checked: Checked, options: &cli::Options) -> anyhow::Result<Bui
         node: node_info(bootstrap, options),
         concurrency: options.workers(),
         background: Background::default(),
+        default_tracer: None,
     };
     let mut cx = BuildCx::new(&env);
     let defaults = Settings::cluster_defaults(bootstrap, &mut cx).unwrap_or_default();
     errors.extend(cx.into_errors());
     env.cluster_defaults = defaults;
+    let mut cx = BuildCx::new(&env);
+    let tracer = default_tracer(bootstrap, &mut cx).unwrap_or_default();
+    errors.extend(cx.into_errors());
+    env.default_tracer = tracer;
     env.outlier_log = outlier_log(bootstrap, &*logs).unwrap_or_else(|error| {
         errors.push(error);
         None
@@ -165,6 +172,18 @@ pub fn build(mut checked: Checked, options: &cli::Options) -> anyhow::Result<Bui
     guard.bootstrap(&checked.ignored, &checked.loaded.unknown_fields, &checked.deprecated);
     let Loaded { message: bootstrap, bytes: wire, .. } = checked.loaded;
     Ok(Built { bootstrap, wire, env, logs, store, admin, settings, sinks: Sinks::new(sinks) })
+}
+
+/// The tracer of connection managers that name none.
+fn default_tracer(bootstrap: &Bootstrap, cx: &mut BuildCx<'_>) -> Result<Option<Arc<dyn Tracer>>, Rejected> {
+    #[allow(deprecated, reason = "control planes still send it")]
+    let Some(http) = bootstrap.tracing.as_ref().and_then(|tracing| tracing.http.as_ref()) else {
+        return Ok(None);
+    };
+    cx.at("tracing", |cx| {
+        let any = http.config_type.as_ref().map(|TracerType::TypedConfig(any)| any);
+        cx.at("http", |cx| build_tracer(any, cx).map(Some))
+    })
 }
 
 /// The log of outlier detection.

@@ -198,6 +198,7 @@ fn table(virtual_hosts: Vec<proto::VirtualHost>) -> Result<Arc<RouteTable>> {
         cluster_defaults: Default::default(),
         outlier_log: None,
         background: Default::default(),
+        default_tracer: None,
     };
     let mut cx = BuildCx::new(&env);
     let proto = proto::RouteConfiguration { name: "large".to_owned(), virtual_hosts, ..Default::default() };

@@ -81,6 +81,8 @@ pub struct BuildEnv {
     pub outlier_log: Option<Arc<dyn crate::extension::access_log::LogFile>>,
     /// Work that is done while nobody asks for anything.
     pub background: Background,
+    /// The tracer of connection managers that trace and name none (`tracing` of the bootstrap).
+    pub default_tracer: Option<Arc<dyn crate::extension::tracer::Tracer>>,
 }
 
 impl BuildEnv {
@@ -99,6 +101,7 @@ impl BuildEnv {
             cluster_defaults: ClusterDefaults::default(),
             outlier_log: None,
             background: Background::default(),
+            default_tracer: None,
         }
     }
 }

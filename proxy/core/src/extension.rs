@@ -8,6 +8,7 @@ pub mod http_filter;
 pub mod listener_filter;
 pub mod network_filter;
 pub mod stats_sink;
+pub mod tracer;
 
 use prost_types::Any;
 
@@ -61,6 +62,8 @@ pub struct Extensions {
     pub access_logs: &'static [&'static dyn access_log::AccessLogFactory],
     /// Sinks of statistics.
     pub stats_sinks: &'static [&'static dyn stats_sink::StatsSinkFactory],
+    /// Tracers.
+    pub tracers: &'static [&'static dyn tracer::TracerFactory],
 }
 
 /// The message name in a type URL: what follows the last `/`.

@@ -9,6 +9,7 @@ pub mod background;
 pub mod callout;
 pub mod cel;
 pub mod config;
+pub mod custom_tag;
 pub mod extension;
 pub mod field_names;
 pub mod fields;

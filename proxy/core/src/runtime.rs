@@ -143,6 +143,11 @@ fn fraction(text: &str) -> Option<(u64, u64)> {
     Some((numerator?, denominator))
 }
 
+/// So many percent.
+pub fn fraction_of(percent: u32) -> FractionalPercent {
+    FractionalPercent { numerator: percent, denominator: DenominatorType::Hundred.into() }
+}
+
 /// The denominator of a fractional percentage.
 pub fn denominator(percent: &FractionalPercent) -> u32 {
     match DenominatorType::try_from(percent.denominator) {

@@ -22,6 +22,8 @@ mod respond;
 mod retry;
 mod splice;
 mod stream;
+mod trace;
+mod tracing;
 mod tracking;
 mod upstream_filters;
 mod upstream_log;

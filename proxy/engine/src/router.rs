@@ -6,6 +6,7 @@
 //! Source: Envoy `docs/root/intro/arch_overview/http/http_routing.rst`, `docs/root/configuration/http/http_conn_man`.
 
 pub mod cluster;
+pub mod decoration;
 pub mod direct_response;
 mod domains;
 pub mod fields;

@@ -10,6 +10,7 @@ pub mod listener;
 pub mod network;
 pub mod shared;
 pub mod stats_sink;
+pub mod tracer;
 
 #[cfg(test)]
 mod testing;
@@ -21,6 +22,7 @@ use proxy_core::extension::http_filter::{HttpFilterFactory, Of};
 use proxy_core::extension::listener_filter::ListenerFilterFactory;
 use proxy_core::extension::network_filter::{NetworkFilterFactory, UpstreamNetworkFilterFactory};
 use proxy_core::extension::stats_sink::StatsSinkFactory;
+use proxy_core::extension::tracer::TracerFactory;
 
 /// Access logs, sorted by name.
 pub const ACCESS_LOGS: &[&dyn AccessLogFactory] = &[
@@ -92,6 +94,9 @@ pub const STATS_SINKS: &[&dyn StatsSinkFactory] = &[
     &stats_sink::plain_statsd::StatsdSink,
 ];
 
+/// Tracers, sorted by name.
+pub const TRACERS: &[&dyn TracerFactory] = &[&tracer::zipkin::Zipkin];
+
 /// How every extension uses the fields of its messages.
 pub const FIELDS: &[&[MessageFields]] = &[
     access_log::file::FIELDS,
@@ -142,6 +147,7 @@ pub const FIELDS: &[&[MessageFields]] = &[
     stats_sink::graphite_statsd::FIELDS,
     stats_sink::metrics_service::FIELDS,
     stats_sink::plain_statsd::FIELDS,
+    tracer::zipkin::FIELDS,
 ];
 
 /// Every extension of this crate.
@@ -153,5 +159,6 @@ pub fn extensions() -> Extensions {
         listener_filters: LISTENER_FILTERS,
         access_logs: ACCESS_LOGS,
         stats_sinks: STATS_SINKS,
+        tracers: TRACERS,
     }
 }

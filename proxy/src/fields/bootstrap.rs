@@ -26,7 +26,7 @@ pub const FIELDS: &[MessageFields] = &[
             ("stats_eviction_interval", Ignored("statistics are kept")),
             ("watchdog", WATCHDOG),
             ("watchdogs", WATCHDOG),
-            ("tracing", Rejected("tracing is not available yet")),
+            ("tracing", Used),
             ("layered_runtime", Used),
             ("admin", Used),
             ("overload_manager", Used),

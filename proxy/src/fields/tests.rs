@@ -60,7 +60,8 @@ fn every_extension_has_a_table() {
         .chain(all.upstream_network_filters.iter().map(|one| one.descriptor().message))
         .chain(all.listener_filters.iter().map(|one| one.descriptor().message))
         .chain(all.access_logs.iter().map(|one| one.descriptor().message))
-        .chain(all.stats_sinks.iter().map(|one| one.descriptor().message));
+        .chain(all.stats_sinks.iter().map(|one| one.descriptor().message))
+        .chain(all.tracers.iter().map(|one| one.descriptor().message));
     for message in messages {
         assert!(known.contains(message), "{message}");
     }
@@ -83,7 +84,7 @@ static_resources:
       - name: hcm
         typed_config:
           "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
-          tracing: {provider: {name: zipkin}, verbose: true}
+          tracing: {verbose: true}
           common_http_protocol_options: {max_connection_duration_jitter: {value: 5}}
 "#,
     );
@@ -91,20 +92,13 @@ static_resources:
         errors,
         [
             "hds_config: HDS is not available",
-            "static_resources.listeners[0].filter_chains[0].filters[0].typed_config.tracing.provider: tracing is \
-             not available yet",
+            "static_resources.listeners[0].filter_chains[0].filters[0].typed_config.tracing.verbose: spans have \
+             no events",
             "static_resources.listeners[0].filter_chains[0].filters[0].typed_config.\
              common_http_protocol_options.max_connection_duration_jitter: not available yet",
         ]
     );
-    assert_eq!(
-        ignored,
-        [
-            "flags_path",
-            "static_resources.listeners[0].filter_chains[0].filters[0].name",
-            "static_resources.listeners[0].filter_chains[0].filters[0].typed_config.tracing.verbose",
-        ]
-    );
+    assert_eq!(ignored, ["flags_path", "static_resources.listeners[0].filter_chains[0].filters[0].name",]);
 }
 
 #[test]

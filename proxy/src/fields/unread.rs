@@ -19,13 +19,11 @@ const PASSED_ON: &[(&str, &str)] = &[
 const SHELLS: &[&str] = &[
     "envoy.config.core.v3.SubstitutionFormatString.json_format_options",
     "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.access_log_options",
-    "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.tracing",
 ];
 
 /// Public fields of our own that nobody reads, and what they are for.
 const FOR_THEIR_OWN_SAKE: &[(&str, &str)] = &[
     ("posture", "what the authors of an extension say of it; a test asks for it"),
-    ("tracing_stats", "holds statistics, which exist for as long as it does"),
     ("extension_stats", "holds statistics, which exist for as long as it does"),
     ("before_trailers", "filters write it, and the chain reads the place that it borrows"),
     ("full_state", "for other users of the xDS client"),

@@ -64,6 +64,9 @@ check at most ([health.md](health.md)).
 Sinks of statistics are told of histograms when statistics are flushed, not at each value, and each flush is a call of the metrics service
 ([observability.md](observability.md)).
 
+The spans of all threads are reported together; calls that filters make and copies of requests are told of no trace, and the span of a try that is hedged
+ends when the next one begins ([observability.md](observability.md)).
+
 Configuration that is not supported is listed in [configuration.md](configuration.md).
 ";
 

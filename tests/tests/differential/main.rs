@@ -51,6 +51,7 @@ mod state;
 mod subsets;
 mod tcp;
 mod timeouts;
+mod tracing;
 mod tunnels;
 mod upstream_filters;
 mod validate;

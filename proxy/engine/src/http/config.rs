@@ -13,6 +13,7 @@ use proto::http_connection_manager::{
 };
 use proxy_core::config::{BuildCx, Rejected, duration, timeout_or};
 use proxy_core::extension::access_log::AccessLog;
+use proxy_core::extension::decode;
 use proxy_core::hash::xxhash64;
 use proxy_core::head::{HeadLimits, MOST_FIELDS};
 use proxy_core::http_chain::{HttpFilter, Place, build_chain};
@@ -26,10 +27,13 @@ use xds_api::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
 use xds_api::envoy::config::core::v3::http_protocol_options::HeadersWithUnderscoresAction;
 use xds_api::envoy::extensions::filters::http::router::v3::Router;
 use xds_api::envoy::extensions::filters::network::http_connection_manager::v3 as proto;
+use xds_api::envoy::extensions::request_id::uuid::v3::UuidRequestIdConfig;
 
 use super::client_cert::ClientCert;
 use super::forwarded::ForwardProto;
 use super::reply::LocalReplies;
+use super::request_id::Packing;
+use super::tracing::Tracing;
 use super::upstream_log::UpstreamLogs;
 use crate::codec::h1::Underscores;
 use crate::codec::h1_server::ServerOptions;
@@ -154,7 +158,11 @@ pub struct ConnectionManager {
     pub host_address: Option<IpAddr>,
     /// `http1`
     pub http1_stats: Cells<Http1Stats>,
-    /// `http.<stat_prefix>.tracing`; nothing is traced, but the names are there in Envoy without tracing too.
+    /// Tracing, if requests are traced.
+    pub(super) tracing: Option<Tracing>,
+    /// What request ids have to do with it.
+    pub(super) request_ids: Packing,
+    /// `http.<stat_prefix>.tracing`; the names are there in Envoy without tracing too.
     pub tracing_stats: Cells<TracingStats>,
     /// `http2`
     pub http2_stats: Cells<Http2Stats>,
@@ -226,6 +234,8 @@ pub struct RouterOptions {
     pub suppress_envoy_headers: bool,
     /// Take the request's own `x-envoy-expected-rq-timeout-ms` for the timeout.
     pub respect_expected_rq_timeout: bool,
+    /// Every try has a span of its own.
+    pub start_child_span: bool,
     /// Count gRPC requests in the total of the cluster's response codes only.
     pub suppress_grpc_codes: bool,
     /// Headers that must make sense.
@@ -438,16 +448,13 @@ impl ConnectionManager {
         let access_logs = build_access_logs(&proto.access_log, cx);
         let local_replies =
             cx.at("local_reply_config", |cx| LocalReplies::build(proto.local_reply_config.as_ref(), cx));
-        let server_name = match proto.server_name.as_str() {
-            "" => Ok(HeaderValue::from_static("envoy")),
-            name => HeaderValue::from_str(name)
-                .map_err(|_| cx.at("server_name", |cx| cx.reject("is not a valid header value"))),
-        };
+        let server_name = cx.at("server_name", |cx| build_server_name(&proto.server_name, cx));
         let via = build_via(&proto.via, cx);
         let client_cert = ClientCert::build(proto, cx);
         let scheme_overwrite = build_scheme(proto.scheme_header_transformation.as_ref(), cx);
         let user_agent = proto.add_user_agent.unwrap_or(false).then(|| UserAgent::build(cx)).transpose();
         let request_id = build_request_id(proto.request_id_extension.as_ref(), cx);
+        let tracing = Tracing::build(proto.tracing.as_ref(), cx);
         let internal = proto.internal_address_config.as_ref();
         let internal_addresses = cx.at("internal_address_config", |cx| {
             cx.each("cidr_ranges", internal.map_or(&[][..], |internal| &internal.cidr_ranges), |range, cx| {
@@ -460,7 +467,6 @@ impl ConnectionManager {
             Http2Options::build(proto.http2_protocol_options.as_ref(), underscores, cx)
         });
         let (filters, router) = chain?;
-        request_id?;
         let stream_idle_timeout =
             timeout_or(proto.stream_idle_timeout.as_ref(), Some(Duration::from_secs(300)));
         Ok(Self {
@@ -524,6 +530,8 @@ impl ConnectionManager {
             stream_error_on_invalid_http_message: forgives(proto),
             stats: scope.cells(),
             http1_stats: cx.env.stats.scope("http1").cells(),
+            tracing: tracing?,
+            request_ids: request_id?,
             tracing_stats: scope.child("tracing").cells(),
             http2_stats: cx.env.stats.scope("http2").cells(),
         })
@@ -575,10 +583,12 @@ impl ConnectionManager {
     }
 }
 
+#[allow(deprecated, reason = "start_child_span is still sent")]
 fn build_router(payload: &[u8], cx: &mut BuildCx<'_>) -> Result<RouterOptions, Rejected> {
     let proto = Router::decode(payload).map_err(|error| cx.reject(format!("cannot be decoded: {error}")))?;
     Ok(RouterOptions {
         suppress_envoy_headers: proto.suppress_envoy_headers,
+        start_child_span: proto.start_child_span,
         dynamic_stats: proto.dynamic_stats.unwrap_or(true),
         respect_expected_rq_timeout: proto.respect_expected_rq_timeout,
         suppress_grpc_codes: proto.suppress_grpc_request_failure_code_stats,
@@ -617,14 +627,33 @@ impl UserAgent {
     }
 }
 
+fn build_server_name(name: &str, cx: &mut BuildCx<'_>) -> Result<HeaderValue, Rejected> {
+    match name {
+        "" => Ok(HeaderValue::from_static("envoy")),
+        name => HeaderValue::from_str(name).map_err(|_| cx.reject("is not a valid header value")),
+    }
+}
+
 /// Request IDs are random UUIDs, as is the only extension of Envoy.
-fn build_request_id(proto: Option<&proto::RequestIdExtension>, cx: &mut BuildCx<'_>) -> Result<(), Rejected> {
+fn build_request_id(
+    proto: Option<&proto::RequestIdExtension>,
+    cx: &mut BuildCx<'_>,
+) -> Result<Packing, Rejected> {
     const UUID: &str = "envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig";
-    let Some(any) = proto.and_then(|proto| proto.typed_config.as_ref()) else { return Ok(()) };
+    let usual = Packing { packs: true, decides: true };
+    let Some(any) = proto.and_then(|proto| proto.typed_config.as_ref()) else { return Ok(usual) };
     cx.at("request_id_extension", |cx| {
-        cx.at("typed_config", |cx| match cx.unpack(any)?.0.as_str() {
-            UUID => Ok(()),
-            other => Err(cx.reject(format!("request ID extension '{other}' is not available"))),
+        cx.at("typed_config", |cx| {
+            let (name, payload) = cx.unpack(any)?;
+            if name != UUID {
+                return Err(cx.reject(format!("request ID extension '{name}' is not available")));
+            }
+            let UuidRequestIdConfig { pack_trace_reason, use_request_id_for_trace_sampling } =
+                decode(&payload, cx)?;
+            Ok(Packing {
+                packs: pack_trace_reason.unwrap_or(true),
+                decides: use_request_id_for_trace_sampling.unwrap_or(true),
+            })
         })
     })
 }

@@ -83,31 +83,22 @@ pub const FIELDS: &[MessageFields] = &[
     ),
     (
         "envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig",
-        &[
-            ("pack_trace_reason", Ignored("concerns traces only, which are not available yet")),
-            (
-                "use_request_id_for_trace_sampling",
-                Ignored("concerns traces only, which are not available yet"),
-            ),
-        ],
+        &[("pack_trace_reason", Used), ("use_request_id_for_trace_sampling", Used)],
     ),
     (
         "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.Tracing",
         &[
-            ("client_sampling", Ignored("takes effect with a tracing provider only, which is refused")),
-            ("random_sampling", Ignored("takes effect with a tracing provider only, which is refused")),
-            ("overall_sampling", Ignored("takes effect with a tracing provider only, which is refused")),
-            ("verbose", Ignored("takes effect with a tracing provider only, which is refused")),
-            ("max_path_tag_length", Ignored("takes effect with a tracing provider only, which is refused")),
-            ("custom_tags", Ignored("takes effect with a tracing provider only, which is refused")),
-            ("provider", Rejected("tracing is not available yet")),
-            ("spawn_upstream_span", Ignored("takes effect with a tracing provider only, which is refused")),
-            ("operation", Ignored("takes effect with a tracing provider only, which is refused")),
-            ("upstream_operation", Ignored("takes effect with a tracing provider only, which is refused")),
-            (
-                "no_context_propagation",
-                Ignored("takes effect with a tracing provider only, which is refused"),
-            ),
+            ("client_sampling", Used),
+            ("random_sampling", Used),
+            ("overall_sampling", Used),
+            ("verbose", Rejected("spans have no events")),
+            ("max_path_tag_length", Used),
+            ("custom_tags", Used),
+            ("provider", Used),
+            ("spawn_upstream_span", Used),
+            ("operation", Used),
+            ("upstream_operation", Used),
+            ("no_context_propagation", Used),
         ],
     ),
     (
@@ -178,7 +169,7 @@ pub const FIELDS: &[MessageFields] = &[
         "envoy.extensions.filters.http.router.v3.Router",
         &[
             ("dynamic_stats", Used),
-            ("start_child_span", Ignored("tracing is not available")),
+            ("start_child_span", Used),
             ("upstream_log", Used),
             ("upstream_log_options", Used),
             ("suppress_envoy_headers", Used),

@@ -279,6 +279,7 @@ impl Stream<'_> {
             Err(reset) => Err(Failure::Upstream(reset)),
         };
         if let Err(Failure::Hedged(pause)) = ended {
+            self.end_try_span();
             self.put_aside(up);
             return Ok(Sent::Again { pause, timed_out: true });
         }
@@ -286,6 +287,7 @@ impl Stream<'_> {
         if let Err(Failure::Upstream(reset)) = &ended {
             self.log_upstream_failure(*reset);
         }
+        self.end_try_span();
         if !matches!(ended, Err(Failure::End(StreamEnd::Gone))) {
             self.log_upstream_end(|| down.wire());
         }
@@ -339,6 +341,7 @@ impl Stream<'_> {
             && !self.holds(Direction::Request)
             && (self.is_tunnel() || !down.has_metadata());
         self.body_sent = false;
+        self.tell_of_trace();
         up.request(&self.request, end)?;
         let sent = clock::now();
         self.info.upstream.first_tx = Some(sent);

@@ -55,6 +55,7 @@ impl Stream<'_> {
             down.close_after();
         }
         drill_request("response", &self.request, &self.cx.shared.env.runtime);
+        self.trace_response();
         let says_close = down.says_close();
         let Some(response) = &mut self.response else { return };
         if says_close && !is_upgrade {

@@ -24,6 +24,7 @@ use super::filter_chain::{FilterChain, Parts, View};
 use super::mirror::Mirrors;
 use super::normalize::PathOutcome;
 use super::retry::Tries;
+use super::trace::Traced;
 use super::upstream_filters::UpstreamFilters;
 use super::upstream_log::LoggedStream;
 use super::{Context, forwarded, normalize};
@@ -127,6 +128,8 @@ pub(crate) struct Stream<'c> {
     pub(crate) tries: Option<Box<Tries>>,
     /// Copies of the request, while it is not complete.
     pub(super) mirrors: Option<Box<Mirrors>>,
+    /// The trace that it belongs to, if requests are traced.
+    pub(super) traced: Option<Traced>,
     /// The stream to a host, if such are logged.
     pub(crate) upstream_log: Option<Box<LoggedStream>>,
 }
@@ -281,6 +284,7 @@ impl<'c> Stream<'c> {
             set_cookies: None,
             tries: None,
             mirrors: None,
+            traced: None,
             upstream_log: None,
         }
     }
@@ -329,6 +333,7 @@ impl<'c> Stream<'c> {
     ) -> Result<(), StreamEnd> {
         self.admit(lacks)?;
         self.match_route();
+        self.begin_trace();
         drill_request("request", &self.request, &self.cx.shared.env.runtime);
         let allowed = self.check_upgrade();
         let limit = self.cx.buffer_limit;
@@ -564,6 +569,7 @@ impl Drop for Stream<'_> {
         drill_request("complete", &self.request, &self.cx.shared.env.runtime);
         self.complete_upstream_filters();
         self.filters.complete(&self.request, self.response.as_ref(), &mut self.info, &*self.cx.shared);
+        self.end_trace(now);
         let entry = self.entry(LogType::DownstreamEnd);
         for log in &self.cx.manager.access_logs {
             log.log(&entry);

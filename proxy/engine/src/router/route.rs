@@ -15,6 +15,7 @@ use proxy_core::stats::groups::RouteStats;
 use proxy_core::stream_info::StreamInfo;
 use xds_api::envoy::config::route::v3 as proto;
 
+use super::decoration::Decoration;
 use super::direct_response::DirectResponse;
 use super::filter_config::FilterConfigs;
 use super::forward::ForwardAction;
@@ -37,6 +38,8 @@ pub struct RouteEntry {
     pub stats: Option<Cells<RouteStats>>,
     /// Most bytes of a body that are kept to be sent again, if not what the connection may hold.
     pub buffer_limit: Option<u64>,
+    /// What it says about traces.
+    pub decoration: Option<Box<Decoration>>,
     pub(super) path: PathRule,
     pub(super) conditions: Conditions,
     pub(super) request_headers: HeaderMutations,
@@ -211,6 +214,7 @@ impl RouteBuilder {
             request_headers: HeaderMutations::default(),
             response_headers: HeaderMutations::default(),
             filter_configs: FilterConfigs::default(),
+            decoration: None,
             virtual_host: self.virtual_host,
             is_tls_redirect: true,
         });
@@ -224,13 +228,13 @@ impl RouteBuilder {
             name,
             r#match,
             metadata,
-            decorator: _,
+            decorator,
             typed_per_filter_config,
             request_headers_to_add,
             request_headers_to_remove,
             response_headers_to_add,
             response_headers_to_remove,
-            tracing: _,
+            tracing,
             per_request_buffer_limit_bytes,
             stat_prefix,
             request_body_buffer_limit,
@@ -251,6 +255,7 @@ impl RouteBuilder {
             }
         });
         let filter_configs = FilterConfigs::build(typed_per_filter_config, Some(&self.filter_configs), cx);
+        let decoration = Decoration::build(decorator.as_ref(), tracing.as_ref(), cx);
         let request_headers =
             HeaderMutations::build_request(request_headers_to_add, request_headers_to_remove, cx);
         let response_headers =
@@ -278,6 +283,7 @@ impl RouteBuilder {
             request_headers: request_headers?,
             response_headers: response_headers?,
             filter_configs: filter_configs?,
+            decoration: decoration?,
             virtual_host: self.virtual_host,
             is_tls_redirect: false,
         });

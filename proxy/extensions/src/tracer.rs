@@ -1,0 +1,3 @@
+//! Tracers.
+
+pub mod zipkin;
