@@ -79,9 +79,7 @@ impl Direction {
 
     fn finish(&mut self, to: &Connection) -> Result<(), Failed> {
         self.done = true;
-        if let Some(pipe) = self.pipe.take() {
-            pipe.give();
-        }
+        self.pipe = None;
         match to.shutdown_write() {
             // The peer has gone already: there is nobody to tell.
             Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
