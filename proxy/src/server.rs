@@ -151,9 +151,8 @@ pub fn build(mut checked: Checked, options: &cli::Options) -> anyhow::Result<Bui
         None => Ok(None),
     };
     let settings = Settings::build(bootstrap, &mut cx);
-    let node = xds::node(&env, bootstrap);
     let clusters = bootstrap.static_resources.as_ref().map_or(&[][..], |resources| &resources.clusters);
-    let around = Surroundings { node: &node, clusters };
+    let around = Surroundings { node: &|| xds::node(&env, bootstrap), clusters };
     let sinks = cx.each("stats_sinks", &bootstrap.stats_sinks, |proto, cx| build_sink(proto, &around, cx));
     let log_format = log_format(bootstrap, options, &mut cx);
     errors.extend(cx.into_errors());

@@ -22,9 +22,7 @@ fn refused(yaml: &str, because: &str) -> Result<Verdict> {
     let length = verdict.text.len();
     ensure!(length < 4 * yaml.len() + 4_096, "{length} bytes of reasons for {} bytes", yaml.len());
     ensure!(took < PROMPT, "it took {took:?}");
-    // (173 MiB in the build that is shipped, 215 in one for development.)
-    let most_allowed = if cfg!(debug_assertions) { 250 << 10 } else { 200 << 10 };
-    ensure!(most < most_allowed, "it took {most} KiB");
+    ensure!(most < 200 << 10, "it took {most} KiB");
     Ok(verdict)
 }
 
@@ -154,8 +152,6 @@ fn t17_ten_mebibytes() -> Result<()> {
     // in a build for development every byte costs more
     let limit = if cfg!(debug_assertions) { 8 } else { 1 };
     ensure!(took < PROMPT * limit, "it took {took:?}");
-    // (173 MiB in the build that is shipped, 215 in one for development.)
-    let most_allowed = if cfg!(debug_assertions) { 250 << 10 } else { 200 << 10 };
-    ensure!(most < most_allowed, "it took {most} KiB");
+    ensure!(most < 200 << 10, "it took {most} KiB");
     Ok(())
 }

@@ -26,8 +26,8 @@ pub trait StatsSink {
 /// What the bootstrap says beside the sinks.
 #[derive(Clone, Copy)]
 pub struct Surroundings<'a> {
-    /// Who this proxy is, in full.
-    pub node: &'a Node,
+    /// Who this proxy is, in full: what control planes send along may be megabytes, so it is copied for who asks.
+    pub node: &'a dyn Fn() -> Node,
     /// The static clusters: a sink is told of no other.
     pub clusters: &'a [Cluster],
 }

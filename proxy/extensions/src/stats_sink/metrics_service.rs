@@ -90,7 +90,7 @@ impl StatsSinkFactory for MetricsService {
         let mode = HistogramEmitMode::try_from(histogram_emit_mode).unwrap_or_default();
         Ok(Box::new(Sink {
             service: Arc::new(service),
-            node: surroundings.node.clone(),
+            node: (surroundings.node)(),
             as_deltas: report_counters_as_deltas.unwrap_or(false),
             with_labels: emit_tags_as_labels,
             summaries: mode != HistogramEmitMode::Histogram,
