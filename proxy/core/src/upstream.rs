@@ -10,6 +10,7 @@ mod lb;
 mod local_cluster;
 mod outlier;
 mod priority;
+mod reported;
 mod subsets;
 mod wishes;
 
@@ -38,5 +39,6 @@ pub use outlier::{
     OutlierSettings, Reached,
 };
 pub use priority::{Load, Priority};
+pub use reported::ReportedWeights;
 pub use subsets::{SelectorFallback, SubsetFallback, SubsetSelector, SubsetSettings, SubsetWeights, Subsets};
 pub use wishes::{HostQueue, HostWish, HostWishes, OverrideHosts, OverrideSource, StrictHost};

@@ -15,6 +15,7 @@ pub mod health;
 pub mod http_options;
 pub mod key_format;
 pub(crate) mod labels;
+pub(crate) mod load_report;
 pub mod mirror;
 pub mod original_dst;
 pub mod outlier;

@@ -47,6 +47,8 @@ closed unused.
 `lb_recalculate_zone_structures`, and what `lb_zone_cluster_too_small` and `lb_local_cluster_not_ok` count when hosts change, are counted by workers that pick
 from them; Envoy counts in every thread and at every update.
 
+Weights that hosts report are made at most every 100 ms (`weight_update_period`), as the API says, and numbers of reports are decimal.
+
 Of a host whose labels are lists (`list_as_any`) no more than 4096 combinations make subsets; Envoy makes all. Subsets are not divided further
 by a `subset_lb_policy` that is one of subsets again.
 

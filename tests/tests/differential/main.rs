@@ -41,6 +41,7 @@ mod rbac;
 mod rbac_matcher;
 mod redirects;
 mod replies;
+mod reported;
 mod retries;
 mod routing;
 mod sessions;
@@ -373,6 +374,12 @@ async fn subsets_of_hosts() {
 #[tokio::test]
 async fn hosts_that_are_asked_for() {
     let compared = async { sessions::compare(&Binary::envoy()?, &Binary::subject()?).await };
+    expect_ok(compared.await);
+}
+
+#[tokio::test]
+async fn weights_that_hosts_report() {
+    let compared = async { reported::compare(&Binary::envoy()?, &Binary::subject()?).await };
     expect_ok(compared.await);
 }
 

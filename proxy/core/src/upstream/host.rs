@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 use xds_api::envoy::config::core::v3::HealthStatus;
 
 use super::health::HealthFlags;
+use super::reported::Reported;
 use super::{CheckTarget, Endpoint, HealthFlag, HostHealth, OutlierCounts};
 use crate::address::Address;
 use crate::metadata::Metadata;
@@ -46,6 +47,8 @@ pub struct Host {
     pub locality: Arc<Locality>,
     priority: AtomicU32,
     weight: AtomicU32,
+    discovered_weight: AtomicU32,
+    reported: OnceLock<Box<Reported>>,
     flags: HealthFlags,
     metadata: ArcSwapOption<Metadata>,
     healthy_since: OnceLock<Instant>,
@@ -90,6 +93,8 @@ impl Host {
             locality: Locality::nowhere(),
             priority: AtomicU32::new(0),
             weight: AtomicU32::new(1),
+            discovered_weight: AtomicU32::new(1),
+            reported: OnceLock::new(),
             flags: HealthFlags::default(),
             metadata: ArcSwapOption::empty(),
             healthy_since: OnceLock::new(),
@@ -191,9 +196,19 @@ impl Host {
         self.active_connections.load(Ordering::Relaxed) > 0
     }
 
-    /// `load_balancing_weight`, at least 1.
+    /// What it weighs, at least 1: `load_balancing_weight`, or what follows from its reports.
     pub fn weight(&self) -> u32 {
         self.weight.load(Ordering::Relaxed).max(1)
+    }
+
+    /// `load_balancing_weight`, at least 1.
+    pub fn discovered_weight(&self) -> u32 {
+        self.discovered_weight.load(Ordering::Relaxed).max(1)
+    }
+
+    /// What it reported of its load, where somebody wants to know.
+    pub(super) fn reported(&self) -> &OnceLock<Box<Reported>> {
+        &self.reported
     }
 
     /// Priority, 0 first.
@@ -231,9 +246,21 @@ impl Host {
         self.flags.set_discovered(status);
     }
 
-    /// Sets the weight; seen by balancing with the next host set.
+    /// Sets the weight that discovery says; seen by balancing with the next host set.
     pub fn set_weight(&self, weight: u32) {
+        self.discovered_weight.store(weight, Ordering::Relaxed);
         self.weight.store(weight, Ordering::Relaxed);
+    }
+
+    /// Sets what it weighs whatever discovery says, and until that says it again; whether that is another weight. Seen by balancing with the
+    /// next host set.
+    pub(super) fn set_weight_now(&self, weight: u32) -> bool {
+        self.weight.swap(weight, Ordering::Relaxed) != weight
+    }
+
+    /// It weighs what discovery says.
+    pub fn reset_weight(&self) {
+        self.weight.store(self.discovered_weight(), Ordering::Relaxed);
     }
 
     pub(super) fn set_priority(&self, priority: u32) {

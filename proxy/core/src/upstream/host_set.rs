@@ -428,9 +428,9 @@ impl HostSet {
         self.priorities.iter().map(|priority| priority.hosts.excluded).sum()
     }
 
-    /// The largest weight of a host (`max_host_weight`); 0 if there are none.
+    /// The largest weight that discovery gives a host (`max_host_weight`); 0 if there are none.
     pub fn max_weight(&self) -> u32 {
-        self.hosts().map(|host| host.weight()).max().unwrap_or(0)
+        self.hosts().map(|host| host.discovered_weight()).max().unwrap_or(0)
     }
 
     /// Whether `host`, which was picked from this set, was picked in panic (`lb_healthy_panic`).
@@ -530,7 +530,7 @@ impl<'a> Merge<'a> {
         let host = match kept {
             Some(host) => {
                 host.set_flag(HealthFlag::PendingDynamicRemoval, false);
-                self.changed |= host.weight() != endpoint.weight
+                self.changed |= host.discovered_weight() != endpoint.weight
                     || host.discovered_health() != HostHealth::of(endpoint.health)
                     || host.priority() != priority;
                 if host.metadata() != endpoint.metadata {

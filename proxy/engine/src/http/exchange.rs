@@ -456,6 +456,11 @@ impl Stream<'_> {
             }
             self.upstream_head(clock::now());
         }
+        if let Some(Ending::Trailers(trailers)) = &parts.end
+            && self.wants_report()
+        {
+            self.is_reported = self.note_report(trailers);
+        }
         if parts.end.is_some() {
             self.upstream_complete(clock::now());
         }

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use proxy_core::head::Protocol;
 use proxy_core::headers::{X_ENVOY_ATTEMPT_COUNT, X_ENVOY_OVERLOADED, X_ENVOY_UPSTREAM_SERVICE_TIME, number};
 use proxy_core::local_reply::LocalReply;
@@ -14,6 +14,8 @@ use proxy_core::upstream::HostResult;
 
 use super::deadlines::Timeout;
 use super::stream::{Stream, StreamEnd, selected};
+use crate::local::clock;
+use crate::upstream::load_report;
 use crate::upstream::outlier::judged_status;
 
 impl Stream<'_> {
@@ -30,7 +32,7 @@ impl Stream<'_> {
 
     /// The host answered with the head in `self.response`.
     #[inline]
-    pub(super) fn note_answer(&self) {
+    pub(super) fn note_answer(&mut self) {
         if self.cluster.as_ref().is_some_and(|cluster| cluster.cluster.outlier.is_some())
             && let Some(head) = &self.response
         {
@@ -43,6 +45,28 @@ impl Stream<'_> {
         {
             checker.note(host, head);
         }
+        if self.wants_report()
+            && let Some(head) = &self.response
+        {
+            self.is_reported = self.note_report(&head.headers);
+        }
+    }
+
+    /// Whether what the host reports of its load matters, and was not heard yet.
+    #[inline]
+    pub(super) fn wants_report(&self) -> bool {
+        self.cluster.as_ref().is_some_and(|cluster| cluster.cluster.balancing.reported.is_some())
+            && !self.is_reported
+    }
+
+    /// Notes what the host reports in headers or trailers; whether it does.
+    #[cold]
+    pub(super) fn note_report(&self, fields: &HeaderMap) -> bool {
+        let reported = self.cluster.as_ref().and_then(|cluster| cluster.cluster.balancing.reported.as_ref());
+        let Some((reported, host)) = reported.zip(self.info.upstream.host.as_ref()) else { return false };
+        let Some(report) = load_report::report(fields) else { return false };
+        reported.note(host, &report, clock::now());
+        true
     }
 
     /// Counts what a host, or the way to it, did to a stream.

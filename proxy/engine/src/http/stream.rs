@@ -106,6 +106,8 @@ pub(crate) struct Stream<'c> {
     pub(super) is_redirected: bool,
     /// The upstream sent an informational head.
     pub(crate) informed: bool,
+    /// A host reported its load.
+    pub(super) is_reported: bool,
     /// The connection must end after this response.
     pub(crate) close: bool,
     /// The cluster that the route chose, if there is such a cluster.
@@ -273,6 +275,7 @@ impl<'c> Stream<'c> {
             upgraded: false,
             is_redirected: false,
             informed: false,
+            is_reported: false,
             close: false,
             cluster: None,
             in_flight: None,

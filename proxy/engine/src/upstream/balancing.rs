@@ -2,6 +2,7 @@
 //!
 //! Source: `envoy/config/cluster/v3/cluster.proto`, `envoy/extensions/load_balancing_policies/*/v3/`.
 
+mod client_side;
 mod hashing;
 mod override_host;
 mod slow_start;
@@ -18,8 +19,8 @@ use proxy_core::runtime::Runtime;
 use proxy_core::stats::Cells;
 use proxy_core::stats::groups::ClusterTrafficStats;
 use proxy_core::upstream::{
-    Hashing, HealthStatuses, LeastRequest, LoadBalancer, OverrideHosts, Policy, RuntimeDouble, Scheme,
-    Selection, SlowStart, SubsetSettings,
+    Hashing, HealthStatuses, LeastRequest, LoadBalancer, OverrideHosts, Policy, ReportedWeights,
+    RuntimeDouble, Scheme, Selection, SlowStart, SubsetSettings,
 };
 use xds_api::envoy::config::cluster::v3 as proto;
 use xds_api::envoy::config::cluster::v3::cluster::common_lb_config::LocalityConfigSpecifier as Locality;
@@ -39,6 +40,8 @@ pub struct Balancing {
     scheme: Scheme,
     /// What requests hash to, where the cluster says so itself.
     hash_policies: HashPolicies,
+    /// How weights follow from what hosts report, if they do.
+    pub reported: Option<Box<ReportedWeights>>,
     /// Percent of available hosts below which health is ignored, unless the runtime says otherwise.
     panic_threshold: u32,
     /// Whether every change of the hosts closes all connections (`close_connections_on_host_set_change`).
@@ -47,6 +50,13 @@ pub struct Balancing {
     pub preconnect: Preconnect,
     /// The hosts that a filter may choose for a request (`override_host_status`).
     pub override_statuses: HealthStatuses,
+}
+
+/// How hosts are picked by their locality.
+#[derive(Clone, Copy, Debug, Default)]
+struct Localities {
+    is_weighted: bool,
+    zone: ZoneAwareLbConfig,
 }
 
 /// How many connections there are for each that is needed (`preconnect_policy`): 1 makes none ahead.
@@ -74,6 +84,7 @@ const LEAST_REQUEST: &str = "envoy.extensions.load_balancing_policies.least_requ
 const RANDOM: &str = "envoy.extensions.load_balancing_policies.random.v3.Random";
 const RING_HASH: &str = "envoy.extensions.load_balancing_policies.ring_hash.v3.RingHash";
 const MAGLEV: &str = "envoy.extensions.load_balancing_policies.maglev.v3.Maglev";
+const CLIENT_SIDE: &str = "envoy.extensions.load_balancing_policies.client_side_weighted_round_robin.v3.ClientSideWeightedRoundRobin";
 const WRR_LOCALITY: &str = "envoy.extensions.load_balancing_policies.wrr_locality.v3.WrrLocality";
 const SUBSET: &str = "envoy.extensions.load_balancing_policies.subset.v3.Subset";
 const OVERRIDE_HOST: &str = "envoy.extensions.load_balancing_policies.override_host.v3.OverrideHost";
@@ -136,6 +147,7 @@ impl Balancing {
             name: proto.name.as_str().into(),
             scheme: unbalanced(),
             hash_policies: HashPolicies::default(),
+            reported: None,
             panic_threshold: 50,
             close_connections_on_host_set_change: false,
             preconnect: Preconnect::from_proto(proto.preconnect_policy.as_ref()),
@@ -149,8 +161,10 @@ impl Balancing {
         hashing::check_names(proto, cx)?;
         let provided = OriginalDst::is_kind_of(proto);
         built.scheme = match &proto.load_balancing_policy {
-            // The typed policies bring their own locality settings; those of common_lb_config do not apply.
-            Some(list) => cx.at("load_balancing_policy", |cx| built.first_supported(list, provided, cx))?,
+            Some(list) => {
+                check_alone(proto, cx)?;
+                cx.at("load_balancing_policy", |cx| built.first_supported(list, provided, cx))?
+            }
             None => built.legacy_with_subsets(proto, provided, cx)?,
         };
         common?;
@@ -245,15 +259,8 @@ impl Balancing {
                 })?;
                 Scheme::OverrideHost { hosts: Arc::new(hosts?), fallback: Box::new(fallback) }
             }
-            WRR_LOCALITY => {
-                // Envoy takes it with one policy only, and that one is not available here.
-                return Err(cx.at("endpoint_picking_policy", |cx| {
-                    cx.reject(
-                        "Currently WrrLocalityLoadBalancer only supports ClientSideWeightedRoundRobinLoadBalancer as \
-                         its endpoint picking policy.",
-                    )
-                }));
-            }
+            CLIENT_SIDE => self.client_side(&decode(&any.value, cx)?, Localities::default(), cx)?,
+            WRR_LOCALITY => self.wrr_locality(&decode(&any.value, cx)?, cx)?,
             _ => return Ok(None),
         }))
     }
@@ -323,18 +330,33 @@ impl Balancing {
             Err(_) => return Err(cx.at("lb_policy", |cx| cx.reject("unknown policy"))),
         };
         let common = proto.common_lb_config.as_ref();
-        let locality = common.and_then(|common| common.locality_config_specifier.as_ref());
-        let zone = match locality {
-            Some(Locality::ZoneAwareLbConfig(zone)) => zones::legacy(zone),
-            Some(Locality::LocalityWeightedLbConfig(_)) | None => ZoneAwareLbConfig::default(),
+        let localities = match common.and_then(|common| common.locality_config_specifier.as_ref()) {
+            Some(Locality::ZoneAwareLbConfig(zone)) => {
+                Localities { is_weighted: false, zone: zones::legacy(zone) }
+            }
+            Some(Locality::LocalityWeightedLbConfig(_)) => {
+                Localities { is_weighted: true, ..Localities::default() }
+            }
+            None => Localities::default(),
         };
-        Ok(Scheme::Spread {
+        Ok(self.spread_over(localities, policy, slow_start, cx))
+    }
+
+    fn spread_over(
+        &self,
+        localities: Localities,
+        policy: Policy,
+        slow_start: Option<Box<SlowStart>>,
+        cx: &BuildCx<'_>,
+    ) -> Scheme {
+        let Localities { is_weighted, zone } = localities;
+        Scheme::Spread {
             policy,
-            locality_weighted: matches!(locality, Some(Locality::LocalityWeightedLbConfig(_))),
+            locality_weighted: is_weighted,
             fail_on_panic: zone.fail_traffic_on_panic,
             slow_start,
             zones: zones::routing(&zone, &self.name, self.panic_threshold, cx),
-        })
+        }
     }
 
     fn spread(
@@ -345,18 +367,14 @@ impl Balancing {
         cx: &BuildCx<'_>,
     ) -> Scheme {
         use locality_lb_config::LocalityConfigSpecifier as Kind;
-        let locality = locality.and_then(|locality| locality.locality_config_specifier.as_ref());
-        let zone = match locality {
-            Some(Kind::ZoneAwareLbConfig(zone)) => *zone,
-            Some(Kind::LocalityWeightedLbConfig(_)) | None => ZoneAwareLbConfig::default(),
+        let localities = match locality.and_then(|locality| locality.locality_config_specifier.as_ref()) {
+            Some(Kind::ZoneAwareLbConfig(zone)) => Localities { is_weighted: false, zone: *zone },
+            Some(Kind::LocalityWeightedLbConfig(_)) => {
+                Localities { is_weighted: true, ..Localities::default() }
+            }
+            None => Localities::default(),
         };
-        Scheme::Spread {
-            policy,
-            locality_weighted: matches!(locality, Some(Kind::LocalityWeightedLbConfig(_))),
-            fail_on_panic: zone.fail_traffic_on_panic,
-            slow_start,
-            zones: zones::routing(&zone, &self.name, self.panic_threshold, cx),
-        }
+        self.spread_over(localities, policy, slow_start, cx)
     }
 
     #[allow(deprecated)]
@@ -404,6 +422,23 @@ fn legacy_least_request(
         let bias = config.active_request_bias.as_ref();
         Ok((least_request(config.choice_count, false, bias, cx)?, slow_start))
     })
+}
+
+/// Refuses what is said of balancing beside `load_balancing_policy`.
+fn check_alone(proto: &proto::Cluster, cx: &mut BuildCx<'_>) -> Result<(), Rejected> {
+    let is_partial = |common: &proto::cluster::CommonLbConfig| {
+        common.locality_config_specifier.is_some() || common.consistent_hashing_lb_config.is_some()
+    };
+    if proto.lb_subset_config.is_some() {
+        return Err(cx.reject("cluster: load_balancing_policy cannot be combined with lb_subset_config"));
+    }
+    match proto.common_lb_config.as_ref().is_some_and(is_partial) {
+        false => Ok(()),
+        true => Err(cx.reject(
+            "cluster: load_balancing_policy cannot be combined with partial fields (zone_aware_lb_config, \
+             locality_weighted_lb_config, consistent_hashing_lb_config) of common_lb_config",
+        )),
+    }
 }
 
 fn not_provided(cx: &mut BuildCx<'_>) -> Rejected {

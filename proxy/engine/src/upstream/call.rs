@@ -35,6 +35,7 @@ use self::tries::Tries;
 use super::circuit_breaker::BreakerPriority;
 use super::cluster::Cluster;
 use super::http_options::Carriage;
+use super::load_report;
 use super::outlier::judged_status;
 use super::pool::{Clusters, HostPool, Lease, RequestGuard, Wants, WorkerCluster};
 use super::stream::Upstream;
@@ -351,6 +352,16 @@ impl Calling {
         }
     }
 
+    /// Notes what the host reports of its load, if that matters.
+    fn note_report(&self, answer: &Answer) {
+        let reported = self.cluster.cluster.balancing.reported.as_ref();
+        let Some((reported, host)) = reported.zip(self.host.as_ref()) else { return };
+        let report = load_report::report(&answer.head.headers);
+        if let Some(report) = report.or_else(|| answer.trailers.as_ref().and_then(load_report::report)) {
+            reported.note(host, &report, clock::now());
+        }
+    }
+
     fn count_failure(&self, failure: &CallFailure) {
         let stats = self.stats();
         match failure {
@@ -371,6 +382,7 @@ impl Calling {
                 }
                 let status = judged_status(&answer.head, self.call.request.is_grpc());
                 self.note(HostResult::Answered(status));
+                self.note_report(answer);
             }
             Err(CallFailure::Timeout) => self.note(HostResult::TimedOut),
             Err(

@@ -4,7 +4,7 @@
 //! Source: `envoy/config/cluster/v3/cluster.proto`.
 
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Guard};
 use proxy_core::address::Address;
@@ -20,7 +20,7 @@ use proxy_core::stats::groups::{
 use proxy_core::stats::{Cells, Scope, Shared};
 use proxy_core::upstream::{
     Assignment, Checking, Duplicates, EntryCounts, HashTableKind, HashTables, Hashing, HealthFlag, Host,
-    HostSet, HostSetOptions, HostsUpdate, LoadBalancer, LocalCluster,
+    HostSet, HostSetOptions, HostsUpdate, LoadBalancer, LocalCluster, ReportedWeights,
 };
 use tokio::sync::Notify;
 use xds_api::envoy::config::cluster::v3 as proto;
@@ -275,6 +275,9 @@ impl Cluster {
     pub fn inherit_hosts(&self, from: &Self) {
         for host in from.hosts.load().hosts() {
             host.set_flag(HealthFlag::FailedOutlierCheck, false);
+            if self.balancing.reported.is_none() {
+                host.reset_weight();
+            }
         }
         let hosts = Arc::new(from.hosts.load().refreshed(self.host_set_options()));
         self.publish(hosts);
@@ -284,6 +287,15 @@ impl Cluster {
     pub fn refresh_hosts(&self) {
         let hosts = Arc::new(self.hosts.load().refreshed(self.host_set_options()));
         self.publish(hosts);
+    }
+
+    /// Weighs the hosts by what they reported.
+    pub(super) fn weigh_hosts(&self) {
+        if let Some(reported) = &self.balancing.reported
+            && reported.weigh(&self.hosts.load(), Instant::now())
+        {
+            self.refresh_hosts();
+        }
     }
 
     /// Removes the hosts that were only there because their checks passed, and do no longer; whether there were any.
@@ -312,7 +324,12 @@ impl Cluster {
         priorities.sort_unstable();
         priorities.dedup();
         self.stats.state.membership_change.add(priorities.len() as u64);
-        self.publish(update.hosts.clone());
+        let weighs = |reported: &ReportedWeights| reported.weigh(&update.hosts, Instant::now());
+        let hosts = match self.balancing.reported.as_deref().is_some_and(weighs) {
+            true => Arc::new(update.hosts.refreshed(self.host_set_options())),
+            false => update.hosts.clone(),
+        };
+        self.publish(hosts);
         self.membership.notify_one();
     }
 

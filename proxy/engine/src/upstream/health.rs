@@ -1,11 +1,13 @@
-//! Looks after the health of a cluster's hosts on the main thread: checks them, ejects outliers and lets them back in.
+//! Looks after a cluster's hosts on the main thread: checks them, ejects outliers and lets them back in, and weighs them by what they report.
 //!
-//! A change of health sorts the hosts anew; no pool, balancer or cluster is rebuilt, and no request waits for it.
+//! A change of health or weight sorts the hosts anew; no pool, balancer or cluster is rebuilt, and no request waits for it.
 
 use std::future::{Future, pending};
 use std::sync::Arc;
+use std::time::Duration;
 
 use proxy_core::upstream::{HealthFlag, Host, OutlierChange, Transition};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use super::checks::sessions::{Found, Sessions};
 use super::cluster::Cluster;
@@ -13,7 +15,7 @@ use super::outlier::Judge;
 
 /// Whether somebody has to look after the hosts of `cluster`.
 pub fn is_watched(cluster: &Cluster) -> bool {
-    cluster.outlier.is_some() || cluster.checker.is_some()
+    cluster.outlier.is_some() || cluster.checker.is_some() || cluster.balancing.reported.is_some()
 }
 
 /// What is told of the health of a cluster.
@@ -36,7 +38,9 @@ pub async fn run(cluster: Arc<Cluster>, on_update: impl Fn(HealthUpdate)) {
     let outlier = cluster.outlier.as_ref();
     let mut judge = outlier.and_then(|outlier| Judge::new(outlier, cluster.name.as_str()));
     let mut sessions = Sessions::new(&cluster);
-    if judge.is_none() && sessions.is_none() {
+    let reported = cluster.balancing.reported.as_ref();
+    let mut weighing = reported.map(|reported| weighing(reported.period));
+    if judge.is_none() && sessions.is_none() && weighing.is_none() {
         return;
     }
     let mut is_checked = true;
@@ -55,6 +59,7 @@ pub async fn run(cluster: Arc<Cluster>, on_update: impl Fn(HealthUpdate)) {
         }
         tokio::select! {
             () = cluster.membership_changed() => {}
+            _ = wait(weighing.as_mut().map(Interval::tick)) => cluster.weigh_hosts(),
             changes = wait(judge.as_mut().map(|judge| judge.judge(|| cluster.known_hosts()))) => {
                 settle(&cluster, &changes, &[], &on_update);
             }
@@ -64,6 +69,13 @@ pub async fn run(cluster: Arc<Cluster>, on_update: impl Fn(HealthUpdate)) {
             }
         }
     }
+}
+
+/// The weights of hosts are made anew so often; none of them is made up for.
+fn weighing(period: Duration) -> Interval {
+    let mut interval = interval_at(Instant::now() + period, period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
 }
 
 /// What the future comes to, if there is one.
