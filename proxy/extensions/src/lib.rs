@@ -88,10 +88,10 @@ pub const UPSTREAM_NETWORK_FILTERS: &[&dyn UpstreamNetworkFilterFactory] =
 
 /// Sinks of statistics, sorted by name.
 pub const STATS_SINKS: &[&dyn StatsSinkFactory] = &[
-    &stats_sink::dog_statsd::DogStatsdSink,
-    &stats_sink::graphite_statsd::GraphiteStatsdSink,
+    &stats_sink::dialects::DOG,
+    &stats_sink::dialects::GRAPHITE,
     &stats_sink::metrics_service::MetricsService,
-    &stats_sink::plain_statsd::StatsdSink,
+    &stats_sink::dialects::PLAIN,
 ];
 
 /// Tracers, sorted by name.
@@ -143,10 +143,8 @@ pub const FIELDS: &[&[MessageFields]] = &[
     shared::rate_limit::FIELDS,
     shared::rbac::fields::FIELDS,
     shared::set_filter_state::FIELDS,
-    stats_sink::dog_statsd::FIELDS,
-    stats_sink::graphite_statsd::FIELDS,
+    stats_sink::dialects::FIELDS,
     stats_sink::metrics_service::FIELDS,
-    stats_sink::plain_statsd::FIELDS,
     tracer::zipkin::FIELDS,
 ];
 

@@ -2,7 +2,5 @@
 
 mod statsd;
 
-pub mod dog_statsd;
-pub mod graphite_statsd;
+pub mod dialects;
 pub mod metrics_service;
-pub mod plain_statsd;

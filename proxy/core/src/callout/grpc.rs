@@ -113,13 +113,12 @@ impl GrpcService {
 
     /// The call that sends `message` to `path` (`/package.Service/Method`) for the stream that `info` describes.
     pub fn call(&self, path: &'static str, message: &impl Message, info: &StreamInfo) -> Call {
-        self.call_with(path, frame(message), info)
+        self.call_with(path, frames(std::slice::from_ref(message)), info)
     }
 
     /// The call that sends all of `messages`, for nobody's stream.
     pub fn call_of_nobody<M: Message>(&self, path: &'static str, messages: &[M]) -> Call {
-        let body: BytesMut = messages.iter().flat_map(frame).collect();
-        self.call_with(path, body.freeze(), &StreamInfo::of_nobody())
+        self.call_with(path, frames(messages), &StreamInfo::of_nobody())
     }
 
     fn call_with(&self, path: &'static str, body: Bytes, info: &StreamInfo) -> Call {
@@ -200,15 +199,18 @@ impl Metadatum {
     }
 }
 
-/// A message as it stands in a body.
-fn frame(message: &impl Message) -> Bytes {
-    let length = message.encoded_len();
-    let mut frame = BytesMut::with_capacity(PREFIX + length);
-    frame.put_u8(0);
-    frame.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
-    // (It has room for all of it.)
-    let _ = message.encode(&mut frame);
-    frame.freeze()
+/// Messages as they stand in a body.
+fn frames<M: Message>(messages: &[M]) -> Bytes {
+    let mut body = BytesMut::new();
+    for message in messages {
+        let length = message.encoded_len();
+        body.reserve(PREFIX + length);
+        body.put_u8(0);
+        body.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+        // (It has room for all of it.)
+        let _ = message.encode(&mut body);
+    }
+    body.freeze()
 }
 
 /// `grpc-timeout`: at most eight digits and the finest unit that they suffice for.
@@ -312,7 +314,7 @@ mod tests {
     #[test]
     fn a_message_is_framed_and_found_again() {
         let message = prost_types::Duration { seconds: 7, nanos: 5 };
-        let body = frame(&message);
+        let body = frames(std::slice::from_ref(&message));
         let (prefix, rest) = body.split_at(PREFIX);
         assert_eq!(prefix, [0, 0, 0, 0, u8::try_from(rest.len()).unwrap()]);
         let seconds = |body: &[u8]| {
@@ -320,7 +322,7 @@ mod tests {
             prost_types::Duration::decode(last).unwrap().seconds
         };
         assert_eq!(seconds(&body), 7);
-        let twice = [&body[..], &frame(&prost_types::Duration { seconds: 8, nanos: 0 })].concat();
+        let twice = frames(&[message, prost_types::Duration { seconds: 8, nanos: 0 }]);
         assert_eq!(seconds(&twice), 8);
         assert_eq!(seconds(&twice[..twice.len() - 1]), 7);
         assert_eq!(seconds(&[&body[..], b"\0\0\0"].concat()), 7);

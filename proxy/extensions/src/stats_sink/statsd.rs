@@ -20,6 +20,8 @@ use proxy_core::stats::{Bins, HistogramView, Metric, Settings, Unit, Value, bin_
 use xds_api::envoy::config::core::v3 as core;
 use xds_api::envoy::config::core::v3::socket_address::Protocol;
 
+use super::dialects::Wanted;
+
 /// What every name begins with where nothing is said.
 const PREFIX: &str = "envoy";
 
@@ -50,15 +52,11 @@ pub(super) struct Statsd {
 }
 
 impl Statsd {
-    /// A sink for `address`. `datagram`: most bytes of a datagram; each line has one of its own without.
-    pub(super) fn build(
-        address: &core::Address,
-        prefix: String,
-        tags: Tags,
-        datagram: Option<u64>,
-        cx: &mut BuildCx<'_>,
-    ) -> Result<Self, Rejected> {
+    /// The sink that is wanted.
+    pub(super) fn build(wanted: Wanted, tags: Tags, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
+        let Wanted { address, prefix, datagram } = wanted;
         let socket = cx.at("address", |cx| {
+            let Some(address) = address else { return Err(cx.reject("value is required")) };
             let address = build_address(address, cx)?;
             Datagrams::to(&address).map_err(|error| cx.reject(format!("no socket: {error}")))
         })?;
@@ -238,9 +236,8 @@ impl Datagrams {
 }
 
 /// (It may say that it is one of UDP, as it is.)
-fn build_address(proto: &core::Address, cx: &mut BuildCx<'_>) -> Result<Address, Rejected> {
+fn build_address(mut proto: core::Address, cx: &mut BuildCx<'_>) -> Result<Address, Rejected> {
     use core::address::Address as Kind;
-    let mut proto = proto.clone();
     if let Some(Kind::SocketAddress(socket)) = &mut proto.address {
         socket.protocol = Protocol::Tcp as i32;
     }
