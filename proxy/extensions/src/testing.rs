@@ -7,14 +7,18 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::{Instant, SystemTime};
 
+use prost::Message;
 use proxy_core::address::Address;
-use proxy_core::callout::{Call, CallFailure, Called, Caller};
+use proxy_core::callout::{Answer, Call, CallFailure, Called, Caller};
 use proxy_core::config::BuildEnv;
 use proxy_core::extension::access_log::{LogFile, LogFiles};
 use proxy_core::extension::http_filter::{HeadersStep, LocalBoxFuture, Phases, StreamCx};
 use proxy_core::head::{HeadLimits, RequestHead, ResponseHead, Scheme};
 use proxy_core::local_reply::LocalReply;
-use proxy_core::stream_info::{ConnectionInfo, StreamInfo};
+use proxy_core::stream_info::{ConnectionInfo, StreamInfo, WireBytes};
+use proxy_core::upstream::Host;
+use xds_api::envoy::config::core::v3::GrpcService;
+use xds_api::envoy::config::core::v3::grpc_service::{EnvoyGrpc, TargetSpecifier};
 
 /// Log files in memory.
 #[derive(Default)]
@@ -217,6 +221,25 @@ impl Stream {
 
 pub(crate) fn lines(headers: &http::HeaderMap) -> Vec<String> {
     headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect()
+}
+
+/// What a service of gRPC answers with this message.
+pub(crate) fn grpc_answer(message: &impl Message) -> Called {
+    let message = message.encode_to_vec();
+    let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+    Ok(Answer {
+        head: ResponseHead::new(http::StatusCode::OK),
+        body: bytes::Bytes::from([&[0][..], &length, &message].concat()),
+        trailers: Some(header_map(&[("grpc-status", "0")])),
+        wire: WireBytes::default(),
+        host: Arc::new(Host::new(address("10.0.0.9:1"))),
+    })
+}
+
+/// A service of gRPC at this cluster.
+pub(crate) fn grpc_service(cluster: &str) -> GrpcService {
+    let target = EnvoyGrpc { cluster_name: cluster.into(), ..EnvoyGrpc::default() };
+    GrpcService { target_specifier: Some(TargetSpecifier::EnvoyGrpc(target)), ..GrpcService::default() }
 }
 
 /// The reply that a step makes, if it makes one; any other step than going on is a mistake.

@@ -1,23 +1,19 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::HeaderMap;
 use prost::Message;
-use proxy_core::callout::{Answer, CallFailure, Called};
+use proxy_core::callout::{CallFailure, Called};
 use proxy_core::extension::http_filter::{DataStep, HeadersStep, Route, RouteRateLimits, Verdict};
-use proxy_core::head::ResponseHead;
 use proxy_core::metadata::Metadata;
-use proxy_core::stream_info::WireBytes;
-use proxy_core::upstream::Host;
-use xds_api::envoy::config::core::v3::grpc_service::{EnvoyGrpc, TargetSpecifier};
-use xds_api::envoy::config::core::v3::{GrpcService, HeaderValue, HeaderValueOption};
+use xds_api::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
 use xds_api::envoy::extensions::filters::http::ext_authz::v3::ext_authz::Services;
 use xds_api::envoy::service::auth::v3::check_response::HttpResponse;
 use xds_api::envoy::service::auth::v3::{CheckRequest, CheckResponse, DeniedHttpResponse, OkHttpResponse};
 use xds_api::google::rpc;
 
 use super::*;
-use crate::testing::{Stream, address, block_on, env, header_map};
+use crate::testing::{Stream, block_on, env, grpc_answer, grpc_service};
 
 /// The route of the tests.
 struct Everything(Metadata);
@@ -41,10 +37,7 @@ impl Route for Everything {
 }
 
 fn config(change: impl FnOnce(&mut proto::ExtAuthz)) -> Arc<Config> {
-    let target = EnvoyGrpc { cluster_name: "authz".into(), ..Default::default() };
-    let target_specifier = Some(TargetSpecifier::EnvoyGrpc(target));
-    let service = GrpcService { target_specifier, ..Default::default() };
-    let services = Some(Services::GrpcService(service));
+    let services = Some(Services::GrpcService(grpc_service("authz")));
     let mut proto = proto::ExtAuthz { transport_api_version: 2, services, ..Default::default() };
     change(&mut proto);
     let env = env();
@@ -57,15 +50,7 @@ fn answer(code: i32) -> Called {
 
 fn answer_with(code: i32, http_response: Option<HttpResponse>) -> Called {
     let status = Some(rpc::Status { code, ..Default::default() });
-    let message = CheckResponse { status, http_response, ..Default::default() }.encode_to_vec();
-    let length = u32::try_from(message.len()).unwrap().to_be_bytes();
-    Ok(Answer {
-        head: ResponseHead::new(StatusCode::OK),
-        body: Bytes::from([&[0][..], &length, &message].concat()),
-        trailers: Some(header_map(&[("grpc-status", "0")])),
-        wire: WireBytes::default(),
-        host: Arc::new(Host::new(address("10.0.0.9:1"))),
-    })
+    grpc_answer(&CheckResponse { status, http_response, ..Default::default() })
 }
 
 /// What the filter does with a request whose service answers this: `None` if it passes, else status and details.

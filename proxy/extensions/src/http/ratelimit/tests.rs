@@ -1,17 +1,11 @@
 use std::collections::VecDeque;
 
-use bytes::Bytes;
-use http::StatusCode;
 use prost::Message;
-use proxy_core::callout::{Answer, CallFailure, Called};
+use proxy_core::callout::{CallFailure, Called};
 use proxy_core::extension::http_filter::{HeadersStep, Route, RouteRateLimits, Verdict};
-use proxy_core::head::ResponseHead;
 use proxy_core::metadata::Metadata;
 use proxy_core::rate_limit::RateLimits;
-use proxy_core::stream_info::WireBytes;
-use proxy_core::upstream::Host;
-use xds_api::envoy::config::core::v3::grpc_service::{EnvoyGrpc, TargetSpecifier};
-use xds_api::envoy::config::core::v3::{GrpcService, HeaderValue};
+use xds_api::envoy::config::core::v3::HeaderValue;
 use xds_api::envoy::config::ratelimit::v3::RateLimitServiceConfig;
 use xds_api::envoy::config::route::v3::RateLimit as Limit;
 use xds_api::envoy::config::route::v3::rate_limit::Action;
@@ -20,7 +14,7 @@ use xds_api::envoy::service::ratelimit::v3::rate_limit_response::Code;
 use xds_api::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimitResponse};
 
 use super::*;
-use crate::testing::{Stream, address, block_on, env, header_map};
+use crate::testing::{Stream, block_on, env, grpc_answer, grpc_service};
 
 /// The route of the tests, which says nothing about rates.
 struct Bare(Metadata, RateLimits);
@@ -50,9 +44,7 @@ fn limit(value: &str, apply_on_stream_done: bool) -> Limit {
 }
 
 fn config(change: impl FnOnce(&mut proto::RateLimit)) -> Arc<Config> {
-    let target = EnvoyGrpc { cluster_name: "limits".into(), ..Default::default() };
-    let target_specifier = Some(TargetSpecifier::EnvoyGrpc(target));
-    let grpc_service = Some(GrpcService { target_specifier, ..Default::default() });
+    let grpc_service = Some(grpc_service("limits"));
     let mut proto = proto::RateLimit {
         domain: "d".into(),
         rate_limit_service: Some(RateLimitServiceConfig { grpc_service, transport_api_version: 2 }),
@@ -62,18 +54,6 @@ fn config(change: impl FnOnce(&mut proto::RateLimit)) -> Arc<Config> {
     change(&mut proto);
     let env = env();
     Arc::new(RateLimit::build(proto, &mut BuildCx::new(&env)).unwrap())
-}
-
-fn answer(response: &RateLimitResponse) -> Called {
-    let message = response.encode_to_vec();
-    let length = u32::try_from(message.len()).unwrap().to_be_bytes();
-    Ok(Answer {
-        head: ResponseHead::new(StatusCode::OK),
-        body: Bytes::from([&[0][..], &length, &message].concat()),
-        trailers: Some(header_map(&[("grpc-status", "0")])),
-        wire: WireBytes::default(),
-        host: Arc::new(Host::new(address("10.0.0.9:1"))),
-    })
 }
 
 fn says(code: Code) -> RateLimitResponse {
@@ -129,8 +109,8 @@ fn asked(stream: &Stream) -> Vec<String> {
 #[test]
 fn the_service_decides() {
     let plain = config(|_| {});
-    assert_eq!(outcome(&plain, vec![answer(&says(Code::Ok))]).0, None);
-    assert_eq!(outcome(&plain, vec![answer(&says(Code::OverLimit))]).0, Some(429));
+    assert_eq!(outcome(&plain, vec![grpc_answer(&says(Code::Ok))]).0, None);
+    assert_eq!(outcome(&plain, vec![grpc_answer(&says(Code::OverLimit))]).0, Some(429));
     assert_eq!(outcome(&plain, vec![Err(CallFailure::Timeout)]).0, None);
     let strict = config(|proto| proto.failure_mode_deny = true);
     assert_eq!(outcome(&strict, vec![Err(CallFailure::Timeout)]).0, Some(500));
@@ -139,7 +119,7 @@ fn the_service_decides() {
 #[test]
 fn what_is_over_is_told_when_it_is_and_only_then() {
     let both = config(|proto| proto.rate_limits.push(limit("done", true)));
-    let (_, stream) = outcome(&both, vec![answer(&says(Code::Ok))]);
+    let (_, stream) = outcome(&both, vec![grpc_answer(&says(Code::Ok))]);
     assert_eq!(asked(&stream), ["one", "done"]);
     let end = config(|proto| proto.rate_limits = vec![limit("done", true)]);
     let (_, stream) = outcome(&end, vec![]);
@@ -188,7 +168,7 @@ fn a_service_changes_no_framing_and_fills_no_head() {
         .request_headers_to_add
         .extend((0..30_000).map(|index| HeaderValue { key: format!("x-{index}"), ..Default::default() }));
     response.response_headers_to_add = response.request_headers_to_add.clone();
-    let (_, stream) = outcome(&config(|_| {}), vec![answer(&response)]);
+    let (_, stream) = outcome(&config(|_| {}), vec![grpc_answer(&response)]);
     for headers in [&stream.request.headers, &stream.response.as_ref().unwrap().headers] {
         assert_eq!(headers.get("x-ok").map(|value| value.as_bytes()), Some(&b"1"[..]));
         assert!(

@@ -2,32 +2,19 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::task::Waker;
 
-use bytes::Bytes;
 use http::StatusCode;
 use prost::Message;
-use proxy_core::callout::{Answer, Call, CallFailure, Caller};
-use proxy_core::head::ResponseHead;
+use proxy_core::callout::{Call, CallFailure, Caller};
 use proxy_core::runtime::Runtime;
-use proxy_core::stream_info::WireBytes;
-use proxy_core::upstream::Host;
-use xds_api::envoy::config::core::v3 as core;
 use xds_api::envoy::service::auth::v3::CheckResponse;
 use xds_api::google::rpc;
 
 use super::*;
-use crate::testing::{FakeEngine, address, block_on, env, header_map, stream_info};
+use crate::testing::{FakeEngine, block_on, env, grpc_answer, grpc_service, stream_info};
 
 fn answer(code: i32) -> Called {
     let status = Some(rpc::Status { code, ..Default::default() });
-    let message = CheckResponse { status, ..Default::default() }.encode_to_vec();
-    let length = u32::try_from(message.len()).unwrap().to_be_bytes();
-    Ok(Answer {
-        head: ResponseHead::new(StatusCode::OK),
-        body: Bytes::from([&[0][..], &length, &message].concat()),
-        trailers: Some(header_map(&[("grpc-status", "0")])),
-        wire: WireBytes::default(),
-        host: Arc::new(Host::new(address("10.0.0.9:1"))),
-    })
+    grpc_answer(&CheckResponse { status, ..Default::default() })
 }
 
 struct Bed {
@@ -37,10 +24,7 @@ struct Bed {
 }
 
 fn bed(change: impl FnOnce(&mut proto::ExtAuthz)) -> Bed {
-    use core::grpc_service::{EnvoyGrpc, TargetSpecifier};
-    let target = EnvoyGrpc { cluster_name: "authz".into(), ..Default::default() };
-    let target_specifier = Some(TargetSpecifier::EnvoyGrpc(target));
-    let grpc_service = Some(core::GrpcService { target_specifier, ..Default::default() });
+    let grpc_service = Some(grpc_service("authz"));
     let mut proto = proto::ExtAuthz {
         stat_prefix: "p".into(),
         transport_api_version: 2,
