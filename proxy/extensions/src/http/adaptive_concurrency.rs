@@ -103,7 +103,7 @@ impl HttpFilterExtension for AdaptiveConcurrency {
         Ok(Config {
             enabled: RuntimeFlag::new(enabled, cx),
             status: refused_status(code),
-            controller: Controller::new(settings, &cx.env.stats.scope(&scope)),
+            controller: Controller::new(settings, cx.env.concurrency, &cx.env.stats.scope(&scope)),
         })
     }
 

@@ -30,6 +30,11 @@ impl<T> PerWorker<T> {
         });
         self.0[number % self.0.len()].lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// The values of all, one after the other.
+    pub fn all(&self) -> impl Iterator<Item = MutexGuard<'_, T>> {
+        self.0.iter().map(|value| value.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 #[cfg(test)]
@@ -42,7 +47,7 @@ mod tests {
         *values.here() += 1;
         *values.here() += 1;
         assert_eq!(*values.here(), 2);
-        let sum: i32 = values.0.iter().map(|value| *value.lock().unwrap()).sum();
+        let sum: i32 = values.all().map(|value| *value).sum();
         assert_eq!(sum, 2);
     }
 }

@@ -1,13 +1,16 @@
-//! The limit as all workers share it: who comes asks two numbers, and only what ends takes the lock.
+//! The limit as all workers share it: who comes asks two numbers, and what ends is noted by its worker until the limit moves.
+//!
+//! Only while the minimum is looked for, when few requests are in progress, does each that ends take the lock of all.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use proxy_core::stats::{Scope, Shared};
+use proxy_core::stats::{Bins, Scope, Shared};
 
-use super::gradient::{Gradient, Params};
+use super::gradient::{Gradient, Params, bin};
 use super::settings::Settings;
+use crate::shared::per_worker::PerWorker;
 
 proxy_core::stats! {
     /// `http.<stat_prefix>.adaptive_concurrency.gradient_controller`
@@ -41,7 +44,12 @@ pub(super) struct Controller {
     limit: AtomicU32,
     /// When time alone changes something, in microseconds from the start.
     due: AtomicU64,
-    /// A lock for each request that ends: what it took is one of the samples of all workers.
+    /// Whether each request that ends may change something.
+    is_measuring: AtomicBool,
+    /// Requests that began before this tell nothing; in microseconds from the start.
+    epoch: AtomicU64,
+    /// What requests took, by the worker that they ended on, since the limit moved.
+    samples: PerWorker<Bins>,
     state: Mutex<State>,
     stats: Shared<GradientControllerStats>,
 }
@@ -53,7 +61,7 @@ struct State {
 }
 
 impl Controller {
-    pub(super) fn new(settings: Settings, scope: &Scope) -> Self {
+    pub(super) fn new(settings: Settings, workers: usize, scope: &Scope) -> Self {
         let (start, params) = (Instant::now(), settings.now());
         let gradient = Gradient::new(&params, start);
         let controller = Self {
@@ -62,6 +70,9 @@ impl Controller {
             outstanding: AtomicU32::new(0),
             limit: AtomicU32::new(0),
             due: AtomicU64::new(NEVER),
+            is_measuring: AtomicBool::new(false),
+            epoch: AtomicU64::new(0),
+            samples: PerWorker::new(workers, Bins::new),
             state: Mutex::new(State { gradient, params }),
             stats: scope.shared(),
         };
@@ -71,11 +82,8 @@ impl Controller {
 
     /// Whether a request that comes at `now` may go on. It is in progress then, until [`Self::ended`] or [`Self::failed`].
     pub(super) fn admits(&self, now: Instant) -> bool {
-        if self.micros(now) >= self.due.load(Ordering::Relaxed) {
-            self.change(|State { gradient, params }| {
-                *params = self.settings.now();
-                gradient.tick(params, now);
-            });
+        if self.is_due(now) {
+            self.change(|state| self.tick(state, now));
         }
         let limit = self.limit.load(Ordering::Relaxed);
         let one_more = |count: u32| (count < limit).then(|| count + 1);
@@ -89,16 +97,40 @@ impl Controller {
     /// A request that began at `began` was answered at `now`.
     pub(super) fn ended(&self, began: Instant, now: Instant, random: u64) {
         self.failed();
-        self.change(|State { gradient, params }| {
-            let is_due = gradient.due().is_some_and(|due| due <= now);
-            if is_due || gradient.is_measuring() {
+        if !self.is_due(now) && !self.is_measuring.load(Ordering::Relaxed) {
+            if self.micros(began) >= self.epoch.load(Ordering::Relaxed) {
+                self.samples.here().add(bin(began, now), 1);
+            }
+            return;
+        }
+        self.change(|state| {
+            self.tick(state, now);
+            let State { gradient, params } = state;
+            let was_measuring = gradient.is_measuring();
+            if was_measuring {
                 *params = self.settings.now();
             }
-            if is_due {
-                gradient.tick(params, now);
-            }
             gradient.record(params, began, now, random);
+            if was_measuring && !gradient.is_measuring() {
+                // (Who did not know yet that it was looked for has noted others.)
+                self.samples.all().for_each(|mut samples| *samples = Bins::new());
+            }
         });
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        self.micros(now) >= self.due.load(Ordering::Relaxed)
+    }
+
+    /// Does what is due at `now`, if anything is.
+    fn tick(&self, State { gradient, params }: &mut State, now: Instant) {
+        if gradient.due().is_some_and(|due| due <= now) {
+            *params = self.settings.now();
+            for mut samples in self.samples.all() {
+                gradient.absorb(&std::mem::take(&mut *samples));
+            }
+            gradient.tick(params, now);
+        }
     }
 
     /// A request ended without an answer, and tells nothing.
@@ -112,6 +144,8 @@ impl Controller {
         change(&mut state);
         let gradient = &state.gradient;
         self.limit.store(gradient.limit(), Ordering::Relaxed);
+        self.is_measuring.store(gradient.is_measuring(), Ordering::Relaxed);
+        self.epoch.store(gradient.epoch().map_or(0, |epoch| self.micros(epoch)), Ordering::Relaxed);
         self.due.store(gradient.due().map_or(NEVER, |due| self.micros(due)), Ordering::Relaxed);
         let (stats, shown) = (&self.stats, gradient.shown);
         stats.concurrency_limit.set(gradient.limit().into());

@@ -104,6 +104,11 @@ impl Gradient {
         matches!(self.phase, Phase::Measuring { .. })
     }
 
+    /// Requests that began before this tell nothing, if there is such a moment.
+    pub(super) fn epoch(&self) -> Option<Instant> {
+        self.epoch
+    }
+
     /// When time alone changes something; `None` while requests are waited for.
     pub(super) fn due(&self) -> Option<Instant> {
         match self.phase {
@@ -137,8 +142,7 @@ impl Gradient {
         if self.epoch.is_some_and(|epoch| began < epoch) {
             return;
         }
-        let took = u64::try_from(now.duration_since(began).as_micros()).unwrap_or(u64::MAX);
-        self.samples.add(bin_index(took), 1);
+        self.samples.add(bin(began, now), 1);
         self.count += 1;
         if let Phase::Measuring { limit } = self.phase
             && self.count >= u64::from(params.sample_count)
@@ -147,6 +151,14 @@ impl Gradient {
             let measure_at = Some(now + jittered(params, random));
             self.phase = Phase::Moving { update_at: now + params.update_interval, measure_at };
             self.set_limit(params, limit, now);
+        }
+    }
+
+    /// Takes what requests took while the limit moved, gathered elsewhere.
+    pub(super) fn absorb(&mut self, samples: &Bins) {
+        for (bin, count) in samples.iter() {
+            self.samples.add(bin, count);
+            self.count += count;
         }
     }
 
@@ -197,6 +209,11 @@ impl Gradient {
         self.samples = Bins::new();
         self.count = 0;
     }
+}
+
+/// The bin of what a request took.
+pub(super) fn bin(began: Instant, now: Instant) -> u16 {
+    bin_index(u64::try_from(now.saturating_duration_since(began).as_micros()).unwrap_or(u64::MAX))
 }
 
 /// The interval to the next look for the minimum.
