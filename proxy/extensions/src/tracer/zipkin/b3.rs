@@ -69,15 +69,16 @@ pub(super) fn read(headers: &HeaderMap) -> Result<Option<SpanContext>, Unreadabl
 
 /// `{trace id}-{span id}-{flag}-{parent's id}`, the last two of which may be left out; or the flag alone.
 fn read_short(b3: &[u8]) -> Result<Option<SpanContext>, Unreadable> {
+    let is_flag = |text: &[u8]| matches!(text, b"0" | b"1" | b"d");
     if b3.len() == 1 {
-        return Ok(None);
+        return if is_flag(b3) { Ok(None) } else { Err(Unreadable) };
     }
     let mut parts = b3.split(|byte| *byte == b'-');
     let (Some(trace), Some(span)) = (parts.next(), parts.next()) else { return Err(Unreadable) };
     let (flag, parent) = (parts.next(), parts.next());
     let is_well_formed = matches!(trace.len(), 16 | 32)
         && span.len() == 16
-        && flag.is_none_or(|flag| flag.len() == 1)
+        && flag.is_none_or(is_flag)
         && parent.is_none_or(|parent| parent.len() == 16)
         && parts.next().is_none();
     if !is_well_formed {
@@ -95,8 +96,10 @@ fn context(trace: &[u8], span_id: u64, parent_id: u64) -> Result<SpanContext, Un
     Ok(SpanContext { trace_id, span_id, parent_id, is_sampled: false, is_short_form: false })
 }
 
+/// (Space and `0x` may stand before the digits, as in C.)
 fn hex(digits: &[u8]) -> Result<u64, Unreadable> {
-    let text = std::str::from_utf8(digits).map_err(|_| Unreadable)?;
+    let text = std::str::from_utf8(digits).map_err(|_| Unreadable)?.trim_ascii_start();
+    let text = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")).unwrap_or(text);
     if text.starts_with('+') {
         return Err(Unreadable);
     }
@@ -223,7 +226,16 @@ mod tests {
 
     #[test]
     fn what_is_no_context_is_none() {
-        for b3 in ["", "x-y", "12", "48485a3953bb6124", "48485a3953bb6124-a2fb4a1d1a96d312-1-", "-----"] {
+        for b3 in [
+            "",
+            "x",
+            "x-y",
+            "12",
+            "48485a3953bb6124",
+            "48485a3953bb6124-a2fb4a1d1a96d312-x",
+            "48485a3953bb6124-a2fb4a1d1a96d312-1-",
+            "-----",
+        ] {
             assert_eq!(read(&headers(&[("b3", b3)])), Err(Unreadable), "{b3}");
         }
         for (trace, span) in [("zz", "a2fb4a1d1a96d312"), (LONG, "z"), ("+1", "1")] {

@@ -1,8 +1,10 @@
 //! Spans on their way to the collector: gathered for a while, sent together by one worker, and never waited for.
 //!
 //! So many spans (`tracing.zipkin.min_flush_spans`, 5) or so much time (`tracing.zipkin.flush_interval_ms`, 5 s) make a report, which
-//! may take so long (`tracing.zipkin.request_timeout`, 5 s). While the collector is slow, spans are gathered for longer, and dropped beyond a limit.
+//! may take so long (`tracing.zipkin.request_timeout`, 5 s). While the collector is slow, spans are gathered for longer, and dropped beyond a limit
+//! of bytes, since what a span tells of its request is as long as the client likes.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -27,8 +29,11 @@ const MIN_SPANS: &str = "tracing.zipkin.min_flush_spans";
 const INTERVAL: &str = "tracing.zipkin.flush_interval_ms";
 const TIMEOUT: &str = "tracing.zipkin.request_timeout";
 
-/// Most spans that wait to be sent.
-const MOST_SPANS: usize = 4096;
+/// Most bytes of spans that wait to be sent, or for the collector to take them.
+const MOST_BYTES: usize = 16 << 20;
+/// What a span takes beside the texts of its tags, and a tag beside its text.
+const OF_SPAN: usize = 512;
+const OF_TAG: usize = 64;
 /// So many reports may be under way; further spans wait for one of them to end, which all do by their deadline.
 const MOST_REPORTS: usize = 16;
 
@@ -59,8 +64,35 @@ pub(super) struct Reporter {
     shares: bool,
     stats: Shared<ZipkinStats>,
     runtime: Arc<Runtime>,
-    waiting: Mutex<Vec<Span>>,
+    waiting: Mutex<Waiting>,
+    /// Bytes of spans that are under way.
+    under_way: Arc<AtomicUsize>,
     enough: Arc<Notify>,
+}
+
+/// Spans that wait to be sent.
+#[derive(Default)]
+struct Waiting {
+    spans: Vec<Span>,
+    bytes: usize,
+}
+
+/// Spans that are under way.
+struct UnderWay {
+    all: Arc<AtomicUsize>,
+    bytes: usize,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// About how many bytes a span takes.
+fn size(span: &Span) -> usize {
+    let tags = span.tags.iter().map(|(name, value)| OF_TAG + name.len() + value.len());
+    OF_SPAN + span.name.len() + tags.sum::<usize>()
 }
 
 impl Reporter {
@@ -83,6 +115,7 @@ impl Reporter {
             stats: env.stats.scope("tracing.zipkin").shared(),
             runtime: env.runtime.clone(),
             waiting: Mutex::default(),
+            under_way: Arc::default(),
             enough: Arc::default(),
         });
         let (weak, enough) = (Arc::downgrade(&reporter), reporter.enough.clone());
@@ -92,23 +125,30 @@ impl Reporter {
 
     /// Takes a span.
     pub(super) fn take(&self, span: Span) {
+        let bytes = size(&span);
         let length = {
             let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-            if waiting.len() >= MOST_SPANS {
+            if waiting.bytes + self.under_way.load(Ordering::Relaxed) + bytes > MOST_BYTES {
                 self.stats.reports_dropped.inc();
                 return;
             }
-            waiting.push(span);
-            waiting.len() as u64
+            waiting.bytes += bytes;
+            waiting.spans.push(span);
+            waiting.spans.len() as u64
         };
         if length >= self.runtime.number(MIN_SPANS).unwrap_or(5) {
             self.enough.notify_one();
         }
     }
 
-    /// The call that reports what waits, if anything does.
-    fn report(&self) -> Option<Call> {
-        let spans = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+    /// The call that reports what waits, if anything does, and what is under way with it.
+    fn report(&self) -> Option<(Call, UnderWay)> {
+        let (spans, under_way) = {
+            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            let Waiting { spans, bytes } = std::mem::take(&mut *waiting);
+            self.under_way.fetch_add(bytes, Ordering::Relaxed);
+            (spans, UnderWay { all: self.under_way.clone(), bytes })
+        };
         if spans.is_empty() {
             return None;
         }
@@ -125,11 +165,12 @@ impl Reporter {
             case: None,
             headers: HeaderMap::from_iter([(header::CONTENT_TYPE, content_type)]),
         };
-        Some(Call {
+        let call = Call {
             timeout: Some(Duration::from_millis(self.runtime.number(TIMEOUT).unwrap_or(5000))),
             envoy_headers: EnvoyHeaders::InternalAndForwarded,
             ..Call::new(self.cluster.clone(), request, body)
-        })
+        };
+        Some((call, under_way))
     }
 }
 
@@ -156,10 +197,13 @@ async fn run(reporter: &Weak<Reporter>, enough: &Notify, engine: &dyn Engine) {
         if !is_enough {
             reporter.stats.timer_flushed.inc();
         }
-        let Some(call) = reporter.report() else { continue };
+        let Some((call, under_way)) = reporter.report() else { continue };
         let stats = reporter.stats.clone();
         let called = engine.call(call);
-        calls.spawn_local(async move { count(&stats, &called.await) });
+        calls.spawn_local(async move {
+            count(&stats, &called.await);
+            drop(under_way);
+        });
     }
 }
 
@@ -173,5 +217,56 @@ fn count(stats: &ZipkinStats, called: &Called) {
             stats.reports_dropped.inc()
         }
         Err(CallFailure::TooLarge) => stats.reports_failed.inc(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+    use std::time::SystemTime;
+
+    use proxy_core::extension::tracer::{SpanContext, SpanKind};
+
+    use super::*;
+    use crate::testing::env;
+
+    fn span(tag: usize) -> Span {
+        let context = SpanContext {
+            trace_id: [0, 1],
+            span_id: 1,
+            parent_id: 0,
+            is_sampled: true,
+            is_short_form: false,
+        };
+        let tags = vec![(Cow::Borrowed("user_agent"), "a".repeat(tag))];
+        let (start, duration) = (SystemTime::UNIX_EPOCH, Duration::ZERO);
+        Span { context, kind: SpanKind::Server, name: "a".to_owned(), start, duration, tags }
+    }
+
+    /// How many of such spans are kept.
+    fn kept(reporter: &Reporter, tag: usize) -> usize {
+        let dropped = reporter.stats.reports_dropped.value();
+        (0..100_000)
+            .take_while(|_| {
+                reporter.take(span(tag));
+                reporter.stats.reports_dropped.value() == dropped
+            })
+            .count()
+    }
+
+    #[test]
+    fn spans_that_nobody_takes_have_a_limit_of_bytes() {
+        let config = ZipkinConfig { collector_cluster: "z".into(), ..ZipkinConfig::default() };
+        let reporter = Reporter::new(&config, true, &env());
+        let of_long = kept(&reporter, 60_000);
+        assert!((200..300).contains(&of_long), "{of_long}");
+        let (call, under_way) = reporter.report().unwrap();
+        assert!(call.body.len() > of_long * 60_000);
+        assert_eq!(kept(&reporter, 60_000), 0, "what is under way counts too");
+        drop(under_way);
+        assert_eq!(kept(&reporter, 60_000), of_long);
+        drop(reporter.report());
+        let of_short = kept(&reporter, 10);
+        assert!((20_000..40_000).contains(&of_short), "{of_short}");
     }
 }
