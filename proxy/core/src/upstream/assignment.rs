@@ -113,7 +113,7 @@ impl CheckTarget {
 }
 
 /// `ClusterLoadAssignment.Policy`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub struct AssignmentPolicy {
     /// How many percent of capacity a priority is taken to have; 140 lets 72 % of the hosts carry the whole load.
     pub overprovisioning_factor: u32,
@@ -130,7 +130,7 @@ impl Default for AssignmentPolicy {
 }
 
 /// Requests that the control plane wants refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct DropOverload {
     /// Share of the requests to refuse, over `denominator`.
     pub numerator: u32,

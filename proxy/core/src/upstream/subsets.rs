@@ -1,12 +1,15 @@
 //! Subsets of the hosts of a cluster by their labels: how they are asked for, and those of one host set.
 //!
 //! They are made with each host set, on the main thread, and shared by all workers: a pick looks one up. Each is a host set of its
-//! own, with its own reckoning of health, panic and localities. Source: Envoy
+//! own, with its own reckoning of health, panic and localities; one in which nothing changed is taken over from the host set before,
+//! with its tables and what balancers remember of it. Source: Envoy
 //! `docs/root/intro/arch_overview/upstream/load_balancing/subsets.rst`, `cluster.proto` `LbSubsetConfig`.
 
 use std::collections::BTreeSet;
+use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::Arc;
 
+use foldhash::quality::FixedState;
 use hashbrown::{HashMap, HashSet};
 use prost_types::Value;
 use prost_types::value::Kind;
@@ -123,13 +126,15 @@ pub(super) struct Subset {
     /// Where a balancer keeps what it remembers of it: the same for as long as there is one for these labels.
     pub(super) slot: usize,
     pub(super) hosts: SubsetHosts,
+    /// Of all that its hosts were made from.
+    print: u64,
 }
 
 /// The hosts of a subset.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum SubsetHosts {
     /// They are balanced over.
-    Set(Box<HostSet>),
+    Set(Arc<HostSet>),
     /// The only one.
     One(Arc<Host>),
 }
@@ -161,19 +166,27 @@ impl Gathered {
         true
     }
 
-    fn finish(
-        self,
-        priorities: &[Priority],
-        policy: &AssignmentPolicy,
-        weights: SubsetWeights,
-        options: HostSetOptions<'_>,
-    ) -> SubsetHosts {
+    /// The subset, with the hosts of `previous` if they are the same.
+    fn finish(self, slot: usize, previous: Option<&Subset>, whole: &Whole<'_>) -> Subset {
         if self.is_single
             && let Some((_, host)) = self.hosts.iter().flatten().next()
         {
-            return SubsetHosts::One(host.clone());
+            return Subset { slot, hosts: SubsetHosts::One(host.clone()), print: 0 };
         }
-        let members = priorities.iter().zip(self.hosts).map(|(priority, hosts)| {
+        let members: Vec<Members> = self.members(whole);
+        let print = print(&members, whole);
+        let hosts = match previous.filter(|previous| previous.print == print) {
+            Some(previous) => previous.hosts.clone(),
+            None => {
+                let set = HostSet::from_members(members, whole.policy.clone(), None, whole.options);
+                SubsetHosts::Set(Arc::new(set))
+            }
+        };
+        Subset { slot, hosts, print }
+    }
+
+    fn members(self, whole: &Whole<'_>) -> Vec<Members> {
+        let members = whole.priorities.iter().zip(self.hosts).map(|(priority, hosts)| {
             let mut groups: Vec<Group> = priority
                 .localities
                 .iter()
@@ -182,18 +195,45 @@ impl Gathered {
             for (locality, host) in &hosts {
                 groups[*locality].hosts.push(host.clone());
             }
-            for (group, whole) in groups.iter_mut().zip(&priority.localities) {
-                group.weight = match weights {
+            for (group, all) in groups.iter_mut().zip(&priority.localities) {
+                group.weight = match whole.weights {
                     SubsetWeights::Ignored => 0,
-                    SubsetWeights::Kept => whole.weight,
-                    SubsetWeights::Scaled => scaled(whole.weight, group.hosts.len(), whole.hosts.all.len()),
+                    SubsetWeights::Kept => all.weight,
+                    SubsetWeights::Scaled => scaled(all.weight, group.hosts.len(), all.hosts.all.len()),
                 };
             }
             Members { hosts: hosts.into_iter().map(|(_, host)| host).collect(), groups }
         });
-        let set = HostSet::from_members(members.collect(), policy.clone(), None, options);
-        SubsetHosts::Set(Box::new(set))
+        members.collect()
     }
+}
+
+/// What subsets are made from beside their hosts.
+struct Whole<'a> {
+    priorities: &'a [Priority],
+    policy: &'a AssignmentPolicy,
+    weights: SubsetWeights,
+    options: HostSetOptions<'a>,
+}
+
+/// A number for all that a host set is made from. Two sets with the same one are the same: hosts are known by where they are in memory,
+/// which nobody else takes while there is a set with them.
+fn print(members: &[Members], whole: &Whole<'_>) -> u64 {
+    let mut print = FixedState::default().build_hasher();
+    whole.policy.hash(&mut print);
+    whole.options.panic_threshold.hash(&mut print);
+    for Members { hosts, groups } in members {
+        hosts.len().hash(&mut print);
+        for host in hosts {
+            (Arc::as_ptr(host), host.weight(), host.health() as u8).hash(&mut print);
+        }
+        groups.len().hash(&mut print);
+        for Group { locality, weight, hosts } in groups {
+            (locality, weight, hosts.len()).hash(&mut print);
+            hosts.iter().for_each(|host| Arc::as_ptr(host).hash(&mut print));
+        }
+    }
+    print.finish()
 }
 
 /// `weight` by the part of the hosts that is left.
@@ -244,19 +284,20 @@ impl Subsets {
                 }
             }
         }
-        let finish = |slot, gathered: Gathered| {
-            let hosts = gathered.finish(priorities, policy, settings.locality_weights, options);
-            Subset { slot, hosts }
-        };
+        let whole = Whole { priorities, policy, weights: settings.locality_weights, options };
         let mut slots = Slots::new(previous, &by_labels);
+        let known = |of: fn(&Self) -> &Option<Subset>| previous.and_then(|previous| of(previous).as_ref());
+        let (known_any, known_default) = (known(|subsets| &subsets.any), known(|subsets| &subsets.default));
         Self {
-            any: any.map(|gathered| finish(ANY_SLOT, gathered)),
-            default: default.map(|gathered| finish(DEFAULT_SLOT, gathered)),
+            any: any.map(|gathered| gathered.finish(ANY_SLOT, known_any, &whole)),
+            default: default.map(|gathered| gathered.finish(DEFAULT_SLOT, known_default, &whole)),
             by_labels: by_labels
                 .into_iter()
                 .map(|(code, gathered)| {
                     let slot = slots.of(&code);
-                    (code, finish(slot, gathered))
+                    let known = previous.and_then(|previous| previous.find(&code));
+                    let subset = gathered.finish(slot, known, &whole);
+                    (code, subset)
                 })
                 .collect(),
             slots: slots.end,

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use prost_types::value::Kind;
 use prost_types::{ListValue, Struct, Value};
 use xds_api::envoy::config::core::v3 as core;
+use xds_api::envoy::config::core::v3::HealthStatus;
 
 use super::*;
 use crate::metadata::Metadata;
@@ -126,6 +127,14 @@ impl Fixture {
     fn subsets(&self) -> &Subsets {
         self.hosts.as_ref().unwrap().subsets().unwrap()
     }
+
+    /// The numbers of the host sets that these labels have.
+    fn generations<const N: usize>(&self, labelled: [&str; N]) -> [u64; N] {
+        labelled.map(|text| match &self.subsets().find(labels(text).code()).unwrap().hosts {
+            SubsetHosts::Set(hosts) => hosts.generation(),
+            SubsetHosts::One(_) => panic!("{text} is of one host"),
+        })
+    }
 }
 
 const NOBODY: [u16; 0] = [];
@@ -144,6 +153,34 @@ fn requests_get_hosts_that_have_exactly_what_they_want() {
     }
     assert_eq!(all.pick_port(None), None);
     assert_eq!(all.stats.here().lb_subsets_selected.value(), 120);
+}
+
+#[test]
+fn a_subset_in_which_nothing_changed_is_the_one_before() {
+    let mut all = Fixture::new(settings([selector("v", SelectorFallback::OfCluster)]), HOSTS);
+    let mut known = all.generations(["v=1", "v=2"]);
+    type Change = fn(&mut LocalityEndpoints);
+    let changes: [(&str, Change, [bool; 2]); 6] = [
+        ("nothing", |_| {}, [false, false]),
+        ("a weight", |all| all.endpoints[0].weight = 9, [true, false]),
+        ("health", |all| all.endpoints[0].health = HealthStatus::Unhealthy, [true, false]),
+        ("the order", |all| all.endpoints.swap(2, 3), [false, true]),
+        ("a host without labels", |all| drop(all.endpoints.pop()), [false, false]),
+        ("all of their locality", |all| all.weight = 7, [true, true]),
+    ];
+    let mut now = locality("", 0, 1, HOSTS);
+    all.settings = Arc::new(SubsetSettings {
+        locality_weights: SubsetWeights::Kept,
+        ..SubsetSettings::clone(&all.settings)
+    });
+    for (what, change, changed) in changes {
+        change(&mut now);
+        all.update(vec![now.clone()]);
+        let generations = all.generations(["v=1", "v=2"]);
+        assert_eq!([0, 1].map(|index| generations[index] != known[index]), changed, "{what}");
+        known = generations;
+    }
+    assert_eq!(all.ports_of("v=1"), [2]);
 }
 
 #[test]
