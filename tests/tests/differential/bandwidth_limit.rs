@@ -54,6 +54,14 @@ pub(crate) fn setup() -> Setup {
         );
         HttpListener::new("trailers", h2_up).filters(&filter)
     };
+    // A host that has said all in time, and one that has not got all.
+    let limited_host = {
+        let filter = format!(
+            "- name: bandwidth\n  typed_config: {{{TYPE}, stat_prefix: limited_host, limit_kbps: 100, {both}}}\n"
+        );
+        HttpListener::new("limited_host", "- match: {prefix: /}\n  route: {cluster: up, timeout: 0.2s}\n")
+            .filters(&filter)
+    };
     let listeners = [
         listener("unlimited", "limit_kbps: 1"),
         listener("none", "limit_kbps: 1, enable_mode: DISABLED, runtime_enabled: {default_value: true}"),
@@ -79,6 +87,10 @@ pub(crate) fn setup() -> Setup {
             .options("http_protocol_options: {enable_trailers: true}"),
         trailers,
         routes,
+        listener("in_time", "limit_kbps: 100, enable_mode: REQUEST").options("request_timeout: 0.2s"),
+        listener("too_long", "limit_kbps: 1, enable_mode: REQUEST")
+            .options("common_http_protocol_options: {max_stream_duration: 0.1s}"),
+        limited_host,
     ];
     let mut setup = Setup::new("bandwidth", listeners.map(|listener| listener.yaml()));
     setup.bootstrap.push_str(RUNTIME);
@@ -117,9 +129,26 @@ pub(crate) fn cases() -> Vec<Case> {
         h2("a route that is limited", "per_route", H2Request::get("http://test/limited")).raw(chunked()),
         Case::get("a route that is not", "per_route", "/unlimited", "").raw(long()),
         Case::get("a direct response", "per_route", "/direct", ""),
+        // (A bucket of 100 KiB, which half a second fills by half.)
+        post("a request that has come in time", "in_time", "/", &"b".repeat(150 * 1024)),
+        post("a request that waits too long", "too_long", "/", &"b".repeat(20 * 1024))
+            .varies("upstream[0].body", BY_CLOCK)
+            .varies("counter too_long.http_bandwidth_limit.request_allowed_total_size", BY_CLOCK)
+            .differs(
+                "counter too_long.http_bandwidth_limit.request_pending",
+                "what is given up waits no more; Envoy goes on counting it",
+            ),
+        post("a request that the host gets late", "limited_host", "/", &"b".repeat(150 * 1024)),
+        Case::get("a response that the client gets late", "limited_host", "/", "").raw(format!(
+            "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{}",
+            150 * 1024,
+            "b".repeat(150 * 1024)
+        )),
     ];
     cases.into_iter().map(apart_from_sizes).collect()
 }
+
+const BY_CLOCK: &str = "how much passes in time is up to the clock";
 
 /// How a body is cut is up to its transport, and how often it finds too little to the clock.
 fn apart_from_sizes(mut case: Case) -> Case {

@@ -57,8 +57,7 @@ A session does not choose among the hosts that an ORIGINAL_DST cluster has made:
 Copies of requests (`request_mirror_policies`) keep nobody waiting: one whose host is too slow is given up; Envoy slows the client down. A tunnel
 has none; Envoy copies it.
 
-`bandwidth_limit` reads no more of a body than it lets pass: one that waits for its rate has not ended, so a client whose request times out meanwhile gets 408
-where Envoy, which read it all, says 504. Limits that are on without a rate are refused.
+Limits of `bandwidth_limit` that are on without a rate are refused.
 
 Of active health checks, the gauge `degraded` goes down when a host is degraded no longer, and `binary` payloads of TCP checks are sent; a cluster has one
 check at most ([health.md](health.md)).

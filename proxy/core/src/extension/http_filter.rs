@@ -58,7 +58,8 @@ pub enum DataStep<'a> {
     /// The filter took the data. Nothing goes on, except at the end of the message: that passes.
     Drop,
     /// As `Continue` with what the hook left in `data`; this rest of it, and the end of the message if it came along, is shown to the
-    /// filter again when [`HttpFilter::poll_rest`] is ready. Until then no more of the message is read.
+    /// filter again when [`HttpFilter::poll_rest`] is ready. What comes meanwhile waits behind it, up to the stream's buffer limit; then
+    /// no more of the message is read.
     Part(Bytes),
     /// Stop reading until the future says how to go on. The client going away or a timeout ends the wait by dropping it.
     Wait(LocalBoxFuture<'a, Verdict>),

@@ -236,7 +236,10 @@ impl Stream<'_> {
         let gone = match progress.request_done {
             true => down.poll_gone(cx),
             // (A tunnel's client may end its half, and what it sent before is the host's to take.)
-            false if up_blocked && !progress.tunnel || down.protocol() == Protocol::Http2 => {
+            false
+                if (up_blocked || self.paces(Direction::Request)) && !progress.tunnel
+                    || down.protocol() == Protocol::Http2 =>
+            {
                 down.poll_hung_up(cx)
             }
             // Who reads the request learns of it.
@@ -253,7 +256,7 @@ impl Stream<'_> {
         self.filters.holds(direction) || self.upstream_holds(direction)
     }
 
-    /// Whether a rest waits in `direction` that a filter did not let pass.
+    /// Whether as much waits in `direction` as may be held, because a filter did not let it pass yet.
     pub(crate) fn paces(&self, direction: Direction) -> bool {
         self.filters.paces(direction) || self.upstream_paces(direction)
     }

@@ -133,8 +133,33 @@ struct Held {
     data: Vec<(usize, BytesMut)>,
     end: Option<(usize, Ending)>,
     /// What filters get to see again, because they let only a part pass: the last of these first, which came through the others.
-    /// What comes after them is not read meanwhile.
-    rests: Vec<(usize, Bytes)>,
+    rests: Vec<Rest>,
+}
+
+/// What a filter did not let pass yet, and what came after that.
+struct Rest {
+    position: usize,
+    /// To be seen first; empty while the filter looks at it.
+    data: Bytes,
+    /// What came meanwhile.
+    behind: BytesMut,
+    /// The filter looks at it now.
+    is_shown: bool,
+}
+
+impl Rest {
+    fn len(&self) -> usize {
+        self.data.len() + self.behind.len()
+    }
+
+    /// What the filter is to see next.
+    fn show(&mut self) -> Bytes {
+        self.is_shown = true;
+        match self.data.is_empty() {
+            true => self.behind.split().freeze(),
+            false => std::mem::take(&mut self.data),
+        }
+    }
 }
 
 impl Held {
@@ -157,6 +182,36 @@ impl Held {
         let (_, mut kept) = self.data.swap_remove(at);
         kept.extend_from_slice(&parts.data);
         parts.data = kept.freeze();
+    }
+
+    /// Puts `parts` behind the rest that waits at `position`; whether there is one.
+    fn queue(&mut self, position: usize, parts: &mut Parts) -> bool {
+        let waits = |rest: &&mut Rest| rest.position == position && !rest.is_shown;
+        let Some(rest) = self.rests.iter_mut().find(waits) else { return false };
+        rest.behind.extend_from_slice(&std::mem::take(&mut parts.data));
+        if let Some(end) = parts.end.take() {
+            self.end = Some((position, end));
+        }
+        true
+    }
+
+    /// The filter at `position` has seen what there was to see, but for `rest`.
+    fn seen(&mut self, position: usize, rest: Option<Bytes>) {
+        let known = self.rests.iter().position(|rest| rest.position == position);
+        match (known, rest) {
+            (None, None) => {}
+            (None, Some(data)) => {
+                self.rests.push(Rest { position, data, behind: BytesMut::new(), is_shown: false });
+            }
+            (Some(index), None) if self.rests[index].behind.is_empty() => {
+                self.rests.remove(index);
+            }
+            (Some(index), data) => {
+                let rest = &mut self.rests[index];
+                rest.data = data.unwrap_or_default();
+                rest.is_shown = false;
+            }
+        }
     }
 
     fn is_empty(&self) -> bool {
@@ -235,12 +290,13 @@ impl FilterChain {
         }
     }
 
-    /// Whether a rest waits that a filter did not let pass: nothing that comes after it is to be read.
+    /// Whether as much waits as may be held, because a filter did not let it pass yet: nothing that comes after it is to be read.
     pub(crate) fn paces(&self, direction: Direction) -> bool {
-        match direction {
-            Direction::Request => !self.request.rests.is_empty(),
-            Direction::Response => !self.response.rests.is_empty(),
-        }
+        let rests = match direction {
+            Direction::Request => &self.request.rests,
+            Direction::Response => &self.response.rests,
+        };
+        !rests.is_empty() && rests.iter().map(Rest::len).sum::<usize>() >= self.limit
     }
 
     /// Forgets what is held: another message takes the place of this one.
@@ -341,6 +397,9 @@ impl FilterChain {
         position: usize,
         parts: &mut Parts,
     ) -> Kept {
+        if self.held(direction).queue(position, parts) {
+            return Kept::Within;
+        }
         let holds_head = self.held(direction).head == Some(position);
         let limit = self.limit;
         let Some(instance) = self.instance(direction, position) else { return Kept::Within };
@@ -366,6 +425,9 @@ impl FilterChain {
                 }
             };
             let held = self.held(direction);
+            if !held.rests.is_empty() && !matches!(settled, SettledData::Part(_)) {
+                held.seen(position, None);
+            }
             match settled {
                 SettledData::Continue => {
                     held.release(position, parts);
@@ -388,7 +450,7 @@ impl FilterChain {
                     if let Some(end) = parts.end.take() {
                         held.end = Some((position, end));
                     }
-                    held.rests.push((position, rest));
+                    held.seen(position, Some(rest));
                 }
                 SettledData::Drop => {
                     parts.data = Bytes::new();
@@ -432,7 +494,7 @@ impl FilterChain {
         direction: Direction,
         task: &mut Context<'_>,
     ) -> Poll<(usize, Verdict)> {
-        let paced = self.held(direction).rests.last().map(|(position, _)| *position);
+        let paced = self.held(direction).rests.last().map(|rest| rest.position);
         if let Some(position) = paced
             && let Some(instance) = self.instance(direction, position)
             && instance.filter.poll_rest(direction, task).is_ready()
@@ -455,9 +517,11 @@ impl FilterChain {
     pub(crate) fn release(&mut self, direction: Direction, position: usize) -> (usize, Parts) {
         let held = self.held(direction);
         let mut parts = Parts::default();
-        let from = match held.rests.pop_if(|(at, _)| *at == position) {
-            Some((_, rest)) => {
-                parts.data = rest;
+        let mut is_all = true;
+        let from = match held.rests.last_mut().filter(|rest| rest.position == position) {
+            Some(rest) => {
+                parts.data = rest.show();
+                is_all = rest.len() == 0;
                 position
             }
             None => {
@@ -465,7 +529,7 @@ impl FilterChain {
                 position + 1
             }
         };
-        if let Some((_, end)) = held.end.take_if(|(at, _)| *at == position) {
+        if is_all && let Some((_, end)) = held.end.take_if(|(at, _)| *at == position) {
             parts.end = Some(end);
         }
         (from, parts)

@@ -428,6 +428,7 @@ impl Stream<'_> {
             true => ExpectedTimeout::Respected,
             false => ExpectedTimeout::Overwritten,
         };
+        let is_routed = self.is_routed();
         let Self { table, matched, request, info, deadlines, .. } = self;
         let Some(route) = selected(table.as_ref(), *matched) else {
             return BreakerPriority::Default;
@@ -439,7 +440,7 @@ impl Stream<'_> {
         let max_stream = timeouts.resolve_max_stream(manager.max_stream_duration);
         deadlines.set_max_duration(max_stream.map(|max| info.start + max));
         self.route_timeout = timeouts.global;
-        if self.request_done {
+        if is_routed {
             deadlines.set_route(timeouts.global.map(|timeout| now + timeout));
         }
         timeouts.hedges = route.hedges(request, timeouts.is_asked);

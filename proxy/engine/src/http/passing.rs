@@ -82,8 +82,9 @@ impl Stream<'_> {
         side: Side,
         end: bool,
     ) -> Result<Parts, StreamEnd> {
-        let watch = self.watches(down.protocol());
-        let read = !end && !self.request_done && !self.paces(Direction::Request);
+        let is_full = self.paces(Direction::Request);
+        let watch = self.watches(down.protocol()) || is_full;
+        let read = !end && !self.request_done && !is_full;
         let moved = poll_fn(|cx| {
             if let Poll::Ready((side, position, verdict)) = self.poll_resume(Direction::Request, cx) {
                 return Poll::Ready(Moved::Resumed(side, position, verdict));
@@ -156,6 +157,7 @@ impl Stream<'_> {
             (Side::Downstream, _) => &self.filters,
         };
         if !chain.concerns(direction, &parts) {
+            self.note_passed(side, direction, &parts);
             return Ok(parts);
         }
         loop {
@@ -185,7 +187,10 @@ impl Stream<'_> {
                 .await
             };
             match passed {
-                Ok(Passed::On(passed)) => return Ok(passed),
+                Ok(Passed::On(passed)) => {
+                    self.note_passed(side, direction, &passed);
+                    return Ok(passed);
+                }
                 Ok(Passed::Reply(reply)) => return Err(StreamEnd::Reply(reply)),
                 Ok(Passed::TooLarge) => return Err(self.too_large(direction)),
                 Ok(Passed::Rematch(position, rest)) => {
@@ -197,6 +202,14 @@ impl Stream<'_> {
                 }
                 Err(interrupt) => return Err(self.interrupted(interrupt)),
             }
+        }
+    }
+
+    /// Takes note of what passed all filters of `side`.
+    #[inline]
+    fn note_passed(&mut self, side: Side, direction: Direction, parts: &Parts) {
+        if parts.end.is_some() && (side, direction) == (Side::Downstream, Direction::Request) {
+            self.on_request_routed();
         }
     }
 

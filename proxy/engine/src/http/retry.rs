@@ -345,7 +345,7 @@ impl Stream<'_> {
         let now = clock::now();
         self.deadlines.touch(now);
         self.deadlines.set_try_idle(tries.idle());
-        if self.request_done {
+        if self.is_routed() {
             self.deadlines.set_try(tries.timeouts.per_try.map(|limit| now + limit));
         }
     }
@@ -509,8 +509,9 @@ impl Stream<'_> {
         }
         self.deadlines.set_try(Some(clock::now() + pause));
         loop {
-            let watch = self.watches(down.protocol());
-            let read = !self.request_done && !self.is_tunnel();
+            let is_full = self.paces(Direction::Request);
+            let watch = self.watches(down.protocol()) || is_full;
+            let read = !self.request_done && !self.is_tunnel() && !is_full;
             let waited = poll_fn(|cx| {
                 if self.races() && self.poll_race(cx).is_ready() {
                     return Poll::Ready(Waited::Overtaken);

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use proxy_core::extension::access_log::{LogEntry, LogType};
+use proxy_core::extension::http_filter::Direction;
 use proxy_core::head::{Protocol, RequestHead, ResponseHead, Scheme};
 use proxy_core::http_chain::HttpFilter;
 use proxy_core::local_reply::LocalReply;
@@ -311,15 +312,23 @@ impl<'c> Stream<'c> {
         }
     }
 
-    /// The request is complete.
+    /// The client has sent all of the request.
     pub(crate) fn on_request_complete(&mut self) {
         self.request_done = true;
         self.deadlines.disarm_request();
-        let now = clock::now();
-        self.info.request_complete = Some(now);
+        self.info.request_complete = Some(clock::now());
+    }
+
+    /// Whether the router has all of the request: the client sent it, and no filter before the router holds anything of it.
+    pub(crate) fn is_routed(&self) -> bool {
+        self.request_done && !self.filters.holds(Direction::Request)
+    }
+
+    /// The router has all of the request: what the host may take begins.
+    pub(crate) fn on_request_routed(&mut self) {
         // (The timeout is known once there is a route to follow, and no matter once the host is done.)
         if self.info.upstream.last_rx.is_none() {
-            self.deadlines.set_route(self.route_timeout.map(|timeout| now + timeout));
+            self.deadlines.set_route(self.route_timeout.map(|timeout| clock::now() + timeout));
             if self.tries.is_some() && self.in_flight.is_some() {
                 self.start_try();
             }

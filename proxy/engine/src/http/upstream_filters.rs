@@ -97,7 +97,7 @@ impl Stream<'_> {
         self.upstream_filters.as_ref().is_some_and(|filters| filters.chain.holds(direction))
     }
 
-    /// Whether a rest waits in `direction` that a filter behind the router did not let pass.
+    /// Whether as much waits in `direction` as may be held, because a filter behind the router did not let it pass yet.
     pub(crate) fn upstream_paces(&self, direction: Direction) -> bool {
         self.upstream_filters.as_ref().is_some_and(|filters| filters.chain.paces(direction))
     }

@@ -1,7 +1,7 @@
 //! Bodies that go as fast as a bucket of bytes fills, for filters that slow messages down.
 //!
-//! What finds tokens passes at once. The rest waits an interval and tries again; nothing is read behind it meanwhile, so a slow
-//! message costs no more memory than a fast one, and the other direction goes on.
+//! What finds tokens passes at once. The rest waits an interval and tries again, and what comes meanwhile waits behind it, up to the
+//! stream's buffer limit; the other direction goes on.
 //! Source: Envoy `source/extensions/filters/http/common/stream_rate_limiter.h`.
 
 use std::pin::Pin;
