@@ -32,6 +32,8 @@ const ROUTES: &str = r#"
   route: {cluster: dropping, request_mirror_policies: [{cluster: up}]}
 - match: {prefix: /full}
   route: {cluster: full, request_mirror_policies: [{cluster: up}]}
+- match: {prefix: /refused-twice}
+  route: {cluster: refused, request_mirror_policies: [{cluster: up}], retry_policy: {retry_on: connect-failure}}
 - match: {prefix: /refused}
   route: {cluster: refused, request_mirror_policies: [{cluster: up}]}
 - match: {prefix: /of-host}
@@ -128,6 +130,14 @@ pub(crate) fn cases() -> Vec<Case> {
         ),
         post("body", "/x", "content-length: 4\r\n", "body"),
         post("body of unknown length", "/x", "transfer-encoding: chunked\r\n", "4\r\nbody\r\n0\r\n\r\n"),
+        post("body whose host refuses", "/refused", "content-length: 4\r\n", "body"),
+        post(
+            "body in chunks whose host refuses",
+            "/refused",
+            "transfer-encoding: chunked\r\n",
+            "4\r\nbody\r\n0\r\n\r\n",
+        ),
+        post("body whose host refuses again", "/refused-twice", "content-length: 4\r\n", "body"),
         post("trailers", "/x", "transfer-encoding: chunked\r\n", "4\r\nbody\r\n0\r\nx-last: 1\r\n\r\n"),
         case("CONNECT", "plain", "CONNECT test:80 HTTP/1.1\r\nhost: test:80\r\n\r\n".into(), 0),
     ]

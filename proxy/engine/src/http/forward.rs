@@ -263,6 +263,9 @@ impl Stream<'_> {
             }
             Err(Unavailable::Reset(reset, reason)) => {
                 self.log_upstream_failure(reset);
+                if self.mirrors.is_some() && !self.would_retry(reset) {
+                    Box::pin(self.mirror_what_came(down, timer)).await?;
+                }
                 if self.tries.is_none() {
                     let end = self.upstream_failed(reset, reason);
                     self.log_upstream_end(|| down.wire());

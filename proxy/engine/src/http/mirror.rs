@@ -5,14 +5,20 @@
 //! anything: a copy that takes less than comes is given up, and a cluster that is not there gets nothing. Tunnels have no copies.
 //! Source: Envoy `source/common/router/{router,shadow_writer_impl}.cc`; observed on 1.40.
 
+use std::future::poll_fn;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::Method;
 use proxy_core::callout::{Call, EnvoyHeaders};
+use proxy_core::extension::http_filter::Direction;
 
 use super::filter_chain::{Ending, Parts};
-use super::stream::Stream;
+use super::passing::Side;
+use super::stream::{Stream, StreamEnd};
+use crate::codec::downstream::Downstream;
+use crate::local::timers::Timer;
 use crate::router::route::Action;
 use crate::upstream::call::copy::{self, CopyBody, Feed, Unfed};
 use crate::upstream::cluster::Cluster;
@@ -77,6 +83,23 @@ impl Stream<'_> {
         }
     }
 
+    /// No host gets the request: its copies get what has come of it all the same.
+    pub(super) async fn mirror_what_came<D: Downstream>(
+        &mut self,
+        down: &mut D,
+        timer: &mut Timer,
+    ) -> Result<(), StreamEnd> {
+        while self.mirrors.is_some() && !self.request_done && !self.paces(Direction::Request) {
+            let came = poll_fn(|cx| Poll::Ready(down.poll_body(cx))).await;
+            // (Who answers the client sees for himself that it is gone.)
+            let Poll::Ready(Ok(body)) = came else { break };
+            let parts = self.receive(body);
+            let parts = self.pass(down, timer, Side::Downstream, Direction::Request, 0, parts).await?;
+            self.keep(&parts);
+        }
+        Ok(())
+    }
+
     /// Has the copies get what goes to the host.
     pub(super) fn mirror_parts(&mut self, parts: &Parts) {
         let most = self.cx.buffer_limit.max(BEHIND);
@@ -89,6 +112,10 @@ impl Stream<'_> {
             }
             fed.is_ok()
         });
+        if mirrors.feeds.is_empty() && mirrors.waiting.is_empty() {
+            self.mirrors = None;
+            return;
+        }
         if let Some(end) = &parts.end {
             self.finish_mirrors(end);
         }
