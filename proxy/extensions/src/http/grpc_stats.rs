@@ -238,7 +238,8 @@ impl Filter {
 
     /// Hands on what was counted since the last time.
     fn report(&mut self, info: &mut StreamInfo) {
-        if self.config.emit_filter_state && (self.request_is_grpc || self.response_is_grpc) {
+        // (A call without messages has no such state, as in Envoy.)
+        if self.config.emit_filter_state && self.request.messages() + self.response.messages() > 0 {
             let state = self.state.get_or_insert_with(|| {
                 let state = Rc::new(MessageCounts::default());
                 info.filter_state.set(STATE, state.clone());

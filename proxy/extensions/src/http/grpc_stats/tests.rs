@@ -145,6 +145,12 @@ fn messages_are_in_the_filter_state_when_asked_for() {
     assert_eq!(MessageCounts::default().to_json().as_deref(), Some("{}"));
     let stream = call(&build(false), "/s/m", Some("0"), None);
     assert!(stream.info.filter_state.get(STATE).is_none());
+    // (No message was counted.)
+    let mut stream = Stream::new(&[("content-type", "application/grpc")]);
+    let mut filter = GrpcStats::create(&build(true));
+    filter.on_request_headers(&mut stream.cx(), true);
+    filter.on_complete(&stream.request, None, &mut stream.info, &stream.engine);
+    assert!(stream.info.filter_state.get(STATE).is_none());
 }
 
 #[test]

@@ -152,7 +152,8 @@ fn carried(value: &[u8], now: SystemTime) -> Option<Carried> {
         return Some(Carried::Host(address(&decoded)));
     };
     let seconds = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let counts = !text.is_empty() && (expires == 0 || seconds <= expires);
+    // (To Envoy the time is signed: what is beyond its end was long ago.)
+    let counts = !text.is_empty() && (expires == 0 || (seconds..1 << 63).contains(&expires));
     counts.then(|| Carried::Host(address(text.as_bytes())))
 }
 
@@ -197,6 +198,8 @@ mod tests {
             assert!(matches!(carried_in(value, 0), None | Some(Carried::Host(None))), "{value}");
         }
         assert_eq!(carried_in(&encoded(b"\x10\x01"), 0), None);
+        let no_time = [b"\n\x0b127.0.0.1:1\x10", &[255; 9][..], b"\x01"].concat();
+        assert_eq!(carried_in(&encoded(&no_time), 0), None);
     }
 
     #[test]
