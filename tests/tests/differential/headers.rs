@@ -26,6 +26,35 @@ const MUTATIONS: &str = r#"
     request_headers_to_remove: [x-remove]
 "#;
 
+/// Headers that tell what became of a request.
+const TOLD: &str = r#"
+- name: told
+  domains: ["*"]
+  include_attempt_count_in_response: true
+  response_headers_to_add:
+  - {header: {key: x-of-host, value: "%RESPONSE_CODE_DETAILS% %RESPONSE_FLAGS%"}}
+  routes:
+  - match: {prefix: /missing}
+    route: {cluster: missing, cluster_not_found_response_code: NOT_FOUND}
+    response_headers_to_add: [{header: {key: x-of-route, value: "%RESPONSE_CODE_DETAILS%"}}]
+  - match: {prefix: /by-header}
+    route: {cluster_header: x-cluster}
+  - match: {prefix: /refused}
+    route: {cluster: refused}
+  - match: {prefix: /retried}
+    route: {cluster: refused, retry_policy: {retry_on: connect-failure}}
+  - match: {prefix: /direct}
+    direct_response: {status: 200, body: {inline_string: hi}}
+  - match: {prefix: /redirect}
+    redirect: {path_redirect: /there}
+  - match: {prefix: /up}
+    route: {cluster: up}
+"#;
+const ABORTING: &str = "- name: fault
+  typed_config: {\"@type\": type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault, headers: [{name: x-abort, present_match: true}], abort: {http_status: 418, percentage: {numerator: 100}}}
+";
+const OF_TABLE: &str = "validate_clusters: false\nresponse_headers_to_add: [{header: {key: x-of-table, value: \"%RESPONSE_CODE_DETAILS% %RESPONSE_CODE%\"}}]";
+
 /// Routes that tell the scheme before and after a host is asked.
 const SCHEME_ROUTES: &str = r#"
 - match: {path: /redirect}
@@ -129,6 +158,11 @@ pub(crate) fn setup() -> Setup {
             HttpListener::with_virtual_hosts("mutations", MUTATIONS)
                 .route_config("request_headers_to_add: [{header: {key: x-level, value: table}}]")
                 .yaml(),
+            HttpListener::with_virtual_hosts("told", TOLD)
+                .route_config(OF_TABLE)
+                .options("request_timeout: 0.3s")
+                .filters(ABORTING)
+                .yaml(),
             HttpListener::with_virtual_hosts("specific", MUTATIONS)
                 .route_config("most_specific_header_mutations_wins: true\nrequest_headers_to_add: [{header: {key: x-level, value: table}}]")
                 .yaml(),
@@ -196,6 +230,40 @@ fn port_cases() -> Vec<Case> {
         to_port("port of https behind a trusted hop", "ports_hops", Some(443), ""),
         to_port("port of https behind a trusted hop, told http", "ports_hops", Some(443), "http"),
         to_port("port of https, scheme overwritten", "ports_set", Some(443), ""),
+    ]
+}
+
+/// What headers tell of answers that the proxy makes.
+fn told_cases() -> Vec<Case> {
+    let told = |name, target, lines| Case::get(name, "told", target, lines);
+    vec![
+        told("told of a cluster that is not there", "/missing", ""),
+        told("told of a cluster that nobody names", "/by-header", ""),
+        told("told of a cluster that a header names in vain", "/by-header", "x-cluster: nope\r\n"),
+        told("told of a host that refuses", "/refused", ""),
+        told("told of a host that refuses twice", "/retried", ""),
+        told("told of a direct response", "/direct", ""),
+        told("told of a redirect", "/redirect", ""),
+        told(
+            "told of an upgrade that is not allowed",
+            "/up",
+            "connection: upgrade\r\nupgrade: websocket\r\n",
+        ),
+        told("told of an answer", "/up", ""),
+        told("told of nothing", "/", ""),
+        told("told of a filter that answers", "/up", "x-abort: 1\r\n"),
+        told("told of a filter that answers for a route", "/direct", "x-abort: 1\r\n"),
+        told("told of a filter that answers for none", "/", "x-abort: 1\r\n"),
+        told(
+            "told of a call that a filter answers",
+            "/up",
+            "content-type: application/grpc\r\nx-abort: 1\r\n",
+        ),
+        Case::send(
+            "told of a request that does not end",
+            "told",
+            "POST /up HTTP/1.1\r\nhost: test\r\ncontent-length: 9\r\n\r\nbody",
+        ),
     ]
 }
 
@@ -297,5 +365,6 @@ pub(crate) fn cases() -> Vec<Case> {
     ]
     .into_iter()
     .chain(port_cases())
+    .chain(told_cases())
     .collect()
 }

@@ -500,6 +500,10 @@ fn h2_cases() -> Vec<Case> {
         )
         .h2_reply(H2Reply::new(503, "")),
         once("HTTP/2 host", get("http://test/h2")).h2_reply(H2Reply::new(503, "")),
+        once("HTTP/2 host with a body", get("http://test/h2")).h2_reply(H2Reply::new(503, "busy")).differs(
+            "counter cluster.h2up.http2.tx_reset",
+            "A stream whose end has come needs no reset, read or not; Envoy resets what it has not read yet.",
+        ),
         once("HTTP/2 host, limit", get("http://test/h2"))
             .h2_reply(H2Reply::new(503, ""))
             .h2_reply(H2Reply::new(502, "")),

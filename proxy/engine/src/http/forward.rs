@@ -140,7 +140,7 @@ impl Stream<'_> {
                 if let Some(location) = route.redirect(&mut self.request, &self.info, headers) {
                     reply.headers.insert(header::LOCATION, location);
                 }
-                self.route_reply(reply)
+                self.own_reply(reply)
             }
             Some((_, Action::DirectResponse(direct))) => {
                 stats.rq_direct_response.inc();
@@ -154,7 +154,7 @@ impl Stream<'_> {
                 {
                     reply.headers.insert(header::LOCATION, location);
                 }
-                self.route_reply(reply)
+                self.own_reply(reply)
             }
             Some((_, Action::NonForwarding | Action::Forward(_))) | None => {
                 refuse(StatusCode::NOT_FOUND, "route_not_found")
@@ -169,8 +169,10 @@ impl Stream<'_> {
         }
     }
 
-    /// A reply of the route's own, with the header mutations of its levels.
-    pub(super) fn route_reply(&self, mut reply: LocalReply) -> StreamEnd {
+    /// A reply of a route that answers itself, with the header mutations of its levels.
+    fn own_reply(&mut self, mut reply: LocalReply) -> StreamEnd {
+        // (Mutations may tell why.)
+        self.info.details = Some(reply.details.clone());
         let mut head =
             ResponseHead { status: reply.status, headers: std::mem::take(&mut reply.headers), case: None };
         if !reply.body.is_empty() && !head.headers.contains_key(header::CONTENT_TYPE) {
@@ -178,11 +180,18 @@ impl Stream<'_> {
         }
         if let Some(route) = self.route() {
             route.finalize_response(&self.request, &mut head, &self.info);
-            if self.info.upstream.attempts > 0 && route.virtual_host().include_attempt_count_in_response {
-                head.headers.insert(&*X_ENVOY_ATTEMPT_COUNT, HeaderValue::from(self.info.upstream.attempts));
-            }
         }
         reply.headers = head.headers;
+        StreamEnd::Reply(Box::new(reply))
+    }
+
+    /// A reply of the router in place of a host's.
+    pub(super) fn route_reply(&self, mut reply: LocalReply) -> StreamEnd {
+        if self.info.upstream.attempts > 0
+            && self.route().is_some_and(|route| route.virtual_host().include_attempt_count_in_response)
+        {
+            reply.headers.insert(&*X_ENVOY_ATTEMPT_COUNT, HeaderValue::from(self.info.upstream.attempts));
+        }
         StreamEnd::Reply(Box::new(reply))
     }
 

@@ -20,6 +20,7 @@ use crate::codec::downstream::Downstream;
 use crate::local::clock;
 use crate::local::contain::drill_request;
 use crate::local::timers::Timer;
+use crate::router::route::Action;
 
 impl Stream<'_> {
     /// Sends what passed the filters; whether that was the end.
@@ -125,12 +126,24 @@ impl Stream<'_> {
         false
     }
 
+    /// Whoever answers a request in place of a host, its route has its say: what it adds to responses stands before the reply's own
+    /// headers. (A route that answers itself has had it, and has none in the replies of filters.)
+    fn add_route_headers(&self, reply: &mut LocalReply) {
+        let Some(route) = self.route().filter(|route| matches!(route.action(), Action::Forward(_))) else {
+            return;
+        };
+        let mut head = ResponseHead::new(reply.status);
+        route.finalize_response(&self.request, &mut head, &self.info);
+        head.headers.extend(std::mem::take(&mut reply.headers));
+        reply.headers = head.headers;
+    }
+
     /// Answers with `reply`, or resets the stream if an answer was begun.
     pub(crate) async fn local_reply<D: Downstream>(
         &mut self,
         down: &mut D,
         timer: &mut Timer,
-        reply: LocalReply,
+        mut reply: LocalReply,
     ) -> Result<(), StreamEnd> {
         if let Some(flag) = reply.flag {
             self.info.flags.set(flag);
@@ -150,6 +163,7 @@ impl Stream<'_> {
             return Err(StreamEnd::Reset);
         }
         let grpc_status = reply.grpc_status;
+        self.add_route_headers(&mut reply);
         let (mut head, mut body) = reply::plain(reply);
         self.info.response_code = Some(head.status.as_u16());
         let replies = &self.cx.manager.local_replies;
