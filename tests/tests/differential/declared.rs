@@ -48,6 +48,7 @@ closed unused.
 from them; Envoy counts in every thread and at every update.
 
 Weights that hosts report are made at most every 100 ms (`weight_update_period`), as the API says, and numbers of reports are decimal.
+A negative `error_utilization_penalty` is refused, as the API says; Envoy takes it.
 
 Of a host whose labels are lists (`list_as_any`) no more than 4096 combinations make subsets; Envoy makes all. Subsets are not divided further
 by a `subset_lb_policy` that is one of subsets again.
