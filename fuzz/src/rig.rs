@@ -152,6 +152,7 @@ static_resources:
             clusters: self.clusters.clone(),
             routes: Rc::new(Routes::default()),
             drain: Arc::new(ProcessDrain::new(Duration::from_secs(1), DrainStrategy::Immediate)),
+            overload: None,
             random: RefCell::new(fastrand::Rng::with_seed(1)),
         };
         let limit = GlobalConnections::new(ConnectionLimit::Runtime(Arc::default()));

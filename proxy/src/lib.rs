@@ -7,6 +7,7 @@ pub mod fields;
 mod flushing;
 pub mod logging;
 pub mod memory;
+pub mod overload;
 pub mod panics;
 pub mod process;
 pub mod server;

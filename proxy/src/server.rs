@@ -43,7 +43,7 @@ use crate::fields::guard::{FieldGuard, UnknownFields};
 use crate::flushing::{Flushing, Sinks, When};
 use crate::process::{Admin, Process, dumped};
 use crate::xds::{self, Configuration};
-use crate::{cli, logging, memory, panics};
+use crate::{cli, logging, memory, overload, panics};
 
 /// What the bootstrap's resources become.
 pub struct Built {
@@ -361,6 +361,8 @@ async fn serve(built: Built, options: cli::Options) -> anyhow::Result<()> {
     let workers = options.workers();
     let drain = Arc::new(ProcessDrain::new(options.drain_time, strategy));
     let connections = GlobalConnections::new(connection_limit(&built));
+    let most_connections = built.settings.overload.most_connections;
+    let manager = overload::Manager::new(built.settings.overload, &connections, &built.env.stats);
     let watchdog = Watchdog::start(&built.env.stats)?;
     let setup = Arc::new(WorkerSetup {
         watchdog: watchdog.clone(),
@@ -368,6 +370,7 @@ async fn serve(built: Built, options: cli::Options) -> anyhow::Result<()> {
         env: built.env.clone(),
         drain: drain.clone(),
         connections: connections.clone(),
+        overload: manager.as_ref().map(overload::Manager::overload),
         give_back: memory::give_back,
     });
     let (configuration, inputs) = Configuration::new(
@@ -401,7 +404,10 @@ async fn serve(built: Built, options: cli::Options) -> anyhow::Result<()> {
         When::Shown => drop(process.flushed_when_shown.set(flushing)),
     }
     tokio::task::spawn_local(watchdog.watch("main_thread", "main_thread"));
-    let _standing = StandingStats::new(&process.env.stats, built.settings.most_connections.is_some());
+    if let Some(manager) = manager {
+        tokio::task::spawn_local(manager.run(memory::give_back));
+    }
+    let _standing = StandingStats::new(&process.env.stats, most_connections.is_some());
     // With thousands of clusters it is the largest thing there is; what is dumped of it is kept as bytes.
     drop(built.bootstrap);
     tracing::info!("starting main dispatch loop");
@@ -417,7 +423,7 @@ async fn serve(built: Built, options: cli::Options) -> anyhow::Result<()> {
 
 /// Who limits the connections of the process; Envoy warns if nobody does.
 fn connection_limit(built: &Built) -> ConnectionLimit {
-    if let Some(limit) = built.settings.most_connections {
+    if let Some(limit) = built.settings.overload.most_connections {
         return ConnectionLimit::OverloadManager(limit);
     }
     if built.env.runtime.number(GLOBAL_LIMIT).is_none() {

@@ -60,6 +60,7 @@ pub const FIELDS: &[MessageFields] = &[
         &[("uri", Ignored("the cluster says where")), ("cluster", Used), ("timeout", Used)],
     ),
     ("envoy.config.core.v3.RuntimeFeatureFlag", &[("default_value", Used), ("runtime_key", Used)]),
+    ("envoy.config.core.v3.RuntimeUInt64", &[("default_value", Used), ("runtime_key", Used)]),
     ("envoy.config.core.v3.RuntimePercent", &[("default_value", Used), ("runtime_key", Used)]),
     ("envoy.type.v3.HttpStatus", &[("code", Used)]),
     ("envoy.type.v3.Percent", &[("value", Used)]),

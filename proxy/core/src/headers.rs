@@ -73,6 +73,7 @@ envoy_headers! {
     X_ENVOY_ORIGINAL_PATH = "original-path";
     X_ENVOY_ORIGINAL_URL = "original-url";
     X_ENVOY_DROP_OVERLOAD = "drop-overload";
+    X_ENVOY_LOCAL_OVERLOADED = "local-overloaded";
     X_ENVOY_OVERLOADED = "overloaded";
     X_ENVOY_UNCONDITIONAL_DROP_OVERLOAD = "unconditional-drop-overload";
     X_ENVOY_RATELIMITED = "ratelimited";

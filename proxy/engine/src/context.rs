@@ -13,6 +13,7 @@ use proxy_core::head::Protocol;
 use proxy_core::runtime::Runtime;
 
 use crate::local::drain::ProcessDrain;
+use crate::local::overload::Overload;
 use crate::router::Routes;
 use crate::upstream::call;
 use crate::upstream::call::copy::CopyBody;
@@ -29,6 +30,8 @@ pub struct Context {
     pub routes: Rc<Routes>,
     /// Whether the process drains, and since when.
     pub drain: Arc<ProcessDrain>,
+    /// What is done against overload, if anything may be.
+    pub overload: Option<Arc<Overload>>,
     /// The worker's random numbers.
     pub random: RefCell<fastrand::Rng>,
 }

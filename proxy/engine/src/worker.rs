@@ -26,6 +26,7 @@ use crate::listener::config::Listener;
 use crate::local::contain::vital;
 use crate::local::dispatcher::Dispatcher;
 use crate::local::drain::{DrainStrategy, ProcessDrain};
+use crate::local::overload::Overload;
 use crate::local::watchdog::Watchdog;
 use crate::local::{clock, timers};
 use crate::net::outbox;
@@ -58,6 +59,8 @@ pub struct WorkerSetup {
     pub env: Arc<BuildEnv>,
     /// Drain state of the process.
     pub drain: Arc<ProcessDrain>,
+    /// What is done against overload, if anything may be.
+    pub overload: Option<Arc<Overload>>,
     /// Limit of connections of the process.
     pub connections: Arc<GlobalConnections>,
     /// Has the allocator give back what the calling thread freed.
@@ -180,11 +183,16 @@ impl Workers {
 /// So many connections that ended leave memory behind that is worth giving back.
 const MANY: usize = 100;
 
-/// Gives memory back when many connections have ended and no more do: the allocator does so by itself only while it is busy.
-async fn tidy(give_back: fn()) {
-    let mut ended = 0;
+/// Gives memory back when many connections have ended and no more do: the allocator does so by itself only while it is busy. And
+/// when the overload manager wants it.
+async fn tidy(give_back: fn(), overload: Option<Arc<Overload>>) {
+    let (mut ended, mut shrinks) = (0, 0);
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
+        let wanted = overload.as_ref().map_or(0, |overload| overload.shrinks());
+        if std::mem::replace(&mut shrinks, wanted) != wanted {
+            give_back();
+        }
         let lately = accept::take_ended();
         ended += lately;
         if ended >= MANY && lately < MANY / 10 {
@@ -230,6 +238,7 @@ async fn run(
         clusters: clusters.clone(),
         routes: routes.clone(),
         drain: setup.drain.clone(),
+        overload: setup.overload.clone(),
         random: RefCell::new(fastrand::Rng::new()),
     });
     let hand_over = move |worker: usize, tag, accepted| {
@@ -246,7 +255,12 @@ async fn run(
     tokio::task::spawn_local(async move { watchdog.watch(&name, "workers").await });
     let sweeping = clusters.clone();
     tokio::task::spawn_local(vital(async move { sweeping.sweep().await }));
-    tokio::task::spawn_local(vital(tidy(setup.give_back)));
+    tokio::task::spawn_local(vital(tidy(setup.give_back, setup.overload.clone())));
+    if let Some(overload) = &setup.overload {
+        let (reducing, resetting) = (overload.clone(), overload.clone());
+        tokio::task::spawn_local(vital(async move { reducing.reduce_timeouts().await }));
+        tokio::task::spawn_local(vital(async move { resetting.reset_streams().await }));
+    }
     let (drain_time, strategy): (Duration, DrainStrategy) = (setup.drain.time(), setup.drain.strategy());
     while let Some(message) = mailbox.recv().await {
         match message {

@@ -355,6 +355,7 @@ impl Rig {
             clusters,
             routes: Rc::new(Routes::default()),
             drain: Arc::new(ProcessDrain::new(Duration::from_secs(1), DrainStrategy::Immediate)),
+            overload: None,
             random: RefCell::new(fastrand::Rng::new()),
         };
         let listeners = Listeners::new(

@@ -4,28 +4,23 @@ use std::sync::Arc;
 
 use prost_types::Any;
 use proxy_core::config::{BuildCx, ClusterDefaults, Rejected};
-use proxy_core::extension::decode;
 use proxy_core::headers;
 use proxy_core::upstream::{LocalCluster, Locality};
 use proxy_engine::upstream::dns::ResolverConfig;
 use proxy_engine::upstream::socket_options::SocketOptions;
 use xds_api::envoy::config::bootstrap::v3::{Bootstrap, ClusterManager};
 use xds_api::envoy::config::core::v3::TypedExtensionConfig;
-use xds_api::envoy::config::overload::v3::ResourceMonitor;
-use xds_api::envoy::extensions::resource_monitors::downstream_connections::v3::DownstreamConnectionsConfig;
 
-/// Envoy finds this monitor by its name.
-const CONNECTIONS: &str = "envoy.resource_monitors.global_downstream_max_connections";
-const CONNECTIONS_TYPE: &str =
-    "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig";
+use crate::overload::OverloadConfig;
+
 const RE2: &str = "envoy.extensions.regex_engines.v3.GoogleRE2";
 const INTERNAL_LISTENER: &str = "envoy.extensions.bootstrap.internal_listener.v3.InternalListener";
 
 /// See the module above.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Settings {
-    /// The limit of connections that the overload manager sets.
-    pub most_connections: Option<usize>,
+    /// What is done against overload.
+    pub overload: OverloadConfig,
     /// For DNS clusters without a resolver of their own.
     pub resolver: ResolverConfig,
 }
@@ -36,8 +31,8 @@ impl Settings {
     /// # Errors
     /// Everything that is wrong with them, in `cx`.
     pub fn build(proto: &Bootstrap, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
-        let monitors = proto.overload_manager.as_ref().map_or(&[][..], |manager| &manager.resource_monitors);
-        let most_connections = cx.at("overload_manager", |cx| connections(monitors, cx));
+        let overload = proto.overload_manager.as_ref();
+        let overload = overload.map(|proto| cx.at("overload_manager", |cx| OverloadConfig::build(proto, cx)));
         let resolver = ResolverConfig::from_bootstrap(proto, cx);
         let engine = proto.default_regex_engine.as_ref();
         let engine = cx.at("default_regex_engine", |cx| engine.map_or(Ok(()), |one| is_a(one, &[RE2], cx)));
@@ -56,7 +51,7 @@ impl Settings {
         renamed?;
         extensions?;
         local?;
-        Ok(Self { most_connections: most_connections?, resolver: resolver? })
+        Ok(Self { overload: overload.transpose()?.unwrap_or_default(), resolver: resolver? })
     }
 
     /// What clusters take that do not say it themselves.
@@ -81,28 +76,6 @@ impl Settings {
             manager.map(|manager| Arc::new(LocalCluster::new(&manager.local_cluster_name, locality)));
         Ok(ClusterDefaults { upstream_bind_config: bind.cloned(), local_cluster })
     }
-}
-
-/// The limit of connections, by the only monitor that there is.
-fn connections(monitors: &[ResourceMonitor], cx: &mut BuildCx<'_>) -> Result<Option<usize>, Rejected> {
-    let mut limit = None;
-    cx.each("resource_monitors", monitors, |monitor, cx| {
-        use xds_api::envoy::config::overload::v3::resource_monitor::ConfigType;
-        let Some(ConfigType::TypedConfig(any)) = &monitor.config_type else {
-            return Err(cx.at("typed_config", |cx| cx.reject("a resource monitor needs a typed_config")));
-        };
-        let payload = cx.at("typed_config", |cx| payload_of(any, &[CONNECTIONS_TYPE], cx))?;
-        if monitor.name != CONNECTIONS {
-            return Err(cx.at("name", |cx| cx.reject(format!("this monitor must be named '{CONNECTIONS}'"))));
-        }
-        if limit.is_some() {
-            return Err(cx.reject(format!("Duplicate proactive resource monitor {CONNECTIONS}")));
-        }
-        let proto: DownstreamConnectionsConfig = cx.at("typed_config", |cx| decode(&payload, cx))?;
-        limit = Some(usize::try_from(proto.max_active_downstream_connections).unwrap_or(0));
-        Ok(())
-    })?;
-    Ok(limit)
 }
 
 fn local_cluster(manager: &ClusterManager, proto: &Bootstrap, cx: &mut BuildCx<'_>) -> Result<(), Rejected> {

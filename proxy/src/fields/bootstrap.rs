@@ -65,17 +65,48 @@ pub const FIELDS: &[MessageFields] = &[
     (
         "envoy.config.overload.v3.OverloadManager",
         &[
-            (
-                "refresh_interval",
-                Ignored("nothing is measured at intervals: connections are counted as they come"),
-            ),
+            ("refresh_interval", Used),
             ("resource_monitors", Used),
-            ("actions", Rejected("overload actions are not available yet")),
-            ("loadshed_points", Rejected("load shed points are not available yet")),
-            ("buffer_factory_config", Rejected("buffers are not accounted for yet")),
+            ("actions", Used),
+            ("loadshed_points", Used),
+            ("buffer_factory_config", Used),
         ],
     ),
+    ("envoy.config.overload.v3.BufferFactoryConfig", &[("minimum_account_to_track_power_of_two", Used)]),
     ("envoy.config.overload.v3.ResourceMonitor", &[("name", Used), ("typed_config", Used)]),
+    (
+        "envoy.config.overload.v3.OverloadAction",
+        &[("name", Used), ("triggers", Used), ("typed_config", Used)],
+    ),
+    ("envoy.config.overload.v3.LoadShedPoint", &[("name", Used), ("triggers", Used)]),
+    ("envoy.config.overload.v3.Trigger", &[("name", Used), ("threshold", Used), ("scaled", Used)]),
+    ("envoy.config.overload.v3.ThresholdTrigger", &[("value", Used)]),
+    (
+        "envoy.config.overload.v3.ScaledTrigger",
+        &[("scaling_threshold", Used), ("saturation_threshold", Used)],
+    ),
+    (
+        "envoy.config.overload.v3.ShrinkHeapConfig",
+        &[
+            ("timer_interval", Used),
+            (
+                "max_unfreed_memory_bytes",
+                Ignored("all that is free is given back, which is never too little"),
+            ),
+        ],
+    ),
+    ("envoy.config.overload.v3.ScaleTimersOverloadActionConfig", &[("timer_scale_factors", Used)]),
+    (
+        "envoy.config.overload.v3.ScaleTimersOverloadActionConfig.ScaleTimer",
+        &[("timer", Used), ("min_timeout", Used), ("min_scale", Used)],
+    ),
+    (
+        "envoy.extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig",
+        &[("max_heap_size_bytes", Used), ("max_heap_size_bytes_runtime", Used)],
+    ),
+    ("envoy.extensions.resource_monitors.cgroup_memory.v3.CgroupMemoryConfig", &[("max_memory_bytes", Used)]),
+    ("envoy.extensions.resource_monitors.cpu_utilization.v3.CpuUtilizationConfig", &[("mode", Used)]),
+    ("envoy.extensions.resource_monitors.injected_resource.v3.InjectedResourceConfig", &[("filename", Used)]),
     (
         "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
         &[("max_active_downstream_connections", Used)],

@@ -46,6 +46,9 @@ const COUNTERS: &[&str] = &[
     "downstream_cx_upgrades_total",
     "downstream_cx_protocol_error",
     "downstream_cx_drain_close",
+    "downstream_cx_max_duration_reached",
+    "downstream_cx_overload_disable_keepalive",
+    "downstream_rq_overload_close",
     "downstream_cx_idle_timeout",
     "downstream_cx_no_route",
     "downstream_cx_total",
@@ -73,6 +76,7 @@ const COUNTERS: &[&str] = &[
     "no_route",
     "no_cluster",
     "rq_direct_response",
+    "rq_overload_local_reply",
     "rq_redirect",
     "rq_total",
     "rq_reset_after_downstream_response_started",
@@ -196,6 +200,11 @@ impl Side {
     /// The proxy.
     pub fn proxy(&mut self) -> &mut Proxy {
         &mut self.proxy
+    }
+
+    /// What answers its requests over HTTP/1.
+    pub fn upstream(&self) -> &Upstream {
+        &self.upstream
     }
 
     /// Starts the proxy anew if it has died.

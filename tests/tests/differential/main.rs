@@ -33,6 +33,7 @@ mod mirror;
 mod options;
 mod original_dst;
 mod outlier;
+mod overload;
 mod paths;
 mod prefix;
 mod ratelimit;
@@ -179,6 +180,21 @@ async fn ignored_upgrades() {
 #[tokio::test]
 async fn requests_that_are_waited_for() {
     differential(buffer::setup(), buffer::cases()).await;
+}
+
+#[tokio::test]
+async fn too_much_to_do() {
+    expect_ok(overload::compare().await);
+}
+
+#[tokio::test]
+async fn more_and_more_to_do() {
+    expect_ok(overload::rise().await);
+}
+
+#[tokio::test]
+async fn streams_that_hold_much() {
+    expect_ok(overload::heavy().await);
 }
 
 #[tokio::test]

@@ -19,7 +19,8 @@ pub use listener::{
 };
 pub use server::{
     CaresStats, ClusterManagerStats, ConfigReloadStats, ControlPlaneStats, DispatcherStats, FilesystemStats,
-    HighMemoryStreamStats, OverloadStats, RdsStats, ResourceMonitorStats, RuntimeStats, ServerStats,
+    HighMemoryStreamStats, LoadShedPointStats, MeasuredResourceStats, OverloadActionStats, OverloadStats,
+    RdsStats, ResourceMonitorStats, RuntimeStats, ServerStats, ShrinkHeapStats,
     ThreadLocalClusterManagerStats, WatchdogStats, XdsStats,
 };
 pub use tls::{SdsStats, SslFactoryStats, SslStats};

@@ -21,6 +21,8 @@ pub(crate) enum DownstreamError {
     Excess(&'static str),
     /// The client broke the protocol; the text is the response code details.
     Protocol(&'static str),
+    /// The stream was reset because it held much while there was too much to do.
+    Overloaded,
 }
 
 /// A request as it arrived.

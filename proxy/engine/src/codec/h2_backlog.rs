@@ -38,6 +38,8 @@ impl Allowance {
 pub(crate) struct Backlog {
     stream: u64,
     pieces: VecDeque<Bytes>,
+    /// What they take together.
+    held: usize,
     allowance: Allowance,
 }
 
@@ -46,7 +48,7 @@ impl Backlog {
     pub(crate) fn new(allowance: Allowance) -> Self {
         let stream = allowance.shared.streams.get();
         allowance.shared.streams.set(stream + 1);
-        Self { stream, pieces: VecDeque::new(), allowance }
+        Self { stream, pieces: VecDeque::new(), held: 0, allowance }
     }
 
     /// Ready when another piece may be added.
@@ -68,16 +70,23 @@ impl Backlog {
         self.pieces.is_empty()
     }
 
+    /// What it holds, in octets.
+    pub(crate) fn held(&self) -> usize {
+        self.held
+    }
+
     /// Adds a piece.
     pub(crate) fn push(&mut self, piece: Bytes) {
         let held = &self.allowance.shared.held;
         held.set(held.get() + cost(&piece));
+        self.held += cost(&piece);
         self.pieces.push_back(piece);
     }
 
     /// The first piece.
     pub(crate) fn pop(&mut self) -> Option<Bytes> {
         let piece = self.pieces.pop_front()?;
+        self.held -= cost(&piece);
         let Shared { held, waiting, .. } = &*self.allowance.shared;
         held.set(held.get() - cost(&piece));
         if held.get() < self.allowance.limit {

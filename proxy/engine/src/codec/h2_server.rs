@@ -20,6 +20,7 @@ use super::h2_backlog::{Allowance, Backlog};
 use super::h2_cookies::Cookies;
 use super::h2_headers::{PLAIN_STATUS, fit, join_repeated, name_upgrade, plain_bytes, plain_request_bytes};
 use super::h2_metadata::{MetadataBlock, MetadataStream};
+use crate::local::heavy::Weight;
 use proxy_core::field_names::joins_in_request;
 
 /// Octets of a frame header (RFC 9113, 4.1).
@@ -41,6 +42,8 @@ pub(crate) struct ServerStream {
     pending: Bytes,
     /// What follows the piece in hand.
     backlog: Backlog,
+    /// What both of them hold, where heavy streams may be reset.
+    weight: Weight,
     /// What follows that.
     tail: Tail,
     failed: Option<DownstreamError>,
@@ -228,6 +231,7 @@ impl ServerStream {
             data_done: false,
             pending: Bytes::new(),
             backlog: Backlog::new(allowance),
+            weight: Weight::new(),
             tail: Tail::None,
             failed: None,
             close_after: false,
@@ -274,6 +278,13 @@ impl ServerStream {
                 Ok(BodyEvent::Trailers(trailers))
             }
             Err(malformed) => Err(DownstreamError::Protocol(malformed.details())),
+        }
+    }
+
+    /// Says what is held, where somebody wants to know.
+    fn weigh(&mut self) {
+        if self.weight.is_tracked() {
+            self.weight.set(self.pending.len() + self.backlog.held());
         }
     }
 
@@ -407,6 +418,7 @@ impl Downstream for ServerStream {
         } else {
             self.backlog.push(data);
         }
+        self.weigh();
         if end {
             self.tail = Tail::End;
         }
@@ -434,6 +446,11 @@ impl Downstream for ServerStream {
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), DownstreamError>> {
         if let Some(failed) = self.failed {
             return Poll::Ready(Err(failed));
+        }
+        if self.weight.poll_doomed(cx).is_ready() {
+            self.reset();
+            self.failed = Some(DownstreamError::Overloaded);
+            return Poll::Ready(Err(DownstreamError::Overloaded));
         }
         let Some(send) = &mut self.send else { return Poll::Ready(Ok(())) };
         if self.is_head {
@@ -466,6 +483,9 @@ impl Downstream for ServerStream {
                     }
                     if let Err(error) = send.send_data(piece, end) {
                         break Err(error);
+                    }
+                    if self.weight.is_tracked() {
+                        self.weight.set(self.pending.len() + self.backlog.held());
                     }
                 }
                 Some(Err(error)) => break Err(error),

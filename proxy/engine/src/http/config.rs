@@ -132,6 +132,8 @@ pub struct ConnectionManager {
     pub forward_proto: ForwardProto,
     /// Append `x-forwarded-port`.
     pub append_x_forwarded_port: bool,
+    /// Whether responses to requests that were refused for overload say so.
+    pub append_local_overload: bool,
     /// Set `user-agent` and `x-envoy-downstream-service-*` to who this proxy is.
     pub user_agent: Option<UserAgent>,
     /// Forward `expect` and relay 1xx heads.
@@ -515,6 +517,7 @@ impl ConnectionManager {
             always_set_request_id_in_response: proto.always_set_request_id_in_response,
             forward_proto: ForwardProto::build(proto.forward_proto_config.as_ref()),
             append_x_forwarded_port: proto.append_x_forwarded_port,
+            append_local_overload: proto.append_local_overload,
             user_agent: user_agent?,
             proxy_100_continue: proto.proxy_100_continue,
             normalize_path: proto

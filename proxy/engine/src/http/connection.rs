@@ -24,6 +24,8 @@ use crate::codec::h1_server::{NextRequest, ServerConnection, ServerOptions};
 use crate::local::clock;
 use crate::local::contain::Finally;
 use crate::local::in_place::pinned;
+use crate::local::overload::{Overload, Point};
+use crate::local::reduced::{Reducible, reduced};
 use crate::local::timers::Timer;
 use crate::net::connection::Connection;
 use crate::upstream::key_format::HeaderKeyFormat;
@@ -38,6 +40,12 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 pub async fn serve(cx: Rc<ConnectionCx>, connection: Box<Connection>) {
     let counted = cx.clone();
     let _counted = Counted::new(&counted);
+    if let Some(overload) = &cx.overload
+        && overload.watches(Point::Codec)
+        && is_shed(&cx, overload, &connection).await
+    {
+        return;
+    }
     let codec = match cx.manager.codec {
         Codec::Auto => match Box::pin(sniff(&cx, &connection)).await {
             Sniffed::Codec(codec) => codec,
@@ -58,6 +66,20 @@ pub async fn serve(cx: Rc<ConnectionCx>, connection: Box<Connection>) {
     }
 }
 
+/// Whether a connection is closed when its first bytes come, because there is too much to do, or ends before.
+async fn is_shed(cx: &ConnectionCx, overload: &Overload, connection: &Connection) -> bool {
+    let stats = cx.manager.stats.here();
+    match rest(cx, connection, &mut Timer::default()).await {
+        Some(ended) => count_late(cx, ended),
+        None if overload.sheds(Point::Codec, || cx.random()) => {
+            stats.downstream_rq_overload_close.inc();
+            stats.downstream_cx_destroy_local.inc();
+        }
+        None => return false,
+    }
+    true
+}
+
 /// What the first bytes said.
 enum Sniffed {
     Codec(Codec),
@@ -74,7 +96,7 @@ async fn sniff(cx: &ConnectionCx, connection: &Connection) -> Sniffed {
         return Sniffed::Codec(Codec::Http2);
     }
     let mut timer = Timer::default();
-    let deadline = first_deadline(cx);
+    let since = clock::now();
     let mut buffer = BytesMut::new();
     let codec = poll_fn(|task| {
         loop {
@@ -95,7 +117,7 @@ async fn sniff(cx: &ConnectionCx, connection: &Connection) -> Sniffed {
         if cx.drain.is_closed() {
             return Poll::Ready(Sniffed::Late(Ended::Drained));
         }
-        match deadline {
+        match first_deadline(cx, since) {
             Some((at, ended)) => timer.poll(task, at).map(|()| Sniffed::Late(ended)),
             None => Poll::Pending,
         }
@@ -175,11 +197,10 @@ async fn serve_http1(cx: &Rc<ConnectionCx>, mut connection: Box<Connection>) {
     }
 }
 
-/// When a connection without a request ends, and why.
-pub(super) fn first_deadline(cx: &ConnectionCx) -> Option<(Instant, Ended)> {
-    let manager = &*cx.manager;
-    let idle = manager.idle_timeout.map(|idle| (clock::now() + idle, Ended::Idle));
-    let duration = manager.max_connection_duration.map(|max| (cx.info.start + max, Ended::Duration));
+/// When a connection that has no request since then ends, and why.
+pub(super) fn first_deadline(cx: &ConnectionCx, since: Instant) -> Option<(Instant, Ended)> {
+    let idle = cx.idle_end(since).map(|at| (at, Ended::Idle));
+    let duration = cx.last_moment().map(|at| (at, Ended::Duration));
     match (idle, duration) {
         (Some(idle), Some(duration)) if duration.0 < idle.0 => Some(duration),
         (idle, duration) => idle.or(duration),
@@ -220,7 +241,7 @@ pub(super) fn count_cut(cx: &ConnectionCx, in_flight: u64) {
 
 /// Waits, with nothing but the socket, until there is something to read, or until the connection ends without that.
 async fn rest(cx: &ConnectionCx, connection: &Connection, timer: &mut Timer) -> Option<Ended> {
-    let first = first_deadline(cx);
+    let since = clock::now();
     poll_fn(|task| {
         if connection.poll_readable(task).is_ready() {
             return Poll::Ready(None);
@@ -229,7 +250,7 @@ async fn rest(cx: &ConnectionCx, connection: &Connection, timer: &mut Timer) -> 
         if cx.drain.is_closed() {
             return Poll::Ready(Some(Ended::Drained));
         }
-        let Some((at, ended)) = first else { return Poll::Pending };
+        let Some((at, ended)) = first_deadline(cx, since) else { return Poll::Pending };
         timer.poll(task, at).map(|()| Some(ended))
     })
     .await
@@ -262,9 +283,7 @@ async fn serve_requests(
                         stats.downstream_cx_max_requests_reached.inc();
                         server.close_after();
                     }
-                    let is_old =
-                        manager.max_connection_duration.is_some_and(|max| cx.info.start.elapsed() >= max);
-                    if is_old {
+                    if cx.is_old() {
                         server.close_after();
                     }
                     // Boxed: the state of a request is several kilobytes, which an idle connection must not hold.
@@ -383,13 +402,12 @@ async fn wait(cx: &ConnectionCx, server: &mut ServerConnection, timer: &mut Time
         let head_since = is_partial.then(|| *head_since.get_or_insert_with(clock::now));
         let since = |limit: Option<Duration>| Some(head_since? + limit?);
         let idle_since = *idle_since.get_or_insert_with(clock::now);
-        let idle = manager.idle_timeout.map(|idle| idle_since + idle);
-        let duration = manager.max_connection_duration.map(|max| cx.info.start + max);
+        let head_idle = manager.stream_idle_timeout.map(|idle| reduced(Reducible::StreamIdle, idle));
         let deadlines = [
-            (idle.filter(|_| !is_partial), Ended::Idle),
+            (cx.idle_end(idle_since).filter(|_| !is_partial), Ended::Idle),
             (since(manager.request_headers_timeout), Ended::HeadTimeout),
-            (since(manager.stream_idle_timeout), Ended::HeadIdle),
-            (duration, Ended::Duration),
+            (since(head_idle), Ended::HeadIdle),
+            (cx.last_moment(), Ended::Duration),
         ];
         let mut deadlines = deadlines.into_iter().filter_map(|(at, what)| Some((at?, what)));
         let Some(first) = deadlines.next() else { return Poll::Pending };

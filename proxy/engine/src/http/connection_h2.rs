@@ -167,7 +167,7 @@ async fn begin(cx: &Rc<ConnectionCx>, connection: Box<Connection>) -> Option<Box
     .with_metadata(metadata.as_ref(), max_frame);
     let cookies = Cookies::new(connection.head_octets());
     let mut timer = Timer::default();
-    let deadline = first_deadline(cx);
+    let since = clock::now();
     let mut handshake = Box::pin(builder.handshake::<_, Bytes>(connection));
     let connected = poll_fn(|task| {
         if let Poll::Ready(connected) = handshake.as_mut().poll(task) {
@@ -177,7 +177,7 @@ async fn begin(cx: &Rc<ConnectionCx>, connection: Box<Connection>) -> Option<Box
         if cx.drain.is_closed() {
             return Poll::Ready(Err(Failed::Late(Ended::Drained)));
         }
-        let Some((at, ended)) = deadline else { return Poll::Pending };
+        let Some((at, ended)) = first_deadline(cx, since) else { return Poll::Pending };
         timer.poll(task, at).map(|()| Err(Failed::Late(ended)))
     })
     .await;
@@ -354,9 +354,8 @@ impl Accept<'_> {
         }
         // While there are streams the deadline moves along, so that the last one need not wake the connection to set it.
         let since = if is_quiet { self.shared.last_end.get() } else { clock::now() };
-        let idle = manager.idle_timeout.map(|idle| (since + idle, Next::Idle));
-        let oldest = manager.max_connection_duration;
-        let oldest = oldest.map(|oldest| (self.cx.info.start + oldest, Next::Duration));
+        let idle = self.cx.idle_end(since).map(|at| (at, Next::Idle));
+        let oldest = self.cx.last_moment().map(|at| (at, Next::Duration));
         match (idle, oldest) {
             (Some(idle), Some(oldest)) => Some(if oldest.0 < idle.0 { oldest } else { idle }),
             (idle, oldest) => idle.or(oldest),

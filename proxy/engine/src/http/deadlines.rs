@@ -3,6 +3,7 @@
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use crate::local::reduced::{Reducible, reduced};
 use crate::local::timers::Timer;
 
 /// Which deadline passed.
@@ -161,7 +162,7 @@ impl Deadlines {
 
     /// The earliest deadline.
     pub(crate) fn earliest(&self) -> Option<Instant> {
-        let idle = self.idle.map(|idle| self.activity + idle);
+        let idle = self.idle_end();
         let try_idle = self.try_idle.map(|idle| self.activity + idle);
         [
             idle,
@@ -176,6 +177,11 @@ impl Deadlines {
         .into_iter()
         .flatten()
         .min()
+    }
+
+    /// When nothing moved for too long.
+    fn idle_end(&self) -> Option<Instant> {
+        self.idle.map(|idle| self.activity + reduced(Reducible::StreamIdle, idle))
     }
 
     /// What has passed at `now`; the most specific first.
@@ -193,7 +199,7 @@ impl Deadlines {
             Some(Timeout::TryIdle)
         } else if passed(self.request) {
             Some(Timeout::Request)
-        } else if passed(self.idle.map(|idle| self.activity + idle)) {
+        } else if passed(self.idle_end()) {
             Some(Timeout::Idle)
         } else if passed(self.farewell) {
             Some(Timeout::Farewell)

@@ -25,6 +25,7 @@ use crate::codec::downstream::{Downstream, DownstreamError};
 use crate::codec::h2_metadata::MetadataBlock;
 use crate::codec::upstream::UpstreamEvent;
 use crate::local::clock;
+use crate::local::reduced::{Reducible, reduced};
 use crate::local::timers::Timer;
 use crate::upstream::stream::Upstream;
 
@@ -481,13 +482,14 @@ impl Stream<'_> {
         if down.protocol() != Protocol::Http2 {
             return self.flush_rest(down, timer).await;
         }
-        let mut overdue = None;
+        let mut begun = None;
         let written = poll_fn(|cx| {
             if let Poll::Ready(result) = down.poll_flush(cx) {
                 return Poll::Ready(Some(result));
             }
-            let at = overdue.get_or_insert_with(|| Some(clock::now() + self.flush_timeout()?));
-            at.map_or(Poll::Pending, |at| timer.poll(cx, at).map(|()| None))
+            let (since, timeout) = begun.get_or_insert_with(|| (clock::now(), self.flush_timeout()));
+            let Some(timeout) = *timeout else { return Poll::Pending };
+            timer.poll(cx, *since + reduced(Reducible::StreamFlush, timeout)).map(|()| None)
         })
         .await;
         match written {
@@ -544,6 +546,12 @@ impl Stream<'_> {
                 stats.downstream_rq_rx_reset.inc();
                 self.info.flags.set(ResponseFlag::DownstreamRemoteReset);
                 self.info.details.get_or_insert("http2.remote_reset".into());
+                StreamEnd::Gone
+            }
+            DownstreamError::Overloaded => {
+                stats.downstream_rq_rx_reset.inc();
+                self.info.flags.set(ResponseFlag::OverloadManagerTerminated);
+                self.info.details = Some("overload".into());
                 StreamEnd::Gone
             }
             DownstreamError::Excess(details) => {

@@ -71,7 +71,7 @@ pub const FIELDS: &[MessageFields] = &[
             ("proxy_status_config", Rejected("the Proxy-Status header is not available")),
             ("typed_header_validation_config", Rejected("header validators are not available")),
             ("append_x_forwarded_port", Used),
-            ("append_local_overload", Ignored("there are no overload actions to tell of")),
+            ("append_local_overload", Used),
             ("add_proxy_protocol_connection_state", Used),
             ("forward_proto_config", Used),
             ("record_route_resolution_stats", Rejected("not available yet")),

@@ -26,9 +26,10 @@ use super::deadlines::{Tick, Timeout};
 use super::exchange::Failure;
 use super::filter_chain::Ending;
 use super::retry::Tries;
-use super::stream::{Stream, StreamEnd, refuse, selected};
+use super::stream::{Stream, StreamEnd, overloaded, refuse, selected};
 use crate::codec::downstream::Downstream;
 use crate::local::clock;
+use crate::local::overload::Point;
 use crate::local::timers::Timer;
 use crate::router::cluster::ClusterChoice;
 use crate::router::forward::Priority;
@@ -198,6 +199,13 @@ impl Stream<'_> {
     async fn forward<D: Downstream>(&mut self, down: &mut D, timer: &mut Timer) -> Result<(), StreamEnd> {
         let mut cluster = self.take_cluster()?;
         self.check_strictly()?;
+        if let Some(overload) = &self.cx.overload
+            && overload.sheds(Point::Router, || self.cx.random())
+        {
+            self.cx.router_stats.here().rq_overload_local_reply.inc();
+            self.info.upstream.attempts = 1;
+            return Err(StreamEnd::Reply(Box::new(overloaded())));
+        }
         let priority = self.prepare(&cluster);
         let hash = self.hash(&cluster.cluster);
         let mut sends = 1;

@@ -52,7 +52,8 @@ impl Stream<'_> {
     fn send_head<D: Downstream>(&mut self, down: &mut D, end: bool, is_upgrade: bool) {
         let manager = &*self.cx.manager;
         let is_cut_short = !self.request_done && down.protocol() != Protocol::Http2;
-        if !is_upgrade && (self.close || is_cut_short || self.should_close()) {
+        let is_overloaded = self.is_overloaded();
+        if !is_upgrade && (is_overloaded || self.close || is_cut_short || self.should_close()) {
             down.close_after();
         }
         drill_request("response", &self.request, &self.cx.shared.env.runtime);
@@ -113,10 +114,7 @@ impl Stream<'_> {
     /// Whether this response should be the connection's last one because something drains.
     fn should_close(&self) -> bool {
         let cx = self.cx;
-        if let Some(max) = cx.manager.max_connection_duration
-            && self.info.protocol != Some(Protocol::Http2)
-            && cx.info.start.elapsed() >= max
-        {
+        if self.info.protocol != Some(Protocol::Http2) && cx.is_old() {
             return true;
         }
         if cx.drain.should_close() || cx.shared.drain.should_close(cx.is_inbound, cx.modify_only) {
@@ -136,6 +134,19 @@ impl Stream<'_> {
         route.finalize_response(&self.request, &mut head, &self.info);
         head.headers.extend(std::mem::take(&mut reply.headers));
         reply.headers = head.headers;
+    }
+
+    /// Whether this response should be the connection's last one because there is too much to do.
+    fn is_overloaded(&self) -> bool {
+        let cx = self.cx;
+        let Some(overload) = &cx.overload else { return false };
+        if !overload.ends_connection(|| cx.random()) {
+            return false;
+        }
+        let stats = cx.manager.stats.here();
+        stats.downstream_cx_drain_close.inc();
+        stats.downstream_cx_overload_disable_keepalive.inc();
+        true
     }
 
     /// Answers with `reply`, or resets the stream if an answer was begun.

@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use proxy_core::extension::access_log::{LogEntry, LogType};
 use proxy_core::extension::http_filter::Direction;
 use proxy_core::head::{Protocol, RequestHead, ResponseHead, Scheme};
+use proxy_core::headers::X_ENVOY_LOCAL_OVERLOADED;
 use proxy_core::http_chain::HttpFilter;
 use proxy_core::local_reply::LocalReply;
 use proxy_core::metadata::Metadata;
@@ -34,6 +35,8 @@ use crate::local::clock;
 use crate::local::contain::{contain, drill_request};
 use crate::local::drain::DrainHandle;
 use crate::local::header_maps;
+use crate::local::overload::Overload;
+use crate::local::reduced::{Reducible, reduced};
 use crate::local::timers::Timer;
 use crate::router::cluster::ClusterChoice;
 use crate::router::route::Action;
@@ -54,12 +57,42 @@ pub struct ConnectionCx {
     pub router_stats: Cells<RouterStats>,
     /// Drain state of the filter chain.
     pub drain: Rc<DrainHandle>,
+    /// What is done against overload, if anything may be.
+    pub overload: Option<Arc<Overload>>,
     /// The listener takes inbound traffic.
     pub is_inbound: bool,
     /// The listener drains when it is modified only.
     pub modify_only: bool,
     /// Most bytes that filters may hold back.
     pub buffer_limit: usize,
+}
+
+impl ConnectionCx {
+    /// A random number, not for secrets.
+    pub(crate) fn random(&self) -> u64 {
+        self.shared.random.borrow_mut().u64(..)
+    }
+
+    /// When a connection ends that has no request since then.
+    pub(crate) fn idle_end(&self, since: Instant) -> Option<Instant> {
+        self.manager.idle_timeout.map(|idle| since + reduced(Reducible::ConnectionIdle, idle))
+    }
+
+    /// When the connection is as old as it gets.
+    pub(crate) fn last_moment(&self) -> Option<Instant> {
+        let max = self.manager.max_connection_duration;
+        max.map(|max| self.info.start + reduced(Reducible::ConnectionMax, max))
+    }
+
+    /// Whether the connection is older than it should get.
+    pub(crate) fn is_old(&self) -> bool {
+        self.last_moment().is_some_and(|last| Instant::now() >= last)
+    }
+}
+
+/// The answer to a request that is refused because there is too much to do.
+pub(crate) fn overloaded() -> LocalReply {
+    LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, Bytes::from_static(b"envoy overloaded"), "overload")
 }
 
 /// Why a stream ends before its response did.
@@ -343,6 +376,9 @@ impl<'c> Stream<'c> {
         lacks: Lacks,
         end: bool,
     ) -> Result<(), StreamEnd> {
+        if let Some(overload) = &self.cx.overload {
+            self.shed(overload)?;
+        }
         self.admit(lacks)?;
         self.match_route();
         self.begin_trace();
@@ -355,6 +391,19 @@ impl<'c> Stream<'c> {
         let parts = self.gathered.take().map_or_else(|| Parts::head(end), |parts| *parts);
         self.pass_request_head(down, timer, parts).await?;
         self.act(down, timer).await
+    }
+
+    /// Refuses the request if there is too much to do.
+    fn shed(&self, overload: &Overload) -> Result<(), StreamEnd> {
+        if self.is_redirected || !overload.refuses_request(|| self.cx.random()) {
+            return Ok(());
+        }
+        self.cx.manager.stats.here().downstream_rq_overload_close.inc();
+        let mut reply = overloaded();
+        if self.cx.manager.append_local_overload {
+            reply.headers.insert(&*X_ENVOY_LOCAL_OVERLOADED, HeaderValue::from_static("true"));
+        }
+        Err(StreamEnd::Reply(Box::new(reply)))
     }
 
     /// Checks the head, and makes it say what the connection manager wants it to say.

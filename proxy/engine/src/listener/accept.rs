@@ -1,6 +1,7 @@
 //! The listeners of one worker: sockets, accepting, balancing, draining.
 
 use std::cell::{Cell, RefCell};
+use std::future::Future;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use proxy_core::runtime::Runtime;
 use proxy_core::stats::Cells;
 use proxy_core::stats::groups::PerHandlerStats;
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::config::{FilterChain, Listener};
@@ -20,6 +22,7 @@ use super::connection;
 use crate::context::Context;
 use crate::local::contain::vital;
 use crate::local::drain::{DrainHandle, DrainStrategy};
+use crate::local::overload::Overload;
 use crate::net::connection::{Connection, Socket};
 
 /// How long accepting rests when the process is out of descriptors.
@@ -226,6 +229,11 @@ impl Listeners {
         })
     }
 
+    /// What is done against overload on a listener, if anything may be.
+    pub(super) fn overload_of(&self, listener: &Listener) -> Option<&Arc<Overload>> {
+        self.context.overload.as_ref().filter(|_| !listener.bypass_overload_manager)
+    }
+
     /// Starts to accept on `sockets`.
     pub fn add(
         self: &Rc<Self>,
@@ -417,13 +425,23 @@ async fn accept(listeners: Rc<Listeners>, listener: Rc<ActiveListener>, socket: 
             return;
         }
     };
+    let mut accepting = listeners.overload_of(&listener.config()).map(|overload| overload.accepting());
     loop {
-        let accepted = match &source {
-            Source::Tcp(tcp) => tcp.accept().await.map(|(stream, _)| {
-                let _ = stream.set_nodelay(true);
-                Socket::Tcp(stream)
-            }),
-            Source::Unix(unix) => unix.accept().await.map(|(stream, _)| Socket::Unix(stream)),
+        let next = async {
+            match &source {
+                Source::Tcp(tcp) => tcp.accept().await.map(|(stream, _)| {
+                    let _ = stream.set_nodelay(true);
+                    Socket::Tcp(stream)
+                }),
+                Source::Unix(unix) => unix.accept().await.map(|(stream, _)| Socket::Unix(stream)),
+            }
+        };
+        let accepted = match &mut accepting {
+            None => next.await,
+            Some(accepting) => match while_accepting(accepting, next).await {
+                Some(accepted) => accepted,
+                None => continue,
+            },
         };
         match accepted {
             Ok(socket) => dispatch(&listeners, &listener, socket),
@@ -436,6 +454,24 @@ async fn accept(listeners: Rc<Listeners>, listener: Rc<ActiveListener>, socket: 
     }
 }
 
+/// What `next` comes to, once connections are to be accepted; `None` if that changes meanwhile.
+///
+/// Cancel safety: that of `next`.
+async fn while_accepting<T>(
+    accepting: &mut watch::Receiver<bool>,
+    next: impl Future<Output = T>,
+) -> Option<T> {
+    if accepting.wait_for(|accepting| *accepting).await.is_err() {
+        // Nobody decides any more: the process ends.
+        return std::future::pending().await;
+    }
+    tokio::select! {
+        biased;
+        _ = accepting.changed() => None,
+        accepted = next => Some(accepted),
+    }
+}
+
 /// Errors of one connection, not of the listening socket (`accept(2)`).
 fn is_transient(error: &io::Error) -> bool {
     matches!(
@@ -444,10 +480,27 @@ fn is_transient(error: &io::Error) -> bool {
     )
 }
 
+/// Whether a connection that came is closed at once, because there is too much to do.
+fn rejects(listeners: &Listeners, listener: &ActiveListener) -> bool {
+    if listeners.context.overload.is_none() {
+        return false;
+    }
+    let config = listener.config();
+    let Some(overload) = listeners.overload_of(&config) else { return false };
+    let rejects = overload.rejects_connection(|| listeners.context.random.borrow_mut().u64(..));
+    if rejects {
+        config.stats.here().downstream_cx_overload_reject.inc();
+    }
+    rejects
+}
+
 fn dispatch(listeners: &Rc<Listeners>, listener: &Rc<ActiveListener>, socket: Socket) {
     let balanced = listener.config().exact_balance;
     let worker = if balanced { listener.shared.least_loaded() } else { listeners.worker };
     let Some(place) = Place::take(listeners, listener, worker) else { return };
+    if rejects(listeners, listener) {
+        return;
+    }
     if worker == listeners.worker {
         let connection = Box::new(Connection::new(socket));
         tokio::task::spawn_local(connection::serve(listeners.clone(), listener.clone(), connection, place));

@@ -1,7 +1,7 @@
 //! An accepted connection on its way: listener filters, the choice of a filter chain, its policies, its terminal filter.
 
 use std::cell::RefCell;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,6 +21,8 @@ use crate::context::Context;
 use crate::http::connection::ConnectionCx;
 use crate::local::contain::drill;
 use crate::local::drain::{Closed, DrainHandle};
+use crate::local::reduced::{Reducible, reduced};
+use crate::local::timers::Timer;
 use crate::net::connection::{Connection, Socket, next_id};
 use crate::net::gate::{Gate, Guard};
 use crate::net::socket;
@@ -187,7 +189,7 @@ async fn serve_on(
     }
     let closed = match (&chain.terminal, &mut stream) {
         (Terminal::Http(http), _) => {
-            let cx = http_context(&listeners.context, http, &config, drain.clone(), info);
+            let cx = http_context(listeners, http, &config, drain.clone(), info);
             if stream.is_none() {
                 return Some(Http { cx, connection, counted });
             }
@@ -223,14 +225,15 @@ async fn serve_on(
 }
 
 fn http_context(
-    context: &Rc<Context>,
+    listeners: &Listeners,
     http: &HttpTerminal,
     config: &Listener,
     drain: Rc<DrainHandle>,
     info: Rc<ConnectionInfo>,
 ) -> Rc<ConnectionCx> {
     Rc::new(ConnectionCx {
-        shared: context.clone(),
+        shared: listeners.context.clone(),
+        overload: listeners.overload_of(config).cloned(),
         manager: http.manager.clone(),
         info,
         listener_stats: http.listener_stats.clone(),
@@ -254,13 +257,12 @@ async fn secure(
     drain: &DrainHandle,
 ) -> bool {
     let ends = Ends { local: info.local.ip(), remote: info.remote.ip() };
+    let (began, mut timer) = (Instant::now(), Timer::default());
     let shaken = Box::pin(async {
-        let deadline = async {
-            match timeout {
-                Some(timeout) => tokio::time::sleep(timeout).await,
-                None => std::future::pending().await,
-            }
-        };
+        let deadline = poll_fn(|task| {
+            let Some(timeout) = timeout else { return Poll::Pending };
+            timer.poll(task, began + reduced(Reducible::TransportConnect, timeout))
+        });
         tokio::select! {
             biased;
             shaken = tls.accept(connection, ends) => Ok(shaken),

@@ -151,6 +151,14 @@ impl Drop for Timer {
     }
 }
 
+/// Has everybody who waits for a deadline look at it anew: it may have come nearer.
+pub(crate) fn wake_all() {
+    // (A waker may run code of ours: nothing is borrowed meanwhile.)
+    let wakers: Vec<Waker> = WHEEL
+        .with_borrow(|wheel| wheel.entries.iter().filter_map(|(_, entry)| entry.waker.clone()).collect());
+    wakers.into_iter().for_each(Waker::wake);
+}
+
 /// Fires the deadlines of this thread; runs for as long as the worker does.
 pub async fn drive() {
     let earlier = WHEEL.with_borrow(|wheel| wheel.earlier.clone());
@@ -208,6 +216,24 @@ mod tests {
             .await;
             drop(moved);
             assert!(WHEEL.with_borrow(|wheel| wheel.queue.is_empty()));
+        });
+    }
+
+    #[test]
+    fn a_deadline_that_comes_nearer_is_looked_at_when_all_are_woken() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        tokio::task::LocalSet::new().block_on(&runtime, async {
+            tokio::task::spawn_local(drive());
+            let deadline = Rc::new(std::cell::Cell::new(Instant::now() + Duration::from_secs(3600)));
+            let own = deadline.clone();
+            let waits = tokio::task::spawn_local(async move {
+                let mut timer = Timer::default();
+                std::future::poll_fn(|cx| timer.poll(cx, own.get())).await;
+            });
+            tokio::task::yield_now().await;
+            deadline.set(Instant::now());
+            wake_all();
+            waits.await.unwrap();
         });
     }
 }

@@ -215,6 +215,34 @@ crate::stats! {
         gauge pressure,
     }
 
+    /// `overload.<resource monitor>`, of those that are looked at.
+    pub shared struct MeasuredResourceStats {
+        /// Measurements that were left out because the one before was not done; none ever is.
+        counter skipped_updates,
+    }
+
+    /// `overload.<action>`.
+    pub shared struct OverloadActionStats {
+        /// 1 where all of it is done.
+        gauge active,
+        /// Percent of it that are done.
+        gauge scale_percent,
+    }
+
+    /// `overload.envoy.overload_actions.shrink_heap`.
+    pub shared struct ShrinkHeapStats {
+        /// How often memory was given back.
+        counter shrink_count,
+    }
+
+    /// `overload.<load shed point>`.
+    pub shared struct LoadShedPointStats {
+        /// Percent that are shed.
+        gauge scale_percent,
+        /// What was shed.
+        counter shed_load_count,
+    }
+
     /// `envoy.overload_actions.reset_high_memory_stream`.
     pub shared struct HighMemoryStreamStats {
         /// Streams reset.
