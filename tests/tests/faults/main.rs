@@ -7,6 +7,7 @@
 mod admin;
 mod config;
 mod downstream;
+mod hosts;
 #[path = "../xds/rig.rs"]
 #[allow(dead_code, unused_imports, reason = "the rig of the tests of xDS, of which some is needed here")]
 mod management;

@@ -31,8 +31,13 @@ fn in_namespace(preparation: &str, command: &str) -> std::io::Result<Output> {
 }
 
 fn inside(preparation: &str) -> Result<()> {
+    inside_namespace(preparation, "network::inside")
+}
+
+/// Runs the one test whose name begins so, of those that are ignored outside, in a network namespace of its own.
+pub(crate) fn inside_namespace(preparation: &str, test: &str) -> Result<()> {
     let me = std::env::current_exe()?;
-    let command = format!("exec {} --ignored --test-threads 1 network::inside", me.display());
+    let command = format!("exec {} --ignored --test-threads 1 {test}", me.display());
     let output = in_namespace(preparation, &command)?;
     let text = String::from_utf8_lossy(&output.stdout);
     ensure!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
