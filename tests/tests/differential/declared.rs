@@ -9,7 +9,7 @@ use integration::differential::Case;
 use crate::{
     buffer, clusters, compressor, ext_authz, ext_authz_network, flushing, headers, hedging, http1, http2,
     jwt, logs, metadata, paths, ratelimit, ratelimit_network, rbac, rbac_matcher, redirects, replies,
-    routing, tcp, timeouts, tunnels, upstream_filters,
+    retries, routing, tcp, timeouts, tunnels, upstream_filters,
 };
 
 const INTRODUCTION: &str = "\
@@ -58,7 +58,8 @@ A session does not choose among the hosts that an ORIGINAL_DST cluster has made:
 Copies of requests (`request_mirror_policies`) keep nobody waiting: one whose host is too slow is given up; Envoy slows the client down. A tunnel
 has none; Envoy copies it.
 
-Limits of `bandwidth_limit` that are on without a rate are refused.
+Limits of `bandwidth_limit` that are on without a rate are refused. A body that is given up is `request_pending` or `response_pending` no more; Envoy
+goes on counting it.
 
 Of active health checks, the gauge `degraded` goes down when a host is degraded no longer, and `binary` payloads of TCP checks are sent; a cluster has one
 check at most ([health.md](health.md)).
@@ -82,6 +83,7 @@ fn sections() -> Result<Vec<(&'static str, Vec<Row>)>> {
         ("METADATA frames", metadata::exchanges().into_iter().map(|exchange| exchange.case).collect()),
         ("Routes", routing::cases()),
         ("Redirects that are followed", redirects::cases()),
+        ("Retries", retries::cases()),
         ("Tries beside each other", hedging::cases()),
         ("Clusters of routes", clusters::cases()),
         ("Compression", compressor::cases()),
