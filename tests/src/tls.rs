@@ -313,6 +313,10 @@ impl ClientOptions {
                 let name = format!("{:?}", suite.suite());
                 self.suites.contains(&name.as_str())
             });
+            provider.cipher_suites.sort_by_key(|suite| {
+                let name = format!("{:?}", suite.suite());
+                self.suites.iter().position(|one| *one == name)
+            });
         }
         if !self.groups.is_empty() {
             provider.kx_groups.retain(|group| self.groups.contains(&format!("{:?}", group.name()).as_str()));

@@ -150,6 +150,15 @@ fn ordinary_listeners(c: &Certificates) -> Vec<String> {
             "preferred",
             "tls_params: {cipher_suites: ['[ECDHE-ECDSA-CHACHA20-POLY1305|ECDHE-RSA-CHACHA20-POLY1305]', ECDHE-ECDSA-AES128-GCM-SHA256]}",
         ),
+        plain(
+            "grouped",
+            "tls_params: {cipher_suites: ['ECDHE-ECDSA-AES256-GCM-SHA384:[ECDHE-ECDSA-CHACHA20-POLY1305|ECDHE-ECDSA-AES128-GCM-SHA256|AES128-SHA]']}",
+        ),
+        plain(
+            "ungrouped",
+            "tls_params: {cipher_suites: [ECDHE-ECDSA-CHACHA20-POLY1305, ECDHE-ECDSA-AES128-GCM-SHA256]}",
+        ),
+        listener("theirs", &[&c.server], "", "", "prefer_client_ciphers: true\n"),
         plain("curves", "tls_params: {ecdh_curves: [P-384, P-521]}"),
         checks("required", ""),
         listener("optional", &[&c.server], "", &c.trusting(""), ""),
@@ -226,6 +235,36 @@ const ASKED: [&str; 9] = [
 ];
 
 /// What clients do: a name, a listener, options.
+/// What a client prefers tells within a group, and nowhere else.
+fn preferences() -> Vec<(String, &'static str, ClientOptions)> {
+    const SMALL: [&str; 2] =
+        ["TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"];
+    const LARGE: [&str; 2] =
+        ["TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384", "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384"];
+    const MOBILE: [&str; 2] =
+        ["TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256", "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256"];
+    let mut cases = Vec::new();
+    for (name, order) in [
+        ("small before mobile", &[SMALL, MOBILE, LARGE][..]),
+        ("mobile before small", &[MOBILE, SMALL, LARGE]),
+        ("large before mobile", &[LARGE, MOBILE]),
+        ("large first", &[LARGE, MOBILE, SMALL]),
+    ] {
+        let options =
+            ClientOptions { suites: order.concat(), versions: vec![&TLS12], ..ClientOptions::default() };
+        for listener in ["plain", "alpn", "many", "only12", "grouped", "ungrouped", "theirs"] {
+            let schemes = vec![SignatureScheme::RSA_PSS_SHA256, SignatureScheme::RSA_PKCS1_SHA256];
+            cases.push((
+                format!("{listener}: {name}, RSA only"),
+                listener,
+                ClientOptions { schemes, ..options.clone() },
+            ));
+            cases.push((format!("{listener}: {name}"), listener, options.clone()));
+        }
+    }
+    cases
+}
+
 fn cases(c: &Certificates) -> Vec<(String, &'static str, ClientOptions)> {
     let mut cases: Vec<(String, &'static str, ClientOptions)> = Vec::new();
     let mut add = |name: &str, listener: &'static str, options: ClientOptions| {
@@ -318,6 +357,7 @@ fn cases(c: &Certificates) -> Vec<(String, &'static str, ClientOptions)> {
             }
         }
     }
+    cases.extend(preferences());
     cases
 }
 

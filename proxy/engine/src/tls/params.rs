@@ -9,7 +9,7 @@ use proxy_core::config::{BuildCx, Rejected};
 use rustls::crypto::aws_lc_rs::{cipher_suite, default_provider, kx_group};
 use rustls::crypto::{CryptoProvider, SupportedKxGroup};
 use rustls::version::{TLS12, TLS13};
-use rustls::{SupportedCipherSuite, SupportedProtocolVersion};
+use rustls::{CipherSuite, SupportedCipherSuite, SupportedProtocolVersion};
 use xds_api::envoy::extensions::transport_sockets::tls::v3::TlsParameters;
 use xds_api::envoy::extensions::transport_sockets::tls::v3::tls_parameters::TlsProtocol;
 
@@ -17,7 +17,13 @@ use xds_api::envoy::extensions::transport_sockets::tls::v3::tls_parameters::TlsP
 pub(super) struct Parameters {
     pub(super) versions: Vec<&'static SupportedProtocolVersion>,
     pub(super) provider: Arc<CryptoProvider>,
+    /// Suites of TLS 1.2 by preference: those of one group are alike, and the client's preference tells.
+    pub(super) groups: Vec<Box<[CipherSuite]>>,
 }
+
+/// The suites of TLS 1.2 where nothing is said, as Envoy has them.
+const DEFAULT_SUITES: &str = "[ECDHE-ECDSA-AES128-GCM-SHA256|ECDHE-ECDSA-CHACHA20-POLY1305]:\
+[ECDHE-RSA-AES128-GCM-SHA256|ECDHE-RSA-CHACHA20-POLY1305]:ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384";
 
 /// Suites of TLS 1.2, by both of their names.
 const SUITES: &[(&str, &str, SupportedCipherSuite)] = &[
@@ -120,11 +126,18 @@ impl Parameters {
                 versions.iter().any(|version| version.version == suite.version().version)
             };
             let provider = CryptoProvider {
-                cipher_suites: tls13.into_iter().chain(suites).filter(is_spoken).collect(),
+                cipher_suites: tls13
+                    .into_iter()
+                    .chain(suites.iter().flatten().copied())
+                    .filter(is_spoken)
+                    .collect(),
                 kx_groups: kx_groups?,
                 ..default_provider()
             };
-            Ok(Self { versions, provider: Arc::new(provider) })
+            let ids =
+                |group: Vec<SupportedCipherSuite>| group.iter().map(SupportedCipherSuite::suite).collect();
+            let groups = suites.into_iter().map(ids).collect();
+            Ok(Self { versions, provider: Arc::new(provider), groups })
         })
     }
 }
@@ -157,27 +170,36 @@ fn versions(
     Ok(versions)
 }
 
-/// Names of a list, those of groups of equal preference (`[A|B]`) one after the other.
-fn names(list: &[String]) -> impl Iterator<Item = &str> {
-    list.iter()
-        .flat_map(|entry| entry.split([':', '|', '[', ']']))
-        .map(str::trim)
-        .filter(|name| !name.is_empty())
+/// Names of a list, group by group: `[A|B]` is one of equal preference.
+fn grouped(list: &[String]) -> impl Iterator<Item = impl Iterator<Item = &str>> {
+    let groups = list.iter().flat_map(|entry| entry.split(':'));
+    groups.map(|group| group.split(['|', '[', ']']).map(str::trim).filter(|name| !name.is_empty()))
 }
 
-fn suites(list: &[String], cx: &mut BuildCx<'_>) -> Result<Vec<SupportedCipherSuite>, Rejected> {
-    if list.is_empty() {
-        return Ok(SUITES.iter().map(|(_, _, suite)| *suite).collect());
-    }
+/// Names of a list.
+fn names(list: &[String]) -> impl Iterator<Item = &str> {
+    grouped(list).flatten()
+}
+
+/// Suites of TLS 1.2, group by group.
+fn suites(list: &[String], cx: &mut BuildCx<'_>) -> Result<Vec<Vec<SupportedCipherSuite>>, Rejected> {
+    let default = [DEFAULT_SUITES.to_owned()];
+    let list = if list.is_empty() { &default } else { list };
     cx.at("cipher_suites", |cx| {
-        let mut chosen = Vec::new();
+        let mut chosen: Vec<Vec<SupportedCipherSuite>> = Vec::new();
         let mut unknown = Vec::new();
-        for name in names(list) {
-            match SUITES.iter().find(|(openssl, iana, _)| *openssl == name || *iana == name) {
-                Some((_, _, suite)) if chosen.contains(suite) => {}
-                Some((_, _, suite)) => chosen.push(*suite),
-                None if LEGACY_SUITES.contains(&name) => skip(name, cx),
-                None => unknown.push(name),
+        for names in grouped(list) {
+            let mut group = Vec::new();
+            for name in names {
+                match SUITES.iter().find(|(openssl, iana, _)| *openssl == name || *iana == name) {
+                    Some((_, _, suite)) if chosen.iter().flatten().chain(&group).any(|one| one == suite) => {}
+                    Some((_, _, suite)) => group.push(*suite),
+                    None if LEGACY_SUITES.contains(&name) => skip(name, cx),
+                    None => unknown.push(name),
+                }
+            }
+            if !group.is_empty() {
+                chosen.push(group);
             }
         }
         if !unknown.is_empty() {

@@ -1,6 +1,7 @@
 //! TLS that ends here (`DownstreamTlsContext`).
 
 mod greeting;
+mod preference;
 
 use std::future::poll_fn;
 use std::io;
@@ -12,11 +13,11 @@ use proxy_core::extension::decode;
 use proxy_core::stats::groups::{SslFactoryStats, SslStats};
 use proxy_core::stats::{Cells, OneOff, Scope, SharedGauge};
 use proxy_core::tls::TlsInfo;
-use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs::Ticketer;
 use rustls::server::{
     NoServerSessionStorage, ProducesTickets, ServerSessionMemoryCache, StoresServerSessions,
 };
+use rustls::{CipherSuite, ServerConfig};
 use xds_api::envoy::extensions::transport_sockets::tls::v3 as proto;
 use xds_api::envoy::extensions::transport_sockets::tls::v3::downstream_tls_context::{
     OcspStaplePolicy, SessionTicketKeysType,
@@ -31,6 +32,7 @@ use super::ticket::{Ending, LIFETIME, TicketKeys, Tickets};
 use super::verify::{Acquaintances, Judge, Verifier, sha256};
 use super::{Prepared, Supplied, session};
 use crate::net::connection::Connection;
+use preference::Preferred;
 
 /// The message that configures it.
 pub const MESSAGE: &str = "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext";
@@ -86,17 +88,31 @@ struct Configs {
     tls13_without_alpn: Arc<ServerConfig>,
     tls12: Arc<ServerConfig>,
     tls12_without_alpn: Arc<ServerConfig>,
+    /// Those of TLS 1.2 that prefer a suite of a group, which another one of it is as good as.
+    preferred: Vec<Preferred>,
 }
 
 impl Configs {
-    fn new(config: &ServerConfig, alpn: &[Vec<u8>], prefers_client: bool) -> Self {
-        let with = |alpn: &[Vec<u8>], ignore_client_order| {
+    fn new(
+        config: &ServerConfig,
+        alpn: &[Vec<u8>],
+        prefers_client: bool,
+        preferred: Vec<(CipherSuite, ServerConfig)>,
+    ) -> Self {
+        let of = |config: &ServerConfig, alpn: &[Vec<u8>], ignore_client_order| {
             let mut config = config.clone();
             config.alpn_protocols = alpn.to_vec();
             config.ignore_client_order = ignore_client_order;
             Arc::new(config)
         };
+        let with = |alpn: &[Vec<u8>], ignore_client_order| of(config, alpn, ignore_client_order);
+        let preferred = preferred.into_iter().map(|(suite, config)| Preferred {
+            suite,
+            config: of(&config, alpn, true),
+            without_alpn: of(&config, &[], true),
+        });
         Self {
+            preferred: preferred.collect(),
             tls13: with(alpn, false),
             tls13_without_alpn: with(&[], false),
             tls12: with(alpn, !prefers_client),
@@ -221,7 +237,14 @@ impl ServerTls {
         } else if !*stateful {
             config.send_tls13_tickets = 0;
         }
-        let configs = |config: &ServerConfig| Configs::new(config, &self.common.alpn, *prefers_client);
+        let configs = |config: &ServerConfig| {
+            let suites = if *prefers_client { Vec::new() } else { preference::alternatives(&params.groups) };
+            let preferred = suites.into_iter().filter_map(|suite| {
+                let config = preference::preferring(suite, config, params, &judge, &selector)?;
+                Some((suite, config))
+            });
+            Configs::new(config, &self.common.alpn, *prefers_client, preferred.collect())
+        };
         let logging = self.common.key_log.as_ref().map(|log| {
             let mut logging = config.clone();
             logging.key_log = log.file.clone();

@@ -9,11 +9,11 @@ use bytes::BytesMut;
 use proxy_core::tls::Certificate;
 use proxy_core::tls::client_hello::{Parsed, claimed_length, parse};
 use rustls::server::{Accepted, Acceptor, ClientHello};
-use rustls::{CipherSuite, InvalidMessage, ProtocolVersion, ServerConfig};
+use rustls::{CipherSuite, InvalidMessage, ProtocolVersion, ServerConfig, SignatureAlgorithm};
 
 use super::super::identity::{Identity, Stapling};
 use super::super::key_log::Ends;
-use super::{ServerContext, ServerTls};
+use super::{ServerContext, ServerTls, preference};
 use crate::local::buffers;
 use crate::net::connection::Connection;
 use crate::net::secure::Secure;
@@ -113,7 +113,8 @@ impl ServerTls {
             return Err(Refused { alert: HANDSHAKE_FAILURE.to_vec(), error });
         }
         let certificate = shown.map(|identity| identity.certificate.clone());
-        let config = self.config_for(context, &hello, ends);
+        let key = shown.map(|identity| identity.key.key.algorithm());
+        let config = self.config_for(context, &hello, key, ends);
         let session =
             accepted.into_connection(config).map_err(|(error, alert)| Refused::new(error, alert))?;
         Ok(Greeted { secure: Secure::new(session, self.stats.clone()), server_name, certificate })
@@ -132,7 +133,13 @@ impl ServerTls {
         stapling
     }
 
-    fn config_for(&self, context: &ServerContext, hello: &ClientHello<'_>, ends: Ends) -> Arc<ServerConfig> {
+    fn config_for(
+        &self,
+        context: &ServerContext,
+        hello: &ClientHello<'_>,
+        key: Option<SignatureAlgorithm>,
+        ends: Ends,
+    ) -> Arc<ServerConfig> {
         let is_ours = |one: &[u8]| self.common.alpn.iter().any(|our| our == one);
         let fits = hello.alpn().is_none_or(|mut offered| offered.any(is_ours));
         let speaks_13 =
@@ -141,6 +148,14 @@ impl ServerTls {
             speaks_13 && hello.cipher_suites().iter().any(|suite| TLS13_SUITES.contains(suite));
         let is_logged = self.common.key_log.as_ref().is_some_and(|log| log.covers(ends));
         let configs = context.logging.as_ref().filter(|_| is_logged).unwrap_or(&context.configs);
+        if !both_speak_13
+            && !configs.preferred.is_empty()
+            && let Some(key) = key
+            && let Some(suite) = preference::choose(&self.common.params.groups, hello.cipher_suites(), key)
+            && let Some(preferred) = configs.preferred.iter().find(|preferred| preferred.suite == suite)
+        {
+            return if fits { &preferred.config } else { &preferred.without_alpn }.clone();
+        }
         let chosen = match (both_speak_13, fits) {
             (true, true) => &configs.tls13,
             (true, false) => &configs.tls13_without_alpn,
