@@ -9,7 +9,7 @@ use http::StatusCode;
 use proxy_core::callout::{Call, Called, Caller};
 use proxy_core::config::BuildEnv;
 use proxy_core::extension::http_filter::{Engine, LocalBoxFuture};
-use proxy_core::head::Protocol;
+use proxy_core::head::{HeadLimits, Protocol};
 use proxy_core::runtime::Runtime;
 
 use crate::local::drain::ProcessDrain;
@@ -81,6 +81,12 @@ impl Engine for Context {
             UpstreamProtocol::Http2 | UpstreamProtocol::Alpn => Protocol::Http2,
             UpstreamProtocol::UseDownstream => downstream,
         })
+    }
+
+    fn response_limits(&self, cluster: &str, protocol: Protocol) -> Option<HeadLimits> {
+        let http = &self.clusters.by_name(cluster)?.cluster.http;
+        let bytes = http.max_response_head(protocol) as usize;
+        Some(HeadLimits { fields: http.max_headers_count as usize, bytes })
     }
 
     fn count_response(&self, cluster: &str, status: StatusCode) {

@@ -137,6 +137,9 @@ impl proxy_core::extension::http_filter::Engine for FakeEngine {
     ) -> Option<proxy_core::head::Protocol> {
         Some(downstream)
     }
+    fn response_limits(&self, _: &str, _: proxy_core::head::Protocol) -> Option<HeadLimits> {
+        Some(HeadLimits { fields: 100, bytes: 60 * 1024 })
+    }
     fn count_response(&self, _cluster: &str, _status: http::StatusCode) {}
 }
 

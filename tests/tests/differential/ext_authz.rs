@@ -19,6 +19,9 @@ const LOG: &str = "log_format: {text_format_source: {inline_string: \"s=%REQ(x-s
 |details=%RESPONSE_CODE_DETAILS%|flags=%RESPONSE_FLAGS%|path=%REQ(:PATH)%|route=%ROUTE_NAME%|cluster=%UPSTREAM_CLUSTER%\
 |key=%DYNAMIC_METADATA(envoy.filters.http.ext_authz:key)%\
 |state=%FILTER_STATE(envoy.filters.http.ext_authz:PLAIN)% %FILTER_STATE(envoy.filters.http.ext_authz:FIELD:key)%\
+|~latency=%FILTER_STATE(envoy.filters.http.ext_authz:FIELD:latency_us)%\
+|~sent=%FILTER_STATE(envoy.filters.http.ext_authz:FIELD:bytesSent)%\
+|~received=%FILTER_STATE(envoy.filters.http.ext_authz:FIELD:bytesReceived)%\
 |~took=%DYNAMIC_METADATA(envoy.filters.http.ext_authz:ext_authz_duration)%\\n\"}}";
 
 const PIECES: &str = "a body is passed on piece by piece as it comes, and its end after the last of them; Envoy passes on at once what came together";
@@ -27,6 +30,7 @@ const GIVEN_UP: &str = "a connection that nobody waits for any more is given up;
 const NO_PATH: &str = "a path that is none is sent to no host; Envoy sends it as it is";
 const NO_TUNNEL: &str =
     "nobody is asked by CONNECT; Envoy asks, and takes it back at once: neither hears an answer";
+const UNMEASURED: &str = "what the wire carried of a call that was not answered is not told";
 const NO_LENGTH: &str = "a request without a body says no `content-length: 0` where its method expects none";
 
 fn filter(config: &str) -> String {
@@ -108,6 +112,10 @@ pub(crate) fn setup() -> Setup {
             grpc("told", "metadata_context_namespaces: [of.route]\nroute_metadata_context_namespaces: [of.route, nobody]\ninclude_tls_session: true\ninclude_peer_certificate: true\nbootstrap_metadata_labels_key: labels\n"),
             grpc("chosen", "clear_route_cache: true\nclear_route_cache_headers: [X-Clear, x-other]\n"),
             grpc("unchosen", "clear_route_cache_headers: [x-clear]\nfilter_metadata: {key: value}\n"),
+            grpc("limited", "enforce_response_header_limits: true\nemit_filter_state_stats: true\n"),
+            listener("measured_gone", "emit_filter_state_stats: true\ngrpc_service: {envoy_grpc: {cluster_name: refused}, timeout: 1s}\n"),
+            listener("measured_hasty", "emit_filter_state_stats: true\ngrpc_service: {envoy_grpc: {cluster_name: h2up}, timeout: 0.2s}\n"),
+            http("measured_web", "", "emit_filter_state_stats: true\n"),
             listener("gone", "grpc_service: {envoy_grpc: {cluster_name: refused, authority: authz.example}, timeout: 1s}\n"),
             listener("late", "grpc_service: {envoy_grpc: {cluster_name: blackhole}, timeout: 0.05s}\n"),
             listener("hasty", "grpc_service: {envoy_grpc: {cluster_name: h2up}, timeout: 0.2s}\n"),
@@ -356,6 +364,8 @@ pub(crate) fn cases() -> Vec<Case> {
     cases.extend(clearing());
     cases.extend(answers());
     cases.extend(large_answers());
+    cases.extend(limited_responses());
+    cases.extend(measured());
     cases
 }
 
@@ -375,6 +385,59 @@ fn large_answers() -> Vec<Case> {
         case("a long header against rules", "ruled", long("x-no", 62_000)),
         case("many headers of a response", "plain", ok(back)),
         case("many headers of a reply", "plain", denied(403, "no", many(120))),
+    ]
+}
+
+/// Responses that may have no more headers than a host may give them (`enforce_response_header_limits`).
+fn limited_responses() -> Vec<Case> {
+    let one = |key: &str, value: &str, action| header(key, value, action);
+    let add =
+        |count: usize, action| (0..count).map(|number| one(&format!("x-m{number}"), "1", action)).collect();
+    let case = |name, target: &str, headers: Vec<HeaderValueOption>| {
+        let reply = OkHttpResponse { response_headers_to_add: headers, ..Default::default() };
+        let host = Reply::raw("HTTP/1.1 200 OK\r\nx-m0: 0\r\ncontent-length: 0\r\n\r\n");
+        Case::get(name, "limited", target, "").h2_reply(ok(reply)).reply(host)
+    };
+    let long = |length: usize, action| vec![one("x-long", &"x".repeat(length), action)];
+    let then = |count, last| [add(count, Action::AppendIfExistsOrAdd), vec![last]].concat();
+    let set = Action::OverwriteIfExistsOrAdd;
+    vec![
+        case("95 headers added to a limited response", "/a", add(95, Action::AppendIfExistsOrAdd)),
+        case("96 headers added to a limited response", "/a", add(96, Action::AppendIfExistsOrAdd)),
+        case("97 headers added to a limited response", "/a", add(97, Action::AppendIfExistsOrAdd)),
+        case("96 headers set in a limited response", "/a", add(96, set)),
+        case("97 headers set in a limited response", "/a", add(97, set)),
+        case("98 headers set in a limited response", "/a", add(98, set)),
+        case("97 headers added if absent to a limited response", "/a", add(97, Action::AddIfAbsent)),
+        case("98 headers added if absent to a limited response", "/a", add(98, Action::AddIfAbsent)),
+        case("120 headers overwritten in a limited response", "/a", add(120, Action::OverwriteIfExists)),
+        case("a full limited response and one set", "/a", then(96, one("x-m0", "2", set))),
+        case("a limited response of 80 KiB", "/a", long(81_700, set)),
+        case("a limited response of more than 80 KiB", "/a", long(82_000, set)),
+        case("a limited response with a long value added", "/a", long(82_000, Action::AppendIfExistsOrAdd)),
+        case("120 headers added to a direct response", "/direct", add(120, Action::AppendIfExistsOrAdd)),
+        Case::get("120 headers in a limited denial", "limited", "/a", "").h2_reply(denied(
+            403,
+            "no",
+            add(120, set),
+        )),
+    ]
+}
+
+/// What is left of a call in the filter state (`emit_filter_state_stats`).
+fn measured() -> Vec<Case> {
+    let get = |name, listener| Case::get(name, listener, "/a", "");
+    vec![
+        get("measured: allowed", "limited").h2_reply(answer(&response(0, None))),
+        get("measured: denied", "limited").h2_reply(denied(401, "no", vec![])),
+        get("measured: nobody there", "measured_gone")
+            .differs("log[0].~sent", UNMEASURED)
+            .differs("log[0].~received", UNMEASURED),
+        get("measured: nothing in time", "measured_hasty")
+            .h2_reply(H2Reply::stall())
+            .differs("log[0].~sent", UNMEASURED)
+            .differs("log[0].~received", UNMEASURED),
+        get("measured: no service", "limited").h2_reply(H2Reply::new(200, "no message")),
     ]
 }
 
@@ -638,6 +701,7 @@ fn cases_over_http() -> Vec<Case> {
             .reply(Reply::steps([Step::Stall]))
             .differs("upstream[1].header.content-length", NO_LENGTH),
         get("HTTP: allowed", "web", "/a?b=c").raw(allow),
+        get("HTTP: measured", "measured_web", "/a").raw(allow),
         get("HTTP: denied", "web", "/a").raw(deny),
         get("HTTP: denied without a body", "web", "/a").raw("HTTP/1.1 403 No\r\ncontent-length: 0\r\n\r\n"),
         get("HTTP: no content", "web", "/a").raw("HTTP/1.1 204 No\r\n\r\n"),

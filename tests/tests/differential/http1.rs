@@ -398,6 +398,10 @@ pub(crate) fn upstream_cases() -> Vec<Case> {
             "HTTP/1.1 200 OK\r\n{}\r\n",
             (0..101).map(|n| format!("x-{n}: 1\r\n")).collect::<String>()
         )),
+        get("upstream with a long head")
+            .raw(format!("HTTP/1.1 200 OK\r\nx-long: {}\r\ncontent-length: 0\r\n\r\n", "x".repeat(81_000))),
+        get("upstream with too long a head")
+            .raw(format!("HTTP/1.1 200 OK\r\nx-long: {}\r\ncontent-length: 0\r\n\r\n", "x".repeat(83_000))),
         get("upstream speaks HTTP/1.0")
             .reply(Reply::raw_then_close("HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nok")),
         get("upstream says close").raw("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok"),

@@ -108,6 +108,8 @@ pub trait Engine: Caller {
     /// The HTTP that hosts of a cluster get a request in that came in `downstream`, if it is HTTP/2 or else 1.1 by ALPN the former;
     /// `None` if there is no such cluster.
     fn upstream_protocol(&self, cluster: &str, downstream: Protocol) -> Option<Protocol>;
+    /// How large hosts of a cluster may make the head of a response over `protocol`; `None` if there is no such cluster.
+    fn response_limits(&self, cluster: &str, protocol: Protocol) -> Option<HeadLimits>;
     /// Counts a response that a filter makes as one of the cluster's, of internal origin.
     fn count_response(&self, cluster: &str, status: StatusCode);
 }

@@ -80,8 +80,8 @@ pub struct UpstreamHttp {
     pub max_requests_per_connection: Option<u32>,
     /// Fields in a response head or trailers.
     pub max_headers_count: u32,
-    /// Size of a response head in KiB.
-    pub max_response_headers_kb: u32,
+    /// Size of a response head in KiB, if it is said.
+    pub max_response_headers_kb: Option<u32>,
     /// HTTP/1.
     pub http1: Http1Options,
     /// HTTP/2.
@@ -204,7 +204,7 @@ impl Default for UpstreamHttp {
             max_stream_duration: None,
             max_requests_per_connection: None,
             max_headers_count: 100,
-            max_response_headers_kb: 60,
+            max_response_headers_kb: None,
             http1: Http1Options::default(),
             http2: Http2Options::default(),
             names: None,
@@ -353,6 +353,15 @@ impl UpstreamHttp {
         Ok(built)
     }
 
+    /// Bytes that the head of a response may have; where nothing is said, HTTP/1 lets a host send more, as in Envoy.
+    pub fn max_response_head(&self, protocol: Protocol) -> u32 {
+        let default = match protocol {
+            Protocol::Http10 | Protocol::Http11 => 80,
+            Protocol::Http2 => 60,
+        };
+        self.max_response_headers_kb.unwrap_or(default).saturating_mul(1024)
+    }
+
     fn common(
         &mut self,
         proto: Option<&core::HttpProtocolOptions>,
@@ -366,7 +375,7 @@ impl UpstreamHttp {
         self.max_stream_duration = timeout_or(proto.max_stream_duration.as_ref(), None);
         self.max_requests_per_connection = proto.max_requests_per_connection;
         self.max_headers_count = proto.max_headers_count.unwrap_or(self.max_headers_count).min(MOST_FIELDS);
-        self.max_response_headers_kb = proto.max_response_headers_kb.unwrap_or(self.max_response_headers_kb);
+        self.max_response_headers_kb = proto.max_response_headers_kb.or(self.max_response_headers_kb);
         if self.max_headers_count == 0 {
             return Err(cx.at("max_headers_count", |cx| cx.reject("must be at least 1")));
         }

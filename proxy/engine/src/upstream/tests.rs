@@ -83,7 +83,7 @@ fn defaults_are_those_of_envoy() {
     assert_eq!((built.connect_timeout, built.buffer_limit), (Duration::from_secs(5), 1 << 20));
     assert_eq!(built.http.protocol, UpstreamProtocol::Http1);
     assert_eq!(built.http.idle_timeout, Some(Duration::from_secs(3600)));
-    assert_eq!((built.http.max_headers_count, built.http.max_response_headers_kb), (100, 60));
+    assert_eq!((built.http.max_headers_count, built.http.max_response_headers_kb), (100, None));
     for priority in [BreakerPriority::Default, BreakerPriority::High] {
         let max = |resource| built.breakers.max(priority, resource);
         assert_eq!((max(Resource::Connections), max(Resource::Pending)), (1024, 1024));

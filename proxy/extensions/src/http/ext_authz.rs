@@ -8,7 +8,9 @@ mod config;
 pub mod fields;
 mod filter;
 mod http_service;
+mod measured;
 mod query;
+mod room;
 mod service;
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::HeaderMap;
 use proxy_core::address::Address;
-use proxy_core::head::RequestHead;
+use proxy_core::head::{Protocol, RequestHead};
 use proxy_core::stats::groups::ClusterTrafficStats;
 use proxy_core::stream_error::UpstreamReset;
 use proxy_core::stream_info::{StreamInfo, WireBytes};
@@ -163,7 +163,7 @@ pub(crate) fn http1_options(cluster: &Cluster) -> ClientOptions {
     let http = &cluster.http;
     ClientOptions {
         limits: HeadLimits {
-            max_bytes: http.max_response_headers_kb as usize * 1024,
+            max_bytes: http.max_response_head(Protocol::Http11) as usize,
             max_headers: http.max_headers_count as usize,
         },
         response: ResponseOptions {

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use h2::client::SendRequest;
 use http::HeaderMap;
 use proxy_core::address::Address;
-use proxy_core::head::RequestHead;
+use proxy_core::head::{Protocol, RequestHead};
 use proxy_core::stats::Cells;
 use proxy_core::stats::groups::Http2Stats;
 use proxy_core::stream_error::UpstreamReset;
@@ -174,7 +174,7 @@ pub(crate) fn http2_builder(cluster: &Cluster) -> h2::client::Builder {
         .initial_window_size(options.initial_stream_window)
         .initial_connection_window_size(options.initial_connection_window)
         .header_table_size(options.hpack_table_size)
-        .max_header_list_size(cluster.http.max_response_headers_kb * 1024)
+        .max_header_list_size(cluster.http.max_response_head(Protocol::Http2))
         .enable_push(false)
         .initial_max_send_streams(UNSETTLED);
     if let Some(size) = options.settings.as_ref().and_then(|settings| settings.max_frame_size()) {

@@ -91,12 +91,27 @@ pub struct Config {
     pub(super) rules: Option<Rules>,
     pub(super) takes_metadata: bool,
     pub(super) max_body: Option<usize>,
+    /// Responses may have no more headers from the service than hosts may give them.
+    pub(super) limits_responses: bool,
+    /// What is left of the call in the filter state.
+    pub(super) measures: Measures,
     pub(super) charges_cluster: bool,
     pub(super) stats: Cells<ExtAuthzStats>,
     pub(super) clusters: ByName<ClusterStats>,
     enabled: Option<RuntimeFraction>,
     enabled_metadata: Option<MetadataMatcher>,
     deny_at_disable: Option<RuntimeFlag>,
+}
+
+/// What of a call is left for access logs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Measures {
+    /// Nothing.
+    None,
+    /// A value that has none of it (`filter_metadata`).
+    Empty,
+    /// How long it took, and what the wire carried (`emit_filter_state_stats`).
+    All,
 }
 
 /// How much of a body the service is told (`BufferSettings`).
@@ -180,6 +195,12 @@ impl Config {
             rules: rules?,
             takes_metadata: proto.enable_dynamic_metadata_ingestion.unwrap_or(true),
             max_body: Some(proto.max_denied_response_body_bytes as usize).filter(|max| *max > 0),
+            limits_responses: proto.enforce_response_header_limits,
+            measures: match (proto.emit_filter_state_stats, &proto.filter_metadata) {
+                (true, _) => Measures::All,
+                (false, Some(_)) => Measures::Empty,
+                (false, None) => Measures::None,
+            },
             charges_cluster: proto.charge_cluster_response_stats.unwrap_or(true),
             stats: cx.env.stats.scope(&format!("{}{scope}", cx.stat_prefix)).cells(),
             clusters: ByName::around(cx.env.stats.clone(), "cluster", scope),

@@ -1,5 +1,6 @@
 //! The filter on one stream.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,17 +12,17 @@ use proxy_core::extension::http_filter::{
     DataStep, HeadersStep, HttpFilter, StreamCx, Verdict as Resolution,
 };
 use proxy_core::field_names::joins_in_response;
-use proxy_core::head::HeadLimits;
 use proxy_core::headers::X_ENVOY_AUTH_FAILURE_MODE_ALLOWED;
 use proxy_core::local_reply::LocalReply;
 use proxy_core::response_flag::ResponseFlag;
 use proxy_core::stream_error::Details;
 use proxy_core::text::Text;
 
-use super::config::{Buffering, ClusterStats, Config, RouteConfig};
+use super::config::{Buffering, ClusterStats, Config, Measures, RouteConfig};
+use super::measured::Measured;
+use super::room::{Room, size_of_request, size_of_response};
 use super::service::Told;
 use super::{NAME, query};
-use crate::shared::ext_authz::check::fields;
 use crate::shared::ext_authz::mutation::{Mutation, Operation, Ruling, is_removable};
 use crate::shared::ext_authz::verdict::{Decision, Verdict};
 use crate::shared::ext_authz::{DENIED, ERROR, INVALID};
@@ -66,29 +67,8 @@ impl Kept {
 /// The answer of the service cannot be taken.
 struct Invalid;
 
-/// What room there is in the head of a request, which must not become larger than clients may make it.
-struct Room {
-    /// Bytes of names and values at most.
-    bytes: usize,
-}
-
-impl Room {
-    fn of(cx: &StreamCx<'_>) -> Self {
-        Self { bytes: fields(cx.request).map(|(name, value)| name.len() + value.len()).sum() }
-    }
-
-    /// Whether there is some after this change. The head is measured only where it may be too large.
-    fn is_left_after(&mut self, mutation: &Mutation, cx: &StreamCx<'_>) -> bool {
-        const PSEUDO: usize = 4;
-        self.bytes += mutation.name.len() + mutation.value.len() + 1;
-        let HeadLimits { fields: most, bytes } = cx.head_limits;
-        if self.bytes > bytes {
-            *self = Self::of(cx);
-        }
-        self.bytes <= bytes
-            && (cx.request.headers.len() + PSEUDO <= most || fields(cx.request).count() <= most)
-    }
-}
+/// Details of a response that a host gave.
+const VIA_UPSTREAM: &str = "via_upstream";
 
 impl Filter {
     pub(super) fn new(config: Arc<Config>) -> Self {
@@ -118,6 +98,9 @@ impl Filter {
         drop(told);
         let begun = Instant::now();
         let called = cx.engine.call(call).await;
+        if self.config.measures != Measures::None {
+            self.measure(cx, Measured::of(service, &called, begun.elapsed()));
+        }
         self.conclude(cx, service.verdict(&called), begun.elapsed())
     }
 
@@ -157,6 +140,19 @@ impl Filter {
         }
     }
 
+    /// Leaves for access logs what is known of the call.
+    fn measure(&self, cx: &mut StreamCx<'_>, measured: Measured) {
+        let state = &mut cx.info.filter_state;
+        if state.get(cx.name).is_some_and(|value| !value.as_any().is::<Measured>()) {
+            return self.config.stats.here().filter_state_name_collision.inc();
+        }
+        let measured = match self.config.measures {
+            Measures::All => measured,
+            Measures::Empty | Measures::None => Measured::default(),
+        };
+        state.set(cx.name, Rc::new(measured));
+    }
+
     /// Leaves the service's metadata for other filters.
     fn emit(&self, cx: &mut StreamCx<'_>, verdict: &Verdict, elapsed: Duration) {
         if verdict.metadata.fields.is_empty() {
@@ -180,7 +176,7 @@ impl Filter {
         let config = &*self.config;
         *cx.clear_route |= config.clears_route(&verdict);
         let changes_path = verdict.changes_path();
-        let mut room = Room::of(cx);
+        let mut room = Room::of(size_of_request(cx.request), cx.head_limits);
         for mutation in &verdict.request {
             if config.validates && !mutation.is_valid() {
                 return Err(Invalid);
@@ -188,7 +184,7 @@ impl Filter {
             match self.ruling(Operation::Set, &mutation.name) {
                 Ruling::Ok => {
                     let changed = mutation.apply_to_request(cx.request);
-                    if changed.is_err() || !room.is_left_after(mutation, cx) {
+                    if changed.is_err() || !room.is_left_after(mutation, || size_of_request(cx.request)) {
                         config.stats.here().request_header_limits_reached.inc();
                         return Err(Invalid);
                     }
@@ -284,6 +280,30 @@ impl Filter {
         Resolution::Reply(reply)
     }
 
+    /// Changes the headers of the response to a request that passed.
+    fn change_response(&self, cx: &mut StreamCx<'_>) -> Result<(), Invalid> {
+        let Some(response) = cx.response.as_deref_mut().filter(|_| !self.response.is_empty()) else {
+            return Ok(());
+        };
+        // (What the proxy answers itself has no limits.)
+        let cluster = cx.info.upstream.cluster.as_ref();
+        let cluster = cluster.filter(|_| cx.info.details.as_deref() == Some(VIA_UPSTREAM));
+        let limited = cluster.filter(|_| self.config.limits_responses).zip(cx.info.upstream.protocol);
+        let limits = limited.and_then(|(cluster, protocol)| cx.engine.response_limits(cluster, protocol));
+        let Some(limits) = limits else {
+            self.apply_all(&self.response, &mut response.headers);
+            return Ok(());
+        };
+        let mut room = Room::of(size_of_response(response), limits);
+        for mutation in &self.response {
+            let changed = mutation.apply(&mut response.headers, joins_in_response);
+            if changed.is_err() || !room.is_left_after(mutation, || size_of_response(response)) {
+                return Err(Invalid);
+            }
+        }
+        Ok(())
+    }
+
     /// Changes the headers of a response for as long as they have room.
     fn apply_all(&self, mutations: &[Mutation], headers: &mut HeaderMap) {
         if mutations.iter().any(|mutation| mutation.apply(headers, joins_in_response).is_err()) {
@@ -355,9 +375,14 @@ impl HttpFilter for Filter {
     }
 
     fn on_response_headers<'a>(&'a mut self, cx: &'a mut StreamCx<'_>, _end: bool) -> HeadersStep<'a> {
-        if let Some(response) = &mut cx.response {
-            self.apply_all(&self.response, &mut response.headers);
+        match self.change_response(cx) {
+            Ok(()) => HeadersStep::Continue,
+            Err(Invalid) => {
+                // (The reply comes by here, too.)
+                self.response.clear();
+                self.config.stats.here().response_header_limits_reached.inc();
+                HeadersStep::Reply(refusal(StatusCode::INTERNAL_SERVER_ERROR, Bytes::new(), INVALID))
+            }
         }
-        HeadersStep::Continue
     }
 }

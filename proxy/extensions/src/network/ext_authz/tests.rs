@@ -112,6 +112,13 @@ impl Engine for Silent {
     fn cluster_health(&self, _cluster: &str) -> Option<(usize, usize)> {
         None
     }
+    fn response_limits(
+        &self,
+        _: &str,
+        _: proxy_core::head::Protocol,
+    ) -> Option<proxy_core::head::HeadLimits> {
+        None
+    }
     fn count_response(&self, _cluster: &str, _status: StatusCode) {}
 }
 
