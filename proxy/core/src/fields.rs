@@ -55,10 +55,7 @@ pub const FIELDS: &[MessageFields] = &[
         &[("name", Ignored("extensions are found by type, not by name")), ("typed_config", Used)],
     ),
     ("envoy.config.core.v3.RuntimeFractionalPercent", &[("default_value", Used), ("runtime_key", Used)]),
-    (
-        "envoy.config.core.v3.HttpUri",
-        &[("uri", Ignored("the cluster says where")), ("cluster", Used), ("timeout", Used)],
-    ),
+    ("envoy.config.core.v3.HttpUri", &[("uri", Used), ("cluster", Used), ("timeout", Used)]),
     ("envoy.config.core.v3.RuntimeFeatureFlag", &[("default_value", Used), ("runtime_key", Used)]),
     ("envoy.config.core.v3.RuntimeUInt64", &[("default_value", Used), ("runtime_key", Used)]),
     ("envoy.config.core.v3.RuntimePercent", &[("default_value", Used), ("runtime_key", Used)]),

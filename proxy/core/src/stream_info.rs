@@ -213,6 +213,17 @@ pub struct WireBytes {
     pub plain_header_received: u64,
 }
 
+/// The place of a request in its trace, as formats print it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TraceIds {
+    /// The trace, high half first.
+    pub trace_id: [u64; 2],
+    /// Its high half is printed though it is 0.
+    pub is_wide: bool,
+    /// The span of the request.
+    pub span_id: u64,
+}
+
 /// What is known about one stream: an HTTP request and its response, or a TCP connection.
 #[derive(Debug)]
 pub struct StreamInfo {
@@ -268,6 +279,8 @@ pub struct StreamInfo {
     pub upstream: UpstreamInfo,
     /// Whether this is a health check answered or marked by the health_check filter.
     pub health_check: bool,
+    /// The trace that the request belongs to, if it is known.
+    pub trace: Option<Box<TraceIds>>,
     /// Values set by filters on this stream.
     pub metadata: DynamicMetadata,
     /// Values set by filters on this stream.
@@ -312,6 +325,7 @@ impl StreamInfo {
             virtual_cluster: None,
             upstream: UpstreamInfo::default(),
             health_check: false,
+            trace: None,
             metadata: DynamicMetadata::default(),
             filter_state: FilterState::default(),
         }

@@ -95,7 +95,7 @@ pub const STATS_SINKS: &[&dyn StatsSinkFactory] = &[
 ];
 
 /// Tracers, sorted by name.
-pub const TRACERS: &[&dyn TracerFactory] = &[&tracer::zipkin::Zipkin];
+pub const TRACERS: &[&dyn TracerFactory] = &[&tracer::opentelemetry::OpenTelemetry, &tracer::zipkin::Zipkin];
 
 /// How every extension uses the fields of its messages.
 pub const FIELDS: &[&[MessageFields]] = &[
@@ -145,6 +145,7 @@ pub const FIELDS: &[&[MessageFields]] = &[
     shared::set_filter_state::FIELDS,
     stats_sink::dialects::FIELDS,
     stats_sink::metrics_service::FIELDS,
+    tracer::opentelemetry::FIELDS,
     tracer::zipkin::FIELDS,
 ];
 

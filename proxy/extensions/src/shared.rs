@@ -13,3 +13,4 @@ pub mod runtime_flag;
 pub mod runtime_number;
 pub mod set_filter_state;
 pub mod token_bucket;
+pub mod uri;

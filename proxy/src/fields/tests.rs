@@ -84,7 +84,6 @@ static_resources:
       - name: hcm
         typed_config:
           "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
-          tracing: {verbose: true}
           common_http_protocol_options: {max_connection_duration_jitter: {value: 5}}
 "#,
     );
@@ -92,8 +91,6 @@ static_resources:
         errors,
         [
             "hds_config: HDS is not available",
-            "static_resources.listeners[0].filter_chains[0].filters[0].typed_config.tracing.verbose: spans have \
-             no events",
             "static_resources.listeners[0].filter_chains[0].filters[0].typed_config.\
              common_http_protocol_options.max_connection_duration_jitter: not available yet",
         ]

@@ -68,7 +68,8 @@ Sinks of statistics are told of histograms when statistics are flushed, not at e
 ([observability.md](observability.md)).
 
 The spans of all threads are reported together; calls that filters make and copies of requests are told of no trace, and the span of a try that is hedged
-ends when the next one begins ([observability.md](observability.md)).
+ends when the next one begins. Reports of OpenTelemetry name this program as the one that made them, and heed the `timeout` of a service of gRPC
+([observability.md](observability.md)).
 
 Configuration that is not supported is listed in [configuration.md](configuration.md).
 ";

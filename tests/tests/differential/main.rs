@@ -30,6 +30,7 @@ mod logs;
 mod match_delegate;
 mod metadata;
 mod mirror;
+mod opentelemetry;
 mod options;
 mod original_dst;
 mod outlier;

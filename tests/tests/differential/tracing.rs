@@ -95,6 +95,12 @@ fn requests() -> Vec<(&'static str, String)> {
         ("/too-long", format!("x-b3-traceid: {TRACE}1\r\nx-b3-spanid: {SPAN}\r\n")),
         ("/huge", format!("b3: {}\r\n", "a".repeat(50_000))),
         ("/bad", "x-b3-traceid: zz\r\nx-b3-spanid: a2fb4a1d1a96d312\r\n".to_owned()),
+        ("/w3c", format!("traceparent: 00-{TRACE}-{SPAN}-01\r\ntracestate: a=1\r\n")),
+        ("/w3c-unsampled", format!("traceparent: 00-{TRACE}-{SPAN}-00\r\n")),
+        ("/w3c-bad", "traceparent: 00-no\r\n".to_owned()),
+        ("/w3c-and-b3", format!("{}traceparent: 00-{TRACE}-{PARENT}-00\r\n", many("x-b3-sampled: 1\r\n"))),
+        ("/w3c-and-flag", format!("x-b3-sampled: 0\r\ntraceparent: 00-{TRACE}-{PARENT}-01\r\n")),
+        ("/w3c-and-bad", format!("b3: x-y-1\r\ntraceparent: 00-{TRACE}-{PARENT}-01\r\n")),
         ("/decorated", none()),
         ("/decorated-over", "x-envoy-decorator-operation: over\r\n".to_owned()),
         ("/kept", none()),
@@ -190,6 +196,8 @@ async fn observe(binary: &Binary, listener: &str, rest: &str) -> Result<Facts> {
                 "x-b3-parentspanid",
                 "x-b3-sampled",
                 "b3",
+                "traceparent",
+                "tracestate",
                 "x-envoy-decorator-operation",
             ] {
                 if let Some(value) = field(&received.fields, name) {
@@ -233,7 +241,8 @@ async fn observe(binary: &Binary, listener: &str, rest: &str) -> Result<Facts> {
     let report = collector.received().first().cloned().context("no report")?;
     let host = field(&report.fields, "host").unwrap_or_default().to_owned();
     let kind = field(&report.fields, "content-type").unwrap_or_default().to_owned();
-    facts.insert("report".to_owned(), BTreeMap::from([(report.line, format!("{host} {kind}"))]));
+    let key = field(&report.fields, "x-key").unwrap_or_default().to_owned();
+    facts.insert("report".to_owned(), BTreeMap::from([(report.line, format!("{host} {kind} {key}"))]));
     Ok(facts)
 }
 
@@ -259,8 +268,23 @@ async fn spans_of_zipkin_are_those_of_envoy() -> Result<()> {
 
 #[tokio::test]
 async fn servers_share_spans_with_their_clients() -> Result<()> {
-    let more = "max_path_tag_length: 5\n  spawn_upstream_span: true\n  operation: \"%REQ(:PATH)%\"";
+    let more =
+        "max_path_tag_length: 5\n  spawn_upstream_span: true\n  verbose: true\n  operation: \"%REQ(:PATH)%\"";
     compare(&listener("traced", more, "collector_hostname: spans.test"), "").await
+}
+
+#[tokio::test]
+async fn contexts_of_w3c_stand_in_for_those_of_b3() -> Result<()> {
+    let provider = "trace_context_option: USE_B3_WITH_W3C_PROPAGATION\n      trace_id_128bit: true";
+    compare(&listener("traced", "", provider), "").await?;
+    let provider = "trace_context_option: USE_B3_WITH_W3C_PROPAGATION\n      shared_span_context: false";
+    compare(&listener("traced", "spawn_upstream_span: true", provider), "").await
+}
+
+#[tokio::test]
+async fn a_collector_may_want_headers() -> Result<()> {
+    let service = "collector_service: {http_uri: {uri: \"http://spans.test/own/path\", cluster: collector, timeout: 3s}, request_headers_to_add: [{header: {key: x-key, value: secret}}, {header: {key: content-type, value: mine}}]}";
+    compare(&listener("traced", "", service), "").await
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use crate::config::{BuildCx, Rejected};
 use crate::head::RequestHead;
 
 /// What is told of a trace from hop to hop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SpanContext {
     /// The trace, high half first; the high one is 0 for ids of 64 bits.
     pub trace_id: [u64; 2],
@@ -28,6 +28,8 @@ pub struct SpanContext {
     pub is_sampled: bool,
     /// It came, and goes on, in the short one of two forms.
     pub is_short_form: bool,
+    /// What vendors say beside it (`tracestate`).
+    pub state: Option<Arc<str>>,
 }
 
 /// Which side of a request a span is.
@@ -46,6 +48,8 @@ pub struct Span {
     pub context: SpanContext,
     /// Which side.
     pub kind: SpanKind,
+    /// It is a try to have a host answer, within the span of its request; else what it is within is of another.
+    pub is_try: bool,
     /// What was done.
     pub name: String,
     /// When it began.
@@ -54,6 +58,8 @@ pub struct Span {
     pub duration: Duration,
     /// What else is known, each name once; `error` if something went wrong.
     pub tags: Vec<(Cow<'static, str>, String)>,
+    /// What happened when, where that is asked for.
+    pub events: Vec<(&'static str, SystemTime)>,
 }
 
 /// Where the spans of requests go.
@@ -69,12 +75,21 @@ pub trait Tracer: Send + Sync {
     ) -> Option<SpanContext>;
     /// The context of a try within `span`.
     fn within(&self, span: &SpanContext, random: &mut dyn FnMut() -> u64) -> SpanContext {
-        SpanContext { span_id: random(), parent_id: span.span_id, ..*span }
+        SpanContext { span_id: random(), parent_id: span.span_id, ..span.clone() }
     }
     /// Tells the next hop.
     fn tell(&self, context: &SpanContext, headers: &mut HeaderMap);
     /// What a span is called where configuration does not say.
     fn name(&self, request: &RequestHead, kind: SpanKind) -> String;
+    /// Which side the span of a request is whose listener's traffic goes that way; `has_tries`: tries have spans of their own.
+    fn side(&self, side: SpanKind, has_tries: bool) -> SpanKind {
+        let _ = has_tries;
+        side
+    }
+    /// Ids of traces have 128 bits, whatever they are.
+    fn has_wide_ids(&self) -> bool {
+        false
+    }
     /// Takes a span that is over. Must not block.
     fn report(&self, span: Span);
 }

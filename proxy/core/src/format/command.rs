@@ -467,7 +467,9 @@ fn field(name: &str) -> Option<Field> {
         "RESPONSE_TRAILERS_BYTES" => Field::ResponseTrailersBytes,
         "RESPONSE_TX_DURATION" => Field::ResponseTxDuration,
         "ROUTE_NAME" => Field::RouteName,
+        "SPAN_ID" => Field::SpanId,
         "STREAM_ID" => Field::StreamId,
+        "TRACE_ID" => Field::TraceId,
         "UNIQUE_ID" => Field::UniqueId,
         "UPSTREAM_CLUSTER" => Field::UpstreamCluster,
         "UPSTREAM_CLUSTER_RAW" => Field::UpstreamClusterRaw,
@@ -536,14 +538,12 @@ fn tls_field(name: &str) -> Option<(bool, TlsField)> {
     Some((upstream, field))
 }
 
-/// Commands about QUIC, traces and what the TLS library does not tell: valid, and always missing here.
+/// Commands about QUIC and what the TLS library does not tell: valid, and always missing here.
 const ABSENT: &[&str] = &[
     "DOWNSTREAM_HANDSHAKE_DURATION",
     "DOWNSTREAM_TLS_SESSION_ID",
     "ROUNDTRIP_DURATION",
-    "SPAN_ID",
     "TLS_JA3_FINGERPRINT",
     "TLS_JA4_FINGERPRINT",
-    "TRACE_ID",
     "UPSTREAM_TLS_SESSION_ID",
 ];

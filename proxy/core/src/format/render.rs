@@ -18,7 +18,7 @@ use crate::grpc;
 use crate::head::{Protocol, RequestHead, ResponseHead};
 use crate::headers::{X_ENVOY_ORIGINAL_PATH, X_REQUEST_ID};
 use crate::local_reply::grpc_status_of;
-use crate::stream_info::StreamInfo;
+use crate::stream_info::{StreamInfo, TraceIds};
 use crate::upstream::Host;
 
 use values::{
@@ -224,7 +224,9 @@ fn render_field(field: Field, entry: &LogEntry<'_>, out: &mut Vec<u8>) -> Shape 
             None => Shape::Missing,
         },
         Field::RouteName => put_some(out, info.route_name.as_deref()),
+        Field::SpanId => put_trace(out, info, |ids| format!("{:016x}", ids.span_id)),
         Field::StreamId => put_stream_id(out, entry),
+        Field::TraceId => put_trace(out, info, trace_id),
         Field::UniqueId => put_uuid(out, fastrand::u128(..)),
         Field::VirtualClusterName => put_some(out, info.virtual_cluster.as_deref()),
         Field::Zero => put_number(out, 0),
@@ -326,6 +328,17 @@ fn put_flags(
 }
 
 /// Envoy's stream id is the request's id; a TCP connection gets one of its own, a stream to a host none.
+fn put_trace(out: &mut Vec<u8>, info: &StreamInfo, print: impl FnOnce(&TraceIds) -> String) -> Shape {
+    put_some(out, info.trace.as_deref().map(print).as_deref())
+}
+
+fn trace_id(ids: &TraceIds) -> String {
+    match ids.trace_id {
+        [0, low] if !ids.is_wide => format!("{low:016x}"),
+        [high, low] => format!("{high:016x}{low:016x}"),
+    }
+}
+
 fn put_stream_id(out: &mut Vec<u8>, entry: &LogEntry<'_>) -> Shape {
     if matches!(entry.log_type, LogType::UpstreamPoolReady | LogType::UpstreamPeriodic | LogType::UpstreamEnd)
     {

@@ -91,7 +91,7 @@ pub const FIELDS: &[MessageFields] = &[
             ("client_sampling", Used),
             ("random_sampling", Used),
             ("overall_sampling", Used),
-            ("verbose", Rejected("spans have no events")),
+            ("verbose", Used),
             ("max_path_tag_length", Used),
             ("custom_tags", Used),
             ("provider", Used),

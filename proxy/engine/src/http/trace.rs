@@ -4,7 +4,7 @@
 //! Source: Envoy `source/common/tracing/http_tracer_impl.cc`, `conn_manager_impl.cc` (`traceRequest`).
 
 use std::borrow::Cow;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use http::{HeaderMap, HeaderValue, StatusCode};
 use proxy_core::extension::access_log::{LogEntry, LogType};
@@ -24,6 +24,7 @@ use crate::local::clock;
 use crate::router::decoration::{Decoration, SpanOptions};
 
 type Tags = Vec<(Cow<'static, str>, String)>;
+type Events = Vec<(&'static str, SystemTime)>;
 
 /// What a stream knows of its trace.
 pub(crate) struct Traced {
@@ -77,7 +78,8 @@ impl Stream<'_> {
             let mut random = self.cx.shared.random.borrow_mut();
             tracer.begin(&self.request, kind, is_sampled, &mut || random.u64(1..))
         });
-        let is_recorded = context.is_some_and(|context| context.is_sampled);
+        let is_recorded = context.as_ref().is_some_and(|context| context.is_sampled);
+        self.info.trace = tracing.ids(context.as_ref());
         let tracer = tracing.tracer.as_ref().filter(|_| is_recorded);
         let mut recording = tracer
             .map(|tracer| Box::new(Recording { name: tracer.name(&self.request, kind), attempt: None }));
@@ -128,12 +130,12 @@ impl Stream<'_> {
         let Some(tracing) = &self.cx.manager.tracing else { return };
         let (Some(tracer), Some(traced)) = (&tracing.tracer, &mut self.traced) else { return };
         let has_span = has_span || tracing.spans_of_tries;
-        let Some(mut context) = traced.context else { return };
+        let Some(mut context) = traced.context.clone() else { return };
         if has_span {
             let mut random = self.cx.shared.random.borrow_mut();
             context = tracer.within(&context, &mut || random.u64(1..));
             if let Some(recording) = &mut traced.recording {
-                recording.attempt = Some((context, clock::now()));
+                recording.attempt = Some((context.clone(), clock::now()));
             }
         }
         if !tracing.is_silent {
@@ -207,10 +209,12 @@ impl Stream<'_> {
         tracer.report(Span {
             context,
             kind: SpanKind::Client,
+            is_try: true,
             name,
             start: clock::wall(begun),
             duration: now.saturating_duration_since(begun),
             tags,
+            events: self.events_of_try(tracing),
         });
     }
 
@@ -242,12 +246,42 @@ impl Stream<'_> {
         self.add_common_tags(tracing, &mut tags);
         tracer.report(Span {
             context,
-            kind,
+            kind: tracer.side(kind, tracing.spans_of_tries),
+            is_try: false,
             name: recording.name,
             start: self.info.start_time,
             duration: now.saturating_duration_since(self.info.start),
             tags,
+            events: self.events(tracing),
         });
+    }
+
+    /// What happened when, if that is asked for (`verbose`).
+    fn events(&self, tracing: &Tracing) -> Events {
+        let event =
+            |name, time: Option<Instant>| Some((name, clock::wall(time.filter(|_| tracing.is_verbose)?)));
+        let first = event("last_downstream_rx_byte_received", self.info.request_complete);
+        let last = [
+            ("first_downstream_tx_byte_sent", self.info.first_downstream_tx),
+            ("last_downstream_tx_byte_sent", self.info.last_downstream_tx),
+        ];
+        let last = last.into_iter().filter_map(|(name, time)| event(name, time));
+        first.into_iter().chain(self.events_of_try(tracing)).chain(last).collect()
+    }
+
+    /// What happened when in the last try, if that is asked for.
+    fn events_of_try(&self, tracing: &Tracing) -> Events {
+        if !tracing.is_verbose {
+            return Vec::new();
+        }
+        let upstream = &self.info.upstream;
+        let times = [
+            ("first_upstream_tx_byte_sent", upstream.first_tx),
+            ("last_upstream_tx_byte_sent", upstream.last_tx),
+            ("first_upstream_rx_byte_received", upstream.first_rx),
+            ("last_upstream_rx_byte_received", upstream.last_rx),
+        ];
+        times.into_iter().filter_map(|(name, time)| Some((name, clock::wall(time?)))).collect()
     }
 
     /// What both kinds of spans have.

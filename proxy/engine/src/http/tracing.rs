@@ -5,11 +5,12 @@
 use std::sync::Arc;
 
 use proxy_core::config::{BuildCx, Rejected};
-use proxy_core::extension::tracer::{Tracer, build_tracer};
+use proxy_core::extension::tracer::{SpanContext, Tracer, build_tracer};
 use proxy_core::head::RequestHead;
 use proxy_core::headers::{X_CLIENT_TRACE_ID, X_ENVOY_FORCE_TRACE};
 use proxy_core::runtime::Runtime;
 use proxy_core::stats::groups::TracingStats;
+use proxy_core::stream_info::TraceIds;
 use xds_api::envoy::config::trace::v3::tracing::http::ConfigType;
 use xds_api::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager as proto;
 use xds_api::envoy::r#type::v3::fractional_percent::DenominatorType;
@@ -45,6 +46,8 @@ pub(crate) struct Tracing {
     pub(crate) spans_of_tries: bool,
     /// Nobody is told of the trace.
     pub(crate) is_silent: bool,
+    /// Spans say what happened when.
+    pub(crate) is_verbose: bool,
     /// Of this proxy: id and zone.
     pub(crate) node: (String, String),
 }
@@ -63,7 +66,7 @@ impl Tracing {
             client_sampling,
             random_sampling,
             overall_sampling,
-            verbose: _,
+            verbose,
             max_path_tag_length,
             custom_tags,
             provider,
@@ -93,8 +96,16 @@ impl Tracing {
             max_path,
             spans_of_tries: spawn_upstream_span.unwrap_or(false),
             is_silent: *no_context_propagation,
+            is_verbose: *verbose,
             node: (cx.env.node.id.clone(), cx.env.node.zone.clone()),
         })
+    }
+
+    /// The place in its trace of a request with this context, for formats.
+    pub(crate) fn ids(&self, context: Option<&SpanContext>) -> Option<Box<TraceIds>> {
+        let (context, tracer) = (context?, self.tracer.as_ref()?);
+        let is_wide = tracer.has_wide_ids();
+        Some(Box::new(TraceIds { trace_id: context.trace_id, is_wide, span_id: context.span_id }))
     }
 }
 

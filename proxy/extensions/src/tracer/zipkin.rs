@@ -1,4 +1,4 @@
-//! `envoy.tracers.zipkin`: contexts in headers of B3, spans as JSON to a collector of Zipkin.
+//! `envoy.tracers.zipkin`: contexts in headers of B3, and if asked for of W3C, spans as JSON to a collector of Zipkin.
 //!
 //! Source: Envoy `zipkin.proto`, `source/extensions/tracers/zipkin`; Zipkin API v2; github.com/openzipkin/b3-propagation.
 
@@ -18,6 +18,8 @@ use xds_api::envoy::config::trace::v3::zipkin_config::{CollectorEndpointVersion,
 
 use self::b3::Sampled;
 use self::reporter::Reporter;
+use super::gathering::Gathering;
+use super::w3c;
 
 use FieldUse::{Rejected as Refused, Used};
 
@@ -36,7 +38,7 @@ pub const FIELDS: &[MessageFields] = &[
             ("collector_hostname", Used),
             ("split_spans_for_request", Refused("each request has a span and, if asked for, each try")),
             ("trace_context_option", Used),
-            ("collector_service", Refused("use collector_cluster and collector_endpoint")),
+            ("collector_service", Used),
             ("timestamp_trace_ids", Refused("trace ids are random")),
         ],
     ),
@@ -63,24 +65,17 @@ impl TracerFactory for Zipkin {
             _ => Err(cx.at("collector_endpoint_version", |cx| cx.reject("spans are sent as HTTP_JSON"))),
         };
         let option = match TraceContextOption::try_from(config.trace_context_option) {
-            Ok(TraceContextOption::UseB3) => Ok(()),
-            _ => Err(cx.at("trace_context_option", |cx| cx.reject("contexts are those of B3 (USE_B3)"))),
+            Ok(option) => Ok(option),
+            Err(_) => Err(cx.at("trace_context_option", |cx| cx.reject("not a defined value"))),
         };
-        for (field, value) in [
-            ("collector_cluster", &config.collector_cluster),
-            ("collector_endpoint", &config.collector_endpoint),
-        ] {
-            if value.is_empty() {
-                return Err(cx.at(field, |cx| cx.reject("value length must be at least 1 characters")));
-            }
-        }
         version?;
-        option?;
+        let option = option?;
         let shared = config.shared_span_context.unwrap_or(true);
         Ok(Arc::new(ZipkinTracer {
             is_128bit: config.trace_id_128bit,
             shares: shared,
-            reporter: Reporter::new(&config, shared, cx.env),
+            has_w3c: option == TraceContextOption::UseB3WithW3cPropagation,
+            spans: Reporter::begin(&config, shared, cx)?,
         }))
     }
 }
@@ -90,7 +85,9 @@ struct ZipkinTracer {
     is_128bit: bool,
     /// A server has the span of its client.
     shares: bool,
-    reporter: Arc<Reporter>,
+    /// Contexts come in `traceparent`, too, and go on in both forms.
+    has_w3c: bool,
+    spans: Arc<Gathering<Reporter>>,
 }
 
 impl Tracer for ZipkinTracer {
@@ -106,7 +103,9 @@ impl Tracer for ZipkinTracer {
             Sampled::Unsaid => is_sampled,
         };
         let is_short_form = b3::is_short(&request.headers);
-        let Some(given) = b3::read(&request.headers).ok()? else {
+        let given = b3::read(&request.headers).ok()?.map(|given| SpanContext { is_sampled, ..given });
+        let of_w3c = || w3c::read(&request.headers).ok().flatten().filter(|_| self.has_w3c);
+        let Some(given) = given.or_else(of_w3c) else {
             let span_id = random();
             let high = if self.is_128bit { random() } else { 0 };
             return Some(SpanContext {
@@ -115,9 +114,10 @@ impl Tracer for ZipkinTracer {
                 parent_id: 0,
                 is_sampled,
                 is_short_form,
+                state: None,
             });
         };
-        let given = SpanContext { is_sampled, is_short_form, ..given };
+        let given = SpanContext { is_short_form, state: None, ..given };
         match kind {
             SpanKind::Server if self.shares => Some(given),
             SpanKind::Server | SpanKind::Client => Some(self.within(&given, random)),
@@ -126,6 +126,9 @@ impl Tracer for ZipkinTracer {
 
     fn tell(&self, context: &SpanContext, headers: &mut HeaderMap) {
         b3::write(context, headers);
+        if self.has_w3c {
+            w3c::write_parent(context, headers);
+        }
     }
 
     fn name(&self, request: &RequestHead, _kind: SpanKind) -> String {
@@ -133,6 +136,6 @@ impl Tracer for ZipkinTracer {
     }
 
     fn report(&self, span: Span) {
-        self.reporter.take(span);
+        self.spans.take(span);
     }
 }

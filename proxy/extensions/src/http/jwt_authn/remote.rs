@@ -25,6 +25,7 @@ use xds_api::envoy::extensions::filters::http::jwt_authn::v3 as proto;
 use super::JwtAuthnStats;
 use super::failure::Failure;
 use super::keys::Keys;
+use crate::shared::uri::host_and_path;
 
 /// How long keys are kept where nothing is said.
 const LIFETIME: Duration = Duration::from_secs(600);
@@ -183,29 +184,4 @@ fn keys_in(called: &Called) -> Result<Keys, Failure> {
         return Err(Failure::KeysNotFetched);
     }
     Keys::parse(&answer.body)
-}
-
-/// What a URI asks whom for.
-fn host_and_path(uri: &str) -> (&str, &str) {
-    let rest = uri.split_once("://").map_or(uri, |(_, rest)| rest);
-    match rest.find('/') {
-        Some(at) => rest.split_at(at),
-        None => (rest, "/"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_uri_says_whom_and_what() {
-        for (uri, host, path) in [
-            ("https://keys.example/a/b?c", "keys.example", "/a/b?c"),
-            ("http://keys.example:80", "keys.example:80", "/"),
-            ("keys.example/x", "keys.example", "/x"),
-        ] {
-            assert_eq!(host_and_path(uri), (host, path));
-        }
-    }
 }

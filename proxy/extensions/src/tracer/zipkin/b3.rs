@@ -93,7 +93,7 @@ fn context(trace: &[u8], span_id: u64, parent_id: u64) -> Result<SpanContext, Un
         Some((high, low)) if low.len() == 16 => [hex(high)?, hex(low)?],
         _ => [0, hex(trace)?],
     };
-    Ok(SpanContext { trace_id, span_id, parent_id, is_sampled: false, is_short_form: false })
+    Ok(SpanContext { trace_id, span_id, parent_id, is_sampled: false, is_short_form: false, state: None })
 }
 
 /// (Space and `0x` may stand before the digits, as in C.)
@@ -250,7 +250,7 @@ mod tests {
             high in any::<u64>(), low in any::<u64>(), span_id in any::<u64>(), parent_id in any::<u64>(),
             is_sampled in any::<bool>(), is_short_form in any::<bool>(),
         ) {
-            let context = SpanContext { trace_id: [high, low], span_id, parent_id, is_sampled, is_short_form };
+            let context = SpanContext { trace_id: [high, low], span_id, parent_id, is_sampled, is_short_form, state: None };
             let mut headers = HeaderMap::new();
             write(&context, &mut headers);
             prop_assert_eq!(is_short(&headers), is_short_form);

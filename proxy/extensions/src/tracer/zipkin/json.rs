@@ -14,7 +14,7 @@ fn micros(time: SystemTime) -> u64 {
 
 /// `span` of a proxy that is at `endpoint`; `shares`: a server has the span of its client.
 pub(super) fn span(span: Span, endpoint: &Value, shares: bool) -> Value {
-    let Span { context, kind, name, start, duration, tags } = span;
+    let Span { context, kind, is_try: _, name, start, duration, tags, events } = span;
     let start = micros(start);
     // (Zipkin takes 0 for a span that is not over.)
     let duration = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX).max(1);
@@ -24,6 +24,9 @@ pub(super) fn span(span: Span, endpoint: &Value, shares: bool) -> Value {
     };
     let tags: Map<String, Value> =
         tags.into_iter().map(|(name, value)| (name.into_owned(), Value::String(value))).collect();
+    let events = events.into_iter().map(|(name, time)| (micros(time), name));
+    let annotations = events.chain([(start.saturating_add(duration), end)]);
+    let annotations = annotations.map(|(time, value)| json!({"timestamp": time, "value": value}));
     let mut json = json!({
         "traceId": trace_id_text(context.trace_id),
         "id": id_text(context.span_id),
@@ -32,7 +35,7 @@ pub(super) fn span(span: Span, endpoint: &Value, shares: bool) -> Value {
         "timestamp": start,
         "duration": duration,
         "localEndpoint": endpoint,
-        "annotations": [{"timestamp": start.saturating_add(duration), "value": end}],
+        "annotations": annotations.collect::<Vec<_>>(),
         "tags": tags,
     });
     if context.parent_id != 0 {
