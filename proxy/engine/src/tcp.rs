@@ -2,6 +2,7 @@
 
 mod copy;
 pub mod fields;
+mod interval;
 pub mod proxy;
 
 pub use proxy::TcpProxy;

@@ -102,7 +102,7 @@ async fn world() -> World {
         HttpListener::new("outbound", to_server).filters(&filters).listener("traffic_direction: OUTBOUND\n").yaml(),
         HttpListener::new("gateway", to_server)
             .filters(
-                "- name: istio.stats\n  typed_config: {\"@type\": type.googleapis.com/stats.PluginConfig, reporter: SERVER_GATEWAY, disable_host_header_fallback: true, metrics: [{name: request_bytes, drop: true}, {tags_to_remove: [source_app]}]}\n",
+                "- name: istio.stats\n  typed_config: {\"@type\": type.googleapis.com/stats.PluginConfig, reporter: SERVER_GATEWAY, disable_host_header_fallback: true, metrics: [{name: request_bytes, drop: true}, {tags_to_remove: [source_app]}, {name: requests_total, dimensions: {request_host: request.host, source_version: request.method, missing: \"request.headers['none']\"}}]}\n",
             )
             .yaml(),
     ];
@@ -269,7 +269,7 @@ async fn hosts_outside_of_the_mesh_are_not_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn metrics_and_labels_that_are_not_wanted_are_not_there() {
+async fn metrics_and_labels_are_those_that_are_wanted() {
     let World { host, client, .. } = world().await;
     host.push(Reply::ok());
     get(&client, "gateway", "/outside", "").await;
@@ -285,9 +285,43 @@ async fn metrics_and_labels_that_are_not_wanted_are_not_there() {
             ("connection_security_policy", "none"),
         ],
     );
+    expect(&labels, &[("request_host", "named.example"), ("source_version", "GET"), ("missing", "unknown")]);
+    assert_eq!((labels.contains_key("source_app"), labels.len()), (false, 26));
+    let (labels, _) = sample(&client, "istio_response_bytes_count").await;
+    expect(&labels, &[("source_version", "unknown")]);
     assert_eq!((labels.contains_key("source_app"), labels.len()), (false, 24));
-    sample(&client, "istio_response_bytes_count").await;
     assert_eq!(samples(&client, "istio_request_bytes_count").await.len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_are_counted_while_they_are_open() {
+    let echo = EchoServer::start().await.unwrap();
+    let stats = STATS.replace("PluginConfig", "PluginConfig, tcp_reporting_duration: 0.02s");
+    let tcp = listener_with_filters("tcp", &[&*stats, &tcp_proxy("tcp", "cluster: echo\n")].concat());
+    let hosts = [fill(&cluster("echo", "echo", ""), [("echo", port(echo.server().addr()))])];
+    let yaml = bootstrap(&[tcp], &hosts, &node("shop", "shop-ns"));
+    let proxy = Proxy::start(&Binary::subject().unwrap(), &yaml).await.unwrap();
+    let mut client = Client::connect(proxy.listener("tcp").unwrap()).await.unwrap();
+    let (sent, closed) = ("istio_tcp_sent_bytes_total", "istio_tcp_connections_closed_total");
+    for bytes in [5, 10] {
+        client.send(b"hello").await.unwrap();
+        client.at_least(5, SOON).await.unwrap();
+        let counted = eventually("the bytes so far", SOON, async || {
+            samples(&proxy, sent).await.iter().any(|(_, value)| *value == bytes).then_some(())
+        });
+        counted.await.unwrap();
+        assert_eq!(sample(&proxy, "istio_tcp_connections_opened_total").await.1, 1);
+        assert_eq!(samples(&proxy, closed).await.iter().map(|(_, value)| value).sum::<u64>(), 0);
+    }
+    drop(client);
+    let over = eventually("the end", SOON, async || {
+        samples(&proxy, closed).await.iter().any(|(_, value)| *value == 1).then_some(())
+    });
+    over.await.unwrap();
+    let all = samples(&proxy, "istio_tcp_received_bytes_total").await;
+    assert_eq!(all.iter().map(|(_, value)| value).sum::<u64>(), 10);
+    let opened = samples(&proxy, "istio_tcp_connections_opened_total").await;
+    assert_eq!(opened.iter().map(|(_, value)| value).sum::<u64>(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

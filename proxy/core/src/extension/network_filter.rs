@@ -9,6 +9,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -62,6 +63,15 @@ pub trait NetworkFilter {
 
     /// The connection is over, however it ended; what it was and carried is known. Called once, of filters that see no data.
     fn on_complete(&mut self, _info: &mut StreamInfo) {}
+
+    /// How often it wants to know what a connection that the TCP proxy serves carried so far, if it does. Asked once, of filters that see
+    /// no data.
+    fn interval(&self) -> Option<Duration> {
+        None
+    }
+
+    /// That much time has passed, or less if another filter wants to know more often.
+    fn on_interval(&mut self, _info: &StreamInfo) {}
 
     /// What it says to the peer before anybody else says anything; for filters that do not close the connection, asked once after
     /// every filter's `on_connection`. Filters speak in the order of the chain, as those of the peer listen.

@@ -198,7 +198,7 @@ async fn serve_on(
         (Terminal::Tcp(tcp), Some(stream)) => {
             drill("tcp", &listeners.context.env.runtime);
             let down = Down { connection: *connection, buffer_limit: config.buffer_limit, gate, greeted };
-            Box::pin(tcp.serve(&listeners.context, down, stream, sought.take(), &drain)).await;
+            Box::pin(tcp.serve(&listeners.context, down, stream, &mut policies, sought.take(), &drain)).await;
             None
         }
         (Terminal::Extension(terminal), Some(stream)) => {

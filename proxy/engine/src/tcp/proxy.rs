@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use proxy_core::config::{BuildCx, Rejected, duration, timeout_or};
 use proxy_core::extension::access_log::{AccessLog, LogEntry, LogType};
+use proxy_core::extension::network_filter::NetworkFilter;
 use proxy_core::hash_policy::ConnectionHashPolicy;
 use proxy_core::log_filter::build_access_logs;
 use proxy_core::names::Name;
@@ -27,6 +28,7 @@ use xds_api::envoy::extensions::filters::network::tcp_proxy::v3 as proto;
 use xds_api::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::ClusterSpecifier;
 
 use super::copy::{Direction, Failed};
+use super::interval::carry_telling;
 use crate::context::Context;
 use crate::local::clock;
 use crate::local::drain::DrainHandle;
@@ -199,12 +201,13 @@ impl TcpProxy {
     }
 
     /// Carries `down` to a host of a cluster until both directions ended, or the end of a drain. The host is the one that was `sought`, if
-    /// any was. Nobody else has `stream` yet.
+    /// any was. Nobody else has `stream` yet. Those of `policies` that want to are told what is carried.
     pub async fn serve(
         &self,
         context: &Rc<Context>,
         mut down: Down,
         stream: &mut Rc<RefCell<StreamInfo>>,
+        policies: &mut [Box<dyn NetworkFilter>],
         sought: Option<Box<Sought>>,
         drain: &DrainHandle,
     ) {
@@ -240,7 +243,7 @@ impl TcpProxy {
             if let Some(gate) = down.gate.take() {
                 down.connection.guard(Guard::new(gate, stream.clone()));
             }
-            self.carry(&down, &up, stream, drain).await;
+            carry_telling(self.carry(&down, &up, stream, drain), policies, stream).await;
             drop(request);
             let wire = stream.borrow().upstream.wire;
             let upstream = up.guard.stats();

@@ -85,7 +85,7 @@ impl HttpFilter for Filter {
             call.status = call.status.or_else(|| response.and_then(|response| status(&response.headers)));
             call.messages = grpc_stats::messages(info);
         }
-        self.metrics.count_request(request, info, self.call);
+        self.metrics.count_request(request, response, info, self.call);
     }
 }
 

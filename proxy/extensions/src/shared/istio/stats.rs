@@ -1,27 +1,33 @@
 //! Istio's standard metrics: what `istio.stats` counts, of requests and of connections.
 //!
-//! They are in the scope `istiocustom`, with labels; for Prometheus they have Istio's names. Counted when a stream ends. Who takes part is
+//! They are in the scope `istiocustom`, with labels; for Prometheus they have Istio's names. Counted when a stream ends; connections every few
+//! seconds, too. Who takes part is
 //! known from what peers say of themselves, or else from the metadata of endpoints; of this side it is the node that says it.
 //! Source: `stats.PluginConfig` in `xds/api/descriptors/istio/stats.proto`;
 //! <https://istio.io/latest/docs/reference/config/metrics/>.
 
 pub mod fields;
 mod labels;
-
+mod overrides;
 mod sets;
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
-use proxy_core::config::{BuildCx, Rejected};
-use proxy_core::head::RequestHead;
+use proxy_core::cel::Subject;
+use proxy_core::config::{BuildCx, Rejected, duration};
+use proxy_core::head::{RequestHead, ResponseHead};
 use proxy_core::stats::{Labelled, OneOff, Scope, SharedCounter, SharedGauge, SharedHistogram, Unit};
 use proxy_core::stream_info::StreamInfo;
 use xds_api::stats as proto;
 
 use crate::shared::istio::peer::{Peer, PeerState};
 use labels::{Hosts, Kind, Labels, Texts};
+use overrides::Overrides;
 use sets::Sets;
+
+/// How often connections are counted where nothing is said.
+const INTERVAL: Duration = Duration::from_secs(5);
 
 const SCOPE: &str = "istiocustom";
 
@@ -55,11 +61,10 @@ pub struct Metrics {
     /// By the listener's direction if absent.
     reporter: Option<Reporter>,
     uses_host: bool,
+    /// How often connections are counted.
+    interval: Duration,
     own: Peer,
-    /// Metrics that are not wanted.
-    dropped: HashSet<&'static str>,
-    /// Labels that are not wanted, by metric.
-    removed: HashMap<&'static str, HashSet<Box<str>>>,
+    overrides: Overrides,
     scope: Scope,
     _build: OneOff<SharedGauge>,
     /// Statistics by their labels.
@@ -81,6 +86,14 @@ struct Set {
     received: Option<OneOff<SharedCounter>>,
 }
 
+/// What was counted of a connection already.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counted {
+    is_opened: bool,
+    sent: u64,
+    received: u64,
+}
+
 /// What a call over gRPC adds.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Call {
@@ -95,7 +108,7 @@ impl Metrics {
     pub fn build(proto: proto::PluginConfig, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
         let proto::PluginConfig {
             disable_host_header_fallback,
-            tcp_reporting_duration: _,
+            tcp_reporting_duration,
             metrics,
             definitions,
             reporter,
@@ -103,21 +116,7 @@ impl Metrics {
             graceful_deletion_interval: _,
         } = proto;
         cx.reject_if(!definitions.is_empty(), "definitions", fields::DEFINITIONS)?;
-        let (mut dropped, mut removed) = (HashSet::new(), HashMap::<_, HashSet<Box<str>>>::new());
-        cx.each("metrics", &metrics, |metric, cx| {
-            let proto::MetricConfig { dimensions, name, tags_to_remove, r#match: _, drop } = metric;
-            cx.reject_if(!dimensions.is_empty(), "dimensions", fields::DIMENSIONS)?;
-            let chosen = METRICS.into_iter().filter(|known| name.is_empty() || known == name);
-            for known in chosen {
-                if *drop && !name.is_empty() {
-                    dropped.insert(known);
-                } else if !*drop {
-                    let labels = tags_to_remove.iter().map(|label| label.as_str().into());
-                    removed.entry(known).or_default().extend(labels);
-                }
-            }
-            Ok(())
-        })?;
+        let overrides = Overrides::build(&metrics, cx)?;
         let scope = cx.env.stats.scope(SCOPE);
         let version = labels::text(&cx.env.node.metadata, "ISTIO_VERSION");
         let version = if version.is_empty() { labels::UNKNOWN } else { version };
@@ -131,9 +130,9 @@ impl Metrics {
         Ok(Self {
             reporter,
             uses_host: !disable_host_header_fallback,
+            interval: tcp_reporting_duration.as_ref().and_then(duration).unwrap_or(INTERVAL),
             own: Peer::of_node(&cx.env.node, &[]),
-            dropped,
-            removed,
+            overrides,
             scope,
             _build: build,
             known: Sets::default(),
@@ -149,13 +148,20 @@ impl Metrics {
     }
 
     /// Counts a request that is over.
-    pub fn count_request(&self, request: &RequestHead, info: &StreamInfo, call: Option<Call>) {
+    pub fn count_request(
+        &self,
+        request: &RequestHead,
+        response: Option<&ResponseHead>,
+        info: &StreamInfo,
+        call: Option<Call>,
+    ) {
         let kind = match call {
             Some(call) => Kind::Call(call.status),
             None => Kind::Request,
         };
         let host = Some(request.authority.as_str()).filter(|host| self.uses_host && !host.is_empty());
-        let set = self.set(self.reporter(info), host, kind, info);
+        let subject = subject(info, Some(request), response);
+        let set = self.set(self.reporter(info), host, kind, &subject);
         let milliseconds = info.end.map(|end| end.saturating_duration_since(info.start).as_millis());
         inc(&set.requests);
         if let (Some(duration), Some(milliseconds)) = (&set.duration, milliseconds) {
@@ -173,22 +179,41 @@ impl Metrics {
         }
     }
 
+    /// How often connections are to be counted, if before their end at all.
+    pub fn interval(&self) -> Option<Duration> {
+        (!self.interval.is_zero()).then_some(self.interval)
+    }
+
+    /// Counts what a connection without HTTP carried since it was counted before.
+    pub fn count_connection(&self, info: &StreamInfo, counted: &mut Counted) {
+        self.count_set(info, counted);
+    }
+
     /// Counts a connection without HTTP that is over.
-    pub fn count_connection(&self, info: &StreamInfo) {
-        let set = self.set(self.reporter(info), None, Kind::Connection, info);
-        inc(&set.opened);
-        add(&set.sent, info.bytes_sent);
-        add(&set.received, info.bytes_received);
-        inc(&set.closed);
+    pub fn count_end(&self, info: &StreamInfo, counted: &mut Counted) {
+        inc(&self.count_set(info, counted).closed);
+    }
+
+    fn count_set(&self, info: &StreamInfo, counted: &mut Counted) -> Arc<Set> {
+        let set = self.set(self.reporter(info), None, Kind::Connection, &subject(info, None, None));
+        if !std::mem::replace(&mut counted.is_opened, true) {
+            inc(&set.opened);
+        }
+        add(&set.sent, info.bytes_sent.saturating_sub(counted.sent));
+        add(&set.received, info.bytes_received.saturating_sub(counted.received));
+        (counted.sent, counted.received) = (info.bytes_sent, info.bytes_received);
+        set
     }
 
     /// The statistics for what is known of a stream.
-    fn set(&self, reporter: Reporter, host: Option<&str>, kind: Kind, info: &StreamInfo) -> Arc<Set> {
+    fn set(&self, reporter: Reporter, host: Option<&str>, kind: Kind, subject: &Subject<'_>) -> Arc<Set> {
+        let info = subject.info;
         let asked = PeerState::asked(info);
         let endpoint = labels::endpoint(reporter, info, asked.as_deref());
         let hosts = Hosts { asked: asked.as_deref(), endpoint: endpoint.as_ref() };
         let texts = Texts::of(kind, info);
-        let labels = Labels::of(reporter, &self.own, host, (kind, &texts), info, &hosts);
+        let mut labels = Labels::of(reporter, &self.own, host, (kind, &texts), info, &hosts);
+        labels.computed = self.overrides.values(subject);
         self.known.of(&labels, || self.new_set(&labels, kind)).unwrap_or_else(|| {
             let bare = Labels::overflowing(reporter, kind);
             self.known.of_all_others(&bare, || self.new_set(&bare, kind))
@@ -197,11 +222,9 @@ impl Metrics {
 
     fn new_set(&self, labels: &Labels<'_>, kind: Kind) -> Set {
         let labelled = |metric: &'static str| {
-            let removed = self.removed.get(metric);
-            let kept =
-                labels.iter().filter(|(label, _)| removed.is_none_or(|removed| !removed.contains(*label)));
-            let is_wanted = !self.dropped.contains(metric);
-            is_wanted.then(|| Labelled::new(&format!("istio_{metric}"), kept))
+            let is_wanted = !self.overrides.drops(metric);
+            let labels = self.overrides.labels_of(metric, labels);
+            is_wanted.then(|| Labelled::new(&format!("istio_{metric}"), labels))
         };
         let counter = |metric| labelled(metric).map(|labelled| self.scope.labelled_counter(labelled));
         let histogram =
@@ -228,6 +251,16 @@ impl Metrics {
             }
         }
     }
+}
+
+/// What expressions are about.
+fn subject<'a>(
+    info: &'a StreamInfo,
+    request: Option<&'a RequestHead>,
+    response: Option<&'a ResponseHead>,
+) -> Subject<'a> {
+    let cluster = info.upstream.cluster.as_deref();
+    Subject { info, request, response, trailers: None, route: Some(&info.route_metadata), cluster }
 }
 
 fn inc(counter: &Option<OneOff<SharedCounter>>) {

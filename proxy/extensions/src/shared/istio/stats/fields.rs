@@ -6,7 +6,6 @@ use proxy_core::config::MessageFields;
 /// The message.
 pub const MESSAGE: &str = "stats.PluginConfig";
 pub(super) const DEFINITIONS: &str = "metrics of one's own are not available";
-pub(super) const DIMENSIONS: &str = "labels cannot be computed by expressions";
 const EXPIRY: &str = "Istio's own proxy does nothing by it any more";
 
 /// How the fields of the messages are used.
@@ -15,7 +14,7 @@ pub const FIELDS: &[MessageFields] = &[
         MESSAGE,
         &[
             ("disable_host_header_fallback", Used),
-            ("tcp_reporting_duration", Ignored("a connection is counted when it ends")),
+            ("tcp_reporting_duration", Used),
             ("metrics", Used),
             ("definitions", Rejected(DEFINITIONS)),
             ("reporter", Used),
@@ -26,7 +25,7 @@ pub const FIELDS: &[MessageFields] = &[
     (
         "stats.MetricConfig",
         &[
-            ("dimensions", Rejected(DIMENSIONS)),
+            ("dimensions", Used),
             ("name", Used),
             ("tags_to_remove", Used),
             ("match", Ignored("Istio's own proxy does not read it either")),

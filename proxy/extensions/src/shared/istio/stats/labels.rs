@@ -33,7 +33,12 @@ pub(super) enum Kind {
 }
 
 /// Labels and their values, in Istio's order.
-pub(super) struct Labels<'i>(SmallVec<[(&'static str, &'i str); MOST_LABELS]>);
+pub(super) struct Labels<'i> {
+    standard: SmallVec<[(&'static str, &'i str); MOST_LABELS]>,
+    /// The values of the expressions of the configuration.
+    pub(super) computed: Vec<String>,
+    is_overflowing: bool,
+}
 
 /// How many labels a stream has at most.
 const MOST_LABELS: usize = 25;
@@ -140,7 +145,7 @@ impl<'i> Labels<'i> {
         hosts: &Hosts<'i>,
     ) -> Self {
         let service = service(host, info);
-        let mut labels = Labels(SmallVec::new());
+        let mut labels = Labels::empty();
         let policy = match reporter {
             Reporter::Source => {
                 let told = hosts.asked;
@@ -192,7 +197,7 @@ impl<'i> Labels<'i> {
 
     /// Of streams that are too many to tell apart.
     pub(super) fn overflowing(reporter: Reporter, kind: Kind) -> Labels<'static> {
-        let mut labels = Labels(SmallVec::new());
+        let mut labels = Labels { is_overflowing: true, ..Labels::empty() };
         labels.put(
             "reporter",
             match reporter {
@@ -205,10 +210,16 @@ impl<'i> Labels<'i> {
         labels
     }
 
+    /// Of these names and values.
+    #[cfg(test)]
+    pub(super) fn named(labels: &[(&'static str, &'i str)]) -> Self {
+        Self { standard: labels.iter().copied().collect(), ..Self::empty() }
+    }
+
     /// Of these values, without their names.
     #[cfg(test)]
     pub(super) fn plain(values: &[&'i str]) -> Self {
-        Self(values.iter().map(|value| ("", *value)).collect())
+        Self { standard: values.iter().map(|value| ("", *value)).collect(), ..Self::empty() }
     }
 
     fn put_ending(&mut self, kind: Kind, policy: &'static str, texts: &'i Texts) {
@@ -222,7 +233,7 @@ impl<'i> Labels<'i> {
     }
 
     fn put(&mut self, label: &'static str, value: &'i str) {
-        self.0.push((label, value));
+        self.standard.push((label, value));
     }
 
     fn put_side(&mut self, names: &[&'static str; 8], side: &Side<'i>) {
@@ -241,8 +252,22 @@ impl<'i> Labels<'i> {
         }
     }
 
-    pub(super) fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
-        self.0.iter().copied()
+    fn empty() -> Self {
+        Self { standard: SmallVec::new(), computed: Vec::new(), is_overflowing: false }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.standard.iter().copied()
+    }
+
+    /// They are those of streams that are too many to tell apart.
+    pub(super) fn is_overflowing(&self) -> bool {
+        self.is_overflowing
+    }
+
+    /// All values that tell streams apart.
+    pub(super) fn values(&self) -> impl Iterator<Item = &str> {
+        self.standard.iter().map(|(_, value)| *value).chain(self.computed.iter().map(String::as_str))
     }
 }
 
@@ -266,6 +291,24 @@ const DESTINATION: [&str; 8] = [
     "destination_version",
     "destination_cluster",
 ];
+
+/// The other labels that streams have, of one kind or another.
+const OTHERS: [&str; 9] = [
+    "reporter",
+    "destination_service",
+    "destination_service_name",
+    "destination_service_namespace",
+    "request_protocol",
+    "response_code",
+    "grpc_response_status",
+    "response_flags",
+    "connection_security_policy",
+];
+
+/// Whether streams have such a label whatever the configuration says.
+pub(super) fn is_standard(label: &str) -> bool {
+    SOURCE.iter().chain(&DESTINATION).chain(&OTHERS).any(|known| *known == label)
+}
 
 fn protocol(kind: Kind) -> &'static str {
     match kind {

@@ -32,8 +32,7 @@ struct Entry<T> {
 
 impl<T> Entry<T> {
     fn is_of(&self, labels: &Labels<'_>) -> bool {
-        self.values.len() == labels.iter().len()
-            && self.values.iter().zip(labels.iter()).all(|(known, (_, value))| **known == *value)
+        self.values.iter().map(|known| &**known).eq(labels.values())
     }
 }
 
@@ -67,7 +66,7 @@ impl<T> Sets<T> {
 
     fn hash(&self, labels: &Labels<'_>) -> u64 {
         let mut hasher = self.hashing.build_hasher();
-        for (_, value) in labels.iter() {
+        for value in labels.values() {
             hasher.write(value.as_bytes());
             // (A byte that no text has.)
             hasher.write_u8(0xff);
@@ -94,7 +93,7 @@ impl<T> Known<T> {
             Ok(set) => set,
             Err(at) => {
                 let set = Arc::new(make());
-                let values = labels.iter().map(|(_, value)| value.into()).collect();
+                let values = labels.values().map(Into::into).collect();
                 self.bytes += length(labels);
                 self.sets.insert(at, Entry { values, set: set.clone() });
                 set
@@ -105,7 +104,7 @@ impl<T> Known<T> {
 
 /// Bytes of the values.
 fn length(labels: &Labels<'_>) -> usize {
-    labels.iter().map(|(_, value)| value.len()).sum()
+    labels.values().map(str::len).sum()
 }
 
 #[cfg(test)]
