@@ -46,7 +46,6 @@ const COUNTERS: &[&str] = &[
     "downstream_cx_upgrades_total",
     "downstream_cx_protocol_error",
     "downstream_cx_drain_close",
-    "downstream_cx_max_duration_reached",
     "downstream_cx_overload_disable_keepalive",
     "downstream_rq_overload_close",
     "downstream_cx_idle_timeout",
