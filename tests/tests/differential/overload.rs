@@ -105,7 +105,10 @@ fn requests(listener: &'static str) -> Vec<Case> {
         raw("no host", "GET / HTTP/1.1\r\n\r\n"),
         raw("http/1.0", "GET / HTTP/1.0\r\nhost: test\r\nconnection: keep-alive\r\n\r\n"),
         Case::get("grpc", listener, "/", "content-type: application/grpc\r\n"),
-        Case::h2("http/2", listener, [H2Request::get("http://test/")]),
+        Case::h2("http/2", listener, [H2Request::get("http://test/")]).varies(
+            "counter http2.goaway_sent",
+            "the client leaves at about the time at which GOAWAY is sent",
+        ),
     ]
 }
 
