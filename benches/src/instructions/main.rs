@@ -12,6 +12,7 @@
 
 mod baseline;
 mod callgrind;
+mod picks;
 mod pieces;
 #[path = "../policies.rs"]
 mod policies;

@@ -14,21 +14,18 @@ use proxy_core::config::{BuildCx, BuildEnv, Constraints, NodeInfo};
 use proxy_core::extension::Extensions;
 use proxy_core::extension::access_log::{LogFile, LogFiles};
 use proxy_core::head::{BodyEvent, Protocol, RequestHead, Scheme};
-use proxy_core::metadata::Metadata;
 use proxy_core::names::Names;
 use proxy_core::runtime::Runtime;
 use proxy_core::stats::Registry;
 use proxy_core::stream_info::{ConnectionInfo, StreamInfo};
-use proxy_core::upstream::{
-    Assignment, Balancer, Endpoint, HostHealth, HostSet, HostSetOptions, LoadBalancer, Locality,
-    LocalityEndpoints, PickCx, Policy,
-};
 use proxy_engine::codec::h1::{
     BodyDecoder, ConnectionOption, HeadLimits, KeyFormat, RequestMessage, RequestOptions, RequestParser,
     ResponseContext, ResponseMessage, ResponseOptions, ResponseParser, TargetForm, TrailerOptions,
 };
 use proxy_engine::router::RouteTable;
 use xds_api::envoy::config::route::v3 as proto;
+
+use crate::picks::{Picker, pick};
 
 const REQUEST: &[u8] =
     b"GET /productpage?u=normal HTTP/1.1\r\nHost: bookinfo.example.com\r\nUser-Agent: curl/8.5.0\r\n\
@@ -37,7 +34,7 @@ const REQUEST: &[u8] =
 const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\nContent-Length: 13\r\n\
     Date: Sun, 22 Nov 2026 12:00:00 GMT\r\nServer: istio-envoy\r\nx-envoy-upstream-service-time: 3\r\n\r\nHello, world!";
 /// Virtual hosts, routes or hosts in a large table.
-const MANY: usize = 10_000;
+pub(crate) const MANY: usize = 10_000;
 
 /// What is called again and again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,19 +45,34 @@ pub(crate) enum Piece {
     Routes,
     /// A request and its response are read and written.
     Codec,
-    /// Round robin picks one of 10,000 hosts.
-    RoundRobin,
+    /// A host is picked among so many.
+    Pick(Picker, usize),
 }
 
 impl Piece {
-    pub(crate) const ALL: [Self; 4] = [Self::VirtualHosts, Self::Routes, Self::Codec, Self::RoundRobin];
+    pub(crate) const ALL: [Self; 9] = [
+        Self::VirtualHosts,
+        Self::Routes,
+        Self::Codec,
+        Self::Pick(Picker::RoundRobin, 10),
+        Self::Pick(Picker::RoundRobin, 1_000),
+        Self::Pick(Picker::RoundRobin, MANY),
+        Self::Pick(Picker::LeastRequest, MANY),
+        Self::Pick(Picker::RingHash, MANY),
+        Self::Pick(Picker::Maglev, MANY),
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::VirtualHosts => "route_of_10000_hosts",
             Self::Routes => "route_of_10000_routes",
             Self::Codec => "h1_codec",
-            Self::RoundRobin => "pick_of_10000_hosts",
+            Self::Pick(Picker::RoundRobin, 10) => "pick_of_10_hosts",
+            Self::Pick(Picker::RoundRobin, 1_000) => "pick_of_1000_hosts",
+            Self::Pick(Picker::RoundRobin, _) => "pick_of_10000_hosts",
+            Self::Pick(Picker::LeastRequest, _) => "least_request_of_10000_hosts",
+            Self::Pick(Picker::RingHash, _) => "ring_hash_of_10000_hosts",
+            Self::Pick(Picker::Maglev, _) => "maglev_of_10000_hosts",
         }
     }
 }
@@ -83,13 +95,13 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
             find(&table, count, |index| ("example.com".to_owned(), format!("/service-{}/x", index % MANY)))
         }
         Piece::Codec => codec(count),
-        Piece::RoundRobin => pick(count),
+        Piece::Pick(picker, hosts) => pick(picker, hosts, count),
     }
 }
 
 /// What callgrind counts: it looks for this name.
 #[inline(never)]
-fn measured(count: usize, mut call: impl FnMut(usize) -> Option<()>) -> Result<()> {
+pub(crate) fn measured(count: usize, mut call: impl FnMut(usize) -> Option<()>) -> Result<()> {
     // Steps through the whole of a table, with no order that a cache or a predictor could know.
     let mut at = 0;
     for _ in 0..count {
@@ -143,35 +155,6 @@ fn codec(count: usize) -> Result<()> {
         encoder.finish(None, &mut output).ok()?;
         black_box(&output[..]);
         output.clear();
-        Some(())
-    })
-}
-
-fn pick(count: usize) -> Result<()> {
-    let endpoints = (0..MANY).map(|index| Endpoint {
-        address: Address::from(std::net::SocketAddr::from((
-            [127, 0, 0, 1],
-            u16::try_from(index + 1).unwrap_or(1),
-        ))),
-        additional_addresses: Box::default(),
-        hostname: Arc::default(),
-        weight: 1,
-        health: HostHealth::Healthy.into(),
-        metadata: Metadata::default(),
-        check: None,
-    });
-    let localities = vec![LocalityEndpoints {
-        locality: Locality::nowhere(),
-        priority: 0,
-        weight: 0,
-        endpoints: endpoints.collect(),
-    }];
-    let assignment = Assignment { localities, ..Assignment::default() };
-    let hosts = HostSet::update(None, &assignment, HostSetOptions::default()).hosts;
-    let mut balancer = Balancer::new(Policy::RoundRobin, false, false);
-    let mut random = fastrand::Rng::with_seed(1);
-    measured(count, |_| {
-        black_box(balancer.pick(&hosts, &mut PickCx::new(&mut random))?);
         Some(())
     })
 }

@@ -14,7 +14,7 @@ use integration::frames::{
 };
 use integration::process::{Binary, Kind, Proxy};
 
-use crate::policies::policies;
+use crate::policies::{LOCAL_LIMIT, RETRIES, policies};
 use crate::secured::Ends;
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -32,6 +32,10 @@ pub(crate) enum Row {
     H1Filters,
     /// The same past 64 policies of access control, of which the last holds.
     H1Policies,
+    /// The same by a route that would try again what fails.
+    H1Retries,
+    /// The same past a local rate limit that is never reached.
+    H1LocalLimit,
     /// The same with 20 request headers, four header mutations, JSON access log to a file.
     H1Full,
     /// HTTP/2 both ways, 32 streams at once.
@@ -51,10 +55,12 @@ pub(crate) enum Row {
 }
 
 impl Row {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::H1,
         Self::H1Filters,
         Self::H1Policies,
+        Self::H1Retries,
+        Self::H1LocalLimit,
         Self::H1Full,
         Self::H2,
         Self::H2Single,
@@ -70,6 +76,8 @@ impl Row {
             Self::H1 => "h1",
             Self::H1Filters => "h1_8_filters",
             Self::H1Policies => "h1_64_policies",
+            Self::H1Retries => "h1_retries",
+            Self::H1LocalLimit => "h1_local_limit",
             Self::H1Full => "h1_headers_log",
             Self::H2 => "h2_32_streams",
             Self::H2Single => "h2_1_stream",
@@ -138,8 +146,10 @@ static_resources:
         let filters: String = match self {
             Self::H1Filters => (1..8).map(header_mutation).collect(),
             Self::H1Policies => policies(64),
+            Self::H1LocalLimit => LOCAL_LIMIT.to_owned(),
             _ => String::new(),
         };
+        let retries = if self == Self::H1Retries { RETRIES } else { "" };
         let (log, mutations) = if self == Self::H1Full { (JSON_LOG, MUTATIONS) } else { ("", "") };
         format!(
             "      - name: envoy.filters.network.http_connection_manager
@@ -153,7 +163,7 @@ static_resources:
               domains: [\"*\"]
               routes:
               - match: {{prefix: /}}
-                route: {{cluster: {cluster}}}
+                route: {{cluster: {cluster}{retries}}}
 {mutations}          http_filters:
 {filters}          - name: envoy.filters.http.router
             typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}"
@@ -184,9 +194,6 @@ static_resources:
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         match self {
-            Self::H1 | Self::H1Filters | Self::H1Policies | Self::Tcp | Self::H1Mtls => {
-                drive_http1(stream, REQUEST, count)
-            }
             Self::H1Full => {
                 let mut request = REQUEST.strip_suffix(b"\r\n").unwrap_or_default().to_vec();
                 for number in 1..20 {
@@ -198,8 +205,7 @@ static_resources:
             }
             Self::H2 => drive_http2(stream, 32, count),
             Self::H2Single | Self::H2Mtls => drive_http2(stream, 1, count),
-            // done above
-            Self::Handshake | Self::HandshakeResumed => Ok(()),
+            _ => drive_http1(stream, REQUEST, count),
         }
     }
 }
