@@ -140,11 +140,19 @@ impl ResponseRule<'_> {
     /// Whether `response` is one to try again for.
     pub fn judge(&self, response: &ResponseHead) -> Decision {
         use crate::headers::X_ENVOY_RATELIMITED;
-        let pause_if = |holds| if holds { Decision::AfterPause } else { Decision::Keep };
-        if response.headers.contains_key(&*X_ENVOY_RATELIMITED) {
+        let decision = self.judge_as_if_not_limited(response);
+        let tried_if_limited = self.on.has(RetryOn::ENVOY_RATE_LIMITED);
+        // Most responses are spared the look.
+        if (tried_if_limited || decision != Decision::Keep)
+            && response.headers.contains_key(&*X_ENVOY_RATELIMITED)
+        {
             // It comes from another proxy, and means what it says.
-            return pause_if(self.on.has(RetryOn::ENVOY_RATE_LIMITED));
+            return if tried_if_limited { Decision::AfterPause } else { Decision::Keep };
         }
+        decision
+    }
+
+    fn judge_as_if_not_limited(&self, response: &ResponseHead) -> Decision {
         let status = response.status.as_u16();
         if self.on.has(RetryOn::SERVER_ERROR) && (500..600).contains(&status)
             || self.on.has(RetryOn::GATEWAY_ERROR) && (502..=504).contains(&status)
@@ -161,7 +169,10 @@ impl ResponseRule<'_> {
             }
         }
         let named = self.on.has(RetryOn::RETRIABLE_HEADERS) && self.names_header(response);
-        pause_if(named || self.on.has_grpc_status(&response.headers))
+        match named || self.on.has_grpc_status(&response.headers) {
+            true => Decision::AfterPause,
+            false => Decision::Keep,
+        }
     }
 
     fn names_status(&self, status: u32) -> bool {

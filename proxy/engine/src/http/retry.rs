@@ -26,6 +26,7 @@ use proxy_core::retry::{BackOff, Decision, ResponseRule, RetryOn, RetryPolicy};
 use proxy_core::stats::groups::RouteStats;
 use proxy_core::stream_error::UpstreamReset;
 use proxy_core::upstream::{Host, HostSet, Load};
+use smallvec::SmallVec;
 
 use super::attempt::Race;
 use super::deadlines::Timeout;
@@ -53,7 +54,7 @@ pub(crate) struct Tries {
     asked: Option<Box<Asked>>,
     back_off: Option<BackOff>,
     /// Hosts of earlier tries.
-    tried: Vec<Arc<Host>>,
+    tried: SmallVec<[Arc<Host>; 1]>,
     /// Priorities of the hosts of earlier tries, one for each try.
     tried_priorities: Vec<u32>,
     /// How the load was shared when priorities were avoided last.
@@ -148,7 +149,7 @@ impl Tries {
             policy: policy.cloned(),
             asked: None,
             back_off: policy.and_then(|policy| policy.back_off),
-            tried: Vec::new(),
+            tried: SmallVec::new(),
             tried_priorities: Vec::new(),
             loads: None,
             redirects,
@@ -284,7 +285,7 @@ impl Tries {
             status_codes: asked.map_or(&[], |asked| &asked.status_codes),
             header_names: asked.map_or(&[], |asked| &asked.header_names),
             policy: self.policy.as_deref(),
-            is_early: request.headers.contains_key(&EARLY_DATA),
+            is_early: response.status == StatusCode::TOO_EARLY && request.headers.contains_key(&EARLY_DATA),
         };
         rule.judge(response)
     }
