@@ -483,7 +483,9 @@ impl Core {
         let inputs = self.inputs.clone();
         let resolver = match &cluster.discovery {
             Discovery::Dns(config) => Some(self.resolvers.of_cluster(config)),
-            Discovery::Static | Discovery::Eds(_) | Discovery::OriginalDst(_) => None,
+            Discovery::Static | Discovery::Eds(_) | Discovery::OriginalDst(_) | Discovery::Aggregate(_) => {
+                None
+            }
         };
         tokio::task::spawn_local(async move {
             let Some(resolver) = resolver else { return original_dst::run(cluster).await };

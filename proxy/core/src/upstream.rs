@@ -7,6 +7,7 @@ mod host;
 mod host_set;
 mod labels;
 mod lb;
+mod linear;
 mod local_cluster;
 mod outlier;
 mod priority;
@@ -33,6 +34,7 @@ pub use lb::{
     LoadBalancer, OverrideBalancer, PickCx, Policy, RuntimeDouble, Scheme, Selection, SlowStart,
     SubsetBalancer, ZoneRouting,
 };
+pub use linear::{LinearPick, LinearPriorities};
 pub use local_cluster::LocalCluster;
 pub use outlier::{
     Detector, Ejection, EjectionKind, HostResult, OutlierChange, OutlierCounts, OutlierLimits, OutlierRates,

@@ -1,6 +1,7 @@
 //! Clusters: hosts, load balancing, circuit breakers, discovery by DNS, the options of connections, and the
 //! streams to hosts that the router drives.
 
+pub mod aggregate;
 pub mod balancing;
 pub(crate) mod call;
 pub mod checks;

@@ -43,7 +43,10 @@ pub(super) fn fill(dump: &mut ConfigDump, store: &Store, endpoints: Endpoints) {
         for (cluster, delivered) in store.active_clusters() {
             let name = match &cluster.discovery {
                 Discovery::Eds(eds) => &eds.service_name,
-                Discovery::Static | Discovery::Dns(_) | Discovery::OriginalDst(_) => cluster.name.as_str(),
+                Discovery::Static
+                | Discovery::Dns(_)
+                | Discovery::OriginalDst(_)
+                | Discovery::Aggregate(_) => cluster.name.as_str(),
             };
             let shown = load_assignment(name, &cluster.known_hosts());
             match delivered {

@@ -4,6 +4,7 @@
 //! what Envoy does; `SUBJECT=envoy` compares Envoy with itself, which proves that the comparison ignores what varies (a few
 //! cases are compared so in every run). What differs on purpose is declared in the cases and told in `docs/differences.md`.
 
+mod aggregate;
 mod balancing;
 mod bandwidth_limit;
 mod buffer;
@@ -94,6 +95,11 @@ async fn routes() {
 #[tokio::test]
 async fn clusters_of_routes() {
     differential(clusters::setup(), clusters::cases()).await;
+}
+
+#[tokio::test]
+async fn clusters_of_clusters() {
+    differential(aggregate::setup(), aggregate::cases()).await;
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! The process under a control plane: everything but the way to the management server comes from it.
 
+mod aggregate;
 mod churn;
 mod faults;
 mod listeners;

@@ -203,8 +203,9 @@ struct Source<'h> {
     slot: usize,
 }
 
+/// Of what health the hosts are that a request goes to.
 #[derive(Clone, Copy)]
-enum Availability {
+pub(super) enum Availability {
     Healthy,
     Degraded,
 }
@@ -334,7 +335,8 @@ fn choose_priority(hosts: &HostSet, loads: Option<&[Load]>, random: u64) -> Opti
     choose_by_load(priorities.iter().map(|priority| &priority.load), random)
 }
 
-fn choose_by_load<'l>(
+/// As [`choose_priority`], by these loads.
+pub(super) fn choose_by_load<'l>(
     loads: impl Iterator<Item = &'l Load> + Clone,
     random: u64,
 ) -> Option<(usize, Availability)> {

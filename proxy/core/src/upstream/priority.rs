@@ -33,7 +33,7 @@ pub struct Load {
 
 /// What one priority can carry, counted in hosts or in weights.
 #[derive(Clone, Copy, Debug, Default)]
-struct Capacity {
+pub(super) struct Capacity {
     /// All hosts.
     hosts: u64,
     /// Those that count: not the draining ones.
@@ -44,7 +44,7 @@ struct Capacity {
 }
 
 impl Capacity {
-    fn new(hosts: &HostLists, policy: &AssignmentPolicy) -> Self {
+    pub(super) fn new(hosts: &HostLists, policy: &AssignmentPolicy) -> Self {
         let sum = |hosts: &[Arc<Host>]| -> u64 {
             match policy.weighted_priority_health {
                 true => hosts.iter().map(|host| u64::from(host.weight())).sum(),
@@ -80,10 +80,15 @@ impl Capacity {
 /// `panic_threshold` is in percent; 0 turns panic off.
 pub(super) fn loads(hosts: &[&HostLists], policy: &AssignmentPolicy, panic_threshold: u32) -> Vec<Load> {
     let capacity: Vec<Capacity> = hosts.iter().map(|hosts| Capacity::new(hosts, policy)).collect();
-    let mut loads = vec![Load::default(); hosts.len()];
+    share(&capacity, panic_threshold)
+}
+
+/// As [`loads`], of priorities that can carry so much.
+pub(super) fn share(capacity: &[Capacity], panic_threshold: u32) -> Vec<Load> {
+    let mut loads = vec![Load::default(); capacity.len()];
     let available: u32 = capacity.iter().map(|one| one.healthy + one.degraded).sum::<u32>().min(100);
     if available > 0 {
-        share_by_availability(&capacity, available, &mut loads);
+        share_by_availability(capacity, available, &mut loads);
     }
     if panic_threshold == 0 && available == 0 {
         // Nobody can take the load; the first priority gets it and has nothing to give.
@@ -92,11 +97,11 @@ pub(super) fn loads(hosts: &[&HostLists], policy: &AssignmentPolicy, panic_thres
         }
         return loads;
     }
-    for (load, capacity) in loads.iter_mut().zip(&capacity) {
+    for (load, capacity) in loads.iter_mut().zip(capacity) {
         load.panic = available < 100 && capacity.in_panic(panic_threshold.min(100));
     }
     if loads.iter().all(|load| load.panic) {
-        share_by_hosts(&capacity, &mut loads);
+        share_by_hosts(capacity, &mut loads);
     }
     loads
 }
@@ -108,16 +113,22 @@ pub(super) fn loads_without(
     policy: &AssignmentPolicy,
     excluded: impl Fn(usize) -> bool,
 ) -> Option<Vec<Load>> {
-    let capacity = |(index, priority): (usize, &Priority)| match excluded(index) {
+    let capacity = |priority: &Priority| Capacity::new(&priority.hosts, policy);
+    share_without(&priorities.iter().map(capacity).collect::<Vec<_>>(), excluded)
+}
+
+/// As [`loads_without`], of priorities that can carry so much.
+pub(super) fn share_without(capacity: &[Capacity], excluded: impl Fn(usize) -> bool) -> Option<Vec<Load>> {
+    let of = |(index, capacity): (usize, &Capacity)| match excluded(index) {
         true => Capacity::default(),
-        false => Capacity::new(&priority.hosts, policy),
+        false => *capacity,
     };
-    let capacity: Vec<Capacity> = priorities.iter().enumerate().map(capacity).collect();
+    let capacity: Vec<Capacity> = capacity.iter().enumerate().map(of).collect();
     let available: u32 = capacity.iter().map(|one| one.healthy + one.degraded).sum::<u32>().min(100);
     if available == 0 {
         return None;
     }
-    let mut loads = vec![Load::default(); priorities.len()];
+    let mut loads = vec![Load::default(); capacity.len()];
     share_by_availability(&capacity, available, &mut loads);
     Some(loads)
 }

@@ -7,6 +7,7 @@
 //! what is queued and to read.
 //! Source: Envoy `docs/root/intro/arch_overview/http/http_routing.rst` (request hedging), `source/common/router/router.cc`.
 
+use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -25,7 +26,7 @@ use super::upstream_filters::UpstreamFilters;
 use super::upstream_log::LoggedStream;
 use crate::codec::upstream::UpstreamEvent;
 use crate::local::clock;
-use crate::upstream::pool::RequestGuard;
+use crate::upstream::pool::{RequestGuard, WorkerCluster};
 use crate::upstream::stream::Upstream;
 
 /// A try that was put aside.
@@ -33,6 +34,7 @@ struct Attempt {
     up: Upstream,
     info: UpstreamInfo,
     in_flight: Option<RequestGuard>,
+    member: Option<Rc<WorkerCluster>>,
     filters: Option<Box<UpstreamFilters>>,
     log: Option<Box<LoggedStream>>,
 }
@@ -102,8 +104,14 @@ impl Stream<'_> {
 
     /// Puts the latest try aside: its request is with its host, and may be answered.
     pub(super) fn put_aside(&mut self, up: Upstream) {
-        let mut attempt =
-            Attempt { up, info: UpstreamInfo::default(), in_flight: None, filters: None, log: None };
+        let mut attempt = Attempt {
+            up,
+            info: UpstreamInfo::default(),
+            in_flight: None,
+            member: self.member.clone(),
+            filters: None,
+            log: None,
+        };
         self.swap(&mut attempt);
         self.deadlines.set_upstream_log(None);
         let mut race = self.take_race().unwrap_or_default();
@@ -123,6 +131,7 @@ impl Stream<'_> {
         std::mem::swap(&mut here.attempted, &mut there.attempted);
         std::mem::swap(&mut here.sought, &mut there.sought);
         std::mem::swap(&mut self.in_flight, &mut attempt.in_flight);
+        std::mem::swap(&mut self.member, &mut attempt.member);
         std::mem::swap(&mut self.upstream_filters, &mut attempt.filters);
         std::mem::swap(&mut self.upstream_log, &mut attempt.log);
     }
@@ -200,7 +209,7 @@ impl Stream<'_> {
         self.swap(&mut attempt);
         self.info.upstream.wire = attempt.up.wire();
         if matches!(attempt.up, Upstream::Http2(_))
-            && let Some(cluster) = &self.cluster
+            && let Some(cluster) = self.host_cluster()
         {
             cluster.cluster.stats.traffic.here().upstream_rq_tx_reset.inc();
         }
@@ -258,7 +267,7 @@ impl Stream<'_> {
         // (The request is with its host.)
         self.gathered = None;
         self.deadlines.disarm_try();
-        let limit = self.cluster.as_ref().and_then(|cluster| cluster.cluster.http.max_stream_duration);
+        let limit = self.host_cluster().and_then(|cluster| cluster.cluster.http.max_stream_duration);
         if let (Some(limit), Some(begun)) = (limit, self.info.upstream.pool_ready) {
             self.deadlines.set_upstream(Some(begun + limit));
         }

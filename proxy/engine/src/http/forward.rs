@@ -5,6 +5,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use proxy_core::headers::{
 use proxy_core::local_reply::LocalReply;
 use proxy_core::response_flag::ResponseFlag;
 use proxy_core::stream_error::UpstreamReset;
-use proxy_core::upstream::HostResult;
+use proxy_core::upstream::{Host, HostResult, LinearPick};
 
 use super::deadlines::{Tick, Timeout};
 use super::exchange::Failure;
@@ -312,9 +313,10 @@ impl Stream<'_> {
             self.log_upstream_end(|| down.wire());
         }
         let is_cut_short = matches!(up, Upstream::Http2(_)) && self.info.upstream.last_rx.is_none();
+        let member = self.member.clone();
         let cut_short = || {
             if is_cut_short {
-                cluster.cluster.stats.traffic.here().upstream_rq_tx_reset.inc();
+                member.as_ref().unwrap_or(cluster).cluster.stats.traffic.here().upstream_rq_tx_reset.inc();
             }
         };
         match ended {
@@ -534,40 +536,20 @@ impl Stream<'_> {
         if sending != Sending::First {
             self.info.upstream.attempts += 1;
         }
-        self.note_wishes(&cluster.cluster, sending);
-        let route = selected(self.table.as_ref(), self.matched);
-        let labels = labels::wanted(&cluster.cluster, route.and_then(|route| route.labels()), &self.info);
-        let wishes = self.info.upstream.wishes.as_deref();
-        let wants = Wants {
-            hash,
-            labels: labels.as_deref(),
-            host: wishes.and_then(|wishes| wishes.chosen.as_ref()),
-            listed: wishes.and_then(|wishes| wishes.listed.as_ref()),
-        };
-        let picked = match (&mut self.tries, sending) {
-            (Some(tries), Sending::Retried) => {
-                let loads = tries.loads(&cluster.hosts()).map(<[_]>::to_vec);
-                let random = &mut self.cx.shared.random.borrow_mut();
-                let again = PickAgain {
-                    avoids: &tries.avoids(),
-                    attempts: tries.host_attempts(),
-                    wants,
-                    loads: loads.as_deref(),
-                };
-                cluster.pick_again(&self.info, &self.request, random, &again)
+        let place = match cluster.aggregate() {
+            Some(aggregate) => {
+                let place = self.choose_member(cluster, aggregate, sending);
+                Some(place.map_err(|none| Unavailable::End(self.no_host(none)))?)
             }
-            _ => cluster.pick_for_request(
-                &self.info,
-                &self.request,
-                wants,
-                &mut self.cx.shared.random.borrow_mut(),
-            ),
+            None => None,
         };
-        let host = picked.map_err(|none| Unavailable::End(self.no_host(none)))?;
-        self.tell_host(&cluster.cluster, &host);
-        if let Some(tries) = &mut self.tries {
-            tries.tries_host(&host);
-        }
+        // What is the route's to say is said by its cluster, the rest by that of the host.
+        let (of_route, member) = (cluster, self.member.clone());
+        let cluster = member.as_ref().unwrap_or(of_route);
+        let hash = if place.is_some() { self.hash(&cluster.cluster) } else { hash };
+        self.note_wishes(&cluster.cluster, sending);
+        let host = self.pick_host(cluster, place.as_ref(), hash, sending);
+        let host = host.map_err(|none| Unavailable::End(self.no_host(none)))?;
         self.info.upstream.host = Some(host.clone());
         self.info.upstream.sought = true;
         self.info.upstream.connection_id = None;
@@ -580,7 +562,7 @@ impl Stream<'_> {
             let is_secured = cluster.cluster.transport.of(|| host.metadata()).tls.is_some();
             self.request.scheme = if is_secured { Scheme::Https } else { Scheme::Http };
         }
-        let options = self.transport_options(&cluster.cluster);
+        let options = self.transport_options(&of_route.cluster, &cluster.cluster);
         let Some(pool) = cluster.pool(&host, &self.cx.info, options.as_ref(), priority) else {
             self.info.upstream.host = None;
             return Err(Unavailable::End(self.no_host(NoHost::Unavailable)));
@@ -588,10 +570,13 @@ impl Stream<'_> {
         self.log_upstream_start();
         let fresh = sending == Sending::Resent;
         if !fresh {
-            let passed = self.pass_to_upstream(down, timer, &cluster.cluster).await;
+            let passed = self.pass_to_upstream(down, timer, &of_route.cluster).await;
             passed.map_err(Unavailable::End)?;
         }
-        if cluster.cluster.balancing.preconnect.predictive > 1.0 && !self.is_connect_terminated() {
+        if cluster.cluster.balancing.preconnect.predictive > 1.0
+            && place.is_none()
+            && !self.is_connect_terminated()
+        {
             let carriage = cluster.cluster.http.protocol.carriage(down.protocol());
             let random = &mut self.cx.shared.random.borrow_mut();
             cluster.preconnect(random, &self.cx.info, options.as_ref(), priority, carriage);
@@ -627,14 +612,66 @@ impl Stream<'_> {
         Ok(up)
     }
 
+    /// Picks a host of `cluster`: of the priority that was chosen, where the route's cluster is an aggregate.
+    fn pick_host(
+        &mut self,
+        cluster: &Rc<WorkerCluster>,
+        place: Option<&LinearPick>,
+        hash: Option<u64>,
+        sending: Sending,
+    ) -> Result<Arc<Host>, NoHost> {
+        let route = selected(self.table.as_ref(), self.matched);
+        let labels = labels::wanted(&cluster.cluster, route.and_then(|route| route.labels()), &self.info);
+        let wishes = self.info.upstream.wishes.as_deref();
+        let wants = Wants {
+            hash,
+            labels: labels.as_deref(),
+            host: wishes.and_then(|wishes| wishes.chosen.as_ref()),
+            listed: wishes.and_then(|wishes| wishes.listed.as_ref()),
+        };
+        let picked = match (&mut self.tries, sending, place) {
+            (Some(tries), Sending::Retried, _) => {
+                let loads = match place {
+                    Some(place) => Some(place.loads.to_vec()),
+                    None => tries.loads(|tried| cluster.hosts().loads_without(tried)).map(<[_]>::to_vec),
+                };
+                let random = &mut self.cx.shared.random.borrow_mut();
+                let again = PickAgain {
+                    avoids: &tries.avoids(),
+                    attempts: tries.host_attempts(),
+                    wants,
+                    loads: loads.as_deref(),
+                };
+                cluster.pick_again(&self.info, &self.request, random, &again)
+            }
+            (_, _, Some(place)) => {
+                let random = &mut self.cx.shared.random.borrow_mut();
+                cluster.pick_member(wants, &place.loads, random).ok_or(NoHost::Unavailable)
+            }
+            _ => cluster.pick_for_request(
+                &self.info,
+                &self.request,
+                wants,
+                &mut self.cx.shared.random.borrow_mut(),
+            ),
+        };
+        let host = picked?;
+        self.tell_host(&cluster.cluster, &host);
+        if let Some(tries) = &mut self.tries {
+            let place = place.and_then(|place| u32::try_from(place.place).ok());
+            tries.tries_host(&host, place.unwrap_or(host.priority()));
+        }
+        Ok(host)
+    }
+
     /// The answer where the cluster is gone when the request is to be sent again.
     pub(super) fn no_host_left(&mut self) -> StreamEnd {
         self.no_host(NoHost::Unavailable)
     }
 
-    /// What the connection must be like, if that is more than a connection to the host.
-    fn transport_options(&self, cluster: &Cluster) -> Option<TransportOptions> {
-        let named = cluster.http.names.as_ref().zip(self.server_name.as_ref());
+    /// What the connection must be like, if that is more than a connection to the host: its name is for the cluster of the route to say.
+    fn transport_options(&self, of_route: &Cluster, cluster: &Cluster) -> Option<TransportOptions> {
+        let named = of_route.http.names.as_ref().zip(self.server_name.as_ref());
         let named = named.map(|(names, name)| names.options(name));
         let named = TransportOptions::with_state(named, &self.info);
         if !cluster.transport.tells_of_clients() {

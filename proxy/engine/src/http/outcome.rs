@@ -22,7 +22,7 @@ impl Stream<'_> {
     /// Tells outlier detection, if there is any, what became of asking the host.
     #[inline]
     pub(super) fn note_at_host(&self, result: HostResult) {
-        if let Some(cluster) = &self.cluster
+        if let Some(cluster) = self.host_cluster()
             && let Some(outlier) = &cluster.cluster.outlier
             && let Some(host) = &self.info.upstream.host
         {
@@ -33,12 +33,12 @@ impl Stream<'_> {
     /// The host answered with the head in `self.response`.
     #[inline]
     pub(super) fn note_answer(&mut self) {
-        if self.cluster.as_ref().is_some_and(|cluster| cluster.cluster.outlier.is_some())
+        if self.host_cluster().is_some_and(|cluster| cluster.cluster.outlier.is_some())
             && let Some(head) = &self.response
         {
             self.note_at_host(HostResult::Answered(judged_status(head, self.request.is_grpc())));
         }
-        if let Some(cluster) = &self.cluster
+        if let Some(cluster) = self.host_cluster()
             && let Some(checker) = &cluster.cluster.checker
             && let Some(host) = &self.info.upstream.host
             && let Some(head) = &self.response
@@ -55,14 +55,14 @@ impl Stream<'_> {
     /// Whether what the host reports of its load matters, and was not heard yet.
     #[inline]
     pub(super) fn wants_report(&self) -> bool {
-        self.cluster.as_ref().is_some_and(|cluster| cluster.cluster.balancing.reported.is_some())
+        self.host_cluster().is_some_and(|cluster| cluster.cluster.balancing.reported.is_some())
             && !self.is_reported
     }
 
     /// Notes what the host reports in headers or trailers; whether it does.
     #[cold]
     pub(super) fn note_report(&self, fields: &HeaderMap) -> bool {
-        let reported = self.cluster.as_ref().and_then(|cluster| cluster.cluster.balancing.reported.as_ref());
+        let reported = self.host_cluster().and_then(|cluster| cluster.cluster.balancing.reported.as_ref());
         let Some((reported, host)) = reported.zip(self.info.upstream.host.as_ref()) else { return false };
         let Some(report) = load_report::report(fields) else { return false };
         reported.note(host, &report, clock::now());
@@ -74,7 +74,7 @@ impl Stream<'_> {
         if reset != UpstreamReset::Overflow {
             self.note_at_host(HostResult::ConnectFailed);
         }
-        if let Some(cluster) = &self.cluster {
+        if let Some(cluster) = self.host_cluster() {
             let stats = cluster.cluster.stats.traffic.here();
             match reset {
                 UpstreamReset::RemoteReset => stats.upstream_rq_rx_reset.inc(),
@@ -231,13 +231,16 @@ impl Stream<'_> {
     pub(crate) fn upstream_complete(&mut self, now: Instant) {
         self.info.upstream.last_rx = Some(now);
         self.deadlines.disarm_upstream();
-        if let Some(guard) = self.in_flight.as_ref().filter(|_| self.router().dynamic_stats) {
+        if self.in_flight.is_some()
+            && self.router().dynamic_stats
+            && let Some(cluster) = &self.cluster
+        {
             let since = self.info.request_complete.unwrap_or(self.info.start);
             let elapsed = u64::try_from(now.saturating_duration_since(since).as_millis()).unwrap_or(u64::MAX);
             for stats in self.route_stats() {
                 stats.here().upstream_rq_time.record(elapsed);
             }
-            let stats = guard.cluster().stats.traffic.here();
+            let stats = cluster.cluster.stats.traffic.here();
             stats.upstream_rq_time.record(elapsed);
             match self.is_internal {
                 true => stats.internal_upstream_rq_time.record(elapsed),

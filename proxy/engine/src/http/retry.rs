@@ -25,7 +25,7 @@ use proxy_core::response_flag::ResponseFlag;
 use proxy_core::retry::{BackOff, Decision, ResponseRule, RetryOn, RetryPolicy};
 use proxy_core::stats::groups::RouteStats;
 use proxy_core::stream_error::UpstreamReset;
-use proxy_core::upstream::{Host, HostSet, Load};
+use proxy_core::upstream::{Host, Load};
 use smallvec::SmallVec;
 
 use super::attempt::Race;
@@ -228,14 +228,14 @@ impl Tries {
         self.is_on() || self.redirects
     }
 
-    /// A host is tried.
-    pub(super) fn tries_host(&mut self, host: &Arc<Host>) {
+    /// A host is tried, of this priority.
+    pub(super) fn tries_host(&mut self, host: &Arc<Host>, priority: u32) {
         let Some(policy) = &self.policy else { return };
         if !policy.hosts.is_empty() {
             self.tried.push(host.clone());
         }
         if policy.priorities.is_some() {
-            self.tried_priorities.push(host.priority());
+            self.tried_priorities.push(priority);
         }
     }
 
@@ -252,9 +252,12 @@ impl Tries {
         }
     }
 
-    /// How the load of `hosts` is shared for a retry, if not as usual: priorities that were tried are avoided for as long as
-    /// another one has hosts.
-    pub(super) fn loads(&mut self, hosts: &HostSet) -> Option<&[Load]> {
+    /// How the load is shared for a retry, if not as usual: priorities that were tried are avoided for as long as another one has hosts.
+    /// `without` shares the load among all but some.
+    pub(super) fn loads(
+        &mut self,
+        without: impl Fn(&dyn Fn(usize) -> bool) -> Option<Vec<Load>>,
+    ) -> Option<&[Load]> {
         let rule = self.policy.as_ref()?.priorities?;
         if self.tried_priorities.len() < rule.update_frequency {
             return None;
@@ -263,10 +266,10 @@ impl Tries {
             let is_tried = |index: usize| {
                 self.tried_priorities.iter().any(|priority| usize::try_from(*priority) == Ok(index))
             };
-            self.loads = hosts.loads_without(is_tried);
+            self.loads = without(&is_tried);
             if self.loads.is_none() {
                 self.tried_priorities.clear();
-                self.loads = hosts.loads_without(|_| false);
+                self.loads = without(&|_| false);
             }
         }
         self.loads.as_deref()

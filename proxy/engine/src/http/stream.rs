@@ -146,6 +146,8 @@ pub(crate) struct Stream<'c> {
     pub(crate) close: bool,
     /// The cluster that the route chose, if there is such a cluster.
     pub(crate) cluster: Option<Rc<WorkerCluster>>,
+    /// The cluster of the latest host, where the route's is an aggregate.
+    pub(crate) member: Option<Rc<WorkerCluster>>,
     /// The request in flight at the cluster.
     pub(crate) in_flight: Option<RequestGuard>,
     /// What the request's virtual cluster counts.
@@ -312,6 +314,7 @@ impl<'c> Stream<'c> {
             is_reported: false,
             close: false,
             cluster: None,
+            member: None,
             in_flight: None,
             virtual_cluster: None,
             route_timeout: None,
@@ -514,6 +517,13 @@ impl<'c> Stream<'c> {
             }
         }
         self.cluster = cluster;
+        self.member = None;
+    }
+
+    /// The cluster of the latest host: the route's, or one that this stands for.
+    #[inline]
+    pub(super) fn host_cluster(&self) -> Option<&Rc<WorkerCluster>> {
+        self.member.as_ref().or(self.cluster.as_ref())
     }
 
     fn configured_filters(&self) -> &'c [HttpFilter] {

@@ -238,7 +238,9 @@ impl Store {
             return Err(cx.into_errors());
         }
         let eds = match &cluster.discovery {
-            Discovery::Static | Discovery::Dns(_) | Discovery::OriginalDst(_) => None,
+            Discovery::Static | Discovery::Dns(_) | Discovery::OriginalDst(_) | Discovery::Aggregate(_) => {
+                None
+            }
             Discovery::Eds(eds) => {
                 let source = cx.at("eds_cluster_config", |cx| {
                     cx.at("eds_config", |cx| self.sources.build(&eds.source, cx))
@@ -265,7 +267,7 @@ impl Store {
             self.effects.plane.push(Effect::StartHealth { id, cluster });
         }
         match &version.cluster.discovery {
-            Discovery::Static => version.warm = true,
+            Discovery::Static | Discovery::Aggregate(_) => version.warm = true,
             Discovery::Dns(_) => {
                 let (id, cluster) = (version.id, version.cluster.clone());
                 self.effects.plane.push(Effect::StartDiscovery { id, cluster });

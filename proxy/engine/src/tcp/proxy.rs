@@ -327,6 +327,18 @@ impl TcpProxy {
             info.local_close_reason = Some("tcp_initializion_failure:2".into());
             return Err(Retry::No);
         }
+        let mut place = None;
+        let mut member = None;
+        if let Some(aggregate) = cluster.aggregate() {
+            let random = context.random.borrow_mut().u64(..);
+            place = cluster.priorities(aggregate, &context.clusters).pick(None, random);
+            member = place.as_ref().and_then(|place| aggregate.member(place, &context.clusters));
+            if member.is_none() {
+                cluster.no_member();
+                return Err(no_host(info));
+            }
+        }
+        let cluster = member.as_ref().unwrap_or(cluster);
         let hash = self.hash_policy.as_ref().and_then(|policy| policy.hash(info));
         let labels = labels::wanted(&cluster.cluster, labels, info);
         let listed = cluster.cluster.balancing.override_hosts();
@@ -336,12 +348,14 @@ impl TcpProxy {
         }
         let listed = info.upstream.wishes.as_ref().and_then(|wishes| wishes.listed.as_ref());
         let wants = Wants { hash, labels: labels.as_deref(), host: None, listed };
-        let Some(host) = cluster.pick(info, wants, &mut context.random.borrow_mut()) else {
-            info.flags.set(ResponseFlag::NoHealthyUpstream);
-            info.upstream.pool_ready = Some(Instant::now());
-            info.local_close_reason = Some("tcp_initializion_failure:1".into());
-            return Err(Retry::No);
+        let picked = {
+            let random = &mut context.random.borrow_mut();
+            match &place {
+                Some(place) => cluster.pick_member(wants, &place.loads, random),
+                None => cluster.pick(info, wants, random),
+            }
         };
+        let Some(host) = picked else { return Err(no_host(info)) };
         let hosts = cluster.cluster.balancing.override_hosts();
         if let Some(selected) = hosts.and_then(|hosts| hosts.selected.as_ref()) {
             selected.set_text(&mut info.metadata, host.address.to_string());
@@ -570,6 +584,14 @@ impl Drop for Sought {
             }
         }
     }
+}
+
+/// There is nobody to connect to.
+fn no_host(info: &mut StreamInfo) -> Retry {
+    info.flags.set(ResponseFlag::NoHealthyUpstream);
+    info.upstream.pool_ready = Some(Instant::now());
+    info.local_close_reason = Some("tcp_initializion_failure:1".into());
+    Retry::No
 }
 
 /// Tells outlier detection, if there is any, what became of connecting.

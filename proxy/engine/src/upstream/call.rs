@@ -28,7 +28,7 @@ use proxy_core::headers::{
 use proxy_core::stats::groups::ClusterTrafficStats;
 use proxy_core::stream_error::UpstreamReset;
 use proxy_core::stream_info::{ConnectionInfo, StreamInfo};
-use proxy_core::upstream::{Host, HostResult};
+use proxy_core::upstream::{Host, HostResult, LinearPick};
 
 use self::copy::CopyBody;
 use self::tries::Tries;
@@ -37,7 +37,7 @@ use super::cluster::Cluster;
 use super::http_options::Carriage;
 use super::load_report;
 use super::outlier::judged_status;
-use super::pool::{Clusters, HostPool, Lease, RequestGuard, Wants, WorkerCluster};
+use super::pool::{Clusters, HostPool, Lease, NoHost, RequestGuard, Wants, WorkerCluster};
 use super::stream::Upstream;
 use crate::codec::upstream::UpstreamEvent;
 use crate::local::clock;
@@ -108,7 +108,7 @@ async fn run_with(
     extent: Extent,
 ) -> Called {
     let Some(cluster) = clusters.get(&call.cluster) else { return Err(CallFailure::NoCluster) };
-    drop(clusters);
+    let clusters = cluster.aggregate().is_some().then_some(clusters);
     write_headers(&mut call, env.node.address);
     if matches!(extent, Extent::Call) {
         write_length(&mut call);
@@ -120,7 +120,8 @@ async fn run_with(
         Extent::Copy(body) => Deadline::OfCopy(body.share(), call.timeout),
     };
     let mut tries = call.retry.clone().map(|policy| Tries::new(policy, env, at));
-    let mut calling = Calling { cluster, call, extent, random, host: None, is_answered: false };
+    let mut calling =
+        Calling { cluster, clusters, member: None, call, extent, random, host: None, is_answered: false };
     let mut timer = Timer::default();
     let mut called = {
         let mut sending = std::pin::pin!(async {
@@ -182,6 +183,10 @@ fn append_forwarded_for(headers: &mut HeaderMap, address: IpAddr) {
 /// A call under way.
 struct Calling {
     cluster: Rc<WorkerCluster>,
+    /// Where to find the clusters that this one stands for, if it is an aggregate.
+    clusters: Option<Rc<Clusters>>,
+    /// That of the host then.
+    member: Option<Rc<WorkerCluster>>,
     call: Call,
     extent: Extent,
     random: fastrand::Rng,
@@ -219,7 +224,8 @@ impl Calling {
                         }
                     };
                     let mut reading = Reading::new(&self.call, &self.extent);
-                    let sent = Sent { cluster: &self.cluster.cluster, protocol: up.protocol() };
+                    let carrier = self.host_cluster().clone();
+                    let sent = Sent { cluster: &carrier.cluster, protocol: up.protocol() };
                     let read = poll_fn(|cx| {
                         if let Some(body) = coming
                             && let Poll::Ready(passed) = body.poll_pass(&mut up, cx)
@@ -278,26 +284,55 @@ impl Calling {
         let priority = BreakerPriority::Default;
         let host = {
             let info = StreamInfo::new(nobody.clone(), clock::now(), std::time::SystemTime::UNIX_EPOCH);
-            let hosts = self.cluster.cluster.balancing.override_hosts();
+            let place = self.choose_member()?;
+            let cluster = self.member.as_ref().unwrap_or(&self.cluster);
+            let hosts = cluster.cluster.balancing.override_hosts();
             let listed = hosts.map(|hosts| hosts.queue(Some(&self.call.request), &info));
             let wants = Wants { listed: listed.as_ref(), ..Wants::default() };
-            let picked = self.cluster.pick_for_request(&info, &self.call.request, wants, &mut self.random);
+            let picked = match place {
+                Some(place) => {
+                    let picked = cluster.pick_member(wants, &place.loads, &mut self.random);
+                    picked.ok_or(NoHost::Unavailable)
+                }
+                None => cluster.pick_for_request(&info, &self.call.request, wants, &mut self.random),
+            };
             picked.map_err(|_| CallFailure::NoHost)?
         };
         self.host = Some(host.clone());
         // A call is for no client; its name is that of its request.
         let names = self.cluster.cluster.http.names.as_ref();
         let options = names.map(|names| names.options(&names.of(&self.call.request)));
-        let pool =
-            self.cluster.pool(&host, &nobody, options.as_ref(), priority).ok_or(CallFailure::NoHost)?;
-        let waiting = Waiting(&self.cluster.cluster);
+        let cluster = self.host_cluster();
+        let pool = cluster.pool(&host, &nobody, options.as_ref(), priority).ok_or(CallFailure::NoHost)?;
+        let waiting = Waiting(&cluster.cluster);
         let up = connect(&pool, priority, fresh).await;
         std::mem::forget(waiting);
         let up = up.map_err(CallFailure::Reset)?;
-        let guard = RequestGuard::new(&self.cluster.cluster, &host, priority);
+        let guard = RequestGuard::new(&cluster.cluster, &host, priority);
         let guard = guard.ok_or(CallFailure::Reset(UpstreamReset::Overflow))?;
         self.note(HostResult::Connected);
         Ok((up, guard))
+    }
+
+    /// Chooses the cluster and its priority, if the call is to an aggregate.
+    fn choose_member(&mut self) -> Result<Option<LinearPick>, CallFailure> {
+        let Some((aggregate, clusters)) = self.cluster.aggregate().zip(self.clusters.as_ref()) else {
+            return Ok(None);
+        };
+        let pick = self.cluster.priorities(aggregate, clusters).pick(None, self.random.u64(..));
+        self.member = pick.as_ref().and_then(|pick| aggregate.member(pick, clusters));
+        match pick.filter(|_| self.member.is_some()) {
+            Some(pick) => Ok(Some(pick)),
+            None => {
+                self.cluster.no_member();
+                Err(CallFailure::NoHost)
+            }
+        }
+    }
+
+    /// The cluster that the host is of.
+    fn host_cluster(&self) -> &Rc<WorkerCluster> {
+        self.member.as_ref().unwrap_or(&self.cluster)
     }
 
     fn answer(&self, reading: Reading, up: &Upstream) -> Called {
@@ -306,8 +341,9 @@ impl Calling {
             return Err(CallFailure::Reset(UpstreamReset::ProtocolError));
         };
         if !is_whole && up.protocol() == Protocol::Http2 {
-            self.stats().upstream_rq_tx_reset.inc();
-            self.cluster.cluster.stats.http2().here().tx_reset.inc();
+            let stats = &self.host_cluster().cluster.stats;
+            stats.traffic.here().upstream_rq_tx_reset.inc();
+            stats.http2().here().tx_reset.inc();
         }
         let Some(host) = self.host.clone() else { return Err(CallFailure::NoHost) };
         Ok(Answer { head, body: body.freeze(), trailers, wire: up.wire(), host })
@@ -347,14 +383,14 @@ impl Calling {
 
     /// Tells outlier detection, if there is any, what became of asking the host.
     fn note(&self, result: HostResult) {
-        if let Some((outlier, host)) = self.cluster.cluster.outlier.as_ref().zip(self.host.as_ref()) {
+        if let Some((outlier, host)) = self.host_cluster().cluster.outlier.as_ref().zip(self.host.as_ref()) {
             outlier.note(host, result);
         }
     }
 
     /// Notes what the host reports of its load, if that matters.
     fn note_report(&self, answer: &Answer) {
-        let reported = self.cluster.cluster.balancing.reported.as_ref();
+        let reported = self.host_cluster().cluster.balancing.reported.as_ref();
         let Some((reported, host)) = reported.zip(self.host.as_ref()) else { return };
         let report = load_report::report(&answer.head.headers);
         if let Some(report) = report.or_else(|| answer.trailers.as_ref().and_then(load_report::report)) {
@@ -377,7 +413,8 @@ impl Calling {
     fn count_at_host(&self, called: &Called, status: StatusCode) {
         match called {
             Ok(answer) => {
-                if let Some((checker, host)) = self.cluster.cluster.checker.as_ref().zip(self.host.as_ref()) {
+                let checker = self.host_cluster().cluster.checker.as_ref();
+                if let Some((checker, host)) = checker.zip(self.host.as_ref()) {
                     checker.note(host, &answer.head);
                 }
                 let status = judged_status(&answer.head, self.call.request.is_grpc());

@@ -26,6 +26,7 @@ use tokio::sync::Notify;
 use xds_api::envoy::config::cluster::v3 as proto;
 use xds_api::envoy::config::endpoint::v3::ClusterLoadAssignment;
 
+use super::aggregate::Aggregate;
 use super::balancing::Balancing;
 use super::checks::Checker;
 use super::circuit_breaker::{BreakerOwner, BreakerPriority, Breakers, Resource};
@@ -137,6 +138,9 @@ impl Cluster {
             return Err(cx.reject("ALPN configured for a cluster which has a non-ALPN transport socket"));
         }
         let (discovery, assignment) = discovery?;
+        if matches!(discovery, Discovery::Aggregate(_)) {
+            Aggregate::check(proto, cx)?;
+        }
         let local = cx.env.cluster_defaults.local_cluster.clone().filter(|local| *local.name == *proto.name);
         if local.is_some() {
             cx.at("load_assignment", |cx| check_local_priorities(&proto.name, &assignment, cx))?;
@@ -198,7 +202,9 @@ impl Cluster {
     /// The hosts now, to be shown: those of an ORIGINAL_DST cluster are no set that is balanced over.
     pub fn known_hosts(&self) -> Arc<HostSet> {
         match &self.discovery {
-            Discovery::Static | Discovery::Dns(_) | Discovery::Eds(_) => self.hosts_full(),
+            Discovery::Static | Discovery::Dns(_) | Discovery::Eds(_) | Discovery::Aggregate(_) => {
+                self.hosts_full()
+            }
             Discovery::OriginalDst(hosts) => {
                 Arc::new(HostSet::of_hosts(hosts.hosts(), self.host_set_options()))
             }
@@ -363,7 +369,7 @@ impl Cluster {
         }
         // Envoy keeps this one only where it merges hosts into a list, and there never below 1.
         let merges = match &self.discovery {
-            Discovery::Static | Discovery::OriginalDst(_) => false,
+            Discovery::Static | Discovery::OriginalDst(_) | Discovery::Aggregate(_) => false,
             Discovery::Dns(dns) => dns.kind == DnsKind::Strict,
             Discovery::Eds(_) => true,
         };
@@ -375,7 +381,9 @@ impl Cluster {
     fn host_set_options(&self) -> HostSetOptions<'_> {
         let duplicates = match self.discovery {
             Discovery::Static => Duplicates::Keep,
-            Discovery::Dns(_) | Discovery::Eds(_) | Discovery::OriginalDst(_) => Duplicates::Drop,
+            Discovery::Dns(_) | Discovery::Eds(_) | Discovery::OriginalDst(_) | Discovery::Aggregate(_) => {
+                Duplicates::Drop
+            }
         };
         let panic_threshold = self.balancing.panic_threshold(&self.runtime);
         HostSetOptions {

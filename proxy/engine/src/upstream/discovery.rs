@@ -13,6 +13,7 @@ use xds_api::envoy::config::core::v3::ConfigSource;
 use xds_api::envoy::extensions::clusters::dns::v3::DnsCluster;
 use xds_api::envoy::extensions::clusters::original_dst::v3::OriginalDstCluster;
 
+use super::aggregate::{AGGREGATE_CLUSTER, Aggregate};
 use super::dns::DnsConfig;
 use super::original_dst::OriginalDst;
 
@@ -27,6 +28,8 @@ pub enum Discovery {
     Eds(Box<EdsConfig>),
     /// Made for wherever clients want to go (ORIGINAL_DST).
     OriginalDst(Arc<OriginalDst>),
+    /// There are none: other clusters have them (`envoy.clusters.aggregate`).
+    Aggregate(Aggregate),
 }
 
 /// Where to subscribe to the endpoints of a cluster.
@@ -105,6 +108,13 @@ impl Discovery {
                 let typed: DnsCluster = cx.at("typed_config", |cx| decode(&any.value, cx))?;
                 let dns = DnsConfig::from_typed(proto, &typed, cx)?;
                 Ok((Self::Dns(Box::new(dns)), Assignment::default()))
+            }
+            AGGREGATE_CLUSTER => {
+                let built = cx.at("typed_config", |cx| {
+                    let config = decode(&any.value, cx)?;
+                    Aggregate::build(&config, cx)
+                });
+                Ok((Self::Aggregate(built?), Assignment::default()))
             }
             ORIGINAL_DST_CLUSTER => {
                 let typed = cx.at("typed_config", |cx| decode(&any.value, cx))?;

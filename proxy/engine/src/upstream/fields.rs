@@ -127,6 +127,7 @@ pub const FIELDS: &[MessageFields] = &[
         ],
     ),
     ("envoy.config.cluster.v3.Cluster.CustomClusterType", &[("name", NAMES), ("typed_config", Used)]),
+    ("envoy.extensions.clusters.aggregate.v3.ClusterConfig", &[("clusters", Used)]),
     ("envoy.config.cluster.v3.Cluster.EdsClusterConfig", &[("eds_config", Used), ("service_name", Used)]),
     (
         "envoy.config.cluster.v3.Cluster.LbSubsetConfig",

@@ -37,6 +37,7 @@ use self::exclusive::{Exclusive, Rests};
 pub(crate) use self::h1::{Http1Lease, http1_options};
 pub(crate) use self::h2::{Http2Lease, frame_limits, http2_builder};
 use self::multiplexed::{Carries, Failure, Multiplexed};
+use super::aggregate::Members;
 use super::circuit_breaker::{BreakerPriority, Permit, Resource};
 use super::cluster::Cluster;
 use super::discovery::Discovery;
@@ -175,6 +176,8 @@ pub struct WorkerCluster {
     pub cluster: Arc<Cluster>,
     balancer: RefCell<Option<Box<dyn LoadBalancer>>>,
     ahead: RefCell<Peeked>,
+    /// What is known of the clusters that an aggregate stands for.
+    pub(super) members: RefCell<Members>,
     pools: RefCell<HashMap<PoolKey, Rc<HostPool>, foldhash::fast::FixedState>>,
     retired: Cell<bool>,
 }
@@ -185,6 +188,7 @@ impl WorkerCluster {
             cluster,
             balancer: RefCell::new(None),
             ahead: RefCell::default(),
+            members: RefCell::default(),
             pools: RefCell::default(),
             retired: Cell::new(false),
         }
@@ -226,6 +230,28 @@ impl WorkerCluster {
             return decided;
         }
         self.choose(&hosts, wants, random).ok_or(NoHost::Unavailable)
+    }
+
+    /// That there is no cluster with a host for a request to this one, which is an aggregate.
+    pub(crate) fn no_member(&self) -> NoHost {
+        self.count_pick(false, false);
+        NoHost::Unavailable
+    }
+
+    /// Fails if a filter wants the request to go to one host and no other, where there are none: in an aggregate.
+    pub(crate) fn check_wish(&self, wish: Option<&HostWish>) -> Result<(), NoHost> {
+        wish.and_then(|wish| self.wished(&self.cluster.hosts(), wish)).map_or(Ok(()), |host| host.map(drop))
+    }
+
+    /// Chooses a host for a request to an aggregate that stands for this cluster.
+    pub(crate) fn pick_member(
+        &self,
+        wants: Wants<'_>,
+        loads: &[Load],
+        random: &mut fastrand::Rng,
+    ) -> Option<Arc<Host>> {
+        let cx = PickCx { loads: Some(loads), ..wants.cx(random) };
+        self.balance_and_count(&self.cluster.hosts(), cx)
     }
 
     /// The host that a filter has chosen for a request, or that it has none; `None` if another will do.
