@@ -28,7 +28,7 @@ use xds_api::envoy::extensions::filters::network::tcp_proxy::v3 as proto;
 use xds_api::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::ClusterSpecifier;
 
 use super::copy::{Direction, Failed};
-use super::interval::carry_telling;
+use super::interval::{carry_telling, interval};
 use crate::context::Context;
 use crate::local::clock;
 use crate::local::drain::DrainHandle;
@@ -243,7 +243,14 @@ impl TcpProxy {
             if let Some(gate) = down.gate.take() {
                 down.connection.guard(Guard::new(gate, stream.clone()));
             }
-            carry_telling(self.carry(&down, &up, stream, drain), policies, stream).await;
+            match interval(policies) {
+                None => self.carry(&down, &up, stream, drain).await,
+                // Few connections are told of: the others have no room for it.
+                Some(interval) => {
+                    let carrying = Box::pin(self.carry(&down, &up, stream, drain));
+                    carry_telling(carrying, interval, policies, stream).await;
+                }
+            }
             drop(request);
             let wire = stream.borrow().upstream.wire;
             let upstream = up.guard.stats();
