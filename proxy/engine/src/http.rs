@@ -16,6 +16,7 @@ mod mirror;
 pub mod normalize;
 mod outcome;
 mod passing;
+mod pick;
 mod redirect;
 mod reply;
 mod request_id;

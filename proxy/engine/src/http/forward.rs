@@ -5,7 +5,6 @@
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
@@ -14,14 +13,13 @@ use http::{HeaderValue, Method, StatusCode, header};
 use proxy_core::extension::http_filter::Direction;
 use proxy_core::head::{ResponseHead, Scheme};
 use proxy_core::headers::{
-    EnvoyHeader, X_ENVOY_ATTEMPT_COUNT, X_ENVOY_DROP_OVERLOAD, X_ENVOY_HEDGE_ON_PER_TRY_TIMEOUT,
-    X_ENVOY_MAX_RETRIES, X_ENVOY_RETRIABLE_HEADER_NAMES, X_ENVOY_RETRIABLE_STATUS_CODES,
-    X_ENVOY_RETRY_GRPC_ON, X_ENVOY_RETRY_ON, X_ENVOY_UNCONDITIONAL_DROP_OVERLOAD,
+    EnvoyHeader, X_ENVOY_ATTEMPT_COUNT, X_ENVOY_HEDGE_ON_PER_TRY_TIMEOUT, X_ENVOY_MAX_RETRIES,
+    X_ENVOY_RETRIABLE_HEADER_NAMES, X_ENVOY_RETRIABLE_STATUS_CODES, X_ENVOY_RETRY_GRPC_ON, X_ENVOY_RETRY_ON,
 };
 use proxy_core::local_reply::LocalReply;
 use proxy_core::response_flag::ResponseFlag;
 use proxy_core::stream_error::UpstreamReset;
-use proxy_core::upstream::{Host, HostResult, LinearPick};
+use proxy_core::upstream::HostResult;
 
 use super::deadlines::{Tick, Timeout};
 use super::exchange::Failure;
@@ -40,8 +38,7 @@ use crate::router::timeouts::ExpectedTimeout;
 use crate::upstream::circuit_breaker::BreakerPriority;
 use crate::upstream::cluster::Cluster;
 use crate::upstream::http_options::Carriage;
-use crate::upstream::labels;
-use crate::upstream::pool::{HostPool, Lease, NoHost, PickAgain, RequestGuard, Wants, WorkerCluster};
+use crate::upstream::pool::{HostPool, Lease, NoHost, RequestGuard, WorkerCluster};
 use crate::upstream::stream::Upstream;
 use crate::upstream::transport_options::{Client, TransportOptions};
 use crate::upstream::tunnel::Tunnel;
@@ -505,25 +502,6 @@ impl Stream<'_> {
         priority
     }
 
-    /// What the request hashes to, if `cluster` balances by that. Cookies that are made up for it go to the client.
-    fn hash(&mut self, cluster: &Cluster) -> Option<u64> {
-        if !cluster.balancing.is_hashing() {
-            return None;
-        }
-        let mut set_cookies = Vec::new();
-        let route = selected(self.table.as_ref(), self.matched);
-        let of_route = route.and_then(|route| match route.action() {
-            Action::Forward(forward) => Some(&forward.hash_policies),
-            Action::Redirect(_) | Action::DirectResponse(_) | Action::NonForwarding => None,
-        });
-        let policies = cluster.balancing.hash_policies().or(of_route)?;
-        let hash = policies.hash(&self.request, &self.info, Some(&mut set_cookies));
-        if !set_cookies.is_empty() {
-            self.set_cookies = Some(Box::new(set_cookies));
-        }
-        hash
-    }
-
     /// Picks a host and gets a stream to it.
     async fn open<D: Downstream>(
         &mut self,
@@ -612,63 +590,6 @@ impl Stream<'_> {
         Ok(up)
     }
 
-    /// Picks a host of `cluster`: of the priority that was chosen, where the route's cluster is an aggregate.
-    fn pick_host(
-        &mut self,
-        cluster: &Rc<WorkerCluster>,
-        place: Option<&LinearPick>,
-        hash: Option<u64>,
-        sending: Sending,
-    ) -> Result<Arc<Host>, NoHost> {
-        let route = selected(self.table.as_ref(), self.matched);
-        let labels = labels::wanted(&cluster.cluster, route.and_then(|route| route.labels()), &self.info);
-        let wishes = self.info.upstream.wishes.as_deref();
-        let wants = Wants {
-            hash,
-            labels: labels.as_deref(),
-            host: wishes.and_then(|wishes| wishes.chosen.as_ref()),
-            listed: wishes.and_then(|wishes| wishes.listed.as_ref()),
-        };
-        let picked = match (&mut self.tries, sending, place) {
-            (Some(tries), Sending::Retried, _) => {
-                let loads = match place {
-                    Some(place) => Some(place.loads.to_vec()),
-                    None => tries.loads(|tried| cluster.hosts().loads_without(tried)).map(<[_]>::to_vec),
-                };
-                let random = &mut self.cx.shared.random.borrow_mut();
-                let again = PickAgain {
-                    avoids: &tries.avoids(),
-                    attempts: tries.host_attempts(),
-                    wants,
-                    loads: loads.as_deref(),
-                };
-                cluster.pick_again(&self.info, &self.request, random, &again)
-            }
-            (_, _, Some(place)) => {
-                let random = &mut self.cx.shared.random.borrow_mut();
-                cluster.pick_member(wants, &place.loads, random).ok_or(NoHost::Unavailable)
-            }
-            _ => cluster.pick_for_request(
-                &self.info,
-                &self.request,
-                wants,
-                &mut self.cx.shared.random.borrow_mut(),
-            ),
-        };
-        let host = picked?;
-        self.tell_host(&cluster.cluster, &host);
-        if let Some(tries) = &mut self.tries {
-            let place = place.and_then(|place| u32::try_from(place.place).ok());
-            tries.tries_host(&host, place.unwrap_or(host.priority()));
-        }
-        Ok(host)
-    }
-
-    /// The answer where the cluster is gone when the request is to be sent again.
-    pub(super) fn no_host_left(&mut self) -> StreamEnd {
-        self.no_host(NoHost::Unavailable)
-    }
-
     /// What the connection must be like, if that is more than a connection to the host: its name is for the cluster of the route to say.
     fn transport_options(&self, of_route: &Cluster, cluster: &Cluster) -> Option<TransportOptions> {
         let named = of_route.http.names.as_ref().zip(self.server_name.as_ref());
@@ -680,41 +601,6 @@ impl Stream<'_> {
         let is_told = self.cx.manager.tells_of_clients || self.cx.info.proxied.is_some();
         let client = is_told.then(|| Client::of(&self.cx.info));
         Some(TransportOptions { client, ..named.unwrap_or_default() })
-    }
-
-    /// The answer where there is no host, or none that may be asked.
-    fn no_host(&mut self, none: NoHost) -> StreamEnd {
-        let status = match none {
-            NoHost::Missing(status) => status,
-            NoHost::Unavailable | NoHost::Dropped | NoHost::DroppedAlways => StatusCode::SERVICE_UNAVAILABLE,
-        };
-        let (flag, body, details, header) = match none {
-            NoHost::Unavailable | NoHost::Missing(_) => {
-                (ResponseFlag::NoHealthyUpstream, "no healthy upstream", "no_healthy_upstream", None)
-            }
-            NoHost::Dropped => {
-                let header = Some(&*X_ENVOY_DROP_OVERLOAD);
-                (ResponseFlag::DropOverload, "drop overload", "drop_overload", header)
-            }
-            NoHost::DroppedAlways => (
-                ResponseFlag::UnconditionalDropOverload,
-                "unconditional drop overload",
-                "unconditional_drop_overload",
-                Some(&*X_ENVOY_UNCONDITIONAL_DROP_OVERLOAD),
-            ),
-        };
-        self.info.flags.set(flag);
-        if header.is_some() {
-            // What is dropped was never tried.
-            self.info.upstream.attempts = 0;
-        }
-        self.charge(status);
-        let body = Bytes::from_static(body.as_bytes());
-        let mut reply = LocalReply::new(status, body, details);
-        if let Some(header) = header.filter(|_| !self.router().suppress_envoy_headers) {
-            reply.headers.insert(header, HeaderValue::from_static("true"));
-        }
-        self.route_reply(reply)
     }
 
     fn rewrite_host(&mut self, hostname: &str) {
