@@ -91,7 +91,7 @@ pub enum Do {
     AwaitUpstream(usize),
     /// The same of the HTTP/2 upstream.
     AwaitH2Upstream(usize),
-    /// Closes the connection; nothing can follow.
+    /// Closes the connection; after that one can only wait for upstreams.
     Leave,
     /// Asks the admin interface to do this (POST).
     Admin(&'static str),

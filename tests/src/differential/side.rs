@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::check::put_asked;
 use super::{Case, Do, Facts, H2Request, Input, Setup};
@@ -283,9 +283,13 @@ impl Side {
         let mut client = Client::connect(self.proxy.listener(case.listener)?).await?;
         let mut seen = Vec::new();
         let mut result = Ok(());
-        for step in steps {
+        for (at, step) in steps.iter().enumerate() {
             if matches!(step, Do::Leave) {
                 facts.put("connection", "left");
+                drop(client);
+                for step in &steps[at + 1..] {
+                    self.await_upstream(step).await.with_context(|| format!("{step:?}"))?;
+                }
                 return Ok(());
             }
             result =
@@ -346,6 +350,17 @@ impl Side {
                 ensure!(client.end_within(SOON).await != End::Open, "still open");
                 Ok(())
             }
+            Do::AwaitUpstream(_) | Do::AwaitH2Upstream(_) => self.await_upstream(step).await,
+            Do::Pause(pause) => {
+                tokio::time::sleep(*pause).await;
+                Ok(())
+            }
+        }
+    }
+
+    /// What can be waited for without a connection.
+    async fn await_upstream(&self, step: &Do) -> Result<()> {
+        match step {
             Do::AwaitUpstream(count) => {
                 eventually("requests at the upstream", SOON, async || {
                     (self.upstream.received().len() >= *count).then_some(())
@@ -358,10 +373,7 @@ impl Side {
                 })
                 .await
             }
-            Do::Pause(pause) => {
-                tokio::time::sleep(*pause).await;
-                Ok(())
-            }
+            _ => bail!("not without a connection"),
         }
     }
 

@@ -126,6 +126,7 @@ pub(crate) fn cases() -> Vec<Case> {
                 Do::Send(b"POST /x HTTP/1.1\r\nhost: test\r\ncontent-length: 9\r\n\r\nbody".to_vec()),
                 Do::Pause(Duration::from_millis(100)),
                 Do::Leave,
+                Do::AwaitH2Upstream(1),
             ],
         ),
         post("body", "/x", "content-length: 4\r\n", "body"),
