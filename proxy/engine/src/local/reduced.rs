@@ -2,7 +2,7 @@
 //!
 //! At a share `s` a timeout `t` that is to be `least` at the least lasts `least + (t - least) * (1 - s)` from when it began, however
 //! long it has run already. Whoever has such a deadline computes it anew each time it is polled, and all are polled when the share
-//! changes ([`super::timers::wake_all`]). While nothing is reduced that is a look into a place of the worker's own.
+//! changes (`timers::wake_all`). While nothing is reduced that is a look into a place of the worker's own.
 //!
 //! Source: Envoy `ScaledRangeTimerManager`, `overload_manager.rst` ("Reducing timeouts").
 
