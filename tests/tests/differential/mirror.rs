@@ -5,7 +5,10 @@ use std::time::Duration;
 use integration::config::{HttpListener, cluster, indent};
 use integration::differential::{Case, Do, Setup};
 
+/// (What marks the end of a case is not copied: whether its copy is counted in time is a race.)
 const ROUTES: &str = r#"
+- match: {prefix: /, headers: [{name: x-sentinel, present_match: true}]}
+  direct_response: {status: 200}
 - match: {prefix: /off}
   route: {cluster: h2up, request_mirror_policies: [{cluster: up, runtime_fraction: {default_value: {numerator: 0}}}]}
 - match: {prefix: /always}
