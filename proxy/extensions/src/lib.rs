@@ -139,7 +139,6 @@ pub const FIELDS: &[&[MessageFields]] = &[
     network::rbac::FIELDS,
     network::set_filter_state::FIELDS,
     shared::istio::stats::fields::FIELDS,
-    shared::matching::fields::FIELDS,
     shared::rate_limit::FIELDS,
     shared::rbac::fields::FIELDS,
     shared::set_filter_state::FIELDS,

@@ -2,9 +2,7 @@
 
 pub mod by_name;
 pub mod ext_authz;
-pub mod facts;
 pub mod istio;
-pub mod matching;
 pub mod pace;
 pub mod per_worker;
 pub mod rate_limit;

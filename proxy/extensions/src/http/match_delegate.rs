@@ -17,13 +17,12 @@ use proxy_core::extension::http_filter::{
     StreamCx, Verdict,
 };
 use proxy_core::extension::{Descriptor, SecurityPosture, Status, decode};
+use proxy_core::facts::{Facts, Layer};
 use proxy_core::head::{RequestHead, ResponseHead};
+use proxy_core::matching::{Inputs, MatchTree, Purpose};
 use proxy_core::stream_info::StreamInfo;
 use xds_api::envoy::extensions::common::matching::v3 as proto;
 use xds_api::xds::r#type::matcher::v3::Matcher;
-
-use crate::shared::facts::{Facts, Layer};
-use crate::shared::matching::{MatchTree, Purpose};
 
 const MESSAGE: &str = "envoy.extensions.common.matching.v3.ExtensionWithMatcher";
 const ROUTE_MESSAGE: &str = "envoy.extensions.common.matching.v3.ExtensionWithMatcherPerRoute";
@@ -106,7 +105,8 @@ impl Tree {
             _ => Err(cx.reject(format!("{message} is no action that is available here"))),
         };
         let refuse_input = |input: &str| format!("a filter's matcher cannot match on '{input}'");
-        let purpose = Purpose { layer: Layer::Http, refuse_input: &refuse_input, action: &action };
+        let inputs = Inputs { layer: Layer::Http, admits: &|_| true, refuse: &refuse_input };
+        let purpose = Purpose { inputs, action: &action };
         MatchTree::build(matcher, &purpose, cx).map(Self)
     }
 

@@ -22,14 +22,14 @@ use prost_types::{Struct, Value};
 use proxy_core::cel::Program;
 use proxy_core::config::{BuildCx, Rejected};
 use proxy_core::extension::decode;
+use proxy_core::matching::{Inputs, MatchTree, Purpose};
 use proxy_core::metadata::DynamicMetadata;
 use proxy_core::stream_error::Details;
 use xds_api::envoy::config::rbac::v3 as proto;
 use xds_api::envoy::config::rbac::v3::rbac::Action;
 use xds_api::xds::r#type::matcher::v3::Matcher;
 
-pub use crate::shared::facts::{Facts, Layer};
-use crate::shared::matching::{MatchTree, Purpose};
+pub use proxy_core::facts::{Facts, Layer};
 
 use index::PathIndex;
 use rule::Rule;
@@ -233,7 +233,8 @@ impl Engine {
             Layer::Http => format!("RBAC HTTP filter cannot match on '{input}'"),
             Layer::Network => format!("RBAC network filter cannot match '{input}'"),
         };
-        let purpose = Purpose { layer, refuse_input: &refuse_input, action: &action };
+        let inputs = Inputs { layer, admits: &|_| true, refuse: &refuse_input };
+        let purpose = Purpose { inputs, action: &action };
         let tree = MatchTree::build(matcher, &purpose, cx)?;
         Ok(Self {
             decider: Decider::Matcher(tree),

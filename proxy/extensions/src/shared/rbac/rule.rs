@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use proxy_core::config::{BuildCx, Rejected};
 use proxy_core::extension::decode;
+use proxy_core::facts::{Facts, Layer, Whose};
 use proxy_core::matcher::{
     Cidr, FilterStateMatcher, HeaderMatcher, MetadataMatcher, PathMatcher, StringMatcher, UriTemplate,
 };
@@ -21,7 +22,6 @@ use xds_api::envoy::extensions::rbac::principals::mtls_authenticated::v3::Config
 use xds_api::envoy::r#type::v3::Int32Range;
 
 use super::fields;
-use crate::shared::facts::{Facts, Layer, Whose};
 
 /// From so many on, paths or names that are to be met exactly are looked up instead of compared one by one.
 const MIN_HASHED: usize = 8;

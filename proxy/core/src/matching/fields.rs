@@ -1,7 +1,7 @@
 //! What becomes of every field of the matching API.
 
-use proxy_core::config::FieldUse::{Ignored, Rejected, Used};
-use proxy_core::config::MessageFields;
+use crate::config::FieldUse::{Ignored, Rejected, Used};
+use crate::config::MessageFields;
 
 pub(super) const KEEP: &str = "keep_matching is not supported in this context";
 

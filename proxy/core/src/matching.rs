@@ -14,11 +14,9 @@ mod tests;
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 
-use proxy_core::config::{BuildCx, Rejected};
-use proxy_core::extension::decode;
-use proxy_core::matcher::Cidr;
 use xds_api::xds::core::v3::TypedExtensionConfig;
 use xds_api::xds::r#type::matcher::v3 as proto;
 use xds_api::xds::r#type::matcher::v3::matcher::matcher_list::FieldMatcher;
@@ -26,10 +24,13 @@ use xds_api::xds::r#type::matcher::v3::matcher::matcher_tree::{MatchMap, TreeTyp
 use xds_api::xds::r#type::matcher::v3::matcher::on_match::OnMatch as OnMatchProto;
 use xds_api::xds::r#type::matcher::v3::matcher::{MatcherTree, MatcherType};
 
+use crate::config::{BuildCx, Rejected};
+use crate::extension::decode;
+use crate::facts::{Facts, Layer};
+use crate::matcher::Cidr;
+
 use input::{Input, Value};
 use predicate::Predicate;
-
-use crate::shared::facts::{Facts, Layer};
 
 /// Trees may be nested so deep.
 const MAX_DEPTH: usize = 32;
@@ -42,12 +43,20 @@ pub type BuildAction<'p, A> = dyn Fn(&str, &[u8], &mut BuildCx<'_>) -> Result<A,
 
 /// What trees are built for.
 pub struct Purpose<'p, A> {
-    /// What is asked about.
-    pub layer: Layer,
-    /// What is said of an input of that type that may not be asked for here.
-    pub refuse_input: &'p dyn Fn(&str) -> String,
+    /// What may be asked for.
+    pub inputs: Inputs<'p>,
     /// Builds what a search may lead to.
     pub action: &'p BuildAction<'p, A>,
+}
+
+/// Which inputs there are.
+pub struct Inputs<'p> {
+    /// What is asked about.
+    pub layer: Layer,
+    /// Whether an input of that type may be asked for, if the layer has it.
+    pub admits: &'p dyn Fn(&str) -> bool,
+    /// What is said of one of that type that may not be asked for here.
+    pub refuse: &'p dyn Fn(&str) -> String,
 }
 
 /// A tree.
@@ -166,6 +175,12 @@ impl<A> MatchTree<A> {
             (Found::Nothing, Some(on_match)) => on_match.follow(facts),
             (found, _) => found,
         }
+    }
+}
+
+impl<A> fmt::Debug for MatchTree<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MatchTree").finish_non_exhaustive()
     }
 }
 
@@ -301,7 +316,7 @@ impl<A> Builder<'_, '_, A> {
     ) -> Result<(Predicate, OnMatch<A>), Rejected> {
         let FieldMatcher { predicate, on_match } = proto;
         let predicate = cx.at("predicate", |cx| match predicate {
-            Some(predicate) => Predicate::build(predicate, self.purpose.layer, self.purpose.refuse_input, cx),
+            Some(predicate) => Predicate::build(predicate, &self.purpose.inputs, cx),
             None => Err(cx.reject("value is required")),
         });
         let on_match = self.required("on_match", on_match.as_ref(), cx);
@@ -310,9 +325,7 @@ impl<A> Builder<'_, '_, A> {
 
     fn matcher_tree(&self, proto: &MatcherTree, cx: &mut BuildCx<'_>) -> Result<Node<A>, Rejected> {
         let MatcherTree { input, tree_type } = proto;
-        let input = cx.at("input", |cx| {
-            Input::build(input.as_ref(), self.purpose.layer, self.purpose.refuse_input, cx)
-        })?;
+        let input = cx.at("input", |cx| Input::build(input.as_ref(), &self.purpose.inputs, cx))?;
         if !input.is_text() {
             return Err(cx.at("input", |cx| cx.reject("is no text: only custom matchers understand it")));
         }

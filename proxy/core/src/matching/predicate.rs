@@ -2,10 +2,6 @@
 
 #![allow(deprecated, reason = "the regex engine is still told, and demanded here")]
 
-use proxy_core::config::{BuildCx, Rejected};
-use proxy_core::extension::decode;
-use proxy_core::matcher::{CidrSet, StringMatcher, ValueMatcher};
-use proxy_core::stats::{OneOff, SharedCounter};
 use xds_api::envoy::extensions::matching::input_matchers::ip::v3::Ip;
 use xds_api::envoy::extensions::matching::input_matchers::metadata::v3::Metadata;
 use xds_api::envoy::r#type::matcher::v3 as envoy;
@@ -17,8 +13,13 @@ use xds_api::xds::r#type::matcher::v3::matcher::matcher_list::predicate::{
     MatchType, PredicateList, SinglePredicate,
 };
 
+use super::Inputs;
 use super::input::{Input, Value};
-use crate::shared::facts::{Facts, Layer};
+use crate::config::{BuildCx, Rejected};
+use crate::extension::decode;
+use crate::facts::Facts;
+use crate::matcher::{CidrSet, StringMatcher, ValueMatcher};
+use crate::stats::{OneOff, SharedCounter};
 
 const IP: &str = "envoy.extensions.matching.input_matchers.ip.v3.Ip";
 const METADATA: &str = "envoy.extensions.matching.input_matchers.metadata.v3.Metadata";
@@ -42,31 +43,30 @@ impl Predicate {
     /// Builds one.
     pub(super) fn build(
         proto: &list::Predicate,
-        layer: Layer,
-        refuse_input: &dyn Fn(&str) -> String,
+        inputs: &Inputs<'_>,
         cx: &mut BuildCx<'_>,
     ) -> Result<Self, Rejected> {
         let several = |field, of: &PredicateList, cx: &mut BuildCx<'_>| {
             cx.at(field, |cx| {
                 let too_few = "value must contain at least 2 item(s)";
                 cx.reject_if(of.predicate.len() < 2, "predicate", too_few)?;
-                cx.each("predicate", &of.predicate, |one, cx| Self::build(one, layer, refuse_input, cx))
+                cx.each("predicate", &of.predicate, |one, cx| Self::build(one, inputs, cx))
             })
         };
         match &proto.match_type {
             None => Err(cx.reject("match_type: value is required")),
             Some(MatchType::SinglePredicate(SinglePredicate { input, matcher })) => {
                 cx.at("single_predicate", |cx| {
-                    let input = cx.at("input", |cx| Input::build(input.as_ref(), layer, refuse_input, cx))?;
+                    let input = cx.at("input", |cx| Input::build(input.as_ref(), inputs, cx))?;
                     let test = Test::build(matcher.as_ref(), &input, cx)?;
                     Ok(Self::Single(input, test))
                 })
             }
             Some(MatchType::OrMatcher(of)) => Ok(Self::Either(several("or_matcher", of, cx)?.into())),
             Some(MatchType::AndMatcher(of)) => Ok(Self::All(several("and_matcher", of, cx)?.into())),
-            Some(MatchType::NotMatcher(of)) => cx
-                .at("not_matcher", |cx| Self::build(of, layer, refuse_input, cx))
-                .map(|of| Self::Not(Box::new(of))),
+            Some(MatchType::NotMatcher(of)) => {
+                cx.at("not_matcher", |cx| Self::build(of, inputs, cx)).map(|of| Self::Not(Box::new(of)))
+            }
         }
     }
 

@@ -4,17 +4,18 @@ use std::borrow::Cow;
 use std::fmt::{self, Write};
 use std::ops::Deref;
 
-use proxy_core::config::{BuildCx, Rejected};
-use proxy_core::extension::decode;
-use proxy_core::matcher::RequestHeader;
-use proxy_core::tls::{Certificate, SanKind};
 use smallvec::SmallVec;
 use xds_api::envoy::extensions::matching::common_inputs::network::v3 as proto;
 use xds_api::envoy::extensions::matching::common_inputs::network::v3::dynamic_metadata_input::path_segment::Segment;
 use xds_api::envoy::r#type::matcher::v3::HttpRequestHeaderMatchInput;
 use xds_api::xds::core::v3::TypedExtensionConfig;
 
-use crate::shared::facts::{Facts, Layer, Whose};
+use super::Inputs;
+use crate::config::{BuildCx, Rejected};
+use crate::extension::decode;
+use crate::facts::{Facts, Layer, Whose};
+use crate::matcher::RequestHeader;
+use crate::tls::{Certificate, SanKind};
 
 /// What is looked at.
 pub(super) enum Input {
@@ -57,16 +58,19 @@ impl Deref for Text<'_> {
 }
 
 impl Input {
-    /// Builds one; `refuse` says why an input of a type that is not for this layer is none.
+    /// Builds one, if it is among `inputs`.
     pub(super) fn build(
         extension: Option<&TypedExtensionConfig>,
-        layer: Layer,
-        refuse: &dyn Fn(&str) -> String,
+        inputs: &Inputs<'_>,
         cx: &mut BuildCx<'_>,
     ) -> Result<Self, Rejected> {
         let Some(extension) = extension else { return Err(cx.reject("value is required")) };
         super::unpacked(extension, cx, |message, payload, cx| {
-            Self::build_kind(message, payload, layer, cx)?.ok_or_else(|| cx.reject(refuse(message)))
+            let input = match (inputs.admits)(message) {
+                true => Self::build_kind(message, payload, inputs.layer, cx)?,
+                false => None,
+            };
+            input.ok_or_else(|| cx.reject((inputs.refuse)(message)))
         })
     }
 

@@ -2,11 +2,11 @@
 
 use std::net::IpAddr;
 
-use proxy_core::address::Address;
-use proxy_core::cel;
-use proxy_core::head::RequestHead;
-use proxy_core::metadata::Metadata;
-use proxy_core::stream_info::StreamInfo;
+use crate::address::Address;
+use crate::cel;
+use crate::head::RequestHead;
+use crate::metadata::Metadata;
+use crate::stream_info::StreamInfo;
 
 /// What is decided about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

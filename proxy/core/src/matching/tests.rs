@@ -1,24 +1,42 @@
 //! What is refused; what trees lead to is compared with Envoy's (`tests/tests/differential/rbac_matcher.rs`).
 
-use proxy_core::config::BuildCx;
+mod model;
+
+use std::rc::Rc;
+use std::time::{Instant, SystemTime};
+
 use xds_api::read::{Options, Source, read};
 
 use super::*;
-use crate::testing::{env, stream_info};
+use crate::address::Address;
+use crate::config::BuildEnv;
+use crate::stream_info::{ConnectionInfo, StreamInfo};
 
 /// A tree whose actions are names of types, or why there is none.
-fn build(yaml: &str) -> Result<MatchTree<String>, String> {
-    let matcher: proto::Matcher =
-        read(&Source::yaml("m", yaml.as_bytes()), &Options::default()).expect(yaml).message;
-    let env = env();
+fn build(matcher: &proto::Matcher, layer: Layer) -> Result<MatchTree<String>, String> {
+    let env = BuildEnv::new(1);
     let mut cx = BuildCx::new(&env);
     let purpose = Purpose {
-        layer: Layer::Network,
-        refuse_input: &|input| format!("not {input}"),
+        inputs: Inputs {
+            layer,
+            admits: &|input| !input.ends_with(".DestinationIPInput"),
+            refuse: &|input| format!("not {input}"),
+        },
         action: &|message, _, _| Ok(message.to_owned()),
     };
-    let built = MatchTree::build(&matcher, &purpose, &mut cx);
+    let built = MatchTree::build(matcher, &purpose, &mut cx);
     built.map_err(|Rejected| cx.into_errors().iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+}
+
+fn read_and_build(yaml: &str) -> Result<MatchTree<String>, String> {
+    let matcher = read(&Source::yaml("m", yaml.as_bytes()), &Options::default()).expect(yaml).message;
+    build(&matcher, Layer::Network)
+}
+
+fn stream_info() -> StreamInfo {
+    let address = Address::from(std::net::SocketAddr::from(([127, 0, 0, 1], 1)));
+    let connection = ConnectionInfo::new(address.clone(), address, "l".into());
+    StreamInfo::new(Rc::new(connection), Instant::now(), SystemTime::now())
 }
 
 const ACTION: &str = "{action: {name: a, typed_config: {\"@type\": type.googleapis.com/envoy.config.rbac.v3.Action, name: a}}}";
@@ -42,6 +60,10 @@ fn what_cannot_be_is_refused_with_its_place() {
             format!("{at}.predicate.single_predicate.input.typed_config: not envoy.type.matcher.v3.HttpRequestHeaderMatchInput"),
         ),
         (
+            list(&is(&input("envoy.extensions.matching.common_inputs.network.v3.DestinationIPInput")), ACTION),
+            format!("{at}.predicate.single_predicate.input.typed_config: not envoy.extensions.matching.common_inputs.network.v3.DestinationIPInput"),
+        ),
+        (
             list(&format!("{{or_matcher: {{predicate: [{}]}}}}", is(&port)), ACTION),
             format!("{at}.predicate.or_matcher.predicate: value must contain at least 2 item(s)"),
         ),
@@ -62,7 +84,7 @@ fn what_cannot_be_is_refused_with_its_place() {
                 .to_owned(),
         ),
     ] {
-        assert_eq!(build(&yaml).err().unwrap_or_default(), expected, "{yaml}");
+        assert_eq!(read_and_build(&yaml).err().unwrap_or_default(), expected, "{yaml}");
     }
 }
 
@@ -70,7 +92,7 @@ fn what_cannot_be_is_refused_with_its_place() {
 fn trees_have_a_depth() {
     let nested = |depth: usize| {
         let (open, close) = ("{on_no_match: {matcher: ".repeat(depth), "}}".repeat(depth));
-        build(&format!("{open}{{on_no_match: {ACTION}}}{close}"))
+        read_and_build(&format!("{open}{{on_no_match: {ACTION}}}{close}"))
     };
     let deepest = nested(MAX_DEPTH - 1).unwrap();
     let info = stream_info();
