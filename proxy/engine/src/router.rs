@@ -6,6 +6,7 @@
 //! Source: Envoy `docs/root/intro/arch_overview/http/http_routing.rst`, `docs/root/configuration/http/http_conn_man`.
 
 pub mod cluster;
+pub mod cluster_plugin;
 pub mod decoration;
 pub mod direct_response;
 mod domains;
@@ -13,6 +14,7 @@ pub mod fields;
 pub mod filter_config;
 pub mod forward;
 pub mod internal_redirect;
+mod matched_routes;
 pub mod path;
 pub mod redirect;
 mod retries;

@@ -46,6 +46,7 @@ mod redirects;
 mod replies;
 mod reported;
 mod retries;
+mod route_trees;
 mod routing;
 mod sessions;
 mod shedding;
@@ -90,6 +91,11 @@ async fn http1_misbehaving_upstreams() {
 #[tokio::test]
 async fn routes() {
     differential(routing::setup(), routing::cases()).await;
+}
+
+#[tokio::test]
+async fn routes_of_trees() {
+    differential(route_trees::setup(), route_trees::cases()).await;
 }
 
 #[tokio::test]

@@ -12,15 +12,15 @@ fn then(action: &str, name: &str) -> String {
     )
 }
 
-fn input(message: &str) -> String {
+pub(crate) fn input(message: &str) -> String {
     format!("{{name: i, typed_config: {{\"@type\": type.googleapis.com/{message}}}}}")
 }
 
-fn header(name: &str) -> String {
+pub(crate) fn header(name: &str) -> String {
     input(&format!("envoy.type.matcher.v3.HttpRequestHeaderMatchInput, header_name: \"{name}\""))
 }
 
-fn network_input(name: &str) -> String {
+pub(crate) fn network_input(name: &str) -> String {
     input(&format!("envoy.extensions.matching.common_inputs.network.v3.{name}"))
 }
 
@@ -28,16 +28,16 @@ fn ssl_input(name: &str) -> String {
     input(&format!("envoy.extensions.matching.common_inputs.ssl.v3.{name}"))
 }
 
-fn is(input: &str, value: &str) -> String {
+pub(crate) fn is(input: &str, value: &str) -> String {
     format!("{{single_predicate: {{input: {input}, value_match: {value}}}}}")
 }
 
-fn custom(input: &str, matcher: &str) -> String {
+pub(crate) fn custom(input: &str, matcher: &str) -> String {
     format!("{{single_predicate: {{input: {input}, custom_match: {{name: m, typed_config: {matcher}}}}}}}")
 }
 
 /// A list of matchers.
-fn list(matchers: &[(String, String)]) -> String {
+pub(crate) fn list(matchers: &[(String, String)]) -> String {
     let matchers: Vec<String> = matchers
         .iter()
         .map(|(predicate, on_match)| format!("{{predicate: {predicate}, on_match: {on_match}}}"))
@@ -45,20 +45,20 @@ fn list(matchers: &[(String, String)]) -> String {
     format!("matcher_list: {{matchers: [{}]}}", matchers.join(", "))
 }
 
-fn map(kind: &str, input: &str, entries: &[(&str, String)]) -> String {
+pub(crate) fn map(kind: &str, input: &str, entries: &[(&str, String)]) -> String {
     let entries: Vec<String> = entries.iter().map(|(key, to)| format!("\"{key}\": {to}")).collect();
     format!("matcher_tree: {{input: {input}, {kind}: {{map: {{{}}}}}}}", entries.join(", "))
 }
 
-fn custom_tree(input: &str, matcher: &str) -> String {
+pub(crate) fn custom_tree(input: &str, matcher: &str) -> String {
     format!("matcher_tree: {{input: {input}, custom_match: {{name: m, typed_config: {matcher}}}}}")
 }
 
-fn tree(matcher: &str) -> String {
+pub(crate) fn tree(matcher: &str) -> String {
     format!("{{matcher: {{{matcher}}}}}")
 }
 
-fn otherwise(matcher: &str, to: &str) -> String {
+pub(crate) fn otherwise(matcher: &str, to: &str) -> String {
     format!("{matcher}, on_no_match: {to}")
 }
 
@@ -78,7 +78,7 @@ fn by(name: &str, matcher: &str) -> HttpListener {
     listener(name, &format!("matcher: {{{matcher}}}"))
 }
 
-fn ranges(list: &[(&str, &str, String)]) -> String {
+pub(crate) fn ranges(list: &[(&str, &str, String)]) -> String {
     let ranges: Vec<String> = list
         .iter()
         .map(|(ranges, options, to)| format!("{{ranges: [{ranges}], on_match: {to}{options}}}"))
@@ -89,7 +89,7 @@ fn ranges(list: &[(&str, &str, String)]) -> String {
     )
 }
 
-fn domains(list: &[(&str, String)]) -> String {
+pub(crate) fn domains(list: &[(&str, String)]) -> String {
     let domains: Vec<String> =
         list.iter().map(|(domains, to)| format!("{{domains: [{domains}], on_match: {to}}}")).collect();
     format!(

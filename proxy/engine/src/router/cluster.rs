@@ -1,4 +1,6 @@
-//! Which cluster a route forwards to: a fixed one, one of several by weight, or the one a header names.
+//! Which cluster a route forwards to: a fixed one, one of several by weight, the one a header names, or what a plugin chooses.
+
+use std::sync::Arc;
 
 use http::HeaderName;
 use proxy_core::config::{BuildCx, Rejected};
@@ -6,6 +8,7 @@ use proxy_core::head::RequestHead;
 use proxy_core::matcher::header::RequestHeader;
 use proxy_core::names::Name;
 use proxy_core::runtime::Runtime;
+use proxy_core::stream_info::StreamInfo;
 use proxy_core::text::Text;
 use proxy_core::upstream::Labels;
 use smallvec::SmallVec;
@@ -14,6 +17,7 @@ use xds_api::envoy::config::route::v3::route_action::ClusterSpecifier as Proto;
 use xds_api::envoy::config::route::v3::weighted_cluster::RandomValueSpecifier;
 use xds_api::envoy::config::route::v3::weighted_cluster::cluster_weight::HostRewriteSpecifier;
 
+use super::cluster_plugin::{ClusterPlugin, ClusterPlugins};
 use super::filter_config::FilterConfigs;
 use super::header_mutation::HeaderMutations;
 use super::route_table::build_header_name;
@@ -25,7 +29,7 @@ pub enum ClusterChoice<'r> {
     Named(&'r Name),
     /// A request header names it; whether there is such a cluster is for the caller to find out.
     FromHeader(&'r str),
-    /// There is none: the header is missing or empty, or the route does not forward.
+    /// There is none: the header is missing or empty, the plugin chose none, or the route does not forward.
     None,
 }
 
@@ -36,6 +40,8 @@ pub enum ClusterSpecifier {
     One(ClusterTarget),
     /// One of several.
     Weighted(Box<WeightedClusters>),
+    /// Whichever the plugin chooses.
+    Plugin(Arc<ClusterPlugin>),
 }
 
 /// One cluster, by name or by a header's value.
@@ -80,6 +86,7 @@ impl ClusterSpecifier {
         proto: Option<&Proto>,
         filter_configs: &FilterConfigs,
         labels: Option<&Labels>,
+        plugins: &ClusterPlugins,
         cx: &mut BuildCx<'_>,
     ) -> Result<Self, Rejected> {
         match proto {
@@ -95,62 +102,82 @@ impl ClusterSpecifier {
                 WeightedClusters::build(weighted, filter_configs, labels, cx)
                     .map(|weighted| Self::Weighted(Box::new(weighted)))
             }),
-            Some(Proto::ClusterSpecifierPlugin(_)) => Err(cx.at("cluster_specifier_plugin", |cx| {
-                cx.reject("cluster specifier plugins are not available")
-            })),
-            Some(Proto::InlineClusterSpecifierPlugin(_)) => Err(cx
-                .at("inline_cluster_specifier_plugin", |cx| {
-                    cx.reject("cluster specifier plugins are not available")
-                })),
+            Some(Proto::ClusterSpecifierPlugin(name)) => {
+                cx.at("cluster_specifier_plugin", |cx| match plugins.get(name) {
+                    Some(plugin) => Ok(Self::Plugin(plugin.clone())),
+                    None => Err(cx.reject(format!(
+                        "Unknown cluster specifier plugin name: {name} is used in the route"
+                    ))),
+                })
+            }
+            Some(Proto::InlineClusterSpecifierPlugin(plugin)) => cx
+                .at("inline_cluster_specifier_plugin", |cx| ClusterPlugin::build(plugin, cx))
+                .map(Self::Plugin),
         }
     }
 
-    /// Index of the weighted cluster for `request`; 0 if there are no weights.
-    pub(super) fn pick(&self, request: &RequestHead, runtime: &Runtime, random: u64) -> u32 {
+    /// Index of the weighted cluster for `request`, or what the plugin chooses; 0 if there is one cluster.
+    pub(super) fn pick(
+        &self,
+        request: &RequestHead,
+        info: &StreamInfo,
+        runtime: &Runtime,
+        random: u64,
+    ) -> u32 {
         match self {
             Self::One(_) => 0,
             Self::Weighted(weighted) => weighted.pick(request, runtime, random),
+            Self::Plugin(plugin) => plugin.choose(request, info),
         }
+    }
+
+    /// Whether it is left to a plugin that is not known here.
+    pub(super) fn is_unknown(&self) -> bool {
+        matches!(self, Self::Plugin(plugin) if plugin.is_unknown())
     }
 
     /// Whether what a request hashes to decides which weighted cluster it gets.
     pub(super) fn uses_hash(&self) -> bool {
         match self {
-            Self::One(_) => false,
+            Self::One(_) | Self::Plugin(_) => false,
             Self::Weighted(weighted) => weighted.uses_hash,
         }
     }
 
-    pub(super) fn choice<'r>(&'r self, request: &'r RequestHead) -> ClusterChoice<'r> {
+    /// The cluster of `request`, for which `picked` was picked, but for weighted ones.
+    pub(super) fn choice<'r>(&'r self, picked: u32, request: &'r RequestHead) -> ClusterChoice<'r> {
         match self {
             Self::One(target) => target.choice(request),
             Self::Weighted(_) => ClusterChoice::None,
+            Self::Plugin(plugin) => plugin.cluster(picked).map_or(ClusterChoice::None, ClusterChoice::Named),
         }
     }
 
     /// Weighted cluster number `index`.
     pub(super) fn weight(&self, index: u32) -> Option<&ClusterWeight> {
         match self {
-            Self::One(_) => None,
+            Self::One(_) | Self::Plugin(_) => None,
             Self::Weighted(weighted) => weighted.clusters.get(index as usize),
         }
     }
 
-    /// The one cluster that is named, if there is only one.
-    pub(super) fn name(&self) -> Option<&Name> {
+    /// The one cluster that is named, if there is only one, or what a plugin chose.
+    pub(super) fn name(&self, picked: u32) -> Option<&Name> {
         match self {
             Self::One(target) => target.name(),
             Self::Weighted(_) => None,
+            Self::Plugin(plugin) => plugin.cluster(picked),
         }
     }
 
-    /// Every cluster that is named.
+    /// Every cluster that the route names; not those that plugins choose from.
     pub(super) fn names(&self) -> Vec<&Name> {
         match self {
             Self::One(target) => target.name().into_iter().collect(),
             Self::Weighted(weighted) => {
                 weighted.clusters.iter().filter_map(|cluster| cluster.target.name()).collect()
             }
+            Self::Plugin(_) => Vec::new(),
         }
     }
 }

@@ -4,7 +4,6 @@ use proxy_core::config::FieldUse::{self, Ignored, Rejected, Used};
 use proxy_core::config::MessageFields;
 
 const NO_TYPED_RETRIES: FieldUse = Ignored("Envoy has no such extensions, and ignores it too");
-const NO_PLUGINS: FieldUse = Rejected("cluster specifier plugins are not available");
 const NO_SPECIFIERS: FieldUse = Rejected("route specifiers are not available");
 const CORS_FILTER: FieldUse = Rejected("use typed_per_filter_config with envoy.filters.http.cors");
 
@@ -14,6 +13,13 @@ pub const FIELDS: &[MessageFields] = &[
     ROUTE_CONFIGURATION,
     VIRTUAL_HOST,
     ROUTE,
+    ("envoy.config.route.v3.RouteList", &[("routes", Used)]),
+    ("envoy.config.route.v3.ClusterSpecifierPlugin", &[("extension", Used), ("is_optional", Used)]),
+    (
+        "envoy.extensions.router.cluster_specifiers.matcher.v3.MatcherClusterSpecifier",
+        &[("cluster_matcher", Used)],
+    ),
+    ("envoy.extensions.router.cluster_specifiers.matcher.v3.ClusterAction", &[("cluster", Used)]),
     ROUTE_MATCH,
     ROUTE_ACTION,
     ("envoy.config.route.v3.Decorator", &[("operation", Used), ("propagate", Used)]),
@@ -149,7 +155,7 @@ const ROUTE_CONFIGURATION: MessageFields = (
         ("most_specific_header_mutations_wins", Used),
         ("validate_clusters", Used),
         ("max_direct_response_body_size_bytes", Used),
-        ("cluster_specifier_plugins", NO_PLUGINS),
+        ("cluster_specifier_plugins", Used),
         ("request_mirror_policies", Used),
         ("ignore_port_in_host_matching", Used),
         ("vhost_header", Used),
@@ -166,7 +172,7 @@ const VIRTUAL_HOST: MessageFields = (
         ("name", Used),
         ("domains", Used),
         ("routes", Used),
-        ("matcher", Rejected("matcher trees are not available")),
+        ("matcher", Used),
         ("require_tls", Used),
         ("virtual_clusters", Used),
         ("rate_limits", Used),
@@ -242,8 +248,8 @@ const ROUTE_ACTION: MessageFields = (
         ("cluster", Used),
         ("cluster_header", Used),
         ("weighted_clusters", Used),
-        ("cluster_specifier_plugin", NO_PLUGINS),
-        ("inline_cluster_specifier_plugin", NO_PLUGINS),
+        ("cluster_specifier_plugin", Used),
+        ("inline_cluster_specifier_plugin", Used),
         ("cluster_not_found_response_code", Used),
         ("metadata_match", Used),
         ("prefix_rewrite", Used),

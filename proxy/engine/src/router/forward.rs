@@ -99,8 +99,13 @@ impl ForwardAction {
     ) -> Result<Self, Rejected> {
         let unsupported = reject_unsupported(proto, cx);
         let labels = Labels::from_metadata(proto.metadata_match.as_ref());
-        let cluster =
-            ClusterSpecifier::build(proto.cluster_specifier.as_ref(), filter_configs, labels.as_ref(), cx);
+        let cluster = ClusterSpecifier::build(
+            proto.cluster_specifier.as_ref(),
+            filter_configs,
+            labels.as_ref(),
+            &above.plugins,
+            cx,
+        );
         let cluster_not_found = cx.at("cluster_not_found_response_code", |cx| {
             match ClusterNotFoundResponseCode::try_from(proto.cluster_not_found_response_code) {
                 Ok(ClusterNotFoundResponseCode::ServiceUnavailable) => Ok(StatusCode::SERVICE_UNAVAILABLE),
@@ -159,7 +164,7 @@ impl ForwardAction {
         names
     }
 
-    /// Index of the weighted cluster for `request`; 0 if there are no weights.
+    /// Index of the weighted cluster for `request`, or what a plugin chooses; 0 if there is one cluster.
     pub(super) fn pick_cluster(
         &self,
         request: &RequestHead,
@@ -169,7 +174,7 @@ impl ForwardAction {
     ) -> u32 {
         let hash = || self.hash_policies.hash(request, info, None);
         let random = if self.cluster.uses_hash() { hash().unwrap_or(random) } else { random };
-        self.cluster.pick(request, runtime, random)
+        self.cluster.pick(request, info, runtime, random)
     }
 
     /// Whether the route allows the upgrade `protocol` (lower case); `None` leaves it to the connection manager.

@@ -15,6 +15,7 @@ use proxy_core::stats::groups::RouteStats;
 use proxy_core::stream_info::StreamInfo;
 use xds_api::envoy::config::route::v3 as proto;
 
+use super::cluster_plugin::ClusterPlugins;
 use super::decoration::Decoration;
 use super::direct_response::DirectResponse;
 use super::filter_config::FilterConfigs;
@@ -185,6 +186,8 @@ pub(super) struct Above {
     pub(super) hedges: bool,
     /// Who gets copies of requests.
     pub(super) mirrors: Arc<[MirrorPolicy]>,
+    /// What routes of the table may name to choose the cluster.
+    pub(super) plugins: Arc<ClusterPlugins>,
 }
 
 impl Above {
@@ -221,7 +224,7 @@ impl RouteBuilder {
         number
     }
 
-    /// Adds one route.
+    /// Adds one route. One that leaves the choice of its cluster to an optional plugin that is not known here is none, as in Envoy.
     pub(super) fn add(&mut self, proto: &proto::Route, cx: &mut BuildCx<'_>) -> Result<(), Rejected> {
         #[allow(deprecated, reason = "still sent by control planes")]
         let proto::Route {
@@ -268,9 +271,15 @@ impl RouteBuilder {
         );
         specifiers?;
         let (path, conditions) = matched?;
+        let action = action?;
+        if let Action::Forward(forward) = &action
+            && forward.cluster.is_unknown()
+        {
+            return Ok(());
+        }
         self.entries.push(RouteEntry {
             name: name.as_str().into(),
-            action: action?,
+            action,
             metadata: Metadata::new(metadata.as_ref()),
             stats: (!stat_prefix.is_empty()).then(|| {
                 let scope = format!("vhost.{}.route.{stat_prefix}", self.virtual_host_name);

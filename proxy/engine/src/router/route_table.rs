@@ -18,6 +18,7 @@ use proxy_core::upstream::Labels;
 use xds_api::envoy::config::route::v3 as proto;
 
 use super::cluster::{ClusterChoice, ClusterWeight};
+use super::cluster_plugin::ClusterPlugin;
 use super::domains::{Domains, without_port};
 use super::filter_config::{FilterConfig, FilterConfigs};
 use super::header_mutation::{HeaderMutations, MutationContext};
@@ -82,8 +83,8 @@ pub(super) enum PathParameters {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RouteMatch {
     route: u32,
-    /// Index of the chosen weighted cluster.
-    weight: u32,
+    /// Index of the chosen weighted cluster, or what a plugin chose.
+    choice: u32,
 }
 
 impl RouteTable {
@@ -113,17 +114,13 @@ impl RouteTable {
         let unsupported = [
             cx.reject_if(vhds.is_some(), "vhds", "virtual host discovery is not available"),
             cx.reject_if(
-                !cluster_specifier_plugins.is_empty(),
-                "cluster_specifier_plugins",
-                "cluster specifier plugins are not available",
-            ),
-            cx.reject_if(
                 !route_specifiers.is_empty(),
                 "route_specifiers",
                 "route specifiers are not available",
             ),
         ];
         let mirrors = MirrorPolicy::build_all(request_mirror_policies, cx);
+        let (plugins, built_plugins) = ClusterPlugin::build_all(cluster_specifier_plugins, cx);
         let internal_only_headers =
             cx.each("internal_only_headers", internal_only_headers, |name, cx| build_header_name(name, cx));
         let request_headers =
@@ -146,7 +143,11 @@ impl RouteTable {
             max_direct_response_body: max_direct_response_body_size_bytes
                 .unwrap_or(DEFAULT_MAX_DIRECT_RESPONSE_BODY),
             filter_configs: filter_configs.clone().unwrap_or_default(),
-            above: Above { retry: None, hedges: false, mirrors: mirrors.clone().unwrap_or_default() },
+            above: Above {
+                mirrors: mirrors.clone().unwrap_or_default(),
+                plugins: Arc::new(plugins),
+                ..Above::default()
+            },
             buffer_limit: None,
         };
         let virtual_hosts = Self::build_virtual_hosts(virtual_hosts, name, &mut routes, cx);
@@ -156,6 +157,7 @@ impl RouteTable {
         let (virtual_hosts, domains) = virtual_hosts?;
         filter_configs?;
         mirrors?;
+        built_plugins?;
         if routes.entries.len() > MAX_ROUTES {
             return Err(cx.reject("too many routes"));
         }
@@ -214,16 +216,17 @@ impl RouteTable {
         if let Some(redirect) = virtual_host.tls_redirect()
             && self.redirects_to_tls(virtual_host, request)
         {
-            return Some(RouteMatch { route: redirect, weight: 0 });
+            return Some(RouteMatch { route: redirect, choice: 0 });
         }
-        let route = virtual_host.find_route(&self.routes, self.path_parameters, request, |entry| {
+        let tried = virtual_host.routes.of_request(request, info)?;
+        let route = tried.find(&self.routes, self.path_parameters, request, |entry| {
             entry.conditions.hold(request, info, runtime, random)
         })?;
-        let weight = match &self.routes.get(route as usize)?.action {
+        let choice = match &self.routes.get(route as usize)?.action {
             Action::Forward(forward) => forward.pick_cluster(request, info, runtime, random),
             Action::Redirect(_) | Action::DirectResponse(_) | Action::NonForwarding => 0,
         };
-        Some(RouteMatch { route, weight })
+        Some(RouteMatch { route, choice })
     }
 
     /// The virtual host that `request` names, whether one of its routes takes it or not.
@@ -262,10 +265,10 @@ impl RouteTable {
         let entry = self.routes.get(matched.route as usize)?;
         let virtual_host = self.virtual_hosts.get(entry.virtual_host)?;
         let weight = match &entry.action {
-            Action::Forward(forward) => forward.cluster.weight(matched.weight),
+            Action::Forward(forward) => forward.cluster.weight(matched.choice),
             Action::Redirect(_) | Action::DirectResponse(_) | Action::NonForwarding => None,
         };
-        Some(SelectedRoute { table: self, virtual_host, entry, weight })
+        Some(SelectedRoute { table: self, virtual_host, entry, weight, choice: matched.choice })
     }
 
     /// Name of the route configuration.
@@ -283,9 +286,13 @@ impl RouteTable {
         self.validate_clusters
     }
 
-    /// Every cluster that a route names, for `validate_clusters` (Envoy: `route: unknown cluster 'NAME'`).
+    /// Every cluster that a route names, for `validate_clusters` (Envoy: `route: unknown cluster 'NAME'`). Like Envoy's, it does
+    /// not look at routes that trees lead to, nor at what plugins choose from.
     pub fn clusters(&self) -> impl Iterator<Item = &Name> {
-        self.routes.iter().flat_map(|route| match &route.action {
+        let is_listed = |route: &&RouteEntry| {
+            self.virtual_hosts.get(route.virtual_host).is_some_and(|host| !host.routes.are_matched())
+        };
+        self.routes.iter().filter(is_listed).flat_map(|route| match &route.action {
             Action::Forward(forward) => forward.cluster_names(),
             Action::Redirect(_) | Action::DirectResponse(_) | Action::NonForwarding => Vec::new(),
         })
@@ -304,6 +311,7 @@ pub struct SelectedRoute<'t> {
     virtual_host: &'t VirtualHost,
     entry: &'t RouteEntry,
     weight: Option<&'t ClusterWeight>,
+    choice: u32,
 }
 
 impl<'t> SelectedRoute<'t> {
@@ -334,7 +342,7 @@ impl<'t> SelectedRoute<'t> {
     {
         match (&self.entry.action, self.weight) {
             (Action::Forward(_), Some(weight)) => weight.target.choice(request),
-            (Action::Forward(forward), None) => forward.cluster.choice(request),
+            (Action::Forward(forward), None) => forward.cluster.choice(self.choice, request),
             (Action::Redirect(_) | Action::DirectResponse(_) | Action::NonForwarding, _) => {
                 ClusterChoice::None
             }
@@ -513,7 +521,7 @@ impl http_filter::Route for SelectedRoute<'_> {
     fn cluster(&self) -> Option<&str> {
         match (&self.entry.action, self.weight) {
             (Action::Forward(_), Some(weight)) => weight.target.name().map(Name::as_str),
-            (Action::Forward(forward), None) => forward.cluster.name().map(Name::as_str),
+            (Action::Forward(forward), None) => forward.cluster.name(self.choice).map(Name::as_str),
             (Action::Redirect(_) | Action::DirectResponse(_) | Action::NonForwarding, _) => None,
         }
     }

@@ -14,10 +14,9 @@ use xds_api::envoy::config::route::v3::virtual_host::TlsRequirementType;
 
 use super::filter_config::FilterConfigs;
 use super::header_mutation::HeaderMutations;
-use super::path::PathIndex;
+use super::matched_routes::HostRoutes;
 use super::retries::{self, buffer_limit};
 use super::route::{Above, RouteBuilder, RouteEntry};
-use super::route_table::PathParameters;
 use crate::upstream::mirror::MirrorPolicy;
 
 /// A virtual host.
@@ -41,10 +40,7 @@ pub struct VirtualHost {
     require_tls: TlsRequirement,
     /// The route that redirects to https, if TLS may be required.
     tls_redirect: Option<u32>,
-    /// Number of the first route in the table, and how many follow it.
-    first: u32,
-    count: u32,
-    index: PathIndex,
+    pub(super) routes: HostRoutes,
 }
 
 /// Which requests have to come over TLS; the others are redirected to `https`.
@@ -102,7 +98,6 @@ impl VirtualHost {
             route_specifiers,
         } = proto;
         let unsupported = [
-            cx.reject_if(matcher.is_some(), "matcher", "matcher trees are not available"),
             cx.reject_if(cors.is_some(), "cors", "use typed_per_filter_config with envoy.filters.http.cors"),
             cx.reject_if(
                 !route_specifiers.is_empty(),
@@ -136,22 +131,18 @@ impl VirtualHost {
             retry: retry.clone().unwrap_or_default(),
             hedges: hedges.unwrap_or_default(),
             mirrors: of_table.mirrors_or(mirrors.clone().unwrap_or_default()),
+            plugins: of_table.plugins.clone(),
         };
         routes.buffer_limit = buffer_limit(*per_request_buffer_limit_bytes, *request_body_buffer_limit);
-        let first = routes.next();
         let outer = std::mem::replace(&mut routes.filter_configs, filter_configs.clone().unwrap_or_default());
-        let built = cx.each("routes", route_protos, |route, cx| routes.add(route, cx));
+        let built = HostRoutes::build(route_protos, matcher.as_ref(), routes, cx);
         routes.filter_configs = outer;
         routes.above = of_table;
-        let count = routes.next() - first;
         let require_tls = require_tls?;
         let tls_redirect = (require_tls != TlsRequirement::None).then(|| routes.add_tls_redirect());
-        let own = routes.entries.get(first as usize..(first + count) as usize).unwrap_or_default();
-        let index = PathIndex::new(own.iter().map(|route| &route.path));
         for result in unsupported {
             result?;
         }
-        built?;
         filter_configs?;
         retry?;
         hedges?;
@@ -168,9 +159,7 @@ impl VirtualHost {
             virtual_clusters: virtual_clusters?.into_boxed_slice(),
             require_tls,
             tls_redirect,
-            first,
-            count,
-            index,
+            routes: built?,
         })
     }
 
@@ -193,26 +182,6 @@ impl VirtualHost {
 
     pub(super) fn is_tls_redirect(&self, entry: &RouteEntry) -> bool {
         entry.is_tls_redirect
-    }
-
-    /// Number in `routes` of the first route of this virtual host that takes `request`.
-    pub(super) fn find_route(
-        &self,
-        routes: &[RouteEntry],
-        parameters: PathParameters,
-        request: &RequestHead,
-        conditions: impl Fn(&RouteEntry) -> bool,
-    ) -> Option<u32> {
-        let own = routes.get(self.first as usize..(self.first + self.count) as usize)?;
-        let entry = |number: u32| own.get(number as usize);
-        let found = self.index.first(
-            own.len(),
-            request,
-            parameters,
-            |number| entry(number).map(|entry| &entry.path),
-            |number| entry(number).is_some_and(&conditions),
-        )?;
-        Some(self.first + found)
     }
 }
 

@@ -1,4 +1,5 @@
 mod mutations;
+mod trees;
 
 use std::any::Any;
 
