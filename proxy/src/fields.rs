@@ -87,6 +87,7 @@ impl Visitor for Enforcer {
                     self.ignored.push(Ignored { path: path.to_string(), field, reason });
                 }
             }
+            Some(FieldUse::Rejected(_)) if is_directory_of_watched(field, &outer) => {}
             Some(FieldUse::Rejected(reason)) => {
                 self.errors.push(ConfigError { path: path.to_string(), reason: reason.to_owned() });
             }
@@ -132,6 +133,16 @@ fn use_of(field: Field, in_manager: bool) -> Option<FieldUse> {
     let (everywhere, downstream) = USES.get_or_init(|| (by_field(tables()), by_field(downstream_tables())));
     let special = if in_manager { downstream.get(&field) } else { None };
     special.or_else(|| everywhere.get(&field)).copied()
+}
+
+/// Whether a field is the directory in which a file is watched, of a source whose file is.
+fn is_directory_of_watched(field: Field, outer: &[Field]) -> bool {
+    let is = |field: Field, (message, name): (&str, &str)| {
+        field.message().full_name() == message && field.name() == name
+    };
+    let holder = outer.last().copied();
+    is(field, ("envoy.config.core.v3.DataSource", "watched_directory"))
+        && holder.is_some_and(|holder| proxy_engine::tls::fields::WATCHED.iter().any(|one| is(holder, *one)))
 }
 
 fn by_field(tables: impl Iterator<Item = &'static MessageFields>) -> HashMap<Field, FieldUse> {

@@ -12,7 +12,7 @@ mod streams;
 
 use std::cell::{Ref, RefCell};
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::path::PathBuf;
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -411,7 +411,11 @@ impl Core {
                 }
             }
             Effect::WatchFiles { id, directories } => {
-                let task = self.watch(id, directories);
+                let task = self.watch(id, move || Watch::directories(&directories));
+                self.watches.insert(id, task);
+            }
+            Effect::WatchFile { id, path } => {
+                let task = self.watch(id, move || Watch::file(&path));
                 self.watches.insert(id, task);
             }
             Effect::StopWatching(id) => {
@@ -433,12 +437,12 @@ impl Core {
         .abort_handle()
     }
 
-    /// Tells of every move into these directories, and of what may have happened before they were watched.
-    fn watch(&self, id: u64, directories: Vec<PathBuf>) -> AbortHandle {
+    /// Tells of everything that such a watch sees, and of what may have happened before there was one.
+    fn watch(&self, id: u64, begin: impl Fn() -> io::Result<Watch> + 'static) -> AbortHandle {
         let inputs = self.inputs.clone();
         tokio::task::spawn_local(async move {
             loop {
-                let mut watched = Watch::directories(&directories);
+                let mut watched = begin();
                 while let Ok(watch) = &watched {
                     // Nobody takes it when the process ends.
                     let _ = inputs.send(Input::FilesChanged(id));
@@ -447,7 +451,7 @@ impl Core {
                     }
                 }
                 if let Err(error) = watched {
-                    tracing::warn!(%error, ?directories, "the files of a secret cannot be watched");
+                    tracing::warn!(%error, "files of secrets or trust bundles cannot be watched");
                 }
                 tokio::time::sleep(WATCH_AGAIN).await;
             }

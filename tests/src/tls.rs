@@ -252,14 +252,27 @@ pub struct ClientOptions {
     pub schemes: Vec<SignatureScheme>,
     /// Where the OCSP response of the last handshake goes; empty if none was shown.
     pub stapled: Stapled,
+    /// Where the scheme goes that the last handshake was signed with.
+    pub signed: Signed,
 }
+
+/// The scheme of a signature, once there was one.
+pub type Signed = Arc<Mutex<Option<SignatureScheme>>>;
 
 /// An OCSP response, once one was shown.
 pub type Stapled = Arc<Mutex<Option<Vec<u8>>>>;
 
 /// Anybody's certificate is good enough: what is tested is the other side.
 #[derive(Debug)]
-struct Credulous(Arc<CryptoProvider>, Vec<SignatureScheme>, Stapled);
+struct Credulous(Arc<CryptoProvider>, Vec<SignatureScheme>, Stapled, Signed);
+
+impl Credulous {
+    fn note(&self, signature: &DigitallySignedStruct) {
+        if let Ok(mut last) = self.3.lock() {
+            *last = Some(signature.scheme);
+        }
+    }
+}
 
 impl ServerCertVerifier for Credulous {
     fn verify_server_cert(
@@ -281,6 +294,7 @@ impl ServerCertVerifier for Credulous {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.note(dss);
         rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
     }
     fn verify_tls13_signature(
@@ -289,6 +303,7 @@ impl ServerCertVerifier for Credulous {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.note(dss);
         rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
     }
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -337,6 +352,7 @@ impl ClientOptions {
                 provider,
                 self.schemes.clone(),
                 self.stapled.clone(),
+                self.signed.clone(),
             )));
         let mut config = match &self.identity {
             Some(identity) => {

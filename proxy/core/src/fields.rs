@@ -33,7 +33,7 @@ pub const FIELDS: &[MessageFields] = &[
             ("inline_bytes", Used),
             ("inline_string", Used),
             ("environment_variable", Used),
-            ("watched_directory", Rejected("files are read once")),
+            ("watched_directory", Rejected("files are read once, but for `trust_bundles`")),
         ],
     ),
     (

@@ -14,6 +14,7 @@ mod counting;
 mod decode;
 pub mod dump;
 mod endpoints;
+mod files;
 mod interest;
 mod listeners;
 mod routes;
@@ -208,6 +209,13 @@ pub enum Effect {
         id: u64,
         /// The directories.
         directories: Vec<PathBuf>,
+    },
+    /// The same, when something is moved onto this file, or what was written to it is whole.
+    WatchFile {
+        /// To be given back.
+        id: u64,
+        /// The file.
+        path: PathBuf,
     },
     /// Watch no longer.
     StopWatching(u64),

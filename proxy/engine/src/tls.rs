@@ -20,6 +20,7 @@ mod params;
 pub mod secret;
 pub mod server;
 mod session;
+mod signatures;
 mod source;
 mod ticket;
 mod verify;
@@ -27,6 +28,7 @@ mod verify;
 pub use identity::Identity;
 pub use key_log::Ends;
 pub use secret::{Need, Secret, SecretKind};
+pub use source::Watched;
 pub use verify::Verifier;
 
 /// What is said of connections that come, or are wanted, before the secrets.
@@ -37,7 +39,10 @@ pub trait Supplied {
     /// The secrets that it needs.
     fn needs(&self) -> &[Need];
 
-    /// Builds the context of what was `found`, in the order of the needs.
+    /// The files that it is made of and that may change: it is to be prepared anew then.
+    fn files(&self) -> &[Watched];
+
+    /// Builds the context of what was `found`, in the order of the needs, and of its files as they are now.
     ///
     /// # Errors
     /// They cannot be used; the context in force stays.

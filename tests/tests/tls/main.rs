@@ -10,6 +10,7 @@ mod istio;
 mod istio_tcp;
 mod key_log;
 mod ocsp;
+mod parameters;
 mod principals;
 mod proxy_protocol;
 mod request_names;
@@ -19,6 +20,7 @@ mod secrets;
 mod spiffe;
 mod tickets;
 mod tools;
+mod trust_bundles;
 mod upstream;
 mod wire;
 

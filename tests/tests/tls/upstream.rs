@@ -108,6 +108,20 @@ impl Rig {
             case("to12", "only12", String::new(), ""),
             case("to13", "only13", String::new(), ""),
             case("forced13", "only13", "tls_params: {tls_maximum_protocol_version: TLSv1_3}".to_owned(), ""),
+            case(
+                "signed",
+                "good",
+                "tls_params: {signature_algorithms: [ecdsa_secp256r1_sha256]}".to_owned(),
+                "",
+            ),
+            case(
+                "signed_otherwise",
+                "good",
+                "tls_params: {signature_algorithms: [rsa_pss_rsae_sha256, rsa_pkcs1_sha256]}".to_owned(),
+                "",
+            ),
+            // The policy speaks of versions, too.
+            case("policy", "only13", "tls_params: {compliance_policies: [FIPS_202205]}".to_owned(), ""),
             case("alpn_default", "http1", String::new(), ""),
             case("alpn_own", "http1", "alpn_protocols: [foo, http/1.1]".to_owned(), ""),
             case("known", "strict", known.clone(), ""),

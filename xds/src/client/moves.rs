@@ -29,6 +29,8 @@ pub struct Watch {
 struct Watcher {
     /// The only name that counts; `None` if all do.
     name: Option<OsString>,
+    /// What is written counts, too, once it is whole.
+    writes: bool,
     moved: Notify,
     gone: AtomicBool,
 }
@@ -39,7 +41,7 @@ impl Watch {
     /// # Errors
     /// One of them cannot be watched.
     pub fn directories(directories: &[impl AsRef<Path>]) -> io::Result<Self> {
-        let mut watch = Self::of_nothing(None)?;
+        let mut watch = Self::of_nothing(None, false)?;
         directories.iter().try_for_each(|directory| watch.add(directory.as_ref()))?;
         Ok(watch)
     }
@@ -49,20 +51,32 @@ impl Watch {
     /// # Errors
     /// It cannot be watched.
     pub fn name(directory: &Path, name: Option<OsString>) -> io::Result<Self> {
-        let mut watch = Self::of_nothing(name)?;
+        let mut watch = Self::of_nothing(name, false)?;
         watch.add(directory)?;
         Ok(watch)
     }
 
-    fn of_nothing(name: Option<OsString>) -> io::Result<Self> {
-        let watcher = Watcher { name, moved: Notify::new(), gone: AtomicBool::new(false) };
+    /// Of moves onto a file, and of whoever wrote to it and is done.
+    ///
+    /// # Errors
+    /// Its directory cannot be watched.
+    pub fn file(path: &Path) -> io::Result<Self> {
+        let mut watch = Self::of_nothing(path.file_name().map(OsStr::to_owned), true)?;
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        watch.add(parent.unwrap_or(Path::new(".")))?;
+        Ok(watch)
+    }
+
+    fn of_nothing(name: Option<OsString>, writes: bool) -> io::Result<Self> {
+        let watcher = Watcher { name, writes, moved: Notify::new(), gone: AtomicBool::new(false) };
         Ok(Self { kernel: Kernel::of_process()?, directories: Vec::new(), watcher: Arc::new(watcher) })
     }
 
     fn add(&mut self, directory: &Path) -> io::Result<()> {
         // The kernel has one number for a directory, however often it is asked for.
         let mut watchers = self.kernel.watchers();
-        let flags = WatchFlags::MOVED_TO | WatchFlags::ONLYDIR;
+        let mut flags = WatchFlags::MOVED_TO | WatchFlags::ONLYDIR | WatchFlags::MASK_ADD;
+        flags.set(WatchFlags::CLOSE_WRITE, self.watcher.writes);
         let number = inotify::add_watch(&self.kernel.inotify, directory, flags)?;
         watchers.entry(number).or_default().push(self.watcher.clone());
         self.directories.push(number);
@@ -155,8 +169,9 @@ impl Kernel {
             }
             return;
         }
+        let is_write = events.contains(ReadFlags::CLOSE_WRITE);
         for watcher in watchers.get(&directory).into_iter().flatten() {
-            if watcher.name.is_none() || watcher.name.as_deref() == name {
+            if (watcher.name.is_none() || watcher.name.as_deref() == name) && (watcher.writes || !is_write) {
                 watcher.moved.notify_one();
             }
         }
@@ -198,6 +213,12 @@ mod tests {
         // Those who are left hear of what comes after others left.
         place(&one, "a");
         named.moved().await.unwrap();
+        // Who waits for a file hears of what was written to it, and nobody else does.
+        let file = Watch::file(&one.join("a")).unwrap();
+        fs::write(one.join("a"), "more").unwrap();
+        file.moved().await.unwrap();
+        let heard = tokio::time::timeout(std::time::Duration::ZERO, named.moved()).await;
+        assert!(heard.is_err(), "only moves count");
         fs::remove_dir_all(&one).unwrap();
         assert!(named.moved().await.is_err());
         assert!(Watch::directories(&[&one]).is_err());

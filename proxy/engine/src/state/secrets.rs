@@ -104,7 +104,7 @@ impl Secrets {
         uses.map(|used| &*used.name)
     }
 
-    fn find(&self, used: &SecretUse) -> Option<Arc<Secret>> {
+    pub(super) fn find(&self, used: &SecretUse) -> Option<Arc<Secret>> {
         match used.key() {
             Some(key) => Some(self.delivered.get(&key)?.current.as_ref()?.secret.clone()),
             None => self.fixed.get(&(used.kind, used.name.to_string()))?.secret.clone(),
@@ -423,7 +423,7 @@ impl Store {
         }
     }
 
-    /// Something was moved to where the files are that are watched under `id`.
+    /// The files that are watched under `id` may have changed.
     pub fn files_changed(&mut self, id: u64) -> Vec<Effect> {
         let mut delivered = self.secrets.delivered.iter();
         let found = delivered.find(|(_, delivery)| delivery.watch == Some(id));
@@ -442,7 +442,8 @@ impl Store {
                     self.arrived(&key, renewed);
                 }
             }
-            Some((_, Delivery { current: None, awaited: None, .. })) | None => {}
+            Some((_, Delivery { current: None, awaited: None, .. })) => {}
+            None => self.context_file_changed(id),
         }
         self.finish()
     }

@@ -178,6 +178,7 @@ impl Owner {
                 | Effect::StartHealth { .. }
                 | Effect::StopHealth(_)
                 | Effect::WatchFiles { .. }
+                | Effect::WatchFile { .. }
                 | Effect::StopWatching(_) => {
                     panic!("hosts come from endpoints here, nobody checks them, and there is no secret")
                 }

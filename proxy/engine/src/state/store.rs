@@ -12,6 +12,7 @@ use super::clusters::Clusters;
 use super::counting::Taker;
 use super::dump::Resource;
 use super::endpoints::Assignments;
+use super::files::Files;
 use super::interest::Interest;
 use super::listeners::{Listeners, Stopped};
 use super::routes::RouteConfigs;
@@ -45,6 +46,7 @@ pub struct Store {
     pub(super) assignments: Assignments,
     pub(super) routes: RouteConfigs,
     pub(super) secrets: Secrets,
+    pub(super) files: Files,
     pub(super) listeners: Listeners,
     pub(super) effects: Effects,
     pub(super) phase: Phase,
@@ -84,6 +86,7 @@ impl Store {
             assignments: Assignments::default(),
             routes: RouteConfigs::default(),
             secrets: Secrets::default(),
+            files: Files::default(),
             listeners: Listeners::new(&env),
             effects: Effects::default(),
             phase: Phase::Loading,
@@ -392,6 +395,7 @@ impl Store {
         self.refresh_assignments();
         self.refresh_routes();
         self.refresh_secrets();
+        self.refresh_files();
         self.secrets.interest(self.phase, &mut interest);
         if self.phase >= Phase::Clusters {
             self.assignments.interest(&mut interest);

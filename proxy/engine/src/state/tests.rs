@@ -150,7 +150,7 @@ fn words(effects: &[Effect]) -> Vec<String> {
         Effect::RemoveListener { .. } => "remove".to_owned(),
         Effect::StartDrain { .. } => "drain".to_owned(),
         Effect::ExpireEndpoints { after, .. } => format!("expire endpoints after {after:?}"),
-        Effect::WatchFiles { .. } => "watch".to_owned(),
+        Effect::WatchFiles { .. } | Effect::WatchFile { .. } => "watch".to_owned(),
         Effect::StopWatching(_) => "stop watching".to_owned(),
         Effect::Ready => "ready".to_owned(),
     };

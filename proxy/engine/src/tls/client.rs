@@ -28,7 +28,7 @@ use super::identity::Identity;
 use super::key_log::Ends;
 use super::secret::{Need, Secret};
 use super::verify::{Acquaintances, Judge, JudgeOfHosts, Verifier};
-use super::{Prepared, Supplied, session};
+use super::{Prepared, Supplied, Watched, session};
 use crate::net::connection::Connection;
 use crate::net::secure::Secure;
 
@@ -230,10 +230,12 @@ impl ClientTls {
         if self.names_server && verifier.as_ref().is_none_or(|verifier| !verifier.has_authorities()) {
             return Err(cx.reject("'auto_sni_san_validation' was configured without a validation context"));
         }
-        let identity = identities.pop();
+        let mut identity = identities.pop();
+        identity.iter_mut().for_each(|identity| identity.limit(&params.signatures));
         let judge = Arc::new(Judge {
             verifier: verifier.clone(),
             provider: params.provider.clone(),
+            signatures: params.signatures.clone(),
             stats: self.stats.clone(),
             is_required: false,
             names_server: self.names_server,
@@ -288,6 +290,10 @@ impl ClientTls {
             Ok(session) => {
                 let secure = Secure::new(session, self.stats.clone());
                 let shaken = poll_fn(|cx| secure.poll_handshake(connection.link(), cx)).await;
+                let shaken = shaken.map_err(|error| {
+                    let answered = secure.with(|session| session.protocol_version().is_some());
+                    session::refused_at_once(error, answered)
+                });
                 shaken.and_then(|()| {
                     secure.with(|session| context.judge_resumed(session, &name, wanted.subject_names))?;
                     Ok(secure)
@@ -364,6 +370,10 @@ impl ClientTls {
 impl Supplied for ClientTls {
     fn needs(&self) -> &[Need] {
         &self.common.needs
+    }
+
+    fn files(&self) -> &[Watched] {
+        &self.common.files
     }
 
     fn prepare(&self, found: &[Option<Arc<Secret>>], cx: &mut BuildCx<'_>) -> Result<Prepared<'_>, Rejected> {

@@ -11,12 +11,13 @@ use xds_api::envoy::extensions::transport_sockets::tls::v3::{
     CertificateValidationContext, CommonTlsContext, SdsSecretConfig,
 };
 
+use super::Watched;
 use super::identity::Identity;
 use super::key_log::KeyLog;
 use super::params::Parameters;
 use super::secret::{Content, Need, Secret, SecretKind, Validation as Delivered};
 use super::ticket::TicketKeys;
-use super::verify::Verifier;
+use super::verify::{Verifier, bundle_file};
 
 /// `CommonTlsContext`, without what secrets bring.
 pub(super) struct Common {
@@ -29,6 +30,8 @@ pub(super) struct Common {
     pub(super) key_log: Option<KeyLog>,
     /// The secrets it needs: certificates first.
     pub(super) needs: Vec<Need>,
+    /// The files that it is made of and that may change.
+    pub(super) files: Vec<Watched>,
 }
 
 /// What peers are held to.
@@ -36,6 +39,8 @@ enum Validation {
     Nothing,
     /// It is part of the context.
     Own(Arc<Verifier>),
+    /// It is part of the context, but for a file that may change.
+    Filed(Box<CertificateValidationContext>),
     /// It is a secret, added to what the context says itself.
     Secret(Box<CertificateValidationContext>),
 }
@@ -73,7 +78,11 @@ impl Common {
             let key_log = key_log?;
             needs.append(&mut validating);
             let alpn = proto.alpn_protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
-            Ok(Self { params, alpn, identities, validation, key_log, needs })
+            let files = match &validation {
+                Validation::Filed(own) | Validation::Secret(own) => bundle_file(own).into_iter().collect(),
+                Validation::Nothing | Validation::Own(_) => Vec::new(),
+            };
+            Ok(Self { params, alpn, identities, validation, key_log, needs, files })
         })
     }
 
@@ -88,7 +97,7 @@ impl Common {
         match &self.validation {
             Validation::Nothing => false,
             Validation::Own(verifier) => verifier.has_authorities(),
-            Validation::Secret(_) => true,
+            Validation::Filed(_) | Validation::Secret(_) => true,
         }
     }
 
@@ -102,6 +111,12 @@ impl Common {
         let mut identities = self.identities.clone();
         let mut verifier = match &self.validation {
             Validation::Own(verifier) => Some(verifier.clone()),
+            Validation::Filed(own) => {
+                let built = cx.at("common_tls_context", |cx| {
+                    cx.at("validation_context", |cx| Verifier::build(own, cx))
+                });
+                Some(Arc::new(built?))
+            }
             Validation::Nothing | Validation::Secret(_) => None,
         };
         let mut ticket_keys = None;
@@ -142,7 +157,10 @@ fn validation(
         Some(ValidationContextType::ValidationContext(context)) => cx.at("validation_context", |cx| {
             let watched = context.watched_directory.is_some();
             cx.reject_if(watched, "watched_directory", "only files of delivered secrets are watched")?;
-            Ok(Validation::Own(Arc::new(Verifier::build(context, cx)?)))
+            Ok(match bundle_file(context) {
+                Some(_) => Validation::Filed(Box::new(context.clone())),
+                None => Validation::Own(Arc::new(Verifier::build(context, cx)?)),
+            })
         }),
         Some(ValidationContextType::ValidationContextSdsSecretConfig(config)) => {
             secret(config, &CertificateValidationContext::default(), cx)

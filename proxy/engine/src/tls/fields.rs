@@ -5,6 +5,10 @@ use proxy_core::config::{FieldUse, MessageFields};
 
 const NO_PROVIDERS: FieldUse = Rejected("certificate providers are not available");
 
+/// Sources whose files are watched.
+pub const WATCHED: &[(&str, &str)] =
+    &[("envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig", "trust_bundles")];
+
 /// Fields by message.
 pub const FIELDS: &[MessageFields] = &[
     (
@@ -87,8 +91,8 @@ pub const FIELDS: &[MessageFields] = &[
             ("tls_maximum_protocol_version", Used),
             ("cipher_suites", Used),
             ("ecdh_curves", Used),
-            ("signature_algorithms", Rejected("all that are safe are used")),
-            ("compliance_policies", Rejected("no policy is certified")),
+            ("signature_algorithms", Used),
+            ("compliance_policies", Used),
         ],
     ),
     (

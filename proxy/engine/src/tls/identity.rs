@@ -16,6 +16,7 @@ use rustls::{InconsistentKeys, SignatureAlgorithm, SignatureScheme};
 use xds_api::envoy::extensions::transport_sockets::tls::v3::TlsCertificate;
 use xds_api::envoy::extensions::transport_sockets::tls::v3::downstream_tls_context::OcspStaplePolicy;
 
+use super::signatures::Signatures;
 use super::source;
 
 /// A certificate with its chain and key, and what it says.
@@ -128,6 +129,14 @@ impl Identity {
         }
     }
 
+    /// Has its key make no other signatures.
+    pub(super) fn limit(&mut self, signatures: &Signatures) {
+        self.key = signatures.limit(&self.key);
+        if let Some(staple) = &mut self.staple {
+            staple.key = signatures.limit(&staple.key);
+        }
+    }
+
     /// For handshakes in which it is the only one.
     pub(super) fn resolver(&self) -> Arc<dyn ResolvesClientCert> {
         Arc::new(SingleCertAndKey::from(self.key.clone()))
@@ -144,7 +153,7 @@ impl Identity {
     }
 
     /// Whether a client that takes signatures of these schemes takes one of this key.
-    fn fits(&self, schemes: &[SignatureScheme]) -> bool {
+    pub(super) fn fits(&self, schemes: &[SignatureScheme]) -> bool {
         self.key.key.choose_scheme(schemes).is_some()
     }
 }

@@ -1,4 +1,4 @@
-//! Versions, cipher suites and groups of the key exchange, by the names that BoringSSL has for them.
+//! Versions, cipher suites, groups of the key exchange and signatures, by the names that BoringSSL has for them.
 //!
 //! What BoringSSL knows and `rustls` does not speak on purpose (CBC, static RSA, TLS below 1.2) is left out of a list with a
 //! warning; what BoringSSL does not know either is refused, and so is a list of which nothing is left.
@@ -9,9 +9,11 @@ use proxy_core::config::{BuildCx, Rejected};
 use rustls::crypto::aws_lc_rs::{cipher_suite, default_provider, kx_group};
 use rustls::crypto::{CryptoProvider, SupportedKxGroup};
 use rustls::version::{TLS12, TLS13};
-use rustls::{CipherSuite, SupportedCipherSuite, SupportedProtocolVersion};
+use rustls::{CipherSuite, SignatureScheme, SupportedCipherSuite, SupportedProtocolVersion};
 use xds_api::envoy::extensions::transport_sockets::tls::v3::TlsParameters;
-use xds_api::envoy::extensions::transport_sockets::tls::v3::tls_parameters::TlsProtocol;
+use xds_api::envoy::extensions::transport_sockets::tls::v3::tls_parameters::{CompliancePolicy, TlsProtocol};
+
+use super::signatures::Signatures;
 
 /// What both sides of a handshake may choose from.
 pub(super) struct Parameters {
@@ -19,7 +21,28 @@ pub(super) struct Parameters {
     pub(super) provider: Arc<CryptoProvider>,
     /// Suites of TLS 1.2 by preference: those of one group are alike, and the client's preference tells.
     pub(super) groups: Vec<Box<[CipherSuite]>>,
+    /// What handshakes are signed with.
+    pub(super) signatures: Signatures,
 }
+
+/// What `FIPS_202205` allows (SP 800-52r2, as BoringSSL reads it).
+const FIPS_SUITES: [SupportedCipherSuite; 4] = [
+    cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+    cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+    cipher_suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+    cipher_suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+];
+const FIPS_GROUPS: [&dyn SupportedKxGroup; 2] = [kx_group::SECP256R1, kx_group::SECP384R1];
+const FIPS_SIGNATURES: [SignatureScheme; 8] = [
+    SignatureScheme::RSA_PKCS1_SHA256,
+    SignatureScheme::RSA_PKCS1_SHA384,
+    SignatureScheme::RSA_PKCS1_SHA512,
+    SignatureScheme::ECDSA_NISTP256_SHA256,
+    SignatureScheme::ECDSA_NISTP384_SHA384,
+    SignatureScheme::RSA_PSS_SHA256,
+    SignatureScheme::RSA_PSS_SHA384,
+    SignatureScheme::RSA_PSS_SHA512,
+];
 
 /// The suites of TLS 1.2 where nothing is said, as Envoy has them.
 const DEFAULT_SUITES: &str = "[ECDHE-ECDSA-AES128-GCM-SHA256|ECDHE-ECDSA-CHACHA20-POLY1305]:\
@@ -116,30 +139,56 @@ impl Parameters {
             let versions = versions(proto, default_max, cx);
             let suites = suites(&proto.cipher_suites, cx);
             let kx_groups = groups(&proto.ecdh_curves, cx);
-            let (versions, suites) = (versions?, suites?);
-            let tls13 = [
-                cipher_suite::TLS13_AES_128_GCM_SHA256,
-                cipher_suite::TLS13_AES_256_GCM_SHA384,
-                cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
-            ];
-            let is_spoken = |suite: &SupportedCipherSuite| {
-                versions.iter().any(|version| version.version == suite.version().version)
-            };
-            let provider = CryptoProvider {
-                cipher_suites: tls13
-                    .into_iter()
-                    .chain(suites.iter().flatten().copied())
-                    .filter(is_spoken)
-                    .collect(),
-                kx_groups: kx_groups?,
-                ..default_provider()
-            };
-            let ids =
-                |group: Vec<SupportedCipherSuite>| group.iter().map(SupportedCipherSuite::suite).collect();
-            let groups = suites.into_iter().map(ids).collect();
-            Ok(Self { versions, provider: Arc::new(provider), groups })
+            let signatures = Signatures::build(&proto.signature_algorithms, cx);
+            let complies = complies(proto, cx);
+            let built = Self::of(versions?, suites?, kx_groups?, signatures?, false);
+            Ok(if complies? { Self::fips() } else { built })
         })
     }
+
+    /// Those of a policy, which takes the place of whatever else is said, as in Envoy.
+    fn fips() -> Self {
+        let suites = FIPS_SUITES.map(|suite| vec![suite]).to_vec();
+        Self::of(vec![&TLS13, &TLS12], suites, FIPS_GROUPS.to_vec(), Signatures::only(&FIPS_SIGNATURES), true)
+    }
+
+    fn of(
+        versions: Vec<&'static SupportedProtocolVersion>,
+        suites: Vec<Vec<SupportedCipherSuite>>,
+        kx_groups: Vec<&'static dyn SupportedKxGroup>,
+        signatures: Signatures,
+        only_aes: bool,
+    ) -> Self {
+        let mut tls13 = vec![cipher_suite::TLS13_AES_128_GCM_SHA256, cipher_suite::TLS13_AES_256_GCM_SHA384];
+        if !only_aes {
+            tls13.push(cipher_suite::TLS13_CHACHA20_POLY1305_SHA256);
+        }
+        let is_spoken = |suite: &SupportedCipherSuite| {
+            versions.iter().any(|version| version.version == suite.version().version)
+        };
+        let provider = CryptoProvider {
+            cipher_suites: tls13
+                .into_iter()
+                .chain(suites.iter().flatten().copied())
+                .filter(is_spoken)
+                .collect(),
+            kx_groups,
+            ..default_provider()
+        };
+        let ids = |group: Vec<SupportedCipherSuite>| group.iter().map(SupportedCipherSuite::suite).collect();
+        let groups = suites.into_iter().map(ids).collect();
+        Self { versions, provider: Arc::new(provider), groups, signatures }
+    }
+}
+
+/// Whether a policy is asked for. There is one that is known.
+fn complies(proto: &TlsParameters, cx: &mut BuildCx<'_>) -> Result<bool, Rejected> {
+    cx.at("compliance_policies", |cx| match proto.compliance_policies.as_slice() {
+        [] => Ok(false),
+        [policy] if *policy == CompliancePolicy::Fips202205 as i32 => Ok(true),
+        [policy] => Err(cx.reject(format!("Unknown compliance policy: {policy}"))),
+        _ => Err(cx.reject("value must contain no more than 1 item(s)")),
+    })
 }
 
 fn versions(
@@ -218,12 +267,7 @@ fn suites(list: &[String], cx: &mut BuildCx<'_>) -> Result<Vec<Vec<SupportedCiph
 
 fn groups(list: &[String], cx: &mut BuildCx<'_>) -> Result<Vec<&'static dyn SupportedKxGroup>, Rejected> {
     if list.is_empty() {
-        return Ok(vec![
-            kx_group::X25519MLKEM768,
-            kx_group::X25519,
-            kx_group::SECP256R1,
-            kx_group::SECP384R1,
-        ]);
+        return Ok(vec![kx_group::X25519MLKEM768, kx_group::X25519, kx_group::SECP256R1]);
     }
     cx.at("ecdh_curves", |cx| {
         let mut chosen: Vec<&'static dyn SupportedKxGroup> = Vec::new();
@@ -245,7 +289,7 @@ fn groups(list: &[String], cx: &mut BuildCx<'_>) -> Result<Vec<&'static dyn Supp
 }
 
 /// Leaves `name` out: says so, and counts it.
-fn skip(name: &str, cx: &mut BuildCx<'_>) {
+pub(super) fn skip(name: &str, cx: &mut BuildCx<'_>) {
     cx.env.stats.counter("tls.legacy_parameter_skipped").inc();
     tracing::warn!("'{}': {name} is not available and left out", cx.path());
 }

@@ -18,9 +18,9 @@ use xds_api::envoy::extensions::transport_sockets::tls::v3 as proto;
 use xds_api::envoy::extensions::transport_sockets::tls::v3::secret::Type;
 
 use super::identity::Identity;
-use super::source::read_file;
+use super::source::{Watched, read_file};
 use super::ticket::TicketKeys;
-use super::verify::Trusted;
+use super::verify::{Trusted, bundle_file, with_bundle};
 
 /// What a secret is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -147,6 +147,14 @@ impl Secret {
         Ok(Self { content: content? })
     }
 
+    /// The files that it is made of and that may change, which those of a delivered one do not: they are read into it.
+    pub fn files(&self) -> Option<Watched> {
+        match &self.content {
+            Content::Validation(validation) => bundle_file(&validation.proto),
+            Content::Certificate(_) | Content::TicketKeys(_) => None,
+        }
+    }
+
     pub(super) fn mismatch(&self, need: &Need) -> String {
         let is = match &self.content {
             Content::Certificate(_) => SecretKind::Certificate,
@@ -188,7 +196,22 @@ pub fn read_files(secret: &proto::Secret) -> Result<proto::Secret, String> {
             source.specifier = Some(Specifier::InlineBytes(bytes));
         }
     }
+    if let Some(Type::ValidationContext(context)) = &mut read.r#type
+        && let Some(bundles) = bundle_file(context)
+    {
+        let path = bundles.file.display();
+        let bytes = bundles.read().map_err(|error| format!("unable to read file: {path}: {error}"))?;
+        with_bundle(context, bytes);
+    }
     Ok(read)
+}
+
+/// The file of a secret that is not read into it and may change.
+fn bundles(secret: &proto::Secret) -> Option<Watched> {
+    match &secret.r#type {
+        Some(Type::ValidationContext(context)) => bundle_file(context),
+        _ => None,
+    }
 }
 
 /// The path of a secret's `watched_directory`, if that is set.
@@ -206,6 +229,7 @@ pub fn watched_directory(secret: &proto::Secret) -> Option<&'static str> {
 
 /// The directories in which a move may change the files that a delivered secret names; none if it names no file.
 pub fn watched_directories(secret: &proto::Secret) -> Vec<PathBuf> {
+    let bundles = bundles(secret);
     let mut secret = secret.clone();
     let (sources, watched) = sources(&mut secret);
     let files: Vec<&str> = sources
@@ -215,15 +239,19 @@ pub fn watched_directories(secret: &proto::Secret) -> Vec<PathBuf> {
             _ => None,
         })
         .collect();
-    match watched {
-        _ if files.is_empty() => Vec::new(),
-        Some(watched) => vec![PathBuf::from(&watched.path)],
-        None => {
-            let parent = |path: &&str| match Path::new(path).parent() {
-                Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-                _ => PathBuf::from("."),
-            };
-            files.iter().map(parent).collect::<BTreeSet<_>>().into_iter().collect()
-        }
+    let mut directories = match watched {
+        _ if files.is_empty() => BTreeSet::new(),
+        Some(watched) => BTreeSet::from([PathBuf::from(&watched.path)]),
+        None => files.iter().map(|path| parent(Path::new(path))).collect(),
+    };
+    directories.extend(bundles.map(|bundles| bundles.directory.unwrap_or_else(|| parent(&bundles.file))));
+    directories.into_iter().collect()
+}
+
+/// The directory of a file.
+fn parent(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
     }
 }

@@ -30,7 +30,7 @@ use super::key_log::Ends;
 use super::secret::{Need, Secret, SecretKind};
 use super::ticket::{Ending, LIFETIME, TicketKeys, Tickets};
 use super::verify::{Acquaintances, Judge, Verifier, sha256};
-use super::{Prepared, Supplied, session};
+use super::{Prepared, Supplied, Watched, session};
 use crate::net::connection::Connection;
 use preference::Preferred;
 
@@ -192,7 +192,8 @@ impl ServerTls {
     fn build_context(&self, material: Material, cx: &mut BuildCx<'_>) -> Result<ServerContext, Rejected> {
         let params = &self.common.params;
         let gauges = expirations(&self.scope, &material);
-        let Material { identities, verifier, ticket_keys } = material;
+        let Material { mut identities, verifier, ticket_keys } = material;
+        identities.iter_mut().for_each(|identity| identity.limit(&params.signatures));
         for identity in identities.iter().filter(|identity| identity.staple.is_none()) {
             if identity.certificate.must_staple {
                 return Err(cx.reject("OCSP response is required for must-staple certificate"));
@@ -206,6 +207,7 @@ impl ServerTls {
         let judge = Arc::new(Judge {
             verifier,
             provider: params.provider.clone(),
+            signatures: params.signatures.clone(),
             stats: self.stats.clone(),
             is_required: self.settings.requires_certificate,
             names_server: false,
@@ -295,6 +297,10 @@ impl ServerTls {
 impl Supplied for ServerTls {
     fn needs(&self) -> &[Need] {
         &self.common.needs
+    }
+
+    fn files(&self) -> &[Watched] {
+        &self.common.files
     }
 
     fn prepare(&self, found: &[Option<Arc<Secret>>], cx: &mut BuildCx<'_>) -> Result<Prepared<'_>, Rejected> {

@@ -94,13 +94,37 @@ fn group(group: Option<NamedGroup>, stats: &SslStats) -> &'static str {
 }
 
 fn error_of(error: &std::io::Error) -> Option<&rustls::Error> {
-    error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>())
+    let inner = error.get_ref()?;
+    let refused = || inner.downcast_ref::<RefusedAtOnce>().map(|refused| &refused.0);
+    inner.downcast_ref::<rustls::Error>().or_else(refused)
+}
+
+/// A host has refused what it was offered, and said nothing before.
+#[derive(Debug)]
+struct RefusedAtOnce(rustls::Error);
+
+impl std::fmt::Display for RefusedAtOnce {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for RefusedAtOnce {}
+
+/// Why a handshake failed, by whether the host had `answered`.
+pub(super) fn refused_at_once(error: std::io::Error, answered: bool) -> std::io::Error {
+    match error_of(&error) {
+        Some(refused @ rustls::Error::AlertReceived(AlertDescription::HandshakeFailure)) if !answered => {
+            std::io::Error::new(error.kind(), RefusedAtOnce(refused.clone()))
+        }
+        _ => error,
+    }
 }
 
 /// What is said of a handshake that failed, in the words and numbers of BoringSSL where it has them: logs are searched for
 /// these. Empty if the peer just left.
-pub(super) fn failure(error: &std::io::Error) -> String {
-    let Some(error) = error_of(error) else { return String::new() };
+pub(super) fn failure(failed: &std::io::Error) -> String {
+    let Some(error) = error_of(failed) else { return String::new() };
     let (code, text) = match error {
         rustls::Error::InvalidCertificate(refused) => match Refusal::from_error(refused) {
             Some(refusal) => (125, format!("CERTIFICATE_VERIFY_FAILED:{refusal}")),
@@ -115,7 +139,10 @@ pub(super) fn failure(error: &std::io::Error) -> String {
         }
         error => return format!("TLS_error:|SSL routines:{error}:TLS_error_end"),
     };
-    format!("TLS_error:|{}:SSL routines:OPENSSL_internal:{text}:TLS_error_end", LIBRARY + code)
+    let entry = |code: u32, text: &str| format!("|{}:SSL routines:OPENSSL_internal:{text}", LIBRARY + code);
+    let is_at_once = failed.get_ref().is_some_and(|inner| inner.is::<RefusedAtOnce>());
+    let then = if is_at_once { entry(154, "HANDSHAKE_FAILURE_ON_CLIENT_HELLO") } else { String::new() };
+    format!("TLS_error:{}{then}:TLS_error_end", entry(code, &text))
 }
 
 /// The number that BoringSSL puts before those of its part for TLS.

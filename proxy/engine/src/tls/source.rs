@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
 
 use proxy_core::config::{BuildCx, Rejected};
 use xds_api::envoy::config::core::v3::DataSource;
@@ -13,11 +14,37 @@ pub(super) struct Content {
     pub(super) name: String,
 }
 
+/// A file that may change after it was read.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Watched {
+    /// The file.
+    pub file: PathBuf,
+    /// Where moves tell of a change; if it is not set, what is moved onto the file or written to it.
+    pub directory: Option<PathBuf>,
+}
+
+impl Watched {
+    /// Of a source, if that is a file.
+    pub(super) fn of(source: &DataSource) -> Option<Self> {
+        let Some(Specifier::Filename(path)) = &source.specifier else { return None };
+        let directory = source.watched_directory.as_ref().map(|watched| PathBuf::from(&watched.path));
+        Some(Self { file: path.into(), directory })
+    }
+
+    /// What is in the file now.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn read(&self) -> io::Result<Vec<u8>> {
+        read_file(&self.file)
+    }
+}
+
 /// Octets of a file of certificates or keys at most: a bundle of all public authorities has a quarter of a million.
 const MAX_FILE: u64 = 16 << 20;
 
 /// What is in a file, unless that is far more than certificates or keys are.
-pub(super) fn read_file(path: &str) -> io::Result<Vec<u8>> {
+pub(super) fn read_file(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
     match bytes.len() as u64 > MAX_FILE {
@@ -26,10 +53,16 @@ pub(super) fn read_file(path: &str) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Reads a source; empty if it is not set.
+/// Reads a source that is read once; empty if it is not set.
 pub(super) fn read(source: Option<&DataSource>, cx: &mut BuildCx<'_>) -> Result<Option<Content>, Rejected> {
-    let Some(DataSource { watched_directory, specifier }) = source else { return Ok(None) };
-    cx.reject_if(watched_directory.is_some(), "watched_directory", "files are read once")?;
+    let Some(source) = source else { return Ok(None) };
+    cx.reject_if(source.watched_directory.is_some(), "watched_directory", "files are read once")?;
+    content(source, cx)
+}
+
+/// Reads a source that somebody watches, if it is a file ([`Watched::of`]).
+pub(super) fn content(source: &DataSource, cx: &mut BuildCx<'_>) -> Result<Option<Content>, Rejected> {
+    let DataSource { watched_directory: _, specifier } = source;
     let inline = |bytes: &[u8]| Content { bytes: bytes.to_vec(), name: "<inline>".to_owned() };
     let content = match specifier {
         None => return Err(cx.reject("specifier: value is required")),

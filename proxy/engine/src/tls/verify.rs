@@ -34,6 +34,7 @@ use self::trusted::{RevocationList, crls};
 pub(super) use self::judge::{Judge, JudgeOfHosts};
 pub(super) use self::known::Acquaintances;
 pub use self::refusal::Refusal;
+pub(super) use self::spiffe::{bundle_file, with_bundle};
 pub(super) use self::trusted::Trusted;
 
 /// What certificates of peers are held to (`CertificateValidationContext`).

@@ -9,7 +9,9 @@ use bytes::BytesMut;
 use proxy_core::tls::Certificate;
 use proxy_core::tls::client_hello::{Parsed, claimed_length, parse};
 use rustls::server::{Accepted, Acceptor, ClientHello};
-use rustls::{CipherSuite, InvalidMessage, ProtocolVersion, ServerConfig, SignatureAlgorithm};
+use rustls::{
+    CipherSuite, InvalidMessage, PeerIncompatible, ProtocolVersion, ServerConfig, SignatureAlgorithm,
+};
 
 use super::super::identity::{Identity, Stapling};
 use super::super::key_log::Ends;
@@ -110,6 +112,14 @@ impl ServerTls {
             && self.staple(shown) == Stapling::Fail
         {
             let error = rustls::Error::General("there is no valid OCSP response to be shown".to_owned());
+            return Err(Refused { alert: HANDSHAKE_FAILURE.to_vec(), error });
+        }
+        if let Some(shown) = shown
+            && !hello.signature_schemes().is_empty()
+            && !shown.fits(hello.signature_schemes())
+        {
+            // (In TLS 1.2 `rustls` would hang up without a word.)
+            let error = rustls::Error::PeerIncompatible(PeerIncompatible::NoSignatureSchemesInCommon);
             return Err(Refused { alert: HANDSHAKE_FAILURE.to_vec(), error });
         }
         let certificate = shown.map(|identity| identity.certificate.clone());

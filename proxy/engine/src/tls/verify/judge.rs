@@ -13,10 +13,11 @@ use rustls::crypto::{
 };
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{DigitallySignedStruct, DistinguishedName, HandshakeKind, SignatureScheme};
+use rustls::{DigitallySignedStruct, DistinguishedName, HandshakeKind, PeerMisbehaved, SignatureScheme};
 use webpki::KeyUsage;
 
 use super::super::session;
+use super::super::signatures::Signatures;
 use super::known::{Acquaintances, ChainId};
 use super::names::{has_name, is_for, names};
 use super::refusal::{NO_ISSUER, Refusal};
@@ -26,6 +27,8 @@ use super::{Verifier, sha256};
 pub(in super::super) struct Judge {
     pub(in super::super) verifier: Option<Arc<Verifier>>,
     pub(in super::super) provider: Arc<CryptoProvider>,
+    /// What peers may sign handshakes with.
+    pub(in super::super) signatures: Signatures,
     pub(in super::super) stats: Cells<SslStats>,
     /// Only of a server: whether a client must show a certificate.
     pub(in super::super) is_required: bool,
@@ -188,9 +191,18 @@ impl Judge {
     }
 
     /// Counts the signature of a peer, and says what it is verified with.
-    fn algorithms(&self, signature: &DigitallySignedStruct) -> &WebPkiSupportedAlgorithms {
+    ///
+    /// # Errors
+    /// It is none that was asked for.
+    fn algorithms(
+        &self,
+        signature: &DigitallySignedStruct,
+    ) -> Result<&WebPkiSupportedAlgorithms, rustls::Error> {
+        if !self.signatures.takes(signature.scheme) {
+            return Err(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme.into());
+        }
         self.count(signature.scheme);
-        &self.provider.signature_verification_algorithms
+        Ok(&self.provider.signature_verification_algorithms)
     }
 }
 
@@ -204,7 +216,7 @@ macro_rules! signatures {
             dss: &DigitallySignedStruct,
         ) -> Result<HandshakeSignatureValid, rustls::Error> {
             let $this = self;
-            verify_tls12_signature(message, cert, dss, $judge.algorithms(dss))
+            verify_tls12_signature(message, cert, dss, $judge.algorithms(dss)?)
         }
 
         fn verify_tls13_signature(
@@ -214,12 +226,12 @@ macro_rules! signatures {
             dss: &DigitallySignedStruct,
         ) -> Result<HandshakeSignatureValid, rustls::Error> {
             let $this = self;
-            verify_tls13_signature(message, cert, dss, $judge.algorithms(dss))
+            verify_tls13_signature(message, cert, dss, $judge.algorithms(dss)?)
         }
 
         fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
             let $this = self;
-            $judge.provider.signature_verification_algorithms.supported_schemes()
+            $judge.signatures.among($judge.provider.signature_verification_algorithms.supported_schemes())
         }
     };
 }

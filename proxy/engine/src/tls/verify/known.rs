@@ -112,6 +112,7 @@ mod tests {
     use xds_api::envoy::config::core::v3::data_source::Specifier;
     use xds_api::envoy::extensions::transport_sockets::tls::v3::CertificateValidationContext;
 
+    use super::super::super::signatures::Signatures;
     use super::super::Judge;
     use super::*;
 
@@ -176,6 +177,7 @@ mod tests {
             Judge {
                 verifier: Some(Arc::new(Verifier::build(&proto, &mut cx).unwrap())),
                 provider: Arc::new(default_provider()),
+                signatures: Signatures::default(),
                 stats: env.stats.scope("x").cells::<SslStats>(),
                 is_required: true,
                 names_server: false,

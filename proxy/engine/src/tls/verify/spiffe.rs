@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use prost::Message;
 use proxy_core::config::{BuildCx, Rejected};
 use proxy_core::extension::{decode, message_name};
 use proxy_core::tls::x509::{CRL_SIGN, KEY_CERT_SIGN};
@@ -20,6 +21,7 @@ use xds_api::envoy::config::core::v3::DataSource;
 use xds_api::envoy::config::core::v3::data_source::Specifier;
 use xds_api::envoy::extensions::transport_sockets::tls::v3 as proto;
 
+use super::super::Watched;
 use super::super::source;
 use super::Verifier;
 use super::chain::Store;
@@ -87,6 +89,29 @@ impl TrustDomains {
         let id = leaf.sans_of(&SanKind::Uri).next()?;
         let (domain, _) = id.strip_prefix("spiffe://")?.split_once('/')?;
         self.0.get(domain)
+    }
+}
+
+/// What configures the validator, if a context has it.
+fn config(context: &proto::CertificateValidationContext) -> Option<proto::SpiffeCertValidatorConfig> {
+    let any = context.custom_validator_config.as_ref()?.typed_config.as_ref()?;
+    let is_ours = message_name(&any.type_url) == MESSAGE;
+    is_ours.then(|| proto::SpiffeCertValidatorConfig::decode(any.value.as_slice()).ok())?
+}
+
+/// The file of bundles of a context, which may change.
+pub(in super::super) fn bundle_file(context: &proto::CertificateValidationContext) -> Option<Watched> {
+    Watched::of(config(context)?.trust_bundles.as_ref()?)
+}
+
+/// Puts these bundles into a context in the place of the file of bundles that it names.
+pub(in super::super) fn with_bundle(context: &mut proto::CertificateValidationContext, bundles: Vec<u8>) {
+    let Some(mut config) = config(context) else { return };
+    let specifier = Some(Specifier::InlineBytes(bundles));
+    config.trust_bundles = Some(DataSource { specifier, watched_directory: None });
+    let any = context.custom_validator_config.as_mut().and_then(|config| config.typed_config.as_mut());
+    if let Some(any) = any {
+        any.value = config.encode_to_vec();
     }
 }
 
@@ -159,12 +184,10 @@ fn domains(
 
 /// `trust_bundles`: a SPIFFE bundle map, in JSON.
 fn bundle_map(source: &DataSource, cx: &mut BuildCx<'_>) -> Result<BTreeMap<String, Trusted>, Rejected> {
-    if matches!(source.specifier, Some(Specifier::Filename(_))) {
-        return Err(
-            cx.reject("filename: the file would not be watched; give the bundles here, or as trust_domains")
-        );
-    }
-    let content = source::read(Some(source), cx)?;
+    let is_watched = source.watched_directory.is_some() && Watched::of(source).is_none();
+    cx.reject_if(is_watched, "watched_directory", "there is no file to be watched")?;
+    let content = source::content(source, cx)?;
+    let name = content.as_ref().map(|content| content.name.clone()).unwrap_or_default();
     let map: Value = content
         .and_then(|content| serde_json::from_slice(&content.bytes).ok())
         .ok_or_else(|| cx.reject("Invalid JSON found in SPIFFE bundle"))?;
@@ -173,18 +196,18 @@ fn bundle_map(source: &DataSource, cx: &mut BuildCx<'_>) -> Result<BTreeMap<Stri
         return Err(cx.reject("No trust domains found in SPIFFE bundle"));
     };
     let mut read = BTreeMap::new();
-    for (name, bundle) in domains {
-        let trusted = keys(name, bundle).map_err(|why| cx.reject(why))?;
-        read.insert(name.clone(), trusted);
+    for (domain, bundle) in domains {
+        let trusted = keys(domain, bundle, &name).map_err(|why| cx.reject(why))?;
+        read.insert(domain.clone(), trusted);
     }
     Ok(read)
 }
 
-/// The authorities of one domain of a bundle map.
-fn keys(name: &str, bundle: &Value) -> Result<Trusted, String> {
+/// The authorities of one domain of a bundle map, which came from `source`.
+fn keys(name: &str, bundle: &Value, source: &str) -> Result<Trusted, String> {
     let keys = bundle.get("keys").and_then(Value::as_array).filter(|keys| !keys.is_empty());
     let keys = keys.ok_or_else(|| format!("No keys found in SPIFFE bundle for domain '{name}'"))?;
-    let mut trusted = Trusted { path: Some(format!("{name}: <inline>").into()), ..Trusted::default() };
+    let mut trusted = Trusted { path: Some(format!("{name}: {source}").into()), ..Trusted::default() };
     for key in keys {
         if key.get("use").and_then(Value::as_str) != Some("x509-svid") {
             return Err(format!("missing or invalid 'use' field found in cert for domain '{name}'"));
