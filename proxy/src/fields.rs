@@ -36,6 +36,7 @@ pub fn tables() -> impl Iterator<Item = &'static MessageFields> {
         proxy_engine::tcp::fields::FIELDS,
         proxy_engine::tls::fields::FIELDS,
         proxy_engine::upstream::fields::FIELDS,
+        proxy_engine::upstream::health_discovery::FIELDS,
         proxy_engine::codec::fields::UPSTREAM,
     ];
     own.into_iter().chain(proxy_extensions::FIELDS.iter().copied()).flatten()

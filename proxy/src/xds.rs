@@ -5,6 +5,7 @@
 
 mod dial;
 mod dump;
+mod health_discovery;
 mod observer;
 mod sockets;
 mod state;
@@ -40,6 +41,7 @@ use xds_api::envoy::config::bootstrap::v3::Bootstrap;
 use crate::admin::{ConfigDump, Endpoints};
 
 use self::dial::Directory;
+use self::health_discovery::HealthDiscovery;
 use self::sockets::ListenSockets;
 pub use self::state::SharedState;
 pub(crate) use self::streams::node;
@@ -69,6 +71,8 @@ struct Core {
     discoveries: HashMap<u64, AbortHandle>,
     /// What looks after their health.
     health: HashMap<u64, AbortHandle>,
+    /// What checks hosts for others, until it runs.
+    health_discovery: Option<HealthDiscovery>,
     /// Listeners that `/drain_listeners` stopped.
     stopped: HashSet<ListenerTag>,
     inputs: mpsc::UnboundedSender<Input>,
@@ -118,6 +122,7 @@ impl Configuration {
             workers: None,
             sockets: ListenSockets::new(env.concurrency),
             streams: Streams::new(env, bootstrap, directory.clone(), event_sender),
+            health_discovery: HealthDiscovery::new(env, bootstrap, &directory),
             directory,
             resolvers,
             discoveries: HashMap::new(),
@@ -331,6 +336,11 @@ impl Core {
             }
         }
         self.state.entered(self.store.phase());
+        if self.store.phase() > Phase::PrimaryClusters
+            && let Some(health_discovery) = self.health_discovery.take()
+        {
+            tokio::task::spawn_local(health_discovery.run());
+        }
         for (key, commands) in commands {
             self.streams.apply(key, commands);
         }

@@ -16,6 +16,7 @@ pub mod dns;
 pub mod expect;
 pub mod frames;
 pub mod global_limit;
+pub mod health_service;
 pub mod http1;
 pub mod mesh;
 pub mod netns;

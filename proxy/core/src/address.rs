@@ -50,6 +50,20 @@ impl Address {
         }
     }
 
+    /// The address as messages have it.
+    pub fn to_proto(&self) -> proto::Address {
+        use proto::address::Address as Kind;
+        let kind = match self {
+            Self::Ip(socket) => Kind::SocketAddress(proto::SocketAddress {
+                address: socket.ip().to_string(),
+                port_specifier: Some(PortSpecifier::PortValue(socket.port().into())),
+                ..proto::SocketAddress::default()
+            }),
+            Self::Pipe(path) => Kind::Pipe(proto::Pipe { path: path.to_string(), mode: 0 }),
+        };
+        proto::Address { address: Some(kind) }
+    }
+
     /// Reads an address that must already be numeric: an IP with a port, or a pipe.
     pub fn build(address: &proto::Address, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
         use proto::address::Address as Kind;

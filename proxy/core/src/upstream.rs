@@ -12,6 +12,7 @@ mod local_cluster;
 mod outlier;
 mod priority;
 mod reported;
+mod roster;
 mod subsets;
 mod wishes;
 
@@ -42,5 +43,6 @@ pub use outlier::{
 };
 pub use priority::{Load, Priority};
 pub use reported::ReportedWeights;
+pub use roster::Roster;
 pub use subsets::{SelectorFallback, SubsetFallback, SubsetSelector, SubsetSettings, SubsetWeights, Subsets};
 pub use wishes::{HostQueue, HostWish, HostWishes, OverrideHosts, OverrideSource, StrictHost};

@@ -13,6 +13,7 @@ pub mod dns;
 pub mod fields;
 pub mod header_mutation;
 pub mod health;
+pub mod health_discovery;
 pub mod http_options;
 pub mod key_format;
 pub(crate) mod labels;

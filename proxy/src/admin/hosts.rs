@@ -108,13 +108,13 @@ fn endpoint(host: &Arc<Host>) -> proto::LbEndpoint {
         metadata: (!metadata.is_empty()).then(|| metadata.to_proto()),
         load_balancing_weight: Some(host.weight()),
         host_identifier: Some(proto::lb_endpoint::HostIdentifier::Endpoint(proto::Endpoint {
-            address: Some(address(&host.address)),
+            address: Some(host.address.to_proto()),
             health_check_config: Some(check_config(host)),
             hostname: host.hostname.to_string(),
             additional_addresses: host
                 .additional_addresses
                 .iter()
-                .map(|other| proto::endpoint::AdditionalAddress { address: Some(address(other)) })
+                .map(|other| proto::endpoint::AdditionalAddress { address: Some(other.to_proto()) })
                 .collect(),
             ..Default::default()
         })),
@@ -127,22 +127,9 @@ fn check_config(host: &Host) -> HealthCheckConfig {
     HealthCheckConfig {
         port_value: port.into(),
         hostname: check.hostname.to_string(),
-        address: own.map(address),
+        address: own.map(Address::to_proto),
         disable_active_health_check: check.disabled,
     }
-}
-
-fn address(address: &Address) -> core::Address {
-    use core::address::Address as Kind;
-    let kind = match address {
-        Address::Ip(socket) => Kind::SocketAddress(core::SocketAddress {
-            address: socket.ip().to_string(),
-            port_specifier: Some(core::socket_address::PortSpecifier::PortValue(socket.port().into())),
-            ..Default::default()
-        }),
-        Address::Pipe(path) => Kind::Pipe(core::Pipe { path: path.to_string(), mode: 0 }),
-    };
-    core::Address { address: Some(kind) }
 }
 
 #[cfg(test)]

@@ -6,10 +6,12 @@ use prost_types::Any;
 use proxy_core::config::{BuildCx, ClusterDefaults, Rejected};
 use proxy_core::headers;
 use proxy_core::upstream::{LocalCluster, Locality};
+use proxy_engine::state::source::{ApiUse, check_api};
 use proxy_engine::upstream::dns::ResolverConfig;
 use proxy_engine::upstream::socket_options::SocketOptions;
 use xds_api::envoy::config::bootstrap::v3::{Bootstrap, ClusterManager};
-use xds_api::envoy::config::core::v3::TypedExtensionConfig;
+use xds_api::envoy::config::core::v3::grpc_service::TargetSpecifier;
+use xds_api::envoy::config::core::v3::{ApiConfigSource, TypedExtensionConfig};
 
 use crate::overload::OverloadConfig;
 
@@ -47,7 +49,12 @@ impl Settings {
         let renamed = prefix
             .map_or(Ok(()), headers::rename)
             .map_err(|_| cx.at("header_prefix", |cx| cx.reject("is not how the name of a header may begin")));
+        let health = match &proto.hds_config {
+            Some(api) => cx.at("hds_config", |cx| health_discovery(api, proto, cx)),
+            None => Ok(()),
+        };
         engine?;
+        health?;
         renamed?;
         extensions?;
         local?;
@@ -85,6 +92,19 @@ fn local_cluster(manager: &ClusterManager, proto: &Bootstrap, cx: &mut BuildCx<'
         return Ok(());
     }
     Err(cx.at("local_cluster_name", |cx| cx.reject(format!("local cluster '{name}' must be defined"))))
+}
+
+/// Whether there can be a stream to the service: to a cluster that is there from the start.
+fn health_discovery(api: &ApiConfigSource, proto: &Bootstrap, cx: &mut BuildCx<'_>) -> Result<(), Rejected> {
+    check_api(api, ApiUse::Health, cx)?;
+    let target = api.grpc_services.first().and_then(|service| service.target_specifier.as_ref());
+    let Some(TargetSpecifier::EnvoyGrpc(target)) = target else { return Ok(()) };
+    let name = &target.cluster_name;
+    let mut clusters = proto.static_resources.iter().flat_map(|resources| &resources.clusters);
+    match clusters.any(|cluster| cluster.name == *name) {
+        true => Ok(()),
+        false => Err(cx.at("grpc_services", |cx| cx.reject(format!("Unknown gRPC client cluster '{name}'")))),
+    }
 }
 
 /// Whether an extension is of one of these types.

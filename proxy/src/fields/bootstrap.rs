@@ -16,7 +16,7 @@ pub const FIELDS: &[MessageFields] = &[
             ("static_resources", Used),
             ("dynamic_resources", Used),
             ("cluster_manager", Used),
-            ("hds_config", Rejected("HDS is not available")),
+            ("hds_config", Used),
             ("flags_path", Ignored("files with flags are not read")),
             ("stats_sinks", Used),
             ("deferred_stat_options", Ignored("statistics are always made at once")),

@@ -71,7 +71,7 @@ fn every_extension_has_a_table() {
 fn what_is_not_honoured_is_refused_where_it_is_set() {
     let (errors, ignored) = enforce_yaml(
         r#"
-hds_config: {api_type: GRPC, cluster_names: [a]}
+enable_worker_cpu_affinity: true
 flags_path: /flags
 static_resources:
   clusters:
@@ -90,7 +90,7 @@ static_resources:
     assert_eq!(
         errors,
         [
-            "hds_config: HDS is not available",
+            "enable_worker_cpu_affinity: not available",
             "static_resources.listeners[0].filter_chains[0].filters[0].typed_config.\
              common_http_protocol_options.max_connection_duration_jitter: not available yet",
         ]

@@ -181,22 +181,26 @@ impl Streams {
                 fill_rate: limit.fill_rate.unwrap_or(default.fill_rate),
             }
         });
-        let proto = api.grpc_services.first()?;
-        let Some(TargetSpecifier::EnvoyGrpc(target)) = &proto.target_specifier else { return None };
-        let mut config = GrpcConfig::new(&target.cluster_name, service);
-        config.authority = Some(target.authority.clone()).filter(|authority| !authority.is_empty());
-        config.initial_metadata = proto
-            .initial_metadata
-            .iter()
-            .map(|one| (one.key.clone(), metadata_value(one).to_vec()))
-            .collect();
-        if let Some(most) = target.max_receive_message_length {
-            config.max_receive_message_bytes = most as usize;
-        }
-        grpc::client(settings, config, self.directory.clone(), Arc::new(stats))
-            .inspect_err(|error| tracing::error!(%error, cluster = target.cluster_name, "no stream"))
+        let config = grpc_config(api)?;
+        let cluster = config.cluster.clone();
+        grpc::client(settings, config, &service, self.directory.clone(), Arc::new(stats))
+            .inspect_err(|error| tracing::error!(%error, cluster, "no stream"))
             .ok()
     }
+}
+
+/// The service that `api` names, if it is one of gRPC in a cluster.
+pub(super) fn grpc_config(api: &ApiConfigSource) -> Option<GrpcConfig> {
+    let proto = api.grpc_services.first()?;
+    let Some(TargetSpecifier::EnvoyGrpc(target)) = &proto.target_specifier else { return None };
+    let mut config = GrpcConfig::new(&target.cluster_name);
+    config.authority = Some(target.authority.clone()).filter(|authority| !authority.is_empty());
+    config.initial_metadata =
+        proto.initial_metadata.iter().map(|one| (one.key.clone(), metadata_value(one).to_vec())).collect();
+    if let Some(most) = target.max_receive_message_length {
+        config.max_receive_message_bytes = most as usize;
+    }
+    Some(config)
 }
 
 /// Who we are: the bootstrap's node, completed by the command line.

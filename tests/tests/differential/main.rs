@@ -21,6 +21,7 @@ mod hashing;
 mod headers;
 mod health;
 mod health_changes;
+mod health_discovery;
 mod hedging;
 mod http1;
 mod http2;
@@ -433,4 +434,41 @@ async fn metadata_frames() {
 fn verdicts_on_configuration() {
     let compare = || validate::compare(&Binary::envoy()?, &Binary::subject()?);
     expect_ok(compare());
+}
+
+#[tokio::test]
+async fn health_discovery_begins() {
+    let compared = async { health_discovery::compare_first(&Binary::envoy()?, &Binary::subject()?).await };
+    expect_ok(compared.await);
+}
+
+#[tokio::test]
+async fn health_discovery_changes() {
+    let compared = async { health_discovery::compare_changes(&Binary::envoy()?, &Binary::subject()?).await };
+    expect_ok(compared.await);
+}
+
+#[tokio::test]
+async fn health_discovery_of_checks_that_disagree() {
+    let compared =
+        async { health_discovery::compare_disagreement(&Binary::envoy()?, &Binary::subject()?).await };
+    expect_ok(compared.await);
+}
+
+#[tokio::test]
+async fn health_discovery_that_is_refused() {
+    let compared = async { health_discovery::compare_refusals(&Binary::envoy()?, &Binary::subject()?).await };
+    expect_ok(compared.await);
+}
+
+#[tokio::test]
+async fn health_discovery_that_ends() {
+    let compared = async { health_discovery::compare_ends(&Binary::envoy()?, &Binary::subject()?).await };
+    expect_ok(compared.await);
+}
+
+#[tokio::test]
+async fn health_discovery_of_statuses() {
+    let compared = async { health_discovery::compare_statuses(&Binary::envoy()?, &Binary::subject()?).await };
+    expect_ok(compared.await);
 }

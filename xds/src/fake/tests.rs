@@ -63,14 +63,14 @@ fn settings(variant: Variant) -> Settings {
 
 impl Rig {
     async fn new(variant: Variant) -> Self {
-        Self::with(variant, GrpcConfig::new("xds_cluster", Service::Aggregated)).await
+        Self::with(variant, GrpcConfig::new("xds_cluster"), Service::Aggregated).await
     }
 
-    async fn with(variant: Variant, config: GrpcConfig) -> Self {
+    async fn with(variant: Variant, config: GrpcConfig, service: Service) -> Self {
         let server = Arc::new(ManagementServer::start().await.unwrap());
         let counts = Arc::new(Counts::default());
         let (client, events, driver) =
-            client(settings(variant), config, server.clone(), counts.clone()).unwrap();
+            client(settings(variant), config, &service, server.clone(), counts.clone()).unwrap();
         Self { server, client, events, counts, _driver: tokio::spawn(driver.run()) }
     }
 
@@ -203,8 +203,8 @@ async fn single_services_serve_their_type() {
     ];
     for type_url in types {
         for variant in BOTH {
-            let config = GrpcConfig::new("outbound|80||xds", Service::Single(type_url.clone()));
-            let mut rig = Rig::with(variant, config).await;
+            let config = GrpcConfig::new("outbound|80||xds");
+            let mut rig = Rig::with(variant, config, Service::Single(type_url.clone())).await;
             rig.server.set(&type_url, "v1", [served(&type_url, "n", "1"), served(&type_url, "other", "1")]);
             rig.subscribe(&type_url, "n");
             assert_eq!(rig.accept_until("n", "1").await.upserts.len(), 1, "{type_url}");
@@ -300,9 +300,9 @@ async fn a_repeated_response_is_answered_twice() {
 
 #[tokio::test]
 async fn messages_beyond_the_limit_end_the_stream() {
-    let mut config = GrpcConfig::new("xds", Service::Aggregated);
+    let mut config = GrpcConfig::new("xds");
     config.max_receive_message_bytes = 10_000;
-    let mut rig = Rig::with(Variant::StateOfTheWorld, config).await;
+    let mut rig = Rig::with(Variant::StateOfTheWorld, config, Service::Aggregated).await;
     rig.server.set(&CDS, "v1", [served(&CDS, "a", &"x".repeat(10_000))]);
     rig.subscribe(&CDS, WILDCARD);
     let reason = rig.disconnected().await;

@@ -19,8 +19,8 @@ pub use listener::{
 };
 pub use server::{
     CaresStats, ClusterManagerStats, ConfigReloadStats, ControlPlaneStats, DispatcherStats, FilesystemStats,
-    HighMemoryStreamStats, LoadShedPointStats, MeasuredResourceStats, OverloadActionStats, OverloadStats,
-    RdsStats, ResourceMonitorStats, RuntimeStats, ServerStats, ShrinkHeapStats,
+    HdsDelegateStats, HighMemoryStreamStats, LoadShedPointStats, MeasuredResourceStats, OverloadActionStats,
+    OverloadStats, RdsStats, ResourceMonitorStats, RuntimeStats, ServerStats, ShrinkHeapStats,
     ThreadLocalClusterManagerStats, WatchdogStats, XdsStats,
 };
 pub use tls::{SdsStats, SslFactoryStats, SslStats};

@@ -1,7 +1,7 @@
 //! One endpoint of a cluster.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Instant;
 
@@ -56,6 +56,8 @@ pub struct Host {
     pub check: Option<Box<CheckTarget>>,
     /// Answers that said that checks fail, and that nobody looked at yet.
     passive_failures: AtomicU32,
+    /// What the last HTTP check was answered with; 0 if with nothing.
+    check_status: AtomicU16,
     /// Requests in flight, over all workers.
     pub active_requests: AtomicU32,
     /// Connections open, over all workers.
@@ -100,6 +102,7 @@ impl Host {
             healthy_since: OnceLock::new(),
             check: None,
             passive_failures: AtomicU32::new(0),
+            check_status: AtomicU16::new(0),
             active_requests: AtomicU32::new(0),
             active_connections: AtomicU32::new(0),
             stats: HostStats::default(),
@@ -178,6 +181,16 @@ impl Host {
     pub(super) fn take_active_health(&self, other: &Self) {
         self.flags.take_active(&other.flags);
         self.flags.set_unchecked(true);
+    }
+
+    /// Notes the status that the last HTTP check of it was answered with, if any.
+    pub fn set_check_status(&self, status: Option<u16>) {
+        self.check_status.store(status.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// The status that the last HTTP check of it was answered with, if any.
+    pub fn check_status(&self) -> Option<u16> {
+        Some(self.check_status.load(Ordering::Relaxed)).filter(|status| *status != 0)
     }
 
     /// Notes that an answer of it said that checks fail; whether the main thread is to be told.

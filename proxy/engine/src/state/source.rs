@@ -135,6 +135,8 @@ pub enum ApiUse {
     Aggregated,
     /// A stream of one type.
     Single,
+    /// A stream of health checks (`hds_config`).
+    Health,
 }
 
 /// Whether streams can be opened as `api` says: over gRPC, or by polling, to a cluster.
@@ -152,6 +154,9 @@ pub fn check_api(api: &core::ApiConfigSource, usage: ApiUse, cx: &mut BuildCx<'_
             }));
         }
         (Ok(ApiType::AggregatedGrpc | ApiType::AggregatedDeltaGrpc), ApiUse::Aggregated) => {}
+        (Ok(_), ApiUse::Health) => {
+            return Err(cx.at("api_type", |cx| cx.reject("must be GRPC or DELTA_GRPC")));
+        }
         (Ok(ApiType::Rest), ApiUse::Single) => return check_rest(api, cx),
         (Ok(ApiType::Rest), ApiUse::Aggregated) => {
             return Err(cx.at("api_type", |cx| cx.reject("REST has no aggregated stream")));

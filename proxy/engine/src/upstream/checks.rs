@@ -69,19 +69,18 @@ impl Checker {
         protocol: UpstreamProtocol,
         scope: &Scope,
         cx: &mut BuildCx<'_>,
-    ) -> Result<Option<Box<Self>>, Rejected> {
+    ) -> Result<Option<Arc<Self>>, Rejected> {
         match proto.health_checks.as_slice() {
             [] => Ok(None),
-            [one] => cx.at_index("health_checks", 0, |cx| {
-                Self::build_one(one, protocol, scope, cx).map(|built| Some(Box::new(built)))
-            }),
-            [_, _, ..] => {
-                Err(cx.at("health_checks", |cx| cx.reject("more than one health check is not available")))
-            }
+            [one] => cx
+                .at_index("health_checks", 0, |cx| Self::build_one(one, protocol, scope, cx))
+                .map(|built| Some(Arc::new(built))),
+            [_, _, ..] => Err(cx.at("health_checks", |cx| cx.reject("Multiple health checks not supported"))),
         }
     }
 
-    fn build_one(
+    /// One check of a cluster that speaks `protocol`.
+    pub(super) fn build_one(
         proto: &proto::HealthCheck,
         protocol: UpstreamProtocol,
         scope: &Scope,
@@ -146,6 +145,11 @@ impl Checker {
     /// The receiving end of [`Self::note`]; `None` if somebody has it already.
     fn take_told(&self) -> Option<mpsc::UnboundedReceiver<Arc<Host>>> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Whether hosts answer with a status.
+    fn is_http(&self) -> bool {
+        matches!(self.kind, Kind::Http(_))
     }
 
     /// Whether a connection is of use after a check that timed out on it.

@@ -88,7 +88,7 @@ pub struct Cluster {
     /// Outlier detection.
     pub outlier: Option<Box<Outlier>>,
     /// Active health checks.
-    pub checker: Option<Box<Checker>>,
+    pub checker: Option<Arc<Checker>>,
     /// Streams of bytes end with the health of their host (`close_connections_on_host_health_failure`).
     pub closes_on_failure: bool,
     /// What checks mean for hosts that come and go.
@@ -117,6 +117,18 @@ impl Cluster {
         if proto.name.is_empty() {
             return Err(cx.at("name", |cx| cx.reject("must not be empty")));
         }
+        let (cluster, assignment) = Self::build_empty(proto, cx)?;
+        if matches!(cluster.discovery, Discovery::Static) {
+            cluster.update_hosts(&assignment);
+        }
+        Ok(Arc::new(cluster))
+    }
+
+    /// One without hosts, and those that its configuration has.
+    pub(super) fn build_empty(
+        proto: &proto::Cluster,
+        cx: &mut BuildCx<'_>,
+    ) -> Result<(Self, Assignment), Rejected> {
         let discovery = Discovery::build(proto, cx);
         let balancing = Balancing::build(proto, cx);
         let outer = std::mem::replace(&mut cx.stat_prefix, format!("cluster.{}.", stat_name(proto)));
@@ -183,10 +195,7 @@ impl Cluster {
             membership: Notify::new(),
             runtime: cx.env.runtime.clone(),
         };
-        if matches!(cluster.discovery, Discovery::Static) {
-            cluster.update_hosts(&assignment);
-        }
-        Ok(Arc::new(cluster))
+        Ok((cluster, assignment))
     }
 
     /// The hosts now. Do not hold the guard across an await.
@@ -463,7 +472,10 @@ impl ClusterStats {
     fn new(proto: &proto::Cluster, cx: &BuildCx<'_>) -> Self {
         let name = stat_name(proto);
         // The name must not be split or completed by the registry: it goes in as it is.
-        let scope = cx.env.stats.scope(&format!("cluster.{name}"));
+        let scope = match name {
+            "" => cx.env.stats.scope("cluster"),
+            name => cx.env.stats.scope(&format!("cluster.{name}")),
+        };
         let track = proto.track_cluster_stats.unwrap_or_default();
         Self {
             traffic: scope.cells(),

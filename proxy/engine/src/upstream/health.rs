@@ -9,7 +9,7 @@ use std::time::Duration;
 use proxy_core::upstream::{HealthFlag, Host, OutlierChange, Transition};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
-use super::checks::sessions::{Found, Sessions};
+use super::checks::sessions::{Findings, Found};
 use super::cluster::Cluster;
 use super::outlier::Judge;
 
@@ -37,10 +37,10 @@ pub enum HealthUpdate {
 pub async fn run(cluster: Arc<Cluster>, on_update: impl Fn(HealthUpdate)) {
     let outlier = cluster.outlier.as_ref();
     let mut judge = outlier.and_then(|outlier| Judge::new(outlier, cluster.name.as_str()));
-    let mut sessions = Sessions::new(&cluster);
+    let mut findings = Findings::new(&cluster);
     let reported = cluster.balancing.reported.as_ref();
     let mut weighing = reported.map(|reported| weighing(reported.period));
-    if judge.is_none() && sessions.is_none() && weighing.is_none() {
+    if judge.is_none() && findings.is_none() && weighing.is_none() {
         return;
     }
     let mut is_checked = true;
@@ -49,8 +49,8 @@ pub async fn run(cluster: Arc<Cluster>, on_update: impl Fn(HealthUpdate)) {
         if let Some(judge) = &mut judge {
             judge.set_hosts(&hosts);
         }
-        if let Some(sessions) = &mut sessions {
-            sessions.set_hosts(&hosts);
+        if let Some(findings) = &mut findings {
+            findings.set_hosts(&hosts);
         }
         drop(hosts);
         let was_checked = std::mem::replace(&mut is_checked, cluster.is_checked());
@@ -63,7 +63,7 @@ pub async fn run(cluster: Arc<Cluster>, on_update: impl Fn(HealthUpdate)) {
             changes = wait(judge.as_mut().map(|judge| judge.judge(|| cluster.known_hosts()))) => {
                 settle(&cluster, &changes, &[], &on_update);
             }
-            found = wait(sessions.as_mut().map(Sessions::found)) => {
+            found = wait(findings.as_mut().map(Findings::found)) => {
                 let changes = judge.as_mut().map_or_else(Vec::new, |judge| unejected(judge, &found));
                 settle(&cluster, &changes, &found, &on_update);
             }

@@ -248,4 +248,16 @@ crate::stats! {
         /// Streams reset.
         counter count,
     }
+
+    /// `hds_delegate`
+    pub shared struct HdsDelegateStats {
+        /// Streams that ended or could not be opened, and what could not be taken of what services said.
+        counter errors,
+        /// What services said.
+        counter requests,
+        /// What was sent: how each stream began, and reports.
+        counter responses,
+        /// What services said that was news.
+        counter updates,
+    }
 }

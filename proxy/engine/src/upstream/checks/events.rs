@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use prost::Message as _;
-use proxy_core::address::Address;
 use proxy_core::config::{BuildCx, Rejected};
 use proxy_core::extension::access_log::LogFile;
 use proxy_core::extension::decode;
@@ -100,7 +99,7 @@ impl EventLog {
         };
         event::HealthCheckEvent {
             health_checker_type: self.checker.into(),
-            host: Some(address(&host.address)),
+            host: Some(host.address.to_proto()),
             cluster_name: cluster.to_owned(),
             timestamp: Some(now.into()),
             metadata: (!metadata.is_empty()).then(|| metadata.to_proto()),
@@ -136,17 +135,4 @@ fn kind(failure: CheckFailure) -> event::HealthCheckFailureType {
         FailureKind::Network => event::HealthCheckFailureType::Network,
         FailureKind::Timeout => event::HealthCheckFailureType::NetworkTimeout,
     }
-}
-
-fn address(address: &Address) -> core::Address {
-    use core::address::Address as Kind;
-    let kind = match address {
-        Address::Ip(socket) => Kind::SocketAddress(core::SocketAddress {
-            address: socket.ip().to_string(),
-            port_specifier: Some(core::socket_address::PortSpecifier::PortValue(socket.port().into())),
-            ..core::SocketAddress::default()
-        }),
-        Address::Pipe(path) => Kind::Pipe(core::Pipe { path: path.to_string(), mode: 0 }),
-    };
-    core::Address { address: Some(kind) }
 }

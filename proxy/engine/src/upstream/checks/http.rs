@@ -154,7 +154,10 @@ impl HttpCheck {
         let request = self.request(probe);
         match probe.exchange(request, self.codec).await {
             Ok(answer) => self.judge(&answer, probe),
-            Err(Broken) => CheckResult::Failed(CheckFailure::of(FailureKind::Network)),
+            Err(Broken) => {
+                probe.host.set_check_status(None);
+                CheckResult::Failed(CheckFailure::of(FailureKind::Network))
+            }
         }
     }
 
@@ -184,6 +187,7 @@ impl HttpCheck {
     fn judge(&self, answer: &Answer, probe: &Probe<'_>) -> CheckResult {
         let headers = &answer.head.headers;
         let status = answer.head.status;
+        probe.host.set_check_status(Some(status.as_u16()));
         let failed = |retriable| {
             let kind = FailureKind::Active;
             CheckResult::Failed(CheckFailure { kind, retriable, status: status.as_u16() })

@@ -23,15 +23,13 @@ pub(in crate::upstream) struct Found {
     pub(in crate::upstream) transition: Transition,
 }
 
-/// The checks of all hosts of a cluster. They end when this is dropped.
+/// The checks of some hosts of a cluster by one checker. They end when this is dropped.
 pub(in crate::upstream) struct Sessions {
     cluster: Arc<Cluster>,
+    checker: Arc<Checker>,
     running: HashMap<*const Host, Session>,
-    generation: u64,
-    /// To this end from the tasks; what waits is bounded by their number.
-    find: mpsc::UnboundedSender<Found>,
-    found: mpsc::UnboundedReceiver<Found>,
-    told: mpsc::UnboundedReceiver<Arc<Host>>,
+    /// To whom each result is told, if anybody wants to know.
+    find: Option<mpsc::UnboundedSender<Found>>,
 }
 
 /// The checks of one host.
@@ -47,30 +45,56 @@ impl Drop for Session {
 }
 
 impl Sessions {
-    /// Those of `cluster`; `None` if it has none, or somebody runs them already. Needs a local set.
-    pub(in crate::upstream) fn new(cluster: &Arc<Cluster>) -> Option<Self> {
-        let told = cluster.checker.as_ref()?.take_told()?;
-        let (find, found) = mpsc::unbounded_channel();
-        let running = HashMap::new();
-        Some(Self { cluster: cluster.clone(), running, generation: 0, find, found, told })
+    /// Of no hosts yet, whose flags are all that is told.
+    pub(in crate::upstream) fn new(cluster: &Arc<Cluster>, checker: &Arc<Checker>) -> Self {
+        let (cluster, checker) = (cluster.clone(), checker.clone());
+        Self { cluster, checker, running: HashMap::new(), find: None }
     }
 
-    /// Takes the hosts as they are now: new ones are checked, those that are gone no longer.
-    pub(in crate::upstream) fn set_hosts(&mut self, hosts: &HostSet) {
-        let Some(checker) = &self.cluster.checker else { return };
-        if self.generation == hosts.generation() {
-            return;
-        }
-        self.generation = hosts.generation();
+    /// Takes the hosts as they are now: new ones are checked, those that are gone no longer. Needs a local set.
+    pub(in crate::upstream) fn set_hosts<'h>(&mut self, hosts: impl Iterator<Item = &'h Arc<Host>>) {
         let mut before = std::mem::take(&mut self.running);
-        for host in hosts.hosts().filter(|host| !host.is_never_checked()) {
+        for host in hosts.filter(|host| !host.is_never_checked()) {
             let key = Arc::as_ptr(host);
-            let session = before.remove(&key).unwrap_or_else(|| {
-                let state = Rc::new(RefCell::new(HostChecks::new(host.clone(), checker.stats.clone())));
-                let run = run(self.cluster.clone(), state.clone(), self.find.clone());
-                Session { state, task: tokio::task::spawn_local(run).abort_handle() }
-            });
+            if self.running.contains_key(&key) {
+                continue;
+            }
+            let session = before.remove(&key).unwrap_or_else(|| self.begin(host));
             self.running.insert(key, session);
+        }
+    }
+
+    fn begin(&self, host: &Arc<Host>) -> Session {
+        let state = Rc::new(RefCell::new(HostChecks::new(host.clone(), self.checker.stats.clone())));
+        let run = run(self.cluster.clone(), self.checker.clone(), state.clone(), self.find.clone());
+        Session { state, task: tokio::task::spawn_local(run).abort_handle() }
+    }
+}
+
+/// The checks of all hosts of a cluster that has clients: what is found is told to balancing, and answers to requests count, too.
+pub(in crate::upstream) struct Findings {
+    sessions: Sessions,
+    generation: u64,
+    /// From the tasks; what waits is bounded by their number.
+    found: mpsc::UnboundedReceiver<Found>,
+    told: mpsc::UnboundedReceiver<Arc<Host>>,
+}
+
+impl Findings {
+    /// Those of `cluster`; `None` if it has no checks, or somebody runs them already.
+    pub(in crate::upstream) fn new(cluster: &Arc<Cluster>) -> Option<Self> {
+        let checker = cluster.checker.as_ref()?;
+        let told = checker.take_told()?;
+        let (find, found) = mpsc::unbounded_channel();
+        let sessions = Sessions { find: Some(find), ..Sessions::new(cluster, checker) };
+        Some(Self { sessions, generation: 0, found, told })
+    }
+
+    /// Takes the hosts as they are now. Needs a local set.
+    pub(in crate::upstream) fn set_hosts(&mut self, hosts: &HostSet) {
+        if self.generation != hosts.generation() {
+            self.generation = hosts.generation();
+            self.sessions.set_hosts(hosts.hosts());
         }
     }
 
@@ -94,43 +118,47 @@ impl Sessions {
     /// Answers of `host` to requests said that checks fail.
     fn take_passive(&self, host: &Arc<Host>, all: &mut Vec<Found>) {
         let count = host.take_passive_failures();
-        let Some(session) = self.running.get(&Arc::as_ptr(host)) else { return };
+        let Sessions { cluster, checker, running, .. } = &self.sessions;
+        let Some(session) = running.get(&Arc::as_ptr(host)) else { return };
         let result = CheckResult::Failed(CheckFailure::of(FailureKind::Passive));
         for _ in 0..count {
-            all.extend(take(&self.cluster, &session.state, result));
+            all.push(take(cluster, checker, &session.state, result));
         }
     }
 }
 
 /// Takes a result, and writes down what it brought about.
-fn take(cluster: &Cluster, state: &RefCell<HostChecks>, result: CheckResult) -> Option<Found> {
-    let checker = cluster.checker.as_ref()?;
+fn take(cluster: &Cluster, checker: &Checker, state: &RefCell<HostChecks>, result: CheckResult) -> Found {
     let mut state = state.borrow_mut();
     let outcome = state.take(result, &checker.settings);
     let host = state.host().clone();
     checker.log.write(cluster.name.as_str(), &host, &outcome.events);
     let passed = matches!(result, CheckResult::Passed { .. });
-    Some(Found { host, passed, transition: outcome.transition })
+    Found { host, passed, transition: outcome.transition }
 }
 
 /// Checks one host for ever.
-async fn run(cluster: Arc<Cluster>, state: Rc<RefCell<HostChecks>>, find: mpsc::UnboundedSender<Found>) {
-    let Some(checker) = &cluster.checker else { return };
+async fn run(
+    cluster: Arc<Cluster>,
+    checker: Arc<Checker>,
+    state: Rc<RefCell<HostChecks>>,
+    find: Option<mpsc::UnboundedSender<Found>>,
+) {
     let host = state.borrow().host().clone();
     let mut random = fastrand::Rng::new();
-    let mut probe = Probe::new(&cluster, checker, &host);
+    let mut probe = Probe::new(&cluster, &checker, &host);
     if let Some(delay) = checker.settings.until_first(IntervalLimits::now(&cluster.runtime), &mut random) {
         tokio::time::sleep(delay).await;
     }
     loop {
-        let mut result = check(checker, &mut probe).await;
+        let mut result = check(&checker, &mut probe).await;
         loop {
-            let Some(found) = take(&cluster, &state, result) else { return };
+            let found = take(&cluster, &checker, &state, result);
             let limits = IntervalLimits::now(&cluster.runtime);
             let has_traffic = cluster.had_traffic();
             let transition = found.transition;
             let next = checker.settings.until_next(result, transition, has_traffic, limits, &mut random);
-            if find.send(found).is_err() {
+            if find.as_ref().is_some_and(|find| find.send(found).is_err()) {
                 return;
             }
             tokio::select! {
@@ -150,6 +178,9 @@ async fn check(checker: &Checker, probe: &mut Probe<'_>) -> CheckResult {
     match tokio::time::timeout(checker.settings.timeout, Box::pin(checker.ask(probe))).await {
         Ok(result) => result,
         Err(_) => {
+            if checker.is_http() {
+                probe.host.set_check_status(None);
+            }
             if !checker.outlives_timeouts() {
                 probe.kept = None;
             }

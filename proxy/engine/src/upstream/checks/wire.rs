@@ -177,6 +177,8 @@ impl<'c> Probe<'c> {
         match self.kept.take() {
             Some(Kept::Http1(connection)) if connection.is_alive() => Ok(connection),
             Some(Kept::Tcp(_) | Kept::Http1(_) | Kept::Http2(_)) | None => {
+                // They are there from the first connection on, as in Envoy.
+                self.cluster.stats.http1();
                 let options = http1_options(self.cluster);
                 Ok(Box::new(ClientConnection::new(self.connect().await?, options)))
             }

@@ -5,7 +5,6 @@ use std::time::UNIX_EPOCH;
 
 use http::HeaderMap;
 use prost_types::{Struct, Timestamp, value::Kind};
-use proxy_core::address::Address;
 use proxy_core::head::RequestHead;
 use proxy_core::metadata::Metadata;
 use proxy_core::stream_info::{ConnectionInfo, StreamInfo};
@@ -36,7 +35,7 @@ impl Told {
         let tls = connection.tls.as_ref();
         let peer = tls.and_then(|tls| tls.peer_certificate());
         let source = Peer {
-            address: Some(address(&connection.remote)),
+            address: Some(connection.remote.to_proto()),
             service: from.to_owned(),
             principal: peer.and_then(|peer| peer.content.as_ref()).map(principal).unwrap_or_default(),
             certificate: match peer.filter(|_| self.certificate) {
@@ -46,7 +45,7 @@ impl Told {
             ..Peer::default()
         };
         let destination = Peer {
-            address: Some(address(&connection.local)),
+            address: Some(connection.local.to_proto()),
             service: to.to_owned(),
             principal: tls.and_then(|tls| tls.local.as_deref()).map(principal).unwrap_or_default(),
             labels: self.labels.clone(),
@@ -102,20 +101,6 @@ fn principal(certificate: &Certificate) -> String {
     let mut uris = certificate.sans_of(&SanKind::Uri);
     let mut names = certificate.sans_of(&SanKind::Dns);
     uris.next().or_else(|| names.next()).unwrap_or(&certificate.subject).to_owned()
-}
-
-fn address(address: &Address) -> core::Address {
-    use core::address::Address as Form;
-    use core::socket_address::PortSpecifier;
-    let form = match address {
-        Address::Ip(ip) => Form::SocketAddress(core::SocketAddress {
-            address: ip.ip().to_string(),
-            port_specifier: Some(PortSpecifier::PortValue(ip.port().into())),
-            ..core::SocketAddress::default()
-        }),
-        Address::Pipe(path) => Form::Pipe(core::Pipe { path: path.to_string(), mode: 0 }),
-    };
-    core::Address { address: Some(form) }
 }
 
 /// How headers are told.
