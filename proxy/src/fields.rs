@@ -19,7 +19,7 @@ const MANAGER: &str = "envoy.extensions.filters.network.http_connection_manager.
 
 /// Every table.
 pub fn tables() -> impl Iterator<Item = &'static MessageFields> {
-    let own: [&'static [MessageFields]; 17] = [
+    let own: [&'static [MessageFields]; 18] = [
         bootstrap::FIELDS,
         proxy_core::custom_tag::FIELDS,
         proxy_core::fields::FIELDS,
