@@ -43,6 +43,7 @@ pub fn env() -> BuildEnv {
         cluster_defaults: Default::default(),
         outlier_log: None,
         background: Default::default(),
+        kept: Default::default(),
         default_tracer: None,
         stats: Registry::new(1),
     }

@@ -14,6 +14,7 @@ use proxy_core::config::{BuildCx, BuildEnv, ClusterDefaults, ConfigError, NodeIn
 use proxy_core::extension::access_log::{AccessLog, LogFile, LogFiles};
 use proxy_core::extension::stats_sink::{Surroundings, build_sink};
 use proxy_core::extension::tracer::{Tracer, build_tracer};
+use proxy_core::kept::Kept;
 use proxy_core::log_filter::{build_access_log, build_access_logs};
 use proxy_core::names::Names;
 use proxy_core::runtime::{Runtime, RuntimeLayer};
@@ -130,6 +131,7 @@ pub fn build(mut checked: Checked, options: &cli::Options) -> anyhow::Result<Bui
         node: node_info(bootstrap, options),
         concurrency: options.workers(),
         background: Background::default(),
+        kept: Kept::default(),
         default_tracer: None,
     };
     let mut cx = BuildCx::new(&env);

@@ -103,7 +103,7 @@ async fn answer(
     sending.send_trailers(trailers.into_iter().collect()).context("trailers")
 }
 
-fn take_message(buffer: &mut BytesMut) -> Option<Vec<u8>> {
+pub(crate) fn take_message(buffer: &mut BytesMut) -> Option<Vec<u8>> {
     let length = u32::from_be_bytes(buffer.get(1..5)?.try_into().ok()?) as usize;
     buffer.get(5..5 + length)?;
     Some(buffer.split_to(5 + length)[5..].to_vec())

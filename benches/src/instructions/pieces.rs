@@ -181,6 +181,7 @@ fn table(virtual_hosts: Vec<proto::VirtualHost>) -> Result<Arc<RouteTable>> {
         cluster_defaults: Default::default(),
         outlier_log: None,
         background: Default::default(),
+        kept: Default::default(),
         default_tracer: None,
     };
     let mut cx = BuildCx::new(&env);

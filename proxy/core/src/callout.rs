@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
+use tokio::sync::mpsc;
 
 use crate::extension::http_filter::LocalBoxFuture;
 use crate::head::{RequestHead, ResponseHead};
@@ -115,6 +116,16 @@ impl CallFailure {
     }
 }
 
+/// The messages of a call of gRPC that go both ways for as long as it lasts.
+#[derive(Debug)]
+pub struct Talk {
+    /// What is told, framed ([`grpc::frame`]); the end of it ends the request.
+    pub outgoing: mpsc::Receiver<Bytes>,
+    /// Where what is heard goes, a message at a time; nobody there any more ends the call. It is written where it is awaited, so what waits in it
+    /// is no more than flow control let come.
+    pub incoming: mpsc::UnboundedSender<Bytes>,
+}
+
 /// What becomes of a call.
 pub type Called = Result<Answer, CallFailure>;
 
@@ -122,6 +133,9 @@ pub type Called = Result<Answer, CallFailure>;
 pub trait Caller {
     /// Begins `call` when first polled.
     fn call(&self, call: Call) -> LocalBoxFuture<'static, Called>;
+    /// Begins `call`, whose body is `talk`, when first polled; ready when the host ends it, or it fails. Dropping it resets it. It has no deadline
+    /// and is not made again.
+    fn converse(&self, call: Call, talk: Talk) -> LocalBoxFuture<'static, Result<(), CallFailure>>;
     /// Makes `call` for nobody: it goes on when who asked for it is gone, and what comes of it is not told.
     fn send(&self, call: Call);
 }

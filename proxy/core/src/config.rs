@@ -8,6 +8,7 @@ use xds_api::envoy::config::core::v3::BindConfig;
 
 use crate::background::Background;
 use crate::extension::Extensions;
+use crate::kept::Kept;
 use crate::names::Names;
 use crate::runtime::Runtime;
 use crate::upstream::LocalCluster;
@@ -81,6 +82,8 @@ pub struct BuildEnv {
     pub outlier_log: Option<Arc<dyn crate::extension::access_log::LogFile>>,
     /// Work that is done while nobody asks for anything.
     pub background: Background,
+    /// State that outlives the update of what holds it.
+    pub kept: Kept,
     /// The tracer of connection managers that trace and name none (`tracing` of the bootstrap).
     pub default_tracer: Option<Arc<dyn crate::extension::tracer::Tracer>>,
 }
@@ -101,6 +104,7 @@ impl BuildEnv {
             cluster_defaults: ClusterDefaults::default(),
             outlier_log: None,
             background: Background::default(),
+            kept: Kept::default(),
             default_tracer: None,
         }
     }

@@ -38,6 +38,33 @@ const MAX_DEPTH: usize = 32;
 const IP_MATCHER: &str = "xds.type.matcher.v3.IPMatcher";
 const SERVER_NAME_MATCHER: &str = "xds.type.matcher.v3.ServerNameMatcher";
 
+/// An input whose values are text, for who makes something of them instead of matching.
+pub struct TextInput(Input);
+
+impl TextInput {
+    /// Builds one, if it is among `inputs`.
+    pub fn build(
+        any: &prost_types::Any,
+        inputs: &Inputs<'_>,
+        cx: &mut BuildCx<'_>,
+    ) -> Result<Self, Rejected> {
+        let extension = TypedExtensionConfig { name: String::new(), typed_config: Some(any.clone()) };
+        let input = Input::build(Some(&extension), inputs, cx)?;
+        match input.is_text() {
+            true => Ok(Self(input)),
+            false => Err(cx.reject("is no text")),
+        }
+    }
+
+    /// Has `take` see the text that is there; `None` if there is none.
+    pub fn with<T>(&self, facts: &Facts<'_>, take: impl FnOnce(&[u8]) -> T) -> Option<T> {
+        match self.0.value(facts) {
+            Value::Text(text) => Some(take(&text)),
+            Value::Unavailable | Value::Absent | Value::Data(_) => None,
+        }
+    }
+}
+
 /// Builds an action from the name of its message and its payload.
 pub type BuildAction<'p, A> = dyn Fn(&str, &[u8], &mut BuildCx<'_>) -> Result<A, Rejected> + 'p;
 

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use http::StatusCode;
-use proxy_core::callout::{Call, Called, Caller};
+use proxy_core::callout::{Call, CallFailure, Called, Caller, Talk};
 use proxy_core::config::BuildEnv;
 use proxy_core::extension::http_filter::{Engine, LocalBoxFuture};
 use proxy_core::head::{HeadLimits, Protocol};
@@ -48,6 +48,11 @@ impl Caller for Context {
     fn call(&self, call: Call) -> LocalBoxFuture<'static, Called> {
         let random = self.random.borrow_mut().fork();
         Box::pin(call::run(self.clusters.clone(), self.env.clone(), random, call))
+    }
+
+    fn converse(&self, call: Call, talk: Talk) -> LocalBoxFuture<'static, Result<(), CallFailure>> {
+        let random = self.random.borrow_mut().fork();
+        Box::pin(call::converse(self.clusters.clone(), self.env.clone(), random, call, talk))
     }
 
     fn send(&self, call: Call) {

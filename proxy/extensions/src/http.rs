@@ -18,6 +18,7 @@ pub mod istio_stats;
 pub mod jwt_authn;
 pub mod local_ratelimit;
 pub mod match_delegate;
+pub mod rate_limit_quota;
 pub mod ratelimit;
 pub mod rbac;
 pub mod set_filter_state;

@@ -9,7 +9,7 @@ use std::time::{Instant, SystemTime};
 
 use prost::Message;
 use proxy_core::address::Address;
-use proxy_core::callout::{Answer, Call, CallFailure, Called, Caller};
+use proxy_core::callout::{Answer, Call, CallFailure, Called, Caller, Talk};
 use proxy_core::config::BuildEnv;
 use proxy_core::extension::access_log::{LogFile, LogFiles};
 use proxy_core::extension::http_filter::{HeadersStep, LocalBoxFuture, Phases, StreamCx};
@@ -101,6 +101,8 @@ pub(crate) struct FakeEngine {
     pub(crate) silent: std::cell::Cell<bool>,
     /// What the next calls are answered; then there is no cluster.
     pub(crate) answers: RefCell<VecDeque<Called>>,
+    /// The calls that go both ways; they never end; where all are silent, they fail at once.
+    pub(crate) talks: RefCell<Vec<(Call, Talk)>>,
 }
 
 impl Caller for FakeEngine {
@@ -111,6 +113,14 @@ impl Caller for FakeEngine {
         }
         let answer = self.answers.borrow_mut().pop_front().unwrap_or(Err(CallFailure::NoCluster));
         Box::pin(std::future::ready(answer))
+    }
+    fn converse(&self, call: Call, talk: Talk) -> LocalBoxFuture<'static, Result<(), CallFailure>> {
+        if self.silent.get() {
+            self.calls.borrow_mut().push(call);
+            return Box::pin(std::future::ready(Err(CallFailure::NoCluster)));
+        }
+        self.talks.borrow_mut().push((call, talk));
+        Box::pin(std::future::pending())
     }
     fn send(&self, call: Call) {
         drop(self.call(call));

@@ -173,6 +173,16 @@ fn example_of_limit(message: &str) -> Vec<u8> {
             }
             .encode_to_vec()
         }
+        Some("RateLimitQuotaFilterConfig") => {
+            use xds_api::envoy::extensions::filters::http::rate_limit_quota::v3::RateLimitQuotaFilterConfig;
+            RateLimitQuotaFilterConfig {
+                rlqs_server: Some(service()),
+                domain: "d".into(),
+                bucket_matchers: Some(Default::default()),
+                ..Default::default()
+            }
+            .encode_to_vec()
+        }
         Some("AdmissionControl") => {
             use xds_api::envoy::extensions::filters::http::admission_control::v3::AdmissionControl;
             use xds_api::envoy::extensions::filters::http::admission_control::v3::admission_control::EvaluationCriteria;

@@ -61,8 +61,12 @@ has none; Envoy copies it.
 Limits of `bandwidth_limit` that are on without a rate are refused. A body that is given up is `request_pending` or `response_pending` no more; Envoy
 goes on counting it.
 
-Of active health checks, the gauge `degraded` goes down when a host is degraded no longer, and `binary` payloads of TCP checks are sent; a cluster has one
-check at most ([health.md](health.md)).
+Quotas of a service (`rate_limit_quota`) are reported at their own intervals, hold as long as the API says, and what Envoy does not heed is refused
+([rate-limits.md](rate-limits.md)).
+
+Of active health checks, the gauge `degraded` goes down when a host is degraded no longer, and `binary` payloads of TCP checks are sent
+([health.md](health.md)). A `hds_config` that cannot work is refused, and so is a specifier with a check that nobody knows; Envoy goes on without the
+first, and ends with the second.
 
 Sinks of statistics are told of histograms when statistics are flushed, not at each value, and each flush is a call of the metrics service
 ([observability.md](observability.md)).

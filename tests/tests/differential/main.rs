@@ -39,6 +39,7 @@ mod outlier;
 mod overload;
 mod paths;
 mod prefix;
+mod quota;
 mod ratelimit;
 mod ratelimit_network;
 mod rbac;
@@ -417,6 +418,11 @@ async fn weights_that_hosts_report() {
 async fn shares_of_zones() {
     let compared = async { zones::compare(&Binary::envoy()?, &Binary::subject()?).await };
     expect_ok(compared.await);
+}
+
+#[tokio::test]
+async fn quotas_of_a_service() {
+    expect_ok(quota::compare().await);
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Unary calls of gRPC: a `GrpcService` of the configuration, and messages as bodies.
+//! Calls of gRPC: a `GrpcService` of the configuration, and messages as bodies.
 //!
 //! Source: `envoy/config/core/v3/grpc_service.proto`; gRPC `PROTOCOL-HTTP2.md`; Envoy `source/common/grpc/async_client_impl.cc`.
 
@@ -121,6 +121,12 @@ impl GrpcService {
         self.call_with(path, frames(messages), &StreamInfo::of_nobody())
     }
 
+    /// The head of a call whose messages go both ways ([`super::Talk`]), for nobody's stream and without a deadline.
+    pub fn talk(&self, path: &'static str) -> Call {
+        let call = self.call_with(path, Bytes::new(), &StreamInfo::of_nobody());
+        Call { timeout: None, retry: None, ..call }
+    }
+
     fn call_with(&self, path: &'static str, body: Bytes, info: &StreamInfo) -> Call {
         let mut headers = HeaderMap::with_capacity(8);
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
@@ -200,7 +206,7 @@ impl Metadatum {
 }
 
 /// Messages as they stand in a body.
-fn frames<M: Message>(messages: &[M]) -> Bytes {
+fn frames(messages: &[impl Message]) -> Bytes {
     let mut body = BytesMut::new();
     for message in messages {
         let length = message.encoded_len();
@@ -211,6 +217,11 @@ fn frames<M: Message>(messages: &[M]) -> Bytes {
         let _ = message.encode(&mut body);
     }
     body.freeze()
+}
+
+/// A message as it stands in a body.
+pub fn frame(message: &impl Message) -> Bytes {
+    frames(std::slice::from_ref(message))
 }
 
 /// `grpc-timeout`: at most eight digits and the finest unit that they suffice for.
@@ -298,6 +309,17 @@ impl Frames {
     }
 }
 
+/// Takes the first message off `body`; `None` as long as it is not all there.
+///
+/// # Errors
+/// What stands there is no message that was asked for.
+pub fn take_message(body: &mut BytesMut) -> Result<Option<Bytes>, BadFrame> {
+    let mut frames = Frames::default();
+    let Some(length) = frames.next(body)?.map(<[u8]>::len) else { return Ok(None) };
+    let mut whole = body.split_to(frames.at);
+    Ok(Some(whole.split_off(whole.len() - length).freeze()))
+}
+
 /// The last message in `body`, if there is one; what began after it counts for nothing, as in Envoy.
 fn last_message(body: &[u8]) -> Result<Option<&[u8]>, BadFrame> {
     let (mut frames, mut last) = (Frames::default(), None);
@@ -362,6 +384,17 @@ mod tests {
         }
         assert_eq!(found, [(7, &b"ab"[..]), (13, b"c")]);
         assert_eq!(frames.next(body), Err(BadFrame));
+    }
+
+    #[test]
+    fn messages_are_taken_off() {
+        let mut body = BytesMut::from(&b"\0\0\0\0\x02ab\0\0\0\0\0\0\0\0\0\x01"[..]);
+        assert_eq!(take_message(&mut body), Ok(Some(Bytes::from_static(b"ab"))));
+        assert_eq!(take_message(&mut body), Ok(Some(Bytes::new())));
+        assert_eq!(take_message(&mut body), Ok(None));
+        body.extend_from_slice(b"c\x07");
+        assert_eq!(take_message(&mut body), Ok(Some(Bytes::from_static(b"c"))));
+        assert_eq!(take_message(&mut body), Err(BadFrame));
     }
 
     #[test]

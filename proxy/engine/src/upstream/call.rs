@@ -5,6 +5,7 @@
 //! Source: Envoy `source/common/http/async_client_impl.cc`, which sends calls through a router of their own.
 
 pub(crate) mod copy;
+mod talk;
 mod tries;
 
 use std::future::poll_fn;
@@ -31,6 +32,7 @@ use proxy_core::stream_info::{ConnectionInfo, StreamInfo};
 use proxy_core::upstream::{Host, HostResult, LinearPick};
 
 use self::copy::CopyBody;
+pub(crate) use self::talk::converse;
 use self::tries::Tries;
 use super::circuit_breaker::BreakerPriority;
 use super::cluster::Cluster;

@@ -34,6 +34,18 @@ impl TokenBucket {
         Self { start: now, max_tokens: per_second, per_second, empty_at: AtomicU64::new(empty_at.to_bits()) }
     }
 
+    /// The same with this share of its tokens in it from the beginning.
+    #[must_use]
+    pub fn filled_to(self, share: f64) -> Self {
+        let empty_at = -self.max_tokens * share.clamp(0.0, 1.0) / self.per_second;
+        Self { empty_at: AtomicU64::new(empty_at.to_bits()), ..self }
+    }
+
+    /// The share of its tokens that is in it at `now`.
+    pub fn share(&self, now: Instant) -> f64 {
+        self.tokens(self.emptied(), self.seconds(now)) / self.max_tokens
+    }
+
     /// Builds from its message. Envoy refuses intervals under 50 ms.
     pub fn build(proto: &proto::TokenBucket, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
         let proto::TokenBucket { max_tokens, tokens_per_fill, fill_interval } = proto;
@@ -187,6 +199,17 @@ mod tests {
         assert_eq!(bucket.take_up_to(100, start + Duration::from_millis(55)), 5);
         assert_eq!(bucket.take_up_to(100, start + Duration::from_millis(61)), 1, "halves are not lost");
         assert_eq!(bucket.take_up_to(1000, start + Duration::from_secs(100)), 100);
+    }
+
+    #[test]
+    fn a_bucket_can_be_as_full_as_another() {
+        let start = Instant::now();
+        let bucket = TokenBucket::new(5, 1, Duration::from_secs(3600), start);
+        assert!(bucket.take(start));
+        let larger = TokenBucket::new(10, 1, Duration::from_secs(3600), start).filled_to(bucket.share(start));
+        assert_eq!((0..10).filter(|_| larger.take(start)).count(), 8);
+        let empty = TokenBucket::new(2, 1, Duration::from_secs(1), start).filled_to(larger.share(start));
+        assert!(!empty.take(start) && empty.take(start + Duration::from_secs(1)));
     }
 
     #[test]

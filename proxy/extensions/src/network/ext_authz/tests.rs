@@ -4,7 +4,7 @@ use std::task::Waker;
 
 use http::StatusCode;
 use prost::Message;
-use proxy_core::callout::{Call, CallFailure, Caller};
+use proxy_core::callout::{Call, CallFailure, Caller, Talk};
 use proxy_core::runtime::Runtime;
 use xds_api::envoy::service::auth::v3::CheckResponse;
 use xds_api::google::rpc;
@@ -88,6 +88,9 @@ impl Caller for Silent {
             let _waiting = waiting;
             std::future::pending().await
         })
+    }
+    fn converse(&self, _: Call, _: Talk) -> LocalBoxFuture<'static, Result<(), CallFailure>> {
+        Box::pin(std::future::pending())
     }
     fn send(&self, _call: Call) {}
 }

@@ -1,0 +1,398 @@
+//! What the service is told and what it says, with a clock of the tests.
+
+use std::collections::HashMap;
+
+use std::time::Duration;
+
+use xds_api::envoy::service::rate_limit_quota::v3::rate_limit_quota_response::BucketAction;
+use xds_api::envoy::service::rate_limit_quota::v3::rate_limit_quota_response::bucket_action::{
+    AbandonAction, BucketAction as Action, QuotaAssignmentAction,
+};
+use xds_api::envoy::service::rate_limit_quota::v3::{BucketId, RateLimitQuotaUsageReports};
+use xds_api::envoy::r#type::v3::rate_limit_strategy::{
+    BlanketRule, RequestsPerTimeUnit, Strategy as ProtoStrategy,
+};
+use xds_api::envoy::r#type::v3::{RateLimitStrategy, TokenBucket};
+
+use super::ledger::{Created, Ledger};
+use super::settings::Expired;
+use super::strategy::Strategy;
+use super::table::{Found, Table};
+use super::*;
+use crate::testing::env;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+pub(super) fn id(name: &str) -> BucketId {
+    BucketId { bucket: HashMap::from([("name".to_owned(), name.to_owned())]) }
+}
+
+pub(super) fn settings(change: impl FnOnce(&mut Settings)) -> Arc<Settings> {
+    let proto = proto::RateLimitQuotaBucketSettings {
+        reporting_interval: Some(prost_types::Duration { seconds: 5, nanos: 0 }),
+        ..Default::default()
+    };
+    let env = env();
+    let mut settings = Settings::build(&proto, &mut BuildCx::new(&env)).unwrap();
+    change(&mut settings);
+    Arc::new(settings)
+}
+
+fn expired(strategy: Option<Strategy>, seconds: u64) -> Option<Expired> {
+    Some(Expired { strategy, timeout: Duration::from_secs(seconds) })
+}
+
+fn rule(rule: BlanketRule) -> RateLimitStrategy {
+    RateLimitStrategy { strategy: Some(ProtoStrategy::BlanketRule(rule.into())) }
+}
+
+fn tokens(most: u32, seconds: i64) -> RateLimitStrategy {
+    let fill_interval = Some(prost_types::Duration { seconds, nanos: 0 });
+    let bucket = TokenBucket { max_tokens: most, tokens_per_fill: Some(most), fill_interval };
+    RateLimitStrategy { strategy: Some(ProtoStrategy::TokenBucket(bucket)) }
+}
+
+fn assign(name: &str, strategy: RateLimitStrategy, ttl: Option<i64>) -> BucketAction {
+    let action = QuotaAssignmentAction {
+        assignment_time_to_live: ttl.map(|seconds| prost_types::Duration { seconds, nanos: 0 }),
+        rate_limit_strategy: Some(strategy),
+    };
+    BucketAction { bucket_id: Some(id(name)), bucket_action: Some(Action::QuotaAssignmentAction(action)) }
+}
+
+fn abandon(name: &str) -> BucketAction {
+    let action = Some(Action::AbandonAction(AbandonAction {}));
+    BucketAction { bucket_id: Some(id(name)), bucket_action: action }
+}
+
+/// A ledger, its table, and a clock.
+struct Bed {
+    table: Arc<Table>,
+    ledger: Ledger,
+    now: Instant,
+}
+
+impl Bed {
+    fn new() -> Self {
+        let table = Arc::new(Table::new(1));
+        Self { ledger: Ledger::new("d".into(), table.clone()), table, now: Instant::now() }
+    }
+
+    /// A request to this bucket: whether it passes.
+    fn request(&mut self, name: &str, settings: &Arc<Settings>) -> bool {
+        let key = super::id::key_of(&id(name));
+        let bucket = match self.table.find(&key, settings.unassigned, self.now) {
+            Found::Known(bucket) => bucket,
+            Found::New(bucket) => {
+                let created = Created { bucket: bucket.clone(), settings: settings.clone() };
+                self.ledger.add(created, self.now);
+                bucket
+            }
+            Found::Full => panic!("full"),
+        };
+        bucket.admits(self.now)
+    }
+
+    fn wait(&mut self, duration: Duration) {
+        self.now += duration;
+        self.ledger.expire(self.now);
+    }
+
+    fn apply(&mut self, action: &BucketAction) -> Result<(), &'static str> {
+        let result = self.ledger.apply(action, self.now);
+        self.ledger.expire(self.now);
+        result
+    }
+}
+
+/// Buckets, what passed and what did not, and the milliseconds.
+fn told(reports: &[RateLimitQuotaUsageReports]) -> Vec<(String, u64, u64, u128)> {
+    let mut told: Vec<_> = reports
+        .iter()
+        .flat_map(|report| &report.bucket_quota_usages)
+        .map(|usage| {
+            let elapsed = proxy_core::config::duration(&usage.time_elapsed.unwrap()).unwrap();
+            let name = usage.bucket_id.as_ref().unwrap().bucket["name"].clone();
+            (name, usage.num_requests_allowed, usage.num_requests_denied, elapsed.as_millis())
+        })
+        .collect();
+    told.sort();
+    told
+}
+
+#[test]
+fn a_report_has_what_came_since_the_last() {
+    let (mut bed, plain) = (Bed::new(), settings(|_| {}));
+    let slow = settings(|settings| settings.interval = 7 * SECOND);
+    for (name, settings) in [("a", &plain), ("a", &plain), ("b", &slow)] {
+        assert!(bed.request(name, settings));
+    }
+    let key = super::id::key_of(&id("a"));
+    let key: Arc<[u8]> = key[..].into();
+    bed.wait(SECOND / 2);
+    assert_eq!(told(&bed.ledger.report([&key], bed.now)), [("a".into(), 2, 0, 500)]);
+    bed.wait(4 * SECOND);
+    assert!(!bed.ledger.has_report(bed.now));
+    assert_eq!(bed.ledger.next(), Some(bed.now + SECOND / 2));
+    assert!(bed.request("a", &plain));
+    bed.wait(SECOND / 2);
+    assert!(bed.ledger.has_report(bed.now));
+    assert_eq!(told(&bed.ledger.report_due(true, bed.now)), [("a".into(), 1, 0, 4500)]);
+    bed.wait(5 * SECOND);
+    assert_eq!(
+        told(&bed.ledger.report_due(true, bed.now)),
+        [("a".into(), 0, 0, 5000), ("b".into(), 1, 0, 10_000)]
+    );
+}
+
+#[test]
+fn what_nobody_hears_is_in_the_next_report() {
+    let (mut bed, plain) = (Bed::new(), settings(|_| {}));
+    assert!(bed.request("a", &plain));
+    bed.wait(5 * SECOND);
+    assert!(bed.ledger.report_due(false, bed.now).is_empty());
+    assert!(!bed.ledger.has_report(bed.now));
+    assert!(bed.request("a", &plain));
+    bed.wait(5 * SECOND);
+    assert_eq!(told(&bed.ledger.report_due(true, bed.now)), [("a".into(), 2, 0, 10_000)]);
+}
+
+#[test]
+fn what_could_not_be_sent_is_in_the_next_report_too() {
+    let (mut bed, plain) = (Bed::new(), settings(|_| {}));
+    assert!(bed.request("a", &plain));
+    bed.wait(5 * SECOND);
+    for report in bed.ledger.report_due(true, bed.now) {
+        bed.ledger.take_back(&report);
+    }
+    assert!(bed.request("a", &plain));
+    bed.wait(5 * SECOND);
+    assert_eq!(told(&bed.ledger.report_due(true, bed.now)), [("a".into(), 2, 0, 10_000)]);
+}
+
+#[test]
+fn an_assignment_holds_until_it_expires() {
+    let mut bed = Bed::new();
+    let plain = settings(|settings| settings.unassigned = Strategy::DenyAll);
+    assert!(!bed.request("a", &plain));
+    bed.apply(&assign("a", rule(BlanketRule::AllowAll), Some(10))).unwrap();
+    assert!(bed.request("a", &plain));
+    bed.wait(10 * SECOND - Duration::from_nanos(1));
+    assert!(bed.request("a", &plain));
+    bed.wait(Duration::from_nanos(1));
+    assert!(!bed.request("a", &plain));
+    bed.apply(&assign("a", rule(BlanketRule::AllowAll), None)).unwrap();
+    bed.wait(100_000 * SECOND);
+    assert!(bed.request("a", &plain), "without a time to live it does not expire");
+    bed.apply(&assign("a", rule(BlanketRule::AllowAll), Some(0))).unwrap();
+    assert!(!bed.request("a", &plain), "it expires at once");
+}
+
+#[test]
+fn what_is_expired_is_replaced_for_a_while() {
+    let mut bed = Bed::new();
+    let fallback = settings(|settings| settings.expired = expired(Some(Strategy::DenyAll), 3));
+    let reused = settings(|settings| settings.expired = expired(None, 3));
+    assert!(bed.request("fallback", &fallback) && bed.request("reused", &reused));
+    bed.apply(&assign("fallback", rule(BlanketRule::AllowAll), Some(2))).unwrap();
+    bed.apply(&assign("reused", tokens(2, 1000), Some(2))).unwrap();
+    assert!(bed.request("reused", &reused));
+    bed.wait(2 * SECOND);
+    assert!(!bed.request("fallback", &fallback));
+    assert!(bed.request("reused", &reused));
+    assert!(!bed.request("reused", &reused), "the tokens are those of the assignment");
+    bed.wait(3 * SECOND);
+    assert!(bed.request("fallback", &fallback) && bed.request("reused", &reused));
+    assert!(bed.request("reused", &reused));
+}
+
+#[test]
+fn a_new_assignment_ends_what_was() {
+    let mut bed = Bed::new();
+    let plain = settings(|settings| settings.expired = expired(Some(Strategy::DenyAll), 3));
+    assert!(bed.request("a", &plain));
+    bed.apply(&assign("a", tokens(2, 1000), Some(2))).unwrap();
+    assert!(bed.request("a", &plain) && bed.request("a", &plain) && !bed.request("a", &plain));
+    bed.wait(SECOND);
+    bed.apply(&assign("a", tokens(2, 1000), Some(2))).unwrap();
+    assert!(!bed.request("a", &plain), "the same tokens go on");
+    bed.wait(SECOND);
+    bed.apply(&assign("a", tokens(3, 1000), Some(2))).unwrap();
+    assert!(!bed.request("a", &plain), "others are as few");
+    bed.wait(2 * SECOND);
+    assert!(!bed.request("a", &plain));
+    bed.apply(&assign("a", rule(BlanketRule::AllowAll), Some(100))).unwrap();
+    bed.wait(50 * SECOND);
+    assert!(bed.request("a", &plain));
+    bed.apply(&assign("a", tokens(1, 1000), Some(2))).unwrap();
+    assert!(bed.request("a", &plain) && !bed.request("a", &plain), "where there were none they are new");
+}
+
+#[test]
+fn an_abandoned_bucket_is_forgotten() {
+    let (mut bed, plain) = (Bed::new(), settings(|_| {}));
+    assert!(bed.request("a", &plain));
+    bed.apply(&assign("a", rule(BlanketRule::DenyAll), Some(100))).unwrap();
+    assert!(!bed.request("a", &plain));
+    bed.apply(&abandon("a")).unwrap();
+    bed.wait(5 * SECOND);
+    assert!(bed.ledger.report_due(true, bed.now).is_empty());
+    assert!(bed.request("a", &plain), "it is a new one");
+    bed.wait(5 * SECOND);
+    assert_eq!(told(&bed.ledger.report_due(true, bed.now)), [("a".into(), 1, 0, 5000)]);
+}
+
+#[test]
+fn what_makes_no_sense_changes_nothing() {
+    let (mut bed, plain) = (Bed::new(), settings(|_| {}));
+    assert!(bed.request("a", &plain));
+    bed.apply(&assign("a", rule(BlanketRule::DenyAll), Some(100))).unwrap();
+    let per_unit = ProtoStrategy::RequestsPerTimeUnit(RequestsPerTimeUnit::default());
+    let strategies = [
+        None,
+        Some(per_unit),
+        Some(ProtoStrategy::BlanketRule(7)),
+        tokens(0, 1).strategy,
+        tokens(1, 0).strategy,
+        tokens(1, -1).strategy,
+    ];
+    for strategy in strategies {
+        assert!(bed.apply(&assign("a", RateLimitStrategy { strategy }, Some(1))).is_err(), "{strategy:?}");
+    }
+    let nothing = BucketAction { bucket_id: Some(id("a")), bucket_action: None };
+    let of_nobody = BucketAction { bucket_id: None, ..abandon("a") };
+    let of_empty = BucketAction { bucket_id: Some(BucketId::default()), ..abandon("a") };
+    for action in [nothing, of_nobody, of_empty, abandon("b"), assign("b", rule(BlanketRule::AllowAll), None)]
+    {
+        assert!(bed.apply(&action).is_err(), "{action:?}");
+    }
+    bed.wait(50 * SECOND);
+    assert!(!bed.request("a", &plain));
+}
+
+/// Times that no clock reaches neither panic nor end anything early.
+#[test]
+fn the_longest_times_are_long() {
+    let mut bed = Bed::new();
+    let plain =
+        settings(|settings| settings.expired = Some(Expired { strategy: None, timeout: Duration::MAX }));
+    assert!(bed.request("a", &plain));
+    bed.apply(&assign("a", rule(BlanketRule::DenyAll), Some(i64::MAX))).unwrap();
+    bed.wait(100_000 * SECOND);
+    assert!(!bed.request("a", &plain));
+    bed.apply(&assign("a", rule(BlanketRule::DenyAll), Some(1))).unwrap();
+    bed.wait(100_000 * SECOND);
+    assert!(!bed.request("a", &plain));
+}
+
+#[test]
+fn a_large_report_is_several() {
+    let (mut bed, plain) = (Bed::new(), settings(|_| {}));
+    let name = "n".repeat(60_000);
+    for number in 0..50 {
+        assert!(bed.request(&format!("{name}{number}"), &plain));
+    }
+    bed.wait(5 * SECOND);
+    let reports = bed.ledger.report_due(true, bed.now);
+    assert_eq!(told(&reports).len(), 50);
+    assert!(reports.len() == 3 || reports.len() == 4, "{}", reports.len());
+    assert!(reports.iter().all(|report| report.domain == "d"));
+}
+
+/// The same by a model that is asked at the end of every step: what holds for a bucket is a function of what was said last and of the time since.
+mod simulation {
+    use super::*;
+
+    /// What was said of a bucket, in the fewest words.
+    #[derive(Clone, Copy)]
+    struct Said {
+        at: Instant,
+        deny: bool,
+        ttl: Option<u64>,
+    }
+
+    /// Whether a bucket is closed.
+    fn denies(said: Option<Said>, settings: &Settings, now: Instant) -> bool {
+        let by_default = settings.unassigned == Strategy::DenyAll;
+        let Some(Said { at, deny, ttl }) = said else { return by_default };
+        let Some(ttl) = ttl else { return deny };
+        let end = at + Duration::from_secs(ttl);
+        if now < end {
+            return deny;
+        }
+        match settings.expired {
+            Some(Expired { strategy, timeout }) if now < end + timeout => match strategy {
+                Some(strategy) => strategy == Strategy::DenyAll,
+                None => deny,
+            },
+            _ => by_default,
+        }
+    }
+
+    fn run(seed: u64) {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut bed = Bed::new();
+        let blanket = |deny| if deny { Strategy::DenyAll } else { Strategy::AllowAll };
+        let all: Vec<Arc<Settings>> = (0..4)
+            .map(|_| {
+                settings(|settings| {
+                    settings.interval = Duration::from_secs(random.u64(1..6));
+                    settings.unassigned = blanket(random.bool());
+                    settings.expired = random.bool().then(|| Expired {
+                        strategy: random.bool().then(|| blanket(random.bool())),
+                        timeout: Duration::from_secs(random.u64(0..5)),
+                    });
+                })
+            })
+            .collect();
+        let mut said: [Option<Option<Said>>; 4] = [None; 4];
+        let mut counted = [(0, 0); 4];
+        let mut reported = [(0, 0); 4];
+        for step in 0..300 {
+            let one = random.usize(0..4);
+            let name = one.to_string();
+            match random.u8(0..10) {
+                0..5 => {
+                    let was = said[one].get_or_insert(None);
+                    let deny = denies(*was, &all[one], bed.now);
+                    assert_eq!(bed.request(&name, &all[one]), !deny, "seed {seed} step {step}");
+                    if deny { counted[one].1 += 1 } else { counted[one].0 += 1 }
+                }
+                5..7 => {
+                    let (deny, ttl) = (random.bool(), random.bool().then(|| random.u64(0..6)));
+                    let rule = rule(if deny { BlanketRule::DenyAll } else { BlanketRule::AllowAll });
+                    let is_done = bed.apply(&assign(&name, rule, ttl.map(u64::cast_signed))).is_ok();
+                    assert_eq!(is_done, said[one].is_some(), "seed {seed} step {step}");
+                    if is_done {
+                        said[one] = Some(Some(Said { at: bed.now, deny, ttl }));
+                    }
+                }
+                7 => {
+                    let is_done = bed.apply(&abandon(&name)).is_ok();
+                    assert_eq!(is_done, said[one].is_some(), "seed {seed} step {step}");
+                    said[one] = None;
+                    // (What was not reported of it is not.)
+                    counted[one] = reported[one];
+                }
+                _ => bed.wait(Duration::from_millis(random.u64(0..3000))),
+            }
+            let has_report = bed.ledger.has_report(bed.now);
+            let is_heard = random.bool();
+            for (name, allowed, denied, _) in told(&bed.ledger.report_due(is_heard, bed.now)) {
+                assert!(has_report && is_heard);
+                let one: usize = name.parse().unwrap();
+                reported[one].0 += allowed;
+                reported[one].1 += denied;
+                assert_eq!(reported[one], counted[one], "seed {seed} step {step}");
+            }
+            assert!(bed.ledger.next().is_none_or(|next| next > bed.now), "seed {seed} step {step}");
+        }
+    }
+
+    #[test]
+    fn holds_and_reports_are_those_of_a_model() {
+        for seed in 0..300 {
+            run(seed);
+        }
+    }
+}
