@@ -32,7 +32,7 @@ use crate::runtime::{Runtime, denominator};
 #[cfg(test)]
 mod tests;
 
-use FieldUse::{Ignored, Rejected as Refused, Used};
+use FieldUse::{Ignored, Used};
 
 /// How the fields of the messages that are read here are used.
 pub const FIELDS: &[MessageFields] = &[
@@ -46,7 +46,7 @@ pub const FIELDS: &[MessageFields] = &[
             ("status_code_filter", Used),
             ("duration_filter", Used),
             ("not_health_check_filter", Used),
-            ("traceable_filter", Refused("traces are not available")),
+            ("traceable_filter", Used),
             ("runtime_filter", Used),
             ("and_filter", Used),
             ("or_filter", Used),
@@ -143,6 +143,7 @@ enum Kind {
     StatusCode(Comparison),
     Duration(Comparison),
     NotHealthCheck,
+    Traceable,
     Sampled { key: String, numerator: u32, denominator: u32, independent: bool },
     And(Vec<Self>),
     Or(Vec<Self>),
@@ -191,9 +192,7 @@ impl Kind {
                 Comparison::build(filter.comparison.as_ref(), cx).map(Self::Duration)
             }),
             FilterSpecifier::NotHealthCheckFilter(_) => Ok(Self::NotHealthCheck),
-            FilterSpecifier::TraceableFilter(_) => {
-                Err(cx.at("traceable_filter", |cx| cx.reject("traces are not available")))
-            }
+            FilterSpecifier::TraceableFilter(_) => Ok(Self::Traceable),
             FilterSpecifier::RuntimeFilter(filter) => cx.at("runtime_filter", |cx| sampled(filter, cx)),
             FilterSpecifier::AndFilter(filter) => cx.at("and_filter", |cx| {
                 Ok(Self::And(cx.each("filters", &filter.filters, |inner, cx| Self::build(inner, depth, cx))?))
@@ -229,6 +228,7 @@ impl Kind {
                 comparison.holds(millis, runtime)
             }
             Self::NotHealthCheck => !info.health_check,
+            Self::Traceable => info.is_traced_for_service && !info.health_check,
             Self::Sampled { key, numerator, denominator, independent } => {
                 let random = match independent {
                     true => None,

@@ -73,6 +73,14 @@ pub struct ConnectionInfo {
 }
 
 impl ConnectionInfo {
+    /// Whether the client is on this host: its address is a loopback address or that it connected to.
+    pub fn is_local(&self) -> bool {
+        match (self.remote.ip(), self.local.ip()) {
+            (Some(remote), Some(local)) => remote.is_loopback() || remote == local,
+            _ => true,
+        }
+    }
+
     /// A plain connection from `remote` to `local` that `listener` accepted, of which nothing else is known yet.
     pub fn new(remote: Address, local: Address, listener: Arc<str>) -> Self {
         Self {
@@ -279,6 +287,8 @@ pub struct StreamInfo {
     pub upstream: UpstreamInfo,
     /// Whether this is a health check answered or marked by the health_check filter.
     pub health_check: bool,
+    /// Whether the request is traced because a service asked for it (`x-envoy-force-trace`, here or before).
+    pub is_traced_for_service: bool,
     /// The trace that the request belongs to, if it is known.
     pub trace: Option<Box<TraceIds>>,
     /// Values set by filters on this stream.
@@ -325,6 +335,7 @@ impl StreamInfo {
             virtual_cluster: None,
             upstream: UpstreamInfo::default(),
             health_check: false,
+            is_traced_for_service: false,
             trace: None,
             metadata: DynamicMetadata::default(),
             filter_state: FilterState::default(),

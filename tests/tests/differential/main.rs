@@ -28,6 +28,7 @@ mod http2;
 mod jwt;
 mod labelling;
 mod local_ratelimit;
+mod log_filters;
 mod logs;
 mod match_delegate;
 mod metadata;
@@ -98,6 +99,11 @@ async fn routes() {
 #[tokio::test]
 async fn routes_of_trees() {
     differential(route_trees::setup(), route_trees::cases()).await;
+}
+
+#[tokio::test]
+async fn requests_that_traces_have_logged() {
+    differential(log_filters::setup(), log_filters::cases()).await;
 }
 
 #[tokio::test]

@@ -218,10 +218,6 @@ fn types_of_entries() {
 
 #[test]
 fn what_cannot_be_honoured_is_refused_with_its_path() {
-    assert!(
-        refused(FilterSpecifier::TraceableFilter(proto::TraceableFilter {}))
-            .starts_with("traceable_filter: ")
-    );
     let refusal = refused(FilterSpecifier::ExtensionFilter(Default::default()));
     assert!(refusal.starts_with("extension_filter.typed_config: "), "{refusal}");
     let env = env(&[]);

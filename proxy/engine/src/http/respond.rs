@@ -7,7 +7,7 @@ use http::{HeaderValue, Method, StatusCode, header};
 use proxy_core::extension::access_log::{LogEntry, LogType};
 use proxy_core::extension::http_filter::Direction;
 use proxy_core::head::{Protocol, ResponseHead};
-use proxy_core::headers::X_REQUEST_ID;
+use proxy_core::headers::{X_ENVOY_FORCE_TRACE, X_REQUEST_ID};
 use proxy_core::local_reply::LocalReply;
 use xds_api::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::ServerHeaderTransformation;
 
@@ -73,7 +73,9 @@ impl Stream<'_> {
         if let Some(via) = &manager.via {
             append(&mut response.headers, &header::VIA, via, ", ");
         }
-        if manager.always_set_request_id_in_response
+        let is_told_id = manager.always_set_request_id_in_response
+            || (manager.tracing.is_some() && self.request.headers.contains_key(&*X_ENVOY_FORCE_TRACE));
+        if is_told_id
             && let Some(id) = self.request.headers.get(&X_REQUEST_ID)
         {
             response.headers.insert(&X_REQUEST_ID, id.clone());

@@ -74,6 +74,7 @@ impl Stream<'_> {
             false => SpanKind::Server,
         };
         let is_sampled = reason != Reason::NotTraceable;
+        self.info.is_traced_for_service = reason == Reason::ServiceForced;
         let context = tracing.tracer.as_ref().and_then(|tracer| {
             let mut random = self.cx.shared.random.borrow_mut();
             tracer.begin(&self.request, kind, is_sampled, &mut || random.u64(1..))
