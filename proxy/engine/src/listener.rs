@@ -4,6 +4,7 @@ pub mod accept;
 mod admission;
 mod ahead;
 pub mod chain_match;
+mod chain_tree;
 pub mod config;
 mod connection;
 pub mod fields;

@@ -4,6 +4,8 @@ use integration::config::HttpListener;
 use integration::differential::{Case, Setup};
 use integration::frames::{END_HEADERS, END_STREAM, HEADERS, block, frame};
 
+use crate::rbac_matcher::{header, is, list, map, network_input, tree};
+
 const MUTATIONS: &str = r#"
 - name: mutated
   domains: ["*"]
@@ -102,6 +104,22 @@ fn twice(names: &[&str]) -> String {
     names.iter().map(|name| format!("{name}: a\r\n{name}: b\r\n")).collect()
 }
 
+/// Requests choose what becomes of what they say of their client's certificate.
+fn cert_tree() -> String {
+    let to = |forward: &str| {
+        format!(
+            "{{action: {{name: a, typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.ForwardClientCertConfig, forward_client_cert_details: {forward}}}}}}}"
+        )
+    };
+    let entries =
+        [("always", to("ALWAYS_FORWARD_ONLY")), ("set", to("SANITIZE_SET")), ("only", to("FORWARD_ONLY"))];
+    let source =
+        list(&[(is(&network_input("SourceIPInput"), "{exact: 127.0.0.1}"), to("ALWAYS_FORWARD_ONLY"))]);
+    let nowhere = map("exact_match_map", &header("x-from"), &[("here", tree(&source))]);
+    let by_name = map("exact_match_map", &header("x-trust"), &entries);
+    format!("forward_client_cert_matcher: {{{by_name}, on_no_match: {{matcher: {{{nowhere}}}}}}}")
+}
+
 pub(crate) fn setup() -> Setup {
     let list = |name: &str, options: &str| HttpListener::to_up(name).options(options).yaml();
     Setup::new(
@@ -120,6 +138,7 @@ pub(crate) fn setup() -> Setup {
             list("cert_append", "forward_client_cert_details: APPEND_FORWARD\nset_current_client_cert_details: {uri: true}"),
             list("cert_set", "forward_client_cert_details: SANITIZE_SET"),
             list("cert_always", "forward_client_cert_details: ALWAYS_FORWARD_ONLY"),
+            list("cert_tree", &cert_tree()),
             list("agent", "add_user_agent: true"),
             HttpListener::to_up("added").filters(&added()).yaml(),
             HttpListener::new("scheme", SCHEME_ROUTES).yaml(),
@@ -278,6 +297,30 @@ x-envoy-downstream-service-cluster: x\r\nx-envoy-upstream-alt-stat-name: x\r\n";
 
 const CERTIFICATE: &str = "x-forwarded-client-cert: By=spiffe://a/b;Hash=00;URI=spiffe://a/c\r\n";
 
+/// What requests say of their client's certificate.
+pub(crate) fn certificate_cases() -> Vec<Case> {
+    vec![
+        get("client certificate is removed", "default", CERTIFICATE),
+        get("client certificate, forward only", "cert_forward", CERTIFICATE),
+        get("client certificate, append and forward", "cert_append", CERTIFICATE),
+        get("client certificate, sanitize and set", "cert_set", CERTIFICATE),
+        get("client certificate, always forward only", "cert_always", CERTIFICATE),
+        get("client certificate, a tree leads nowhere", "cert_tree", CERTIFICATE),
+        get(
+            "client certificate, always, by a tree",
+            "cert_tree",
+            &format!("{CERTIFICATE}x-trust: always\r\n"),
+        ),
+        get("client certificate, set, by a tree", "cert_tree", &format!("{CERTIFICATE}x-trust: set\r\n")),
+        get(
+            "client certificate, forward only, by a tree",
+            "cert_tree",
+            &format!("{CERTIFICATE}x-trust: only\r\n"),
+        ),
+        get("client certificate, by the source", "cert_tree", &format!("{CERTIFICATE}x-from: here\r\n")),
+    ]
+}
+
 pub(crate) fn cases() -> Vec<Case> {
     let upstream = "HTTP/1.1 200 OK\r\nserver: theirs\r\ndate: Sun, 06 Nov 1994 08:49:37 GMT\r\nx-remove: 1\r\nvia: 1.1 a\r\n\
                     content-length: 0\r\n\r\n";
@@ -349,11 +392,6 @@ pub(crate) fn cases() -> Vec<Case> {
         get("underscore is refused", "underscore", "x_a: 1\r\n"),
         get("underscore is dropped", "dropping", "x_a: 1\r\nx-b: 2\r\n"),
         get("no request id is generated", "no_id", ""),
-        get("client certificate is removed", "default", CERTIFICATE),
-        get("client certificate, forward only", "cert_forward", CERTIFICATE),
-        get("client certificate, append and forward", "cert_append", CERTIFICATE),
-        get("client certificate, sanitize and set", "cert_set", CERTIFICATE),
-        get("client certificate, always forward only", "cert_always", CERTIFICATE),
         get("user agent is added", "agent", ""),
         get("user agent is kept", "agent", "user-agent: mine\r\nx-envoy-downstream-service-node: theirs\r\n"),
         get("mutations at all levels", "mutations", mutated).raw(upstream),

@@ -10,6 +10,7 @@ mod bandwidth_limit;
 mod buffer;
 mod cel;
 mod cel_text;
+mod chain_trees;
 mod clusters;
 mod compressor;
 mod declared;
@@ -102,6 +103,11 @@ async fn routes_of_trees() {
 }
 
 #[tokio::test]
+async fn filter_chains_of_trees() {
+    differential(chain_trees::setup(), chain_trees::cases()).await;
+}
+
+#[tokio::test]
 async fn requests_that_traces_have_logged() {
     differential(log_filters::setup(), log_filters::cases()).await;
 }
@@ -134,6 +140,11 @@ async fn original_destinations() {
 #[tokio::test]
 async fn header_rules() {
     differential(headers::setup(), headers::cases()).await;
+}
+
+#[tokio::test]
+async fn certificates_that_headers_tell_of() {
+    differential(headers::setup(), headers::certificate_cases()).await;
 }
 
 #[tokio::test]

@@ -24,7 +24,7 @@ pub(crate) fn network_input(name: &str) -> String {
     input(&format!("envoy.extensions.matching.common_inputs.network.v3.{name}"))
 }
 
-fn ssl_input(name: &str) -> String {
+pub(crate) fn ssl_input(name: &str) -> String {
     input(&format!("envoy.extensions.matching.common_inputs.ssl.v3.{name}"))
 }
 

@@ -68,6 +68,12 @@ fn listeners(root: &Authority, server: &Identity) -> Vec<String> {
         "log_format: {{text_format_source: {{inline_string: \"told|{logged}\\n\"}}}}"
     ));
     let mut listeners = vec![HttpListener::to_up("logged").logs(&log).chain(&transport).yaml()];
+    for (name, tree) in trees() {
+        let options = format!(
+            "forward_client_cert_details: APPEND_FORWARD\nset_current_client_cert_details: {{dns: true}}\nforward_client_cert_matcher: {{{tree}}}"
+        );
+        listeners.push(HttpListener::to_up(name).options(&options).chain(&transport).yaml());
+    }
     for mode in MODES {
         for (index, details) in DETAILS.iter().enumerate() {
             let options = format!("forward_client_cert_details: {mode}\n");
@@ -84,6 +90,30 @@ fn listeners(root: &Authority, server: &Identity) -> Vec<String> {
         }
     }
     listeners
+}
+
+/// Trees that decide by who the client is, or by what it says.
+fn trees() -> [(&'static str, String); 2] {
+    let typed =
+        |message: &str| format!("{{name: x, typed_config: {{\"@type\": type.googleapis.com/{message}}}}}");
+    let to = |forward: &str, details: &str| {
+        let action = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.ForwardClientCertConfig";
+        let fields =
+            format!("forward_client_cert_details: {forward}, set_current_client_cert_details: {{{details}}}");
+        format!("{{action: {}}}", typed(&format!("{action}, {fields}")))
+    };
+    let list = |input: &str, value: &str, to: &str| {
+        format!(
+            "matcher_list: {{matchers: [{{predicate: {{single_predicate: {{input: {input}, value_match: {value}}}}}, on_match: {to}}}]}}"
+        )
+    };
+    let uri = typed("envoy.extensions.matching.common_inputs.ssl.v3.UriSanInput");
+    let claim =
+        typed("envoy.type.matcher.v3.HttpRequestHeaderMatchInput, header_name: x-forwarded-client-cert");
+    [
+        ("tree_of_names", list(&uri, "{contains: spiffe}", &to("SANITIZE_SET", "uri: true, subject: true"))),
+        ("tree_of_claims", list(&claim, "{prefix: By}", &to("APPEND_FORWARD", "issuer: true"))),
+    ]
 }
 
 async fn observe(

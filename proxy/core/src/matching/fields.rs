@@ -59,6 +59,9 @@ pub const FIELDS: &[MessageFields] = &[
     ("envoy.extensions.matching.common_inputs.network.v3.SourcePortInput", &[]),
     ("envoy.extensions.matching.common_inputs.network.v3.DirectSourceIPInput", &[]),
     ("envoy.extensions.matching.common_inputs.network.v3.ServerNameInput", &[]),
+    ("envoy.extensions.matching.common_inputs.network.v3.SourceTypeInput", &[]),
+    ("envoy.extensions.matching.common_inputs.network.v3.TransportProtocolInput", &[]),
+    ("envoy.extensions.matching.common_inputs.network.v3.ApplicationProtocolInput", &[]),
     (
         "envoy.extensions.matching.common_inputs.network.v3.FilterStateInput",
         &[("key", Used), ("field", Used)],

@@ -22,6 +22,11 @@ pub(super) enum Input {
     Ip(Whose),
     Port(Whose),
     ServerName,
+    /// `local` or nothing.
+    SourceType,
+    TransportProtocol,
+    /// Those that the client offers, quoted, with commas between them.
+    ApplicationProtocols,
     Header(RequestHeader),
     /// Names of the peer's certificate, joined by commas.
     Names(SanKind),
@@ -103,6 +108,9 @@ impl Input {
             "SourcePortInput" => Some(Self::Port(Whose::Remote)),
             "DirectSourceIPInput" => Some(Self::Ip(Whose::DirectRemote)),
             "ServerNameInput" => Some(Self::ServerName),
+            "SourceTypeInput" if layer == Layer::Network => Some(Self::SourceType),
+            "TransportProtocolInput" if layer == Layer::Network => Some(Self::TransportProtocol),
+            "ApplicationProtocolInput" if layer == Layer::Network => Some(Self::ApplicationProtocols),
             "DynamicMetadataInput" if layer == Layer::Http => {
                 let proto::DynamicMetadataInput { filter, path } = decode(payload, cx)?;
                 let path = cx.each("path", path, |segment, cx| match segment.segment {
@@ -131,6 +139,11 @@ impl Input {
             Self::Ip(whose) => facts.ip(*whose).map_or(Value::Absent, written),
             Self::Port(whose) => facts.address(*whose).port().map_or(Value::Absent, written),
             Self::ServerName => some(info.connection.server_name.as_ref().map_or("", |name| name.as_str())),
+            Self::SourceType => some(if info.connection.is_local() { "local" } else { "" }),
+            Self::TransportProtocol => some(info.connection.transport_protocol),
+            Self::ApplicationProtocols => {
+                quoted(info.connection.application_protocols.iter().map(|name| name.as_str()))
+            }
             Self::Header(header) => match facts.request.and_then(|request| header.in_request(request)) {
                 None => Value::Absent,
                 Some(Cow::Borrowed(value)) => Value::Text(Text::Borrowed(value)),
@@ -172,6 +185,16 @@ fn written<'a>(value: impl fmt::Display) -> Value<'a> {
     let mut out = Out(SmallVec::new());
     let _ = write!(out, "{value}");
     Value::Text(Text::Made(out.0))
+}
+
+fn quoted<'a>(names: impl Iterator<Item = &'a str>) -> Value<'a> {
+    let mut all = SmallVec::new();
+    for name in names {
+        all.extend_from_slice(if all.is_empty() { b"'" } else { b",'" });
+        all.extend_from_slice(name.as_bytes());
+        all.push(b'\'');
+    }
+    if all.is_empty() { Value::Absent } else { Value::Text(Text::Made(all)) }
 }
 
 fn joined<'a>(mut names: impl Iterator<Item = &'a str>) -> Value<'a> {

@@ -2,57 +2,118 @@
 //!
 //! Source: Envoy `docs/root/configuration/http/http_conn_man/headers.rst`, "x-forwarded-client-cert".
 
-use http::{HeaderMap, HeaderValue};
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use http::HeaderValue;
 use proxy_core::config::{BuildCx, Rejected};
+use proxy_core::extension::decode;
+use proxy_core::facts::{Facts, Layer};
+use proxy_core::head::RequestHead;
 use proxy_core::headers::X_FORWARDED_CLIENT_CERT;
-use proxy_core::stream_info::ConnectionInfo;
+use proxy_core::matching::{Inputs, MatchTree, Purpose};
+use proxy_core::stream_info::StreamInfo;
 use proxy_core::tls::{PeerCertificate, SanKind, TlsInfo};
 use xds_api::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use xds_api::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
-    ForwardClientCertDetails as Forward, SetCurrentClientCertDetails as Details,
+    ForwardClientCertConfig, ForwardClientCertDetails as Forward, SetCurrentClientCertDetails as Details,
 };
 
 use super::forwarded::append;
 
+const ACTION: &str = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.ForwardClientCertConfig";
+
 /// What becomes of the header.
 #[derive(Clone, Debug)]
 pub struct ClientCert {
+    /// Of requests that the tree leads nowhere.
+    usual: Forwarding,
+    by_tree: Option<Arc<MatchTree<Forwarding>>>,
+}
+
+/// What becomes of it for some requests, or for all.
+#[derive(Clone, Debug)]
+struct Forwarding {
     forward: Forward,
     details: Details,
+    /// A session keeps what is said of its client.
+    is_usual: bool,
 }
 
 impl ClientCert {
     /// Builds it.
     pub fn build(proto: &HttpConnectionManager, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
-        let details = proto.set_current_client_cert_details.unwrap_or_default();
-        cx.at("set_current_client_cert_details", |cx| {
-            cx.reject_if(details.format != 0, "format", "only the default form is available")
-        })?;
-        Ok(Self { forward: proto.forward_client_cert_details(), details })
+        let forward = proto.forward_client_cert_details();
+        let usual = Forwarding::build(forward, proto.set_current_client_cert_details, true, cx);
+        let action = |message: &str, payload: &[u8], cx: &mut BuildCx<'_>| {
+            if message != ACTION {
+                return Err(cx.reject(format!("{message} is no action that is available here")));
+            }
+            let ForwardClientCertConfig { forward_client_cert_details, set_current_client_cert_details } =
+                decode(payload, cx)?;
+            let Ok(forward) = Forward::try_from(forward_client_cert_details) else {
+                return Err(cx.at("forward_client_cert_details", |cx| {
+                    cx.reject("value must be one of the defined enum values")
+                }));
+            };
+            Forwarding::build(forward, set_current_client_cert_details, false, cx)
+        };
+        let refuse = |input: &str| format!("a request cannot be matched on '{input}' before it has a route");
+        let inputs = Inputs { layer: Layer::Http, admits: &|_| true, refuse: &refuse };
+        let purpose = Purpose { inputs, action: &action };
+        let by_tree = proto.forward_client_cert_matcher.as_ref().map(|matcher| {
+            cx.at("forward_client_cert_matcher", |cx| MatchTree::build(matcher, &purpose, cx)).map(Arc::new)
+        });
+        Ok(Self { usual: usual?, by_tree: by_tree.transpose()? })
     }
 
     /// Rewrites the header of a request.
-    pub(crate) fn apply(&self, connection: &ConnectionInfo, headers: &mut HeaderMap) {
-        let session = connection.tls.as_deref().filter(|session| !session.peer.is_empty());
-        match (self.forward, session) {
+    pub(crate) fn apply(&self, info: &StreamInfo, request: &mut RequestHead) {
+        let by_tree = self.by_tree.as_ref();
+        let found = by_tree.and_then(|tree| tree.find(&Facts::of_request(info, request, None)));
+        found.unwrap_or(&self.usual).apply(info.connection.tls.as_deref(), request);
+    }
+}
+
+impl Forwarding {
+    fn build(
+        forward: Forward,
+        details: Option<Details>,
+        is_usual: bool,
+        cx: &mut BuildCx<'_>,
+    ) -> Result<Self, Rejected> {
+        let details = details.unwrap_or_default();
+        cx.at("set_current_client_cert_details", |cx| {
+            cx.reject_if(details.format != 0, "format", "only the default form is available")
+        })?;
+        Ok(Self { forward, details, is_usual })
+    }
+
+    fn apply(&self, session: Option<&TlsInfo>, request: &mut RequestHead) {
+        let headers = &mut request.headers;
+        match (self.forward, session.filter(|session| !session.peer.is_empty())) {
             (Forward::AlwaysForwardOnly, _) | (Forward::ForwardOnly, Some(_)) => {}
             (Forward::AppendForward, Some(session)) => {
                 if let Some(value) = self.value(session) {
-                    append(headers, &X_FORWARDED_CLIENT_CERT, value, ",");
+                    append(headers, &X_FORWARDED_CLIENT_CERT, &value, ",");
                 }
             }
             (Forward::SanitizeSet, Some(session)) => match self.value(session) {
-                Some(value) => drop(headers.insert(&X_FORWARDED_CLIENT_CERT, value.clone())),
+                Some(value) => drop(headers.insert(&X_FORWARDED_CLIENT_CERT, value.into_owned())),
                 None => drop(headers.remove(&X_FORWARDED_CLIENT_CERT)),
             },
             (Forward::Sanitize, _) | (_, None) => drop(headers.remove(&X_FORWARDED_CLIENT_CERT)),
         }
     }
 
-    /// What is said of the client of a session: the same for all of its requests.
-    fn value<'s>(&self, session: &'s TlsInfo) -> Option<&'s HeaderValue> {
+    /// What is said of the client of a session: usually the same for all of its requests.
+    fn value<'s>(&self, session: &'s TlsInfo) -> Option<Cow<'s, HeaderValue>> {
         // Names are what an authority has signed, and still need not fit a header.
-        session.client_cert.get_or_init(|| HeaderValue::try_from(self.describe(session)).ok()).as_ref()
+        let value = || HeaderValue::try_from(self.describe(session)).ok();
+        match self.is_usual {
+            true => session.client_cert.get_or_init(value).as_ref().map(Cow::Borrowed),
+            false => value().map(Cow::Owned),
+        }
     }
 
     fn describe(&self, session: &TlsInfo) -> String {

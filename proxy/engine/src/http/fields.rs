@@ -48,7 +48,7 @@ pub const FIELDS: &[MessageFields] = &[
             ("always_set_request_id_in_response", Used),
             ("forward_client_cert_details", Used),
             ("set_current_client_cert_details", Used),
-            ("forward_client_cert_matcher", Rejected("forward_client_cert_details applies to all requests")),
+            ("forward_client_cert_matcher", Used),
             ("proxy_100_continue", Used),
             (
                 "represent_ipv4_remote_address_as_ipv4_mapped_ipv6",
@@ -104,6 +104,10 @@ pub const FIELDS: &[MessageFields] = &[
     (
         "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.InternalAddressConfig",
         &[("unix_sockets", Used), ("cidr_ranges", Used)],
+    ),
+    (
+        "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.ForwardClientCertConfig",
+        &[("forward_client_cert_details", Used), ("set_current_client_cert_details", Used)],
     ),
     (
         "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.SetCurrentClientCertDetails",

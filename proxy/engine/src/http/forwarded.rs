@@ -18,7 +18,7 @@ use proxy_core::headers::{
     X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS, X_ENVOY_UPSTREAM_STREAM_DURATION_MS, X_FORWARDED_FOR, X_FORWARDED_PORT,
     X_FORWARDED_PROTO, envoy_prefix,
 };
-use proxy_core::stream_info::ConnectionInfo;
+use proxy_core::stream_info::{ConnectionInfo, StreamInfo};
 use xds_api::envoy::extensions::filters::network::http_connection_manager::v3::ForwardProtoConfig;
 
 use super::config::{ConnectionManager, UserAgent};
@@ -85,10 +85,11 @@ pub(crate) struct Origin {
 /// Reads and rewrites the headers that say where a request comes from.
 pub(crate) fn apply(
     manager: &ConnectionManager,
-    connection: &ConnectionInfo,
+    info: &StreamInfo,
     request: &mut RequestHead,
     lacks: Lacks,
 ) -> Origin {
+    let connection = &*info.connection;
     let present = Present::of(&request.headers);
     let (address, is_single) = if manager.use_remote_address {
         let is_single = !present.forwarded_for;
@@ -146,7 +147,7 @@ pub(crate) fn apply(
         }
     }
     if present.client_cert || connection.tls.is_some() {
-        manager.client_cert.apply(connection, &mut request.headers);
+        manager.client_cert.apply(info, request);
     }
     let keeps_id = present.request_id && (!is_edge || manager.preserve_external_request_id);
     if manager.generate_request_id && !(keeps_id && request_id::is_given(request)) {

@@ -75,9 +75,7 @@ impl Stream<'_> {
         }
         let is_told_id = manager.always_set_request_id_in_response
             || (manager.tracing.is_some() && self.request.headers.contains_key(&*X_ENVOY_FORCE_TRACE));
-        if is_told_id
-            && let Some(id) = self.request.headers.get(&X_REQUEST_ID)
-        {
+        if is_told_id && let Some(id) = self.request.headers.get(&X_REQUEST_ID) {
             response.headers.insert(&X_REQUEST_ID, id.clone());
         }
         self.info.response_code = Some(status.as_u16());

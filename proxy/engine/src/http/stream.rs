@@ -451,7 +451,7 @@ impl<'c> Stream<'c> {
         if self.is_redirected {
             return Ok(());
         }
-        let origin = forwarded::apply(manager, &self.cx.info, &mut self.request, lacks);
+        let origin = forwarded::apply(manager, &self.info, &mut self.request, lacks);
         self.is_internal = origin.is_internal;
         self.info.remote = Some(origin.address);
         Ok(())

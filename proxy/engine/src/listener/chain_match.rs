@@ -1,6 +1,7 @@
 //! Which filter chain serves a connection: nine criteria in a fixed order of precedence, each taking the most specific
 //! value that any chain names and leaving only the chains that name it. There is no way back to a less specific value.
 //!
+//! A listener may have a matcher tree in place of them ([`super::chain_tree`]).
 //! Source: Envoy `listener_components.proto`, `FilterChainMatch`.
 
 use std::sync::Arc;
@@ -14,7 +15,9 @@ use smallvec::SmallVec;
 use xds_api::envoy::config::core::v3::CidrRange;
 use xds_api::envoy::config::listener::v3::FilterChainMatch;
 use xds_api::envoy::config::listener::v3::filter_chain_match::ConnectionSourceType;
+use xds_api::xds::r#type::matcher::v3::Matcher;
 
+use super::chain_tree::ChainTree;
 use super::config::FilterChain;
 
 /// What one chain demands; an empty list demands nothing.
@@ -100,8 +103,16 @@ type Candidates = SmallVec<[usize; 16]>;
 /// Chooses among the chains of one listener.
 #[derive(Debug)]
 pub struct ChainMatcher {
-    criteria: Vec<Criteria>,
+    by: By,
     default: Option<usize>,
+}
+
+/// What decides.
+#[derive(Debug)]
+enum By {
+    /// What each chain demands.
+    Criteria(Vec<Criteria>),
+    Tree(Box<ChainTree>),
 }
 
 impl ChainMatcher {
@@ -129,69 +140,83 @@ impl ChainMatcher {
                 }
             }
         }
-        Ok(Self { criteria, default })
+        Ok(Self { by: By::Criteria(criteria), default })
+    }
+
+    /// A matcher by a tree over `chains`.
+    pub fn by_tree(
+        proto: &Matcher,
+        chains: &[Arc<FilterChain>],
+        default: Option<usize>,
+        cx: &mut BuildCx<'_>,
+    ) -> Result<Self, Rejected> {
+        let tree = ChainTree::build(proto, chains, cx)?;
+        Ok(Self { by: By::Tree(Box::new(tree)), default })
     }
 
     /// Index of the chain for the connection, the default chain's if no other matches.
     pub fn find(&self, info: &ConnectionInfo) -> Option<usize> {
-        self.find_specific(info).or(self.default)
-    }
-
-    fn find_specific(&self, info: &ConnectionInfo) -> Option<usize> {
-        if let [only] = self.criteria.as_slice()
-            && only.demands_nothing()
-        {
-            return Some(0);
+        match &self.by {
+            By::Criteria(criteria) => find_specific(criteria, info).or(self.default),
+            By::Tree(tree) => tree.find(info).unwrap_or(self.default),
         }
-        let mut left: Candidates = (0..self.criteria.len()).collect();
-        let port = info.local.port();
-        self.narrow(&mut left, |one| match one.destination_port {
-            Some(wanted) if Some(wanted) == port => Fit::Yes(1),
-            Some(_) => Fit::No,
-            None => Fit::Yes(0),
-        });
-        self.narrow(&mut left, |one| longest(&one.destination, &info.local));
-        self.narrow(&mut left, |one| server_name(&one.server_names, info.server_name.as_deref()));
-        self.narrow(&mut left, |one| match one.transport.as_str() {
-            "" => Fit::Yes(0),
-            transport if transport == info.transport_protocol => Fit::Yes(1),
-            _ => Fit::No,
-        });
-        self.narrow(&mut left, |one| protocol(&one.protocols, info));
-        self.narrow(&mut left, |one| longest(&one.direct_source, &info.direct_remote));
-        let is_local = is_local(info);
-        self.narrow(&mut left, |one| match one.source_type {
-            ConnectionSourceType::Any => Fit::Yes(0),
-            ConnectionSourceType::SameIpOrLoopback if is_local => Fit::Yes(1),
-            ConnectionSourceType::External if !is_local => Fit::Yes(1),
-            ConnectionSourceType::SameIpOrLoopback | ConnectionSourceType::External => Fit::No,
-        });
-        self.narrow(&mut left, |one| longest(&one.source, &info.remote));
-        let source_port = info.remote.port();
-        self.narrow(&mut left, |one| match one.source_ports.as_slice() {
-            [] => Fit::Yes(0),
-            ports if source_port.is_some_and(|port| ports.contains(&port)) => Fit::Yes(1),
-            _ => Fit::No,
-        });
-        left.first().copied()
     }
+}
 
-    /// Leaves the candidates that fit best.
-    fn narrow(&self, left: &mut Candidates, fit: impl Fn(&Criteria) -> Fit) {
-        let mut best: Option<usize> = None;
-        let mut kept = Candidates::new();
-        for &index in left.iter() {
-            let Some(Fit::Yes(rank)) = self.criteria.get(index).map(&fit) else { continue };
-            if best.is_none_or(|best| rank > best) {
-                best = Some(rank);
-                kept.clear();
-            }
-            if best == Some(rank) {
-                kept.push(index);
-            }
-        }
-        *left = kept;
+fn find_specific(criteria: &[Criteria], info: &ConnectionInfo) -> Option<usize> {
+    if let [only] = criteria
+        && only.demands_nothing()
+    {
+        return Some(0);
     }
+    let mut left: Candidates = (0..criteria.len()).collect();
+    let port = info.local.port();
+    narrow(criteria, &mut left, |one| match one.destination_port {
+        Some(wanted) if Some(wanted) == port => Fit::Yes(1),
+        Some(_) => Fit::No,
+        None => Fit::Yes(0),
+    });
+    narrow(criteria, &mut left, |one| longest(&one.destination, &info.local));
+    narrow(criteria, &mut left, |one| server_name(&one.server_names, info.server_name.as_deref()));
+    narrow(criteria, &mut left, |one| match one.transport.as_str() {
+        "" => Fit::Yes(0),
+        transport if transport == info.transport_protocol => Fit::Yes(1),
+        _ => Fit::No,
+    });
+    narrow(criteria, &mut left, |one| protocol(&one.protocols, info));
+    narrow(criteria, &mut left, |one| longest(&one.direct_source, &info.direct_remote));
+    let is_local = info.is_local();
+    narrow(criteria, &mut left, |one| match one.source_type {
+        ConnectionSourceType::Any => Fit::Yes(0),
+        ConnectionSourceType::SameIpOrLoopback if is_local => Fit::Yes(1),
+        ConnectionSourceType::External if !is_local => Fit::Yes(1),
+        ConnectionSourceType::SameIpOrLoopback | ConnectionSourceType::External => Fit::No,
+    });
+    narrow(criteria, &mut left, |one| longest(&one.source, &info.remote));
+    let source_port = info.remote.port();
+    narrow(criteria, &mut left, |one| match one.source_ports.as_slice() {
+        [] => Fit::Yes(0),
+        ports if source_port.is_some_and(|port| ports.contains(&port)) => Fit::Yes(1),
+        _ => Fit::No,
+    });
+    left.first().copied()
+}
+
+/// Leaves the candidates that fit best.
+fn narrow(criteria: &[Criteria], left: &mut Candidates, fit: impl Fn(&Criteria) -> Fit) {
+    let mut best: Option<usize> = None;
+    let mut kept = Candidates::new();
+    for &index in left.iter() {
+        let Some(Fit::Yes(rank)) = criteria.get(index).map(&fit) else { continue };
+        if best.is_none_or(|best| rank > best) {
+            best = Some(rank);
+            kept.clear();
+        }
+        if best == Some(rank) {
+            kept.push(index);
+        }
+    }
+    *left = kept;
 }
 
 impl Criteria {
@@ -245,13 +270,6 @@ fn protocol(wanted: &[String], info: &ConnectionInfo) -> Fit {
     let offered = &info.application_protocols;
     let first = offered.iter().position(|offered| wanted.iter().any(|wanted| *offered == wanted.as_str()));
     first.map_or(Fit::No, |index| Fit::Yes(offered.len() - index))
-}
-
-fn is_local(info: &ConnectionInfo) -> bool {
-    match (info.remote.ip(), info.local.ip()) {
-        (Some(remote), Some(local)) => remote.is_loopback() || remote == local,
-        _ => true,
-    }
 }
 
 #[cfg(test)]

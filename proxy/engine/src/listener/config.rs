@@ -201,9 +201,10 @@ impl Listener {
         let stat_prefix = stat_prefix(proto, addresses.as_deref().ok());
         let filters = cx.each("listener_filters", &proto.listener_filters, build_listener_filter);
         let chains = cx.each("filter_chains", &proto.filter_chains, |chain, cx| {
-            let criteria = cx.at("filter_chain_match", |cx| {
-                Criteria::build(chain.filter_chain_match.as_ref().unwrap_or(&Default::default()), cx)
-            });
+            // (A tree has all the say.)
+            let demands = chain.filter_chain_match.as_ref().filter(|_| proto.filter_chain_matcher.is_none());
+            let criteria =
+                cx.at("filter_chain_match", |cx| Criteria::build(demands.unwrap_or(&Default::default()), cx));
             Ok((build_chain(chain, &stat_prefix, cx)?, criteria?))
         });
         let default_chain = proto
@@ -214,7 +215,11 @@ impl Listener {
         let access_logs = build_access_logs(&proto.access_log, cx);
         let (mut built, criteria): (Vec<_>, Vec<_>) = chains?.into_iter().unzip();
         let has_default = default_chain.as_ref().is_ok_and(Option::is_some);
-        let matcher = ChainMatcher::new(&built, criteria, has_default.then_some(built.len()), cx);
+        let default = has_default.then_some(built.len());
+        let matcher = match &proto.filter_chain_matcher {
+            Some(tree) => ChainMatcher::by_tree(tree, &built, default, cx),
+            None => ChainMatcher::new(&built, criteria, default, cx),
+        };
         built.extend(default_chain?);
         if built.is_empty() {
             return Err(

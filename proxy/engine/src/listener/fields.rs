@@ -15,7 +15,7 @@ pub const FIELDS: &[MessageFields] = &[
             ("stats_matcher", Rejected("statistics are filtered by the bootstrap's stats_config only")),
             ("filter_chains", Used),
             ("fcds_config", Rejected("filter chain discovery is not available")),
-            ("filter_chain_matcher", Rejected("matcher trees are not available")),
+            ("filter_chain_matcher", Used),
             ("use_original_dst", Used),
             ("default_filter_chain", Used),
             ("per_connection_buffer_limit_bytes", Used),

@@ -233,7 +233,7 @@ impl Engine {
             Layer::Http => format!("RBAC HTTP filter cannot match on '{input}'"),
             Layer::Network => format!("RBAC network filter cannot match '{input}'"),
         };
-        let inputs = Inputs { layer, admits: &|_| true, refuse: &refuse_input };
+        let inputs = Inputs { layer, admits: &is_not_of_listeners, refuse: &refuse_input };
         let purpose = Purpose { inputs, action: &action };
         let tree = MatchTree::build(matcher, &purpose, cx)?;
         Ok(Self {
@@ -279,6 +279,12 @@ impl Engine {
         metadata
             .merge(namespace, metadata_of(&outcome.policy, outcome.is_allowed, self.mode, default_prefix));
     }
+}
+
+/// Some inputs are for listeners alone.
+fn is_not_of_listeners(input: &str) -> bool {
+    let name = input.strip_prefix("envoy.extensions.matching.common_inputs.network.v3.");
+    !matches!(name, Some("SourceTypeInput" | "TransportProtocolInput" | "ApplicationProtocolInput"))
 }
 
 fn build_policies(
