@@ -44,6 +44,7 @@ pub fn env() -> BuildEnv {
         outlier_log: None,
         background: Default::default(),
         kept: Default::default(),
+        dns_caches: Arc::new(proxy_engine::upstream::dns::Caches::default()),
         default_tracer: None,
         stats: Registry::new(1),
     }

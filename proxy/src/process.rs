@@ -310,9 +310,11 @@ fn cluster_status(cluster: &Cluster, delivered: bool) -> ClusterStatus {
         observability_name: cluster.observability_name.as_deref().unwrap_or(name).to_owned(),
         eds_service_name: match &cluster.discovery {
             Discovery::Eds(eds) => eds.service_name.to_string(),
-            Discovery::Static | Discovery::Dns(_) | Discovery::OriginalDst(_) | Discovery::Aggregate(_) => {
-                String::new()
-            }
+            Discovery::Static
+            | Discovery::Dns(_)
+            | Discovery::OriginalDst(_)
+            | Discovery::Dynamic(_)
+            | Discovery::Aggregate(_) => String::new(),
         },
         added_via_api: delivered,
         default_breakers: limits(BreakerPriority::Default),

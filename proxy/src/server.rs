@@ -27,7 +27,7 @@ use proxy_engine::local::watchdog::Watchdog;
 use proxy_engine::log_file::FileLogs;
 use proxy_engine::net::socket::{self, HostAddress, ListenOptions};
 use proxy_engine::state::Store;
-use proxy_engine::upstream::dns::Resolvers;
+use proxy_engine::upstream::dns::{Caches, Resolvers, look_up_names};
 use proxy_engine::worker::{WorkerSetup, Workers};
 use tokio::signal::unix::{SignalKind, signal};
 use xds_api::envoy::config::accesslog::v3::{AccessLog as AccessLogProto, access_log::ConfigType};
@@ -53,6 +53,7 @@ pub struct Built {
     /// The whole of it on the wire, for `/config_dump`.
     wire: Vec<u8>,
     env: Arc<BuildEnv>,
+    dns_caches: Arc<Caches>,
     logs: Arc<FileLogs>,
     store: Store,
     admin: Option<AdminConfig>,
@@ -118,6 +119,7 @@ pub fn build(mut checked: Checked, options: &cli::Options) -> anyhow::Result<Bui
     let runtime = Arc::new(Runtime::new(runtime));
     let guard =
         Arc::new(FieldGuard::new(unknown_fields(options), !options.skip_deprecated_logs, &runtime, &stats));
+    let dns_caches = Arc::new(Caches::default());
     let mut env = BuildEnv {
         extensions: proxy_extensions::extensions(),
         clusters: Names::default(),
@@ -132,6 +134,7 @@ pub fn build(mut checked: Checked, options: &cli::Options) -> anyhow::Result<Bui
         concurrency: options.workers(),
         background: Background::default(),
         kept: Kept::default(),
+        dns_caches: dns_caches.clone(),
         default_tracer: None,
     };
     let mut cx = BuildCx::new(&env);
@@ -172,7 +175,7 @@ pub fn build(mut checked: Checked, options: &cli::Options) -> anyhow::Result<Bui
     }
     guard.bootstrap(&checked.ignored, &checked.loaded.unknown_fields, &checked.deprecated);
     let Loaded { message: bootstrap, bytes: wire, .. } = checked.loaded;
-    Ok(Built { bootstrap, wire, env, logs, store, admin, settings, sinks: Sinks::new(sinks) })
+    Ok(Built { bootstrap, wire, env, dns_caches, logs, store, admin, settings, sinks: Sinks::new(sinks) })
 }
 
 /// The tracer of connection managers that name none.
@@ -375,13 +378,9 @@ async fn serve(built: Built, options: cli::Options) -> anyhow::Result<()> {
         overload: manager.as_ref().map(overload::Manager::overload),
         give_back: memory::give_back,
     });
-    let (configuration, inputs) = Configuration::new(
-        &built.env,
-        built.store,
-        &built.bootstrap,
-        Resolvers::new(built.settings.resolver.clone(), &built.env.stats),
-        options.drain_time,
-    );
+    let resolvers = Arc::new(Resolvers::new(built.settings.resolver.clone(), &built.env.stats));
+    let (configuration, inputs) =
+        Configuration::new(&built.env, built.store, &built.bootstrap, resolvers.clone(), options.drain_time);
     let process = Rc::new(Process {
         env: built.env.clone(),
         drain,
@@ -399,6 +398,7 @@ async fn serve(built: Built, options: cli::Options) -> anyhow::Result<()> {
         start_admin(&process, admin)?;
     }
     configuration.start(|| Workers::start(workers, &setup))?;
+    tokio::task::spawn_local(look_up_names(built.dns_caches, resolvers));
     let version = built.bootstrap.stats_server_version_override;
     let flushing = Rc::new(Flushing::new(&process, built.sinks, version));
     match When::of(&built.bootstrap) {

@@ -28,6 +28,7 @@ use proxy_engine::state::{Delivered, Effect, Failure, Kind, Phase, Response, Sto
 use proxy_engine::upstream::cluster::Cluster;
 use proxy_engine::upstream::discovery::Discovery;
 use proxy_engine::upstream::dns::{self, Resolvers};
+use proxy_engine::upstream::dynamic;
 use proxy_engine::upstream::health::{self, HealthUpdate};
 use proxy_engine::upstream::original_dst;
 use proxy_engine::worker::Workers;
@@ -66,7 +67,7 @@ struct Core {
     sockets: ListenSockets,
     streams: Streams,
     directory: Arc<Directory>,
-    resolvers: Resolvers,
+    resolvers: Arc<Resolvers>,
     /// What looks after the hosts of clusters.
     discoveries: HashMap<u64, AbortHandle>,
     /// What looks after their health.
@@ -109,7 +110,7 @@ impl Configuration {
         env: &Arc<BuildEnv>,
         store: Store,
         bootstrap: &Bootstrap,
-        resolvers: Resolvers,
+        resolvers: Arc<Resolvers>,
         drain_time: Duration,
     ) -> (Self, Inputs) {
         let (input_sender, inputs) = mpsc::unbounded_channel();
@@ -496,13 +497,20 @@ impl Core {
     fn look_after(&self, id: u64, cluster: Arc<Cluster>) -> AbortHandle {
         let inputs = self.inputs.clone();
         let resolver = match &cluster.discovery {
-            Discovery::Dns(config) => Some(self.resolvers.of_cluster(config)),
+            Discovery::Dns(config) => self.resolvers.of_cluster(config),
+            Discovery::Dynamic(_) => {
+                let slot = cluster.name.slot();
+                let run = dynamic::run(cluster, move || {
+                    // Nobody takes it when the process ends.
+                    let _ = inputs.send(Input::HostsChanged(slot));
+                });
+                return tokio::task::spawn_local(run).abort_handle();
+            }
             Discovery::Static | Discovery::Eds(_) | Discovery::OriginalDst(_) | Discovery::Aggregate(_) => {
-                None
+                return tokio::task::spawn_local(original_dst::run(cluster)).abort_handle();
             }
         };
         tokio::task::spawn_local(async move {
-            let Some(resolver) = resolver else { return original_dst::run(cluster).await };
             dns::run(cluster, resolver, |update| {
                 let hosts_changed = update.hosts.is_some();
                 // Nobody takes it when the process ends.

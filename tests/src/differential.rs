@@ -27,8 +27,8 @@ use crate::upstream::h2::H2Reply;
 
 /// One bootstrap shared by many cases.
 ///
-/// Placeholders: `{{up}}` (scripted HTTP/1 upstream), `{{h2up}}` (HTTP/2 upstream), `{{echo}}` (TCP echo server), `{{refused}}`
-/// and `{{blackhole}}` are ports; `{{dir}}` is a folder.
+/// Placeholders: `{{up}}` (scripted HTTP/1 upstream), `{{h2up}}` (HTTP/2 upstream), `{{echo}}` (TCP echo server), `{{refused}}`,
+/// `{{blackhole}}` and `{{dns}}` (a DNS server with [`crate::dns::DnsServer::set_zone`]) are ports; `{{dir}}` is a folder.
 #[derive(Debug, Clone)]
 pub struct Setup {
     pub name: &'static str,

@@ -100,6 +100,26 @@ impl DnsServer {
         Ok(())
     }
 
+    /// Says what the differential rig needs: names in `test` that are called like what becomes of them.
+    pub fn set_zone(&self) -> Result<()> {
+        for (name, addresses) in [
+            ("up.test", &["127.0.0.1"][..]),
+            ("other.test", &["127.0.0.1"]),
+            ("third.test", &["127.0.0.1"]),
+            ("two.test", &["127.0.0.1", "127.0.0.9"]),
+            ("six.test", &["::1"]),
+            ("private.test", &["10.1.2.3"]),
+            ("mixed.test", &["10.1.2.3", "127.0.0.1"]),
+            ("nothing.test", &[]),
+        ] {
+            self.addresses(name, addresses)?;
+        }
+        self.set("fails.test", Answer::Code(SERVER_FAILURE));
+        self.set("refuses.test", Answer::Code(REFUSED));
+        self.set("silent.test", Answer::Silence);
+        Ok(())
+    }
+
     /// The questions about `name` so far.
     pub fn asked(&self, name: &str) -> Vec<Question> {
         lock(&self.shared).asked.iter().filter(|question| question.name == name).cloned().collect()

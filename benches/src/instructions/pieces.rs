@@ -11,6 +11,7 @@ use bytes::BytesMut;
 use http::{HeaderMap, Method};
 use proxy_core::address::Address;
 use proxy_core::config::{BuildCx, BuildEnv, Constraints, NodeInfo};
+use proxy_core::dns_cache::NoDnsCaches;
 use proxy_core::extension::Extensions;
 use proxy_core::extension::access_log::{LogFile, LogFiles};
 use proxy_core::head::{BodyEvent, Protocol, RequestHead, Scheme};
@@ -182,6 +183,7 @@ fn table(virtual_hosts: Vec<proto::VirtualHost>) -> Result<Arc<RouteTable>> {
         outlier_log: None,
         background: Default::default(),
         kept: Default::default(),
+        dns_caches: Arc::new(NoDnsCaches),
         default_tracer: None,
     };
     let mut cx = BuildCx::new(&env);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use xds_api::envoy::config::core::v3::BindConfig;
 
 use crate::background::Background;
+use crate::dns_cache::{DnsCaches, NoDnsCaches};
 use crate::extension::Extensions;
 use crate::kept::Kept;
 use crate::names::Names;
@@ -84,6 +85,8 @@ pub struct BuildEnv {
     pub background: Background,
     /// State that outlives the update of what holds it.
     pub kept: Kept,
+    /// Names that are looked up because requests want to go there.
+    pub dns_caches: Arc<dyn DnsCaches>,
     /// The tracer of connection managers that trace and name none (`tracing` of the bootstrap).
     pub default_tracer: Option<Arc<dyn crate::extension::tracer::Tracer>>,
 }
@@ -105,6 +108,7 @@ impl BuildEnv {
             outlier_log: None,
             background: Background::default(),
             kept: Kept::default(),
+            dns_caches: Arc::new(NoDnsCaches),
             default_tracer: None,
         }
     }

@@ -20,6 +20,10 @@ pub trait FilterStateValue: Any {
     fn as_bool(&self) -> Option<bool> {
         None
     }
+    /// The value, if it is a number; `None` if it is of another kind.
+    fn as_number(&self) -> Option<u64> {
+        None
+    }
     /// What hash policies make of the value; `None` if it cannot be hashed.
     fn hash(&self) -> Option<u64> {
         None

@@ -10,6 +10,7 @@ pub mod callout;
 pub mod cel;
 pub mod config;
 pub mod custom_tag;
+pub mod dns_cache;
 pub mod extension;
 pub mod facts;
 pub mod field_names;

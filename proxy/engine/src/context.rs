@@ -17,6 +17,7 @@ use crate::local::overload::Overload;
 use crate::router::Routes;
 use crate::upstream::call;
 use crate::upstream::call::copy::CopyBody;
+use crate::upstream::dynamic;
 use crate::upstream::http_options::UpstreamProtocol;
 use crate::upstream::pool::Clusters;
 
@@ -92,6 +93,10 @@ impl Engine for Context {
         let http = &self.clusters.by_name(cluster)?.cluster.http;
         let bytes = http.max_response_head(protocol) as usize;
         Some(HeadLimits { fields: http.max_headers_count as usize, bytes })
+    }
+
+    fn dynamic_port(&self, cluster: &str) -> Option<u16> {
+        self.clusters.by_name(cluster).and_then(|cluster| dynamic::port(&cluster.cluster))
     }
 
     fn count_response(&self, cluster: &str, status: StatusCode) {

@@ -9,6 +9,7 @@ mod deadlines;
 mod exchange;
 pub mod fields;
 mod filter_chain;
+mod find_host;
 mod forward;
 mod forwarded;
 pub mod member;

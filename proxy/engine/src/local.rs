@@ -9,6 +9,7 @@ pub mod header_maps;
 pub(crate) mod heavy;
 pub(crate) mod in_place;
 pub mod overload;
+pub(crate) mod read_map;
 pub mod reduced;
 pub mod timers;
 pub mod watchdog;

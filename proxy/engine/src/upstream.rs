@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod connection_filters;
 pub mod discovery;
 pub mod dns;
+pub mod dynamic;
 pub mod fields;
 pub mod header_mutation;
 pub mod health;

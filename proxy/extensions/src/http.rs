@@ -6,6 +6,7 @@ pub mod bandwidth_limit;
 pub mod buffer;
 pub mod compressor;
 pub mod cors;
+pub mod dynamic_forward_proxy;
 pub mod ext_authz;
 pub mod fault;
 pub mod grpc_stats;

@@ -10,3 +10,4 @@ pub mod local_ratelimit;
 pub mod ratelimit;
 pub mod rbac;
 pub mod set_filter_state;
+pub mod sni_dynamic_forward_proxy;

@@ -4,13 +4,14 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Instant, SystemTime};
 
 use prost::Message;
 use proxy_core::address::Address;
 use proxy_core::callout::{Answer, Call, CallFailure, Called, Caller, Talk};
-use proxy_core::config::BuildEnv;
+use proxy_core::config::{BuildCx, BuildEnv, Rejected};
+use proxy_core::dns_cache::{DnsCache, DnsCaches, Follower, LookUp, Wanted};
 use proxy_core::extension::access_log::{LogFile, LogFiles};
 use proxy_core::extension::http_filter::{HeadersStep, LocalBoxFuture, Phases, StreamCx};
 use proxy_core::head::{HeadLimits, RequestHead, ResponseHead, Scheme};
@@ -19,6 +20,7 @@ use proxy_core::stream_info::{ConnectionInfo, StreamInfo, WireBytes};
 use proxy_core::upstream::Host;
 use xds_api::envoy::config::core::v3::GrpcService;
 use xds_api::envoy::config::core::v3::grpc_service::{EnvoyGrpc, TargetSpecifier};
+use xds_api::envoy::extensions::common::dynamic_forward_proxy::v3::DnsCacheConfig;
 
 /// Log files in memory.
 #[derive(Default)]
@@ -48,13 +50,40 @@ impl LogFiles for MemoryLogs {
     }
 }
 
+/// Says of each name what its first label says.
+#[derive(Debug)]
+pub(crate) struct FakeNames;
+
+impl DnsCache for FakeNames {
+    fn look_up(&self, wanted: Wanted<'_>) -> LookUp {
+        let found = || Ok([Address::Ip(([10, 0, 0, 1], wanted.port).into())].into());
+        let lost = || Err("no".into());
+        match wanted.name.split('.').next().unwrap_or_default() {
+            "known" => LookUp::Known(found()),
+            "lost" => LookUp::Known(lost()),
+            "slow" => LookUp::Wait(Box::pin(std::future::ready(found()))),
+            "slowly-lost" => LookUp::Wait(Box::pin(std::future::ready(lost()))),
+            "busy" => LookUp::Busy,
+            _ => LookUp::Full,
+        }
+    }
+    fn follow(&self, _: Weak<dyn Follower>) {}
+}
+
+impl DnsCaches for FakeNames {
+    fn cache(&self, _: &DnsCacheConfig, _: &mut BuildCx<'_>) -> Result<Arc<dyn DnsCache>, Rejected> {
+        Ok(Arc::new(Self))
+    }
+}
+
 pub(crate) fn env() -> BuildEnv {
     env_with(Arc::new(MemoryLogs::default()))
 }
 
 pub(crate) fn env_with(log_files: Arc<dyn LogFiles>) -> BuildEnv {
     let node = proxy_core::config::NodeInfo { cluster: "here".to_owned(), ..Default::default() };
-    BuildEnv { extensions: crate::extensions(), node, log_files, ..BuildEnv::new(1) }
+    let (extensions, dns_caches) = (crate::extensions(), Arc::new(FakeNames));
+    BuildEnv { extensions, dns_caches, node, log_files, ..BuildEnv::new(1) }
 }
 
 pub(crate) fn address(text: &str) -> Address {
@@ -149,6 +178,9 @@ impl proxy_core::extension::http_filter::Engine for FakeEngine {
     }
     fn response_limits(&self, _: &str, _: proxy_core::head::Protocol) -> Option<HeadLimits> {
         Some(HeadLimits { fields: 100, bytes: 60 * 1024 })
+    }
+    fn dynamic_port(&self, cluster: &str) -> Option<u16> {
+        (cluster == "dynamic").then_some(80)
     }
     fn count_response(&self, _cluster: &str, _status: http::StatusCode) {}
 }

@@ -3,12 +3,13 @@
 use std::any::Any;
 use std::collections::BTreeSet;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use prost::Message as _;
 use proxy_core::config::{BuildCx, BuildEnv, ConfigError, FieldUse, Rejected};
+use proxy_core::dns_cache::{DnsCache, DnsCaches, Follower, LookUp, Wanted};
 use proxy_core::extension::Descriptor;
 use proxy_core::extension::access_log::{LogFile, LogFiles};
 use proxy_core::stats::Registry;
@@ -18,6 +19,7 @@ use proxy_extensions::{
 use xds_api::envoy::config::core::v3::GrpcService;
 use xds_api::envoy::config::core::v3::grpc_service::{EnvoyGrpc, TargetSpecifier};
 use xds_api::envoy::config::ratelimit::v3::RateLimitServiceConfig;
+use xds_api::envoy::extensions::common::dynamic_forward_proxy::v3::DnsCacheConfig;
 use xds_api::schema::{Message, fields_of};
 
 struct Nowhere;
@@ -32,9 +34,27 @@ impl LogFiles for Nowhere {
     }
 }
 
+/// Knows no name.
+#[derive(Debug)]
+struct NoNames;
+
+impl DnsCache for NoNames {
+    fn look_up(&self, _: Wanted<'_>) -> LookUp {
+        LookUp::Full
+    }
+    fn follow(&self, _: Weak<dyn Follower>) {}
+}
+
+impl DnsCaches for NoNames {
+    fn cache(&self, _: &DnsCacheConfig, _: &mut BuildCx<'_>) -> Result<Arc<dyn DnsCache>, Rejected> {
+        Ok(Arc::new(Self))
+    }
+}
+
 fn env() -> BuildEnv {
     let extensions = proxy_extensions::extensions();
-    BuildEnv { extensions, log_files: Arc::new(Nowhere), ..BuildEnv::new(1) }
+    let dns_caches = Arc::new(NoNames);
+    BuildEnv { extensions, dns_caches, log_files: Arc::new(Nowhere), ..BuildEnv::new(1) }
 }
 
 type Build = dyn Fn(&[u8], &mut BuildCx<'_>) -> Result<Box<dyn Any>, Rejected>;

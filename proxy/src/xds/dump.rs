@@ -46,6 +46,7 @@ pub(super) fn fill(dump: &mut ConfigDump, store: &Store, endpoints: Endpoints) {
                 Discovery::Static
                 | Discovery::Dns(_)
                 | Discovery::OriginalDst(_)
+                | Discovery::Dynamic(_)
                 | Discovery::Aggregate(_) => cluster.name.as_str(),
             };
             let shown = load_assignment(name, &cluster.known_hosts());

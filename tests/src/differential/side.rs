@@ -9,6 +9,7 @@ use super::check::put_asked;
 use super::{Case, Do, Facts, H2Request, Input, Setup};
 use crate::client::{Client, End, H2Client, Response};
 use crate::config::{fill, port};
+use crate::dns::DnsServer;
 use crate::expect::{SOON, eventually};
 use crate::frames::{ACK, DATA, END_STREAM, Exchange, Frame, HEADERS, RST_STREAM, SETTINGS, parse};
 use crate::http1::Fields;
@@ -29,13 +30,14 @@ const QUIET: Duration = Duration::from_millis(150);
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Parts of the names of statistics that are compared, whatever their last word.
-const FAMILIES: [&str; 9] = [
+const FAMILIES: [&str; 10] = [
     ".admission_control.",
     ".gradient_controller.rq_blocked",
     ".compressor.",
     "ext_authz.",
     ".fault.",
     "bandwidth_limit.",
+    "dns_cache.",
     "local_rate_limit.",
     "listener_local_ratelimit.",
     "ratelimit.",
@@ -162,6 +164,7 @@ pub struct Side {
     echo: EchoServer,
     refusing: Refusing,
     blackhole: Blackhole,
+    _dns: DnsServer,
     /// How much of the access log belongs to earlier cases, in bytes.
     logged: usize,
     sentinels: usize,
@@ -182,6 +185,8 @@ impl Side {
         let h2_upstream = H2Upstream::start().await?;
         let echo = EchoServer::start().await?;
         let (refusing, blackhole) = (Refusing::new()?, Blackhole::new()?);
+        let dns = DnsServer::start().await?;
+        dns.set_zone()?;
         let bootstrap = fill(
             &setup.bootstrap,
             [
@@ -190,10 +195,21 @@ impl Side {
                 ("echo", port(echo.server().addr())),
                 ("refused", port(refusing.addr())),
                 ("blackhole", port(blackhole.addr())),
+                ("dns", port(dns.addr())),
             ],
         );
         let proxy = Proxy::start(binary, &bootstrap).await?;
-        Ok(Self { proxy, upstream, h2_upstream, echo, refusing, blackhole, logged: 0, sentinels: 0 })
+        Ok(Self {
+            proxy,
+            upstream,
+            h2_upstream,
+            echo,
+            refusing,
+            blackhole,
+            _dns: dns,
+            logged: 0,
+            sentinels: 0,
+        })
     }
 
     /// The proxy.
@@ -474,7 +490,7 @@ impl Side {
 
     async fn counters(&self, case: &Case) -> Result<BTreeMap<String, i64>> {
         let filter = format!(
-            "^(http\\.{0}|tcp\\.{0}|ext_authz\\.{0}|{0}[a-z_]*\\.http_(local_rate|bandwidth)_limit|local_rate_limit\\.{0}|ratelimit\\.{0}|listener_local_ratelimit\\.{0}|cluster\\.[a-z0-9_]+|vhost\\.all\\.[a-z]+\\.[a-z]+|http2|http1)\\.",
+            "^(http\\.{0}|tcp\\.{0}|ext_authz\\.{0}|{0}[a-z_]*\\.http_(local_rate|bandwidth)_limit|local_rate_limit\\.{0}|ratelimit\\.{0}|listener_local_ratelimit\\.{0}|cluster\\.[a-z0-9_]+|dns_cache\\.[a-z0-9_]+|vhost\\.all\\.[a-z]+\\.[a-z]+|http2|http1)\\.",
             case.listener
         );
         let all = self.proxy.admin().stats(&filter).await?;

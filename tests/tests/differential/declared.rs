@@ -7,8 +7,8 @@ use anyhow::{Context, Result, ensure};
 use integration::differential::Case;
 
 use crate::{
-    buffer, clusters, compressor, ext_authz, ext_authz_network, flushing, headers, hedging, http1, http2,
-    jwt, logs, metadata, paths, ratelimit, ratelimit_network, rbac, rbac_matcher, redirects, replies,
+    buffer, clusters, compressor, dynamic, ext_authz, ext_authz_network, flushing, headers, hedging, http1,
+    http2, jwt, logs, metadata, paths, ratelimit, ratelimit_network, rbac, rbac_matcher, redirects, replies,
     retries, routing, tcp, timeouts, tunnels, upstream_filters,
 };
 
@@ -46,6 +46,10 @@ closed unused.
 
 `lb_recalculate_zone_structures`, and what `lb_zone_cluster_too_small` and `lb_local_cluster_not_ok` count when hosts change, are counted by workers that pick
 from them; Envoy counts in every thread and at every update.
+
+A connection to a dynamic forward proxy waits for the name that it goes to; in Envoy the first connection to a name is refused, unless
+`sni_dynamic_forward_proxy` had it looked up. A host whose addresses change is another host, whose predecessor's connections end with what is on them; Envoy uses these
+further. With `disable_dns_refresh_on_failure` a name that failed is forgotten at once; Envoy keeps it until somebody asks again.
 
 Weights that hosts report are made at most every 100 ms (`weight_update_period`), as the API says, and numbers of reports are decimal.
 A negative `error_utilization_penalty` is refused, as the API says; Envoy takes it.
@@ -91,6 +95,7 @@ fn sections() -> Result<Vec<(&'static str, Vec<Row>)>> {
         ("Retries", retries::cases()),
         ("Tries beside each other", hedging::cases()),
         ("Clusters of routes", clusters::cases()),
+        ("Dynamic forward proxies", dynamic::cases()),
         ("Compression", compressor::cases()),
         ("Headers", headers::cases()),
         ("Paths", paths::cases()),

@@ -14,6 +14,8 @@ mod chain_trees;
 mod clusters;
 mod compressor;
 mod declared;
+mod dynamic;
+mod dynamic_tls;
 mod ext_authz;
 mod ext_authz_network;
 mod fault;
@@ -120,6 +122,16 @@ async fn clusters_of_routes() {
 #[tokio::test]
 async fn clusters_of_clusters() {
     differential(aggregate::setup(), aggregate::cases()).await;
+}
+
+#[tokio::test]
+async fn hosts_that_requests_name() {
+    differential(dynamic::setup(), dynamic::cases()).await;
+}
+
+#[tokio::test]
+async fn hosts_that_tls_clients_name() {
+    differential(dynamic_tls::setup(), dynamic_tls::cases()).await;
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ mod balancing;
 mod breakers;
 mod changes;
 mod dns;
+mod dynamic;
 mod host;
 mod logs;
 mod original_dst;

@@ -110,6 +110,9 @@ pub trait Engine: Caller {
     fn upstream_protocol(&self, cluster: &str, downstream: Protocol) -> Option<Protocol>;
     /// How large hosts of a cluster may make the head of a response over `protocol`; `None` if there is no such cluster.
     fn response_limits(&self, cluster: &str, protocol: Protocol) -> Option<HeadLimits>;
+    /// The port of hosts that name none, of a cluster that goes where requests want to (a dynamic forward proxy); `None` if it is no such
+    /// cluster.
+    fn dynamic_port(&self, cluster: &str) -> Option<u16>;
     /// Counts a response that a filter makes as one of the cluster's, of internal origin.
     fn count_response(&self, cluster: &str, status: StatusCode);
 }

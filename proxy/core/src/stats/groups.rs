@@ -18,10 +18,11 @@ pub use listener::{
     TlsInspectorStats,
 };
 pub use server::{
-    CaresStats, ClusterManagerStats, ConfigReloadStats, ControlPlaneStats, DispatcherStats, FilesystemStats,
-    HdsDelegateStats, HighMemoryStreamStats, LoadShedPointStats, MeasuredResourceStats, OverloadActionStats,
-    OverloadStats, RdsStats, ResourceMonitorStats, RuntimeStats, ServerStats, ShrinkHeapStats,
-    ThreadLocalClusterManagerStats, WatchdogStats, XdsStats,
+    CaresStats, ClusterManagerStats, ConfigReloadStats, ControlPlaneStats, DispatcherStats,
+    DnsCacheBreakerStats, DnsCacheStats, FilesystemStats, HdsDelegateStats, HighMemoryStreamStats,
+    LoadShedPointStats, MeasuredResourceStats, OverloadActionStats, OverloadStats, RdsStats,
+    ResourceMonitorStats, RuntimeStats, ServerStats, ShrinkHeapStats, ThreadLocalClusterManagerStats,
+    WatchdogStats, XdsStats,
 };
 pub use tls::{SdsStats, SslFactoryStats, SslStats};
 

@@ -525,6 +525,9 @@ impl Stream<'_> {
         let (of_route, member) = (cluster, self.member.clone());
         let cluster = member.as_ref().unwrap_or(of_route);
         let hash = if place.is_some() { self.hash(&cluster.cluster) } else { hash };
+        if let Some(found) = cluster.find_host(&self.info, Some(&self.request)) {
+            Box::pin(self.await_host(down, timer, found)).await.map_err(Unavailable::End)?;
+        }
         self.note_wishes(&cluster.cluster, sending);
         let host = self.pick_host(cluster, place.as_ref(), hash, sending);
         let host = host.map_err(|none| Unavailable::End(self.no_host(none)))?;

@@ -8,6 +8,7 @@ use http::{HeaderValue, StatusCode};
 use proxy_core::headers::{X_ENVOY_DROP_OVERLOAD, X_ENVOY_UNCONDITIONAL_DROP_OVERLOAD};
 use proxy_core::local_reply::LocalReply;
 use proxy_core::response_flag::ResponseFlag;
+use proxy_core::stream_error::Details;
 use proxy_core::upstream::{Host, LinearPick};
 
 use super::forward::Sending;
@@ -92,6 +93,14 @@ impl Stream<'_> {
     /// The answer where the cluster is gone when the request is to be sent again.
     pub(super) fn no_host_left(&mut self) -> StreamEnd {
         self.no_host(NoHost::Unavailable)
+    }
+
+    /// The answer where the host that the request names is not known.
+    pub(super) fn unknown_host(&mut self, details: Details) -> StreamEnd {
+        self.info.flags.set(ResponseFlag::NoHealthyUpstream);
+        self.charge(StatusCode::SERVICE_UNAVAILABLE);
+        let reply = LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, "no healthy upstream", details);
+        self.route_reply(reply)
     }
 
     /// The answer where there is no host, or none that may be asked.

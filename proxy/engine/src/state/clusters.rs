@@ -238,9 +238,11 @@ impl Store {
             return Err(cx.into_errors());
         }
         let eds = match &cluster.discovery {
-            Discovery::Static | Discovery::Dns(_) | Discovery::OriginalDst(_) | Discovery::Aggregate(_) => {
-                None
-            }
+            Discovery::Static
+            | Discovery::Dns(_)
+            | Discovery::OriginalDst(_)
+            | Discovery::Dynamic(_)
+            | Discovery::Aggregate(_) => None,
             Discovery::Eds(eds) => {
                 let source = cx.at("eds_cluster_config", |cx| {
                     cx.at("eds_config", |cx| self.sources.build(&eds.source, cx))
@@ -272,7 +274,7 @@ impl Store {
                 let (id, cluster) = (version.id, version.cluster.clone());
                 self.effects.plane.push(Effect::StartDiscovery { id, cluster });
             }
-            Discovery::OriginalDst(_) => {
+            Discovery::OriginalDst(_) | Discovery::Dynamic(_) => {
                 version.warm = true;
                 let (id, cluster) = (version.id, version.cluster.clone());
                 self.effects.plane.push(Effect::StartDiscovery { id, cluster });
@@ -336,7 +338,8 @@ impl Store {
         if health::is_watched(&version.cluster) {
             self.effects.plane.push(Effect::StopHealth(version.id));
         }
-        if matches!(version.cluster.discovery, Discovery::Dns(_) | Discovery::OriginalDst(_)) {
+        let discovery = &version.cluster.discovery;
+        if matches!(discovery, Discovery::Dns(_) | Discovery::OriginalDst(_) | Discovery::Dynamic(_)) {
             self.effects.plane.push(Effect::StopDiscovery(version.id));
         }
     }

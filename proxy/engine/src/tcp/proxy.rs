@@ -346,6 +346,11 @@ impl TcpProxy {
             }
         }
         let cluster = member.as_ref().unwrap_or(cluster);
+        if let Some(found) = cluster.find_host(info, None)
+            && Box::pin(found).await.is_err()
+        {
+            return Err(no_host(info));
+        }
         let hash = self.hash_policy.as_ref().and_then(|policy| policy.hash(info));
         let labels = labels::wanted(&cluster.cluster, labels, info);
         let listed = cluster.cluster.balancing.override_hosts();

@@ -75,7 +75,11 @@ impl WorkerCluster {
     pub(crate) fn aggregate(&self) -> Option<&Aggregate> {
         match &self.cluster.discovery {
             Discovery::Aggregate(aggregate) => Some(aggregate),
-            Discovery::Static | Discovery::Dns(_) | Discovery::Eds(_) | Discovery::OriginalDst(_) => None,
+            Discovery::Static
+            | Discovery::Dns(_)
+            | Discovery::Eds(_)
+            | Discovery::Dynamic(_)
+            | Discovery::OriginalDst(_) => None,
         }
     }
 

@@ -31,6 +31,7 @@ use xds_api::envoy::extensions::load_balancing_policies::common::v3::locality_lb
 use xds_api::envoy::extensions::load_balancing_policies::common::v3::{LocalityLbConfig, locality_lb_config};
 
 use super::aggregate::Aggregate;
+use super::dynamic::DynamicHosts;
 use super::original_dst::OriginalDst;
 
 /// The load balancing of a cluster.
@@ -160,7 +161,8 @@ impl Balancing {
         let common =
             common.map(|common| cx.at("common_lb_config", |cx| built.common(common, cx))).transpose();
         hashing::check_names(proto, cx)?;
-        let provided = OriginalDst::is_kind_of(proto) || Aggregate::is_kind_of(proto);
+        let provided =
+            OriginalDst::is_kind_of(proto) || Aggregate::is_kind_of(proto) || DynamicHosts::is_kind_of(proto);
         built.scheme = match &proto.load_balancing_policy {
             Some(list) => {
                 check_alone(proto, cx)?;

@@ -288,6 +288,9 @@ impl Calling {
             let info = StreamInfo::new(nobody.clone(), clock::now(), std::time::SystemTime::UNIX_EPOCH);
             let place = self.choose_member()?;
             let cluster = self.member.as_ref().unwrap_or(&self.cluster);
+            if let Some(found) = cluster.find_host(&info, Some(&self.call.request)) {
+                Box::pin(found).await.map_err(|_| CallFailure::NoHost)?;
+            }
             let hosts = cluster.cluster.balancing.override_hosts();
             let listed = hosts.map(|hosts| hosts.queue(Some(&self.call.request), &info));
             let wants = Wants { listed: listed.as_ref(), ..Wants::default() };

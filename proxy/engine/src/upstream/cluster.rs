@@ -33,6 +33,7 @@ use super::circuit_breaker::{BreakerOwner, BreakerPriority, Breakers, Resource};
 use super::connection_filters::ConnectionFilters;
 use super::discovery::Discovery;
 use super::dns::DnsKind;
+use super::dynamic::DynamicHosts;
 use super::http_options::{UpstreamHttp, UpstreamProtocol};
 use super::outlier::Outlier;
 use super::socket_options::SocketOptions;
@@ -121,7 +122,11 @@ impl Cluster {
         if matches!(cluster.discovery, Discovery::Static) {
             cluster.update_hosts(&assignment);
         }
-        Ok(Arc::new(cluster))
+        let cluster = Arc::new(cluster);
+        if let Discovery::Dynamic(hosts) = &cluster.discovery {
+            hosts.follow(&cluster);
+        }
+        Ok(cluster)
     }
 
     /// One without hosts, and those that its configuration has.
@@ -131,6 +136,8 @@ impl Cluster {
     ) -> Result<(Self, Assignment), Rejected> {
         let discovery = Discovery::build(proto, cx);
         let balancing = Balancing::build(proto, cx);
+        let defaulted = DynamicHosts::is_kind_of(proto).then(|| DynamicHosts::with_defaults(proto));
+        let proto = defaulted.as_ref().unwrap_or(proto);
         let outer = std::mem::replace(&mut cx.stat_prefix, format!("cluster.{}.", stat_name(proto)));
         let http = UpstreamHttp::build(proto, cx);
         cx.stat_prefix = outer;
@@ -152,6 +159,9 @@ impl Cluster {
         let (discovery, assignment) = discovery?;
         if matches!(discovery, Discovery::Aggregate(_)) {
             Aggregate::check(proto, cx)?;
+        }
+        if let Discovery::Dynamic(hosts) = &discovery {
+            hosts.check(proto, http.names.as_ref(), cx)?;
         }
         let local = cx.env.cluster_defaults.local_cluster.clone().filter(|local| *local.name == *proto.name);
         if local.is_some() {
@@ -208,7 +218,7 @@ impl Cluster {
         self.hosts.load_full()
     }
 
-    /// The hosts now, to be shown: those of an ORIGINAL_DST cluster are no set that is balanced over.
+    /// The hosts now, to be shown: those that requests name are no set that is balanced over.
     pub fn known_hosts(&self) -> Arc<HostSet> {
         match &self.discovery {
             Discovery::Static | Discovery::Dns(_) | Discovery::Eds(_) | Discovery::Aggregate(_) => {
@@ -217,6 +227,7 @@ impl Cluster {
             Discovery::OriginalDst(hosts) => {
                 Arc::new(HostSet::of_hosts(hosts.hosts(), self.host_set_options()))
             }
+            Discovery::Dynamic(hosts) => Arc::new(HostSet::of_hosts(hosts.hosts(), self.host_set_options())),
         }
     }
 
@@ -348,6 +359,15 @@ impl Cluster {
         self.membership.notify_one();
     }
 
+    /// Hosts that are no set that is balanced over came or left; now there are so many.
+    pub(super) fn note_members(&self, members: usize) {
+        let state = &self.stats.state;
+        state.membership_change.inc();
+        state.membership_total.set(members as u64);
+        state.membership_healthy.set(members as u64);
+        self.membership.notify_one();
+    }
+
     /// Ready when other hosts came since it was last, for one who looks after them. Cancel-safe.
     pub(crate) async fn membership_changed(&self) {
         self.membership.notified().await;
@@ -378,7 +398,10 @@ impl Cluster {
         }
         // Envoy keeps this one only where it merges hosts into a list, and there never below 1.
         let merges = match &self.discovery {
-            Discovery::Static | Discovery::OriginalDst(_) | Discovery::Aggregate(_) => false,
+            Discovery::Static
+            | Discovery::OriginalDst(_)
+            | Discovery::Dynamic(_)
+            | Discovery::Aggregate(_) => false,
             Discovery::Dns(dns) => dns.kind == DnsKind::Strict,
             Discovery::Eds(_) => true,
         };
@@ -389,7 +412,7 @@ impl Cluster {
 
     fn host_set_options(&self) -> HostSetOptions<'_> {
         let duplicates = match self.discovery {
-            Discovery::Static => Duplicates::Keep,
+            Discovery::Static | Discovery::Dynamic(_) => Duplicates::Keep,
             Discovery::Dns(_) | Discovery::Eds(_) | Discovery::OriginalDst(_) | Discovery::Aggregate(_) => {
                 Duplicates::Drop
             }

@@ -15,6 +15,7 @@ use xds_api::envoy::extensions::clusters::original_dst::v3::OriginalDstCluster;
 
 use super::aggregate::{AGGREGATE_CLUSTER, Aggregate};
 use super::dns::DnsConfig;
+use super::dynamic::{DYNAMIC_CLUSTER, DynamicHosts};
 use super::original_dst::OriginalDst;
 
 /// Where the hosts of a cluster come from.
@@ -28,6 +29,8 @@ pub enum Discovery {
     Eds(Box<EdsConfig>),
     /// Made for wherever clients want to go (ORIGINAL_DST).
     OriginalDst(Arc<OriginalDst>),
+    /// Those that requests name, as far as DNS knows them (`envoy.clusters.dynamic_forward_proxy`).
+    Dynamic(Arc<DynamicHosts>),
     /// There are none: other clusters have them (`envoy.clusters.aggregate`).
     Aggregate(Aggregate),
 }
@@ -115,6 +118,13 @@ impl Discovery {
                     Aggregate::build(&config, cx)
                 });
                 Ok((Self::Aggregate(built?), Assignment::default()))
+            }
+            DYNAMIC_CLUSTER => {
+                let built = cx.at("typed_config", |cx| {
+                    let config = decode(&any.value, cx)?;
+                    DynamicHosts::build(&config, cx)
+                });
+                Ok((Self::Dynamic(Arc::new(built?)), Assignment::default()))
             }
             ORIGINAL_DST_CLUSTER => {
                 let typed = cx.at("typed_config", |cx| decode(&any.value, cx))?;

@@ -6,6 +6,8 @@ use FieldUse::{Ignored, Rejected, Used};
 
 use super::checks::{NO_ALPN, NO_PROXY_PROTOCOL};
 use super::circuit_breaker::NO_INTERVAL;
+use super::dns::NO_STORE;
+use super::dynamic::NO_SUB_CLUSTERS;
 
 const NO_REPORTS: FieldUse = Ignored("no load reports are sent; traffic is as without");
 const NO_HTTP3: FieldUse = Rejected("HTTP/3 is not available");
@@ -128,6 +130,43 @@ pub const FIELDS: &[MessageFields] = &[
     ),
     ("envoy.config.cluster.v3.Cluster.CustomClusterType", &[("name", NAMES), ("typed_config", Used)]),
     ("envoy.extensions.clusters.aggregate.v3.ClusterConfig", &[("clusters", Used)]),
+    (
+        "envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig",
+        &[
+            ("dns_cache_config", Used),
+            ("sub_clusters_config", Rejected(NO_SUB_CLUSTERS)),
+            ("allow_insecure_cluster_options", Used),
+            (
+                "allow_coalesced_connections",
+                Ignored("each host has connections of its own: there are more of them"),
+            ),
+        ],
+    ),
+    (
+        "envoy.extensions.common.dynamic_forward_proxy.v3.DnsCacheConfig",
+        &[
+            ("name", Used),
+            ("dns_lookup_family", Used),
+            ("dns_refresh_rate", Used),
+            ("dns_min_refresh_rate", Used),
+            ("host_ttl", Used),
+            ("max_hosts", Used),
+            ("disable_dns_refresh_on_failure", Used),
+            ("dns_failure_refresh_rate", Used),
+            ("dns_cache_circuit_breaker", Used),
+            ("use_tcp_for_dns_lookups", Used),
+            ("dns_resolution_config", Used),
+            ("typed_dns_resolver_config", Used),
+            ("preresolve_hostnames", Used),
+            ("dns_query_timeout", Used),
+            ("key_value_config", Rejected(NO_STORE)),
+            ("resolved_address_filter", Used),
+        ],
+    ),
+    (
+        "envoy.extensions.common.dynamic_forward_proxy.v3.DnsCacheCircuitBreakers",
+        &[("max_pending_requests", Used)],
+    ),
     ("envoy.config.cluster.v3.Cluster.EdsClusterConfig", &[("eds_config", Used), ("service_name", Used)]),
     (
         "envoy.config.cluster.v3.Cluster.LbSubsetConfig",

@@ -41,7 +41,6 @@ use super::aggregate::Members;
 use super::circuit_breaker::{BreakerPriority, Permit, Resource};
 use super::cluster::Cluster;
 use super::discovery::Discovery;
-use super::original_dst::OriginalDst;
 use super::transport_options::TransportOptions;
 
 /// The clusters of one worker, by slot and by name.
@@ -212,8 +211,8 @@ impl WorkerCluster {
         wants: Wants<'_>,
         random: &mut fastrand::Rng,
     ) -> Result<Arc<Host>, NoHost> {
-        if let Discovery::OriginalDst(hosts) = &self.cluster.discovery {
-            return self.original_dst(hosts, info, Some(request)).ok_or(NoHost::Unavailable);
+        if let Some(named) = self.named(info, Some(request)) {
+            return named.ok_or(NoHost::Unavailable);
         }
         let hosts = self.cluster.hosts();
         if let Some(drop) = &hosts.policy().drop_overload
@@ -278,9 +277,9 @@ impl WorkerCluster {
         random: &mut fastrand::Rng,
         again: &PickAgain<'_>,
     ) -> Result<Arc<Host>, NoHost> {
-        let mut pick = |attempt: u32| match &self.cluster.discovery {
-            Discovery::OriginalDst(hosts) => self.original_dst(hosts, info, Some(request)),
-            _ => {
+        let mut pick = |attempt: u32| match self.named(info, Some(request)) {
+            Some(named) => named,
+            None => {
                 let cx = PickCx { attempt, loads: again.loads, ..again.wants.cx(random) };
                 self.balance_and_count(&self.cluster.hosts(), cx)
             }
@@ -301,23 +300,25 @@ impl WorkerCluster {
 
     /// Chooses a host for a connection; those that are not for HTTP are never refused (`drop_overloads`), as in Envoy.
     pub fn pick(&self, info: &StreamInfo, wants: Wants<'_>, random: &mut fastrand::Rng) -> Option<Arc<Host>> {
-        if let Discovery::OriginalDst(hosts) = &self.cluster.discovery {
-            return self.original_dst(hosts, info, None);
+        if let Some(named) = self.named(info, None) {
+            return named;
         }
         self.choose(&self.cluster.hosts(), wants, random)
     }
 
-    fn original_dst(
-        &self,
-        hosts: &OriginalDst,
-        info: &StreamInfo,
-        request: Option<&RequestHead>,
-    ) -> Option<Arc<Host>> {
-        let picked = hosts.pick(&self.cluster, info, request);
+    /// The host that a request or connection names; `None` if the cluster balances.
+    fn named(&self, info: &StreamInfo, request: Option<&RequestHead>) -> Option<Option<Arc<Host>>> {
+        let picked = match &self.cluster.discovery {
+            Discovery::OriginalDst(hosts) => hosts.pick(&self.cluster, info, request),
+            Discovery::Dynamic(hosts) => hosts.pick(&self.cluster, info, request),
+            Discovery::Static | Discovery::Dns(_) | Discovery::Eds(_) | Discovery::Aggregate(_) => {
+                return None;
+            }
+        };
         if picked.is_none() {
             self.cluster.stats.traffic.here().upstream_cx_none_healthy.inc();
         }
-        picked
+        Some(picked)
     }
 
     fn choose(&self, hosts: &HostSet, wants: Wants<'_>, random: &mut fastrand::Rng) -> Option<Arc<Host>> {
@@ -445,7 +446,7 @@ impl WorkerCluster {
     }
 
     fn drop_absent_hosts(&self) {
-        let hosts = self.cluster.hosts();
+        let hosts = self.cluster.known_hosts();
         let present: hashbrown::HashSet<*const Host> = hosts.hosts().map(Arc::as_ptr).collect();
         self.drain_hosts(|host| !present.contains(&host));
     }

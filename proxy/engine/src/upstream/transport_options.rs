@@ -122,6 +122,11 @@ impl NamesOfRequests {
         Ok((asks || verifies).then_some(Self { asks, verifies, header }))
     }
 
+    /// Whether servers are asked for the names of requests, and held to them.
+    pub(super) fn are_secure(&self) -> bool {
+        self.asks && self.verifies
+    }
+
     /// The name of a request as its route leaves it, before a host's name may take the place of its own.
     pub(crate) fn of(&self, request: &RequestHead) -> Text {
         let first = self.header.as_ref().and_then(|header| request.headers.get(header));

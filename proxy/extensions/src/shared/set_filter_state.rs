@@ -9,6 +9,7 @@ use std::rc::Rc;
 
 use proxy_core::config::FieldUse::{Ignored, Used};
 use proxy_core::config::{BuildCx, FieldUse, MessageFields, Rejected};
+use proxy_core::dns_cache;
 use proxy_core::extension::access_log::{LogEntry, LogType};
 use proxy_core::filter_state::FilterStateValue;
 use proxy_core::format::LineFormat;
@@ -45,6 +46,10 @@ enum Kind {
     Cluster,
     /// How many hits a request is, for the filter that has a service count them.
     Hits,
+    /// The name of the host that a dynamic forward proxy goes to.
+    Host,
+    /// The port of a host that names none.
+    Port,
     /// A name for the TLS connection to the host.
     Name,
     /// Names for it.
@@ -60,6 +65,8 @@ impl Kind {
             "envoy.network.transport_socket.original_dst_address" => Self::Address,
             "envoy.tcp_proxy.cluster" => Self::Cluster,
             "envoy.ratelimit.hits_addend" => Self::Hits,
+            dns_cache::DYNAMIC_HOST => Self::Host,
+            dns_cache::DYNAMIC_PORT => Self::Port,
             transport::UPSTREAM_SERVER_NAME => Self::Name,
             transport::APPLICATION_PROTOCOLS | transport::UPSTREAM_SUBJECT_ALT_NAMES => Self::Names,
             _ => return None,
@@ -69,14 +76,14 @@ impl Kind {
     /// The object's text, if an object can be made of `text`.
     fn read(self, text: String) -> Option<String> {
         match self {
-            Self::Text | Self::Cluster | Self::Name | Self::Names => Some(text),
+            Self::Text | Self::Cluster | Self::Host | Self::Name | Self::Names => Some(text),
             Self::Bool => match text.to_ascii_lowercase().as_str() {
                 "true" | "t" | "yes" | "y" | "1" => Some("true".into()),
                 "false" | "f" | "no" | "n" | "0" => Some("false".into()),
                 _ => None,
             },
             Self::Ip => text.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, 0).to_string()),
-            Self::Hits => text.parse::<u32>().ok().map(|hits| hits.to_string()),
+            Self::Hits | Self::Port => text.parse::<u32>().ok().map(|number| number.to_string()),
             Self::Address => text.parse::<SocketAddr>().ok().map(|address| address.to_string()),
         }
     }
@@ -97,12 +104,23 @@ impl FilterStateValue for Object {
         match self.kind {
             Kind::Text => serde_json::to_string(&self.text).ok(),
             Kind::Bool => Some(self.text.clone()),
-            Kind::Ip | Kind::Address | Kind::Cluster | Kind::Hits | Kind::Name | Kind::Names => None,
+            Kind::Ip
+            | Kind::Address
+            | Kind::Cluster
+            | Kind::Hits
+            | Kind::Host
+            | Kind::Port
+            | Kind::Name
+            | Kind::Names => None,
         }
     }
 
     fn as_bool(&self) -> Option<bool> {
         (self.kind == Kind::Bool).then(|| self.text == "true")
+    }
+
+    fn as_number(&self) -> Option<u64> {
+        matches!(self.kind, Kind::Hits | Kind::Port).then(|| self.text.parse().ok()).flatten()
     }
 
     fn as_any(&self) -> &dyn Any {

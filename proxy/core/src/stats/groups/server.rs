@@ -185,6 +185,42 @@ crate::stats! {
         counter timeouts,
     }
 
+    /// `dns_cache.<name>`: names that requests want to go to.
+    pub shared struct DnsCacheStats {
+        /// Hosts that a store had kept; stays 0: there are no stores.
+        counter cache_load,
+        /// Addresses that are not gone to (`resolved_address_filter`).
+        counter dns_address_filter_out,
+        /// Queries.
+        counter dns_query_attempt,
+        /// Queries that failed.
+        counter dns_query_failure,
+        /// Queries that were answered.
+        counter dns_query_success,
+        /// Queries that took too long.
+        counter dns_query_timeout,
+        /// Requests that were refused because too many wait.
+        counter dns_rq_pending_overflow,
+        /// Hosts that came.
+        counter host_added,
+        /// Answers with other addresses than before.
+        counter host_address_changed,
+        /// Hosts that were refused because there are too many.
+        counter host_overflow,
+        /// Hosts that were forgotten.
+        counter host_removed,
+        /// Hosts.
+        gauge num_hosts,
+    }
+
+    /// `dns_cache.<name>.circuit_breakers`.
+    pub shared struct DnsCacheBreakerStats {
+        /// 1 while no more requests may wait.
+        gauge rq_pending_open,
+        /// How many more may.
+        gauge rq_pending_remaining,
+    }
+
     /// `filesystem`: access log files.
     pub shared struct FilesystemStats {
         /// Flushes by the timer.

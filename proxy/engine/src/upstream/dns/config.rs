@@ -194,22 +194,8 @@ impl DnsConfig {
             check_logical(&targets, cx)?;
         }
         let refresh_rate = positive(times.refresh, "dns_refresh_rate", cx)?.unwrap_or(DEFAULT_REFRESH);
-        let base = match times.failure_base {
-            None => refresh_rate,
-            Some(base) => match positive(base, "dns_failure_refresh_rate", cx)? {
-                Some(base) => base,
-                None => {
-                    return Err(cx.at("dns_failure_refresh_rate", |cx| {
-                        cx.at("base_interval", |cx| cx.reject("must be set"))
-                    }));
-                }
-            },
-        };
-        let max = match times.failure_base {
-            None => refresh_rate,
-            Some(_) => positive(times.failure_max, "dns_failure_refresh_rate", cx)?.unwrap_or(base * 10),
-        };
-        if max < base {
+        let failure_refresh = FailureRefresh::build(times.failure_base, times.failure_max, refresh_rate, cx)?;
+        if failure_refresh.max < failure_refresh.base {
             return Err(cx.at("dns_failure_refresh_rate", |cx| {
                 cx.reject(
                     "dns_failure_refresh_rate must have max_interval greater than or equal to the base_interval",
@@ -220,7 +206,7 @@ impl DnsConfig {
             kind,
             targets,
             refresh_rate,
-            failure_refresh: FailureRefresh { base, max, jittered: times.failure_base.is_some() },
+            failure_refresh,
             respect_ttl,
             min_refresh_rate: positive(times.min_refresh, "dns_min_refresh_rate", cx)?
                 .unwrap_or(DEFAULT_REFRESH),
@@ -230,6 +216,43 @@ impl DnsConfig {
             wait_for_warm_on_init: proto.wait_for_warm_on_init.unwrap_or(true),
         })
     }
+}
+
+impl FailureRefresh {
+    /// Reads a failure rate: `None` without one, `Some(None)` for one without its base interval. Else failures are tried again at `refresh_rate`.
+    pub(super) fn build(
+        base: Option<Option<&prost_types::Duration>>,
+        max: Option<&prost_types::Duration>,
+        refresh_rate: Duration,
+        cx: &mut BuildCx<'_>,
+    ) -> Result<Self, Rejected> {
+        let Some(base) = base else {
+            return Ok(Self { base: refresh_rate, max: refresh_rate, jittered: false });
+        };
+        let Some(base) = positive(base, "dns_failure_refresh_rate", cx)? else {
+            return Err(
+                cx.at("dns_failure_refresh_rate", |cx| cx.at("base_interval", |cx| cx.reject("must be set")))
+            );
+        };
+        let max = positive(max, "dns_failure_refresh_rate", cx)?.unwrap_or(base * 10);
+        Ok(Self { base, max, jittered: true })
+    }
+
+    /// How long to wait after so many failures in a row and one more.
+    pub(super) fn wait(&self, failures: u32, random: &mut fastrand::Rng) -> Duration {
+        if !self.jittered {
+            return self.base;
+        }
+        let factor = 1u32.checked_shl(failures).unwrap_or(u32::MAX);
+        let interval = self.base.saturating_mul(factor).min(self.max);
+        random_below(interval, random).max(Duration::from_millis(1))
+    }
+}
+
+/// A random time below `limit`, in milliseconds.
+pub(super) fn random_below(limit: Duration, random: &mut fastrand::Rng) -> Duration {
+    let millis = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX).max(1);
+    Duration::from_millis(random.u64(..millis))
 }
 
 const DEFAULT_REFRESH: Duration = Duration::from_secs(5);
@@ -245,7 +268,7 @@ struct Times<'a> {
 }
 
 /// A duration of at least a millisecond.
-fn positive(
+pub(super) fn positive(
     proto: Option<&prost_types::Duration>,
     field: &'static str,
     cx: &mut BuildCx<'_>,
@@ -275,7 +298,7 @@ fn check_logical(targets: &Assignment<DnsTarget>, cx: &mut BuildCx<'_>) -> Resul
     }
 }
 
-fn family(family: i32) -> LookupFamily {
+pub(super) fn family(family: i32) -> LookupFamily {
     use proto::cluster::DnsLookupFamily as Family;
     match Family::try_from(family).unwrap_or(Family::Auto) {
         Family::Auto => LookupFamily::Auto,
@@ -339,7 +362,7 @@ impl ResolverConfig {
         Ok((tcp_only || !servers.is_empty()).then(|| Self { servers, tcp_only, ..Self::default() }))
     }
 
-    fn typed_or_older(
+    pub(super) fn typed_or_older(
         typed: Option<&core::TypedExtensionConfig>,
         older: Option<&core::DnsResolutionConfig>,
         cx: &mut BuildCx<'_>,

@@ -1,6 +1,5 @@
 //! Asking for the addresses of a name: by DNS, or by the C library.
 
-use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
@@ -11,9 +10,9 @@ use hickory_resolver::config::{
     LookupIpStrategy, NameServerConfig, ResolveHosts, ResolverConfig as HickoryConfig, ResolverOpts,
     ServerOrderingStrategy,
 };
-use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hickory_resolver::proto::op::Query;
+use hickory_resolver::net::{DnsError, NetError};
+use hickory_resolver::proto::op::{Query, ResponseCode};
 use hickory_resolver::proto::rr::{Name, RecordType};
 use hickory_resolver::{Hosts, TokioResolver};
 use proxy_core::stats::groups::CaresStats;
@@ -48,7 +47,12 @@ impl Resolvers {
 
     /// The resolver for the names of a cluster.
     pub fn of_cluster(&self, config: &DnsConfig) -> Arc<dyn Resolver> {
-        self.resolver(config.resolver.as_ref().unwrap_or(&self.default))
+        self.or_default(config.resolver.as_ref())
+    }
+
+    /// The resolver for `config`, or that of the process.
+    pub fn or_default(&self, config: Option<&ResolverConfig>) -> Arc<dyn Resolver> {
+        self.resolver(config.unwrap_or(&self.default))
     }
 
     /// The resolver for `config`, made if there is none.
@@ -80,9 +84,9 @@ impl Resolver for SystemResolver {
             match tokio::net::lookup_host((&*name, 0)).await {
                 Ok(found) => {
                     let addresses = family.select(found.map(|address| address.ip()).collect());
-                    Ok(Answer { addresses, ttl: Duration::ZERO })
+                    Ok(Answer { addresses, ..Answer::default() })
                 }
-                Err(error) => Err(ResolveError(error.to_string())),
+                Err(error) => Err(ResolveError { text: error.to_string(), details: UNREACHED }),
             }
         })
     }
@@ -107,6 +111,15 @@ impl LookupFamily {
                 v4.append(&mut v6);
                 v4
             }
+        }
+    }
+
+    /// Whether an address is of a family that was asked for.
+    pub(super) fn takes(self, ip: IpAddr) -> bool {
+        match self {
+            Self::V4Only => ip.is_ipv4(),
+            Self::V6Only => ip.is_ipv6(),
+            Self::Auto | Self::V4Preferred | Self::All => true,
         }
     }
 
@@ -170,7 +183,7 @@ impl DnsResolver {
             found.extend(records.filter_map(|record| record.data.ip_addr()));
         }
         let addresses = family.select(found);
-        (!addresses.is_empty()).then_some(Answer { addresses, ttl: Duration::ZERO })
+        (!addresses.is_empty()).then(|| Answer { addresses, ..Answer::default() })
     }
 
     fn client(&self, family: LookupFamily) -> Result<Arc<Client>, ResolveError> {
@@ -178,7 +191,7 @@ impl DnsResolver {
         if let Some((_, client)) = clients.iter().find(|(known, _)| *known == family) {
             return Ok(client.clone());
         }
-        let client = Client::new(&self.config, family).map_err(|error| ResolveError(error.to_string()))?;
+        let client = Client::new(&self.config, family).map_err(LookupError::Net)?;
         let client = Arc::new(client);
         clients.push((family, client.clone()));
         Ok(client)
@@ -200,7 +213,7 @@ impl Resolver for DnsResolver {
         Box::pin(async move {
             let answer = client?.resolve(&name).await;
             question.count(&answer);
-            answer.map_err(|error| ResolveError(error.to_string()))
+            Ok(answer?)
         })
     }
 }
@@ -290,6 +303,7 @@ impl Client {
     ///
     /// A server that fails ends the search: what a later domain lacks says nothing about the name.
     async fn resolve(&self, name: &str) -> Result<Answer, LookupError> {
+        let mut is_absent = false;
         for candidate in self.candidates(name)? {
             match self.resolver.lookup_ip(candidate).await {
                 Ok(found) => {
@@ -303,14 +317,15 @@ impl Client {
                         }
                     }
                     if !addresses.is_empty() {
-                        return Ok(Answer { addresses, ttl: Duration::from_secs(ttl.into()) });
+                        let ttl = Duration::from_secs(ttl.into());
+                        return Ok(Answer { addresses, ttl, is_absent: false });
                     }
                 }
-                Err(error) if error.is_no_records_found() => {}
+                Err(error) if error.is_no_records_found() => is_absent = error.is_nx_domain(),
                 Err(error) => return Err(LookupError::Net(error)),
             }
         }
-        Ok(Answer::default())
+        Ok(Answer { is_absent, ..Answer::default() })
     }
 
     fn candidates(&self, name: &str) -> Result<Vec<Name>, LookupError> {
@@ -352,8 +367,24 @@ fn name_server(server: SocketAddr) -> NameServerConfig {
     config
 }
 
-impl From<io::Error> for ResolveError {
-    fn from(error: io::Error) -> Self {
-        Self(error.to_string())
+const UNREACHED: &str = "cares_failure:Could_not_contact_DNS_servers";
+
+impl From<LookupError> for ResolveError {
+    fn from(error: LookupError) -> Self {
+        let details = match &error {
+            LookupError::Name(_) => MISFORMATTED,
+            LookupError::Net(NetError::Timeout) => "cares_failure:Timeout_while_contacting_DNS_servers",
+            LookupError::Net(NetError::Dns(DnsError::ResponseCode(ResponseCode::ServFail))) => {
+                "cares_failure:DNS_server_returned_general_failure"
+            }
+            LookupError::Net(NetError::Dns(DnsError::ResponseCode(ResponseCode::Refused))) => {
+                "cares_failure:DNS_server_refused_query"
+            }
+            LookupError::Net(_) => UNREACHED,
+        };
+        Self { text: error.to_string(), details }
     }
 }
+
+/// What Envoy says of a name that none can be.
+pub(super) const MISFORMATTED: &str = "cares_failure:Misformatted_domain_name";

@@ -8,7 +8,7 @@ use proxy_core::address::Address;
 use proxy_core::upstream::{Assignment, Endpoint, LocalityEndpoints};
 use tokio::time::Instant;
 
-use super::config::{DnsConfig, DnsKind, DnsTarget};
+use super::config::{DnsConfig, DnsKind, DnsTarget, random_below};
 
 /// What a resolver found for a name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,12 +17,19 @@ pub struct Answer {
     pub addresses: Vec<IpAddr>,
     /// How long the answer is valid; zero if unknown.
     pub ttl: Duration,
+    /// There is no such name.
+    pub is_absent: bool,
 }
 
 /// Why a name could not be resolved: no server answered, or not sensibly.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct ResolveError(pub String);
+#[error("{text}")]
+pub struct ResolveError {
+    /// What is known of it.
+    pub text: String,
+    /// Envoy's words for it.
+    pub details: &'static str,
+}
 
 /// How an answer counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,7 +99,7 @@ impl Schedule {
             |answer: &Answer| answer.addresses.is_empty() && self.config.kind == DnsKind::Logical;
         let Some(answer) = answer.ok().filter(|answer| !is_failure(answer)) else {
             let failures = self.names[index].failures;
-            let wait = self.after_failure(failures);
+            let wait = self.config.failure_refresh.wait(failures, &mut self.random);
             let state = &mut self.names[index];
             state.failures = failures.saturating_add(1);
             state.due = Some(now + wait);
@@ -116,17 +123,6 @@ impl Schedule {
             state.answer = answer.addresses;
         }
         Outcome::Answered
-    }
-
-    /// A random part of an interval that doubles with each failure; the refresh rate where no failure rate is set.
-    fn after_failure(&mut self, failures: u32) -> Duration {
-        let rate = self.config.failure_refresh;
-        if !rate.jittered {
-            return rate.base;
-        }
-        let factor = 1u32.checked_shl(failures).unwrap_or(u32::MAX);
-        let interval = rate.base.saturating_mul(factor).min(rate.max);
-        random_below(interval, &mut self.random).max(Duration::from_millis(1))
     }
 
     /// The endpoints as the answers have them now.
@@ -180,9 +176,4 @@ fn host(from: &Endpoint<DnsTarget>, address: Address, additional: Box<[Address]>
         metadata: from.metadata.clone(),
         check: from.check.clone(),
     }
-}
-
-fn random_below(limit: Duration, random: &mut fastrand::Rng) -> Duration {
-    let millis = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX).max(1);
-    Duration::from_millis(random.u64(..millis))
 }

@@ -3,7 +3,6 @@
 use std::future::ready;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::future::Either;
@@ -41,7 +40,7 @@ pub async fn run(cluster: Arc<Cluster>, resolver: Arc<dyn Resolver>, mut on_upda
         for name in schedule.take_due(Instant::now()) {
             cluster.stats.state.update_attempt.inc();
             let answer = match name.parse::<IpAddr>() {
-                Ok(ip) => Either::Left(ready(Ok(Answer { addresses: vec![ip], ttl: Duration::ZERO }))),
+                Ok(ip) => Either::Left(ready(Ok(Answer { addresses: vec![ip], ..Answer::default() }))),
                 Err(_) => Either::Right(resolver.resolve(name.clone(), config.family)),
             };
             asked.push(async move { (name, answer.await) });

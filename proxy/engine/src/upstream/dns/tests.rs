@@ -21,30 +21,34 @@ use crate::upstream::cluster::Cluster;
 use crate::upstream::discovery::Discovery;
 use crate::upstream::tests::{build, cluster, lb_endpoint};
 
+pub(super) fn failure() -> ResolveError {
+    ResolveError { text: "no".into(), details: "no" }
+}
+
 #[derive(Default)]
-struct Script {
+pub(super) struct Script {
     answers: Mutex<HashMap<String, Result<Answer, ResolveError>>>,
     asked: Mutex<Vec<(String, Duration)>>,
     start: Option<Instant>,
 }
 
 impl Script {
-    fn new() -> Arc<Self> {
+    pub(super) fn new() -> Arc<Self> {
         Arc::new(Self { start: Some(Instant::now()), ..Self::default() })
     }
 
-    fn answer(&self, name: &str, addresses: &[&str], ttl: u64) {
+    pub(super) fn answer(&self, name: &str, addresses: &[&str], ttl: u64) {
         let addresses = addresses.iter().map(|one| one.parse().unwrap()).collect();
-        let answer = Answer { addresses, ttl: Duration::from_secs(ttl) };
+        let answer = Answer { addresses, ttl: Duration::from_secs(ttl), is_absent: false };
         self.answers.lock().unwrap().insert(name.into(), Ok(answer));
     }
 
-    fn fail(&self, name: &str) {
-        self.answers.lock().unwrap().insert(name.into(), Err(ResolveError("no".into())));
+    pub(super) fn fail(&self, name: &str) {
+        self.answers.lock().unwrap().insert(name.into(), Err(failure()));
     }
 
     /// When names were asked for, in whole seconds since the start.
-    fn times(&self) -> Vec<u64> {
+    pub(super) fn times(&self) -> Vec<u64> {
         self.asked.lock().unwrap().iter().map(|(_, at)| at.as_secs()).collect()
     }
 }
@@ -53,7 +57,7 @@ impl Resolver for Script {
     fn resolve(&self, name: Arc<str>, _: LookupFamily) -> BoxFuture<'static, Result<Answer, ResolveError>> {
         self.asked.lock().unwrap().push((name.to_string(), self.start.unwrap().elapsed()));
         let answer = self.answers.lock().unwrap().get(&*name).cloned();
-        Box::pin(async move { answer.unwrap_or_else(|| Err(ResolveError("unknown".into()))) })
+        Box::pin(async move { answer.unwrap_or_else(|| Err(failure())) })
     }
 }
 
@@ -238,7 +242,8 @@ async fn servers_are_asked_over_the_wire() {
     // There is no IPv6 address, so the automatic family falls back.
     let found = resolver.resolve("good.test".into(), LookupFamily::Auto).await.unwrap();
     assert_eq!(found.addresses.len(), 2);
-    assert_eq!(resolver.resolve("bad.test".into(), LookupFamily::V4Only).await, Ok(Answer::default()));
+    let absent = Answer { is_absent: true, ..Answer::default() };
+    assert_eq!(resolver.resolve("bad.test".into(), LookupFamily::V4Only).await, Ok(absent));
     let local = resolver.resolve("localhost".into(), LookupFamily::V4Preferred).await.unwrap();
     assert!(local.addresses[0].is_loopback());
     let counted: Shared<CaresStats> = stats.scope("dns.cares").shared();

@@ -122,6 +122,9 @@ impl Engine for Silent {
     ) -> Option<proxy_core::head::HeadLimits> {
         None
     }
+    fn dynamic_port(&self, _: &str) -> Option<u16> {
+        None
+    }
     fn count_response(&self, _cluster: &str, _status: StatusCode) {}
 }
 

@@ -1,0 +1,264 @@
+//! Clusters of type `envoy.clusters.dynamic_forward_proxy`: a request goes to the host that it names, as far as DNS knows it.
+//!
+//! The hosts are those of a DNS cache ([`super::dns`]), which tells the cluster of them before anybody who waits for one goes on. They are the
+//! cluster's, for all workers, and a pick takes no lock. A host whose addresses change is another host, as in clusters of type LOGICAL_DNS.
+//!
+//! Source: Envoy `envoy/extensions/clusters/dynamic_forward_proxy/v3/cluster.proto`,
+//! `docs/root/intro/arch_overview/http/http_proxy.rst`.
+
+use std::future::ready;
+use std::sync::{Arc, Weak};
+
+use futures_util::future::Either;
+use proxy_core::address::Address;
+use proxy_core::config::{BuildCx, Rejected};
+use proxy_core::dns_cache::{
+    DnsCache, DnsHost, Follower, HostKey, LookUp, Wanted, host_of_state, port_of_state,
+};
+use proxy_core::head::RequestHead;
+use proxy_core::metadata::Metadata;
+use proxy_core::stream_error::Details;
+use proxy_core::stream_info::StreamInfo;
+use proxy_core::upstream::{Host, HostHealth};
+use tokio::sync::Notify;
+use xds_api::envoy::config::cluster::v3 as proto;
+use xds_api::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, LbPolicy};
+use xds_api::envoy::config::core::v3::UpstreamHttpProtocolOptions;
+use xds_api::envoy::extensions::clusters::dynamic_forward_proxy::v3::ClusterConfig;
+use xds_api::envoy::extensions::clusters::dynamic_forward_proxy::v3::cluster_config::ClusterImplementationSpecifier as Kind;
+
+use super::cluster::Cluster;
+use super::discovery::Discovery;
+use super::pool::WorkerCluster;
+use super::transport_options::NamesOfRequests;
+use crate::local::clock;
+use crate::local::read_map::ReadMap;
+
+pub(super) const DYNAMIC_CLUSTER: &str = "envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig";
+
+pub(super) const NO_SUB_CLUSTERS: &str = "all hosts are of one cluster: only dns_cache_config is available";
+
+/// The hosts of a dynamic forward proxy.
+#[derive(Debug)]
+pub struct DynamicHosts {
+    cache: Arc<dyn DnsCache>,
+    hosts: ReadMap<HostKey, Member>,
+    /// The names for TLS need not be those of requests.
+    allows_insecure: bool,
+    left: Notify,
+}
+
+/// A host of the cache as one of the cluster.
+#[derive(Clone, Debug)]
+struct Member {
+    of: Arc<DnsHost>,
+    host: Arc<Host>,
+}
+
+impl DynamicHosts {
+    /// Whether `proto` is such a cluster.
+    pub(super) fn is_kind_of(proto: &proto::Cluster) -> bool {
+        let Some(ClusterDiscoveryType::ClusterType(custom)) = &proto.cluster_discovery_type else {
+            return false;
+        };
+        custom.typed_config.as_ref().is_some_and(|any| any.type_url.ends_with(DYNAMIC_CLUSTER))
+    }
+
+    /// With the defaults of the type: TLS servers are asked for what requests name, and held to it.
+    pub(super) fn with_defaults(proto: &proto::Cluster) -> proto::Cluster {
+        let mut proto = proto.clone();
+        #[allow(deprecated, reason = "it is where the default holds")]
+        proto.upstream_http_protocol_options.get_or_insert_with(|| UpstreamHttpProtocolOptions {
+            auto_sni: true,
+            auto_san_validation: true,
+            ..UpstreamHttpProtocolOptions::default()
+        });
+        proto
+    }
+
+    /// Reads the configuration of the type.
+    pub(super) fn build(config: &ClusterConfig, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
+        let ClusterConfig {
+            allow_insecure_cluster_options,
+            allow_coalesced_connections: _,
+            cluster_implementation_specifier,
+        } = config;
+        let config = match cluster_implementation_specifier {
+            Some(Kind::DnsCacheConfig(config)) => config.clone(),
+            Some(Kind::SubClustersConfig(_)) => {
+                return Err(cx.at("sub_clusters_config", |cx| cx.reject(NO_SUB_CLUSTERS)));
+            }
+            None => Default::default(),
+        };
+        let cache = cx.at("dns_cache_config", |cx| cx.env.dns_caches.cache(&config, cx))?;
+        let expected = config.max_hosts.unwrap_or(1024);
+        Ok(Self {
+            cache,
+            hosts: ReadMap::new(usize::try_from(expected).unwrap_or(usize::MAX)),
+            allows_insecure: *allow_insecure_cluster_options,
+            left: Notify::new(),
+        })
+    }
+
+    /// Refuses what does not go with the type.
+    pub(super) fn check(
+        &self,
+        proto: &proto::Cluster,
+        names: Option<&NamesOfRequests>,
+        cx: &mut BuildCx<'_>,
+    ) -> Result<(), Rejected> {
+        if proto.load_balancing_policy.is_none() && proto.lb_policy != LbPolicy::ClusterProvided as i32 {
+            return Err(cx.reject("cluster provided LB not specified but the cluster provided one"));
+        }
+        let reason = "the hosts are those that requests name";
+        cx.reject_if(proto.load_assignment.is_some(), "load_assignment", reason)?;
+        cx.reject_if(!proto.health_checks.is_empty(), "health_checks", reason)?;
+        if !self.allows_insecure && !names.is_some_and(NamesOfRequests::are_secure) {
+            return Err(cx.reject(
+                "dynamic_forward_proxy cluster must have auto_sni and auto_san_validation true unless \
+                 allow_insecure_cluster_options is set.",
+            ));
+        }
+        Ok(())
+    }
+
+    /// `cluster` is told of the hosts from now on.
+    pub(super) fn follow(&self, cluster: &Arc<Cluster>) {
+        let follower: Weak<Cluster> = Arc::downgrade(cluster);
+        self.cache.follow(follower);
+    }
+
+    /// The host that `request` names, or the connection that it came on; `None` if it is not known, or ejected.
+    pub(super) fn pick(
+        &self,
+        cluster: &Cluster,
+        info: &StreamInfo,
+        request: Option<&RequestHead>,
+    ) -> Option<Arc<Host>> {
+        let member = Self::wanted(cluster, info, request, |wanted| self.hosts.get(&wanted))??;
+        member.of.touch(clock::now());
+        Some(member.host).filter(|host| host.health() != HostHealth::Unhealthy)
+    }
+
+    /// Whether the host is known that `request` names, or the connection that it came on; has it looked up where it is not.
+    fn seek(&self, cluster: &Cluster, info: &StreamInfo, request: Option<&RequestHead>) -> Sought {
+        let sought = Self::wanted(cluster, info, request, |wanted| match self.hosts.contains(&wanted) {
+            true => Sought::Known,
+            false => Sought::Unknown(self.cache.look_up(wanted)),
+        });
+        sought.unwrap_or(Sought::Nameless)
+    }
+
+    /// What is wanted, if anything is: nothing is copied for it.
+    fn wanted<T>(
+        cluster: &Cluster,
+        info: &StreamInfo,
+        request: Option<&RequestHead>,
+        then: impl FnOnce(Wanted<'_>) -> T,
+    ) -> Option<T> {
+        let of_state = host_of_state(info);
+        let host = match (&of_state, request) {
+            (Some(host), _) => host.as_str(),
+            (None, Some(request)) => request.authority.as_str(),
+            (None, None) => info.connection.server_name.as_ref().map_or("", |name| name.as_str()),
+        };
+        let port = port_of_state(info).unwrap_or_else(|| default_port(cluster));
+        Wanted::of(host, port).map(then)
+    }
+
+    /// The hosts that are known.
+    pub(super) fn hosts(&self) -> Vec<Arc<Host>> {
+        let mut members = self.hosts.values();
+        members.sort_by(|one, other| one.of.hostname.cmp(&other.of.hostname));
+        members.into_iter().map(|member| member.host).collect()
+    }
+}
+
+/// Whether a host is known.
+enum Sought {
+    Known,
+    /// Nothing is named.
+    Nameless,
+    Unknown(LookUp),
+}
+
+impl WorkerCluster {
+    /// Ready when the host is known that `request` names, or the connection that it came on; at once where the cluster knows its hosts without
+    /// that. Cancel-safe.
+    ///
+    /// # Errors
+    /// Why it will not be known (`%RESPONSE_CODE_DETAILS%`).
+    pub(crate) fn find_host(
+        &self,
+        info: &StreamInfo,
+        request: Option<&RequestHead>,
+    ) -> Option<impl Future<Output = Result<(), Details>> + use<>> {
+        let Discovery::Dynamic(hosts) = &self.cluster.discovery else { return None };
+        let sought = match hosts.seek(&self.cluster, info, request) {
+            Sought::Known => return None,
+            Sought::Nameless => Err("empty_host_header"),
+            Sought::Unknown(LookUp::Full) => Err("dns_cache_overflow"),
+            Sought::Unknown(LookUp::Busy) => Err("dns_cache_pending_requests_overflow"),
+            Sought::Unknown(LookUp::Known(answer)) => Ok(Either::Left(ready(answer))),
+            Sought::Unknown(LookUp::Wait(waiting)) => Ok(Either::Right(waiting)),
+        };
+        if sought.is_err() {
+            self.cluster.stats.traffic.here().upstream_cx_none_healthy.inc();
+        }
+        Some(async move {
+            match sought?.await {
+                Ok(_) => Ok(()),
+                Err(reason) => Err(Details::from(format!("dns_resolution_failure{{{reason}}}"))),
+            }
+        })
+    }
+}
+
+/// The port of hosts that name none, if `cluster` goes where requests want to.
+pub(crate) fn port(cluster: &Cluster) -> Option<u16> {
+    matches!(cluster.discovery, Discovery::Dynamic(_)).then(|| default_port(cluster))
+}
+
+fn default_port(cluster: &Cluster) -> u16 {
+    match cluster.transport.of(Metadata::default).tls.is_some() {
+        true => 443,
+        false => 80,
+    }
+}
+
+impl Follower for Cluster {
+    fn resolved(&self, host: &Arc<DnsHost>, addresses: &[Address]) {
+        let Discovery::Dynamic(hosts) = &self.discovery else { return };
+        let Some((first, rest)) = addresses.split_first() else { return };
+        let mut member = Host::new(first.clone());
+        member.additional_addresses = rest.into();
+        member.hostname = host.hostname.clone();
+        let member = Member { of: host.clone(), host: Arc::new(member) };
+        let mut members = hosts.hosts.write();
+        match members.insert(HostKey(host.clone()), member) {
+            Some(_) => hosts.left.notify_one(),
+            None => {
+                self.transport.count(&Metadata::default());
+                self.note_members(members.len());
+            }
+        }
+    }
+
+    fn gone(&self, host: &DnsHost) {
+        let Discovery::Dynamic(hosts) = &self.discovery else { return };
+        let mut members = hosts.hosts.write();
+        if members.remove(&host.wanted()).is_some() {
+            self.note_members(members.len());
+            hosts.left.notify_one();
+        }
+    }
+}
+
+/// Tells for ever that hosts left `cluster`, or others came in their place; returns at once for a cluster of another type.
+pub async fn run(cluster: Arc<Cluster>, on_left: impl Fn()) {
+    let Discovery::Dynamic(hosts) = &cluster.discovery else { return };
+    loop {
+        hosts.left.notified().await;
+        on_left();
+    }
+}
