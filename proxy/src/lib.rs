@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod bootstrap;
 pub mod cli;
+pub mod core_dumps;
 pub mod fields;
 mod flushing;
 pub mod logging;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use proxy::bootstrap::{Sources, load};
 use proxy::cli::{self, Command, Mode, Options};
-use proxy::{logging, memory, server};
+use proxy::{core_dumps, logging, memory, server};
 
 #[global_allocator]
 static ALLOCATOR: memory::Allocator = memory::Allocator;
@@ -20,6 +20,9 @@ fn main() -> ExitCode {
         }
         Err(error) => return fail(&error),
     };
+    if let Err(error) = core_dumps::set(options.enable_core_dump) {
+        return fail(&error);
+    }
     if let Err(error) = logging::start(&options) {
         return fail(&error);
     }

@@ -9,9 +9,10 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, CustomExtension, DnType, IsCa,
-    Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
-    SignatureAlgorithm, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CustomExtension, DnType,
+    ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    NameConstraints, OtherNameValue, RevokedCertParams, SanType, SerialNumber, SignatureAlgorithm,
+    date_time_ymd,
 };
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
@@ -50,7 +51,7 @@ pub struct Identity {
 #[derive(Clone, Debug)]
 pub struct Wanted<'w> {
     pub common_name: &'w str,
-    /// `dns:`, `uri:`, `email:` or `ip:` before each.
+    /// `dns:`, `uri:`, `email:`, `ip:` or `other:` (a user principal name) before each.
     pub sans: &'w [&'w str],
     pub serial: u64,
     /// Years.
@@ -58,6 +59,8 @@ pub struct Wanted<'w> {
     pub algorithm: &'static SignatureAlgorithm,
     /// What it may be used for, if it says so.
     pub usages: &'w [KeyUsagePurpose],
+    /// Whom it may be shown by, if it says so.
+    pub extended: &'w [ExtendedKeyUsagePurpose],
     /// It asks to be shown with an OCSP response (RFC 7633).
     pub must_staple: bool,
 }
@@ -71,6 +74,7 @@ impl Default for Wanted<'_> {
             valid: (2020, 2100),
             algorithm: &rcgen::PKCS_ECDSA_P256_SHA256,
             usages: &[],
+            extended: &[],
             must_staple: false,
         }
     }
@@ -93,6 +97,10 @@ impl Wanted<'_> {
                 "dns" => SanType::DnsName(name.try_into()?),
                 "uri" => SanType::URI(name.try_into()?),
                 "email" => SanType::Rfc822Name(name.try_into()?),
+                "other" => SanType::OtherName((
+                    vec![1, 3, 6, 1, 4, 1, 311, 20, 2, 3],
+                    OtherNameValue::Utf8String(name.to_owned()),
+                )),
                 _ => SanType::IpAddress(name.parse()?),
             });
         }
@@ -100,6 +108,7 @@ impl Wanted<'_> {
         params.not_before = date_time_ymd(self.valid.0, 1, 1);
         params.not_after = date_time_ymd(self.valid.1, 1, 1);
         params.key_usages = self.usages.to_vec();
+        params.extended_key_usages = self.extended.to_vec();
         if self.must_staple {
             let feature =
                 CustomExtension::from_oid_content(&[1, 3, 6, 1, 5, 5, 7, 1, 24], vec![0x30, 3, 2, 1, 5]);
@@ -127,6 +136,15 @@ impl Authority {
         let (mut params, key) = Self::parts(name, (2020, 2100))?;
         params.is_ca = is_ca;
         params.key_usages = usages.to_vec();
+        let pem = params.self_signed(&key)?.pem();
+        Ok(Self { issuer: Issuer::new(params, key), pem })
+    }
+
+    /// One that signs itself, and may vouch for DNS names in this domain only.
+    pub fn constrained(name: &str, domain: &str) -> Result<Self> {
+        let (mut params, key) = Self::parts(name, (2020, 2100))?;
+        let permitted_subtrees = vec![GeneralSubtree::DnsName(domain.to_owned())];
+        params.name_constraints = Some(NameConstraints { permitted_subtrees, excluded_subtrees: Vec::new() });
         let pem = params.self_signed(&key)?.pem();
         Ok(Self { issuer: Issuer::new(params, key), pem })
     }

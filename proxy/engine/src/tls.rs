@@ -13,6 +13,7 @@ use proxy_core::config::{BuildCx, Rejected};
 
 pub mod client;
 mod common;
+mod encrypted;
 pub mod fields;
 mod identity;
 mod key_log;

@@ -94,7 +94,7 @@ pub(super) const FLAGS: &[Flag] = &[
     switch("skip-hot-restart-on-no-parent", "Start even if there is no parent to restart from"),
     switch("skip-hot-restart-parent-stats", "Do not take over the statistics of the parent"),
     switch("enable-mutex-tracing", "Measure how threads wait for each other"),
-    switch("enable-core-dump", "Allow core dumps"),
+    switch("enable-core-dump", "Allow core dumps, which hold keys"),
     takes("disable-extensions", "LIST", "Extensions to switch off, separated by commas"),
     Flag {
         takes: Takes::Values,

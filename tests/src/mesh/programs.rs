@@ -91,6 +91,23 @@ async def main():
 asyncio.run(main())
 "#;
 
+/// A rate limit service: so many requests pass, all others are over the limit.
+const RATE_LIMITS: &str = r#"
+import grpc, itertools, sys
+from concurrent import futures
+most, asked = int(sys.argv[2]), itertools.count(1)
+def should(request, context):
+    # overall_code: OK or OVER_LIMIT
+    return bytes([8, 1 if next(asked) <= most else 2])
+handler = grpc.unary_unary_rpc_method_handler(should)
+service = "envoy.service.ratelimit.v3.RateLimitService"
+server = grpc.server(futures.ThreadPoolExecutor(max_workers=1))
+server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {"ShouldRateLimit": handler}),))
+server.add_insecure_port("[::]:" + sys.argv[1])
+server.start()
+server.wait_for_termination()
+"#;
+
 /// What a workload is.
 #[derive(Clone, Copy, Debug)]
 pub enum Program {
@@ -108,6 +125,8 @@ pub enum Program {
     TcpProbe,
     /// A server that sends back what it is sent.
     Echo,
+    /// A rate limit service that lets so many requests pass.
+    RateLimits(&'static str),
     /// One that says this before, with Python's escapes.
     Greeting(&'static str),
 }
@@ -158,6 +177,7 @@ impl Program {
             Program::Grpc => python(&["-c", GRPC_SERVER, &number, "plain"]),
             Program::GrpcOverTls => python(&["-c", &[CERTIFICATE, GRPC_SERVER].concat(), &number, "tls"]),
             Program::TcpProbe => python(&["-c", TCP_PROBE, &number]),
+            Program::RateLimits(most) => python(&["-c", RATE_LIMITS, &number, most]),
             Program::Echo => python(&["-c", TCP_SERVER, &number, ""]),
             Program::Greeting(greeting) => python(&["-c", TCP_SERVER, &number, greeting]),
         })

@@ -3,6 +3,7 @@
 //! `SUBJECT=envoy cargo test -p integration --test operations` runs the same against Envoy: what is demanded here is what it does.
 
 mod admin;
+mod core_dumps;
 mod dispatcher;
 mod logs;
 

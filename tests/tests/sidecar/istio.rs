@@ -1,9 +1,9 @@
-//! A sidecar as Istio's agent starts it: the agent's bootstrap and command line, resources by delta over one unix socket, secrets over
-//! another, readiness and drain as the agent asks for them.
-//!
-//! The bootstrap is that of an agent without compression of statistics: Outrigger has no compressor yet. Of what istiod sends by
-//! default, its own extensions (`istio.stats`, `istio.metadata_exchange`, `istio.alpn`) and `fault` are not there either: what a listener
-//! with such a filter does to the others is shown.
+//! A sidecar as Istio's agent starts it: the agent's bootstrap and command line, resources by delta over one unix socket in the shapes
+//! that istiod gives them (`shapes`), secrets over another, readiness and drain as the agent asks for them; what such a sidecar does
+//! with traffic (`traffic`).
+
+mod shapes;
+mod traffic;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -57,7 +57,7 @@ impl Agent {
         let node = format!("sidecar~{}~{}.default~default.svc.cluster.local", pod.addresses.v4, pod.name);
         let socket = |name: &str| self.dir.path().join(name).to_str().unwrap().to_owned();
         let text = BOOTSTRAP.replace("XDS_SOCKET", &socket("XDS")).replace("SDS_SOCKET", &socket("socket"));
-        text.replace("NODE", &node)
+        text.replace("NODE", &node).replace("POD_NAME", &pod.name)
     }
 }
 
@@ -80,8 +80,13 @@ const WORDS: [&str; 13] = [
 
 /// Pods whose agents, and so whose sidecars, are there.
 async fn injected() -> (Mesh, Service, [Agent; 2]) {
-    let (mut mesh, web) = mesh().await;
-    mesh.sds_cluster = "sds-grpc";
+    let (mesh, web) = mesh().await;
+    let (mesh, agents) = injected_with(mesh);
+    (mesh, web, agents)
+}
+
+/// The agents, and the sidecars, of a mesh as it is now.
+fn injected_with(mut mesh: Mesh) -> (Mesh, [Agent; 2]) {
     let agents = ["client", "web"].map(|name| {
         let agent = Agent::new();
         let pod = mesh.get_mut(name).unwrap();
@@ -89,12 +94,12 @@ async fn injected() -> (Mesh, Service, [Agent; 2]) {
         pod.run(Program::Nginx, 15020).unwrap();
         pod.redirect("--preset istio --ip-families both").unwrap();
         let pod = mesh.get(name).unwrap();
-        agent.push("1", &mesh.resources(pod));
+        agent.push("1", &shapes::resources(&mesh, pod));
         let (bootstrap, binary) = (agent.bootstrap(pod), mesh.binary().clone());
         mesh.get_mut(name).unwrap().start_proxy(&binary, &bootstrap, PROXY, &WORDS).unwrap();
         agent
     });
-    (mesh, web, agents)
+    (mesh, agents)
 }
 
 /// The values that a request of the agent finds, as the agent reads them: each line has a name and a number.
@@ -162,7 +167,7 @@ async fn the_agents_streams_end_and_certificates_change() {
     }
     mesh.identify("web").unwrap();
     let pod = mesh.get("web").unwrap();
-    agents[1].push("2", &mesh.resources(pod));
+    agents[1].push("2", &shapes::resources(&mesh, pod));
     let serial = format!("\"serial_number\": \"{:02x}\"", mesh.identities["web"].serial);
     let shown = async || {
         let certs = pod.admin(async |admin| admin.get("/certs").await).ok()?.ok()?;
@@ -177,7 +182,7 @@ async fn the_agents_streams_end_and_certificates_change() {
 async fn an_extension_that_is_not_known_is_refused_and_nothing_else() {
     let (mesh, web, agents) = injected().await;
     let pod = mesh.get("client").unwrap();
-    let mut resources = mesh.resources(pod);
+    let mut resources = shapes::resources(&mesh, pod);
     let unknown: Value = json!({"name": "istio.nobodys", "typed_config": {"@type": "type.googleapis.com/udpa.type.v1.TypedStruct", "type_url": "type.googleapis.com/istio.nobodys.Filter", "value": {}}});
     let proxy = typed(
         "envoy.filters.network.tcp_proxy",

@@ -1,7 +1,6 @@
 //! The end-to-end scenarios of Open Service Mesh that concern the data plane, with its own shapes of configuration (`shapes`).
 //!
-//! Not here, because Outrigger cannot do it yet: global rate limits of HTTP requests (`ratelimit`), the metrics of `lua` and `wasm`,
-//! tracing; and because OSM cannot: IPv6.
+//! Not here, because Outrigger cannot do it: the metrics of `lua` and `wasm`; and because OSM cannot: IPv6.
 
 mod services;
 mod shapes;
@@ -260,6 +259,22 @@ async fn rates_of_a_service_and_of_its_routes() {
     osm.until("client", &url(server), "|200").await;
     let answers = ["other", "client", "other", "client"].map(|pod| status(&osm, pod));
     assert_eq!(answers, ["|200", "|200", "|200", "|429"]);
+}
+
+/// A rate limit service counts for all: what is over the limit is answered 429.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_service_counts_the_requests_of_all() {
+    let mut osm = Osm::new(&["client", "other", "server", "limiter"]).await;
+    osm.mesh.get_mut("server").unwrap().run(Program::Nginx, 14001).unwrap();
+    osm.mesh.get_mut("limiter").unwrap().run(Program::RateLimits("3"), 8081).unwrap();
+    let server = osm.serve("server", "http", 14001, &["server"], &["client", "other"]);
+    osm.catalog.limiter = Some(SocketAddr::new(osm.pod_ip("limiter"), 8081));
+    osm.inject(&["client", "other", "server"]);
+    let answers = ["client", "other", "client", "other", "client", "other", "client", "other"]
+        .map(|pod| osm.curl(pod, &["--output", "/dev/null", &url(server)]));
+    assert_eq!(answers, ["|200", "|200", "|200", "|429", "|429", "|429", "|429", "|429"]);
+    let name = "cluster.test/server|14001|local.ratelimit.over_limit";
+    assert_eq!(osm.mesh.get("server").unwrap().stat(name).unwrap(), 5);
 }
 
 /// Bytes: allowed, denied; a server that speaks first, whose port nothing looks at; out of the mesh.

@@ -5,11 +5,13 @@
 mod alpn;
 mod client_cert;
 mod downstream;
+mod encrypted_keys;
 mod filter_state;
 mod istio;
 mod istio_tcp;
 mod key_log;
 mod ocsp;
+mod odd_certificates;
 mod parameters;
 mod principals;
 mod proxy_protocol;

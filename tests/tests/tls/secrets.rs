@@ -142,6 +142,23 @@ async fn secrets_of_the_bootstrap_are_those_of_envoy() {
     assert_eq!(told[1].1, 1);
 }
 
+/// A secret that nobody here takes is shown as by Envoy, without what is in it, and breaks nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_generic_secret_is_kept_and_not_told() {
+    let mut told = Vec::new();
+    for binary in both() {
+        let secrets =
+            "  secrets:\n  - {name: token, generic_secret: {secret: {inline_string: nobody-sees-it}}}\n";
+        let proxy = Proxy::start(&binary, &(bootstrap(&[], &[], "") + secrets)).await.unwrap();
+        let dump = proxy.admin().get("/config_dump?resource=static_secrets").await.unwrap();
+        let mut dump: serde_json::Value = serde_json::from_str(&dump).unwrap();
+        assert!(!dump.to_string().contains("nobody-sees-it"), "{dump}");
+        told.push(dump["configs"][0]["secret"].take());
+    }
+    assert_eq!(told[0], told[1]);
+    assert_eq!(told[1]["name"], "token");
+}
+
 /// What a management server was asked and told.
 fn heard(management: &ManagementServer) -> Vec<(TypeUrl, Vec<String>, Option<String>)> {
     let recorded = management.recorded();

@@ -86,7 +86,16 @@ impl GrpcService {
                 "it is of streams to a control plane: use that of the service",
             )
         })?;
-        let authority = if authority.is_empty() { cluster_name } else { authority };
+        let is_sent = |authority: &str| http::uri::Authority::try_from(authority).is_ok();
+        let authority = match authority.as_str() {
+            "" if is_sent(cluster_name) => cluster_name.clone(),
+            "" => as_authority(cluster_name),
+            given if is_sent(given) => given.to_owned(),
+            given => {
+                let reason = format!("'{given}' is no authority");
+                return Err(cx.at("envoy_grpc", |cx| cx.at("authority", |cx| cx.reject(reason))));
+            }
+        };
         let max_message = max_receive_message_length.filter(|length| *length > 0);
         Ok(Self {
             retry: retry?.map(Arc::new),
@@ -329,9 +338,39 @@ fn last_message(body: &[u8]) -> Result<Option<&[u8]>, BadFrame> {
     Ok(last)
 }
 
+/// A cluster may be named freely, an authority not: what it cannot hold becomes `_`, as in streams to management servers.
+fn as_authority(cluster: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || "-._~".contains(c) { c } else { '_' };
+    cluster.chars().map(plain).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::BuildEnv;
+
+    #[test]
+    fn calls_name_an_authority_that_can_be_sent() {
+        let of = |cluster: &str, authority: &str| {
+            let target = proto::grpc_service::EnvoyGrpc {
+                cluster_name: cluster.to_owned(),
+                authority: authority.to_owned(),
+                ..Default::default()
+            };
+            let service = proto::GrpcService {
+                target_specifier: Some(TargetSpecifier::EnvoyGrpc(target)),
+                ..Default::default()
+            };
+            let env = BuildEnv::new(1);
+            let mut cx = BuildCx::new(&env);
+            let built = GrpcService::build(&service, None, &mut cx).map(|built| built.authority.to_string());
+            built.map_err(|_| cx.into_errors().iter().map(ToString::to_string).collect::<String>())
+        };
+        assert_eq!(of("limits", "").as_deref(), Ok("limits"));
+        assert_eq!(of("outbound|80||a.b", "").as_deref(), Ok("outbound_80__a.b"));
+        assert_eq!(of("outbound|80||a.b", "a.b:80").as_deref(), Ok("a.b:80"));
+        assert_eq!(of("limits", "a b"), Err("envoy_grpc.authority: 'a b' is no authority".to_owned()));
+    }
 
     #[test]
     fn a_message_is_framed_and_found_again() {

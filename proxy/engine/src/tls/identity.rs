@@ -16,6 +16,7 @@ use rustls::{InconsistentKeys, SignatureAlgorithm, SignatureScheme};
 use xds_api::envoy::extensions::transport_sockets::tls::v3::TlsCertificate;
 use xds_api::envoy::extensions::transport_sockets::tls::v3::downstream_tls_context::OcspStaplePolicy;
 
+use super::encrypted;
 use super::signatures::Signatures;
 use super::source;
 
@@ -67,8 +68,9 @@ impl Identity {
     ) -> Result<Self, Rejected> {
         let chain = cx.at("certificate_chain", |cx| source::read(proto.certificate_chain.as_ref(), cx));
         let key = cx.at("private_key", |cx| source::read(proto.private_key.as_ref(), cx));
+        let password = cx.at("password", |cx| source::read(proto.password.as_ref(), cx));
         let ocsp = cx.at("ocsp_staple", |cx| source::read(proto.ocsp_staple.as_ref(), cx));
-        let (chain, key, ocsp) = (chain?, key?, ocsp?);
+        let (chain, key, password, ocsp) = (chain?, key?, password?, ocsp?);
         let Some(chain) = chain else {
             return Err(cx.reject("Failed to load incomplete certificate: certificate chain not set"));
         };
@@ -83,8 +85,14 @@ impl Identity {
                 cx.reject(format!("Failed to load certificate chain from {}", chain.name))
             }));
         };
-        let loaded = PrivateKeyDer::from_pem_slice(&key.bytes)
-            .map_err(|_| "it is no PEM of an unencrypted key".to_owned());
+        let loaded = match encrypted::is_encrypted(&key.bytes) {
+            true => {
+                let password = password.map(|password| password.bytes).unwrap_or_default();
+                encrypted::decrypt(&key.bytes, &password).map_err(str::to_owned)
+            }
+            false => PrivateKeyDer::from_pem_slice(&key.bytes)
+                .map_err(|_| "it is no PEM of a key that is known".to_owned()),
+        };
         let key = loaded.and_then(|loaded| {
             CertifiedKey::from_der(certificates, loaded, provider).map_err(|error| match error {
                 rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {

@@ -31,6 +31,8 @@ pub enum SecretKind {
     Validation,
     /// Keys of session tickets.
     TicketKeys,
+    /// For whatever else; nobody here takes one.
+    Generic,
 }
 
 impl SecretKind {
@@ -40,7 +42,8 @@ impl SecretKind {
             Some(Type::TlsCertificate(_)) => Some(Self::Certificate),
             Some(Type::ValidationContext(_)) => Some(Self::Validation),
             Some(Type::SessionTicketKeys(_)) => Some(Self::TicketKeys),
-            Some(Type::GenericSecret(_)) | None => None,
+            Some(Type::GenericSecret(_)) => Some(Self::Generic),
+            None => None,
         }
     }
 
@@ -50,6 +53,7 @@ impl SecretKind {
             Self::Certificate => "tls_certificate",
             Self::Validation => "validation_context",
             Self::TicketKeys => "session_ticket_keys",
+            Self::Generic => "generic_secret",
         }
     }
 
@@ -59,6 +63,7 @@ impl SecretKind {
             Self::Certificate => format!("Unknown static secret: {name}"),
             Self::Validation => format!("Unknown static certificate validation context: {name}"),
             Self::TicketKeys => format!("Unknown tls session ticket keys: {name}"),
+            Self::Generic => format!("Unknown static generic secret: {name}"),
         }
     }
 }
@@ -169,10 +174,15 @@ impl Secret {
 fn sources(secret: &mut proto::Secret) -> (Vec<&mut DataSource>, Option<&WatchedDirectory>) {
     match &mut secret.r#type {
         Some(Type::TlsCertificate(certificate)) => (
-            [&mut certificate.certificate_chain, &mut certificate.private_key, &mut certificate.ocsp_staple]
-                .into_iter()
-                .flatten()
-                .collect(),
+            [
+                &mut certificate.certificate_chain,
+                &mut certificate.private_key,
+                &mut certificate.password,
+                &mut certificate.ocsp_staple,
+            ]
+            .into_iter()
+            .flatten()
+            .collect(),
             certificate.watched_directory.as_ref(),
         ),
         Some(Type::ValidationContext(context)) => (

@@ -1,8 +1,8 @@
 //! What OSM's controller sends, with its names: listeners, filter chains, routes, clusters, endpoints, secrets, and the bootstrap
 //! that its injector writes. Names of filters and sockets are not Envoy's; types alone say what they are.
 //!
-//! Left out because Outrigger has no such filter yet: the HTTP filters `ratelimit`, `lua` and `wasm`, and tracing by Zipkin; and
-//! `ext_authz`, which OSM has spoken by another client of gRPC (`google_grpc`).
+//! Left out because Outrigger has no such filter: the HTTP filters `lua` and `wasm`; and `ext_authz`, which OSM has spoken by another
+//! client of gRPC (`google_grpc`).
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -70,6 +70,8 @@ pub struct Catalog {
     pub spiffe: bool,
     /// How often requests that fail are sent again.
     pub retries: Option<u32>,
+    /// The rate limit service that all services ask.
+    pub limiter: Option<SocketAddr>,
 }
 
 fn ads() -> Value {
@@ -109,11 +111,28 @@ fn tcp_proxy(prefix: &str, clusters: &[(String, u32)]) -> Value {
 }
 
 fn manager(prefix: &str, route: &str) -> Value {
-    let filters = [
+    limited_manager(prefix, route, None)
+}
+
+/// One that asks a rate limit service.
+fn limited_manager(prefix: &str, route: &str, limiter: Option<SocketAddr>) -> Value {
+    let global = limiter.map(|at| {
+        let grpc = json!({"envoy_grpc": {"cluster_name": limiter_cluster(at)}, "timeout": "10s"});
+        let fields = json!({
+            "domain": "test", "failure_mode_deny": true, "timeout": "10s", "enable_x_ratelimit_headers": "DRAFT_VERSION_03",
+            "rate_limited_status": {"code": 429},
+            "rate_limit_service": {"grpc_service": grpc, "transport_api_version": "V3"},
+        });
+        typed("http_global_rate_limit", "extensions.filters.http.ratelimit.v3.RateLimit", fields)
+    });
+    let filters: Vec<Value> = [
         typed("http_rbac", "extensions.filters.http.rbac.v3.RBAC", json!({})),
         typed("http_local_rate_limit", LOCAL_RATE_LIMIT, json!({"stat_prefix": "http_local_rate_limiter"})),
-        typed("http_router", "extensions.filters.http.router.v3.Router", json!({})),
-    ];
+    ]
+    .into_iter()
+    .chain(global)
+    .chain([typed("http_router", "extensions.filters.http.router.v3.Router", json!({}))])
+    .collect();
     let fields = json!({
         "stat_prefix": prefix, "codec_type": "AUTO", "http_filters": filters, "generate_request_id": true,
         "rds": {"config_source": ads(), "route_config_name": route},
@@ -121,6 +140,10 @@ fn manager(prefix: &str, route: &str) -> Value {
     });
     let message = "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
     typed("http_connection_manager", message, fields)
+}
+
+fn limiter_cluster(at: SocketAddr) -> String {
+    format!("rate-limiter|{}|{}", at.ip(), at.port())
 }
 
 const LOCAL_RATE_LIMIT: &str = "extensions.filters.http.local_ratelimit.v3.LocalRateLimit";
@@ -245,7 +268,7 @@ impl Catalog {
             }
             let route = format!("rds-inbound.{}", service.port);
             filters.push(match service.is_http() {
-                true => manager(&format!("mesh-http-conn-manager.{route}"), &route),
+                true => limited_manager(&format!("mesh-http-conn-manager.{route}"), &route, self.limiter),
                 false => tcp_proxy("inbound-mesh-tcp-proxy", &[(local, 100)]),
             });
             let found = json!({
@@ -342,6 +365,11 @@ impl Catalog {
                 json!([route((!self.permissive).then_some(rules))]),
             );
             limit(&mut host, service.limits.0);
+            if self.limiter.is_some() {
+                let key =
+                    json!({"generic_key": {"descriptor_key": "service", "descriptor_value": service.key()}});
+                host["rate_limits"] = json!([{"actions": [key]}]);
+            }
             configs.push(json!({"name": format!("rds-inbound.{}", service.port), "validate_clusters": false, "virtual_hosts": [host]}));
             let rules = self
                 .ingress_principal
@@ -384,6 +412,14 @@ impl Catalog {
             if service.pods.iter().any(|(name, _)| name == pod) {
                 clusters.push(fixed(&format!("{name}|local"), "127.0.0.1", service.port));
             }
+        }
+        if let Some(at) = self.limiter {
+            let mut cluster = fixed(&limiter_cluster(at), &at.ip().to_string(), at.port());
+            cluster["typed_extension_protocol_options"] = json!({"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                "explicit_http_config": {"http2_protocol_options": {}},
+            }});
+            clusters.push(cluster);
         }
         for policy in &self.policies {
             match policy {

@@ -48,6 +48,7 @@ impl Refusal {
             Self::Chain(REVOKED) => CertificateError::Revoked,
             Self::Chain(NO_ISSUER | TOO_LONG) => CertificateError::UnknownIssuer,
             Self::Chain(NO_CRL) => CertificateError::UnknownRevocationStatus,
+            Self::Chain(UNFIT) => CertificateError::InvalidPurpose,
             Self::Chain(_) | Self::San(_) | Self::Hash | Self::Svid(_) | Self::SvidSan => {
                 CertificateError::Other(OtherError(Arc::new(self)))
             }
@@ -62,6 +63,7 @@ impl Refusal {
             CertificateError::Revoked => Some(Self::Chain(REVOKED)),
             CertificateError::UnknownIssuer => Some(Self::Chain(NO_ISSUER)),
             CertificateError::UnknownRevocationStatus => Some(Self::Chain(NO_CRL)),
+            CertificateError::InvalidPurpose => Some(Self::Chain(UNFIT)),
             CertificateError::Other(other) => other.0.downcast_ref::<Self>().cloned(),
             _ => None,
         }
