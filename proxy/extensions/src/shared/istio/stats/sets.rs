@@ -47,12 +47,18 @@ impl<T> Sets<T> {
     /// That of these labels. None if they are not known and there is no room.
     pub(super) fn of(&self, labels: &Labels<'_>, make: impl FnOnce() -> T) -> Option<Arc<T>> {
         let hash = self.hash(labels);
-        if let Ok(set) = self.known.read().unwrap_or_else(PoisonError::into_inner).find(hash, labels) {
-            return Some(set);
+        {
+            let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+            if let Ok(set) = known.find(hash, labels) {
+                return Some(set);
+            }
+            // (Once there is no room, workers do not wait for each other to find out.)
+            if !known.has_room(labels) {
+                return None;
+            }
         }
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        let has_room = known.sets.len() < MOST_SETS && known.bytes + length(labels) <= MOST_BYTES;
-        has_room.then(|| known.find_or_add(hash, labels, make))
+        known.has_room(labels).then(|| known.find_or_add(hash, labels, make))
     }
 
     /// That of the labels of streams for which there is no room.
@@ -76,6 +82,10 @@ impl<T> Sets<T> {
 }
 
 impl<T> Known<T> {
+    fn has_room(&self, labels: &Labels<'_>) -> bool {
+        self.sets.len() < MOST_SETS && self.bytes + length(labels) <= MOST_BYTES
+    }
+
     /// That of these labels, or else where it belongs.
     fn find(&self, hash: u64, labels: &Labels<'_>) -> Result<Arc<T>, u64> {
         let mut at = hash;
