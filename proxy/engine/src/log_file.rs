@@ -174,9 +174,10 @@ impl Writer {
             let ended = self.wait(&mut batch);
             if !batch.is_empty() {
                 self.write(&batch);
+                // A burst must not keep its memory for ever, nor need those that come one after the other take it anew.
+                let keep = (4 * batch.len()).clamp(FLUSH_AT, 4 * FLUSH_AT);
                 batch.clear();
-                // A burst must not keep its memory for ever.
-                batch.shrink_to(4 * FLUSH_AT);
+                batch.shrink_to(keep);
             }
             self.file.lock().writing = false;
             self.file.wake.notify_all();

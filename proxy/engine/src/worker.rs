@@ -19,9 +19,7 @@ use tokio::runtime::{LocalOptions, LocalRuntime};
 use tokio::sync::mpsc;
 
 use crate::context::Context;
-use crate::listener::accept::{
-    self, Accepted, Bound, GlobalConnections, ListenerTag, Listeners, SharedListener,
-};
+use crate::listener::accept::{Accepted, Bound, GlobalConnections, ListenerTag, Listeners, SharedListener};
 use crate::listener::config::Listener;
 use crate::local::contain::vital;
 use crate::local::dispatcher::Dispatcher;
@@ -180,26 +178,39 @@ impl Workers {
     }
 }
 
-/// So many connections that ended leave memory behind that is worth giving back.
-const MANY: usize = 100;
+/// So much CPU time of a worker leaves memory behind that is worth giving back.
+const WORK: Duration = Duration::from_millis(50);
+/// A worker that takes less than this of a second has no work.
+const QUIET: Duration = Duration::from_millis(20);
+/// After so many seconds memory is given back once more: other threads may have been slower to free what this one made.
+const AGAIN: u32 = 10;
 
-/// Gives memory back when many connections have ended and no more do: the allocator does so by itself only while it is busy. And
-/// when the overload manager wants it.
+/// Gives memory back when a worker that had work has none any more, since the allocator does so by itself only while it is busy: what
+/// connections held that have ended, and what another thread freed. And when the overload manager wants it.
 async fn tidy(give_back: fn(), overload: Option<Arc<Overload>>) {
-    let (mut ended, mut shrinks) = (0, 0);
+    let (mut shrinks, mut again, mut before, mut tidied) = (0, 0, thread_time(), thread_time());
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
         let wanted = overload.as_ref().map_or(0, |overload| overload.shrinks());
-        if std::mem::replace(&mut shrinks, wanted) != wanted {
+        let shrink = std::mem::replace(&mut shrinks, wanted) != wanted;
+        let now = thread_time();
+        let lately = now.saturating_sub(std::mem::replace(&mut before, now));
+        if shrink || now.saturating_sub(tidied) >= WORK && lately < QUIET {
             give_back();
-        }
-        let lately = accept::take_ended();
-        ended += lately;
-        if ended >= MANY && lately < MANY / 10 {
-            ended = 0;
-            give_back();
+            (again, before, tidied) = (AGAIN, thread_time(), thread_time());
+        } else if again > 0 {
+            again -= 1;
+            if again == 0 {
+                give_back();
+            }
         }
     }
+}
+
+/// CPU time that the calling thread took so far.
+fn thread_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(time).unwrap_or_default()
 }
 
 /// One thread's runtime; its clock is read once a turn.

@@ -1,6 +1,6 @@
 //! The listeners of one worker: sockets, accepting, balancing, draining.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::future::Future;
 use std::io;
 use std::rc::Rc;
@@ -385,19 +385,8 @@ pub(super) struct Counted {
     start: Instant,
 }
 
-thread_local! {
-    /// Connections of this worker that ended and that nobody asked about yet.
-    static ENDED: Cell<usize> = const { Cell::new(0) };
-}
-
-/// How many connections of this worker ended since this was asked last.
-pub(crate) fn take_ended() -> usize {
-    ENDED.take()
-}
-
 impl Drop for Counted {
     fn drop(&mut self) {
-        ENDED.set(ENDED.get() + 1);
         let stats = self.config.stats.here();
         stats.downstream_cx_active.dec();
         stats.downstream_cx_destroy.inc();
