@@ -12,6 +12,7 @@ pub mod metadata;
 pub mod path;
 pub mod query;
 pub mod regex;
+pub mod response;
 pub mod string;
 pub mod uri_template;
 
@@ -22,6 +23,7 @@ pub use metadata::{FilterStateMatcher, MetadataMatcher, ValueMatcher};
 pub use path::PathMatcher;
 pub use query::QueryParameterMatcher;
 pub use regex::{Regex, RegexRewrite, Search};
+pub use response::ResponsePredicate;
 pub use string::StringMatcher;
 pub use uri_template::{UriTemplate, UriTemplateRewrite};
 

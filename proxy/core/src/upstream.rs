@@ -22,7 +22,7 @@ mod tests;
 pub use assignment::{Assignment, AssignmentPolicy, CheckTarget, DropOverload, Endpoint, LocalityEndpoints};
 pub use checks::{
     CheckEvent, CheckFailure, CheckOutcome, CheckResult, CheckSettings, FailureKind, HostChecks,
-    IntervalLimits, Payload, Transition,
+    IntervalLimits, Payload, Together, Transition,
 };
 pub use health::{HealthFlag, HealthStatuses, HostHealth};
 pub use host::{Host, HostStats, Locality};

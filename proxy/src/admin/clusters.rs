@@ -118,6 +118,7 @@ fn name(flag: HealthFlag) -> &'static str {
         HealthFlag::ExcludedViaImmediateHealthCheckFail => "/excluded_via_immediate_hc_fail",
         HealthFlag::ActiveHealthCheckTimeout => "/active_hc_timeout",
         HealthFlag::EdsStatusDraining => "/eds_status_draining",
+        HealthFlag::DegradedOutlierDetection => "/degraded_outlier_detection",
     }
 }
 
@@ -310,5 +311,6 @@ fn health_json(flags: &[HealthFlag]) -> Value {
         ("pending_active_hc", flag(has(HealthFlag::PendingActiveHealthCheck))),
         ("excluded_via_immediate_hc_fail", flag(has(HealthFlag::ExcludedViaImmediateHealthCheckFail))),
         ("active_hc_timeout", flag(has(HealthFlag::ActiveHealthCheckTimeout))),
+        ("failed_degraded_outlier_detection", flag(has(HealthFlag::DegradedOutlierDetection))),
     ])
 }

@@ -25,6 +25,7 @@ mod headers;
 mod health;
 mod health_changes;
 mod health_discovery;
+mod health_together;
 mod hedging;
 mod http1;
 mod http2;
@@ -412,6 +413,11 @@ async fn health_checks_that_end_connections() {
 async fn health_checks_that_clusters_wait_for() {
     let compared = async { health_changes::compare_warming(&Binary::envoy()?, &Binary::subject()?).await };
     expect_ok(compared.await);
+}
+
+#[tokio::test]
+async fn health_checks_that_all_have_to_pass() {
+    expect_ok(async { health_together::compare(&Binary::envoy()?, &Binary::subject()?).await }.await);
 }
 
 #[tokio::test]

@@ -24,6 +24,10 @@ enum Does {
     Refuse,
     HangUp,
     Hang,
+    /// Says that it had rather not be asked.
+    Degraded,
+    /// Has a header in its answers.
+    Bad,
 }
 
 /// What a case waits for after its requests.
@@ -42,6 +46,10 @@ struct Case {
     detection: &'static str,
     /// Fields of the route's action.
     route: &'static str,
+    /// Which answers are failures (`error_matcher`), if that is said.
+    errors: &'static str,
+    /// Whether requests are of gRPC.
+    grpc: bool,
     hosts: &'static [Does],
     /// How many requests for each host.
     rounds: usize,
@@ -50,11 +58,22 @@ struct Case {
 
 impl Case {
     const fn new(name: &'static str, detection: &'static str, hosts: &'static [Does]) -> Self {
-        Self { name, detection, route: "", hosts, rounds: 12, then: Then::Nothing }
+        Self { name, detection, route: "", errors: "", grpc: true, hosts, rounds: 12, then: Then::Nothing }
     }
 
     const fn route(mut self, route: &'static str) -> Self {
         self.route = route;
+        self
+    }
+
+    const fn errors(mut self, errors: &'static str) -> Self {
+        self.errors = errors;
+        self.grpc = false;
+        self
+    }
+
+    const fn of_grpc(mut self) -> Self {
+        self.grpc = true;
         self
     }
 
@@ -69,7 +88,7 @@ impl Case {
     }
 }
 
-use Does::{Error, Gateway, Grpc, Hang, HangUp, Refuse, Well};
+use Does::{Bad, Degraded, Error, Gateway, Grpc, Hang, HangUp, Refuse, Well};
 
 const ALL: &str = "max_ejection_percent: 100";
 const RATES: &str = "max_ejection_percent: 100, interval: 0.5s, consecutive_5xx: 1000, success_rate_minimum_hosts: 3, success_rate_request_volume: 5, failure_percentage_request_volume: 5, failure_percentage_minimum_hosts: 2";
@@ -145,6 +164,20 @@ const CASES: &[Case] = &[
     Case::new("retried", ALL, &[Well, Error]).route("retry_policy: {retry_on: 5xx}"),
     Case::new("retried connections", ALL, &[Well, Refuse]).route("retry_policy: {retry_on: connect-failure}"),
     Case::new("a status of gRPC", ALL, &[Well, Grpc]),
+    Case::new("degraded", "detect_degraded_hosts: true", &[Well, Degraded]),
+    Case::new("all are degraded", "detect_degraded_hosts: true", &[Degraded, Degraded]),
+    Case::new("degraded, and nobody looks", ALL, &[Well, Degraded]),
+    Case::new("an error is one, degraded or not", "max_ejection_percent: 100, detect_degraded_hosts: true", &[Well, Error]),
+    Case::new("answers that are errors", ALL, &[Well, Bad]).errors(BAD),
+    Case::new("errors that are none", ALL, &[Well, Gateway]).errors(BAD),
+    Case::new("errors by status", ALL, &[Well, Gateway]).errors(
+        "{and_match: {rules: [{http_response_headers_match: {headers: [{name: ':status', string_match: {exact: '503'}}]}}, {not_match: {http_response_headers_match: {headers: [{name: x-field}]}}}]}}",
+    ),
+    Case::new("all are errors", ALL, &[Well, Degraded]).errors("{any_match: true}"),
+    Case::new("answers over gRPC are what they say", ALL, &[Well, Bad]).errors(BAD).of_grpc(),
+    Case::new("errors over gRPC are some", ALL, &[Well, Gateway]).errors(BAD).of_grpc(),
+    Case::new("degraded errors", "max_ejection_percent: 100, detect_degraded_hosts: true", &[Well, Degraded])
+        .errors("{or_match: {rules: [{http_response_headers_match: {headers: [{name: x-envoy-degraded}]}}, {not_match: {any_match: true}}]}}"),
     Case::new("success rate", RATES, &[Well, Well, Well, Well, Error])
         .rounds(30)
         .then(Then::Until("ejections_enforced_success_rate", 1)),
@@ -181,6 +214,8 @@ const CASES: &[Case] = &[
     .then(Then::Back(1)),
 ];
 
+const BAD: &str = "{http_response_headers_match: {headers: [{name: x-field, string_match: {exact: bad}}]}}";
+
 /// A host of each kind that answers; those that refuse are ports that nobody listens on.
 struct Hosts {
     listening: Vec<(Does, Upstream)>,
@@ -193,13 +228,17 @@ const OF_A_KIND: usize = 4;
 impl Hosts {
     async fn start() -> Result<Self> {
         let mut listening = Vec::new();
-        for does in [Well, Error, Gateway, Grpc, HangUp, Hang] {
+        for does in [Well, Error, Gateway, Grpc, HangUp, Hang, Degraded, Bad] {
             for _ in 0..OF_A_KIND {
                 let upstream = Upstream::start().await?;
                 upstream.answer(match does {
                     Error => Reply::raw("HTTP/1.1 500 X\r\ncontent-length: 0\r\n\r\n"),
                     Gateway => Reply::raw("HTTP/1.1 503 X\r\ncontent-length: 0\r\n\r\n"),
                     Grpc => Reply::raw("HTTP/1.1 200 OK\r\ngrpc-status: 14\r\ncontent-length: 0\r\n\r\n"),
+                    Degraded => {
+                        Reply::raw("HTTP/1.1 200 OK\r\nx-envoy-degraded: 1\r\ncontent-length: 0\r\n\r\n")
+                    }
+                    Bad => Reply::raw("HTTP/1.1 200 OK\r\nx-field: bad\r\ncontent-length: 0\r\n\r\n"),
                     HangUp => Reply::steps([Step::Close]),
                     Hang => Reply::steps([Step::Stall]),
                     Well | Refuse => {
@@ -238,6 +277,16 @@ fn cluster(number: usize, case: &Case, hosts: &[SocketAddr]) -> String {
         "- name: c{number}\n  connect_timeout: 1s\n  outlier_detection: {{{}}}\n  load_assignment:\n    cluster_name: c{number}\n    endpoints:\n    - lb_endpoints:\n",
         case.detection
     );
+    if !case.errors.is_empty() {
+        let options = format!(
+            "{{\"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, explicit_http_config: {{http_protocol_options: {{}}}}, outlier_detection: {{error_matcher: {}}}}}",
+            case.errors
+        );
+        let options = format!(
+            "  typed_extension_protocol_options: {{envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {options}}}\n  load_assignment:"
+        );
+        yaml = yaml.replace("  load_assignment:", &options);
+    }
     for host in hosts {
         let _ = writeln!(
             yaml,
@@ -265,7 +314,8 @@ async fn facts(proxy: &Proxy, number: usize, case: &Case, hosts: &[SocketAddr]) 
     let mut statuses = BTreeMap::new();
     let mut client = Client::connect(proxy.listener("http")?).await?;
     for _ in 0..case.rounds * case.hosts.len() {
-        let request = format!("GET /{name} HTTP/1.1\r\nhost: a\r\ncontent-type: application/grpc\r\n\r\n");
+        let kind = if case.grpc { "application/grpc" } else { "text/plain" };
+        let request = format!("GET /{name} HTTP/1.1\r\nhost: a\r\ncontent-type: {kind}\r\n\r\n");
         client.send(request.as_bytes()).await?;
         let status = client.response("GET", SOON).await?.head.status()?;
         *statuses.entry(status).or_default() += 1;

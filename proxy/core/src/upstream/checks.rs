@@ -6,14 +6,18 @@
 
 mod payload;
 mod settings;
+mod together;
 
 #[cfg(test)]
 mod tests;
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 pub use self::payload::Payload;
 pub use self::settings::{CheckSettings, IntervalLimits};
+use self::together::Member;
+pub use self::together::Together;
 use super::{HealthFlag, Host};
 use crate::stats::Shared;
 use crate::stats::groups::HealthCheckerStats;
@@ -106,10 +110,10 @@ pub struct CheckOutcome {
     pub events: Vec<CheckEvent>,
 }
 
-/// What the checks of one host found so far. Counts in the statistics of its cluster until it is dropped.
+/// What one check of one host found so far. Counts in the statistics of the check until it is dropped.
 #[derive(Debug)]
 pub struct HostChecks {
-    host: Arc<Host>,
+    standing: Standing,
     stats: Shared<HealthCheckerStats>,
     is_first: bool,
     /// Failures in a row of a host that is well.
@@ -118,17 +122,65 @@ pub struct HostChecks {
     successes: u32,
 }
 
+/// What a check thinks of its host.
+#[derive(Debug)]
+enum Standing {
+    /// What the flags of the host say: there is no other check, or they all decide for themselves.
+    OfHost(Arc<Host>),
+    /// What it found itself: the host has to pass others as well.
+    Own(Member),
+}
+
+impl Standing {
+    fn host(&self) -> &Arc<Host> {
+        match self {
+            Self::OfHost(host) => host,
+            Self::Own(member) => member.host(),
+        }
+    }
+
+    fn has(&self, flag: HealthFlag) -> bool {
+        match self {
+            Self::OfHost(host) => host.has_flag(flag),
+            Self::Own(member) => member.has(flag),
+        }
+    }
+
+    fn set(&mut self, flag: HealthFlag, on: bool) {
+        match self {
+            Self::OfHost(host) => host.set_flag(flag, on),
+            Self::Own(member) => member.set(flag, on),
+        }
+    }
+
+    fn set_checked(&mut self) {
+        match self {
+            Self::OfHost(host) => host.set_checked(),
+            Self::Own(member) => member.set_checked(),
+        }
+    }
+}
+
 impl HostChecks {
     /// For a host that was not checked yet.
     pub fn new(host: Arc<Host>, stats: Shared<HealthCheckerStats>) -> Self {
-        stats.healthy.add(u64::from(!host.has_flag(HealthFlag::FailedActiveHealthCheck)));
-        stats.degraded.add(u64::from(host.has_flag(HealthFlag::DegradedActiveHealthCheck)));
-        Self { host, stats, is_first: true, failures: 0, successes: 0 }
+        Self::of(Standing::OfHost(host), stats)
+    }
+
+    /// For one check of several that a host has to pass.
+    pub fn among(together: &Rc<Together>, stats: Shared<HealthCheckerStats>) -> Self {
+        Self::of(Standing::Own(Member::new(together)), stats)
+    }
+
+    fn of(standing: Standing, stats: Shared<HealthCheckerStats>) -> Self {
+        stats.healthy.add(u64::from(!standing.has(HealthFlag::FailedActiveHealthCheck)));
+        stats.degraded.add(u64::from(standing.has(HealthFlag::DegradedActiveHealthCheck)));
+        Self { standing, stats, is_first: true, failures: 0, successes: 0 }
     }
 
     /// The host.
     pub fn host(&self) -> &Arc<Host> {
-        &self.host
+        self.standing.host()
     }
 
     /// Takes the result of a check.
@@ -139,7 +191,7 @@ impl HostChecks {
             CheckResult::Failed(failure) => self.failed(failure, settings, &mut events),
         };
         self.is_first = false;
-        self.host.set_checked();
+        self.standing.set_checked();
         CheckOutcome { transition, events }
     }
 
@@ -149,16 +201,15 @@ impl HostChecks {
         settings: &CheckSettings,
         events: &mut Vec<CheckEvent>,
     ) -> Transition {
-        let host = &self.host;
         self.failures = 0;
         let mut transition = Transition::Unchanged;
-        if host.has_flag(HealthFlag::FailedActiveHealthCheck) {
+        if self.standing.has(HealthFlag::FailedActiveHealthCheck) {
             self.successes += 1;
             // One success is enough for who was never seen: a start should not take longer than it must.
             if self.is_first || self.successes == settings.healthy_threshold {
-                host.set_flag(HealthFlag::ActiveHealthCheckTimeout, false);
-                host.set_flag(HealthFlag::ExcludedViaImmediateHealthCheckFail, false);
-                host.set_flag(HealthFlag::FailedActiveHealthCheck, false);
+                self.standing.set(HealthFlag::ActiveHealthCheckTimeout, false);
+                self.standing.set(HealthFlag::ExcludedViaImmediateHealthCheckFail, false);
+                self.standing.set(HealthFlag::FailedActiveHealthCheck, false);
                 self.stats.healthy.inc();
                 transition = Transition::Changed;
                 events.push(CheckEvent::Added { first: self.is_first });
@@ -170,8 +221,8 @@ impl HostChecks {
             events.push(CheckEvent::Passed);
         }
         transition = self.no_longer_pending(transition);
-        if degraded != self.host.has_flag(HealthFlag::DegradedActiveHealthCheck) {
-            self.host.set_flag(HealthFlag::DegradedActiveHealthCheck, degraded);
+        if degraded != self.standing.has(HealthFlag::DegradedActiveHealthCheck) {
+            self.standing.set(HealthFlag::DegradedActiveHealthCheck, degraded);
             if degraded {
                 self.stats.degraded.inc();
                 events.push(CheckEvent::Degraded);
@@ -193,18 +244,17 @@ impl HostChecks {
         settings: &CheckSettings,
         events: &mut Vec<CheckEvent>,
     ) -> Transition {
-        let host = &self.host;
         self.successes = 0;
         let mut transition = Transition::Unchanged;
         let is_network = matches!(failure.kind, FailureKind::Network | FailureKind::Timeout);
-        if !host.has_flag(HealthFlag::FailedActiveHealthCheck) {
+        if !self.standing.has(HealthFlag::FailedActiveHealthCheck) {
             // Who answers, and not well, is believed at once.
             let is_enough = !is_network && !failure.retriable || {
                 self.failures += 1;
                 self.failures == settings.unhealthy_threshold
             };
             if is_enough {
-                host.set_flag(HealthFlag::FailedActiveHealthCheck, true);
+                self.standing.set(HealthFlag::FailedActiveHealthCheck, true);
                 self.stats.healthy.dec();
                 transition = Transition::Changed;
                 events.push(CheckEvent::Ejected(failure));
@@ -213,8 +263,8 @@ impl HostChecks {
             }
         }
         let timed_out =
-            failure.kind == FailureKind::Timeout && self.host.has_flag(HealthFlag::FailedActiveHealthCheck);
-        self.host.set_flag(HealthFlag::ActiveHealthCheckTimeout, timed_out);
+            failure.kind == FailureKind::Timeout && self.standing.has(HealthFlag::FailedActiveHealthCheck);
+        self.standing.set(HealthFlag::ActiveHealthCheckTimeout, timed_out);
         transition = self.no_longer_pending(transition);
         if self.is_first || settings.always_log_failures {
             events.push(CheckEvent::Failed { failure, first: self.is_first });
@@ -229,18 +279,18 @@ impl HostChecks {
     }
 
     /// A host that was kept out of the reckoning until its first check takes part in it from now on.
-    fn no_longer_pending(&self, transition: Transition) -> Transition {
-        if !self.host.has_flag(HealthFlag::PendingActiveHealthCheck) {
+    fn no_longer_pending(&mut self, transition: Transition) -> Transition {
+        if !self.standing.has(HealthFlag::PendingActiveHealthCheck) {
             return transition;
         }
-        self.host.set_flag(HealthFlag::PendingActiveHealthCheck, false);
+        self.standing.set(HealthFlag::PendingActiveHealthCheck, false);
         Transition::Changed
     }
 }
 
 impl Drop for HostChecks {
     fn drop(&mut self) {
-        self.stats.healthy.sub(u64::from(!self.host.has_flag(HealthFlag::FailedActiveHealthCheck)));
-        self.stats.degraded.sub(u64::from(self.host.has_flag(HealthFlag::DegradedActiveHealthCheck)));
+        self.stats.healthy.sub(u64::from(!self.standing.has(HealthFlag::FailedActiveHealthCheck)));
+        self.stats.degraded.sub(u64::from(self.standing.has(HealthFlag::DegradedActiveHealthCheck)));
     }
 }

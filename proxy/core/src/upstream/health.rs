@@ -84,10 +84,11 @@ pub enum HealthFlag {
     ExcludedViaImmediateHealthCheckFail,
     ActiveHealthCheckTimeout,
     EdsStatusDraining,
+    DegradedOutlierDetection,
 }
 
 impl HealthFlag {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::FailedActiveHealthCheck,
         Self::FailedOutlierCheck,
         Self::FailedEdsHealth,
@@ -98,6 +99,7 @@ impl HealthFlag {
         Self::ExcludedViaImmediateHealthCheckFail,
         Self::ActiveHealthCheckTimeout,
         Self::EdsStatusDraining,
+        Self::DegradedOutlierDetection,
     ];
 
     const fn bit(self) -> u16 {
@@ -111,7 +113,9 @@ const FAILED: u16 = HealthFlag::FailedActiveHealthCheck.bit()
     | HealthFlag::EdsStatusDraining.bit();
 /// What was found out here.
 const FAILED_HERE: u16 = HealthFlag::FailedActiveHealthCheck.bit() | HealthFlag::FailedOutlierCheck.bit();
-const DEGRADED: u16 = HealthFlag::DegradedActiveHealthCheck.bit() | HealthFlag::DegradedEdsHealth.bit();
+const DEGRADED: u16 = DEGRADED_HERE | HealthFlag::DegradedEdsHealth.bit();
+const DEGRADED_HERE: u16 =
+    HealthFlag::DegradedActiveHealthCheck.bit() | HealthFlag::DegradedOutlierDetection.bit();
 const EXCLUDED: u16 = HealthFlag::PendingActiveHealthCheck.bit()
     | HealthFlag::ExcludedViaImmediateHealthCheckFail.bit()
     | HealthFlag::EdsStatusDraining.bit();
@@ -172,7 +176,7 @@ impl HealthFlags {
         }
         match said {
             Unhealthy | Draining | Timeout => said,
-            _ if flags & HealthFlag::DegradedActiveHealthCheck.bit() != 0 => Degraded,
+            _ if flags & DEGRADED_HERE != 0 => Degraded,
             Unknown | HealthStatus::Healthy | Degraded => said,
         }
     }

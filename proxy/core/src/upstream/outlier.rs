@@ -153,6 +153,12 @@ impl OutlierCounts {
         }
     }
 
+    /// Notes that the host said that it had rather not be asked; whether that is to be told to the main thread.
+    pub fn note_degraded(&self) -> bool {
+        let bit = EjectionKind::Degraded.bit();
+        self.told.fetch_or(bit, Relaxed) & bit == 0
+    }
+
     fn good(&self) {
         self.all.good();
         reset(&self.consecutive_5xx);
@@ -203,7 +209,8 @@ impl OutlierCounts {
             EjectionKind::SuccessRate
             | EjectionKind::SuccessRateLocalOrigin
             | EjectionKind::FailurePercentage
-            | EjectionKind::FailurePercentageLocalOrigin => {}
+            | EjectionKind::FailurePercentageLocalOrigin
+            | EjectionKind::Degraded => {}
         }
     }
 

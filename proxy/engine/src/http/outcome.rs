@@ -16,7 +16,6 @@ use super::deadlines::Timeout;
 use super::stream::{Stream, StreamEnd, selected};
 use crate::local::clock;
 use crate::upstream::load_report;
-use crate::upstream::outlier::judged_status;
 
 impl Stream<'_> {
     /// Tells outlier detection, if there is any, what became of asking the host.
@@ -33,17 +32,19 @@ impl Stream<'_> {
     /// The host answered with the head in `self.response`.
     #[inline]
     pub(super) fn note_answer(&mut self) {
-        if self.host_cluster().is_some_and(|cluster| cluster.cluster.outlier.is_some())
-            && let Some(head) = &self.response
-        {
-            self.note_at_host(HostResult::Answered(judged_status(head, self.request.is_grpc())));
-        }
         if let Some(cluster) = self.host_cluster()
-            && let Some(checker) = &cluster.cluster.checker
+            && let Some(outlier) = &cluster.cluster.outlier
             && let Some(host) = &self.info.upstream.host
             && let Some(head) = &self.response
         {
-            checker.note(host, head);
+            outlier.note_answer(host, head, self.request.is_grpc());
+        }
+        if let Some(cluster) = self.host_cluster()
+            && let Some(checks) = &cluster.cluster.checks
+            && let Some(host) = &self.info.upstream.host
+            && let Some(head) = &self.response
+        {
+            checks.note(host, head);
         }
         if self.wants_report()
             && let Some(head) = &self.response

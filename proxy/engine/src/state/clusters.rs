@@ -205,8 +205,8 @@ impl Store {
         if let (Some(active), Some(eds)) = (&entry.active, &version.eds)
             && active.eds.as_ref().is_some_and(|old| old.1 == eds.1 && old.0.source == eds.0.source)
             // What was found out by checks does not hold for others.
-            && active.cluster.checker.is_none()
-            && version.cluster.checker.is_none()
+            && active.cluster.checks.is_none()
+            && version.cluster.checks.is_none()
         {
             version.cluster.inherit_hosts(&active.cluster);
         }

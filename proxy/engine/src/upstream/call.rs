@@ -38,7 +38,6 @@ use super::circuit_breaker::BreakerPriority;
 use super::cluster::Cluster;
 use super::http_options::Carriage;
 use super::load_report;
-use super::outlier::judged_status;
 use super::pool::{Clusters, HostPool, Lease, NoHost, RequestGuard, Wants, WorkerCluster};
 use super::stream::Upstream;
 use crate::codec::upstream::UpstreamEvent;
@@ -418,12 +417,15 @@ impl Calling {
     fn count_at_host(&self, called: &Called, status: StatusCode) {
         match called {
             Ok(answer) => {
-                let checker = self.host_cluster().cluster.checker.as_ref();
-                if let Some((checker, host)) = checker.zip(self.host.as_ref()) {
-                    checker.note(host, &answer.head);
+                let checks = self.host_cluster().cluster.checks.as_ref();
+                if let Some((checks, host)) = checks.zip(self.host.as_ref()) {
+                    checks.note(host, &answer.head);
                 }
-                let status = judged_status(&answer.head, self.call.request.is_grpc());
-                self.note(HostResult::Answered(status));
+                if let Some((outlier, host)) =
+                    self.host_cluster().cluster.outlier.as_ref().zip(self.host.as_ref())
+                {
+                    outlier.note_answer(host, &answer.head, self.call.request.is_grpc());
+                }
                 self.note_report(answer);
             }
             Err(CallFailure::Timeout) => self.note(HostResult::TimedOut),

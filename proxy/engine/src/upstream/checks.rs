@@ -12,6 +12,7 @@ pub(super) mod sessions;
 mod tcp;
 mod wire;
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -20,7 +21,7 @@ use proxy_core::config::{BuildCx, Rejected};
 use proxy_core::head::ResponseHead;
 use proxy_core::headers::X_ENVOY_IMMEDIATE_HEALTH_CHECK_FAIL;
 use proxy_core::metadata::Metadata;
-use proxy_core::stats::groups::HealthCheckerStats;
+use proxy_core::stats::groups::{HealthCheckerStats, HealthChecksStats};
 use proxy_core::stats::{Scope, Shared};
 use proxy_core::text::Text;
 use proxy_core::upstream::{CheckResult, CheckSettings, Host};
@@ -40,7 +41,17 @@ use self::wire::Probe;
 use super::http_options::UpstreamProtocol;
 use super::transport::NAMESPACE;
 
-/// The active health checks of a cluster.
+/// The active health checks of a cluster that has clients. Its hosts have to pass all of them.
+pub struct Checks {
+    checkers: Vec<Arc<Checker>>,
+    /// What all of them come to, if there are several.
+    stats: Option<Shared<HealthChecksStats>>,
+    /// To the main thread. One host is told of once until it is looked at, so this does not grow.
+    tell: mpsc::UnboundedSender<Arc<Host>>,
+    told: Mutex<Option<mpsc::UnboundedReceiver<Arc<Host>>>>,
+}
+
+/// One way of checking hosts.
 pub struct Checker {
     pub(super) settings: CheckSettings,
     kind: Kind,
@@ -50,9 +61,6 @@ pub struct Checker {
     alpn: Vec<Text>,
     /// What chooses the transport socket in place of the host's metadata.
     criteria: Option<Metadata>,
-    /// To the main thread. One host is told of once until it is looked at, so this does not grow.
-    tell: mpsc::UnboundedSender<Arc<Host>>,
-    told: Mutex<Option<mpsc::UnboundedReceiver<Arc<Host>>>>,
 }
 
 /// What hosts are asked.
@@ -62,25 +70,76 @@ enum Kind {
     Grpc(Box<GrpcCheck>),
 }
 
-impl Checker {
+impl Checks {
     /// What `health_checks` ask for; `None` without any.
     pub fn build(
         proto: &cluster_proto::Cluster,
         protocol: UpstreamProtocol,
         scope: &Scope,
         cx: &mut BuildCx<'_>,
-    ) -> Result<Option<Arc<Self>>, Rejected> {
-        match proto.health_checks.as_slice() {
-            [] => Ok(None),
-            [one] => cx
-                .at_index("health_checks", 0, |cx| Self::build_one(one, protocol, scope, cx))
-                .map(|built| Some(Arc::new(built))),
-            [_, _, ..] => Err(cx.at("health_checks", |cx| cx.reject("Multiple health checks not supported"))),
+    ) -> Result<Option<Box<Self>>, Rejected> {
+        let protos = &proto.health_checks;
+        if protos.is_empty() {
+            return Ok(None);
+        }
+        let are_several = protos.len() > 1;
+        if are_several {
+            cx.at("health_checks", |cx| check_names(protos, cx))?;
+        }
+        let checkers = cx
+            .each("health_checks", protos, |one, cx| Checker::build(one, protocol, scope, cx).map(Arc::new));
+        let stats = are_several.then(|| scope.child("health_check").shared());
+        let (tell, told) = mpsc::unbounded_channel();
+        Ok(Some(Box::new(Self { checkers: checkers?, stats, tell, told: Mutex::new(Some(told)) })))
+    }
+
+    /// Notes an answer of `host` to a request, if it says that checks fail. Called for every answer of a cluster with checks.
+    #[inline]
+    pub fn note(&self, host: &Arc<Host>, head: &ResponseHead) {
+        if head.headers.contains_key(&*X_ENVOY_IMMEDIATE_HEALTH_CHECK_FAIL)
+            && !host.is_never_checked()
+            && host.note_passive_failure()
+        {
+            // Nobody listens once the cluster is gone.
+            let _ = self.tell.send(host.clone());
         }
     }
 
+    /// The receiving end of [`Self::note`]; `None` if somebody has it already.
+    fn take_told(&self) -> Option<mpsc::UnboundedReceiver<Arc<Host>>> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl fmt::Debug for Checks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.checkers.fmt(f)
+    }
+}
+
+/// Several checks have names, each its own.
+fn check_names(protos: &[proto::HealthCheck], cx: &mut BuildCx<'_>) -> Result<(), Rejected> {
+    let mut names = HashSet::new();
+    for (index, proto::HealthCheck { name, .. }) in protos.iter().enumerate() {
+        if name.is_empty() {
+            return Err(cx.reject(format!(
+                "health check at index {index} is missing a name; all health checks must have a name when multiple \
+                 health checks are configured"
+            )));
+        }
+        if !names.insert(name) {
+            return Err(cx.reject(format!(
+                "duplicate health check name '{name}' at index {index}; all health check names must be unique within \
+                 a cluster"
+            )));
+        }
+    }
+    Ok(())
+}
+
+impl Checker {
     /// One check of a cluster that speaks `protocol`.
-    pub(super) fn build_one(
+    pub(super) fn build(
         proto: &proto::HealthCheck,
         protocol: UpstreamProtocol,
         scope: &Scope,
@@ -92,16 +151,17 @@ impl Checker {
         let protocols = proto.tls_options.as_ref().map_or(&[][..], |options| &options.alpn_protocols);
         let alpn = protocols.iter().map(|protocol| protocol.as_str().into()).collect();
         let criteria = proto.transport_socket_match_criteria.as_ref();
-        let (tell, told) = mpsc::unbounded_channel();
+        let scope = match proto.name.as_str() {
+            "" => scope.child("health_check"),
+            name => scope.child(&format!("health_check.name.{name}")),
+        };
         Ok(Self {
             settings: settings?,
             kind: kind?,
-            stats: scope.child("health_check").shared(),
+            stats: scope.shared(),
             log: log?,
             alpn,
             criteria: criteria.map(of_namespace),
-            tell,
-            told: Mutex::new(Some(told)),
         })
     }
 
@@ -128,23 +188,6 @@ impl Checker {
             }
             None => Err(cx.reject("health_checker: value is required")),
         }
-    }
-
-    /// Notes an answer of `host` to a request, if it says that checks fail. Called for every answer of a cluster with checks.
-    #[inline]
-    pub fn note(&self, host: &Arc<Host>, head: &ResponseHead) {
-        if head.headers.contains_key(&*X_ENVOY_IMMEDIATE_HEALTH_CHECK_FAIL)
-            && !host.is_never_checked()
-            && host.note_passive_failure()
-        {
-            // Nobody listens once the cluster is gone.
-            let _ = self.tell.send(host.clone());
-        }
-    }
-
-    /// The receiving end of [`Self::note`]; `None` if somebody has it already.
-    fn take_told(&self) -> Option<mpsc::UnboundedReceiver<Arc<Host>>> {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Whether hosts answer with a status.

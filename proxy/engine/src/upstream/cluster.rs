@@ -28,7 +28,7 @@ use xds_api::envoy::config::endpoint::v3::ClusterLoadAssignment;
 
 use super::aggregate::Aggregate;
 use super::balancing::Balancing;
-use super::checks::Checker;
+use super::checks::Checks;
 use super::circuit_breaker::{BreakerOwner, BreakerPriority, Breakers, Resource};
 use super::connection_filters::ConnectionFilters;
 use super::discovery::Discovery;
@@ -89,7 +89,7 @@ pub struct Cluster {
     /// Outlier detection.
     pub outlier: Option<Box<Outlier>>,
     /// Active health checks.
-    pub checker: Option<Arc<Checker>>,
+    pub checks: Option<Box<Checks>>,
     /// Streams of bytes end with the health of their host (`close_connections_on_host_health_failure`).
     pub closes_on_failure: bool,
     /// What checks mean for hosts that come and go.
@@ -150,7 +150,8 @@ impl Cluster {
         let breakers = cx.at("circuit_breakers", |cx| {
             Breakers::build(proto.circuit_breakers.as_ref(), &stats.scope, stats.state.clone(), cx)
         });
-        let outlier = Outlier::build(proto, &stats.scope, cx);
+        let errors = http.as_ref().ok().and_then(|http| http.errors.clone());
+        let outlier = Outlier::build(proto, errors, &stats.scope, cx);
         factory?;
         let (transport, http) = (transport?, http?);
         if http.protocol == UpstreamProtocol::Alpn && !transport.is_secure() {
@@ -168,8 +169,8 @@ impl Cluster {
             cx.at("load_assignment", |cx| check_local_priorities(&proto.name, &assignment, cx))?;
         }
         let balancing = balancing?;
-        let checker = Checker::build(proto, http.protocol, &stats.scope, cx)?;
-        if checker.is_some() && matches!(discovery, Discovery::OriginalDst(_)) {
+        let checks = Checks::build(proto, http.protocol, &stats.scope, cx)?;
+        if checks.is_some() && matches!(discovery, Discovery::OriginalDst(_)) {
             return Err(cx.at("health_checks", |cx| {
                 cx.reject("hosts that are made for clients (ORIGINAL_DST) are not checked")
             }));
@@ -189,8 +190,8 @@ impl Cluster {
             breakers: breakers?,
             balancing,
             outlier: outlier?,
-            checking: checker.as_ref().map(|_| checking(proto, &discovery)),
-            checker,
+            checking: checks.as_ref().map(|_| checking(proto, &discovery)),
+            checks,
             closes_on_failure: proto.close_connections_on_host_health_failure,
             discovery,
             metadata: Metadata::new(proto.metadata.as_ref()),
@@ -301,6 +302,7 @@ impl Cluster {
     pub fn inherit_hosts(&self, from: &Self) {
         for host in from.hosts.load().hosts() {
             host.set_flag(HealthFlag::FailedOutlierCheck, false);
+            host.set_flag(HealthFlag::DegradedOutlierDetection, false);
             if self.balancing.reported.is_none() {
                 host.reset_weight();
             }
@@ -336,7 +338,7 @@ impl Cluster {
 
     /// Whether every host that is to be checked was at least once.
     pub fn is_checked(&self) -> bool {
-        self.checker.is_none() || !self.hosts.load().hosts().any(|host| host.is_unchecked())
+        self.checks.is_none() || !self.hosts.load().hosts().any(|host| host.is_unchecked())
     }
 
     /// Whether there ever was a connection for clients.

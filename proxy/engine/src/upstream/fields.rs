@@ -125,7 +125,7 @@ pub const FIELDS: &[MessageFields] = &[
             ("successful_active_health_check_uneject_host", Used),
             ("monitors", Rejected("monitors that are extensions are not available")),
             ("always_eject_one_host", Used),
-            ("detect_degraded_hosts", Rejected("answers do not make hosts degraded yet")),
+            ("detect_degraded_hosts", Used),
         ],
     ),
     ("envoy.config.cluster.v3.Cluster.CustomClusterType", &[("name", NAMES), ("typed_config", Used)]),
@@ -366,7 +366,7 @@ pub const FIELDS: &[MessageFields] = &[
     (
         "envoy.config.core.v3.HealthCheck",
         &[
-            ("name", Ignored("tells checks of one cluster apart, of which there is only one")),
+            ("name", Used),
             ("timeout", Used),
             ("interval", Used),
             ("initial_jitter", Used),
@@ -557,12 +557,13 @@ pub const FIELDS: &[MessageFields] = &[
             ("auto_config", Used),
             ("http_filters", Used),
             ("header_validation_config", Rejected("header validators are not available")),
-            ("outlier_detection", Rejected("answers are judged by their status only")),
+            ("outlier_detection", Used),
             ("request_mirror_policies", Used),
             ("hash_policy", Rejected("hash policies are those of routes and of load balancing policies")),
             ("retry_policy", Used),
         ],
     ),
+    ("envoy.extensions.upstreams.http.v3.HttpProtocolOptions.OutlierDetection", &[("error_matcher", Used)]),
     (
         "envoy.extensions.upstreams.http.v3.HttpProtocolOptions.ExplicitHttpConfig",
         &[

@@ -15,7 +15,7 @@ use super::outlier::Judge;
 
 /// Whether somebody has to look after the hosts of `cluster`.
 pub fn is_watched(cluster: &Cluster) -> bool {
-    cluster.outlier.is_some() || cluster.checker.is_some() || cluster.balancing.reported.is_some()
+    cluster.outlier.is_some() || cluster.checks.is_some() || cluster.balancing.reported.is_some()
 }
 
 /// What is told of the health of a cluster.

@@ -14,7 +14,7 @@ use prost::Message;
 use proxy_core::config::{
     BuildCx, BuildEnv, ConfigError, FieldUse, Findings, MessageFields, Rejected, duration,
 };
-use proxy_core::upstream::{Assignment, Roster};
+use proxy_core::upstream::{Assignment, HostChecks, Roster};
 use xds_api::envoy::config::cluster::v3 as cluster;
 use xds_api::envoy::config::endpoint::v3 as endpoint;
 use xds_api::envoy::service::health::v3 as proto;
@@ -181,7 +181,7 @@ impl Delegate {
                 return Ok(left.swap_remove(at).1.checker.clone());
             }
             let protocol = cluster.http.protocol;
-            Checker::build_one(check, protocol, &cluster.stats.scope, cx).map(Arc::new)
+            Checker::build(check, protocol, &cluster.stats.scope, cx).map(Arc::new)
         });
         let hosts = match before {
             Some(checked) => checked.hosts.updated(&assignment?),
@@ -203,7 +203,7 @@ impl Plan {
             });
             let mut check =
                 kept.unwrap_or_else(|| Check { sessions: Sessions::new(&cluster, &checker), checker });
-            check.sessions.set_hosts(hosts.hosts());
+            check.sessions.set_hosts(hosts.hosts(), |host, stats| HostChecks::new(host.clone(), stats));
             check
         });
         let checks = checks.collect();

@@ -12,6 +12,7 @@ use proxy_core::config::{BuildCx, Rejected, duration, timeout_or};
 use proxy_core::extension::{decode, message_name};
 use proxy_core::head::{MOST_FIELDS, Protocol};
 use proxy_core::http_chain::{HttpFilter, Place, build_chain};
+use proxy_core::matcher::ResponsePredicate;
 use proxy_core::retry::RetryPolicy;
 use xds_api::envoy::config::cluster::v3 as cluster;
 use xds_api::envoy::config::core::v3 as core;
@@ -94,6 +95,18 @@ pub struct UpstreamHttp {
     pub retry: Option<Arc<RetryPolicy>>,
     /// Who gets copies of requests, in place of what routes say.
     pub mirrors: Arc<[MirrorPolicy]>,
+    /// Which answers are failures for outlier detection, where that is not left to their status.
+    pub errors: Option<FailedAnswers>,
+}
+
+/// Which answers are failures (`error_matcher`).
+#[derive(Clone, Debug)]
+pub struct FailedAnswers(pub Arc<ResponsePredicate>);
+
+impl PartialEq for FailedAnswers {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
 }
 
 /// The filters of streams to hosts, in order, the codec at their end left out.
@@ -211,6 +224,7 @@ impl Default for UpstreamHttp {
             filters: None,
             retry: None,
             mirrors: Arc::default(),
+            errors: None,
         }
     }
 }
@@ -318,9 +332,16 @@ impl UpstreamHttp {
             }
         };
         let mirrors = MirrorPolicy::build_all(&proto.request_mirror_policies, cx);
+        let errors = proto.outlier_detection.as_ref().and_then(|detection| detection.error_matcher.as_ref());
+        let errors = errors.map(|matcher| {
+            cx.at("outlier_detection", |cx| {
+                cx.at("error_matcher", |cx| ResponsePredicate::build(matcher, cx))
+            })
+        });
         common?;
         protocol?;
         (built.filters, built.names, built.retry) = (filters?, names?, retry?);
+        built.errors = errors.transpose()?.map(|errors| FailedAnswers(Arc::new(errors)));
         built.mirrors = mirrors?;
         Ok(built)
     }

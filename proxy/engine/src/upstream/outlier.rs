@@ -10,23 +10,28 @@ use prost::Message as _;
 use proxy_core::config::{BuildCx, Rejected};
 use proxy_core::extension::access_log::LogFile;
 use proxy_core::head::ResponseHead;
+use proxy_core::headers::X_ENVOY_DEGRADED;
 use proxy_core::runtime::Runtime;
 use proxy_core::stats::groups::OutlierDetectionStats;
 use proxy_core::stats::{Scope, Shared};
 use proxy_core::upstream::{
-    Detector, EjectionKind, Host, HostResult, HostSet, OutlierChange, OutlierLimits, OutlierRates,
-    OutlierSettings,
+    Detector, EjectionKind, HealthFlag, Host, HostResult, HostSet, OutlierChange, OutlierLimits,
+    OutlierRates, OutlierSettings,
 };
 use tokio::sync::mpsc;
 use xds_api::envoy::config::cluster::v3 as proto;
 use xds_api::envoy::data::cluster::v3 as event;
 use xds_api::write::{Defaults, JsonOptions, to_json};
 
+use super::http_options::FailedAnswers;
+
 type Told = (Arc<Host>, EjectionKind);
 
 /// The outlier detection of a cluster, as requests see it.
 pub struct Outlier {
     settings: OutlierSettings,
+    /// Which answers are failures, where that is not left to their status.
+    errors: Option<FailedAnswers>,
     runtime: Arc<Runtime>,
     stats: Shared<OutlierDetectionStats>,
     log: Option<Arc<dyn LogFile>>,
@@ -40,6 +45,7 @@ impl Outlier {
     /// What `outlier_detection` asks for; `None` without it.
     pub fn build(
         proto: &proto::Cluster,
+        errors: Option<FailedAnswers>,
         scope: &Scope,
         cx: &mut BuildCx<'_>,
     ) -> Result<Option<Box<Self>>, Rejected> {
@@ -48,6 +54,7 @@ impl Outlier {
         let (tell, told) = mpsc::unbounded_channel();
         Ok(Some(Box::new(Self {
             settings,
+            errors,
             runtime: cx.env.runtime.clone(),
             stats: scope.child("outlier_detection").shared(),
             log: cx.env.outlier_log.clone(),
@@ -66,6 +73,33 @@ impl Outlier {
                 // Nobody listens once the cluster is gone.
                 let _ = self.tell.send((host.clone(), kind));
             }
+        }
+    }
+
+    /// Notes what `host` answered.
+    pub(crate) fn note_answer(&self, host: &Arc<Host>, head: &ResponseHead, is_grpc: bool) {
+        let status = match &self.errors {
+            // What is asked over gRPC has statuses of its own, as in Envoy.
+            Some(FailedAnswers(errors)) if !is_grpc => match errors.matches(head) {
+                true => head.status.as_u16().max(500),
+                false => 200,
+            },
+            Some(_) | None => judged_status(head, is_grpc),
+        };
+        self.note(host, HostResult::Answered(status));
+        if self.settings.detect_degraded_hosts
+            && status < 500
+            && head.headers.contains_key(&*X_ENVOY_DEGRADED)
+        {
+            self.note_degraded(host);
+        }
+    }
+
+    #[cold]
+    fn note_degraded(&self, host: &Arc<Host>) {
+        if !host.has_flag(HealthFlag::DegradedOutlierDetection) && host.outlier.note_degraded() {
+            // Nobody listens once the cluster is gone.
+            let _ = self.tell.send((host.clone(), EjectionKind::Degraded));
         }
     }
 
@@ -211,9 +245,8 @@ fn to_proto(cluster: &str, change: &OutlierChange, now: SystemTime) -> event::Ou
         match ejection.kind {
             EjectionKind::Consecutive5xx
             | EjectionKind::ConsecutiveGatewayFailure
-            | EjectionKind::ConsecutiveLocalOriginFailure => {
-                Event::EjectConsecutiveEvent(event::OutlierEjectConsecutive {})
-            }
+            | EjectionKind::ConsecutiveLocalOriginFailure
+            | EjectionKind::Degraded => Event::EjectConsecutiveEvent(event::OutlierEjectConsecutive {}),
             EjectionKind::SuccessRate | EjectionKind::SuccessRateLocalOrigin => {
                 Event::EjectSuccessRateEvent(event::OutlierEjectSuccessRate {
                     host_success_rate,
@@ -255,5 +288,6 @@ fn kind(kind: EjectionKind) -> event::OutlierEjectionType {
         EjectionKind::SuccessRateLocalOrigin => Type::SuccessRateLocalOrigin,
         EjectionKind::FailurePercentage => Type::FailurePercentage,
         EjectionKind::FailurePercentageLocalOrigin => Type::FailurePercentageLocalOrigin,
+        EjectionKind::Degraded => Type::Degraded,
     }
 }

@@ -348,7 +348,7 @@ crate::stats! {
         gauge min_entries_per_host,
     }
 
-    /// `cluster.<name>.health_check`
+    /// `cluster.<name>.health_check`, or `cluster.<name>.health_check.name.<check>` of a check with a name
     pub shared struct HealthCheckerStats {
         /// Checks begun.
         counter attempt,
@@ -366,6 +366,14 @@ crate::stats! {
         counter success,
         /// Checks whose answer was asked what service it is of.
         counter verify_cluster,
+    }
+
+    /// `cluster.<name>.health_check` of several checks together
+    pub shared struct HealthChecksStats {
+        /// Hosts of which a check says that they are degraded.
+        gauge degraded,
+        /// Hosts that all checks say are well.
+        gauge healthy,
     }
 
     /// `cluster.<name>.outlier_detection`

@@ -49,6 +49,7 @@ pub(super) const DEFAULTS: &[Default] = &[
     tokens("envoy.grpc_bridge_service", "cluster", "cluster.*.grpc.$.**"),
     tokens("envoy.tcp_prefix", "tcp", "tcp.$.**"),
     tokens("envoy.ratelimit_prefix", "ratelimit", "ratelimit.$.**"),
+    function("envoy.health_check_name", "cluster", health_check_name),
     tokens("envoy.cluster_name", "cluster", "cluster.$.**"),
     tokens("envoy.ext_authz_prefix", "cluster", "cluster.*.ext_authz.$.**"),
     tokens("envoy.ext_authz_prefix", "http", "http.*.ext_authz.$.**"),
@@ -81,6 +82,15 @@ fn response_code_class(name: &str) -> Option<Found> {
     let found =
         stem.get(digit..)?.bytes().all(|b| b.is_ascii_digit()) && stem.get(..digit)?.ends_with("_rq_");
     found.then(|| Found { removed: digit..digit + 1, value: digit..digit + 1 })
+}
+
+/// `cluster.<name>.health_check.(name.(<check>).)`
+fn health_check_name(name: &str) -> Option<Found> {
+    const MARK: &str = ".health_check.name.";
+    let at = name.find(MARK)?;
+    let start = at + MARK.len();
+    let length = name.get(start..)?.find('.').filter(|length| *length > 0)?;
+    Some(Found { removed: start - "name.".len()..start + length + 1, value: start..start + length })
 }
 
 pub(super) fn worker_id(name: &str) -> Option<Found> {

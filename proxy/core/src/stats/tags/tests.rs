@@ -33,6 +33,12 @@ fn default_tags_are_those_of_envoy() {
         &[("cluster_name", "outbound|80||a")],
     );
     check(
+        "cluster.c.health_check.name.a.attempt",
+        "cluster.health_check.attempt",
+        &[("health_check_name", "a"), ("cluster_name", "c")],
+    );
+    check("cluster.c.health_check.attempt", "cluster.health_check.attempt", &[("cluster_name", "c")]);
+    check(
         "listener.127.0.0.1_0.downstream_cx_total",
         "listener.downstream_cx_total",
         &[("listener_address", "127.0.0.1_0")],

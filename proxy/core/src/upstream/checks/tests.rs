@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::stats::Registry;
+use crate::stats::groups::HealthChecksStats;
 use crate::upstream::HostHealth;
 
 fn settings() -> CheckSettings {
@@ -267,4 +268,50 @@ fn what_is_awaited_must_come_in_order() {
         assert!(Payload::build_all("receive", &[text("61"), text(bad)], &mut cx).is_err());
         assert_eq!(cx.into_errors()[0].path, "receive[1].text");
     }
+}
+
+#[test]
+fn a_host_has_to_pass_all_checks() {
+    let registry = Registry::new(1);
+    let stats: Shared<HealthChecksStats> = registry.scope("cluster.c.health_check").shared();
+    let host = Arc::new(Host::new(std::net::SocketAddr::from(([127, 0, 0, 1], 1)).into()));
+    host.await_check(true);
+    let together = Together::new(&host, &stats);
+    let mut checks = ["a", "b"].map(|name| {
+        let of_one = registry.scope(&format!("cluster.c.health_check.name.{name}")).shared();
+        HostChecks::among(&together, of_one)
+    });
+    drop(together);
+    let settings = settings();
+    let counts = || (stats.healthy.value(), stats.degraded.value());
+    let is_well = || !host.has_flag(HealthFlag::FailedActiveHealthCheck);
+    checks[0].take(OK, &settings);
+    assert!(!is_well() && host.is_unchecked());
+    assert_eq!((counts(), checks[0].stats.healthy.value(), checks[1].stats.healthy.value()), ((0, 0), 1, 0));
+    checks[1].take(OK, &settings);
+    assert!(is_well() && !host.is_unchecked());
+    assert_eq!((host.health(), counts()), (HostHealth::Healthy, (1, 0)));
+    // Each counts for itself: three failures of the network between them are not enough.
+    for check in [0, 1, 0] {
+        let outcome = checks[check].take(failed(FailureKind::Network), &settings);
+        assert_eq!(outcome.transition, Transition::Pending);
+    }
+    assert!(is_well());
+    checks[1].take(failed(FailureKind::Active), &settings);
+    assert!(!is_well());
+    checks[0].take(failed(FailureKind::Timeout), &settings);
+    assert!(host.has_flag(HealthFlag::ActiveHealthCheckTimeout));
+    // The way back takes two successes of each.
+    for (check, well) in [(0, false), (0, false), (1, false), (1, true)] {
+        checks[check].take(OK, &settings);
+        assert_eq!((is_well(), counts().0), (well, u64::from(well)));
+    }
+    assert!(!host.has_flag(HealthFlag::ActiveHealthCheckTimeout));
+    let degraded = CheckResult::Passed { degraded: true };
+    for (check, result, count) in [(0, degraded, 1), (1, degraded, 1), (0, OK, 1), (1, OK, 0)] {
+        checks[check].take(result, &settings);
+        assert_eq!((host.has_flag(HealthFlag::DegradedActiveHealthCheck), counts().1), (count == 1, count));
+    }
+    drop(checks);
+    assert_eq!(counts(), (0, 0));
 }

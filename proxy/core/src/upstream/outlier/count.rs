@@ -18,12 +18,13 @@ pub(super) fn detected(stats: &OutlierDetectionStats, kind: EjectionKind) -> &Sh
         EjectionKind::FailurePercentageLocalOrigin => {
             &stats.ejections_detected_local_origin_failure_percentage
         }
+        EjectionKind::Degraded => &stats.ejections_detected_degradation,
     }
 }
 
-/// Those that were ejected for it.
-pub(super) fn enforced_by(stats: &OutlierDetectionStats, kind: EjectionKind) -> &SharedCounter {
-    match kind {
+/// Those that were ejected for it, if hosts are.
+pub(super) fn enforced_by(stats: &OutlierDetectionStats, kind: EjectionKind) -> Option<&SharedCounter> {
+    Some(match kind {
         EjectionKind::Consecutive5xx => &stats.ejections_enforced_consecutive_5xx,
         EjectionKind::ConsecutiveGatewayFailure => &stats.ejections_enforced_consecutive_gateway_failure,
         EjectionKind::SuccessRate => &stats.ejections_enforced_success_rate,
@@ -35,5 +36,6 @@ pub(super) fn enforced_by(stats: &OutlierDetectionStats, kind: EjectionKind) -> 
         EjectionKind::FailurePercentageLocalOrigin => {
             &stats.ejections_enforced_local_origin_failure_percentage
         }
-    }
+        EjectionKind::Degraded => return None,
+    })
 }

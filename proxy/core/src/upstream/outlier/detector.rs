@@ -23,6 +23,7 @@ pub enum EjectionKind {
     SuccessRateLocalOrigin,
     FailurePercentage,
     FailurePercentageLocalOrigin,
+    Degraded,
 }
 
 impl EjectionKind {
@@ -90,6 +91,17 @@ struct Tracked {
     jitter: Duration,
     ejected_at: Option<Instant>,
     unejected_at: Option<Instant>,
+    degradation: Degradation,
+}
+
+/// What is known of a host that said that it had rather not be asked. It is not ejected for that: it is asked when too few others are well.
+#[derive(Debug, Default)]
+struct Degradation {
+    /// How many base ejection times the next one lasts, less one.
+    backoff: u32,
+    jitter: Duration,
+    since: Option<Instant>,
+    over_since: Option<Instant>,
 }
 
 /// Whose outcomes are judged.
@@ -110,7 +122,20 @@ impl Tracked {
     fn new(host: Arc<Host>) -> Self {
         host.outlier.clear();
         host.set_flag(HealthFlag::FailedOutlierCheck, false);
-        Self { host, ejections: 0, backoff: 0, jitter: Duration::ZERO, ejected_at: None, unejected_at: None }
+        host.set_flag(HealthFlag::DegradedOutlierDetection, false);
+        Self {
+            host,
+            ejections: 0,
+            backoff: 0,
+            jitter: Duration::ZERO,
+            ejected_at: None,
+            unejected_at: None,
+            degradation: Degradation::default(),
+        }
+    }
+
+    fn is_degraded(&self) -> bool {
+        self.host.has_flag(HealthFlag::DegradedOutlierDetection)
     }
 
     fn is_ejected(&self) -> bool {
@@ -118,8 +143,7 @@ impl Tracked {
     }
 
     fn ejection_time(&self, settings: &OutlierSettings) -> Duration {
-        let grown = settings.base_ejection_time.saturating_mul(self.backoff);
-        grown.min(settings.max_ejection_time) + self.jitter
+        grown(settings, self.backoff) + self.jitter
     }
 
     fn volume(&self, origin: Origin) -> &Volume {
@@ -161,7 +185,14 @@ impl Detector {
             self.hosts.push(tracked.unwrap_or_else(|| Tracked::new(host.clone())));
         }
         self.places = self.hosts.iter().enumerate().map(|(place, one)| (key(&one.host), place)).collect();
-        for gone in known.into_values().filter(Tracked::is_ejected) {
+        for gone in known.into_values() {
+            self.forget(&gone);
+        }
+    }
+
+    fn forget(&mut self, gone: &Tracked) {
+        gone.host.set_flag(HealthFlag::DegradedOutlierDetection, false);
+        if gone.is_ejected() {
             gone.host.set_flag(HealthFlag::FailedOutlierCheck, false);
             self.count_ejected(-1);
         }
@@ -178,6 +209,9 @@ impl Detector {
     ) -> Option<OutlierChange> {
         host.outlier.heard(kind);
         let place = *self.places.get(&key(host))?;
+        if kind == EjectionKind::Degraded {
+            return self.degrade(place, settings, random, now);
+        }
         if self.hosts.get(place)?.is_ejected() {
             return None;
         }
@@ -204,18 +238,69 @@ impl Detector {
     ) -> Vec<OutlierChange> {
         let mut changes = Vec::new();
         for place in 0..self.hosts.len() {
+            changes.extend(self.recover(place, settings, now));
             changes.extend(self.release(place, settings, now));
         }
         for origin in [Origin::All, Origin::Local] {
             self.judge_rates(origin, settings, random, now, &mut changes);
         }
-        for tracked in self.hosts.iter_mut().filter(|tracked| !tracked.is_ejected()) {
-            let well_since = tracked.unejected_at.map(|at| now.saturating_duration_since(at));
-            if well_since.is_some_and(|well| well >= settings.interval) {
+        let is_long_ago =
+            |at: Option<Instant>| at.is_some_and(|at| now.saturating_duration_since(at) >= settings.interval);
+        for tracked in &mut self.hosts {
+            if !tracked.is_ejected() && is_long_ago(tracked.unejected_at) {
                 tracked.backoff = tracked.backoff.saturating_sub(1);
+            }
+            if !tracked.is_degraded() && is_long_ago(tracked.degradation.over_since) {
+                tracked.degradation.backoff = tracked.degradation.backoff.saturating_sub(1);
             }
         }
         changes
+    }
+
+    /// A host said that it is degraded. However many are.
+    fn degrade(
+        &mut self,
+        place: usize,
+        settings: &OutlierSettings,
+        random: &mut fastrand::Rng,
+        now: Instant,
+    ) -> Option<OutlierChange> {
+        let tracked = self.hosts.get_mut(place)?;
+        if tracked.is_degraded() {
+            return None;
+        }
+        detected(&self.stats, EjectionKind::Degraded).inc();
+        tracked.host.set_flag(HealthFlag::DegradedOutlierDetection, true);
+        let backoff = one_longer(settings, tracked.degradation.backoff);
+        tracked.degradation =
+            Degradation { backoff, jitter: jitter(settings, random), since: Some(now), over_since: None };
+        Some(OutlierChange {
+            host: tracked.host.clone(),
+            ejections: tracked.ejections,
+            since: tracked.unejected_at.map(|at| now.saturating_duration_since(at)),
+            ejection: Some(Ejection {
+                kind: EjectionKind::Degraded,
+                enforced: true,
+                success_rate: None,
+                rates: OutlierRates::default(),
+            }),
+        })
+    }
+
+    /// Degraded no longer, if it was for long enough.
+    fn recover(&mut self, place: usize, settings: &OutlierSettings, now: Instant) -> Option<OutlierChange> {
+        let tracked = self.hosts.get_mut(place)?;
+        let Degradation { backoff, jitter, since, .. } = tracked.degradation;
+        let since = since.filter(|_| tracked.is_degraded())?;
+        if now.saturating_duration_since(since) < grown(settings, backoff) + jitter {
+            return None;
+        }
+        let host = tracked.host.clone();
+        host.set_flag(HealthFlag::DegradedOutlierDetection, false);
+        tracked.degradation.over_since = Some(now);
+        // (Told as the end of an ejection, as in Envoy.)
+        let since = tracked.ejected_at.map(|at| now.saturating_duration_since(at));
+        Some(OutlierChange { host, ejections: tracked.ejections, since, ejection: None })
     }
 
     fn release(&mut self, place: usize, settings: &OutlierSettings, now: Instant) -> Option<OutlierChange> {
@@ -332,9 +417,8 @@ impl Detector {
             }
             self.count_ejected(1);
             self.stats.ejections_enforced_total.inc();
-            enforced_by(&self.stats, kind).inc();
-            let jitter = u64::try_from(settings.max_ejection_time_jitter.as_millis()).unwrap_or(u64::MAX);
-            self.hosts.get_mut(place)?.eject(settings, Duration::from_millis(random.u64(..=jitter)), now);
+            enforced_by(&self.stats, kind)?.inc();
+            self.hosts.get_mut(place)?.eject(settings, jitter(settings, random), now);
         }
         let rates = match kind {
             EjectionKind::SuccessRate => self.rates[Origin::All as usize],
@@ -365,19 +449,32 @@ impl Tracked {
         self.ejections += 1;
         self.ejected_at = Some(now);
         self.jitter = jitter;
-        let base = settings.base_ejection_time;
-        if base.saturating_mul(self.backoff) < settings.max_ejection_time.saturating_add(base) {
-            self.backoff += 1;
-        }
+        self.backoff = one_longer(settings, self.backoff);
     }
+}
+
+/// How long the so-maniest time lasts.
+fn grown(settings: &OutlierSettings, backoff: u32) -> Duration {
+    settings.base_ejection_time.saturating_mul(backoff).min(settings.max_ejection_time)
+}
+
+/// The next time lasts longer, if that would be within the limit.
+fn one_longer(settings: &OutlierSettings, backoff: u32) -> u32 {
+    let base = settings.base_ejection_time;
+    let is_within = base.saturating_mul(backoff) < settings.max_ejection_time.saturating_add(base);
+    backoff + u32::from(is_within)
+}
+
+fn jitter(settings: &OutlierSettings, random: &mut fastrand::Rng) -> Duration {
+    let most = u64::try_from(settings.max_ejection_time_jitter.as_millis()).unwrap_or(u64::MAX);
+    Duration::from_millis(random.u64(..=most))
 }
 
 impl Drop for Detector {
     /// Who judged is gone, and so is the judgement.
     fn drop(&mut self) {
-        for tracked in std::mem::take(&mut self.hosts).iter().filter(|tracked| tracked.is_ejected()) {
-            tracked.host.set_flag(HealthFlag::FailedOutlierCheck, false);
-            self.count_ejected(-1);
+        for tracked in &std::mem::take(&mut self.hosts) {
+            self.forget(tracked);
         }
     }
 }

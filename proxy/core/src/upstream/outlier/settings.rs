@@ -37,6 +37,7 @@ pub struct OutlierSettings {
     pub failure_percentage_request_volume: u32,
     pub split_external_local_origin_errors: bool,
     pub successful_active_health_check_uneject_host: bool,
+    pub detect_degraded_hosts: bool,
 }
 
 impl Default for OutlierSettings {
@@ -66,6 +67,7 @@ impl Default for OutlierSettings {
             failure_percentage_request_volume: 50,
             split_external_local_origin_errors: false,
             successful_active_health_check_uneject_host: true,
+            detect_degraded_hosts: false,
         }
     }
 }
@@ -135,6 +137,7 @@ impl OutlierSettings {
             successful_active_health_check_uneject_host: proto
                 .successful_active_health_check_uneject_host
                 .unwrap_or(true),
+            detect_degraded_hosts: proto.detect_degraded_hosts.unwrap_or(false),
         };
         if built.interval.is_zero() {
             return Err(cx.at("interval", |cx| cx.reject("must be greater than 0")));
@@ -200,7 +203,8 @@ impl OutlierSettings {
             EjectionKind::SuccessRate
             | EjectionKind::SuccessRateLocalOrigin
             | EjectionKind::FailurePercentage
-            | EjectionKind::FailurePercentageLocalOrigin => return 0,
+            | EjectionKind::FailurePercentageLocalOrigin
+            | EjectionKind::Degraded => return 0,
         };
         let set = runtime.number(&format!("outlier_detection.{key}"));
         set.map_or(value, |set| u32::try_from(set).unwrap_or(u32::MAX))
@@ -216,6 +220,7 @@ impl OutlierSettings {
             EjectionKind::SuccessRateLocalOrigin => self.enforcing_local_origin_success_rate,
             EjectionKind::FailurePercentage => self.enforcing_failure_percentage,
             EjectionKind::FailurePercentageLocalOrigin => self.enforcing_failure_percentage_local_origin,
+            EjectionKind::Degraded => 100,
         }
     }
 }

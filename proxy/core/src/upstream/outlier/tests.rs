@@ -355,3 +355,39 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn who_is_degraded_is_so_for_longer_each_time() {
+    let time = Duration::from_millis;
+    let settings = OutlierSettings {
+        interval: time(100),
+        base_ejection_time: time(1000),
+        max_ejection_time: time(2500),
+        max_ejection_percent: 0,
+        ..OutlierSettings::default()
+    };
+    let mut rig = Rig::new(2, settings);
+    let host = rig.hosts[0].clone();
+    let degrade = |rig: &mut Rig| {
+        assert!(host.outlier.note_degraded() && !host.outlier.note_degraded());
+        let kind = EjectionKind::Degraded;
+        rig.detector.reached(&host, kind, &rig.settings, &mut rig.random, rig.now)
+    };
+    for lasts in [1000, 2000, 2500, 2500] {
+        let change = degrade(&mut rig).unwrap();
+        assert!(change.ejection.is_some_and(|ejection| ejection.enforced));
+        assert_eq!(rig.hosts[0].health(), HostHealth::Degraded);
+        assert!(degrade(&mut rig).is_none(), "it is degraded already");
+        assert!(rig.sweep_after(time(lasts - 1)).is_empty());
+        assert!(rig.sweep_after(time(1))[0].ejection.is_none());
+        assert_eq!(rig.hosts[0].health(), HostHealth::Healthy);
+    }
+    // It is forgotten again with every interval in which it is well.
+    for _ in 0..4 {
+        assert!(rig.sweep_after(time(100)).is_empty());
+    }
+    degrade(&mut rig).unwrap();
+    assert_eq!(rig.sweep_after(time(1000)).len(), 1);
+    assert_eq!(rig.stats.ejections_detected_degradation.value(), 5);
+    assert_eq!((rig.stats.ejections_active.value(), rig.stats.ejections_enforced_total.value()), (0, 0));
+}

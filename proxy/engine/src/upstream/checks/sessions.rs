@@ -5,8 +5,10 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use proxy_core::stats::Shared;
+use proxy_core::stats::groups::{HealthCheckerStats, HealthChecksStats};
 use proxy_core::upstream::{
-    CheckFailure, CheckResult, FailureKind, Host, HostChecks, HostSet, IntervalLimits, Transition,
+    CheckFailure, CheckResult, FailureKind, Host, HostChecks, HostSet, IntervalLimits, Together, Transition,
 };
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
@@ -51,21 +53,27 @@ impl Sessions {
         Self { cluster, checker, running: HashMap::new(), find: None }
     }
 
-    /// Takes the hosts as they are now: new ones are checked, those that are gone no longer. Needs a local set.
-    pub(in crate::upstream) fn set_hosts<'h>(&mut self, hosts: impl Iterator<Item = &'h Arc<Host>>) {
+    /// Takes the hosts as they are now: new ones are checked, those that are gone no longer. Needs a local set. What is known of a new one is
+    /// counted in these statistics.
+    pub(in crate::upstream) fn set_hosts<'h>(
+        &mut self,
+        hosts: impl Iterator<Item = &'h Arc<Host>>,
+        known: impl Fn(&Arc<Host>, Shared<HealthCheckerStats>) -> HostChecks,
+    ) {
         let mut before = std::mem::take(&mut self.running);
         for host in hosts.filter(|host| !host.is_never_checked()) {
             let key = Arc::as_ptr(host);
             if self.running.contains_key(&key) {
                 continue;
             }
-            let session = before.remove(&key).unwrap_or_else(|| self.begin(host));
+            let session =
+                before.remove(&key).unwrap_or_else(|| self.begin(known(host, self.checker.stats.clone())));
             self.running.insert(key, session);
         }
     }
 
-    fn begin(&self, host: &Arc<Host>) -> Session {
-        let state = Rc::new(RefCell::new(HostChecks::new(host.clone(), self.checker.stats.clone())));
+    fn begin(&self, known: HostChecks) -> Session {
+        let state = Rc::new(RefCell::new(known));
         let run = run(self.cluster.clone(), self.checker.clone(), state.clone(), self.find.clone());
         Session { state, task: tokio::task::spawn_local(run).abort_handle() }
     }
@@ -73,28 +81,61 @@ impl Sessions {
 
 /// The checks of all hosts of a cluster that has clients: what is found is told to balancing, and answers to requests count, too.
 pub(in crate::upstream) struct Findings {
-    sessions: Sessions,
+    /// Those of each check.
+    sessions: Vec<Sessions>,
+    /// What all checks together count, and what they come to for each host, where there are several.
+    together: Option<Standings>,
     generation: u64,
     /// From the tasks; what waits is bounded by their number.
     found: mpsc::UnboundedReceiver<Found>,
     told: mpsc::UnboundedReceiver<Arc<Host>>,
 }
 
+/// What several checks come to for each host.
+struct Standings {
+    stats: Shared<HealthChecksStats>,
+    of: HashMap<*const Host, Rc<Together>>,
+}
+
+impl Standings {
+    fn set_hosts(&mut self, hosts: &HostSet) {
+        let mut before = std::mem::take(&mut self.of);
+        for host in hosts.hosts() {
+            let known = before.remove(&Arc::as_ptr(host));
+            self.of.insert(Arc::as_ptr(host), known.unwrap_or_else(|| Together::new(host, &self.stats)));
+        }
+    }
+}
+
 impl Findings {
     /// Those of `cluster`; `None` if it has no checks, or somebody runs them already.
     pub(in crate::upstream) fn new(cluster: &Arc<Cluster>) -> Option<Self> {
-        let checker = cluster.checker.as_ref()?;
-        let told = checker.take_told()?;
+        let checks = cluster.checks.as_ref()?;
+        let told = checks.take_told()?;
         let (find, found) = mpsc::unbounded_channel();
-        let sessions = Sessions { find: Some(find), ..Sessions::new(cluster, checker) };
-        Some(Self { sessions, generation: 0, found, told })
+        let of_one = |checker| Sessions { find: Some(find.clone()), ..Sessions::new(cluster, checker) };
+        let sessions = checks.checkers.iter().map(of_one).collect();
+        let together = checks.stats.clone().map(|stats| Standings { stats, of: HashMap::new() });
+        Some(Self { sessions, together, generation: 0, found, told })
     }
 
     /// Takes the hosts as they are now. Needs a local set.
     pub(in crate::upstream) fn set_hosts(&mut self, hosts: &HostSet) {
-        if self.generation != hosts.generation() {
-            self.generation = hosts.generation();
-            self.sessions.set_hosts(hosts.hosts());
+        if self.generation == hosts.generation() {
+            return;
+        }
+        self.generation = hosts.generation();
+        if let Some(together) = &mut self.together {
+            together.set_hosts(hosts);
+        }
+        let together = self.together.as_ref().map(|together| &together.of);
+        for sessions in &mut self.sessions {
+            sessions.set_hosts(hosts.hosts(), |host, stats| {
+                match together.and_then(|together| together.get(&Arc::as_ptr(host))) {
+                    Some(together) => HostChecks::among(together, stats),
+                    None => HostChecks::new(host.clone(), stats),
+                }
+            });
         }
     }
 
@@ -115,10 +156,10 @@ impl Findings {
         all
     }
 
-    /// Answers of `host` to requests said that checks fail.
+    /// Answers of `host` to requests said that checks fail: that counts for the last of them, as in Envoy.
     fn take_passive(&self, host: &Arc<Host>, all: &mut Vec<Found>) {
         let count = host.take_passive_failures();
-        let Sessions { cluster, checker, running, .. } = &self.sessions;
+        let Some(Sessions { cluster, checker, running, .. }) = self.sessions.last() else { return };
         let Some(session) = running.get(&Arc::as_ptr(host)) else { return };
         let result = CheckResult::Failed(CheckFailure::of(FailureKind::Passive));
         for _ in 0..count {
