@@ -70,13 +70,13 @@ fuzz_target!(|input: Input| {
                 let name = format!("n{}", name % 4);
                 let addresses: Vec<IpAddr> = addresses.iter().map(Ip::address).collect();
                 let ttl = Duration::from_secs(u64::from(*ttl));
-                let answer = Answer { addresses: addresses.clone(), ttl };
+                let answer = Answer { addresses: addresses.clone(), ttl, is_absent: false };
                 if schedule.answered(&name, Ok(answer), now) == Outcome::Answered {
                     last.insert(name, addresses);
                 }
             }
             Step::Fail { name } => {
-                let failed = Err(ResolveError("no".to_owned()));
+                let failed = Err(ResolveError { text: "no".to_owned(), details: "no" });
                 assert_eq!(schedule.answered(&format!("n{}", name % 4), failed, now), Outcome::Failed);
             }
         }
