@@ -5,6 +5,7 @@
 mod alpn;
 mod client_cert;
 mod downstream;
+mod dynamic;
 mod encrypted_keys;
 mod filter_state;
 mod istio;
