@@ -23,7 +23,7 @@ pub mod netns;
 pub mod ocsp;
 pub mod ports;
 pub mod process;
-pub mod quota;
+pub mod talk;
 pub mod tls;
 pub mod told;
 pub mod unveil;

@@ -42,7 +42,7 @@ pub use outlier::{
     OutlierSettings, Reached,
 };
 pub use priority::{Load, Priority};
-pub use reported::ReportedWeights;
+pub use reported::{AskedReports, ReportedWeights};
 pub use roster::Roster;
 pub use subsets::{SelectorFallback, SubsetFallback, SubsetSelector, SubsetSettings, SubsetWeights, Subsets};
 pub use wishes::{HostQueue, HostWish, HostWishes, OverrideHosts, OverrideSource, StrictHost};

@@ -2,6 +2,7 @@
 //! streams to hosts that the router drives.
 
 pub mod aggregate;
+mod apart;
 pub mod balancing;
 pub(crate) mod call;
 pub mod checks;
@@ -20,6 +21,7 @@ pub mod key_format;
 pub(crate) mod labels;
 pub(crate) mod load_report;
 pub mod mirror;
+mod oob;
 pub mod original_dst;
 pub mod outlier;
 pub mod pool;

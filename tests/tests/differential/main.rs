@@ -37,6 +37,7 @@ mod logs;
 mod match_delegate;
 mod metadata;
 mod mirror;
+mod oob;
 mod opentelemetry;
 mod options;
 mod original_dst;
@@ -447,6 +448,11 @@ async fn hosts_that_are_asked_for() {
 async fn weights_that_hosts_report() {
     let compared = async { reported::compare(&Binary::envoy()?, &Binary::subject()?).await };
     expect_ok(compared.await);
+}
+
+#[tokio::test]
+async fn loads_on_streams_of_their_own() {
+    expect_ok(oob::compare().await);
 }
 
 #[tokio::test]

@@ -8,13 +8,16 @@ use integration::client::Client;
 use integration::config::{H2_CLUSTER, HttpListener, bootstrap, cluster, file_log, fill, indent, port};
 use integration::expect::{SOON, eventually, whole_lines, within};
 use integration::process::{Binary, Proxy};
-use integration::quota::{Command, QuotaService};
+use integration::talk::{Command, Stream, TalkService};
+use prost::Message as _;
 use xds_api::envoy::service::rate_limit_quota::v3::rate_limit_quota_response::BucketAction;
 use xds_api::envoy::service::rate_limit_quota::v3::rate_limit_quota_response::bucket_action::{
     AbandonAction, BucketAction as Action, QuotaAssignmentAction,
 };
 use xds_api::envoy::service::rate_limit_quota::v3::rate_limit_quota_usage_reports::BucketQuotaUsage;
-use xds_api::envoy::service::rate_limit_quota::v3::{BucketId, RateLimitQuotaResponse};
+use xds_api::envoy::service::rate_limit_quota::v3::{
+    BucketId, RateLimitQuotaResponse, RateLimitQuotaUsageReports,
+};
 use xds_api::envoy::r#type::v3::rate_limit_strategy::{BlanketRule, Strategy};
 use xds_api::envoy::r#type::v3::{RateLimitStrategy, TokenBucket};
 
@@ -158,10 +161,15 @@ fn tokens(name: &str, most: u32) -> BucketAction {
     assign(name, Strategy::TokenBucket(bucket), 1000)
 }
 
+/// What was told on a stream.
+fn reports(stream: &Stream) -> impl Iterator<Item = RateLimitQuotaUsageReports> {
+    stream.messages.iter().filter_map(|message| RateLimitQuotaUsageReports::decode(&message[..]).ok())
+}
+
 /// A proxy, the service, and what was seen so far.
 struct Bed {
     proxy: Proxy,
-    service: QuotaService,
+    service: TalkService,
     client: Client,
     facts: Vec<String>,
     probe_is_denied: bool,
@@ -169,7 +177,7 @@ struct Bed {
 
 impl Bed {
     async fn start(binary: &Binary) -> Result<Self> {
-        let service = QuotaService::start().await?;
+        let service = TalkService::start().await?;
         let routes = "- match: {prefix: /}\n  direct_response: {status: 200}";
         let listener = HttpListener::new("ing", routes).filters(&filter()).logs(&file_log(LOG)).yaml();
         let yaml = bootstrap(&[listener], &[cluster("service", "service", H2_CLUSTER)], "");
@@ -216,7 +224,7 @@ impl Bed {
         let what = format!("a report of '{name}'");
         eventually(&what, SOON, async || {
             let streams = self.service.streams();
-            streams.iter().flat_map(|stream| &stream.reports).find_map(|report| {
+            streams.iter().flat_map(reports).find_map(|report| {
                 let usages = &report.bucket_quota_usages;
                 let usage = usages.iter().find(|usage| usage.bucket_id == wanted)?;
                 (report.domain == "dom").then(|| (usages.len(), usage.clone()))
@@ -229,7 +237,8 @@ impl Bed {
     async fn say(&mut self, mut actions: Vec<BucketAction>) -> Result<()> {
         self.probe_is_denied = !self.probe_is_denied;
         actions.push(if self.probe_is_denied { deny(PROBE) } else { allow(PROBE) });
-        self.service.command(Command::Say(RateLimitQuotaResponse { bucket_action: actions }))?;
+        self.service
+            .command(Command::Say(RateLimitQuotaResponse { bucket_action: actions }.encode_to_vec()))?;
         let status = if self.probe_is_denied { "429" } else { "200" };
         self.becomes(PROBE, status).await
     }
@@ -251,8 +260,8 @@ impl Bed {
             let wanted = if name.is_empty() { Some(BucketId::default()) } else { id(name) };
             let total = eventually(&format!("{expected} requests of '{name}'"), SOON, async || {
                 let streams = self.service.streams();
-                let reports = streams.iter().flat_map(|stream| &stream.reports);
-                let usages = reports.flat_map(|report| &report.bucket_quota_usages);
+                let told = streams.iter().flat_map(reports);
+                let usages = told.flat_map(|report| report.bucket_quota_usages);
                 let total = usages.filter(|usage| usage.bucket_id == wanted).fold(
                     (0, 0),
                     |(allowed, denied), one| {
@@ -272,7 +281,7 @@ impl Bed {
         let (path, fields, usages) = eventually(&format!("stream {number}"), SOON, async || {
             let streams = self.service.streams();
             let stream = streams.get(number)?;
-            let report = stream.reports.first()?;
+            let report = reports(stream).next()?;
             Some((stream.path.clone(), stream.fields.clone(), report.bucket_quota_usages.clone()))
         })
         .await?;
@@ -423,7 +432,7 @@ async fn expiry(bed: &mut Bed) -> Result<()> {
 
 /// Streams that end, and what goes on without one.
 async fn ends(bed: &mut Bed) -> Result<()> {
-    let ways = [Command::End(0), Command::Reset, Command::SayBytes(b"\xff\xff".to_vec()), Command::End(14)];
+    let ways = [Command::End(0), Command::Reset, Command::Say(b"\xff\xff".to_vec()), Command::End(14)];
     for (number, way) in ways.into_iter().enumerate() {
         bed.service.command(way)?;
         eventually("the end of the stream", SOON, async || {

@@ -28,6 +28,11 @@ impl BackOff {
         Self { next: base, max: base.saturating_mul(10) }
     }
 
+    /// Starts with pauses of up to `base`, which never are longer than `max`.
+    pub fn up_to(base: Duration, max: Duration) -> Self {
+        Self { max, ..Self::new(base) }
+    }
+
     pub(super) fn build(proto: &proto::RetryBackOff, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
         let proto::RetryBackOff { base_interval, max_interval } = proto;
         let millisecond = Duration::from_millis(1);

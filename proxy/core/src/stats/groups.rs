@@ -8,8 +8,9 @@ mod tls;
 
 pub use cluster::{
     CircuitBreakerRemainingStats, ClusterSizeStats, ClusterStateStats, ClusterTimeoutBudgetStats,
-    ClusterTrafficStats, EdsStats, HealthCheckerStats, HealthChecksStats, MaglevStats, OutlierDetectionStats,
-    RingHashStats, RouteStats, SubsetStats, TransportSocketMatchStats, UpstreamProxyProtocolStats,
+    ClusterTrafficStats, EdsStats, HealthCheckerStats, HealthChecksStats, MaglevStats, OrcaOobStats,
+    OutlierDetectionStats, RingHashStats, RouteStats, SubsetStats, TransportSocketMatchStats,
+    UpstreamProxyProtocolStats,
 };
 pub use http::{Http1Stats, Http2Stats, HttpStats, ListenerHttpStats, RouterStats, TracingStats};
 pub use listener::{

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use xds_api::envoy::extensions::load_balancing_policies::client_side_weighted_round_robin::v3 as proto;
+use xds_api::envoy::extensions::load_balancing_policies::common::v3::OrcaOobReportingConfig;
 use xds_api::xds::data::orca::v3::OrcaLoadReport;
 
 use super::{Host, HostSet};
@@ -36,7 +37,53 @@ pub struct ReportedWeights {
     expiration: Duration,
     /// How often weights are made.
     pub period: Duration,
+    /// What hosts are asked on streams of their own, if they are.
+    pub asked: Option<AskedReports>,
     runtime: Arc<Runtime>,
+}
+
+/// Reports that hosts are asked for apart from requests (`enable_oob_load_report`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct AskedReports {
+    /// How often they are to come.
+    pub period: Duration,
+    /// Where to ask, if not where requests go.
+    pub port: Option<u16>,
+    /// Whom to ask for; empty if nothing is said.
+    pub authority: Box<str>,
+    /// What chooses the transport socket in place of the host's metadata.
+    pub criteria: Option<prost_types::Struct>,
+}
+
+/// How often reports are to come where nothing is said, or 0.
+const REPORTS_PERIOD: Duration = Duration::from_secs(10);
+
+impl AskedReports {
+    fn build(
+        period: Option<&prost_types::Duration>,
+        proto: Option<&OrcaOobReportingConfig>,
+        cx: &mut BuildCx<'_>,
+    ) -> Result<Self, Rejected> {
+        let period = match period {
+            None => REPORTS_PERIOD,
+            Some(period) => duration(period)
+                .ok_or_else(|| cx.at("oob_reporting_period", |cx| cx.reject("invalid duration")))?,
+        };
+        let nothing = OrcaOobReportingConfig::default();
+        let OrcaOobReportingConfig { port_value, authority, transport_socket_match_criteria } =
+            proto.unwrap_or(&nothing);
+        let port = u16::try_from(*port_value).map_err(|_| {
+            cx.at("oob_reporting_config", |cx| {
+                cx.at("port_value", |cx| cx.reject("value must be less than or equal to 65535"))
+            })
+        })?;
+        Ok(Self {
+            period: if period.is_zero() { REPORTS_PERIOD } else { period },
+            port: Some(port).filter(|port| *port > 0),
+            authority: authority.as_str().into(),
+            criteria: transport_socket_match_criteria.clone(),
+        })
+    }
 }
 
 /// One of the metrics of a report.
@@ -108,9 +155,9 @@ impl ReportedWeights {
     ) -> Result<Self, Rejected> {
         let proto::ClientSideWeightedRoundRobin {
             enable_oob_load_report,
-            // (Says nothing without the former.)
-            oob_reporting_period: _,
-            oob_reporting_config: _,
+            // (They say nothing without the former.)
+            oob_reporting_period,
+            oob_reporting_config,
             blackout_period,
             weight_expiration_period,
             weight_update_period,
@@ -118,10 +165,10 @@ impl ReportedWeights {
             metric_names_for_computing_utilization,
             slow_start_config: _,
         } = proto;
-        if enable_oob_load_report.unwrap_or(false) {
-            let reason = "hosts are not asked for reports: they come with answers";
-            return Err(cx.at("enable_oob_load_report", |cx| cx.reject(reason)));
-        }
+        let asked = enable_oob_load_report
+            .unwrap_or(false)
+            .then(|| AskedReports::build(oob_reporting_period.as_ref(), oob_reporting_config.as_ref(), cx))
+            .transpose();
         let error_penalty = error_utilization_penalty.unwrap_or_default();
         if error_penalty.is_nan() || error_penalty < 0.0 {
             let reason = "value must be greater than or equal to 0";
@@ -142,15 +189,18 @@ impl ReportedWeights {
             blackout: blackout?,
             expiration: expiration?,
             period: update?.max(SHORTEST_PERIOD),
+            asked: asked?,
             runtime: cx.env.runtime.clone(),
         })
     }
 
-    /// Notes what `host` reported; a report without requests, or without load, says nothing.
-    pub fn note(&self, host: &Host, report: &OrcaLoadReport, now: Instant) {
-        if let Some(weight) = self.weight(report) {
+    /// Notes what `host` reported; whether it said anything: a report without requests, or without load, does not.
+    pub fn note(&self, host: &Host, report: &OrcaLoadReport, now: Instant) -> bool {
+        let weight = self.weight(report);
+        if let Some(weight) = weight {
             host.reported().get_or_init(Box::default).note(weight, ticks(now));
         }
+        weight.is_some()
     }
 
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates, and is above 0")]

@@ -211,7 +211,7 @@ impl Checker {
 }
 
 /// The metadata of a host that these criteria are of.
-fn of_namespace(criteria: &Struct) -> Metadata {
+pub(super) fn of_namespace(criteria: &Struct) -> Metadata {
     Metadata::new(Some(&proto::Metadata {
         filter_metadata: [(NAMESPACE.to_owned(), criteria.clone())].into(),
         ..proto::Metadata::default()

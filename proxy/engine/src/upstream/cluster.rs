@@ -35,6 +35,7 @@ use super::discovery::Discovery;
 use super::dns::DnsKind;
 use super::dynamic::DynamicHosts;
 use super::http_options::{UpstreamHttp, UpstreamProtocol};
+use super::oob::Asked;
 use super::outlier::Outlier;
 use super::socket_options::SocketOptions;
 use super::subset_stats::SubsetCounts;
@@ -90,6 +91,8 @@ pub struct Cluster {
     pub outlier: Option<Box<Outlier>>,
     /// Active health checks.
     pub checks: Option<Box<Checks>>,
+    /// What its hosts are asked of their load, if they are.
+    pub(super) asked_reports: Option<Box<Asked>>,
     /// Streams of bytes end with the health of their host (`close_connections_on_host_health_failure`).
     pub closes_on_failure: bool,
     /// What checks mean for hosts that come and go.
@@ -175,6 +178,8 @@ impl Cluster {
                 cx.reject("hosts that are made for clients (ORIGINAL_DST) are not checked")
             }));
         }
+        let asked = balancing.reported.as_ref().and_then(|reported| reported.asked.as_ref());
+        let asked_reports = asked.map(|asked| Box::new(Asked::new(asked, &stats.scope)));
         let hash_stats = balancing.hashing().map(|hashing| HashStats::new(hashing, &stats.scope));
         let subset_counts =
             balancing.subsets().map(|_| SubsetCounts::new(&stats.traffic, &stats.scope, cx.env.concurrency));
@@ -192,6 +197,7 @@ impl Cluster {
             outlier: outlier?,
             checking: checks.as_ref().map(|_| checking(proto, &discovery)),
             checks,
+            asked_reports,
             closes_on_failure: proto.close_connections_on_host_health_failure,
             discovery,
             metadata: Metadata::new(proto.metadata.as_ref()),

@@ -11,7 +11,6 @@ use super::dynamic::NO_SUB_CLUSTERS;
 
 const NO_REPORTS: FieldUse = Ignored("no load reports are sent; traffic is as without");
 const NO_HTTP3: FieldUse = Rejected("HTTP/3 is not available");
-const NOT_ASKED: FieldUse = Ignored("without enable_oob_load_report, which is refused, it says nothing");
 
 /// Every field of the messages that this module reads.
 pub const FIELDS: &[MessageFields] = &[
@@ -654,15 +653,19 @@ pub const FIELDS: &[MessageFields] = &[
         "envoy.extensions.load_balancing_policies.client_side_weighted_round_robin.v3.ClientSideWeightedRoundRobin",
         &[
             ("enable_oob_load_report", Used),
-            ("oob_reporting_period", NOT_ASKED),
+            ("oob_reporting_period", Used),
             ("blackout_period", Used),
             ("weight_expiration_period", Used),
             ("weight_update_period", Used),
             ("error_utilization_penalty", Used),
             ("metric_names_for_computing_utilization", Used),
             ("slow_start_config", Used),
-            ("oob_reporting_config", NOT_ASKED),
+            ("oob_reporting_config", Used),
         ],
+    ),
+    (
+        "envoy.extensions.load_balancing_policies.common.v3.OrcaOobReportingConfig",
+        &[("port_value", Used), ("authority", Used), ("transport_socket_match_criteria", Used)],
     ),
     (
         "envoy.extensions.load_balancing_policies.common.v3.LocalityLbConfig",

@@ -11,6 +11,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use super::checks::sessions::{Findings, Found};
 use super::cluster::Cluster;
+use super::oob::Streams;
 use super::outlier::Judge;
 
 /// Whether somebody has to look after the hosts of `cluster`.
@@ -38,6 +39,7 @@ pub async fn run(cluster: Arc<Cluster>, on_update: impl Fn(HealthUpdate)) {
     let outlier = cluster.outlier.as_ref();
     let mut judge = outlier.and_then(|outlier| Judge::new(outlier, cluster.name.as_str()));
     let mut findings = Findings::new(&cluster);
+    let mut streams = Streams::new(&cluster);
     let reported = cluster.balancing.reported.as_ref();
     let mut weighing = reported.map(|reported| weighing(reported.period));
     if judge.is_none() && findings.is_none() && weighing.is_none() {
@@ -51,6 +53,9 @@ pub async fn run(cluster: Arc<Cluster>, on_update: impl Fn(HealthUpdate)) {
         }
         if let Some(findings) = &mut findings {
             findings.set_hosts(&hosts);
+        }
+        if let Some(streams) = &mut streams {
+            streams.set_hosts(&hosts);
         }
         drop(hosts);
         let was_checked = std::mem::replace(&mut is_checked, cluster.is_checked());

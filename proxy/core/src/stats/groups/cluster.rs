@@ -376,6 +376,20 @@ crate::stats! {
         gauge healthy,
     }
 
+    /// `cluster.<name>.lb_orca_oob`
+    pub shared struct OrcaOobStats {
+        /// Hosts that are asked for reports.
+        gauge active_sessions,
+        /// Reports that say nothing.
+        counter report_errors,
+        /// Reports that came.
+        counter reports_received,
+        /// Streams that ended, and are begun anew.
+        counter stream_failures,
+        /// Hosts that do not know the service.
+        counter stream_terminated,
+    }
+
     /// `cluster.<name>.outlier_detection`
     pub shared struct OutlierDetectionStats {
         /// Hosts that are ejected now.

@@ -68,6 +68,7 @@ mod tests {
     use proxy_core::config::BuildEnv;
     use xds_api::envoy::config::cluster::v3 as proto;
     use xds_api::envoy::config::core::v3::TypedExtensionConfig;
+    use xds_api::envoy::extensions::load_balancing_policies::common::v3::OrcaOobReportingConfig;
     use xds_api::envoy::extensions::load_balancing_policies::round_robin::v3::RoundRobin;
     use xds_api::xds::data::orca::v3::OrcaLoadReport;
 
@@ -109,9 +110,13 @@ mod tests {
         assert_eq!(
             refused(ClientSideWeightedRoundRobin {
                 enable_oob_load_report: Some(true),
+                oob_reporting_config: Some(OrcaOobReportingConfig {
+                    port_value: 65_536,
+                    ..Default::default()
+                }),
                 ..Default::default()
             }),
-            format!("{of}.enable_oob_load_report: hosts are not asked for reports: they come with answers")
+            format!("{of}.oob_reporting_config.port_value: value must be less than or equal to 65535")
         );
         assert_eq!(
             refused(ClientSideWeightedRoundRobin {
@@ -133,6 +138,20 @@ mod tests {
         );
         assert!(by_locality(Some(list(&RoundRobin::default()))).contains("only supports"));
         assert_eq!(by_locality(Some(list(&ClientSideWeightedRoundRobin::default()))), "taken");
+    }
+
+    #[test]
+    fn hosts_that_are_asked_are_asked_every_ten_seconds_where_nothing_is_said() {
+        for period in [None, Some(prost_types::Duration::default())] {
+            let policy = ClientSideWeightedRoundRobin {
+                enable_oob_load_report: Some(true),
+                oob_reporting_period: period,
+                ..Default::default()
+            };
+            let cluster = build(Some(list(&policy))).unwrap();
+            let reported = cluster.balancing.reported.as_ref().unwrap();
+            assert_eq!(reported.asked.as_ref().unwrap().period, std::time::Duration::from_secs(10));
+        }
     }
 
     #[test]

@@ -5,33 +5,20 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use h2::client::SendRequest;
 use http::HeaderMap;
 use proxy_core::head::{BodyEvent, RequestHead, ResponseHead, Scheme};
 use proxy_core::stream_error::UpstreamReset;
 use proxy_core::upstream::Host;
-use tokio::task::AbortHandle;
 
 use super::Checker;
 use crate::codec::h1_client::ClientConnection;
 use crate::codec::h2_client::ClientStream;
-use crate::codec::h2_guard::{Guarded, Side, Traffic};
 use crate::codec::upstream::UpstreamEvent;
 use crate::net::connection::Connection;
-use crate::net::socket;
-use crate::tls::client::{Asked, Offer};
+pub(super) use crate::upstream::apart::Broken;
+use crate::upstream::apart::{Apart, Http2};
 use crate::upstream::cluster::Cluster;
-use crate::upstream::pool::{frame_limits, http1_options, http2_builder};
-use crate::upstream::transport::Layers;
-
-/// There is no connection, or it ended.
-pub(super) struct Broken;
-
-impl From<UpstreamReset> for Broken {
-    fn from(_: UpstreamReset) -> Self {
-        Self
-    }
-}
+use crate::upstream::pool::http1_options;
 
 /// One host while it is checked, with the connection that is kept between checks.
 pub(super) struct Probe<'c> {
@@ -46,18 +33,6 @@ pub(super) enum Kept {
     Tcp(Connection),
     Http1(Box<ClientConnection>),
     Http2(Http2),
-}
-
-/// An HTTP/2 connection, which ends when this is dropped.
-pub(super) struct Http2 {
-    send: SendRequest<Bytes>,
-    driver: AbortHandle,
-}
-
-impl Drop for Http2 {
-    fn drop(&mut self) {
-        self.driver.abort();
-    }
 }
 
 /// Which HTTP a request is sent in.
@@ -92,15 +67,20 @@ impl<'c> Probe<'c> {
         Self { cluster, checker, host, kept: None }
     }
 
-    /// How the host is spoken with.
-    fn layers(&self) -> &'c Layers {
-        let criteria = || self.checker.criteria.clone().unwrap_or_else(|| self.host.metadata());
-        self.cluster.transport.of(criteria)
+    /// Where the host is checked.
+    fn apart(&self) -> Apart<'c> {
+        Apart {
+            cluster: self.cluster,
+            host: self.host,
+            address: self.host.check_address(),
+            criteria: self.checker.criteria.as_ref(),
+            alpn: &self.checker.alpn,
+        }
     }
 
     /// The scheme of requests.
     pub(super) fn scheme(&self) -> Scheme {
-        if self.layers().tls.is_some() { Scheme::Https } else { Scheme::Http }
+        self.apart().scheme()
     }
 
     /// Keeps a connection for the next check, if that is wanted.
@@ -110,30 +90,7 @@ impl<'c> Probe<'c> {
 
     /// A new connection to where the host is checked.
     pub(super) async fn connect(&self) -> Result<Connection, Broken> {
-        let address = self.host.check_address();
-        let socket = socket::connect(&address, self.cluster.connect_options(&address), None).await;
-        let mut connection = Connection::new(socket.map_err(|error| self.failed(&error))?);
-        let layers = self.layers();
-        if let Some(told) = &layers.proxy_protocol {
-            let header = told.own_header(connection.socket());
-            connection.socket().write_all(&header).await.map_err(|error| self.failed(&error))?;
-        }
-        let mut session = None;
-        if let Some(tls) = &layers.tls {
-            let asked = Asked { application_protocols: &self.checker.alpn, ..Asked::from(Offer::Nothing) };
-            let shaken = Box::pin(tls.connect(&mut connection, self.host, asked)).await;
-            session = Some(Arc::new(shaken.map_err(|reason| self.failed(&reason))?));
-        }
-        let filters = &self.cluster.filters;
-        if let Some(passing) = filters.of(&mut connection, session.as_ref(), self.host, self.cluster) {
-            Box::pin(passing).await.map_err(|reason| self.failed(&reason))?;
-        }
-        Ok(connection)
-    }
-
-    fn failed(&self, reason: &dyn std::fmt::Display) -> Broken {
-        tracing::debug!(cluster = self.cluster.name.as_str(), %self.host.address, %reason, "no connection for a health check");
-        Broken
+        self.apart().connect().await
     }
 
     /// Ready when the host ended the connection that is kept, where that says something of the host.
@@ -192,27 +149,7 @@ impl<'c> Probe<'c> {
                 return Ok(kept);
             }
         }
-        let codec = self.cluster.stats.http2().clone();
-        let connection = Guarded::new(
-            self.connect().await?,
-            Side::Client,
-            frame_limits(self.cluster),
-            codec,
-            Traffic::Uncounted,
-        );
-        let options = &self.cluster.http.http2;
-        let connection = connection.with_settings(options.settings.as_ref());
-        let (send, driver) = http2_builder(self.cluster)
-            .handshake::<_, Bytes>(connection)
-            .await
-            .map_err(|error| self.failed(&error))?;
-        let driver = tokio::task::spawn_local(async move {
-            // What ends a connection is seen by who uses it.
-            let _ = driver.await;
-        });
-        let mut made = Http2 { send, driver: driver.abort_handle() };
-        poll_fn(|cx| made.send.poll_ready(cx)).await.map_err(|error| self.failed(&error))?;
-        Ok(made)
+        self.apart().http2().await
     }
 }
 

@@ -1,25 +1,24 @@
-//! A service that assigns quotas (`envoy.service.rate_limit_quota.v3.RateLimitQuotaService`) as a test says: what it is told is kept by stream.
+//! A service of gRPC whose streams last, and that says on them what a test wants: what it is told is kept by stream. Requests that are none
+//! of gRPC are answered at once, and counted.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 use bytes::{Bytes, BytesMut};
-use prost::Message as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
-use xds_api::envoy::service::rate_limit_quota::v3::{RateLimitQuotaResponse, RateLimitQuotaUsageReports};
 
 use crate::collector::take_message;
 
 /// What the service does on a stream.
 #[derive(Debug, Clone)]
 pub enum Command {
-    /// Says something.
-    Say(RateLimitQuotaResponse),
-    /// Says what is no message of the service.
-    SayBytes(Vec<u8>),
+    /// Says a message.
+    Say(Vec<u8>),
+    /// Sends what need be no message.
+    Send(Vec<u8>),
     /// Ends the stream with this `grpc-status`.
     End(u32),
     /// Resets it.
@@ -33,24 +32,30 @@ pub struct Stream {
     pub path: String,
     /// The fields of its head.
     pub fields: http::HeaderMap,
-    /// What was told, in order.
-    pub reports: Vec<RateLimitQuotaUsageReports>,
+    /// The messages that were told, in order.
+    pub messages: Vec<Vec<u8>>,
     /// Whether the other side has ended or reset it.
     pub is_over: bool,
     commands: mpsc::UnboundedSender<Command>,
 }
 
-type Streams = Arc<Mutex<Vec<Stream>>>;
+#[derive(Debug, Default)]
+struct Kept {
+    streams: Vec<Stream>,
+    others: usize,
+}
+
+type Streams = Arc<Mutex<Kept>>;
 
 /// The service.
 #[derive(Debug)]
-pub struct QuotaService {
+pub struct TalkService {
     addr: SocketAddr,
     streams: Streams,
     accepting: JoinHandle<()>,
 }
 
-impl QuotaService {
+impl TalkService {
     /// Starts to listen on loopback.
     ///
     /// # Errors
@@ -81,7 +86,12 @@ impl QuotaService {
 
     /// All streams so far, the first of them first.
     pub fn streams(&self) -> Vec<Stream> {
-        self.streams.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner).streams.clone()
+    }
+
+    /// How many requests there were that are none of gRPC.
+    pub fn others(&self) -> usize {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner).others
     }
 
     /// Does something on the last stream.
@@ -95,7 +105,7 @@ impl QuotaService {
     }
 }
 
-impl Drop for QuotaService {
+impl Drop for TalkService {
     fn drop(&mut self) {
         self.accepting.abort();
     }
@@ -105,23 +115,29 @@ async fn serve(socket: TcpStream, streams: Streams) -> Result<()> {
     let mut connection = h2::server::handshake(socket).await?;
     let mut tasks = JoinSet::new();
     while let Some(accepted) = connection.accept().await {
-        let (request, respond) = accepted?;
+        let (request, mut respond) = accepted?;
+        if !request.headers().contains_key("te") {
+            streams.lock().unwrap_or_else(PoisonError::into_inner).others += 1;
+            respond.send_response(http::Response::new(()), true)?;
+            continue;
+        }
         let (commands, orders) = mpsc::unbounded_channel();
         let number = {
-            let mut streams = streams.lock().unwrap_or_else(PoisonError::into_inner);
-            streams.push(Stream {
+            let mut kept = streams.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.streams.push(Stream {
                 path: request.uri().path().to_owned(),
                 fields: request.headers().clone(),
-                reports: Vec::new(),
+                messages: Vec::new(),
                 is_over: false,
                 commands,
             });
-            streams.len() - 1
+            kept.streams.len() - 1
         };
         let streams = streams.clone();
         tasks.spawn(async move {
             let _ = talk(request.into_body(), respond, orders, number, &streams).await;
-            if let Some(stream) = streams.lock().unwrap_or_else(PoisonError::into_inner).get_mut(number) {
+            let mut kept = streams.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(stream) = kept.streams.get_mut(number) {
                 stream.is_over = true;
             }
         });
@@ -129,7 +145,7 @@ async fn serve(socket: TcpStream, streams: Streams) -> Result<()> {
     Ok(())
 }
 
-/// Keeps what is told and does what is ordered, until the other side ends.
+/// Keeps what is told and does what is ordered, until the other side resets it or goes.
 async fn talk(
     mut body: h2::RecvStream,
     mut respond: h2::server::SendResponse<Bytes>,
@@ -140,22 +156,29 @@ async fn talk(
     let response = http::Response::builder().header("content-type", "application/grpc").body(())?;
     let mut sending = respond.send_response(response, false)?;
     let mut buffer = BytesMut::new();
+    let mut is_told = false;
     loop {
         tokio::select! {
-            data = body.data() => {
-                let Some(data) = data else { return Ok(()) };
+            reset = std::future::poll_fn(|cx| sending.poll_reset(cx)) => {
+                reset?;
+                return Ok(());
+            }
+            data = body.data(), if !is_told => {
+                let Some(data) = data else {
+                    is_told = true;
+                    continue;
+                };
                 let data = data?;
                 body.flow_control().release_capacity(data.len())?;
                 buffer.extend_from_slice(&data);
                 while let Some(bytes) = take_message(&mut buffer) {
-                    let report = RateLimitQuotaUsageReports::decode(&bytes[..])?;
-                    let mut streams = streams.lock().unwrap_or_else(PoisonError::into_inner);
-                    streams.get_mut(number).context("the stream is gone")?.reports.push(report);
+                    let mut kept = streams.lock().unwrap_or_else(PoisonError::into_inner);
+                    kept.streams.get_mut(number).context("the stream is gone")?.messages.push(bytes);
                 }
             }
             Some(order) = orders.recv() => match order {
-                Command::Say(response) => sending.send_data(framed(&response.encode_to_vec())?, false)?,
-                Command::SayBytes(bytes) => sending.send_data(framed(&bytes)?, false)?,
+                Command::Say(message) => sending.send_data(framed(&message)?, false)?,
+                Command::Send(bytes) => sending.send_data(bytes.into(), false)?,
                 Command::End(status) => {
                     let status = http::HeaderValue::from(status);
                     sending.send_trailers([(http::HeaderName::from_static("grpc-status"), status)].into_iter().collect())?;
