@@ -178,26 +178,26 @@ impl Workers {
     }
 }
 
-/// So much CPU time of a worker leaves memory behind that is worth giving back.
-const WORK: Duration = Duration::from_millis(50);
-/// A worker that takes less than this of a second has no work.
-const QUIET: Duration = Duration::from_millis(20);
+/// So many turns of a worker's loop leave memory behind that is worth giving back.
+const WORK: u64 = 1000;
+/// A worker whose loop takes fewer turns than this in a second has no work.
+const QUIET: u64 = 100;
 /// After so many seconds memory is given back once more: other threads may have been slower to free what this one made.
 const AGAIN: u32 = 10;
 
 /// Gives memory back when a worker that had work has none any more, since the allocator does so by itself only while it is busy: what
 /// connections held that have ended, and what another thread freed. And when the overload manager wants it.
 async fn tidy(give_back: fn(), overload: Option<Arc<Overload>>) {
-    let (mut shrinks, mut again, mut before, mut tidied) = (0, 0, thread_time(), thread_time());
+    let (mut shrinks, mut again, mut before, mut tidied) = (0, 0, clock::turns(), clock::turns());
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
         let wanted = overload.as_ref().map_or(0, |overload| overload.shrinks());
         let shrink = std::mem::replace(&mut shrinks, wanted) != wanted;
-        let now = thread_time();
-        let lately = now.saturating_sub(std::mem::replace(&mut before, now));
-        if shrink || now.saturating_sub(tidied) >= WORK && lately < QUIET {
+        let now = clock::turns();
+        let lately = now.wrapping_sub(std::mem::replace(&mut before, now));
+        if shrink || now.wrapping_sub(tidied) >= WORK && lately < QUIET {
             give_back();
-            (again, before, tidied) = (AGAIN, thread_time(), thread_time());
+            (again, tidied) = (AGAIN, now);
         } else if again > 0 {
             again -= 1;
             if again == 0 {
@@ -205,12 +205,6 @@ async fn tidy(give_back: fn(), overload: Option<Arc<Overload>>) {
             }
         }
     }
-}
-
-/// CPU time that the calling thread took so far.
-fn thread_time() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    Duration::try_from(time).unwrap_or_default()
 }
 
 /// One thread's runtime; its clock is read once a turn.

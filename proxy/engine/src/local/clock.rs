@@ -14,6 +14,8 @@ const USES: u32 = 64;
 thread_local! {
     /// The last reading and how often it may still be used; `None` where nobody tells when a turn begins.
     static TURN: Cell<Option<(Instant, u32)>> = const { Cell::new(None) };
+    /// How many turns began.
+    static TURNS: Cell<u64> = const { Cell::new(0) };
     static WALL: Cell<Option<(Instant, SystemTime)>> = const { Cell::new(None) };
     static DATE: RefCell<(u64, HeaderValue)> = const { RefCell::new((0, HeaderValue::from_static(""))) };
 }
@@ -22,11 +24,17 @@ thread_local! {
 ///
 /// Who calls this once must call it after every wait.
 pub fn turn() {
+    TURNS.set(TURNS.get().wrapping_add(1));
     if let Some((at, _)) = TURN.get() {
         TURN.set(Some((at, 0)));
     } else {
         TURN.set(Some((Instant::now(), 0)));
     }
+}
+
+/// How many turns of this thread's loop began so far: how much it did.
+pub(crate) fn turns() -> u64 {
+    TURNS.get()
 }
 
 /// The monotonic clock, as it was when this turn first asked: what happens in one turn happens at once, and a reading costs
