@@ -60,7 +60,7 @@ const ROUTES: &str = r#"
 - match: {prefix: /short-stream}
   route: {cluster: short_streams, timeout: 5s, retry_policy: {retry_on: 5xx}}
 - match: {prefix: /all-time}
-  route: {cluster: up, timeout: 0.3s, retry_policy: {retry_on: 5xx, num_retries: 5, retry_back_off: {base_interval: 30s}}}
+  route: {cluster: up, timeout: 0.3s, retry_policy: {retry_on: 5xx, num_retries: 5, retry_back_off: {base_interval: 3600s}}}
 - match: {prefix: /open}
   route: {cluster: no_retries, retry_policy: {retry_on: 5xx}}
 - match: {prefix: /budget}
@@ -84,7 +84,7 @@ const ROUTES: &str = r#"
   route: {cluster: up, retry_policy: {retry_on: 5xx}}
   request_body_buffer_limit: 8
 - match: {prefix: /long-pause}
-  route: {cluster: up, retry_policy: {retry_on: 5xx, retry_back_off: {base_interval: 60s, max_interval: 60s}}}
+  route: {cluster: up, retry_policy: {retry_on: 5xx, retry_back_off: {base_interval: 3600s, max_interval: 3600s}}}
   request_body_buffer_limit: 16
 - match: {prefix: /typed}
   route: {cluster: up, retry_policy_typed_config: {"@type": type.googleapis.com/envoy.config.route.v3.RetryPolicy, retry_on: 5xx}}
