@@ -121,9 +121,9 @@ impl CallFailure {
 pub struct Talk {
     /// What is told, framed ([`grpc::frame`]); the end of it ends the request.
     pub outgoing: mpsc::Receiver<Bytes>,
-    /// Where what is heard goes, a message at a time; nobody there any more ends the call. It is written where it is awaited, so what waits in it
-    /// is no more than flow control let come.
-    pub incoming: mpsc::UnboundedSender<Bytes>,
+    /// Where what is heard goes, a message at a time; nobody there any more ends the call. Nothing is read while it is full: who awaits the call
+    /// takes from it in the same task, and polls the call again then.
+    pub incoming: mpsc::Sender<Bytes>,
 }
 
 /// What becomes of a call.

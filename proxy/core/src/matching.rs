@@ -272,13 +272,19 @@ struct Domains<A> {
     exact: HashMap<Box<str>, Arc<OnMatch<A>>>,
     /// What follows `*.`.
     wildcards: HashMap<Box<str>, Arc<OnMatch<A>>>,
+    /// The length of the longest of them.
+    longest: usize,
     any: Option<Arc<OnMatch<A>>>,
 }
 
 impl<A> Domains<A> {
     /// Best first: the name itself, its parents from the longest on, everything.
     fn candidates<'t, 'n>(&'t self, name: &'n str) -> impl Iterator<Item = &'t OnMatch<A>> + use<'t, 'n, A> {
-        let parents = name.match_indices('.').filter_map(|(dot, _)| self.wildcards.get(name.get(dot + 1..)?));
+        // (What is longer is none of them, and a name that a client sends may have many dots.)
+        let from = name.len().saturating_sub(self.longest + 1);
+        let tail = name.as_bytes().get(from..).unwrap_or_default();
+        let dots = tail.iter().enumerate().filter(|(_, byte)| **byte == b'.').map(move |(at, _)| from + at);
+        let parents = dots.filter_map(|dot| self.wildcards.get(name.get(dot + 1..)?));
         let named = self.exact.get(name).into_iter().chain(parents).chain(&self.any);
         named.filter(|_| !name.is_empty()).map(|on_match| &**on_match)
     }
@@ -287,6 +293,7 @@ impl<A> Domains<A> {
         let is_new = match domain.strip_prefix("*.") {
             _ if domain == "*" => self.any.replace(to.clone()).is_none(),
             Some(parent) if !parent.is_empty() && !parent.contains('*') => {
+                self.longest = self.longest.max(parent.len());
                 self.wildcards.insert(parent.into(), to.clone()).is_none()
             }
             None if !domain.is_empty() && !domain.contains('*') => {
@@ -416,7 +423,7 @@ impl<A> Builder<'_, '_, A> {
         proto: &proto::ServerNameMatcher,
         cx: &mut BuildCx<'_>,
     ) -> Result<Domains<A>, Rejected> {
-        let mut all = Domains { exact: HashMap::new(), wildcards: HashMap::new(), any: None };
+        let mut all = Domains { exact: HashMap::new(), wildcards: HashMap::new(), longest: 0, any: None };
         cx.each("domain_matchers", &proto.domain_matchers, |one, cx| {
             let proto::server_name_matcher::DomainMatcher { domains, on_match } = one;
             let on_match = Arc::new(self.required("on_match", on_match.as_ref(), cx)?);

@@ -179,6 +179,11 @@ pub fn check_api(api: &core::ApiConfigSource, usage: ApiUse, cx: &mut BuildCx<'_
             cx.at("grpc_services", |cx| cx.reject("a second service to fall back to is not available"))
         );
     }
+    cx.reject_if(
+        usage == ApiUse::Health && api.rate_limit_settings.is_some(),
+        "rate_limit_settings",
+        "a stream of health checks says no more than it is asked for",
+    )?;
     let retry = cx.at_index("grpc_services", 0, |cx| {
         cx.reject_if(
             service.retry_policy.is_some(),

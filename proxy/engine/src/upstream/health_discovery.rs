@@ -49,6 +49,8 @@ const CONNECT_TIMEOUT: prost_types::Duration = prost_types::Duration { seconds: 
 const BUFFER_LIMIT: u32 = 32768;
 /// How often is reported unless the service says it.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// A year is as good as longer: clocks end some time after that.
+const LONGEST_INTERVAL: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// The checks that a service wants.
 pub struct Delegate {
@@ -114,7 +116,7 @@ impl Delegate {
         self.clusters = plans.into_iter().map(|plan| plan.begin(&mut before)).collect();
         let interval = read.interval.as_ref().and_then(duration).unwrap_or(INTERVAL);
         // Never without a pause: nothing else would be done.
-        self.interval = Some(interval.max(Duration::from_millis(1)));
+        self.interval = Some(interval.clamp(Duration::from_millis(1), LONGEST_INTERVAL));
         self.specifier = specifier.to_vec();
         Ok(true)
     }
@@ -233,6 +235,9 @@ fn build_cluster(config: &proto::ClusterHealthCheck, cx: &mut BuildCx<'_>) -> Re
     let needs_secrets = cluster.transport.contexts().any(|context| !context.needs().is_empty());
     let reason = "secrets by name are not available to a health discovery service";
     cx.reject_if(needs_secrets, "transport_socket_matches", reason)?;
+    let has_files = cluster.transport.contexts().any(|context| !context.files().is_empty());
+    let reason = "files that change are not followed for a health discovery service";
+    cx.reject_if(has_files, "transport_socket_matches", reason)?;
     Ok(cluster)
 }
 

@@ -140,7 +140,7 @@ impl HttpFilterExtension for RateLimitQuota {
             cx.reject_if(service.timeout.is_some(), "timeout", "the stream to the service has no end")?;
             let again = "the stream to the service is begun anew with the next report";
             cx.reject_if(service.retry_policy.is_some(), "retry_policy", again)?;
-            GrpcService::build(&service, None, cx)
+            Ok((GrpcService::build(&service, None, cx)?, format!("{service:?}")))
         });
         let tree = cx.at("bucket_matchers", |cx| {
             let Some(matcher) = bucket_matchers else { return Err(cx.reject("value is required")) };
@@ -149,7 +149,8 @@ impl HttpFilterExtension for RateLimitQuota {
             let purpose = Purpose { inputs, action: &build_action };
             MatchTree::build(&matcher, &purpose, cx)
         });
-        Ok(Config { tree: tree?, client: Client::share(service?, &domain, cx) })
+        let (service, said) = service?;
+        Ok(Config { tree: tree?, client: Client::share(service, &said, &domain, cx) })
     }
 
     fn build_route(_: NoRouteConfig, _: &mut BuildCx<'_>) -> Result<NoRouteConfig, Rejected> {

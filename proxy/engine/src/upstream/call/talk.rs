@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use http::StatusCode;
 use proxy_core::callout::grpc::take_message;
 use proxy_core::callout::{Call, CallFailure, EnvoyHeaders, Talk};
@@ -123,14 +123,22 @@ enum Unheard {
     NoMessage,
 }
 
+/// What was passed on of what came.
+enum Passed {
+    All,
+    /// There is no room for more.
+    Some,
+    ToNobody,
+}
+
 /// A call under way.
 struct Talking {
     talk: Talk,
     /// All of the request left.
     is_told: bool,
-    /// Nothing comes behind the head.
+    /// Nothing more comes.
     is_over: bool,
-    /// The beginning of a message.
+    /// What came and was not passed on: the beginning of a message, or several that there is no room for.
     heard: BytesMut,
     /// How long a message may be, with what stands before it.
     limit: usize,
@@ -138,9 +146,6 @@ struct Talking {
 
 impl Talking {
     fn poll(&mut self, up: &mut Upstream, cx: &mut Context<'_>) -> Poll<Result<Heard, Unheard>> {
-        if self.is_over {
-            return Poll::Ready(Ok(Heard::End));
-        }
         if let Poll::Ready(Err(reset)) = self.poll_tell(up, cx) {
             return Poll::Ready(Err(Unheard::Reset(reset)));
         }
@@ -148,19 +153,24 @@ impl Talking {
             return Poll::Ready(Err(Unheard::Reset(reset)));
         }
         loop {
-            let event = ready!(up.poll_event(cx)).map_err(Unheard::Reset)?;
-            let (data, ends) = match event {
-                UpstreamEvent::Informational(_) => continue,
+            match self.pass_on()? {
+                Passed::All if self.is_over => return Poll::Ready(Ok(Heard::End)),
+                Passed::All => {}
+                Passed::Some => return Poll::Pending,
+                Passed::ToNobody => return Poll::Ready(Ok(Heard::End)),
+            }
+            match ready!(up.poll_event(cx)).map_err(Unheard::Reset)? {
+                UpstreamEvent::Informational(_) => {}
                 UpstreamEvent::Head { head, end, is_upgrade } => {
                     self.is_over = end || is_upgrade || head.status != StatusCode::OK;
                     return Poll::Ready(Ok(Heard::Head(head)));
                 }
-                UpstreamEvent::Body(BodyEvent::Data(data)) => (data, false),
-                UpstreamEvent::Last(data) => (data, true),
-                UpstreamEvent::Body(BodyEvent::Trailers(_) | BodyEvent::End) => (Bytes::new(), true),
-            };
-            if self.hear(&data)? || ends {
-                return Poll::Ready(Ok(Heard::End));
+                UpstreamEvent::Body(BodyEvent::Data(data)) => self.heard.extend_from_slice(&data),
+                UpstreamEvent::Last(data) => {
+                    self.heard.extend_from_slice(&data);
+                    self.is_over = true;
+                }
+                UpstreamEvent::Body(BodyEvent::Trailers(_) | BodyEvent::End) => self.is_over = true,
             }
         }
     }
@@ -182,17 +192,22 @@ impl Talking {
         Poll::Ready(Ok(()))
     }
 
-    /// Takes in what came; whether nobody is there to hear it.
-    fn hear(&mut self, data: &[u8]) -> Result<bool, Unheard> {
-        self.heard.extend_from_slice(data);
-        while let Some(message) = take_message(&mut self.heard).map_err(|_| Unheard::NoMessage)? {
+    /// Passes on what came, as long as there is room: what is read next waits for that.
+    fn pass_on(&mut self) -> Result<Passed, Unheard> {
+        loop {
+            if self.talk.incoming.is_closed() {
+                return Ok(Passed::ToNobody);
+            }
+            if self.talk.incoming.capacity() == 0 {
+                return Ok(Passed::Some);
+            }
+            let Some(message) = take_message(&mut self.heard).map_err(|_| Unheard::NoMessage)? else { break };
             if message.len() > self.limit {
                 return Err(Unheard::TooLarge);
             }
-            if self.talk.incoming.send(message).is_err() {
-                return Ok(true);
-            }
+            // (There is room, and nobody else sends.)
+            let _ = self.talk.incoming.try_send(message);
         }
-        if self.heard.len() > self.limit { Err(Unheard::TooLarge) } else { Ok(false) }
+        if self.heard.len() > self.limit { Err(Unheard::TooLarge) } else { Ok(Passed::All) }
     }
 }

@@ -17,7 +17,7 @@ use proxy_core::callout::{CallFailure, Talk};
 use proxy_core::config::BuildCx;
 use proxy_core::extension::http_filter::{Engine, LocalBoxFuture};
 use proxy_core::stream_error::UpstreamReset;
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::TryRecvError};
 use xds_api::envoy::service::rate_limit_quota::v3::{RateLimitQuotaResponse, RateLimitQuotaUsageReports};
 
 use super::ledger::{Created, Ledger};
@@ -27,7 +27,7 @@ use super::table::{Bucket, Found, Table};
 /// The method that is called.
 const STREAM: &str = "/envoy.service.rate_limit_quota.v3.RateLimitQuotaService/StreamRateLimitQuotas";
 
-/// How many messages may wait to be told; reports that find less than half of that free are left for later.
+/// How many messages may wait to be told, and how many that were said may wait to be heard; reports that find less than half of that free are left for later.
 const WAITING: usize = 32;
 
 /// How long after a failure the stream is begun anew at the earliest, and how long at most after many.
@@ -42,8 +42,10 @@ pub(super) struct Client {
 
 impl Client {
     /// That of this service and domain: the one that there is already, or a new one.
-    pub(super) fn share(service: GrpcService, domain: &str, cx: &BuildCx<'_>) -> Arc<Self> {
-        cx.env.kept.share(&format!("{}\0{domain}", service.cluster.as_str()), || {
+    ///
+    /// `said` is what the configuration says of the service: one that is spoken with in another way is another one.
+    pub(super) fn share(service: GrpcService, said: &str, domain: &str, cx: &BuildCx<'_>) -> Arc<Self> {
+        cx.env.kept.share(&format!("{said}\0{domain}"), || {
             let table = Arc::new(Table::new(cx.env.concurrency));
             let (created, news) = mpsc::unbounded_channel();
             let ledger = Ledger::new(domain.to_owned(), table.clone());
@@ -124,7 +126,7 @@ struct Teller {
 struct Stream {
     call: LocalBoxFuture<'static, Result<(), CallFailure>>,
     outgoing: mpsc::Sender<Bytes>,
-    incoming: mpsc::UnboundedReceiver<Bytes>,
+    incoming: mpsc::Receiver<Bytes>,
     /// Something was taken: there is a connection.
     is_up: bool,
     /// What was told before there was one.
@@ -168,7 +170,16 @@ fn was_not_sent(failure: CallFailure) -> bool {
 
 impl Teller {
     async fn next(&mut self, news: &mut mpsc::UnboundedReceiver<Created>) -> Event {
+        // A service that says much keeps nothing else from being done.
+        match news.try_recv() {
+            Ok(created) => return Event::Created(created),
+            Err(TryRecvError::Disconnected) => return Event::Gone,
+            Err(TryRecvError::Empty) => {}
+        }
         let at = self.ledger.next();
+        if at.is_some_and(|at| at <= now()) {
+            return Event::Time;
+        }
         let mut time = pin!(async move {
             match at {
                 Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -203,7 +214,7 @@ impl Teller {
             return;
         }
         let (outgoing, told) = mpsc::channel(WAITING);
-        let (said, incoming) = mpsc::unbounded_channel();
+        let (said, incoming) = mpsc::channel(WAITING);
         let talk = Talk { outgoing: told, incoming: said };
         let call = self.engine.converse(self.service.talk(STREAM), talk);
         self.stream = Some(Stream { call, outgoing, incoming, is_up: false, early: Vec::new() });

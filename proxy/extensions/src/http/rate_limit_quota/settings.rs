@@ -24,6 +24,8 @@ const DETAILS: &str = "rate_limited_by_quota";
 
 /// The shortest interval of reports.
 const SHORTEST: Duration = Duration::from_millis(100);
+/// A year is as good as longer.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// The settings of a bucket.
 pub(super) struct Settings {
@@ -80,7 +82,8 @@ fn build_interval(proto: Option<&prost_types::Duration>, cx: &mut BuildCx<'_>) -
     if interval < SHORTEST {
         return Err(cx.reject("value must be at least 100ms: every bucket is reported as often"));
     }
-    Ok(interval)
+    // (Clocks end some time after that.)
+    Ok(interval.min(LONGEST))
 }
 
 fn build_fallback(proto: &RateLimitStrategy, cx: &mut BuildCx<'_>) -> Result<Strategy, Rejected> {

@@ -82,10 +82,11 @@ impl Bucket {
         self.allowed.fetch_add(usage.allowed, Ordering::Relaxed);
         self.denied.fetch_add(usage.denied, Ordering::Relaxed);
     }
+}
 
-    fn weight(&self) -> usize {
-        self.key.len() * COPIES + OF_BUCKET
-    }
+/// What a bucket with this key takes, in octets.
+fn weight(key: &[u8]) -> usize {
+    key.len() * COPIES + OF_BUCKET
 }
 
 /// A bucket that was looked for.
@@ -136,11 +137,13 @@ impl Table {
         let (bucket, is_new) = match all.buckets.get(key) {
             Some(bucket) => (bucket.clone(), false),
             None => {
-                let bucket = Arc::new(Bucket::new(key, strategy, now));
-                if all.weight + bucket.weight() > MOST {
+                // (Where there is no room nothing is made under the lock.)
+                let weight = weight(key);
+                if all.weight + weight > MOST {
                     return Found::Full;
                 }
-                all.weight += bucket.weight();
+                let bucket = Arc::new(Bucket::new(key, strategy, now));
+                all.weight += weight;
                 all.buckets.insert(bucket.key.clone(), bucket.clone());
                 (bucket, true)
             }
@@ -155,7 +158,7 @@ impl Table {
         let mut all = self.lock();
         for key in keys {
             if let Some(bucket) = all.buckets.remove(key) {
-                all.weight -= bucket.weight();
+                all.weight -= weight(&bucket.key);
             }
         }
         self.removed.fetch_add(1, Ordering::Release);
