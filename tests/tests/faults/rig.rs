@@ -16,8 +16,6 @@ use tokio::sync::oneshot;
 const PROMPT: Duration = Duration::from_millis(100);
 /// How long memory and gauges may take to come back.
 const AFTERWARDS: Duration = Duration::from_secs(30);
-/// Between two looks at memory that may come back.
-const REST: Duration = Duration::from_millis(200);
 /// Gauges of what is under way.
 const UNDER_WAY: &str = "(downstream_cx|downstream_rq|downstream_pre_cx|downstream_cx_http1|downstream_cx_http2|downstream_cx_upgrades|upstream_cx|upstream_rq|upstream_rq_pending|streams)_active$";
 
@@ -276,9 +274,8 @@ impl Rig {
         let bar = self.resident + self.resident / 10;
         let mut resident = 0;
         let back = eventually("memory back", AFTERWARDS, async || {
-            // some of it comes back when something happens, some when a worker has nothing to do
+            // an idle process has nothing to give memory back at: something must happen
             good_request(self.addr().ok()?).await.ok()?;
-            tokio::time::sleep(REST).await;
             resident = self.proxy.resident_kib().ok()?;
             (resident <= bar).then_some(())
         });
