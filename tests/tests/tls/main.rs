@@ -13,6 +13,7 @@ mod istio_tcp;
 mod key_log;
 mod ocsp;
 mod odd_certificates;
+mod odd_hellos;
 mod parameters;
 mod principals;
 mod proxy_protocol;

@@ -69,6 +69,18 @@ async fn what_two_specifiers_have_in_common_goes_on() {
     .await;
 }
 
+/// Beyond the end of all clocks: text cannot say it, and a service can.
+#[tokio::test]
+async fn the_longest_interval_is_a_long_one() {
+    with_delegate(|delegate| {
+        let interval = Some(prost_types::Duration { seconds: i64::MAX, nanos: 0 });
+        let specifier = proto::HealthCheckSpecifier { interval, ..Default::default() };
+        assert_eq!(delegate.take(&specifier.encode_to_vec()), Ok(true));
+        assert_eq!(delegate.interval(), Some(LONGEST_INTERVAL));
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn names_say_who_is_the_same() {
     with_delegate(|delegate| {

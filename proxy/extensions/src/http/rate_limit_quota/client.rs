@@ -368,6 +368,36 @@ mod tests {
         });
     }
 
+    /// A service that never stops keeps no report from being made.
+    #[test]
+    fn a_service_that_says_much_keeps_nothing_from_being_done() {
+        run_with(|engine, client| async move {
+            assert!(request(&client, "a"));
+            tokio::time::sleep(SECOND).await;
+            let message = || Bytes::from(RateLimitQuotaResponse::default().encode_to_vec());
+            let incoming = engine.talks.borrow().last().unwrap().1.incoming.clone();
+            assert!(incoming.capacity() <= WAITING);
+            let chattering = async {
+                while incoming.send(message()).await.is_ok() {
+                    tokio::task::yield_now().await;
+                }
+            };
+            let counting = async {
+                assert_eq!(told(&engine), [[("a".to_owned(), 1)]]);
+                assert!(request(&client, "a") && request(&client, "b"));
+                // (Time stands while there is anything to do.)
+                while told(&engine).is_empty() {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::select! {
+                () = chattering => {}
+                () = counting => {}
+            }
+            drop(client);
+        });
+    }
+
     #[test]
     fn what_is_said_is_heard_and_what_is_no_message_ends_the_stream() {
         run_with(|engine, client| async move {
@@ -379,7 +409,7 @@ mod tests {
             };
             let say = |message: Vec<u8>| {
                 let talks = engine.talks.borrow();
-                talks.last().unwrap().1.incoming.send(message.into()).unwrap();
+                talks.last().unwrap().1.incoming.try_send(message.into()).unwrap();
             };
             say(RateLimitQuotaResponse { bucket_action: vec![abandoned] }.encode_to_vec());
             tokio::time::sleep(SECOND).await;

@@ -38,6 +38,23 @@ pub(super) fn settings(change: impl FnOnce(&mut Settings)) -> Arc<Settings> {
     Arc::new(settings)
 }
 
+/// Beyond the end of all clocks.
+#[test]
+fn the_longest_interval_is_a_long_one() {
+    let proto = proto::RateLimitQuotaBucketSettings {
+        reporting_interval: Some(prost_types::Duration { seconds: i64::MAX, nanos: 0 }),
+        ..Default::default()
+    };
+    let env = env();
+    let settings = Arc::new(Settings::build(&proto, &mut BuildCx::new(&env)).unwrap());
+    let table = Arc::new(Table::new(1));
+    let mut ledger = Ledger::new("d".to_owned(), table.clone());
+    let now = Instant::now();
+    let Found::New(bucket) = table.find(b"a", settings.unassigned, now) else { panic!("it is new") };
+    ledger.add(Created { bucket, settings }, now);
+    assert!(ledger.next().is_some_and(|next| next > now + 300 * 24 * 3600 * SECOND));
+}
+
 fn expired(strategy: Option<Strategy>, seconds: u64) -> Option<Expired> {
     Some(Expired { strategy, timeout: Duration::from_secs(seconds) })
 }
