@@ -10,7 +10,7 @@ use crate::config::{BuildCx, Rejected};
 
 /// A set of ranges of IPv4 and IPv6 addresses.
 ///
-/// An IPv4-mapped IPv6 address is looked up as the IPv4 address it stands for.
+/// An IPv4-mapped IPv6 address is looked up as the IPv6 address that it is, as in Envoy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CidrSet {
     v4: Box<[(u32, u32)]>,

@@ -41,8 +41,9 @@ pub(super) struct AddressFilter {
 }
 
 impl AddressFilter {
+    /// Whether `ip` is one of them. An IPv4-mapped IPv6 address is also the IPv4 address that it stands for: it is one of them if either is.
     pub(super) fn contains(&self, ip: IpAddr) -> bool {
-        self.ranges.contains(ip) != self.inverted
+        [ip, ip.to_canonical()].into_iter().any(|ip| self.ranges.contains(ip) != self.inverted)
     }
 }
 

@@ -6,6 +6,8 @@ use xds_api::envoy::config::cluster::v3::cluster::RefreshRate;
 use xds_api::envoy::extensions::common::dynamic_forward_proxy::v3::{
     DnsCacheCircuitBreakers, DnsCacheConfig,
 };
+use xds_api::envoy::r#type::matcher::v3::AddressMatcher;
+use xds_api::xds::core::v3::CidrRange;
 
 use super::task::run;
 use super::*;
@@ -226,6 +228,39 @@ async fn what_is_no_name_is_not_asked_for() {
     }
     assert_eq!(shown(&find(&cache, "10.0.0.1").await), "10.0.0.1:80");
     assert!(script.times().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn mapped_addresses_do_not_pass_the_filter() {
+    let range =
+        |address: &str, prefix| CidrRange { address_prefix: address.into(), prefix_len: Some(prefix) };
+    let inside = range("10.0.0.0", 8);
+    let mapped = range("::ffff:0:0", 96);
+    let all_v6 = range("::", 0);
+    for (ranges, invert_match, passes) in [
+        (vec![], false, "10.0.0.1 192.0.2.1 ::ffff:10.0.0.1 ::ffff:192.0.2.1 2001:db8::1"),
+        (vec![inside.clone()], false, "192.0.2.1 ::ffff:192.0.2.1 2001:db8::1"),
+        (vec![mapped], false, "10.0.0.1 192.0.2.1 2001:db8::1"),
+        (vec![inside], true, "10.0.0.1"),
+        (vec![all_v6], true, "2001:db8::1"),
+    ] {
+        let filter = AddressMatcher { ranges, invert_match };
+        let config = DnsCacheConfig { resolved_address_filter: Some(filter), ..config() };
+        let script = Script::new();
+        let cache = start(&config, script.clone());
+        let mut passed = Vec::new();
+        for ip in ["10.0.0.1", "192.0.2.1", "::ffff:10.0.0.1", "::ffff:192.0.2.1", "2001:db8::1"] {
+            let name = format!("{}.test", ip.replace(':', "-"));
+            script.answer(&name, &[ip], 60);
+            let (literal, named) = (find(&cache, ip).await, find(&cache, &name).await);
+            assert_eq!(literal, named, "{ip}");
+            match literal {
+                Ok(_) => passed.push(ip),
+                Err(reason) => assert_eq!(&*reason, "address_denied"),
+            }
+        }
+        assert_eq!(passed.join(" "), passes);
+    }
 }
 
 /// Never answers.
