@@ -10,19 +10,23 @@ use integration::upstream::{Reply, Upstream};
 
 use super::{expect_stat, start, stat_becomes};
 
-fn cluster(server: &DnsServer, extra: &str) -> String {
-    let cache = format!(
-        "name: c\ndns_lookup_family: V4_ONLY\ndns_min_refresh_rate: 1s\n{extra}\n{}",
-        server.resolver()
-    );
-    format!(
-        "- name: a\n  connect_timeout: 1s\n  lb_policy: CLUSTER_PROVIDED\n  cluster_type:\n    name: envoy.clusters.dynamic_forward_proxy\n    typed_config:\n      \"@type\": type.googleapis.com/envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig\n      dns_cache_config:\n{}",
+/// A cluster whose cache has its name.
+fn cluster(name: &str, server: &DnsServer, cache: &str) -> (String, String) {
+    let cache = format!("name: {name}\n{cache}\n{}", server.resolver());
+    let yaml = format!(
+        "- name: {name}\n  connect_timeout: 1s\n  lb_policy: CLUSTER_PROVIDED\n  cluster_type:\n    name: envoy.clusters.dynamic_forward_proxy\n    typed_config:\n      \"@type\": type.googleapis.com/envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig\n      dns_cache_config:\n{}",
         indent(&cache, 8)
-    )
+    );
+    (name.to_owned(), yaml)
 }
 
-async fn get(client: &mut Client, host: &str, port: u16) -> Result<(u16, Vec<u8>)> {
-    client.send(format!("GET /a HTTP/1.1\r\nhost: {host}:{port}\r\n\r\n").as_bytes()).await?;
+async fn start_with<const N: usize>(clusters: [(String, String); N]) -> Result<Proxy> {
+    let clusters = clusters.each_ref().map(|(name, yaml)| (name.as_str(), yaml.clone()));
+    start(&clusters, "").await
+}
+
+async fn get(client: &mut Client, cluster: &str, host: &str, port: u16) -> Result<(u16, Vec<u8>)> {
+    client.send(format!("GET /{cluster} HTTP/1.1\r\nhost: {host}:{port}\r\n\r\n").as_bytes()).await?;
     let response = client.response("GET", SOON).await?;
     Ok((response.head.status()?, response.body))
 }
@@ -40,7 +44,22 @@ fn short_lived(address: &str) -> Result<Answer> {
 }
 
 #[tokio::test]
-async fn a_host_moves_and_is_forgotten() -> Result<()> {
+async fn a_name_is_asked_for_once() -> Result<()> {
+    let up = Upstream::start().await?;
+    let server = DnsServer::start().await?;
+    server.set("a.test", short_lived("127.0.0.1")?);
+    let proxy =
+        start_with([cluster("a", &server, "dns_lookup_family: V4_ONLY\ndns_min_refresh_rate: 300s")]).await?;
+    let mut client = client(&proxy).await?;
+    for _ in 0..2 {
+        ensure!(get(&mut client, "a", "a.test", up.addr().port()).await?.0 == 200);
+    }
+    ensure!((up.opened(), server.asked("a.test").len()) == (1, 1), "{:?}", server.asked("a.test"));
+    proxy.stop().await
+}
+
+#[tokio::test]
+async fn a_host_moves() -> Result<()> {
     let mut both = Upstream::start_on_one_port(&["127.0.0.1".parse()?, "127.0.0.2".parse()?]).await?;
     let (second, first) = (both.pop().context("second")?, both.pop().context("first")?);
     first.answer(body("first"));
@@ -48,28 +67,37 @@ async fn a_host_moves_and_is_forgotten() -> Result<()> {
     let port = first.addr().port();
     let server = DnsServer::start().await?;
     server.set("a.test", short_lived("127.0.0.1")?);
-    let proxy = start(&[("a", cluster(&server, "host_ttl: 1s"))], "").await?;
+    let proxy =
+        start_with([cluster("a", &server, "dns_lookup_family: V4_ONLY\ndns_min_refresh_rate: 1s")]).await?;
     let mut client = client(&proxy).await?;
-    ensure!(get(&mut client, "a.test", port).await? == (200, b"first".to_vec()));
-    ensure!(get(&mut client, "a.test", port).await? == (200, b"first".to_vec()));
-    ensure!((first.opened(), server.asked("a.test").len()) == (1, 1), "{:?}", server.asked("a.test"));
+    ensure!(get(&mut client, "a", "a.test", port).await? == (200, b"first".to_vec()));
     expect_stat(&proxy, "cluster.a.membership_total", 1).await?;
 
     server.set("a.test", short_lived("127.0.0.2")?);
     let mut moved = async || {
-        let answer = get(&mut client, "a.test", port).await.ok()?;
+        let answer = get(&mut client, "a", "a.test", port).await.ok()?;
         (answer.1 == b"second").then_some(())
     };
     eventually("the other address", SOON, async || moved().await).await?;
     eventually("the old connection to close", SOON, async || (first.open() == 0).then_some(())).await?;
     expect_stat(&proxy, "cluster.a.membership_total", 1).await?;
-    expect_stat(&proxy, "dns_cache.c.host_address_changed", 2).await?;
+    expect_stat(&proxy, "dns_cache.a.host_address_changed", 2).await?;
+    proxy.stop().await
+}
 
-    // Nobody goes there any more.
-    stat_becomes(&proxy, "dns_cache.c.num_hosts", 0).await?;
+#[tokio::test]
+async fn a_host_that_nobody_goes_to_is_forgotten() -> Result<()> {
+    let up = Upstream::start().await?;
+    let server = DnsServer::start().await?;
+    server.set("a.test", short_lived("127.0.0.1")?);
+    let cache = "dns_lookup_family: V4_ONLY\ndns_min_refresh_rate: 1s\nhost_ttl: 1s";
+    let proxy = start_with([cluster("a", &server, cache)]).await?;
+    let mut client = client(&proxy).await?;
+    ensure!(get(&mut client, "a", "a.test", up.addr().port()).await?.0 == 200);
+    stat_becomes(&proxy, "dns_cache.a.num_hosts", 0).await?;
     stat_becomes(&proxy, "cluster.a.membership_total", 0).await?;
-    eventually("its connection to close", SOON, async || (second.open() == 0).then_some(())).await?;
-    ensure!(get(&mut client, "a.test", port).await? == (200, b"second".to_vec()), "it is found again");
+    eventually("its connection to close", SOON, async || (up.open() == 0).then_some(())).await?;
+    ensure!(get(&mut client, "a", "a.test", up.addr().port()).await?.0 == 200, "it is found again");
     proxy.stop().await
 }
 
@@ -77,16 +105,42 @@ async fn a_host_moves_and_is_forgotten() -> Result<()> {
 #[tokio::test]
 async fn names_that_there_are_not_are_bounded() -> Result<()> {
     let server = DnsServer::start().await?;
-    let extra = "max_hosts: 20\nhost_ttl: 1s\ndns_refresh_rate: 1s";
-    let proxy = start(&[("a", cluster(&server, extra))], "").await?;
+    let cache = "dns_lookup_family: V4_ONLY\nmax_hosts: 20\ndns_refresh_rate: ";
+    let proxy = start_with([
+        cluster("a", &server, &format!("{cache}300s")),
+        cluster("b", &server, &format!("{cache}1s\nhost_ttl: 1s")),
+    ])
+    .await?;
     let mut client = client(&proxy).await?;
     for number in 0..100 {
-        let (status, _) = get(&mut client, &format!("absent-{number}.test"), 80).await?;
+        let (status, _) = get(&mut client, "a", &format!("absent-{number}.test"), 80).await?;
         ensure!(status == 503, "{status}");
     }
-    expect_stat(&proxy, "dns_cache.c.host_added", 20).await?;
-    expect_stat(&proxy, "dns_cache.c.host_overflow", 80).await?;
-    stat_becomes(&proxy, "dns_cache.c.num_hosts", 0).await?;
-    expect_stat(&proxy, "dns_cache.c.circuit_breakers.rq_pending_remaining", 1024).await?;
+    expect_stat(&proxy, "dns_cache.a.num_hosts", 20).await?;
+    expect_stat(&proxy, "dns_cache.a.host_added", 20).await?;
+    expect_stat(&proxy, "dns_cache.a.host_overflow", 80).await?;
+    expect_stat(&proxy, "dns_cache.a.circuit_breakers.rq_pending_remaining", 1024).await?;
+
+    let (status, _) = get(&mut client, "b", "absent.test", 80).await?;
+    ensure!(status == 503, "{status}");
+    stat_becomes(&proxy, "dns_cache.b.num_hosts", 0).await?;
+    expect_stat(&proxy, "dns_cache.b.host_removed", 1).await?;
+    proxy.stop().await
+}
+
+/// IPv4 addresses in the guise of IPv6 do not get by the filter.
+#[tokio::test]
+async fn mapped_addresses_are_not_gone_to() -> Result<()> {
+    let up = Upstream::start().await?;
+    let server = DnsServer::start().await?;
+    let filter = "resolved_address_filter: {ranges: [{address_prefix: 127.0.0.0, prefix_len: 8}]}";
+    let proxy = start_with([cluster("a", &server, ""), cluster("b", &server, filter)]).await?;
+    let mut client = client(&proxy).await?;
+    let port = up.addr().port();
+    for host in ["[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "127.0.0.1"] {
+        ensure!(get(&mut client, "b", host, port).await?.0 == 503, "{host}");
+    }
+    ensure!(up.opened() == 0, "somebody came");
+    ensure!(get(&mut client, "a", "127.0.0.1", port).await?.0 == 200);
     proxy.stop().await
 }
