@@ -20,6 +20,7 @@ pub mod http_options;
 pub mod key_format;
 pub(crate) mod labels;
 pub(crate) mod load_report;
+mod members;
 pub mod mirror;
 mod oob;
 pub mod original_dst;

@@ -35,6 +35,7 @@ use super::discovery::Discovery;
 use super::dns::DnsKind;
 use super::dynamic::DynamicHosts;
 use super::http_options::{UpstreamHttp, UpstreamProtocol};
+use super::members::Members;
 use super::oob::Asked;
 use super::outlier::Outlier;
 use super::socket_options::SocketOptions;
@@ -368,12 +369,19 @@ impl Cluster {
     }
 
     /// Hosts that are no set that is balanced over came or left; now there are so many.
-    pub(super) fn note_members(&self, members: usize) {
-        let state = &self.stats.state;
-        state.membership_change.inc();
-        state.membership_total.set(members as u64);
-        state.membership_healthy.set(members as u64);
+    pub(super) fn note_members(&self, members: &Members) {
+        self.stats.state.membership_change.inc();
+        self.publish_members(members);
         self.membership.notify_one();
+    }
+
+    /// Tells how many hosts there are.
+    pub(super) fn publish_members(&self, members: &Members) {
+        let state = &self.stats.state;
+        state.membership_total.set(members.total as u64);
+        state.membership_healthy.set(members.healthy as u64);
+        state.membership_degraded.set(members.degraded as u64);
+        state.membership_excluded.set(members.excluded as u64);
     }
 
     /// Ready when other hosts came since it was last, for one who looks after them. Cancel-safe.
@@ -391,11 +399,13 @@ impl Cluster {
 
     /// Tells of hosts that requests go to already: who reads of them can count on it.
     fn publish_membership(&self, before: &HostSet, hosts: &HostSet) {
-        let state = &self.stats.state;
-        state.membership_total.set(hosts.len() as u64);
-        state.membership_healthy.set(hosts.healthy_len() as u64);
-        state.membership_degraded.set(hosts.degraded_len() as u64);
-        state.membership_excluded.set(hosts.excluded_len() as u64);
+        match &self.discovery {
+            Discovery::Static | Discovery::Dns(_) | Discovery::Eds(_) | Discovery::Aggregate(_) => {
+                self.publish_members(&hosts.into());
+            }
+            Discovery::OriginalDst(members) => members.count_anew(self),
+            Discovery::Dynamic(members) => members.count_anew(self),
+        }
         if let Some((stats, counts)) =
             self.hash_stats.as_ref().zip(hosts.tables().and_then(HashTables::counts))
         {
@@ -414,7 +424,7 @@ impl Cluster {
             Discovery::Eds(_) => true,
         };
         if merges {
-            state.max_host_weight.set(hosts.max_weight().max(1).into());
+            self.stats.state.max_host_weight.set(hosts.max_weight().max(1).into());
         }
     }
 

@@ -7,7 +7,7 @@
 //! `docs/root/intro/arch_overview/http/http_proxy.rst`.
 
 use std::future::ready;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use futures_util::future::Either;
 use proxy_core::address::Address;
@@ -29,6 +29,7 @@ use xds_api::envoy::extensions::clusters::dynamic_forward_proxy::v3::cluster_con
 
 use super::cluster::Cluster;
 use super::discovery::Discovery;
+use super::members::Members;
 use super::pool::WorkerCluster;
 use super::transport_options::NamesOfRequests;
 use crate::local::clock;
@@ -43,6 +44,8 @@ pub(super) const NO_SUB_CLUSTERS: &str = "all hosts are of one cluster: only dns
 pub struct DynamicHosts {
     cache: Arc<dyn DnsCache>,
     hosts: ReadMap<HostKey, Member>,
+    /// Who writes to `hosts` keeps this.
+    members: Mutex<Members>,
     /// The names for TLS need not be those of requests.
     allows_insecure: bool,
     left: Notify,
@@ -95,6 +98,7 @@ impl DynamicHosts {
         Ok(Self {
             cache,
             hosts: ReadMap::new(usize::try_from(expected).unwrap_or(usize::MAX)),
+            members: Mutex::default(),
             allows_insecure: *allow_insecure_cluster_options,
             left: Notify::new(),
         })
@@ -172,6 +176,18 @@ impl DynamicHosts {
         members.sort_by(|one, other| one.of.hostname.cmp(&other.of.hostname));
         members.into_iter().map(|member| member.host).collect()
     }
+
+    fn members(&self) -> MutexGuard<'_, Members> {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts the hosts after their health changed, and has `cluster` tell of it.
+    pub(super) fn count_anew(&self, cluster: &Cluster) {
+        let _nobody_writes = self.hosts.write();
+        let mut members = self.members();
+        *members = self.hosts.values().iter().map(|member| &*member.host).collect();
+        cluster.publish_members(&members);
+    }
 }
 
 /// Whether a host is known.
@@ -234,21 +250,29 @@ impl Follower for Cluster {
         member.additional_addresses = rest.into();
         member.hostname = host.hostname.clone();
         let member = Member { of: host.clone(), host: Arc::new(member) };
-        let mut members = hosts.hosts.write();
-        match members.insert(HostKey(host.clone()), member) {
-            Some(_) => hosts.left.notify_one(),
+        let mut known = hosts.hosts.write();
+        let mut members = hosts.members();
+        members.came(&member.host);
+        match known.insert(HostKey(host.clone()), member) {
+            Some(before) => {
+                members.left(&before.host);
+                self.publish_members(&members);
+                hosts.left.notify_one();
+            }
             None => {
                 self.transport.count(&Metadata::default());
-                self.note_members(members.len());
+                self.note_members(&members);
             }
         }
     }
 
     fn gone(&self, host: &DnsHost) {
         let Discovery::Dynamic(hosts) = &self.discovery else { return };
-        let mut members = hosts.hosts.write();
-        if members.remove(&host.wanted()).is_some() {
-            self.note_members(members.len());
+        let mut known = hosts.hosts.write();
+        if let Some(gone) = known.remove(&host.wanted()) {
+            let mut members = hosts.members();
+            members.left(&gone.host);
+            self.note_members(&members);
             hosts.left.notify_one();
         }
     }
@@ -260,5 +284,69 @@ pub async fn run(cluster: Arc<Cluster>, on_left: impl Fn()) {
     loop {
         hosts.left.notified().await;
         on_left();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use prost::Message as _;
+    use proxy_core::config::BuildEnv;
+    use proxy_core::upstream::HealthFlag;
+    use xds_api::envoy::config::cluster::v3::cluster::CustomClusterType;
+    use xds_api::envoy::extensions::common::dynamic_forward_proxy::v3::DnsCacheConfig;
+
+    use super::*;
+    use crate::upstream::dns::Caches;
+
+    #[test]
+    fn gauges_tell_of_ejected_hosts() {
+        let cache = DnsCacheConfig { name: "c".into(), ..DnsCacheConfig::default() };
+        let config = ClusterConfig {
+            cluster_implementation_specifier: Some(Kind::DnsCacheConfig(cache)),
+            ..ClusterConfig::default()
+        };
+        let typed = prost_types::Any {
+            type_url: format!("type.googleapis.com/{DYNAMIC_CLUSTER}"),
+            value: config.encode_to_vec(),
+        };
+        let kind = CustomClusterType { name: "d".into(), typed_config: Some(typed) };
+        let proto = proto::Cluster {
+            name: "c".into(),
+            cluster_discovery_type: Some(ClusterDiscoveryType::ClusterType(kind)),
+            lb_policy: LbPolicy::ClusterProvided as i32,
+            ..Default::default()
+        };
+        let env = BuildEnv { dns_caches: Arc::new(Caches::default()), ..BuildEnv::new(1) };
+        let cluster = Cluster::build(&proto, &mut BuildCx::new(&env)).unwrap();
+        let gauges = || {
+            let state = &cluster.stats.state;
+            [&state.membership_total, &state.membership_healthy, &state.membership_degraded]
+                .map(|gauge| gauge.value())
+        };
+        let address = |last| Address::from(SocketAddr::from(([10, 0, 0, last], 80)));
+        let comes = |name, last| {
+            let host = Arc::new(DnsHost::new(Wanted { name, port: 80 }, clock::now()));
+            cluster.resolved(&host, &[address(last)]);
+            host
+        };
+        let (one, two) = (comes("one.test", 1), comes("two.test", 2));
+        assert_eq!(gauges(), [2, 2, 0]);
+        let known = cluster.known_hosts();
+        let mut known = known.hosts();
+        known.next().unwrap().set_flag(HealthFlag::FailedOutlierCheck, true);
+        cluster.refresh_hosts();
+        assert_eq!(gauges(), [2, 1, 0]);
+        known.next().unwrap().set_flag(HealthFlag::DegradedOutlierDetection, true);
+        cluster.refresh_hosts();
+        assert_eq!(gauges(), [2, 0, 1]);
+        comes("three.test", 3);
+        assert_eq!(gauges(), [3, 1, 1]);
+        // With other addresses it is another host.
+        cluster.resolved(&one, &[address(4)]);
+        assert_eq!(gauges(), [3, 2, 1]);
+        cluster.gone(&two);
+        assert_eq!(gauges(), [2, 2, 0]);
     }
 }

@@ -26,6 +26,7 @@ use xds_api::envoy::extensions::clusters::original_dst::v3::OriginalDstCluster;
 
 use super::cluster::Cluster;
 use super::discovery::{Discovery, ORIGINAL_DST_CLUSTER, ORIGINAL_DST_NAME};
+use super::members::Members;
 
 /// From here on each new host makes unused ones go. Clients choose them; those with a connection are as many as connections are.
 const MOST_HOSTS: usize = 65_536;
@@ -57,6 +58,7 @@ struct Hosts {
     known: IndexMap<SocketAddr, Known>,
     /// Where to look for unused ones next.
     hand: usize,
+    members: Members,
 }
 
 #[derive(Debug)]
@@ -229,19 +231,34 @@ impl OriginalDst {
         if hosts.known.len() >= MOST_HOSTS {
             hosts.make_room();
         }
+        hosts.members.came(&host);
         hosts.known.insert(address, Known { host: host.clone(), used: AtomicBool::new(true) });
-        count(cluster, hosts.known.len());
+        count(cluster, &hosts.members);
         host
     }
 
     /// Forgets the hosts that nobody wanted since the last time and that have no connection.
     fn clean(&self, cluster: &Cluster) {
         let mut hosts = self.hosts.write().unwrap_or_else(PoisonError::into_inner);
-        let before = hosts.known.len();
-        hosts.known.retain(|_, known| known.stays());
-        if hosts.known.len() < before {
-            count(cluster, hosts.known.len());
+        let Hosts { known, members, hand: _ } = &mut *hosts;
+        let before = known.len();
+        known.retain(|_, known| {
+            let stays = known.stays();
+            if !stays {
+                members.left(&known.host);
+            }
+            stays
+        });
+        if known.len() < before {
+            count(cluster, members);
         }
+    }
+
+    /// Counts the hosts after their health changed, and has `cluster` tell of it.
+    pub(super) fn count_anew(&self, cluster: &Cluster) {
+        let mut hosts = self.hosts.write().unwrap_or_else(PoisonError::into_inner);
+        hosts.members = hosts.known.values().map(|known| &*known.host).collect();
+        cluster.publish_members(&hosts.members);
     }
 
     /// The hosts that are known.
@@ -261,9 +278,9 @@ impl Hosts {
             let Some((_, known)) = self.known.get_index_mut(self.hand) else { return };
             if known.stays() {
                 self.hand += 1;
-            } else {
+            } else if let Some((_, gone)) = self.known.swap_remove_index(self.hand) {
                 // The last one takes its place, and is looked at next.
-                self.known.swap_remove_index(self.hand);
+                self.members.left(&gone.host);
             }
         }
     }
@@ -288,11 +305,9 @@ fn text_of(value: &prost_types::Value) -> Option<&str> {
     }
 }
 
-fn count(cluster: &Cluster, hosts: usize) {
-    let state = &cluster.stats.state;
-    state.membership_change.inc();
-    state.membership_total.set(hosts as u64);
-    state.membership_healthy.set(hosts as u64);
+fn count(cluster: &Cluster, members: &Members) {
+    cluster.stats.state.membership_change.inc();
+    cluster.publish_members(members);
 }
 
 /// Forgets unused hosts of `cluster` for ever; returns at once for a cluster of another type.
@@ -310,6 +325,7 @@ mod tests {
     use std::time::{Instant, SystemTime};
 
     use proxy_core::stream_info::ConnectionInfo;
+    use proxy_core::upstream::HealthFlag;
 
     use super::super::tests::build;
     use super::*;
@@ -370,6 +386,28 @@ mod tests {
         assert_eq!(cluster.stats.state.membership_total.value(), 0);
         // Three came; one went, one went, one went.
         assert_eq!(cluster.stats.state.membership_change.value(), 6);
+    }
+
+    #[test]
+    fn gauges_tell_of_ejected_hosts() {
+        let cluster = cluster();
+        let gauges = || {
+            let state = &cluster.stats.state;
+            [&state.membership_total, &state.membership_healthy, &state.membership_degraded]
+                .map(|gauge| gauge.value())
+        };
+        let (one, two) = (pick(&cluster, 1), pick(&cluster, 2));
+        assert_eq!(gauges(), [2, 2, 0]);
+        one.set_flag(HealthFlag::FailedOutlierCheck, true);
+        cluster.refresh_hosts();
+        assert_eq!(gauges(), [2, 1, 0]);
+        two.set_flag(HealthFlag::DegradedOutlierDetection, true);
+        cluster.refresh_hosts();
+        assert_eq!(gauges(), [2, 0, 1]);
+        connect(&pick(&cluster, 3), 1);
+        assert_eq!(gauges(), [3, 1, 1]);
+        (0..2).for_each(|_| hosts(&cluster).clean(&cluster));
+        assert_eq!(gauges(), [1, 1, 0]);
     }
 
     #[test]
