@@ -69,6 +69,8 @@ impl AskedReports {
             Some(period) => duration(period)
                 .ok_or_else(|| cx.at("oob_reporting_period", |cx| cx.reject("invalid duration")))?,
         };
+        // Envoy reckons in milliseconds.
+        let period = Duration::from_millis(u64::try_from(period.as_millis()).unwrap_or(u64::MAX));
         let nothing = OrcaOobReportingConfig::default();
         let OrcaOobReportingConfig { port_value, authority, transport_socket_match_criteria } =
             proto.unwrap_or(&nothing);

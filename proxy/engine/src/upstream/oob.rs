@@ -200,7 +200,8 @@ impl Hearing<'_> {
         let apart = Apart { cluster: self.cluster, host: self.host, address, criteria, alpn: &[] };
         let patience = Patience(self.asked.reports.period.saturating_mul(SILENT_PERIODS));
         let mut until = patience.end();
-        let connection = match within(until, apart.http2()).await {
+        let connecting = Patience(patience.0.min(self.cluster.connect_timeout));
+        let connection = match within(connecting.end(), apart.http2()).await {
             Some(Ok(connection)) => connection,
             Some(Err(Broken)) | None => return End::Failed,
         };

@@ -142,7 +142,8 @@ mod tests {
 
     #[test]
     fn hosts_that_are_asked_are_asked_every_ten_seconds_where_nothing_is_said() {
-        for period in [None, Some(prost_types::Duration::default())] {
+        for period in [None, Some(0), Some(1), Some(999_999)] {
+            let period = period.map(|nanos| prost_types::Duration { seconds: 0, nanos });
             let policy = ClientSideWeightedRoundRobin {
                 enable_oob_load_report: Some(true),
                 oob_reporting_period: period,
