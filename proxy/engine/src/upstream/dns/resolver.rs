@@ -1,6 +1,7 @@
 //! Asking for the addresses of a name: by DNS, or by the C library.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs as _};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -17,6 +18,7 @@ use hickory_resolver::proto::rr::{Name, RecordType};
 use hickory_resolver::{Hosts, TokioResolver};
 use proxy_core::stats::groups::CaresStats;
 use proxy_core::stats::{Registry, Shared};
+use tokio::sync::Semaphore;
 
 use super::config::{DnsConfig, LookupFamily, ResolverConfig, ResolverKind};
 use super::schedule::{Answer, ResolveError};
@@ -36,13 +38,23 @@ pub struct Resolvers {
     default: ResolverConfig,
     stats: Shared<CaresStats>,
     known: Mutex<HashMap<ResolverConfig, Weak<dyn Resolver>>>,
+    /// The calls of the C library that may run: who gives one up does not end it.
+    calls: Arc<Semaphore>,
 }
+
+/// How many calls of the C library may run at once, each on a thread of its own; more wait.
+const MOST_CALLS: usize = 32;
 
 impl Resolvers {
     /// Clusters that name no resolver use one with the settings `default`, those of the bootstrap. All that ask DNS count
     /// under `dns.cares`, the name of Envoy's own resolver.
     pub fn new(default: ResolverConfig, stats: &Arc<Registry>) -> Self {
-        Self { default, stats: stats.scope("dns.cares").shared(), known: Mutex::default() }
+        Self {
+            default,
+            stats: stats.scope("dns.cares").shared(),
+            known: Mutex::default(),
+            calls: Arc::new(Semaphore::new(MOST_CALLS)),
+        }
     }
 
     /// The resolver for the names of a cluster.
@@ -63,7 +75,7 @@ impl Resolvers {
         }
         known.retain(|_, resolver| resolver.strong_count() > 0);
         let resolver: Arc<dyn Resolver> = match config.kind {
-            ResolverKind::System => Arc::new(SystemResolver),
+            ResolverKind::System => Arc::new(SystemResolver { calls: self.calls.clone() }),
             ResolverKind::Dns => Arc::new(DnsResolver::new(config.clone(), self.stats.clone())),
         };
         known.insert(config.clone(), Arc::downgrade(&resolver));
@@ -72,7 +84,9 @@ impl Resolvers {
 }
 
 /// The C library's resolver, which follows the system's own rules.
-struct SystemResolver;
+struct SystemResolver {
+    calls: Arc<Semaphore>,
+}
 
 impl Resolver for SystemResolver {
     fn resolve(
@@ -80,8 +94,10 @@ impl Resolver for SystemResolver {
         name: Arc<str>,
         family: LookupFamily,
     ) -> BoxFuture<'static, Result<Answer, ResolveError>> {
+        let calls = self.calls.clone();
         Box::pin(async move {
-            match tokio::net::lookup_host((&*name, 0)).await {
+            let found = call(calls, move || (&*name, 0).to_socket_addrs()).await;
+            match found {
                 Ok(found) => {
                     let addresses = family.select(found.map(|address| address.ip()).collect());
                     Ok(Answer { addresses, ..Answer::default() })
@@ -90,6 +106,20 @@ impl Resolver for SystemResolver {
             }
         })
     }
+}
+
+/// Calls what blocks once `calls` has room for it, and takes that room until the call ends, whether anybody still waits for it or not.
+async fn call<T: Send + 'static>(
+    calls: Arc<Semaphore>,
+    function: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let room = calls.acquire_owned().await.map_err(io::Error::other)?;
+    let called = move || {
+        let answer = function();
+        drop(room);
+        answer
+    };
+    tokio::task::spawn_blocking(called).await.map_err(io::Error::other)?
 }
 
 impl LookupFamily {
@@ -388,3 +418,31 @@ impl From<LookupError> for ResolveError {
 
 /// What Envoy says of a name that none can be.
 pub(super) const MISFORMATTED: &str = "cares_failure:Misformatted_domain_name";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn calls_that_are_given_up_count_until_they_end() {
+        let calls = Arc::new(Semaphore::new(1));
+        let (begun, begins) = tokio::sync::oneshot::channel();
+        let (end, ends) = std::sync::mpsc::channel::<()>();
+        let first = tokio::spawn(call(calls.clone(), move || {
+            begun.send(()).unwrap();
+            ends.recv().map_err(io::Error::other)
+        }));
+        begins.await.unwrap();
+        first.abort();
+        assert!(first.await.unwrap_err().is_cancelled());
+        let mut second = Box::pin(call(calls.clone(), || Ok(())));
+        tokio::select! {
+            biased;
+            _ = &mut second => panic!("it did not wait"),
+            () = std::future::ready(()) => {}
+        }
+        assert_eq!(calls.available_permits(), 0, "the first runs");
+        end.send(()).unwrap();
+        second.await.unwrap();
+    }
+}
