@@ -1,7 +1,7 @@
 //! Which filter chain serves a connection: nine criteria in a fixed order of precedence, each taking the most specific
 //! value that any chain names and leaving only the chains that name it. There is no way back to a less specific value.
 //!
-//! A listener may have a matcher tree in place of them ([`super::chain_tree`]).
+//! A listener may have a matcher tree in place of them (`chain_tree`).
 //! Source: Envoy `listener_components.proto`, `FilterChainMatch`.
 
 use std::sync::Arc;
