@@ -67,6 +67,15 @@ pub fn use_small_pages() {
     let _ = rustix::thread::disable_transparent_huge_pages(true);
 }
 
+/// Returns to the kernel what has been free for a second, and takes note of what other threads freed of this one's.
+///
+/// The allocator does so whenever it takes or drops a page of blocks, which a thread that serves from what it has may not do for
+/// hours. It looks at each page of the calling thread that has room.
+pub fn tidy() {
+    // SAFETY: takes no pointers; may be called on any thread, with any allocator in use.
+    unsafe { libmimalloc_sys::mi_collect(false) }
+}
+
 /// Returns freed memory to the kernel now.
 ///
 /// Reading a large configuration frees many times the memory that it leaves in use, and the allocator gives memory back

@@ -376,6 +376,7 @@ async fn serve(built: Built, options: cli::Options) -> anyhow::Result<()> {
         drain: drain.clone(),
         connections: connections.clone(),
         overload: manager.as_ref().map(overload::Manager::overload),
+        tidy: memory::tidy,
         give_back: memory::give_back,
     });
     let resolvers = Arc::new(Resolvers::new(built.settings.resolver.clone(), &built.env.stats));

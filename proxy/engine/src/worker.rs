@@ -61,7 +61,9 @@ pub struct WorkerSetup {
     pub overload: Option<Arc<Overload>>,
     /// Limit of connections of the process.
     pub connections: Arc<GlobalConnections>,
-    /// Has the allocator give back what the calling thread freed.
+    /// Has the allocator give back what the calling thread freed, and all that has been free for long.
+    pub tidy: fn(),
+    /// Has the allocator give back all that is free.
     pub give_back: fn(),
     /// Notices workers that are stuck.
     pub watchdog: Arc<Watchdog>,
@@ -185,12 +187,14 @@ const QUIET: u64 = 100;
 /// After so many seconds memory is given back once more: other threads may have been slower to free what this one made.
 const AGAIN: u32 = 10;
 
-/// Gives memory back when a worker that had work has none any more, since the allocator does so by itself only while it is busy: what
-/// connections held that have ended, and what another thread freed. And when the overload manager wants it.
-async fn tidy(give_back: fn(), overload: Option<Arc<Overload>>) {
+/// Gives memory back, since the allocator does so by itself only while it is busy: each second what has been free for long, in
+/// whichever thread; and all that is free when a worker that had work has none any more, and when the overload manager wants it.
+async fn tidy(setup: Arc<WorkerSetup>) {
+    let WorkerSetup { tidy, give_back, ref overload, .. } = *setup;
     let (mut shrinks, mut again, mut before, mut tidied) = (0, 0, clock::turns(), clock::turns());
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
+        tidy();
         let wanted = overload.as_ref().map_or(0, |overload| overload.shrinks());
         let shrink = std::mem::replace(&mut shrinks, wanted) != wanted;
         let now = clock::turns();
@@ -260,7 +264,7 @@ async fn run(
     tokio::task::spawn_local(async move { watchdog.watch(&name, "workers").await });
     let sweeping = clusters.clone();
     tokio::task::spawn_local(vital(async move { sweeping.sweep().await }));
-    tokio::task::spawn_local(vital(tidy(setup.give_back, setup.overload.clone())));
+    tokio::task::spawn_local(vital(tidy(setup.clone())));
     if let Some(overload) = &setup.overload {
         let (reducing, resetting) = (overload.clone(), overload.clone());
         tokio::task::spawn_local(vital(async move { reducing.reduce_timeouts().await }));
