@@ -35,7 +35,7 @@ interop: ## with programs of others: control planes, clients, servers, conforman
 	@tools=$$(scripts/interop.sh) && eval "$$tools" && $(CARGO) test --workspace --test interop $(ARGS)
 
 .PHONY: faults
-faults: ## fault scenarios on the build that is shipped (FULL=1: all sizes of the list); the worst amplifications
+faults: ## fault scenarios on a release build (FULL=1: all sizes of the list); the worst amplifications
 	@command -v faketime >/dev/null || scripts/apt.sh faketime || true
 	@command -v slowhttptest >/dev/null || scripts/apt.sh slowhttptest || true
 	$(CARGO) build --release --workspace --bin outrigger
