@@ -229,10 +229,13 @@ fn dots_without_parameters(path: &str) -> Option<String> {
         let plain = before.replace("%2e", ".").replace("%2E", ".");
         (before.len() < segment.len() && matches!(plain.as_str(), "." | "..")).then_some(before.len())
     };
-    if !path.contains(';') || !path.split('/').any(|segment| dots_of(segment).is_some()) {
+    // (A backslash becomes a slash in the normal form.)
+    let separators = ['/', '\\'];
+    if !path.contains(';') || !path.split(separators).any(|segment| dots_of(segment).is_some()) {
         return None;
     }
-    let segments = path.split('/').map(|segment| &segment[..dots_of(segment).unwrap_or(segment.len())]);
+    let segments =
+        path.split(separators).map(|segment| &segment[..dots_of(segment).unwrap_or(segment.len())]);
     Some(segments.collect::<Vec<_>>().join("/"))
 }
 
@@ -252,7 +255,7 @@ mod tests {
 
         /// What is normal stays as it is, climbs nowhere, and grows by escapes only.
         #[test]
-        fn normal_paths_are_stable(path in "/[a-b./\\\\%25\u{e9}eEfF?]{0,16}") {
+        fn normal_paths_are_stable(path in "/[a-b./;\\\\%25\u{e9}eEfF?]{0,16}") {
             let Ok(normal) = canonical(&path) else { return Ok(()) };
             let normal = normal.unwrap_or_else(|| path.clone());
             prop_assert_eq!(canonical(&normal), Ok(None), "{} became {}", path, normal);
@@ -280,6 +283,9 @@ mod tests {
             ("/a/%%32e%%32e/x", "/a/%252e%252e/x"),
             ("/%2%65", "/%252e"),
             ("/%%zz%", "/%%zz%"),
+            ("/a/..;b/c", "/c"),
+            ("/a\\..;b\\c", "/c"),
+            ("//i/`\\.;", "//i/%60/"),
         ];
         for (path, expected) in table {
             let normal = canonical(path).unwrap().unwrap_or_else(|| path.to_owned());
