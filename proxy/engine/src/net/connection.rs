@@ -377,6 +377,12 @@ impl Connection {
         }
     }
 
+    /// Whether the kernel sends at a pace, as BBR does: of more than a segment handed over at once the rest waits for a timer.
+    pub(super) fn is_paced(&self) -> bool {
+        each!(self, socket => rustix::net::sockopt::tcp_congestion(socket))
+            .is_ok_and(|name| name.starts_with("bbr"))
+    }
+
     /// Moves up to `length` bytes from a pipe that holds as many into the socket.
     pub fn poll_splice_from(
         &self,
