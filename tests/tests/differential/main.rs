@@ -25,6 +25,7 @@ mod headers;
 mod health;
 mod health_changes;
 mod health_discovery;
+mod health_intervals;
 mod health_together;
 mod hedging;
 mod http1;
@@ -396,6 +397,11 @@ async fn shares_of_hosts() {
 #[tokio::test]
 async fn health_checks() {
     expect_ok(async { health::compare(&Binary::envoy()?, &Binary::subject()?).await }.await);
+}
+
+#[tokio::test]
+async fn health_checks_at_each_interval() {
+    expect_ok(async { health_intervals::compare(&Binary::envoy()?, &Binary::subject()?).await }.await);
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ mod downstream;
 mod dynamic;
 mod encrypted_keys;
 mod filter_state;
+mod health;
 mod istio;
 mod istio_tcp;
 mod key_log;
