@@ -4,9 +4,9 @@
 //! default size, 325 with four times that size, 525 through a buffer of 64 KiB, 610 through one of 16 KiB.
 //!
 //! All of these were with the congestion control BBR, which sends at a pace: of what is handed over at once all but the first segment waits for
-//! a timer, and setting it took 37 % of the time (`perf`). With pieces of 32 KiB, and others' turns between them, it is seldom set: 158, 152, 182,
-//! 150 and 175 us where whole pipes took 334, 288, 395, 322 and 350 in the same minutes, on a busy machine (HAProxy 250 to 340). Without a pace
-//! (`reno`) whole pipes are best: 86 to 97 us, in pieces 104 to 110.
+//! a timer, and setting it took 37 % of the time (`perf`). With pieces of 32 KiB, and others' turns between them, it is seldom set: 150 to
+//! 217 us where whole pipes took 286 to 395 in the same minutes, on a busy machine (nine runs each). Without a pace (`reno`) whole pipes are best: 86 to
+//! 97 us, in pieces 104 to 110.
 
 use std::cell::RefCell;
 use std::io;
