@@ -8,6 +8,7 @@
 //! [--outrigger PATH] [--results FOLDER]`. What is measured, by name: `options.rs`.
 //! The peers come from the environment as `scripts/peers.sh` prints it (`ENVOY`, `HAPROXY`, `NGINX`, `WRK`, `H2LOAD`).
 
+mod circumstances;
 mod clusters;
 mod endpoints;
 mod features;

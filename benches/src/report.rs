@@ -6,6 +6,7 @@ use std::fmt::Write;
 use anyhow::Result;
 use serde_json::{Value, json};
 
+use crate::circumstances::Circumstances;
 use crate::options::{Measure, Options, Part};
 use crate::peers::Peer;
 use crate::plot;
@@ -16,6 +17,9 @@ type Samples = BTreeMap<(Measure, Part, Peer), Vec<f64>>;
 #[derive(Debug)]
 pub(crate) struct Report {
     options: Options,
+    circumstances: Circumstances,
+    /// What earlier results say of themselves, if rows of theirs are kept.
+    earlier: Option<Value>,
     samples: Samples,
     failures: Vec<String>,
 }
@@ -23,8 +27,12 @@ pub(crate) struct Report {
 impl Report {
     pub(crate) fn new(options: &Options) -> Result<Self> {
         std::fs::create_dir_all(&options.results)?;
-        let samples = if options.keep { kept(options)? } else { BTreeMap::new() };
-        Ok(Self { options: options.clone(), samples, failures: Vec::new() })
+        let (samples, earlier) = match options.keep {
+            true => kept(options).map(|(samples, earlier)| (samples, Some(earlier)))?,
+            false => (BTreeMap::new(), None),
+        };
+        let circumstances = Circumstances::of(options);
+        Ok(Self { options: options.clone(), circumstances, earlier, samples, failures: Vec::new() })
     }
 
     /// Adds one sample.
@@ -108,25 +116,45 @@ impl Report {
     }
 
     fn how(&self) -> String {
-        let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
         let Options { rounds, seconds, .. } = &self.options;
-        format!(
-            "{rounds} rounds of {seconds} s per load and proxy, in turns; one worker each; {cores} cores; loopback."
-        )
+        let mut how = format!(
+            "{rounds} rounds of {seconds} s per load and proxy, in turns; one worker each; loopback.\n\n"
+        );
+        how.push_str(&self.circumstances.text());
+        if let Some(earlier) = &self.earlier {
+            let (date, commit) = (&earlier["date"], &earlier["commit"]);
+            let said = |value: &Value| value.as_str().unwrap_or("unknown").to_owned();
+            let _ = write!(
+                how,
+                "\n\nRows that were not measured then are of an earlier run: {}, commit {}.",
+                said(date),
+                said(commit)
+            );
+        }
+        how
     }
 
     fn json(&self) -> Value {
         let mut measures = serde_json::Map::new();
         for ((measure, part, peer), values) in &self.samples {
             let entry = measures.entry(measure.name()).or_insert_with(|| json!({"title": measure.title()}));
-            entry[peer.name()][part.name()] = json!({"median": median(values), "values": values});
+            // (As the table has it.)
+            let median: Option<f64> = median(values).and_then(|median| number(median).parse().ok());
+            entry[peer.name()][part.name()] = json!({"median": median, "values": values});
         }
-        json!({"how": self.how(), "quick": self.options.quick, "measures": measures, "failures": self.failures})
+        json!({
+            "how": self.how(),
+            "run": self.circumstances.json(),
+            "earlier": self.earlier,
+            "quick": self.options.quick,
+            "measures": measures,
+            "failures": self.failures
+        })
     }
 }
 
-/// What the results have of that which is not measured now.
-fn kept(options: &Options) -> Result<Samples> {
+/// What the results have of that which is not measured now, and what they say of the run.
+fn kept(options: &Options) -> Result<(Samples, Value)> {
     let text = std::fs::read_to_string(options.results.join("latest.json"))?;
     let results: Value = serde_json::from_str(&text)?;
     let mut samples = Samples::new();
@@ -141,7 +169,7 @@ fn kept(options: &Options) -> Result<Samples> {
             }
         }
     }
-    Ok(samples)
+    Ok((samples, results["run"].clone()))
 }
 
 /// The one in the middle.
@@ -156,9 +184,13 @@ pub(crate) fn median(values: &[f64]) -> Option<f64> {
     }
 }
 
-/// Three digits or so.
+/// Three digits or so, in the table, in the plots and of medians in the JSON alike.
 pub(crate) fn number(value: f64) -> String {
     match value.abs() {
+        size if size >= 1000.0 => {
+            let unit = 10_f64.powi(size.log10() as i32 - 2);
+            format!("{:.0}", (value / unit).round() * unit)
+        }
         size if size >= 100.0 => format!("{value:.0}"),
         size if size >= 10.0 => format!("{value:.1}"),
         _ => format!("{value:.2}"),
@@ -168,6 +200,21 @@ pub(crate) fn number(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_have_three_digits() {
+        for (value, text) in [
+            (0.056, "0.06"),
+            (3.4693, "3.47"),
+            (54.82, "54.8"),
+            (421.4, "421"),
+            (80_707.0, "80700"),
+            (99_960.0, "100000"),
+            (-1_074.6, "-1070"),
+        ] {
+            assert_eq!(number(value), text);
+        }
+    }
 
     #[test]
     fn the_median_is_the_middle_one() {
