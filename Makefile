@@ -12,10 +12,10 @@ help: ## this list
 
 .PHONY: build
 build: ## the proxy, unoptimised (target/debug/outrigger)
-	$(CARGO) build -p proxy $(ARGS)
+	@revision=$$(scripts/revision.sh) && eval "$$revision" && $(CARGO) build -p proxy $(ARGS)
 
 .PHONY: release
-release: ## the proxy as it is measured and shipped (target/release/outrigger); PROFILE=0 is quicker to build and slower to run
+release: ## the proxy as it is measured and shipped (target/shipped/outrigger); PROFILE=0 is quicker to build and slower to run
 	CARGO=$(CARGO) PROFILE=$(PROFILE) scripts/release.sh
 
 .PHONY: test

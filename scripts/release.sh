@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Builds target/release/outrigger as it is measured and shipped: with link-time optimisation, guided by a profile.
+# Builds target/shipped/outrigger, as it is measured and shipped: with link-time optimisation, guided by a profile.
 #
 # Three builds: one that counts what runs, the program that sends it traffic (small requests over HTTP/1, HTTP/2 and TCP, with
 # filters, headers, a log and mutual TLS, and handshakes: the rows of `make instructions`), and the one that takes the counts into account. The builds of the
-# profile have folders of their own in target/profile, so that nothing else is built anew because of them.
+# profile have folders of their own in target/profile, so that nothing else is built anew because of them, and what is shipped has its
+# own, so that it is not taken for what `cargo build --release` leaves in target/release.
 #
 #   PROFILE=0    one build, without a profile
 #
@@ -13,7 +14,18 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 cargo=${CARGO:-cargo}
 say() { printf 'release: %s\n' "$*" >&2; }
-plain() { "$cargo" build --profile bench --locked -p proxy --bin outrigger; }
+revision=$(scripts/revision.sh)
+eval "$revision"
+# a file of its own: what cargo left may share its content with what it keeps
+ship() {
+  mkdir -p target/shipped
+  cp --remove-destination "$1" target/shipped/outrigger
+  say "$(target/shipped/outrigger --version)"
+}
+plain() {
+  "$cargo" build --profile bench --locked -p proxy --bin outrigger --target-dir target/profile/plain
+  ship target/profile/plain/release/outrigger
+}
 
 version=$(rustc -vV | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p')
 host=$(rustc -vV | sed -n 's/^host: //p')
@@ -50,6 +62,4 @@ target/release/instructions --train 20000 --outrigger "$folder/count/$host/relea
 "$tool" merge -o "$folder/outrigger.profdata" "$folder/raw"
 say "3 of 3: the build that knows"
 build "-Cprofile-use=$folder/outrigger.profdata" "$folder/use"
-mkdir -p target/release
-# a file of its own: what cargo left there may share its content with what it keeps
-cp --remove-destination "$folder/use/$host/release/outrigger" target/release/outrigger
+ship "$folder/use/$host/release/outrigger"

@@ -302,7 +302,7 @@ impl Options {
             rounds: 5,
             seconds: 2,
             rate: None,
-            outrigger: root.join("../target/release/outrigger"),
+            outrigger: root.join("../target/shipped/outrigger"),
             results: root.join("results"),
             keep: false,
         };

@@ -266,11 +266,13 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// The version line: `<program>  version: <revision>/<version>/<status>/<build>/<TLS library>`, five parts as Envoy's.
+/// The version line: `<program>  version: <revision>/<version>/<status>/<build>/<TLS library>`, five parts as Envoy's. Revision and
+/// status (`Clean` or `Modified`) are those of the sources, if they had a history (`scripts/revision.sh`).
 pub fn version(program: &str) -> String {
     let revision = option_env!("OUTRIGGER_REVISION").unwrap_or("unknown");
+    let status = option_env!("OUTRIGGER_STATUS").unwrap_or("unknown");
     let build = if cfg!(debug_assertions) { "DEBUG" } else { "RELEASE" };
-    format!("{program}  version: {revision}/{}/Clean/{build}/rustls", env!("CARGO_PKG_VERSION"))
+    format!("{program}  version: {revision}/{}/{status}/{build}/rustls", env!("CARGO_PKG_VERSION"))
 }
 
 /// Reads a command line; the first argument is the program.
