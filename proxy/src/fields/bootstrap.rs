@@ -148,9 +148,15 @@ pub const FIELDS: &[MessageFields] = &[
         &[
             ("name", Used),
             ("static_layer", Used),
-            ("disk_layer", Rejected("layers from files and from RTDS are not available yet")),
+            (
+                "disk_layer",
+                Rejected("not built; use a static layer, and `POST /runtime_modify` with an admin layer"),
+            ),
             ("admin_layer", Used),
-            ("rtds_layer", Rejected("layers from files and from RTDS are not available yet")),
+            (
+                "rtds_layer",
+                Rejected("not built; use a static layer, and `POST /runtime_modify` with an admin layer"),
+            ),
         ],
     ),
     ("envoy.config.bootstrap.v3.RuntimeLayer.AdminLayer", &[]),

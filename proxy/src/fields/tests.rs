@@ -92,7 +92,7 @@ static_resources:
         [
             "enable_worker_cpu_affinity: not available",
             "static_resources.listeners[0].filter_chains[0].filters[0].typed_config.\
-             common_http_protocol_options.max_connection_duration_jitter: not available yet",
+             common_http_protocol_options.max_connection_duration_jitter: not built: `max_connection_duration` is without jitter",
         ]
     );
     assert_eq!(ignored, ["flags_path", "static_resources.listeners[0].filter_chains[0].filters[0].name",]);
@@ -146,31 +146,49 @@ fn the_documentation_is_up_to_date() {
 }
 
 fn page() -> String {
-    let mut everywhere: Vec<_> = tables().collect();
-    let mut downstream: Vec<_> = downstream_tables().collect();
-    everywhere.sort_by_key(|(message, _)| *message);
-    downstream.sort_by_key(|(message, _)| *message);
-    everywhere.dedup();
+    let mut tables: Vec<_> = tables().map(|table| (*table, "")).collect();
+    tables.extend(downstream_tables().map(|table| (*table, " (in an HttpConnectionManager)")));
+    tables.sort_by_key(|((message, _), place)| (*message, *place));
+    tables.dedup();
     let mut page = String::from(
         "# Configuration\n\n\
          What Outrigger does with each field of the configuration of Envoy 1.40, made from the tables in the code.\n\n\
-         A field that is not named below is honoured. One that is refused rejects the configuration that sets it, with the reason; one that has\n\
-         no effect is accepted, and a warning is logged. All messages that are not named here are refused.\n",
+         A field that is not in the table is honoured, if its message is in it or in the list below it. One that is refused rejects the\n\
+         configuration that sets it, with the reason; one that has no effect is accepted, and a warning is logged (of names and labels, which\n\
+         nobody expects to have one, only for debugging). All messages that are not on this page are refused.\n\n\
+         ## What is refused or has no effect\n\n\
+         | message | field | | why |\n|---|---|---|---|\n",
     );
-    for (title, tables) in [("", everywhere), (" (in an HttpConnectionManager)", downstream)] {
-        for (message, fields) in tables {
-            let _ = writeln!(page, "\n## `{message}`{title}\n");
-            if fields.iter().all(|(_, field_use)| *field_use == FieldUse::Used) {
-                page += "Honoured in full.\n";
-            }
-            for (field, field_use) in *fields {
-                let _ = match field_use {
-                    FieldUse::Used => Ok(()),
-                    FieldUse::Rejected(reason) => writeln!(page, "- `{field}`: refused; {reason}."),
-                    FieldUse::Ignored(reason) => writeln!(page, "- `{field}`: no effect; {reason}."),
-                };
+    let is_honoured = |fields: &[(&str, FieldUse)]| fields.iter().all(|(_, one)| *one == FieldUse::Used);
+    for ((message, fields), place) in tables.iter().filter(|((_, fields), _)| !is_honoured(fields)) {
+        // Fields of one message with one reason are one row.
+        let mut rows: Vec<(Vec<&str>, &str, &str)> = Vec::new();
+        for (field, field_use) in *fields {
+            let (what, why) = match field_use {
+                FieldUse::Used => continue,
+                FieldUse::Rejected(reason) => ("refused", *reason),
+                FieldUse::Ignored(reason) => ("no effect", *reason),
+            };
+            match rows.iter_mut().find(|(_, said, reason)| (*said, *reason) == (what, why)) {
+                Some((fields, _, _)) => fields.push(field),
+                None => rows.push((vec![field], what, why)),
             }
         }
+        for (fields, what, why) in rows {
+            let fields: Vec<String> = fields.iter().map(|field| format!("`{field}`")).collect();
+            let why = why.replace('|', "\\|");
+            let _ = writeln!(page, "| `{message}`{place} | {} | {what} | {why} |", fields.join(", "));
+        }
+    }
+    page += "\n## Messages that are honoured in full\n\n";
+    let whole = |message: &str| {
+        tables.iter().filter(|table| table.0.0 == message).all(|table| is_honoured(table.0.1))
+    };
+    let mut honoured: Vec<&str> =
+        tables.iter().map(|table| table.0.0).filter(|message| whole(message)).collect();
+    honoured.dedup();
+    for message in honoured {
+        let _ = writeln!(page, "- `{message}`");
     }
     page
 }

@@ -27,7 +27,7 @@ sides! {
     "envoy.config.core.v3.HttpProtocolOptions" {
         "idle_timeout": Used;
         "max_connection_duration": Used;
-        "max_connection_duration_jitter": Rejected("not available yet"), Used;
+        "max_connection_duration_jitter": Rejected("not built: `max_connection_duration` is without jitter"), Used;
         "max_headers_count": Used;
         "max_response_headers_kb": Ignored("concerns responses of hosts, not requests"), Used;
         "max_stream_duration": Used;
@@ -67,7 +67,7 @@ sides! {
         "max_metadata_size": Used;
         "enable_huffman_encoding": Rejected("Huffman coding is always on");
         "max_header_field_size_kb": Used, Rejected("the size of a whole head is limited, not that of a field");
-        "disallow_obs_text": Used, Rejected("not available yet");
+        "disallow_obs_text": Used, Rejected("not built for hosts; for clients it is");
         "stream_reset_burst": BUILT_IN;
         "stream_reset_rate": BUILT_IN;
     }

@@ -17,7 +17,12 @@ pub const FIELDS: &[MessageFields] = &[
             ("add_user_agent", Used),
             ("tracing", Used),
             ("common_http_protocol_options", Used),
-            ("http1_safe_max_connection_duration", Rejected("not available yet")),
+            (
+                "http1_safe_max_connection_duration",
+                Rejected(
+                    "not built; `max_connection_duration` ends connections of HTTP/1 as soon as it has passed",
+                ),
+            ),
             ("http_protocol_options", Used),
             ("http2_protocol_options", Used),
             ("http3_protocol_options", Rejected("HTTP/3 is not available")),
@@ -74,7 +79,10 @@ pub const FIELDS: &[MessageFields] = &[
             ("append_local_overload", Used),
             ("add_proxy_protocol_connection_state", Used),
             ("forward_proto_config", Used),
-            ("record_route_resolution_stats", Rejected("not available yet")),
+            (
+                "record_route_resolution_stats",
+                Rejected("not built; `%ROUTE_NAME%` in the access log tells the route"),
+            ),
         ],
     ),
     (
@@ -181,7 +189,10 @@ pub const FIELDS: &[MessageFields] = &[
             ("respect_expected_rq_timeout", Used),
             ("suppress_grpc_request_failure_code_stats", Used),
             ("upstream_http_filters", Used),
-            ("reject_connect_request_early_data", Rejected("not available yet")),
+            (
+                "reject_connect_request_early_data",
+                Rejected("not built; what comes early of a CONNECT is let through, as by default"),
+            ),
         ],
     ),
     (

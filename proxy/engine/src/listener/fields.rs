@@ -19,7 +19,12 @@ pub const FIELDS: &[MessageFields] = &[
             ("use_original_dst", Used),
             ("default_filter_chain", Used),
             ("per_connection_buffer_limit_bytes", Used),
-            ("per_connection_buffer_high_watermark_timeout", Rejected("not available yet")),
+            (
+                "per_connection_buffer_high_watermark_timeout",
+                Rejected(
+                    "not built; `stream_idle_timeout` and the `idle_timeout` of the TCP proxy end who does not read",
+                ),
+            ),
             ("metadata", Used),
             ("deprecated_v1", Used),
             ("drain_type", Used),

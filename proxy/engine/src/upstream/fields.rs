@@ -27,7 +27,10 @@ pub const FIELDS: &[MessageFields] = &[
             ("eds_cluster_config", Used),
             ("connect_timeout", Used),
             ("per_connection_buffer_limit_bytes", Used),
-            ("per_connection_buffer_high_watermark_timeout", Rejected("not available yet")),
+            (
+                "per_connection_buffer_high_watermark_timeout",
+                Rejected("not built; `timeout` and `idle_timeout` of routes end who waits for a slow host"),
+            ),
             ("lb_policy", Used),
             ("load_assignment", Used),
             ("health_checks", Used),
@@ -73,7 +76,10 @@ pub const FIELDS: &[MessageFields] = &[
             ("track_cluster_stats", Used),
             ("preconnect_policy", Used),
             ("connection_pool_per_downstream_connection", Used),
-            ("queuing_policies", Rejected("not available yet")),
+            (
+                "queuing_policies",
+                Rejected("not built; `max_pending_requests` of the circuit breakers limits who waits"),
+            ),
         ],
     ),
     (
@@ -287,7 +293,10 @@ pub const FIELDS: &[MessageFields] = &[
         "envoy.config.cluster.v3.UpstreamConnectionOptions",
         &[
             ("tcp_keepalive", Used),
-            ("set_local_interface_name_on_upstream_connections", Rejected("not available yet")),
+            (
+                "set_local_interface_name_on_upstream_connections",
+                Rejected("not built; `%UPSTREAM_LOCAL_ADDRESS%` tells the local address"),
+            ),
             ("happy_eyeballs_config", Used),
         ],
     ),

@@ -20,7 +20,7 @@ pub(crate) const FIELDS: MessageFields = (
         ("cluster", Used),
         ("cluster_header", Used),
         ("runtime_fraction", Used),
-        ("trace_sampled", Ignored("nothing is traced")),
+        ("trace_sampled", Ignored("copies of requests are told of no trace and have no spans")),
         ("disable_shadow_host_suffix_append", Used),
         ("request_headers_mutations", Refused(NO_MUTATIONS)),
         ("host_rewrite_literal", Used),

@@ -40,7 +40,10 @@ pub const FIELDS: &[MessageFields] = &[
             ("max_denied_response_body_bytes", Used),
             ("enforce_response_header_limits", Used),
             ("shadow_mode", Used),
-            ("emit_client_span", Ignored("nothing is traced")),
+            (
+                "emit_client_span",
+                Ignored("calls of filters have no spans; the span of the request has their time in it"),
+            ),
         ],
     ),
     (
@@ -82,7 +85,10 @@ pub const FIELDS: &[MessageFields] = &[
             ("context_extensions", Used),
             ("disable_request_body_buffering", Used),
             ("with_request_body", Used),
-            ("emit_client_span", Ignored("nothing is traced")),
+            (
+                "emit_client_span",
+                Ignored("calls of filters have no spans; the span of the request has their time in it"),
+            ),
             ("grpc_service", Used),
             ("http_service", Used),
         ],
