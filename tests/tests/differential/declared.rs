@@ -7,9 +7,9 @@ use anyhow::{Context, Result, ensure};
 use integration::differential::Case;
 
 use crate::{
-    buffer, clusters, compressor, dynamic, ext_authz, ext_authz_network, flushing, headers, hedging, http1,
-    http2, jwt, logs, metadata, paths, ratelimit, ratelimit_network, rbac, rbac_matcher, redirects, replies,
-    retries, routing, tcp, timeouts, tunnels, upstream_filters,
+    bandwidth_limit, buffer, clusters, compressor, dynamic, ext_authz, ext_authz_network, flushing, headers,
+    hedging, http1, http2, jwt, logs, metadata, paths, ratelimit, ratelimit_network, rbac, rbac_matcher,
+    redirects, replies, retries, routing, tcp, timeouts, tunnels, upstream_filters,
 };
 
 const INTRODUCTION: &str = "\
@@ -80,8 +80,17 @@ The spans of all threads are reported together; calls that filters make and copi
 ends when the next one begins. Reports of OpenTelemetry name this program as the one that made them, and heed the `timeout` of a service of gRPC
 ([observability.md](observability.md)).
 
-Configuration that is not supported is listed in [configuration.md](configuration.md).
+Pages of topics have lists of their own: [TLS](tls.md#what-differs-from-envoy), [access control](access-control.md#what-differs-from-envoy),
+[overload](overload.md#what-differs-from-envoy), [statistics, logs and the admin interface](operations.md#what-is-counted-and-logged-differently),
+[redirection](redirection.md#differences-from-istio-iptables). Configuration that is not supported is listed in
+[configuration.md](configuration.md).
+
+Facts in the tables have the names that the tests give them: `log[0].rx` is a field of the first access log line, `counter ...` a statistic,
+`response[0]` and `upstream[0]` what the client got and the host was sent.
 ";
+
+/// So many cases of a row are named.
+const NAMED: usize = 5;
 
 /// The groups of cases, and the tables of bytes.
 fn sections() -> Result<Vec<(&'static str, Vec<Row>)>> {
@@ -113,6 +122,7 @@ fn sections() -> Result<Vec<(&'static str, Vec<Row>)>> {
         ("Rate limits by a service", ratelimit::cases()),
         ("Rate limits of connections by a service", ratelimit_network::cases()),
         ("Buffered requests", buffer::cases()),
+        ("Limits of bandwidth", bandwidth_limit::cases()),
         ("Access control", rbac::cases()),
         ("Access control of connections", rbac::network_cases()),
         ("Access control by matchers", rbac_matcher::cases()),
@@ -133,23 +143,35 @@ fn sections() -> Result<Vec<(&'static str, Vec<Row>)>> {
     Ok(sections)
 }
 
-/// One line of the page.
+/// One line of the page: what has one reason.
+#[derive(Default)]
 struct Row {
-    case: String,
-    what: String,
+    facts: Vec<String>,
+    cases: Vec<String>,
     why: String,
 }
 
-/// What cases of the rig declare: facts of one case with one reason are one row.
+/// Adds a fact of a case to the row of its reason.
+fn add(rows: &mut Vec<Row>, case: &str, fact: String, why: &str) {
+    let at = rows.iter().position(|row| row.why == why).unwrap_or_else(|| {
+        rows.push(Row { why: why.to_owned(), ..Row::default() });
+        rows.len() - 1
+    });
+    let row = &mut rows[at];
+    if !row.facts.contains(&fact) {
+        row.facts.push(fact);
+    }
+    if !row.cases.iter().any(|known| known == case) {
+        row.cases.push(case.to_owned());
+    }
+}
+
+/// What cases of the rig declare.
 fn declared(cases: &[Case]) -> Vec<Row> {
-    let mut rows: Vec<Row> = Vec::new();
+    let mut rows = Vec::new();
     for case in cases {
         for (fact, reason) in case.known.iter().chain(&case.varying) {
-            let what = format!("`{fact}`");
-            match rows.iter_mut().find(|row| row.case == case.name && row.why == *reason) {
-                Some(row) => row.what = format!("{}, {what}", row.what),
-                None => rows.push(Row { case: case.name.to_owned(), what, why: (*reason).to_owned() }),
-            }
+            add(&mut rows, case.name, format!("`{fact}`"), reason);
         }
     }
     rows
@@ -171,7 +193,7 @@ fn differing(table: &str) -> Result<Vec<Row>> {
         ensure!((envoy != ours) == reason.is_some(), "{name}: `# why:` is for rows that differ from Envoy");
         if let Some(reason) = reason {
             let what = format!("Envoy {}, Outrigger {}", said(envoy), said(ours));
-            rows.push(Row { case: name.replace('_', " "), what, why: reason.to_owned() });
+            add(&mut rows, &name.replace('_', " "), what, reason);
         }
     }
     Ok(rows)
@@ -190,10 +212,16 @@ fn page() -> Result<String> {
         if rows.is_empty() {
             continue;
         }
-        write!(page, "\n## {title}\n\n| case | what differs | why |\n|---|---|---|\n")?;
-        for Row { case, what, why } in rows {
-            ensure!(![&case, &what, &why].iter().any(|cell| cell.contains('|')), "{case}: a bar in a cell");
-            writeln!(page, "| {case} | {what} | {why} |")?;
+        write!(page, "\n## {title}\n\n| why | what differs | where |\n|---|---|---|\n")?;
+        for Row { facts, cases, why } in rows {
+            let named: Vec<&str> = cases.iter().take(NAMED).map(String::as_str).collect();
+            let more = match cases.len().saturating_sub(NAMED) {
+                0 => String::new(),
+                more => format!("; {more} more"),
+            };
+            let (what, cases) = (facts.join(", "), format!("{}{more}", named.join("; ")));
+            ensure!(![&why, &what, &cases].iter().any(|cell| cell.contains('|')), "{cases}: a bar in a cell");
+            writeln!(page, "| {why} | {what} | {cases} |")?;
         }
     }
     Ok(page)
