@@ -3,6 +3,8 @@ SHELL := /bin/bash
 CARGO ?= cargo
 # further words for the command of a target, as in: make test ARGS='-p proxy-core'
 ARGS ?=
+# what builds images
+CONTAINER ?= docker
 # whether `make release` is guided by a profile
 PROFILE ?= 1
 
@@ -18,6 +20,11 @@ build: ## the proxy, unoptimised (target/debug/outrigger)
 release: ## the proxy as it is measured and shipped (target/shipped/outrigger); PROFILE=0 is quicker to build and slower to run
 	CARGO=$(CARGO) PROFILE=$(PROFILE) scripts/release.sh
 
+.PHONY: image
+image: ## a container image of the proxy (CONTAINER=podman)
+	@revision=$$(scripts/revision.sh) && eval "$$revision" && $(CONTAINER) build -f Containerfile -t outrigger \
+	  --build-arg REVISION=$${OUTRIGGER_REVISION:-unknown} --build-arg STATUS=$${OUTRIGGER_STATUS:-unknown} .
+
 .PHONY: test
 test: ## every test; installs the real Envoy to compare with
 	@scripts/sidecar.sh || true
@@ -25,6 +32,16 @@ test: ## every test; installs the real Envoy to compare with
 	@command -v faketime >/dev/null || scripts/apt.sh faketime || true
 	@command -v slowhttptest >/dev/null || scripts/apt.sh slowhttptest || true
 	@peers=$$(scripts/peers.sh envoy) && eval "$$peers" && $(CARGO) test --workspace $(ARGS)
+
+# integration tests that make network namespaces and rules in them, which takes root
+AS_ROOT := redirect sidecar
+# (interop has a target of its own)
+TESTS := $(filter-out $(AS_ROOT),$(notdir $(basename $(wildcard tests/tests/*.rs proxy/*/tests/*.rs))) $(patsubst tests/tests/%/main.rs,%,$(wildcard tests/tests/*/main.rs)))
+
+.PHONY: test-rootless
+test-rootless: ## every test that does not take root: all but redirection and the mesh of sidecars
+	@peers=$$(scripts/peers.sh envoy) && eval "$$peers" && \
+	  $(CARGO) test --workspace --lib --bins $(TESTS:%=--test %) $(ARGS)
 
 .PHONY: differential
 differential: ## only the comparison with the real Envoy (CASE=word, SHOW=1)

@@ -8,7 +8,6 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 each=${SECONDS_EACH:-6}
 
-[[ -f fuzz/Cargo.toml ]] || { echo "no fuzz targets here"; exit 3; }
 export PATH=$PWD/target/tools/bin:$PATH
 command -v cargo-fuzz >/dev/null || cargo install --quiet --locked --root target/tools cargo-fuzz
 
