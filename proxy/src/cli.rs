@@ -10,6 +10,7 @@ use std::{fmt, time::Duration};
 
 mod flags;
 
+pub use flags::HOT_RESTART_VERSION;
 use flags::{FLAGS, Flag, Takes};
 
 /// What the process is asked to do.
@@ -21,8 +22,8 @@ pub enum Command {
     Print(String),
 }
 
-/// The command line, with Envoy's defaults. Flags that mean nothing to this proxy are accepted and kept, so that the
-/// admin interface can show them.
+/// The command line, with Envoy's defaults. Flags without effect are kept, so that the admin interface can show them, and
+/// each that is given is a warning.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 pub struct Options {
@@ -109,11 +110,20 @@ pub struct Options {
 }
 
 impl Options {
-    /// How many workers to run: `--concurrency`, or the hardware threads that this process may use.
+    /// How many workers to run: `--concurrency`, or the hardware threads that this process may use. With `--cpuset-threads`
+    /// the quota of a container does not count.
     pub fn workers(&self) -> usize {
-        let available = || std::thread::available_parallelism().map_or(1, usize::from);
+        let available = || match self.cpuset_threads {
+            true => in_cpuset(),
+            false => std::thread::available_parallelism().map_or(1, usize::from),
+        };
         self.concurrency.map_or_else(available, |concurrency| usize::try_from(concurrency).unwrap_or(1))
     }
+}
+
+/// The processors that this process may run on (sched_getaffinity(2)).
+fn in_cpuset() -> usize {
+    rustix::thread::sched_getaffinity(None).map_or(1, |set| usize::try_from(set.count()).unwrap_or(1).max(1))
 }
 
 impl Default for Options {
@@ -461,6 +471,9 @@ fn meanings(given: &Given, options: &mut Options) -> Result<(), Error> {
         let warning = "--allow-unknown-fields is deprecated, use --allow-unknown-static-fields instead.";
         options.warnings.push(warning.into());
     }
+    // (Epoch 0 is that of a first process, and asks for nothing.)
+    let idle = given.0.iter().filter(|(flag, value)| !flag.idle.is_empty() && value != "0");
+    options.warnings.extend(idle.map(|(flag, _)| format!("--{} has no effect: {}", flag.name, flag.idle)));
     Ok(())
 }
 

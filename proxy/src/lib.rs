@@ -1,9 +1,11 @@
 //! The process around the data plane: configuration in, workers out, admin beside.
 
 pub mod admin;
+pub mod base_id;
 pub mod bootstrap;
 pub mod cli;
 pub mod core_dumps;
+mod disabled;
 pub mod fields;
 mod flushing;
 pub mod logging;

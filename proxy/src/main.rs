@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use proxy::bootstrap::{Sources, load};
 use proxy::cli::{self, Command, Mode, Options};
-use proxy::{core_dumps, logging, memory, server};
+use proxy::{base_id, core_dumps, logging, memory, server};
 
 #[global_allocator]
 static ALLOCATOR: memory::Allocator = memory::Allocator;
@@ -52,5 +52,6 @@ fn run(options: Options) -> anyhow::Result<()> {
         let _ = writeln!(std::io::stdout(), "configuration '{path}' OK");
         return Ok(());
     }
+    base_id::write(&options);
     server::run(built, options)
 }

@@ -144,7 +144,7 @@ impl AdminState for Admin {
     }
 
     fn hot_restart_version(&self) -> String {
-        if self.0.options.disable_hot_restart { "disabled".to_owned() } else { "11.104".to_owned() }
+        cli::HOT_RESTART_VERSION.to_owned()
     }
 
     fn stats(&self) -> &Arc<Registry> {

@@ -44,7 +44,7 @@ use crate::fields::guard::{FieldGuard, UnknownFields};
 use crate::flushing::{Flushing, Sinks, When};
 use crate::process::{Admin, Process, dumped};
 use crate::xds::{self, Configuration};
-use crate::{cli, logging, memory, overload, panics};
+use crate::{cli, disabled, logging, memory, overload, panics};
 
 /// What the bootstrap's resources become.
 pub struct Built {
@@ -114,14 +114,16 @@ pub fn build(mut checked: Checked, options: &cli::Options) -> anyhow::Result<Bui
     let settings =
         stats::Settings::build(&config, &options.stats_tags).unwrap_or_else(|found| keep(&mut errors, found));
     let stats = Registry::with_settings(workers, settings);
-    let logs = Arc::new(FileLogs::new(options.file_flush_interval, &stats));
+    let flush_at =
+        usize::try_from(options.file_flush_min_size_kb).map_or(usize::MAX, |size| size.saturating_mul(1024));
+    let logs = Arc::new(FileLogs::new(options.file_flush_interval, flush_at, &stats));
     let runtime = runtime_layers(bootstrap).unwrap_or_else(|found| keep(&mut errors, found));
     let runtime = Arc::new(Runtime::new(runtime));
     let guard =
         Arc::new(FieldGuard::new(unknown_fields(options), !options.skip_deprecated_logs, &runtime, &stats));
     let dns_caches = Arc::new(Caches::default());
     let mut env = BuildEnv {
-        extensions: proxy_extensions::extensions(),
+        extensions: disabled::without(proxy_extensions::extensions(), &options.disabled_extensions)?,
         clusters: Names::default(),
         routes: Names::default(),
         runtime,
@@ -397,6 +399,11 @@ async fn serve(built: Built, options: cli::Options) -> anyhow::Result<()> {
     });
     if let Some(admin) = built.admin {
         start_admin(&process, admin)?;
+    }
+    if process.options.mode == cli::Mode::InitOnly {
+        configuration.bind()?;
+        tracing::info!("exiting: everything is built and bound");
+        return Ok(());
     }
     configuration.start(|| Workers::start(workers, &setup))?;
     tokio::task::spawn_local(look_up_names(built.dns_caches, resolvers));

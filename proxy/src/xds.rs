@@ -178,7 +178,18 @@ impl Configuration {
         }
     }
 
-    /// Binds the static listeners. To be called once, before the workers start.
+    /// Binds the static listeners, for nobody to serve them (`--mode init_only`).
+    ///
+    /// # Errors
+    /// One cannot be bound.
+    pub fn bind(&self) -> anyhow::Result<()> {
+        let mut core = self.core.borrow_mut();
+        let core = &mut *core;
+        core.store.set_time(SystemTime::now());
+        core.store.start(&mut core.sockets).map(drop).map_err(|reason| anyhow!("{reason}"))
+    }
+
+    /// Binds the static listeners, and starts the workers that serve them. To be called once.
     ///
     /// # Errors
     /// One cannot be bound.

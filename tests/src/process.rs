@@ -168,7 +168,7 @@ pub struct Proxy {
 impl Proxy {
     /// Starts `binary` with `bootstrap` and waits until it is live. In the bootstrap, `{{dir}}` is a folder of its own
     /// (for access logs and the like). Further command-line words come from `extra`; unless they say otherwise, there is
-    /// one worker.
+    /// one worker, and access logs are written every few milliseconds.
     ///
     /// # Errors
     /// With everything the program printed, if it ends or does not become live in time.
@@ -178,9 +178,9 @@ impl Proxy {
         let config = dir.path().join("bootstrap.yaml");
         std::fs::write(&config, bootstrap.replace("{{dir}}", &folder))?;
         let log = File::create(dir.path().join("output.log"))?;
-        let concurrency: &[&str] = match extra.contains(&"--concurrency") {
+        let default = |words: &'static [&'static str]| match extra.contains(&words[0]) {
             true => &[],
-            false => &["--concurrency", "1"],
+            false => words,
         };
         let child = Command::new(&binary.path)
             // Backtraces are long, and tests read the log.
@@ -189,8 +189,9 @@ impl Proxy {
             .arg(&config)
             .arg("--admin-address-path")
             .arg(dir.path().join("admin.addr"))
-            .args(["--disable-hot-restart", "--file-flush-interval-msec", "5"])
-            .args(concurrency)
+            .arg("--disable-hot-restart")
+            .args(default(&["--file-flush-interval-msec", "5"]))
+            .args(default(&["--concurrency", "1"]))
             .args(extra)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)

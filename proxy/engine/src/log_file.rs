@@ -1,9 +1,9 @@
 //! Log files: lines are appended to a buffer, and a thread for each file writes them out.
 //!
 //! A worker that logs takes a lock for the time of a copy and never waits for a disk or a pipe. The buffer is bounded:
-//! what does not fit because the file is slow is dropped and counted. Buffers go out when [`FLUSH_AT`] bytes have
-//! gathered, at every flush interval (`--file-flush-interval-msec`), and at the end.
-//! Source: Envoy `docs/root/operations/cli.rst`, "--file-flush-interval-msec"; statistics `filesystem.*`.
+//! what does not fit because the file is slow is dropped and counted. Buffers go out when so much has gathered
+//! (`--file-flush-min-size-kb`), at every flush interval (`--file-flush-interval-msec`), and at the end.
+//! Source: Envoy `docs/root/operations/cli.rst`, both flags; statistics `filesystem.*`.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -17,15 +17,16 @@ use proxy_core::extension::access_log::{LogFile, LogFiles};
 use proxy_core::stats::groups::FilesystemStats;
 use proxy_core::stats::{Registry, Shared};
 
-/// A buffer of this size is written at once.
-pub const FLUSH_AT: usize = 64 << 10;
-
-/// Most bytes that wait for a file.
+/// Most bytes that wait for a file, besides those that are too few to be written.
 const MAX_WAITING: usize = 16 << 20;
+
+/// What a buffer that was written may keep of its memory at least, and four times that at most.
+const KEPT: usize = 64 << 10;
 
 /// All log files of the process. Dropping it writes what waits and ends the threads.
 pub struct FileLogs {
     interval: Duration,
+    flush_at: usize,
     stats: Shared<FilesystemStats>,
     files: Mutex<HashMap<String, Open>>,
 }
@@ -39,6 +40,8 @@ struct Open {
 struct Appender {
     state: Mutex<State>,
     wake: Condvar,
+    /// A buffer with more bytes is written at once.
+    flush_at: usize,
     stats: Shared<FilesystemStats>,
 }
 
@@ -52,11 +55,11 @@ struct State {
 }
 
 impl FileLogs {
-    /// Writes buffers every `interval`; statistics go to `filesystem.*`.
-    pub fn new(interval: Duration, registry: &Arc<Registry>) -> Self {
+    /// Writes buffers every `interval`, and at once those of more than `flush_at` bytes; statistics go to `filesystem.*`.
+    pub fn new(interval: Duration, flush_at: usize, registry: &Arc<Registry>) -> Self {
         // A zero interval would spin.
         let interval = interval.max(Duration::from_millis(1));
-        Self { interval, stats: registry.scope("filesystem").shared(), files: Mutex::default() }
+        Self { interval, flush_at, stats: registry.scope("filesystem").shared(), files: Mutex::default() }
     }
 
     /// Has every file opened anew by its path before the next write (`/reopen_logs`, log rotation).
@@ -97,8 +100,8 @@ impl LogFiles for FileLogs {
             return Ok(open.file.clone());
         }
         let target = open_target(path)?;
-        let file =
-            Arc::new(Appender { state: Mutex::default(), wake: Condvar::new(), stats: self.stats.clone() });
+        let (state, wake) = Default::default();
+        let file = Arc::new(Appender { state, wake, flush_at: self.flush_at, stats: self.stats.clone() });
         let writer = Writer { path: path.to_owned(), target, file: file.clone(), interval: self.interval };
         let thread = std::thread::Builder::new().name("access-log".to_owned()).spawn(move || writer.run())?;
         files.insert(path.to_owned(), Open { file: file.clone(), thread: Some(thread) });
@@ -129,13 +132,13 @@ impl Appender {
 impl LogFile for Appender {
     fn write(&self, line: &[u8]) {
         let mut state = self.lock();
-        if state.ended || state.waiting.len() + line.len() > MAX_WAITING {
+        if state.ended || state.waiting.len() + line.len() > MAX_WAITING.saturating_add(self.flush_at) {
             state.dropped += 1;
             return;
         }
         let before = state.waiting.len();
         state.waiting.extend_from_slice(line);
-        let full = before < FLUSH_AT && state.waiting.len() >= FLUSH_AT;
+        let full = before <= self.flush_at && state.waiting.len() > self.flush_at;
         drop(state);
         self.stats.write_buffered.inc();
         self.stats.write_total_buffered.add(line.len() as u64);
@@ -175,7 +178,7 @@ impl Writer {
             if !batch.is_empty() {
                 self.write(&batch);
                 // A burst must not keep its memory for ever, nor need those that come one after the other take it anew.
-                let keep = (4 * batch.len()).clamp(FLUSH_AT, 4 * FLUSH_AT);
+                let keep = (4 * batch.len()).clamp(KEPT, 4 * KEPT);
                 batch.clear();
                 batch.shrink_to(keep);
             }
@@ -191,7 +194,7 @@ impl Writer {
     fn wait(&mut self, batch: &mut Vec<u8>) -> bool {
         let file = self.file.clone();
         let mut state = file.lock();
-        if !state.ended && state.waiting.len() < FLUSH_AT && !state.reopen {
+        if !state.ended && state.waiting.len() <= file.flush_at && !state.reopen {
             let (woken, timeout) =
                 file.wake.wait_timeout(state, self.interval).unwrap_or_else(PoisonError::into_inner);
             state = woken;
@@ -239,7 +242,7 @@ mod tests {
 
     fn logs() -> (tempfile::TempDir, FileLogs, Arc<Registry>) {
         let registry = Registry::new(1);
-        let logs = FileLogs::new(Duration::from_millis(5), &registry);
+        let logs = FileLogs::new(Duration::from_millis(5), 64 << 10, &registry);
         (tempfile::tempdir().unwrap(), logs, registry)
     }
 
@@ -260,6 +263,27 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "one\ntwo\n");
         file.write(b"too late\n");
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "one\ntwo\n");
+    }
+
+    /// The interval is one that nobody lives to see.
+    #[test]
+    fn more_than_so_many_bytes_are_written_at_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let registry = Registry::new(1);
+        for (flush_at, few, more) in [(0, "", "a"), (3, "abc", "d")] {
+            let logs = FileLogs::new(Duration::from_secs(100_000), flush_at, &registry);
+            let path = path(&directory, &flush_at.to_string());
+            let file = logs.open(&path).unwrap();
+            file.write(few.as_bytes());
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), "");
+            file.write(more.as_bytes());
+            let stats: Shared<FilesystemStats> = registry.scope("filesystem").shared();
+            while stats.write_total_buffered.value() > 0 {
+                std::thread::yield_now();
+            }
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{few}{more}"));
+            assert_eq!(stats.flushed_by_timer.value(), 0);
+        }
     }
 
     #[test]

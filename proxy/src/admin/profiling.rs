@@ -19,18 +19,12 @@ pub(super) fn heap_profiler(_state: &dyn AdminState, _request: &Request) -> Resp
     Response::error(StatusCode::NOT_IMPLEMENTED, "The current build does not support heap profiler")
 }
 
-/// Dumps and statistics of an allocator that is not used here.
-pub(super) fn allocator(_state: &dyn AdminState, request: &Request) -> Response {
+/// Dumps and statistics of an allocator that is not used here, and of locks, which are not traced.
+pub(super) fn absent(_state: &dyn AdminState, request: &Request) -> Response {
     unsupported(request)
 }
 
 fn unsupported(request: &Request) -> Response {
     let body = format!("The current build does not support {}\n", request.path.trim_start_matches('/'));
     Response::error(StatusCode::NOT_IMPLEMENTED, body)
-}
-
-pub(super) fn contention(_state: &dyn AdminState, _request: &Request) -> Response {
-    Response::text(
-        "Mutex contention tracing is not enabled. To enable, run Envoy with flag --enable-mutex-tracing.",
-    )
 }

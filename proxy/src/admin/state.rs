@@ -56,7 +56,7 @@ pub trait AdminState: 'static {
     fn state(&self) -> ServerState;
     /// Who it is and how it was started.
     fn server_info(&self) -> ServerInfo;
-    /// `11.104`-like compatibility version, or `disabled`.
+    /// The version of the hot restart protocol, or `disabled`.
     fn hot_restart_version(&self) -> String;
 
     /// All statistics.

@@ -2,8 +2,11 @@
 
 use std::fmt::Write as _;
 
-/// What Envoy 1.40 prints for `--hot-restart-version`: a restarter compares the two processes by it.
-pub(super) const HOT_RESTART_VERSION: &str = "11.104";
+/// What `--hot-restart-version` prints and `/hot_restart_version` answers: what an Envoy says that was built without hot restart.
+/// A restarter compares the two processes by it.
+pub const HOT_RESTART_VERSION: &str = "disabled";
+
+const NO_HOT_RESTART: &str = "there is no hot restart";
 
 /// The default of `--log-format`.
 pub(super) const LOG_FORMAT: &str = "[%Y-%m-%d %T.%e][%t][%l][%n] [%g:%#] %v";
@@ -25,6 +28,8 @@ pub(super) struct Flag {
     /// What stands for the value in the help; empty if there is none.
     value: &'static str,
     help: &'static str,
+    /// Why nothing comes of it; empty if something does.
+    pub(super) idle: &'static str,
 }
 
 impl Flag {
@@ -38,11 +43,16 @@ impl Flag {
 }
 
 const fn switch(name: &'static str, help: &'static str) -> Flag {
-    Flag { name, short: None, takes: Takes::Nothing, value: "", help }
+    Flag { name, short: None, takes: Takes::Nothing, value: "", help, idle: "" }
 }
 
 const fn takes(name: &'static str, value: &'static str, help: &'static str) -> Flag {
-    Flag { name, short: None, takes: Takes::Value, value, help }
+    Flag { name, short: None, takes: Takes::Value, value, help, idle: "" }
+}
+
+/// The flag is taken, and told to have no effect.
+const fn idle(why: &'static str, flag: Flag) -> Flag {
+    Flag { idle: why, ..flag }
 }
 
 pub(super) const FLAGS: &[Flag] = &[
@@ -55,9 +65,16 @@ pub(super) const FLAGS: &[Flag] = &[
         )
     },
     takes("config-yaml", "YAML", "Configuration merged over that of --config-path"),
-    takes("mode", "MODE", "serve (default), validate (check the configuration and exit) or init_only"),
+    takes(
+        "mode",
+        "MODE",
+        "serve (default), validate (check the configuration and exit), or init_only (start and exit)",
+    ),
     takes("concurrency", "N", "Number of worker threads (default: the hardware threads)"),
-    switch("cpuset-threads", "Take the number of workers from the cpuset"),
+    switch(
+        "cpuset-threads",
+        "As many workers as the cpuset has processors, whatever the quota of the container",
+    ),
     switch("allow-unknown-static-fields", "Accept unknown fields in the bootstrap"),
     switch("allow-unknown-fields", "Deprecated: as --allow-unknown-static-fields"),
     switch("reject-unknown-dynamic-fields", "Reject xDS resources with unknown fields"),
@@ -73,8 +90,11 @@ pub(super) const FLAGS: &[Flag] = &[
     takes("log-format", "PATTERN", "Pattern of log lines (spdlog's syntax)"),
     switch("log-format-escaped", "Escape C-style sequences in log lines"),
     takes("log-path", "FILE", "Log to a file instead of standard error"),
-    switch("log-stacktrace-single-entry", "Log a stack trace as one entry"),
-    switch("enable-fine-grain-logging", "Log levels by source file"),
+    idle(
+        "a stack trace is one entry in any case",
+        switch("log-stacktrace-single-entry", "Log a stack trace as one entry"),
+    ),
+    idle("levels are those of loggers", switch("enable-fine-grain-logging", "Log levels by source file")),
     takes("service-cluster", "NAME", "Cluster of this node, unless the bootstrap names one"),
     takes("service-node", "ID", "Id of this node, unless the bootstrap names one"),
     takes("service-zone", "NAME", "Zone of this node, unless the bootstrap names one"),
@@ -82,20 +102,43 @@ pub(super) const FLAGS: &[Flag] = &[
     takes("file-flush-min-size-kb", "N", "Kilobytes that an access log collects before a flush (default 64)"),
     takes("drain-time-s", "N", "Seconds that draining takes (default 600)"),
     takes("drain-strategy", "STRATEGY", "gradual (default) or immediate"),
-    takes("parent-shutdown-time-s", "N", "Seconds until a hot-restarted parent exits (default 900)"),
-    switch("disable-hot-restart", "Do not take part in hot restart"),
-    switch("hot-restart-version", "Print the version of the hot restart protocol and exit"),
-    takes("restart-epoch", "N", "How often the process was hot-restarted"),
-    takes("base-id", "N", "Keeps several proxies on one host apart"),
-    switch("use-dynamic-base-id", "Choose a base id that is free"),
+    idle(
+        NO_HOT_RESTART,
+        takes("parent-shutdown-time-s", "N", "Seconds until a hot-restarted parent exits (default 900)"),
+    ),
+    switch("disable-hot-restart", "Write no base id; hot restart there is none in any case"),
+    switch("hot-restart-version", "Print the version of the hot restart protocol, 'disabled', and exit"),
+    idle(NO_HOT_RESTART, takes("restart-epoch", "N", "How often the process was hot-restarted")),
+    takes(
+        "base-id",
+        "N",
+        "The number that --base-id-path writes (default 0); proxies on one host share nothing",
+    ),
+    switch("use-dynamic-base-id", "Have --base-id-path write a number that no other process has"),
     takes("base-id-path", "FILE", "Where to write the base id"),
-    takes("socket-path", "PATH", "Socket of the hot restart (default @envoy_domain_socket)"),
-    takes("socket-mode", "MODE", "Permissions of that socket (default 600)"),
-    switch("skip-hot-restart-on-no-parent", "Start even if there is no parent to restart from"),
-    switch("skip-hot-restart-parent-stats", "Do not take over the statistics of the parent"),
-    switch("enable-mutex-tracing", "Measure how threads wait for each other"),
+    idle(
+        NO_HOT_RESTART,
+        takes("socket-path", "PATH", "Socket of the hot restart (default @envoy_domain_socket)"),
+    ),
+    idle(NO_HOT_RESTART, takes("socket-mode", "MODE", "Permissions of that socket (default 600)")),
+    idle(
+        NO_HOT_RESTART,
+        switch("skip-hot-restart-on-no-parent", "Start even if there is no parent to restart from"),
+    ),
+    idle(
+        NO_HOT_RESTART,
+        switch("skip-hot-restart-parent-stats", "Do not take over the statistics of the parent"),
+    ),
+    idle(
+        "nobody measures who waits for a lock",
+        switch("enable-mutex-tracing", "Measure how threads wait for each other"),
+    ),
     switch("enable-core-dump", "Allow core dumps, which hold keys"),
-    takes("disable-extensions", "LIST", "Extensions to switch off, separated by commas"),
+    takes(
+        "disable-extensions",
+        "LIST",
+        "Extensions that are unknown then, as CATEGORY/NAME, separated by commas",
+    ),
     Flag {
         takes: Takes::Values,
         ..takes("stats-tag", "NAME:VALUE", "A tag of every statistic; may be repeated")
@@ -111,7 +154,11 @@ pub(super) fn help(program: &str) -> String {
     for flag in FLAGS {
         let short = flag.short.map_or_else(|| "    ".to_owned(), |short| format!("{short}, "));
         let name = format!("--{} {}", flag.name, flag.value);
-        let _ = writeln!(out, "  {short}{name:<42}{}", flag.help);
+        let _ = write!(out, "  {short}{name:<42}{}", flag.help);
+        let _ = match flag.idle {
+            "" => writeln!(out),
+            why => writeln!(out, " (no effect: {why})"),
+        };
     }
     out.push_str(
         "\nA value may also stand in the same argument as its flag: '--flag value' or --flag=value.\n",

@@ -183,6 +183,35 @@ fn every_flag_is_accepted() {
 }
 
 #[test]
+fn a_flag_without_effect_is_one_warning() {
+    let warnings = |arguments: &[&str]| options(arguments).warnings;
+    assert_eq!(warnings(&["--restart-epoch", "0", "--base-id", "3"]), [""; 0]);
+    assert_eq!(
+        warnings(&["--restart-epoch", "1", "--enable-mutex-tracing"]),
+        [
+            "--restart-epoch has no effect: there is no hot restart",
+            "--enable-mutex-tracing has no effect: nobody measures who waits for a lock"
+        ]
+    );
+    let page = include_str!("../../../docs/operations.md");
+    let help = flags::help("outrigger");
+    for flag in FLAGS.iter().filter(|flag| !flag.idle.is_empty()) {
+        let row = format!("| `--{}` | {} |", flag.name, flag.idle);
+        assert!(page.contains(&row), "docs/operations.md has no row {row}");
+        assert!(help.contains(&format!("(no effect: {})", flag.idle)), "{help}");
+    }
+    let rows = page.lines().filter(|line| line.starts_with("| `--")).count();
+    assert_eq!(rows, FLAGS.iter().filter(|flag| !flag.idle.is_empty()).count(), "rows of docs/operations.md");
+}
+
+#[test]
+fn the_cpuset_says_how_many_workers() {
+    let may_use = usize::try_from(rustix::thread::sched_getaffinity(None).unwrap().count()).unwrap();
+    assert_eq!(options(&["--cpuset-threads"]).workers(), may_use);
+    assert_eq!(options(&["--cpuset-threads", "--concurrency", "7"]).workers(), 7);
+}
+
+#[test]
 fn what_is_only_printed() {
     let printed = |arguments: &[&str]| match run(arguments) {
         Ok(Command::Print(text)) => text,
@@ -191,7 +220,7 @@ fn what_is_only_printed() {
     let version = printed(&["--version", "x"]);
     let (program, build) = version.split_once("  version: ").unwrap();
     assert_eq!((program, build.split('/').count()), ("envoy", 5));
-    assert_eq!(printed(&["--hot-restart-version"]), "11.104");
+    assert_eq!(printed(&["--hot-restart-version"]), "disabled");
     let help = printed(&["--help", "--foo"]);
     assert!(FLAGS.iter().all(|flag| help.contains(&format!("--{} ", flag.name))), "{help}");
     assert!(help.contains("-c, --config-path FILE"), "{help}");

@@ -5,6 +5,7 @@
 mod admin;
 mod core_dumps;
 mod dispatcher;
+mod flags;
 mod logs;
 
 use std::path::Path;
@@ -128,6 +129,7 @@ fn wrong_command_lines_and_configurations_exit_with_1() -> Result<()> {
         (&[&empty[..], &["--component-log-level", "nobody:info"]].concat(), 1),
         (&[&empty[..], &["--component-log-level", "misc:error,wasm:debug"]].concat(), 0),
         (&empty, 0),
+        (&[&empty[..], &["--disable-extensions", "envoy.tracers/envoy.tracers.nobody"]].concat(), 0),
         (&["--version"], 0),
         (&["--help"], 0),
     ] {
