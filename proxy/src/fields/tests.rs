@@ -98,6 +98,45 @@ static_resources:
     assert_eq!(ignored, ["flags_path", "static_resources.listeners[0].filter_chains[0].filters[0].name",]);
 }
 
+/// The page of extensions, by whose names people look for them.
+const EXTENSIONS: &str = include_str!("../../../docs/extensions.md");
+
+#[test]
+fn every_extension_is_in_the_documentation() {
+    let all = proxy_extensions::extensions();
+    let names = (all.http_filters.iter().map(|one| one.descriptor().name))
+        .chain(all.network_filters.iter().map(|one| one.descriptor().name))
+        .chain(all.upstream_network_filters.iter().map(|one| one.descriptor().name))
+        .chain(all.listener_filters.iter().map(|one| one.descriptor().name))
+        .chain(all.access_logs.iter().map(|one| one.descriptor().name))
+        .chain(all.stats_sinks.iter().map(|one| one.descriptor().name))
+        .chain(all.tracers.iter().map(|one| one.descriptor().name));
+    let missing: Vec<&str> = names.filter(|name| !EXTENSIONS.contains(&format!("`{name}`"))).collect();
+    assert!(missing.is_empty(), "not in docs/extensions.md: {missing:?}");
+}
+
+/// Of those without a table (balancers, matchers, clusters, sockets ...) the package of the message is the name.
+#[test]
+fn every_part_that_the_api_calls_an_extension_is_in_the_documentation() {
+    let other_names = [
+        ("access_loggers.stream", "envoy.access_loggers.stdout"),
+        ("resource_monitors.downstream_connections", "global_downstream_max_connections"),
+    ];
+    let mut missing = BTreeSet::new();
+    for (message, _) in tables() {
+        let Some(message) = message.strip_prefix("envoy.extensions.") else { continue };
+        let package: Vec<&str> = message.split('.').take_while(|part| !part.starts_with('v')).collect();
+        let path = package.join(".");
+        let own = package.last().copied().unwrap_or_default();
+        let name = other_names.iter().find(|(other, _)| *other == path).map_or(own, |(_, name)| name);
+        let is_shared = package.iter().any(|part| *part == "common");
+        if !is_shared && !EXTENSIONS.contains(name) {
+            missing.insert(path);
+        }
+    }
+    assert!(missing.is_empty(), "not in docs/extensions.md: {missing:?}");
+}
+
 #[test]
 fn an_unknown_type_is_for_its_reader() {
     let (errors, _) = enforce_yaml(
