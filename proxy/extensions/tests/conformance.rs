@@ -12,12 +12,17 @@ use proxy_core::config::{BuildCx, BuildEnv, ConfigError, FieldUse, Rejected};
 use proxy_core::dns_cache::{DnsCache, DnsCaches, Follower, LookUp, Wanted};
 use proxy_core::extension::Descriptor;
 use proxy_core::extension::access_log::{LogFile, LogFiles};
+use proxy_core::extension::stats_sink::Surroundings;
 use proxy_core::stats::Registry;
 use proxy_extensions::{
-    ACCESS_LOGS, FIELDS, HTTP_FILTERS, LISTENER_FILTERS, NETWORK_FILTERS, UPSTREAM_NETWORK_FILTERS,
+    ACCESS_LOGS, FIELDS, HTTP_FILTERS, LISTENER_FILTERS, NETWORK_FILTERS, STATS_SINKS, TRACERS,
+    UPSTREAM_NETWORK_FILTERS,
 };
-use xds_api::envoy::config::core::v3::GrpcService;
+use xds_api::envoy::config::cluster::v3::Cluster;
+use xds_api::envoy::config::core::v3::address::Address;
 use xds_api::envoy::config::core::v3::grpc_service::{EnvoyGrpc, TargetSpecifier};
+use xds_api::envoy::config::core::v3::socket_address::PortSpecifier;
+use xds_api::envoy::config::core::v3::{Address as AddressProto, GrpcService, Node, SocketAddress};
 use xds_api::envoy::config::ratelimit::v3::RateLimitServiceConfig;
 use xds_api::envoy::extensions::common::dynamic_forward_proxy::v3::DnsCacheConfig;
 use xds_api::schema::{Message, fields_of};
@@ -165,7 +170,65 @@ fn example(message: &str) -> Vec<u8> {
             use xds_api::envoy::extensions::filters::network::rbac::v3::Rbac;
             Rbac { stat_prefix: "p".into(), ..Default::default() }.encode_to_vec()
         }
+        Some(_) | None if message.starts_with("envoy.config.") || message.contains(".stat_sinks.") => {
+            example_of_observer(message)
+        }
         Some(_) | None => example_of_limit(message),
+    }
+}
+
+/// Where datagrams go.
+fn somewhere() -> AddressProto {
+    let socket = SocketAddress {
+        address: "127.0.0.1".into(),
+        port_specifier: Some(PortSpecifier::PortValue(9)),
+        ..Default::default()
+    };
+    AddressProto { address: Some(Address::SocketAddress(socket)) }
+}
+
+/// The same of sinks of statistics and tracers.
+fn example_of_observer(message: &str) -> Vec<u8> {
+    use xds_api::envoy::config::metrics::v3::{
+        DogStatsdSink, MetricsServiceConfig, StatsdSink, dog_statsd_sink, statsd_sink,
+    };
+    use xds_api::envoy::config::trace::v3::{OpenTelemetryConfig, ZipkinConfig};
+    use xds_api::envoy::extensions::stat_sinks::graphite_statsd::v3::{
+        GraphiteStatsdSink, graphite_statsd_sink,
+    };
+    match message.rsplit('.').next() {
+        Some("StatsdSink") => StatsdSink {
+            statsd_specifier: Some(statsd_sink::StatsdSpecifier::Address(somewhere())),
+            ..Default::default()
+        }
+        .encode_to_vec(),
+        Some("DogStatsdSink") => DogStatsdSink {
+            dog_statsd_specifier: Some(dog_statsd_sink::DogStatsdSpecifier::Address(somewhere())),
+            ..Default::default()
+        }
+        .encode_to_vec(),
+        Some("GraphiteStatsdSink") => GraphiteStatsdSink {
+            statsd_specifier: Some(graphite_statsd_sink::StatsdSpecifier::Address(somewhere())),
+            ..Default::default()
+        }
+        .encode_to_vec(),
+        Some("MetricsServiceConfig") => MetricsServiceConfig {
+            grpc_service: Some(service()),
+            transport_api_version: 2,
+            ..Default::default()
+        }
+        .encode_to_vec(),
+        Some("OpenTelemetryConfig") => {
+            OpenTelemetryConfig { grpc_service: Some(service()), ..Default::default() }.encode_to_vec()
+        }
+        Some("ZipkinConfig") => ZipkinConfig {
+            collector_cluster: "c".into(),
+            collector_endpoint: "/spans".into(),
+            collector_endpoint_version: 1,
+            ..Default::default()
+        }
+        .encode_to_vec(),
+        other => panic!("{other:?} has no example"),
     }
 }
 
@@ -300,6 +363,16 @@ fn cases() -> Vec<Case> {
     for factory in UPSTREAM_NETWORK_FILTERS {
         cases.push(Case::new(factory.descriptor(), |payload, cx| factory.build(payload, cx)));
     }
+    for factory in STATS_SINKS {
+        cases.push(Case::new(factory.descriptor(), |payload, cx| {
+            let clusters = &[Cluster { name: "c".into(), ..Default::default() }];
+            let around = Surroundings { node: &Node::default, clusters };
+            factory.build(payload, &around, cx)
+        }));
+    }
+    for factory in TRACERS {
+        cases.push(Case::new(factory.descriptor(), |payload, cx| factory.build(payload, cx)));
+    }
     for factory in HTTP_FILTERS {
         cases.push(Case::new(factory.descriptor(), |payload, cx| factory.build(payload, cx)));
         // (Of some filters a route's message is the filter's own.)
@@ -345,6 +418,8 @@ fn names_and_messages_are_unique_and_exist() {
     sorted(LISTENER_FILTERS.iter().map(|factory| factory.descriptor().name).collect());
     sorted(NETWORK_FILTERS.iter().map(|factory| factory.descriptor().name).collect());
     sorted(UPSTREAM_NETWORK_FILTERS.iter().map(|factory| factory.descriptor().name).collect());
+    sorted(STATS_SINKS.iter().map(|factory| factory.descriptor().name).collect());
+    sorted(TRACERS.iter().map(|factory| factory.descriptor().name).collect());
     sorted(HTTP_FILTERS.iter().map(|factory| factory.descriptor().name).collect());
 }
 

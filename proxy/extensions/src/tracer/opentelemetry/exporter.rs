@@ -64,7 +64,8 @@ impl Exporter {
                 cx.at("http_service", |cx| HttpService::build(service, own, cx).map(Service::Http))
             }
             (Some(_), Some(_)) | (None, None) => {
-                Err(cx.reject("OpenTelemetry Tracer must have exactly one of gRPC and HTTP configured."))
+                let reason = "OpenTelemetry Tracer must have exactly one of gRPC and HTTP configured.";
+                Err(cx.at("grpc_service", |cx| cx.reject(reason)))
             }
         };
         let resource = resource::build(config, cx);
