@@ -355,5 +355,15 @@ fn realm(request: &RequestHead) -> String {
     format!("{}://{}{}", request.scheme.as_str(), request.authority.as_str(), &path[..end.unwrap_or(0)])
 }
 
+/// Whether a key of the set `keys` signed `token`; if not, what a client would be told.
+///
+/// # Errors
+/// Nobody did, or one of them cannot be read.
+#[cfg(feature = "testing")]
+pub fn verify(keys: &[u8], token: &str) -> Result<(), &'static str> {
+    let verdict = keys::Keys::parse(keys).and_then(|keys| keys.verify(&token::Token::parse(token)?));
+    verdict.map_err(failure::Failure::text)
+}
+
 #[cfg(test)]
 mod tests;
