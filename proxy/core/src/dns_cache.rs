@@ -23,6 +23,9 @@ use crate::config::{BuildCx, Rejected};
 use crate::filter_state::FilterStateValue;
 use crate::stream_info::StreamInfo;
 
+/// Why hosts with clusters of their own are refused, in a cluster and a filter.
+pub const NO_SUB_CLUSTERS: &str = "all hosts are of one cluster: only dns_cache_config is available";
+
 /// Filter state that names the host to go to, in place of the request or the TLS client.
 pub const DYNAMIC_HOST: &str = "envoy.upstream.dynamic_host";
 /// Filter state that says the port of hosts that name none.

@@ -2,6 +2,7 @@
 
 pub mod connection;
 pub mod gate;
+pub mod leaving;
 pub mod link;
 pub mod option;
 pub mod outbox;

@@ -50,6 +50,8 @@ from them; Envoy counts in every thread and at every update.
 A connection to a dynamic forward proxy waits for the name that it goes to; in Envoy the first connection to a name is refused, unless
 `sni_dynamic_forward_proxy` had it looked up. A host whose addresses change is another host, whose predecessor's connections end with what is on them; Envoy uses these
 further. With `disable_dns_refresh_on_failure` a name that failed is forgotten at once; Envoy keeps it until somebody asks again.
+A connection whose client leaves while a name is looked up for it gives its place among those that may wait (`max_pending_requests`) back; Envoy notices
+when the name is known.
 `resolved_address_filter` refuses an IPv4-mapped IPv6 address for the IPv4 address that it stands for, too, and one that passes is connected to over IPv4; Envoy lets it pass, and cannot connect to it.
 
 Weights that hosts report are made at most every 100 ms (`weight_update_period`), as the API says, and numbers of reports are decimal.

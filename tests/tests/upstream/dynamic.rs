@@ -1,11 +1,13 @@
 //! Dynamic forward proxies over time: hosts that move, and hosts that nobody goes to.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
-use integration::client::Client;
-use integration::config::indent;
+use integration::client::{Client, End};
+use integration::config::{bootstrap, indent, listener_with_filters, tcp_proxy_with_logs};
 use integration::dns::{Answer, DnsServer};
 use integration::expect::{SOON, eventually};
-use integration::process::Proxy;
+use integration::process::{Binary, Proxy};
 use integration::upstream::{Reply, Upstream};
 
 use super::{expect_stat, start, stat_becomes};
@@ -142,5 +144,68 @@ async fn mapped_addresses_are_not_gone_to() -> Result<()> {
     }
     ensure!(up.opened() == 0, "somebody came");
     ensure!(get(&mut client, "a", "127.0.0.1", port).await?.0 == 200);
+    proxy.stop().await
+}
+
+/// The client hello of TLS 1.2 that asks for `a.test`, and nothing else.
+const HELLO: &[u8] = b"\x16\x03\x01\0\x3e\x01\0\0\x3a\x03\x03\
+    01234567890123456789012345678901\0\0\x02\xc0\x2f\x01\0\0\x0f\0\0\0\x0b\0\x09\0\0\x06a.test";
+
+/// Connections that wait for names are there as long as their clients: those that left keep no place of the few that may wait.
+#[tokio::test]
+async fn who_left_waits_for_no_name() -> Result<()> {
+    let server = DnsServer::start().await?;
+    for name in ["a.test", "b.test"] {
+        server.set(name, Answer::Silence);
+    }
+    // (Nobody is to be let go on by time.)
+    let patient = server.resolver().replace("query_timeout_seconds: 1", "query_timeout_seconds: 300");
+    let cache = format!(
+        "name: a\ndns_lookup_family: V4_ONLY\ndns_query_timeout: 300s\n\
+         dns_cache_circuit_breaker: {{max_pending_requests: 1}}\n{patient}"
+    );
+    let cluster = format!(
+        "- name: a\n  connect_timeout: 1s\n  lb_policy: CLUSTER_PROVIDED\n  cluster_type:\n    name: envoy.clusters.dynamic_forward_proxy\n    typed_config:\n      \"@type\": type.googleapis.com/envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig\n      dns_cache_config:\n{}",
+        indent(&cache, 8)
+    );
+    let proxy = tcp_proxy_with_logs("t", "", "cluster: a");
+    let sni = format!(
+        "- name: f\n  typed_config:\n    \"@type\": type.googleapis.com/envoy.extensions.filters.network.sni_dynamic_forward_proxy.v3.FilterConfig\n    dns_cache_config:\n{}",
+        indent(&cache, 6)
+    );
+    let state = "- name: s\n  typed_config:\n    \"@type\": type.googleapis.com/envoy.extensions.filters.network.set_filter_state.v3.Config\n    on_new_connection: [{object_key: envoy.upstream.dynamic_host, format_string: {text_format_source: {inline_string: b.test}}}]\n";
+    let inspector = "  listener_filters: [{name: i, typed_config: {\"@type\": type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector}}]\n";
+    let listeners = [
+        listener_with_filters("sni", &format!("{sni}{proxy}")) + inspector,
+        listener_with_filters("state", &format!("{state}{proxy}")),
+    ];
+    let proxy = Proxy::start(&Binary::subject()?, &bootstrap(&listeners, &[cluster], "")).await?;
+    let places =
+        async |count| stat_becomes(&proxy, "dns_cache.a.circuit_breakers.rq_pending_remaining", count).await;
+
+    for (listener, first) in [("sni", HELLO), ("state", &b"hello"[..])] {
+        let mut client = Client::connect(proxy.listener(listener)?).await?;
+        client.send(first).await?;
+        places(0).await?;
+        let mut other = Client::connect(proxy.listener(listener)?).await?;
+        other.send(first).await?;
+        ensure!(other.end_within(SOON).await != End::Open, "one too many");
+        client.reset()?;
+        places(1).await?;
+    }
+    let mut client = Client::connect(proxy.listener("sni")?).await?;
+    client.send(HELLO).await?;
+    places(0).await?;
+    drop(client);
+    places(1).await?;
+
+    // Who has said all may wait for an answer.
+    let mut client = Client::connect(proxy.listener("state")?).await?;
+    client.send(b"hello").await?;
+    places(0).await?;
+    client.half_close().await?;
+    ensure!(client.end_within(Duration::from_millis(200)).await == End::Open);
+    places(0).await?;
+    client.reset()?;
     proxy.stop().await
 }

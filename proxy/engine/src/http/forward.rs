@@ -37,6 +37,7 @@ use crate::router::route::Action;
 use crate::router::timeouts::ExpectedTimeout;
 use crate::upstream::circuit_breaker::BreakerPriority;
 use crate::upstream::cluster::Cluster;
+use crate::upstream::dynamic::Finding;
 use crate::upstream::http_options::Carriage;
 use crate::upstream::pool::{HostPool, Lease, NoHost, RequestGuard, WorkerCluster};
 use crate::upstream::stream::Upstream;
@@ -525,11 +526,16 @@ impl Stream<'_> {
         let (of_route, member) = (cluster, self.member.clone());
         let cluster = member.as_ref().unwrap_or(of_route);
         let hash = if place.is_some() { self.hash(&cluster.cluster) } else { hash };
-        if let Some(found) = cluster.find_host(&self.info, Some(&self.request)) {
-            Box::pin(self.await_host(down, timer, found)).await.map_err(Unavailable::End)?;
-        }
+        let known = match cluster.find_host(&self.info, Some(&self.request)) {
+            Some(Finding::Known(found)) => Some(found),
+            Some(Finding::Waits(found)) => {
+                Box::pin(self.await_host(down, timer, found)).await.map_err(Unavailable::End)?;
+                None
+            }
+            None => None,
+        };
         self.note_wishes(&cluster.cluster, sending);
-        let host = self.pick_host(cluster, place.as_ref(), hash, sending);
+        let host = self.pick_host(cluster, place.as_ref(), hash, sending, known);
         let host = host.map_err(|none| Unavailable::End(self.no_host(none)))?;
         self.info.upstream.host = Some(host.clone());
         self.info.upstream.sought = true;

@@ -15,6 +15,7 @@ use super::forward::Sending;
 use super::stream::{Stream, StreamEnd, selected};
 use crate::router::route::Action;
 use crate::upstream::cluster::Cluster;
+use crate::upstream::dynamic::Found;
 use crate::upstream::labels;
 use crate::upstream::pool::{NoHost, PickAgain, Wants, WorkerCluster};
 
@@ -38,13 +39,15 @@ impl Stream<'_> {
         hash
     }
 
-    /// Picks a host of `cluster`: of the priority that was chosen, where the route's cluster is an aggregate.
+    /// Picks a host of `cluster`: of the priority that was chosen, where the route's cluster is an aggregate; the one that was `found`, where the
+    /// request names it.
     pub(super) fn pick_host(
         &mut self,
         cluster: &Rc<WorkerCluster>,
         place: Option<&LinearPick>,
         hash: Option<u64>,
         sending: Sending,
+        found: Option<Found>,
     ) -> Result<Arc<Host>, NoHost> {
         let route = selected(self.table.as_ref(), self.matched);
         let labels = labels::wanted(&cluster.cluster, route.and_then(|route| route.labels()), &self.info);
@@ -54,6 +57,7 @@ impl Stream<'_> {
             labels: labels.as_deref(),
             host: wishes.and_then(|wishes| wishes.chosen.as_ref()),
             listed: wishes.and_then(|wishes| wishes.listed.as_ref()),
+            found: found.as_ref(),
         };
         let picked = match (&mut self.tries, sending, place) {
             (Some(tries), Sending::Retried, _) => {

@@ -1,5 +1,7 @@
 //! The policies of a filter chain look at a new connection.
 
+use std::future::Future;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -9,12 +11,13 @@ use proxy_core::extension::network_filter::{ConnectionStep, ConnectionVerdict, N
 use proxy_core::stream_error::Details;
 use proxy_core::stream_info::{ConnectionInfo, StreamInfo};
 
-use super::config::FilterChain;
+use super::config::{FilterChain, Terminal};
 use crate::context::Context;
 use crate::local::clock;
 use crate::local::drain::DrainHandle;
 use crate::net::connection::Connection;
 use crate::net::gate::greeting;
+use crate::net::leaving::EndOfPeer;
 
 /// What the policies of a chain made of a connection.
 pub(super) struct Admission {
@@ -27,14 +30,20 @@ pub(super) struct Admission {
 }
 
 impl Admission {
-    /// Has the policies of `chain` look at a connection.
-    pub(super) async fn of(context: &Rc<Context>, chain: &FilterChain, info: Rc<ConnectionInfo>) -> Self {
+    /// Has the policies of `chain` look at a connection, unless it has `ended` before they are through, for the reason that is told.
+    pub(super) async fn of(
+        context: &Rc<Context>,
+        chain: &FilterChain,
+        info: Rc<ConnectionInfo>,
+        ended: impl Future<Output = Option<Details>>,
+    ) -> Self {
         let mut policies = create_policies(chain, context);
         let mut stream = Box::new(stream_of(info));
-        let passed = pass(&mut policies, &mut stream).await;
+        let passed = pass(&mut policies, &mut stream, ended).await;
         let is_granted = passed.is_ok();
         match passed {
-            Err(details) => drop(stream.local_close_reason.get_or_insert(details)),
+            Err(Some(details)) => drop(stream.local_close_reason.get_or_insert(details)),
+            Err(None) => {}
             // What policies left is the connection's, for all of its streams.
             Ok(()) => {
                 if let Some(info) = Rc::get_mut(&mut stream.connection) {
@@ -43,6 +52,16 @@ impl Admission {
             }
         }
         Self { policies, stream, is_granted }
+    }
+}
+
+/// What it means that the client of a connection has ended its side before it was answered anything.
+pub(super) fn end_of_client(chain: &FilterChain, info: &ConnectionInfo) -> EndOfPeer {
+    match &chain.terminal {
+        // A handshake with somebody behind the proxy can only be gone on with by who may still send.
+        Terminal::Tcp(_) if chain.tls.is_none() && info.transport_protocol == "tls" => EndOfPeer::Left,
+        Terminal::Tcp(_) | Terminal::Extension(_) => EndOfPeer::Silent,
+        Terminal::Http(_) | Terminal::None => EndOfPeer::Left,
     }
 }
 
@@ -93,16 +112,62 @@ async fn say(greeting: Bytes, connection: &Connection, drain: &DrainHandle) -> R
     }
 }
 
-async fn pass(policies: &mut [Box<dyn NetworkFilter>], stream: &mut StreamInfo) -> Result<(), Details> {
+async fn pass(
+    policies: &mut [Box<dyn NetworkFilter>],
+    stream: &mut StreamInfo,
+    ended: impl Future<Output = Option<Details>>,
+) -> Result<(), Option<Details>> {
+    let mut ended = pin!(ended);
     for policy in policies {
-        match policy.on_connection(stream) {
-            ConnectionStep::Continue => {}
-            ConnectionStep::Close(details) => return Err(details),
-            ConnectionStep::Wait(future) => match future.await {
-                ConnectionVerdict::Continue => {}
-                ConnectionVerdict::Close(details) => return Err(details),
+        let verdict = match policy.on_connection(stream) {
+            ConnectionStep::Continue => ConnectionVerdict::Continue,
+            ConnectionStep::Close(details) => ConnectionVerdict::Close(details),
+            ConnectionStep::Wait(future) => tokio::select! {
+                biased;
+                verdict = future => verdict,
+                reason = &mut ended => return Err(reason),
             },
+        };
+        if let ConnectionVerdict::Close(details) = verdict {
+            return Err(Some(details));
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::future::{pending, ready};
+
+    use proxy_core::address::Address;
+
+    use super::*;
+
+    /// Never says anything, and knows whether somebody waits for that.
+    struct Mute(Rc<Cell<bool>>);
+
+    impl NetworkFilter for Mute {
+        fn on_connection<'a>(&'a mut self, _: &'a mut StreamInfo) -> ConnectionStep<'a> {
+            self.0.set(true);
+            let waited_for = crate::local::contain::Finally(|| self.0.set(false));
+            ConnectionStep::Wait(Box::pin(async move {
+                let _waited_for = waited_for;
+                pending().await
+            }))
+        }
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_policies_once_the_connection_has_ended() {
+        let address = || Address::Ip(([127, 0, 0, 1], 1).into());
+        let mut stream = stream_of(Rc::new(ConnectionInfo::new(address(), address(), "l".into())));
+        for reason in [None, Some("drained")] {
+            let is_waited_for = Rc::new(Cell::new(false));
+            let mut policies: Vec<Box<dyn NetworkFilter>> = vec![Box::new(Mute(is_waited_for.clone()))];
+            let passed = pass(&mut policies, &mut stream, ready(reason.map(Details::from))).await;
+            assert_eq!(passed.unwrap_err().as_deref(), reason);
+            assert!(!is_waited_for.get());
+        }
+    }
 }

@@ -5,7 +5,7 @@
 //! is over. Nothing is decided by it but by the host's first word: a host that refuses or hangs up, and a policy that closes the
 //! connection, leave the client to be waited for. Envoy has no such thing. The design, and what it costs: ADR 9.
 
-use std::future::{Future, poll_fn};
+use std::future::{Future, pending, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -77,7 +77,8 @@ impl Ahead {
         config.serves(&chain, &mut info);
         let (context, tcp, of_chain) = (context.clone(), tcp.clone(), chain.clone());
         let beginning = Box::pin(async move {
-            let admission = Admission::of(&context, &of_chain, Rc::new(info)).await;
+            // (Who looks at the client meanwhile sees it leave, and ends this.)
+            let admission = Admission::of(&context, &of_chain, Rc::new(info), pending()).await;
             let sought = match admission.is_granted {
                 true => Some(tcp.seek(&context, admission.stream.connection.clone()).await),
                 false => None,

@@ -13,7 +13,7 @@ use proxy_core::response_flag::ResponseFlag;
 use proxy_core::stream_info::{ConnectionInfo, StreamInfo};
 
 use super::accept::{ActiveListener, Counted, Listeners, Place};
-use super::admission::{Admission, greet, stream_of};
+use super::admission::{Admission, end_of_client, greet, stream_of};
 use super::ahead::{Ahead, Begun};
 use super::config::{FilterChain, HttpTerminal, Listener, Terminal};
 use super::inspect::{Inspection, Refused, refuse, restore_destination};
@@ -162,7 +162,7 @@ async fn serve_on(
     let (mut policies, mut sought) = (Vec::new(), None);
     let (info, mut stream) = match is_accounted {
         true => {
-            let begun = Box::pin(begun(&listeners.context, ahead, &chain, info, &drain)).await;
+            let begun = Box::pin(begun(&listeners.context, ahead, &chain, info, &connection, &drain)).await;
             sought = begun.sought;
             policies = begun.admission.policies;
             let mut stream = begun.admission.stream;
@@ -197,7 +197,9 @@ async fn serve_on(
         }
         (Terminal::Tcp(tcp), Some(stream)) => {
             drill("tcp", &listeners.context.env.runtime);
-            let down = Down { connection: *connection, buffer_limit: config.buffer_limit, gate, greeted };
+            let end = end_of_client(&chain, &stream.borrow().connection);
+            let down =
+                Down { connection: *connection, buffer_limit: config.buffer_limit, gate, greeted, end };
             Box::pin(tcp.serve(&listeners.context, down, stream, &mut policies, sought.take(), &drain)).await;
             None
         }
@@ -314,25 +316,34 @@ impl<S: Future<Output = ()>> Future for UntilClosed<'_, S> {
     }
 }
 
-/// Has the policies of `chain` look at a connection, unless that was begun ahead.
+/// Has the policies of `chain` look at a connection, unless that was begun ahead; for as long as the client is there, and the drain not over.
 async fn begun(
     context: &Rc<Context>,
     ahead: Option<Ahead>,
     chain: &Arc<FilterChain>,
     info: Rc<ConnectionInfo>,
+    connection: &Connection,
     drain: &DrainHandle,
 ) -> Begun {
+    let end = end_of_client(chain, &info);
     if let Some(ahead) = ahead {
         let begun = tokio::select! {
             biased;
             begun = ahead.turns_out(chain, &info) => begun,
             _ = drain.closed() => None,
+            () = connection.left(end) => None,
         };
         if let Some(begun) = begun {
             return begun;
         }
     }
-    Begun { admission: Admission::of(context, chain, info).await, sought: None }
+    let ended = async {
+        tokio::select! {
+            reason = drain.closed() => Some(reason.into()),
+            () = connection.left(end) => None,
+        }
+    };
+    Begun { admission: Admission::of(context, chain, info, ended).await, sought: None }
 }
 
 /// Logs a connection that the terminal filter of its chain never saw.

@@ -38,11 +38,6 @@ impl<K: Hash + Eq + Clone, V: Clone> ReadMap<K, V> {
         self.part(key).load().get(key).cloned()
     }
 
-    /// Whether there is a value of `key`.
-    pub(crate) fn contains<Q: Hash + Equivalent<K> + ?Sized>(&self, key: &Q) -> bool {
-        self.part(key).load().contains_key(key)
-    }
-
     /// All values, in no order.
     pub(crate) fn values(&self) -> Vec<V> {
         self.parts.iter().flat_map(|part| part.load().values().cloned().collect::<Vec<_>>()).collect()
@@ -103,7 +98,6 @@ mod tests {
         assert_eq!((write.remove("9"), write.remove("9"), write.len()), (Some(9), None, 999));
         drop(write);
         assert_eq!((map.get("7"), map.get("9"), map.values().len()), (Some(8), None, 999));
-        assert!(map.contains("7") && !map.contains("9"));
         let largest = map.parts.iter().map(|part| part.load().len()).max();
         assert!(largest < Some(2 * PART), "{largest:?}");
     }

@@ -96,6 +96,13 @@ impl Socket {
         matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed())
     }
 
+    /// Whether the peer is gone altogether, as far as is known without a system call: it reset the connection, and hears nothing either.
+    pub fn is_reset(&self) -> bool {
+        let mut nobody = Context::from_waker(std::task::Waker::noop());
+        let ready = each_socket!(self, socket => pin!(socket.ready(Interest::WRITABLE)).poll(&mut nobody));
+        matches!(ready, Poll::Ready(Ok(ready)) if ready.is_write_closed())
+    }
+
     /// Ready when something may be written.
     pub fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         each_socket!(self, socket => socket.poll_write_ready(cx))

@@ -35,7 +35,9 @@ use crate::local::drain::DrainHandle;
 use crate::local::timers::Timer;
 use crate::net::connection::Connection;
 use crate::net::gate::{Gate, Guard};
+use crate::net::leaving::EndOfPeer;
 use crate::upstream::circuit_breaker::{BreakerPriority, Resource};
+use crate::upstream::dynamic::Finding;
 use crate::upstream::labels;
 use crate::upstream::pool::{ConnectedSocket, RequestGuard, Wants, WorkerCluster};
 use crate::upstream::transport_options::{Client, TransportOptions};
@@ -190,7 +192,8 @@ impl TcpProxy {
         let now = clock::now();
         let mut stream = StreamInfo::new(connection, now, clock::wall(now));
         stream.upstream.sought = true;
-        let connected = self.connect(context, &mut stream).await;
+        // (Who looks at the client meanwhile sees it leave, and ends this.)
+        let connected = self.connect(context, &mut stream, None).await;
         Box::new(Sought {
             connected,
             upstream: stream.upstream,
@@ -223,7 +226,7 @@ impl TcpProxy {
             Some(sought) => Ok(sought.told_to(info)),
             None => tokio::select! {
                 biased;
-                connected = self.connect(context, info) => Ok(connected),
+                connected = self.connect(context, info, Some(&down)) => Ok(connected),
                 reason = drain.closed() => Err(reason),
             },
         };
@@ -286,8 +289,13 @@ impl TcpProxy {
         }
     }
 
-    /// A connection to a host, after as many attempts as allowed.
-    async fn connect(&self, context: &Rc<Context>, info: &mut StreamInfo) -> Option<ConnectedSocket> {
+    /// A connection to a host for the client `down`, if it is known; after as many attempts as allowed.
+    async fn connect(
+        &self,
+        context: &Rc<Context>,
+        info: &mut StreamInfo,
+        down: Option<&Down>,
+    ) -> Option<ConnectedSocket> {
         let random = context.random.borrow_mut().u64(..);
         let of_state = info.filter_state(CLUSTER_STATE).and_then(|value| value.to_text());
         let cluster = match of_state {
@@ -307,7 +315,7 @@ impl TcpProxy {
         info.upstream.cluster_observability_name = cluster.cluster.observability_name.clone();
         info.upstream.cluster_metadata = cluster.cluster.metadata.clone();
         for _ in 0..self.max_connect_attempts {
-            match self.attempt(context, &cluster, labels.or(self.labels.as_ref()), info).await {
+            match self.attempt(context, &cluster, labels.or(self.labels.as_ref()), info, down).await {
                 Ok(connected) => return Some(connected),
                 Err(Retry::No) => return None,
                 Err(Retry::Yes) => {}
@@ -325,6 +333,7 @@ impl TcpProxy {
         cluster: &Rc<WorkerCluster>,
         labels: Option<&Labels>,
         info: &mut StreamInfo,
+        down: Option<&Down>,
     ) -> Result<ConnectedSocket, Retry> {
         if cluster.cluster.breakers.is_open(BreakerPriority::Default, Resource::Connections) {
             // Nothing would be there to wait for.
@@ -346,10 +355,16 @@ impl TcpProxy {
             }
         }
         let cluster = member.as_ref().unwrap_or(cluster);
-        if let Some(found) = cluster.find_host(info, None)
-            && Box::pin(found).await.is_err()
-        {
-            return Err(no_host(info));
+        let mut known = None;
+        match cluster.find_host(info, None) {
+            Some(Finding::Known(found)) => known = Some(found),
+            // (Boxed: few clusters want it.)
+            Some(Finding::Waits(found)) => match Box::pin(while_there(found, down)).await {
+                Some(Ok(())) => {}
+                Some(Err(_)) => return Err(no_host(info)),
+                None => return Err(Retry::No),
+            },
+            None => {}
         }
         let hash = self.hash_policy.as_ref().and_then(|policy| policy.hash(info));
         let labels = labels::wanted(&cluster.cluster, labels, info);
@@ -359,7 +374,7 @@ impl TcpProxy {
             info.upstream.wishes = Some(Box::new(HostWishes { listed, ..HostWishes::default() }));
         }
         let listed = info.upstream.wishes.as_ref().and_then(|wishes| wishes.listed.as_ref());
-        let wants = Wants { hash, labels: labels.as_deref(), host: None, listed };
+        let wants = Wants { hash, labels: labels.as_deref(), host: None, listed, found: known.as_ref() };
         let picked = {
             let random = &mut context.random.borrow_mut();
             match &place {
@@ -541,6 +556,8 @@ pub struct Down {
     pub gate: Option<Gate>,
     /// Bytes that filters sent it.
     pub greeted: u64,
+    /// What it means if the client has ended its side before there is a host.
+    pub end: EndOfPeer,
 }
 
 /// What came of seeking a host before the connection it is for was served.
@@ -595,6 +612,16 @@ impl Drop for Sought {
                 false => stats.upstream_cx_destroy_local.inc(),
             }
         }
+    }
+}
+
+/// What `found` comes to; `None` if the client `down` leaves before.
+async fn while_there<T>(found: impl Future<Output = T>, down: Option<&Down>) -> Option<T> {
+    let Some(down) = down else { return Some(found.await) };
+    tokio::select! {
+        biased;
+        found = found => Some(found),
+        () = down.connection.left(down.end) => None,
     }
 }
 

@@ -36,6 +36,7 @@ pub(crate) use self::talk::converse;
 use self::tries::Tries;
 use super::circuit_breaker::BreakerPriority;
 use super::cluster::Cluster;
+use super::dynamic::Finding;
 use super::http_options::Carriage;
 use super::load_report;
 use super::pool::{Clusters, HostPool, Lease, NoHost, RequestGuard, Wants, WorkerCluster};
@@ -287,12 +288,15 @@ impl Calling {
             let info = StreamInfo::new(nobody.clone(), clock::now(), std::time::SystemTime::UNIX_EPOCH);
             let place = self.choose_member()?;
             let cluster = self.member.as_ref().unwrap_or(&self.cluster);
-            if let Some(found) = cluster.find_host(&info, Some(&self.call.request)) {
-                Box::pin(found).await.map_err(|_| CallFailure::NoHost)?;
+            let mut known = None;
+            match cluster.find_host(&info, Some(&self.call.request)) {
+                Some(Finding::Known(found)) => known = Some(found),
+                Some(Finding::Waits(found)) => Box::pin(found).await.map_err(|_| CallFailure::NoHost)?,
+                None => {}
             }
             let hosts = cluster.cluster.balancing.override_hosts();
             let listed = hosts.map(|hosts| hosts.queue(Some(&self.call.request), &info));
-            let wants = Wants { listed: listed.as_ref(), ..Wants::default() };
+            let wants = Wants { listed: listed.as_ref(), found: known.as_ref(), ..Wants::default() };
             let picked = match place {
                 Some(place) => {
                     let picked = cluster.pick_member(wants, &place.loads, &mut self.random);

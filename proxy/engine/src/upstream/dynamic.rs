@@ -13,7 +13,7 @@ use futures_util::future::Either;
 use proxy_core::address::Address;
 use proxy_core::config::{BuildCx, Rejected};
 use proxy_core::dns_cache::{
-    DnsCache, DnsHost, Follower, HostKey, LookUp, Wanted, host_of_state, port_of_state,
+    DnsCache, DnsHost, Follower, HostKey, LookUp, NO_SUB_CLUSTERS, Wanted, host_of_state, port_of_state,
 };
 use proxy_core::head::RequestHead;
 use proxy_core::metadata::Metadata;
@@ -37,8 +37,6 @@ use crate::local::read_map::ReadMap;
 
 pub(super) const DYNAMIC_CLUSTER: &str = "envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig";
 
-pub(super) const NO_SUB_CLUSTERS: &str = "all hosts are of one cluster: only dns_cache_config is available";
-
 /// The hosts of a dynamic forward proxy.
 #[derive(Debug)]
 pub struct DynamicHosts {
@@ -56,6 +54,14 @@ pub struct DynamicHosts {
 struct Member {
     of: Arc<DnsHost>,
     host: Arc<Host>,
+}
+
+impl Member {
+    /// The host, for somebody who goes there; `None` if it is ejected.
+    fn visit(self) -> Option<Arc<Host>> {
+        self.of.touch(clock::now());
+        Some(self.host).filter(|host| host.health() != HostHealth::Unhealthy)
+    }
 }
 
 impl DynamicHosts {
@@ -139,16 +145,14 @@ impl DynamicHosts {
         info: &StreamInfo,
         request: Option<&RequestHead>,
     ) -> Option<Arc<Host>> {
-        let member = Self::wanted(cluster, info, request, |wanted| self.hosts.get(&wanted))??;
-        member.of.touch(clock::now());
-        Some(member.host).filter(|host| host.health() != HostHealth::Unhealthy)
+        Self::wanted(cluster, info, request, |wanted| self.hosts.get(&wanted))??.visit()
     }
 
-    /// Whether the host is known that `request` names, or the connection that it came on; has it looked up where it is not.
+    /// What is known of the host that `request` names, or the connection that it came on; has it looked up where that is nothing.
     fn seek(&self, cluster: &Cluster, info: &StreamInfo, request: Option<&RequestHead>) -> Sought {
-        let sought = Self::wanted(cluster, info, request, |wanted| match self.hosts.contains(&wanted) {
-            true => Sought::Known,
-            false => Sought::Unknown(self.cache.look_up(wanted)),
+        let sought = Self::wanted(cluster, info, request, |wanted| match self.hosts.get(&wanted) {
+            Some(member) => Sought::Known(Found(member.visit())),
+            None => Sought::Unknown(self.cache.look_up(wanted)),
         });
         sought.unwrap_or(Sought::Nameless)
     }
@@ -190,28 +194,39 @@ impl DynamicHosts {
     }
 }
 
+/// A host that a request or connection names, and that is known; `None` if it is ejected.
+///
+/// Who has it need not look it up again, and goes there though it may be forgotten meanwhile.
+#[derive(Debug)]
+pub(crate) struct Found(pub(super) Option<Arc<Host>>);
+
+/// What comes of looking for the host that a request or connection names.
+pub(crate) enum Finding<F> {
+    /// It is known.
+    Known(Found),
+    /// It will be, or is said not to be, when this is ready.
+    Waits(F),
+}
+
 /// Whether a host is known.
 enum Sought {
-    Known,
+    Known(Found),
     /// Nothing is named.
     Nameless,
     Unknown(LookUp),
 }
 
 impl WorkerCluster {
-    /// Ready when the host is known that `request` names, or the connection that it came on; at once where the cluster knows its hosts without
-    /// that. Cancel-safe.
-    ///
-    /// # Errors
-    /// Why it will not be known (`%RESPONSE_CODE_DETAILS%`).
+    /// The host that `request` names, or the connection that it came on, or a future that is ready when it is known; nothing where the cluster
+    /// knows its hosts without that. The future is cancel-safe, and fails with why it will not be known (`%RESPONSE_CODE_DETAILS%`).
     pub(crate) fn find_host(
         &self,
         info: &StreamInfo,
         request: Option<&RequestHead>,
-    ) -> Option<impl Future<Output = Result<(), Details>> + use<>> {
+    ) -> Option<Finding<impl Future<Output = Result<(), Details>> + use<>>> {
         let Discovery::Dynamic(hosts) = &self.cluster.discovery else { return None };
         let sought = match hosts.seek(&self.cluster, info, request) {
-            Sought::Known => return None,
+            Sought::Known(found) => return Some(Finding::Known(found)),
             Sought::Nameless => Err("empty_host_header"),
             Sought::Unknown(LookUp::Full) => Err("dns_cache_overflow"),
             Sought::Unknown(LookUp::Busy) => Err("dns_cache_pending_requests_overflow"),
@@ -221,12 +236,12 @@ impl WorkerCluster {
         if sought.is_err() {
             self.cluster.stats.traffic.here().upstream_cx_none_healthy.inc();
         }
-        Some(async move {
+        Some(Finding::Waits(async move {
             match sought?.await {
                 Ok(_) => Ok(()),
                 Err(reason) => Err(Details::from(format!("dns_resolution_failure{{{reason}}}"))),
             }
-        })
+        }))
     }
 }
 
@@ -290,9 +305,11 @@ pub async fn run(cluster: Arc<Cluster>, on_left: impl Fn()) {
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
+    use std::rc::Rc;
 
     use prost::Message as _;
     use proxy_core::config::BuildEnv;
+    use proxy_core::stream_info::ConnectionInfo;
     use proxy_core::upstream::HealthFlag;
     use xds_api::envoy::config::cluster::v3::cluster::CustomClusterType;
     use xds_api::envoy::extensions::common::dynamic_forward_proxy::v3::DnsCacheConfig;
@@ -300,8 +317,7 @@ mod tests {
     use super::*;
     use crate::upstream::dns::Caches;
 
-    #[test]
-    fn gauges_tell_of_ejected_hosts() {
+    fn cluster() -> Arc<Cluster> {
         let cache = DnsCacheConfig { name: "c".into(), ..DnsCacheConfig::default() };
         let config = ClusterConfig {
             cluster_implementation_specifier: Some(Kind::DnsCacheConfig(cache)),
@@ -319,19 +335,44 @@ mod tests {
             ..Default::default()
         };
         let env = BuildEnv { dns_caches: Arc::new(Caches::default()), ..BuildEnv::new(1) };
-        let cluster = Cluster::build(&proto, &mut BuildCx::new(&env)).unwrap();
+        Cluster::build(&proto, &mut BuildCx::new(&env)).unwrap()
+    }
+
+    fn address(last: u8) -> Address {
+        SocketAddr::from(([10, 0, 0, last], 80)).into()
+    }
+
+    /// A host that the cluster is told of.
+    fn comes(cluster: &Cluster, name: &str, last: u8) -> Arc<DnsHost> {
+        let host = Arc::new(DnsHost::new(Wanted { name, port: 80 }, clock::now()));
+        cluster.resolved(&host, &[address(last)]);
+        host
+    }
+
+    #[test]
+    fn who_has_found_a_host_does_not_lose_it() {
+        let cluster = cluster();
+        let host = comes(&cluster, "one.test", 1);
+        let Discovery::Dynamic(hosts) = &cluster.discovery else { panic!("another type") };
+        let mut connection = ConnectionInfo::new(address(9), address(8), "l".into());
+        connection.server_name = Some("one.test".into());
+        let info = StreamInfo::new(Rc::new(connection), clock::now(), std::time::SystemTime::UNIX_EPOCH);
+        let Sought::Known(found) = hosts.seek(&cluster, &info, None) else { panic!("it is known") };
+        cluster.gone(&host);
+        assert!(hosts.pick(&cluster, &info, None).is_none());
+        assert!(matches!(hosts.seek(&cluster, &info, None), Sought::Unknown(LookUp::Wait(_))));
+        assert_eq!(found.0.unwrap().address, address(1));
+    }
+
+    #[test]
+    fn gauges_tell_of_ejected_hosts() {
+        let cluster = cluster();
         let gauges = || {
             let state = &cluster.stats.state;
             [&state.membership_total, &state.membership_healthy, &state.membership_degraded]
                 .map(|gauge| gauge.value())
         };
-        let address = |last| Address::from(SocketAddr::from(([10, 0, 0, last], 80)));
-        let comes = |name, last| {
-            let host = Arc::new(DnsHost::new(Wanted { name, port: 80 }, clock::now()));
-            cluster.resolved(&host, &[address(last)]);
-            host
-        };
-        let (one, two) = (comes("one.test", 1), comes("two.test", 2));
+        let (one, two) = (comes(&cluster, "one.test", 1), comes(&cluster, "two.test", 2));
         assert_eq!(gauges(), [2, 2, 0]);
         let known = cluster.known_hosts();
         let mut known = known.hosts();
@@ -341,7 +382,7 @@ mod tests {
         known.next().unwrap().set_flag(HealthFlag::DegradedOutlierDetection, true);
         cluster.refresh_hosts();
         assert_eq!(gauges(), [2, 0, 1]);
-        comes("three.test", 3);
+        comes(&cluster, "three.test", 3);
         assert_eq!(gauges(), [3, 1, 1]);
         // With other addresses it is another host.
         cluster.resolved(&one, &[address(4)]);

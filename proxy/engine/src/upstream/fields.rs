@@ -1,13 +1,13 @@
 //! What is done with each field of the messages that make a cluster.
 
 use proxy_core::config::{FieldUse, MessageFields};
+use proxy_core::dns_cache::NO_SUB_CLUSTERS;
 
 use FieldUse::{Ignored, Rejected, Used};
 
 use super::checks::{NO_ALPN, NO_PROXY_PROTOCOL};
 use super::circuit_breaker::NO_INTERVAL;
 use super::dns::NO_STORE;
-use super::dynamic::NO_SUB_CLUSTERS;
 
 const NO_REPORTS: FieldUse = Ignored("no load reports are sent; traffic is as without");
 const NO_HTTP3: FieldUse = Rejected("HTTP/3 is not available");

@@ -41,6 +41,7 @@ use super::aggregate::Members;
 use super::circuit_breaker::{BreakerPriority, Permit, Resource};
 use super::cluster::Cluster;
 use super::discovery::Discovery;
+use super::dynamic::Found;
 use super::transport_options::TransportOptions;
 
 /// The clusters of one worker, by slot and by name.
@@ -211,7 +212,7 @@ impl WorkerCluster {
         wants: Wants<'_>,
         random: &mut fastrand::Rng,
     ) -> Result<Arc<Host>, NoHost> {
-        if let Some(named) = self.named(info, Some(request)) {
+        if let Some(named) = self.named(info, Some(request), wants.found) {
             return named.ok_or(NoHost::Unavailable);
         }
         let hosts = self.cluster.hosts();
@@ -277,7 +278,7 @@ impl WorkerCluster {
         random: &mut fastrand::Rng,
         again: &PickAgain<'_>,
     ) -> Result<Arc<Host>, NoHost> {
-        let mut pick = |attempt: u32| match self.named(info, Some(request)) {
+        let mut pick = |attempt: u32| match self.named(info, Some(request), again.wants.found) {
             Some(named) => named,
             None => {
                 let cx = PickCx { attempt, loads: again.loads, ..again.wants.cx(random) };
@@ -300,17 +301,25 @@ impl WorkerCluster {
 
     /// Chooses a host for a connection; those that are not for HTTP are never refused (`drop_overloads`), as in Envoy.
     pub fn pick(&self, info: &StreamInfo, wants: Wants<'_>, random: &mut fastrand::Rng) -> Option<Arc<Host>> {
-        if let Some(named) = self.named(info, None) {
+        if let Some(named) = self.named(info, None, wants.found) {
             return named;
         }
         self.choose(&self.cluster.hosts(), wants, random)
     }
 
-    /// The host that a request or connection names; `None` if the cluster balances.
-    fn named(&self, info: &StreamInfo, request: Option<&RequestHead>) -> Option<Option<Arc<Host>>> {
+    /// The host that a request or connection names, looked up unless it was `found`; `None` if the cluster balances.
+    fn named(
+        &self,
+        info: &StreamInfo,
+        request: Option<&RequestHead>,
+        found: Option<&Found>,
+    ) -> Option<Option<Arc<Host>>> {
         let picked = match &self.cluster.discovery {
             Discovery::OriginalDst(hosts) => hosts.pick(&self.cluster, info, request),
-            Discovery::Dynamic(hosts) => hosts.pick(&self.cluster, info, request),
+            Discovery::Dynamic(hosts) => match found {
+                Some(Found(host)) => host.clone(),
+                None => hosts.pick(&self.cluster, info, request),
+            },
             Discovery::Static | Discovery::Dns(_) | Discovery::Eds(_) | Discovery::Aggregate(_) => {
                 return None;
             }
@@ -506,6 +515,8 @@ pub struct Wants<'a> {
     pub host: Option<&'a HostWish>,
     /// The hosts that it lists, where the cluster looks for such a list.
     pub listed: Option<&'a HostQueue>,
+    /// The host that it names, where it was looked up already.
+    pub(crate) found: Option<&'a Found>,
 }
 
 impl<'a> Wants<'a> {

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use http::StatusCode;
 use proxy_core::config::FieldUse::{Ignored, Rejected as Refused, Used};
 use proxy_core::config::{BuildCx, MessageFields, Rejected};
-use proxy_core::dns_cache::{Answer, DnsCache, LookUp, Wanted, host_of_state, port_of_state};
+use proxy_core::dns_cache::{
+    Answer, DnsCache, LookUp, NO_SUB_CLUSTERS, Wanted, host_of_state, port_of_state,
+};
 use proxy_core::extension::http_filter::{
     HeadersStep, HttpFilter, HttpFilterExtension, Phases, StreamCx, Verdict,
 };
@@ -25,7 +27,6 @@ use xds_api::envoy::extensions::filters::http::dynamic_forward_proxy::v3::per_ro
 
 const MESSAGE: &str = "envoy.extensions.filters.http.dynamic_forward_proxy.v3.FilterConfig";
 const ROUTE_MESSAGE: &str = "envoy.extensions.filters.http.dynamic_forward_proxy.v3.PerRouteConfig";
-const NO_SUB_CLUSTERS: &str = "all hosts are of one cluster: only dns_cache_config is available";
 
 /// How the fields of the configuration are used.
 pub const FIELDS: &[MessageFields] = &[
