@@ -15,14 +15,14 @@ use rcgen::{
     date_time_ymd,
 };
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::default_provider;
+use rustls::crypto::{CryptoProvider, SupportedKxGroup};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, ServerConfig, ServerConnection,
-    SignatureScheme, SupportedProtocolVersion,
+    ClientConfig, ClientConnection, DigitallySignedStruct, NamedGroup, RootCertStore, ServerConfig,
+    ServerConnection, SignatureScheme, SupportedProtocolVersion,
 };
 
 use crate::expect::SOON;
@@ -264,7 +264,7 @@ pub struct ClientOptions {
     pub versions: Vec<&'static SupportedProtocolVersion>,
     /// Names of suites as `rustls` has them.
     pub suites: Vec<&'static str>,
-    /// Names of the groups that it takes; all if none.
+    /// Names of the groups that it takes, by preference; all if none.
     pub groups: Vec<&'static str>,
     /// Takes signatures of these only.
     pub schemes: Vec<SignatureScheme>,
@@ -351,8 +351,17 @@ impl ClientOptions {
                 self.suites.iter().position(|one| *one == name)
             });
         }
-        if !self.groups.is_empty() {
-            provider.kx_groups.retain(|group| self.groups.contains(&format!("{:?}", group.name()).as_str()));
+        match self.groups.is_empty() {
+            // As browsers have them: the hybrid one first.
+            true => provider.kx_groups.sort_by_key(|group| group.name() != NamedGroup::X25519MLKEM768),
+            false => {
+                let place = |group: &&dyn SupportedKxGroup| {
+                    let name = format!("{:?}", group.name());
+                    self.groups.iter().position(|one| *one == name)
+                };
+                provider.kx_groups.retain(|group| place(group).is_some());
+                provider.kx_groups.sort_by_key(place);
+            }
         }
         let versions = match self.versions.is_empty() {
             true => rustls::ALL_VERSIONS.to_vec(),
@@ -476,6 +485,11 @@ impl Session {
         socket.set_nodelay(true)?;
         let name = ServerName::try_from(name.to_owned())?;
         Ok(Self(rustls::StreamOwned::new(ClientConnection::new(config.clone(), name)?, socket)))
+    }
+
+    /// Whether its handshake, which is done, resumed an earlier session.
+    pub fn is_resumed(&self) -> bool {
+        self.0.conn.handshake_kind() == Some(rustls::HandshakeKind::Resumed)
     }
 
     /// Sends a request and reads the response, which must have a content length; its status line.

@@ -6,7 +6,7 @@ use integration::config::{HttpListener, bootstrap, cluster, fill, port};
 use integration::control_plane::{bootstrap_of, management_cluster, socket};
 use integration::expect::{SOON, eventually};
 use integration::process::{Binary, Proxy};
-use integration::tls::{Authority, ClientOptions, Outcome, Wanted, downstream, inline, talk};
+use integration::tls::{Authority, ClientOptions, Outcome, Session, Wanted, downstream, inline, talk};
 use integration::upstream::Upstream;
 use rustls::ClientConfig;
 use rustls::version::{TLS12, TLS13};
@@ -125,6 +125,61 @@ async fn keys_of_tickets_are_handed_out_as_to_envoy() {
         assert!(!get(&proxy, "open", &client).await.resumed);
         let dump = proxy.admin().get("/config_dump").await.unwrap();
         assert!(!dump.contains("cccccccc"), "{dump}");
+    }
+}
+
+/// Connections that each of two workers has.
+async fn on_workers(proxy: &Proxy) -> Option<[i64; 2]> {
+    let stats = proxy.admin().stats(r"^listener\.fair\.worker_.\.downstream_cx_active$").await.ok()?;
+    Some([0, 1].map(|worker| {
+        stats.get(&format!("listener.fair.worker_{worker}.downstream_cx_active")).copied().unwrap_or(0)
+    }))
+}
+
+/// A connection that has served a request, and stays.
+async fn held(proxy: &Proxy, config: &Arc<ClientConfig>) -> Session {
+    let (address, config) = (proxy.listener("fair").unwrap(), config.clone());
+    let talking = tokio::task::spawn_blocking(move || {
+        let mut session = Session::over(address, &config, "a.test")?;
+        let status = session.request("GET / HTTP/1.1\r\nhost: a.test\r\n\r\n")?;
+        anyhow::ensure!(status == "HTTP/1.1 200 OK", "{status}");
+        Ok(session)
+    });
+    talking.await.unwrap().unwrap()
+}
+
+/// What one worker sealed the other opens, whether its key was given or made up. Connections are balanced, so while there are two
+/// each worker has one; nothing but tickets can resume a session.
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_resume_each_others_sessions() {
+    const BALANCED: &str = "stat_prefix: fair\nconnection_balance_config: {exact_balance: {}}\n";
+    let root = Authority::new("root").unwrap();
+    let common = format!("tls_certificates: [{}]\n", root.issue(&Wanted::default()).unwrap().inline());
+    for binary in both() {
+        for own in ["", &format!("session_ticket_keys: {}\n", keys("ab"))] {
+            let context = format!("disable_stateful_session_resumption: true\n{own}");
+            let chain = downstream(&common, &context);
+            let listener = HttpListener::to_up("fair").listener(BALANCED).chain(&chain).yaml();
+            let upstream = Upstream::start().await.unwrap();
+            let up = fill(&cluster("up", "up", ""), [("up", port(upstream.addr()))]);
+            let config = bootstrap(&[listener], &[up], "");
+            let proxy = Proxy::start_with(&binary, &config, &["--concurrency", "2"]).await.unwrap();
+            let are = async |what: &str, is: fn([i64; 2]) -> bool| {
+                let counts = eventually(what, SOON, async || on_workers(&proxy).await.filter(|now| is(*now)));
+                counts.await.unwrap();
+            };
+            for version in [&TLS12, &TLS13] {
+                let client = ClientOptions { versions: vec![version], ..ClientOptions::default() };
+                let client = client.config().unwrap();
+                let first = held(&proxy, &client).await;
+                are("a connection of one worker", |counts| counts == [1, 0] || counts == [0, 1]).await;
+                let second = held(&proxy, &client).await;
+                are("a connection of each worker", |counts| counts == [1, 1]).await;
+                assert!(!first.is_resumed() && second.is_resumed(), "{:?}, {own:?}", version.version);
+                drop((first, second));
+                are("no connection", |counts| counts == [0, 0]).await;
+            }
+        }
     }
 }
 
