@@ -83,7 +83,7 @@ fn length(bytes: &[u8]) -> Option<usize> {
     if begins { None } else { Some(0) }
 }
 
-/// A header in words; ports that are known by their names.
+/// A header in words; ports that are known by their names, in values after a colon.
 pub fn words(header: &[u8], ports: &[(u16, &str)]) -> Result<String> {
     let name = |port: u16| {
         let known = ports.iter().find(|(known, _)| *known == port);
@@ -124,7 +124,9 @@ pub fn words(header: &[u8], ports: &[(u16, &str)]) -> Result<String> {
         let shown = if length > 20 {
             format!("{length} octets")
         } else {
-            format!("{:?}", value.escape_ascii().to_string())
+            let value = value.escape_ascii().to_string();
+            let known = ports.iter().map(|(port, name)| (format!(":{port}"), format!(":{name}")));
+            format!("{:?}", known.fold(value, |value, (port, name)| value.replace(&port, &name)))
         };
         write!(text, " {}={shown}", head[0])?;
         body = rest;

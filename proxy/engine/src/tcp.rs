@@ -4,5 +4,6 @@ mod copy;
 pub mod fields;
 mod interval;
 pub mod proxy;
+mod told;
 
 pub use proxy::TcpProxy;

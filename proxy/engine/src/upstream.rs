@@ -1,6 +1,7 @@
 //! Clusters: hosts, load balancing, circuit breakers, discovery by DNS, the options of connections, and the
 //! streams to hosts that the router drives.
 
+pub(crate) mod added_tlvs;
 pub mod aggregate;
 mod apart;
 pub mod balancing;

@@ -5,9 +5,10 @@ use std::net::SocketAddr;
 
 use integration::client::Client;
 use integration::config::{
-    H2_CLUSTER, HttpListener, bootstrap, cluster, fill, indent, listener_with_filters, port, tcp_proxy,
+    H2_CLUSTER, HttpListener, bootstrap, cluster, file_log, fill, indent, listener_with_filters, port,
+    tcp_proxy, tcp_proxy_with_logs,
 };
-use integration::expect::{SOON, eventually};
+use integration::expect::{SOON, eventually, whole_lines};
 use integration::process::{Binary, Proxy};
 use integration::tls::{Authority, TlsServer, Wanted, inline};
 use integration::told::{Told, v2, words};
@@ -36,7 +37,7 @@ struct Case {
     name: &'static str,
     is_http: bool,
     listener: &'static str,
-    options: &'static str,
+    options: String,
     cluster: String,
     clients: Vec<Vec<u8>>,
 }
@@ -46,15 +47,19 @@ fn cases(root: &Authority) -> Vec<Case> {
         name,
         is_http: false,
         listener,
-        options: "",
+        options: String::new(),
         cluster: telling(cluster, RAW),
         clients,
     };
-    let http = |name, listener, options, cluster: String, clients: Vec<Vec<u8>>| Case {
+    let adds = |name, listener, policy, clients: Vec<Vec<u8>>| Case {
+        options: format!("proxy_protocol_tlvs: {ADDS}\nproxy_protocol_tlv_merge_policy: {policy}"),
+        ..tcp(name, listener, ALL, clients)
+    };
+    let http = |name, listener, options: &str, cluster: String, clients: Vec<Vec<u8>>| Case {
         name,
         is_http: true,
         listener,
-        options,
+        options: options.to_owned(),
         cluster,
         clients,
     };
@@ -98,6 +103,17 @@ fn cases(root: &Authority) -> Vec<Case> {
             one(&[(1, &half), (3, &much)]),
         ),
         tcp("as_much_as_fits", FROM_PROXIES, ALL, one(&[(1, &half), (3, &much)])),
+        tcp("formatted", "", &formatted(), vec![GET.to_vec()]),
+        tcp("formatted_of_host", FROM_PROXIES, &formatted(), one(&many)),
+        http("formatted_http", "", "", telling(&formatted(), RAW), vec![GET.to_vec()]),
+        adds("adds", "", "ADD_IF_ABSENT", vec![GET.to_vec()]),
+        adds("adds_not_to_others", FROM_PROXIES, "ADD_IF_ABSENT", one(&many)),
+        adds("adds_not_to_nothing", FROM_PROXIES, "ADD_IF_ABSENT", one(&[])),
+        adds("overwrites_nothing", "", "OVERWRITE_BY_TYPE_IF_EXISTS_OR_ADD", vec![GET.to_vec()]),
+        adds("overwrites", FROM_PROXIES, "OVERWRITE_BY_TYPE_IF_EXISTS_OR_ADD", one(&many)),
+        adds("overwrites_what_is_kept", SOME_TLVS, "OVERWRITE_BY_TYPE_IF_EXISTS_OR_ADD", one(&many)),
+        adds("appends_to_nothing", "", "APPEND_IF_EXISTS_OR_ADD", vec![GET.to_vec()]),
+        adds("appends", FROM_PROXIES, "APPEND_IF_EXISTS_OR_ADD", one(&many)),
         http("http_v1", "", "", telling("{version: V1}", RAW), vec![GET.to_vec()]),
         http("http_v2", "", "", telling("{version: V2}", RAW), vec![GET.to_vec(), GET.to_vec()]),
         http("shared", FROM_PROXIES, "", telling(ALL, RAW), clients()),
@@ -109,6 +125,47 @@ fn cases(root: &Authority) -> Vec<Case> {
     ]
 }
 
+/// What a TCP proxy adds.
+const ADDS: &str = "[{type: 3, format_string: {text_format_source: {inline_string: \"to %UPSTREAM_CLUSTER% %UPSTREAM_HOST%\"}}}, {type: 1, value: YQ==}, {type: 3, value: Yg==}, {type: 1, value: Yw==}]";
+
+/// Texts about connections to hosts.
+const TEXTS: [&str; 14] = [
+    "a text",
+    "%UPSTREAM_HOST%",
+    "%UPSTREAM_CLUSTER%",
+    "%UPSTREAM_REMOTE_ADDRESS%",
+    "%UPSTREAM_LOCAL_ADDRESS%",
+    "%DOWNSTREAM_REMOTE_ADDRESS%",
+    "%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%",
+    "%UPSTREAM_METADATA(a:b)%",
+    "%DYNAMIC_METADATA(a:b)%",
+    "%FILTER_STATE(a)%",
+    "%ROUTE_NAME%",
+    "%REQ(x)%",
+    "%RESPONSE_CODE%",
+    "%PROTOCOL%",
+];
+
+/// What tells hosts of them, each by a TLV, and more by JSON.
+fn formatted() -> String {
+    let texts = TEXTS.iter().enumerate().map(|(number, text)| {
+        format!(
+            "{{type: {}, format_string: {{text_format_source: {{inline_string: \"{text}\"}}}}}}",
+            20 + number
+        )
+    });
+    let texts: Vec<String> = texts.collect();
+    let json =
+        "{type: 2, format_string: {json_format: {a: '%UPSTREAM_METADATA(a:b)%'}}}, {type: 2, value: YQ==}";
+    format!(
+        "{{version: V2, added_tlvs: [{}, {json}], pass_through_tlvs: {{match_type: INCLUDE_ALL}}}}",
+        texts.join(", ")
+    )
+}
+
+/// The metadata of the host of the case `formatted_of_host`.
+const FORMATTED: &str = "      - metadata: {filter_metadata: {a: {b: of the host}}, typed_filter_metadata: {envoy.transport_sockets.proxy_protocol: {\"@type\": type.googleapis.com/envoy.config.core.v3.PerHostConfig, added_tlvs: [{type: 20, value: aGg=}]}}}\n";
+
 /// The metadata of the host of the case `per_host`.
 const PER_HOST: &str = "      - metadata: {typed_filter_metadata: {envoy.transport_sockets.proxy_protocol: {\"@type\": type.googleapis.com/envoy.config.core.v3.PerHostConfig, added_tlvs: [{type: 1, value: aGg=}, {type: 1, value: aGk=}]}}}\n";
 
@@ -117,10 +174,10 @@ impl Case {
         match self.is_http {
             true => {
                 let route = format!("- match: {{prefix: /}}\n  route: {{cluster: {}}}", self.name);
-                HttpListener::new(self.name, &route).options(self.options).listener(self.listener).yaml()
+                HttpListener::new(self.name, &route).options(&self.options).listener(self.listener).yaml()
             }
             false => {
-                let filter = tcp_proxy(self.name, &format!("cluster: {}", self.name));
+                let filter = tcp_proxy(self.name, &format!("cluster: {}\n{}", self.name, self.options));
                 listener_with_filters(self.name, &filter) + &indent(self.listener, 2)
             }
         }
@@ -130,6 +187,7 @@ impl Case {
         let yaml = fill(&cluster(self.name, "host", &self.cluster), [("host", port(host))]);
         match self.name {
             "per_host" => yaml.replace("      - endpoint", &format!("{PER_HOST}        endpoint")),
+            "formatted_of_host" => yaml.replace("      - endpoint", &format!("{FORMATTED}        endpoint")),
             _ => yaml,
         }
     }
@@ -212,6 +270,114 @@ async fn hosts_are_told_what_envoy_tells_them() {
     let (envoy, ours) = (observe(&envoy, &root).await, observe(&ours, &root).await);
     for (case, wanted) in envoy {
         assert_eq!(ours[case], wanted, "{case}");
+    }
+}
+
+/// What becomes of TLVs by rules, of which two are for one type, and two for one key.
+const RULES: &str = "rules: [{tlv_type: 1, on_tlv_present: {key: k1}}, {tlv_type: 1, on_tlv_present: {key: k1b}}, {tlv_type: 2, on_tlv_present: {key: k2, metadata_namespace: ns}}, {tlv_type: 3, on_tlv_present: {key: k3, value_string_encoding: BASE64}}, {tlv_type: 4, on_tlv_present: {key: k1b}}, {tlv_type: 5}]";
+
+async fn kept(binary: &Binary) -> Vec<String> {
+    let state = |form: &str| format!("%FILTER_STATE(envoy.network.proxy_protocol.tlv:{form})%");
+    let metadata = |name: &str| format!("%DYNAMIC_METADATA({name})%");
+    let own = "envoy.filters.listener.proxy_protocol";
+    let mut formats: Vec<String> =
+        ["k1", "k1b", "k2", "k3", "k4"].map(|key| state(&format!("FIELD:{key}"))).into();
+    formats.extend(["k1", "k1b", "k2", "k3"].map(|key| metadata(&format!("{own}:{key}"))));
+    formats.push(metadata("ns:k2"));
+    let format =
+        format!("log_format: {{text_format_source: {{inline_string: \"{}\\n\"}}}}", formats.join("|"));
+    let logs = |format: &str| format!("access_log:\n{}", file_log(format));
+    let listener = |name: &str, rules: &str, format: &str| {
+        let filter = tcp_proxy_with_logs(name, &logs(format), "cluster: up");
+        let options = FROM_PROXIES.replace("pass_through", &format!("{rules}, pass_through"));
+        listener_with_filters(name, &filter) + &indent(&options, 2)
+    };
+    let whole = format!(
+        "log_format: {{text_format_source: {{inline_string: \"{}|{}|{}\\n\"}}}}",
+        state("PLAIN"),
+        state("TYPED"),
+        metadata(own)
+    );
+    let upstream = Upstream::start().await.unwrap();
+    let up = fill(&cluster("up", "host", ""), [("host", port(upstream.addr()))]);
+    let in_state = format!("{RULES}, tlv_location: FILTER_STATE");
+    let listeners = [
+        listener("metadata", RULES, &format),
+        listener("state", &in_state, &format),
+        listener("metadata_whole", RULES, &whole),
+        listener("state_whole", &in_state, &whole),
+    ];
+    let proxy = Proxy::start(binary, &bootstrap(&listeners, &[up], "")).await.unwrap();
+    let (twice, one) =
+        ([(1, &b"x"[..]), (1, b"xx"), (2, b"y\xff"), (3, b"zz")], [(2, &b"y"[..]), (5, b"five")]);
+    let (fours, ones) = ([(4, &b"four"[..]), (1, b"x")], [(1, &b"x"[..]), (4, b"four")]);
+    let some: [&[(u8, &[u8])]; 4] = [&twice, &fours, &ones, &[]];
+    let mut wanted = Vec::new();
+    for listener in ["metadata", "state"] {
+        wanted.extend(some.map(|tlvs| (listener, tlvs)));
+    }
+    wanted.extend([
+        ("metadata_whole", &one[..1]),
+        ("state_whole", &one[..1]),
+        ("metadata_whole", &one[1..]),
+        ("state_whole", &one[1..]),
+    ]);
+    let path = proxy.dir().join("access.log");
+    let mut lines = Vec::new();
+    for (index, (listener, tlvs)) in wanted.into_iter().enumerate() {
+        let mut client = Client::connect(proxy.listener(listener).unwrap()).await.unwrap();
+        let header = v2(1, "1.2.3.4:55", "5.6.7.8:66", tlvs).unwrap();
+        client.send(&[&header, GET].concat()).await.unwrap();
+        assert_eq!(client.response("GET", SOON).await.unwrap().head.status().unwrap(), 200);
+        drop(client);
+        let line = eventually("the log", SOON, async || whole_lines(&path).into_iter().nth(index));
+        lines.push(format!("{listener} {tlvs:?}: {}", line.await.unwrap()));
+    }
+    lines
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tlvs_are_kept_as_by_envoy() {
+    let [envoy, ours] = both();
+    let (expected, kept) = (kept(&envoy).await, kept(&ours).await);
+    assert_eq!(kept, expected);
+    assert!(kept[4].ends_with(": -|xx|y!|eno=|-|-|-|-|-|-"), "{}", kept[4]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn values_that_are_taken_and_refused() {
+    let text = |text: &str| format!("format_string: {{text_format_source: {{inline_string: \"{text}\"}}}}");
+    let cases = [
+        ("type: 1, value: YQ==".to_owned(), None),
+        (format!("type: 1, {}", text("%HOSTNAME%")), None),
+        ("type: 1".to_owned(), Some("one of 'value' or 'format_string' must be set")),
+        (
+            format!("type: 1, value: YQ==, {}", text("a")),
+            Some("only one of 'value' or 'format_string' may be set"),
+        ),
+        (format!("type: 1, {}", text("%NOTHING%")), Some("ot supported field in StreamInfo: NOTHING")),
+        ("type: 256, value: YQ==".to_owned(), Some("value must be less than 256")),
+        ("type: 1, format_string: {}".to_owned(), Some("is required")),
+    ];
+    for binary in both() {
+        for (entry, refused) in &cases {
+            let socket = telling(&format!("{{version: V2, added_tlvs: [{{{entry}}}]}}"), RAW);
+            let of_socket = fill(&cluster("up", "host", &socket), [("host", "1".to_owned())]);
+            let plain = fill(&cluster("up", "host", ""), [("host", "1".to_owned())]);
+            let proxy = |options: &str| {
+                listener_with_filters("l", &tcp_proxy("l", &format!("cluster: up\n{options}")))
+            };
+            for (listener, cluster) in
+                [(proxy(""), of_socket), (proxy(&format!("proxy_protocol_tlvs: [{{{entry}}}]")), plain)]
+            {
+                let verdict = binary.validate(&bootstrap(&[listener], &[cluster], "")).unwrap();
+                let is_as_wanted = match refused {
+                    None => verdict.accepted,
+                    Some(reason) => !verdict.accepted && verdict.text.contains(reason),
+                };
+                assert!(is_as_wanted, "{:?} {entry}: {}", binary.kind, verdict.text);
+            }
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What becomes of every field of the TCP proxy's messages.
 
-use proxy_core::config::FieldUse::{Ignored, Rejected, Used};
+use proxy_core::config::FieldUse::{Rejected, Used};
 use proxy_core::config::MessageFields;
 
 /// Fields by message.
@@ -32,11 +32,8 @@ pub const FIELDS: &[MessageFields] = &[
             ("access_log_flush_interval", Used),
             ("flush_access_log_on_connected", Used),
             ("access_log_options", Used),
-            ("proxy_protocol_tlvs", Rejected("TLVs are added by the transport socket of the cluster")),
-            (
-                "proxy_protocol_tlv_merge_policy",
-                Ignored("concerns proxy_protocol_tlvs only, which are refused"),
-            ),
+            ("proxy_protocol_tlvs", Used),
+            ("proxy_protocol_tlv_merge_policy", Used),
             ("upstream_connect_mode", Rejected("only IMMEDIATE is available")),
             ("max_early_data_bytes", Rejected("not available")),
             ("check_drain_close", Rejected("not available")),

@@ -18,6 +18,7 @@ use proxy_core::extension::network_filter::NetworkFilter;
 use proxy_core::hash_policy::ConnectionHashPolicy;
 use proxy_core::log_filter::build_access_logs;
 use proxy_core::names::Name;
+use proxy_core::proxy_protocol::Tlv;
 use proxy_core::response_flag::{ResponseFlag, ResponseFlags};
 use proxy_core::stats::Cells;
 use proxy_core::stats::groups::{ClusterTrafficStats, TcpProxyStats};
@@ -29,6 +30,7 @@ use xds_api::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::Clus
 
 use super::copy::{Direction, Failed};
 use super::interval::{carry_telling, interval};
+use super::told::ToldTlvs;
 use crate::context::Context;
 use crate::local::clock;
 use crate::local::drain::DrainHandle;
@@ -51,6 +53,8 @@ pub struct TcpProxy {
     hash_policy: Option<ConnectionHashPolicy>,
     /// How hosts must be labelled.
     labels: Option<Labels>,
+    /// TLVs that hosts are told of clients.
+    told: Option<ToldTlvs>,
     idle_timeout: Option<Duration>,
     max_duration: Option<Duration>,
     max_duration_jitter: f64,
@@ -131,11 +135,6 @@ impl TcpProxy {
         let rejected = [
             cx.reject_if(proto.tunneling_config.is_some(), "tunneling_config", "tunnelling is not available"),
             cx.reject_if(proto.on_demand.is_some(), "on_demand", "on-demand clusters are not available"),
-            cx.reject_if(
-                !proto.proxy_protocol_tlvs.is_empty(),
-                "proxy_protocol_tlvs",
-                "TLVs are added by the transport socket of the cluster",
-            ),
             cx.reject_if(proto.backoff_options.is_some(), "backoff_options", "is not available"),
             cx.reject_if(
                 proto.upstream_connect_mode != 0,
@@ -152,6 +151,7 @@ impl TcpProxy {
         ];
         let hash_policies = cx.each("hash_policy", &proto.hash_policy, ConnectionHashPolicy::build);
         let access_logs = build_access_logs(&proto.access_log, cx);
+        let told = ToldTlvs::build(proto, cx);
         for one in rejected {
             one?;
         }
@@ -165,6 +165,7 @@ impl TcpProxy {
             // (There is at most one.)
             hash_policy: hash_policies?.pop(),
             labels,
+            told: told?,
             idle_timeout: timeout_or(proto.idle_timeout.as_ref(), Some(Duration::from_secs(3600))),
             max_duration: timeout_or(proto.max_downstream_connection_duration.as_ref(), None),
             max_duration_jitter: proto
@@ -314,8 +315,11 @@ impl TcpProxy {
         info.upstream.cluster = Some(cluster.cluster.name.shared());
         info.upstream.cluster_observability_name = cluster.cluster.observability_name.clone();
         info.upstream.cluster_metadata = cluster.cluster.metadata.clone();
+        // (As in Envoy no host is known to them yet.)
+        let tlvs = self.told.as_ref().map(|told| told.of(info));
         for _ in 0..self.max_connect_attempts {
-            match self.attempt(context, &cluster, labels.or(self.labels.as_ref()), info, down).await {
+            let labels = labels.or(self.labels.as_ref());
+            match self.attempt(context, &cluster, labels, tlvs.as_ref(), info, down).await {
                 Ok(connected) => return Some(connected),
                 Err(Retry::No) => return None,
                 Err(Retry::Yes) => {}
@@ -332,6 +336,7 @@ impl TcpProxy {
         context: &Rc<Context>,
         cluster: &Rc<WorkerCluster>,
         labels: Option<&Labels>,
+        tlvs: Option<&Arc<[Tlv]>>,
         info: &mut StreamInfo,
         down: Option<&Down>,
     ) -> Result<ConnectedSocket, Retry> {
@@ -392,7 +397,7 @@ impl TcpProxy {
         info.upstream.attempted.push(host.clone());
         let is_told = cluster.cluster.transport.tells_of_clients();
         let options = is_told.then(|| TransportOptions {
-            client: Some(Client::of(&info.connection)),
+            client: Some(Client::with(&info.connection, tlvs)),
             ..TransportOptions::default()
         });
         let options = TransportOptions::with_state(options, info);

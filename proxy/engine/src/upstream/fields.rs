@@ -711,10 +711,7 @@ pub const FIELDS: &[MessageFields] = &[
     ),
     ("envoy.config.core.v3.ProxyProtocolPassThroughTLVs", &[("match_type", Used), ("tlv_type", Used)]),
     ("envoy.config.core.v3.PerHostConfig", &[("added_tlvs", Used)]),
-    (
-        "envoy.config.core.v3.TlvEntry",
-        &[("type", Used), ("value", Used), ("format_string", Rejected("only fixed values are available"))],
-    ),
+    ("envoy.config.core.v3.TlvEntry", &[("type", Used), ("value", Used), ("format_string", Used)]),
     (
         "envoy.config.core.v3.UpstreamHttpProtocolOptions",
         &[("auto_sni", Used), ("auto_san_validation", Used), ("override_auto_sni_header", Used)],

@@ -8,6 +8,8 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
 
 use prost::Message;
 use proxy_core::address::Address;
@@ -17,11 +19,15 @@ use proxy_core::metadata::Metadata;
 use proxy_core::proxy_protocol::Tlv;
 use proxy_core::stats::groups::UpstreamProxyProtocolStats;
 use proxy_core::stats::{Cells, Scope};
+use proxy_core::stream_info::{ConnectionInfo, StreamInfo};
+use proxy_core::upstream::Host;
 use xds_api::envoy::config::core::v3 as core;
 use xds_api::envoy::config::core::v3::proxy_protocol_config::Version;
 use xds_api::envoy::config::core::v3::proxy_protocol_pass_through_tl_vs::PassTlVsMatchType;
 
+use super::added_tlvs::{AddedTlvs, kind};
 use super::transport_options::Client;
+use crate::local::clock;
 use crate::net::connection::Socket;
 
 /// The message that configures it.
@@ -44,7 +50,7 @@ const INET6: u8 = 0x21;
 pub struct ProxyProtocol {
     version: Version,
     passed: Passed,
-    added: Vec<Tlv>,
+    added: AddedTlvs,
     allow_unspecified: bool,
     stats: Cells<UpstreamProxyProtocolStats>,
 }
@@ -54,6 +60,27 @@ pub struct ProxyProtocol {
 enum Passed {
     All,
     Some(BTreeSet<u8>),
+}
+
+/// A connection to a host that was just made.
+pub(crate) struct Made<'c> {
+    pub(crate) host: &'c Arc<Host>,
+    pub(crate) socket: &'c Socket,
+    /// Its number, unique in the process.
+    pub(crate) id: u64,
+}
+
+impl Made<'_> {
+    /// What texts tell of it: as in Envoy it is the connection that they are about, not that of the client.
+    fn info(&self) -> StreamInfo {
+        let known = |end: io::Result<Address>| end.unwrap_or_else(|_| self.host.address.clone());
+        let (remote, local) = (known(self.socket.peer_address()), known(self.socket.local_address()));
+        let connection = ConnectionInfo { id: self.id, ..ConnectionInfo::new(remote, local, Arc::default()) };
+        let start = connection.start;
+        let mut info = StreamInfo::new(Rc::new(connection), start, clock::wall(start));
+        info.upstream.host = Some(self.host.clone());
+        info
+    }
 }
 
 impl ProxyProtocol {
@@ -67,18 +94,7 @@ impl ProxyProtocol {
         let Ok(version) = Version::try_from(*version) else {
             return Err(cx.at("version", |cx| cx.reject("not a defined value")));
         };
-        let kind = |kind: u32, cx: &mut BuildCx<'_>| {
-            u8::try_from(kind).map_err(|_| cx.reject("value must be less than 256"))
-        };
-        let added = cx.each("added_tlvs", added_tlvs, |one, cx| {
-            let core::TlvEntry { r#type, value, format_string } = one;
-            let kind = cx.at("type", |cx| kind(*r#type, cx))?;
-            cx.reject_if(format_string.is_some(), "format_string", "only fixed values are available")?;
-            match value.is_empty() {
-                true => Err(cx.reject("Invalid TLV configuration: 'value' must be set.")),
-                false => Ok(Tlv { kind, value: value.as_slice().into() }),
-            }
-        });
+        let added = AddedTlvs::build("added_tlvs", added_tlvs, cx);
         let passed = match pass_through_tlvs {
             None => Passed::Some(BTreeSet::new()),
             Some(passed) if passed.match_type == PassTlVsMatchType::IncludeAll as i32 => Passed::All,
@@ -91,11 +107,11 @@ impl ProxyProtocol {
         Ok(Self { version, passed, added: added?, allow_unspecified, stats })
     }
 
-    /// What a connection for a client begins with.
-    pub(crate) fn header(&self, client: &Client, host: &Metadata) -> Vec<u8> {
+    /// What a connection that was just made begins with, if it is for a client.
+    pub(crate) fn header(&self, client: &Client, made: &Made<'_>) -> Vec<u8> {
         match self.version {
             Version::V1 => v1(client.addresses),
-            Version::V2 if client.addresses.is_some() || self.allow_unspecified => self.v2(client, host),
+            Version::V2 if client.addresses.is_some() || self.allow_unspecified => self.v2(client, made),
             Version::V2 => v2(LOCAL, UNSPECIFIED, &[]),
         }
     }
@@ -111,10 +127,10 @@ impl ProxyProtocol {
         }
     }
 
-    fn v2(&self, client: &Client, host: &Metadata) -> Vec<u8> {
+    fn v2(&self, client: &Client, made: &Made<'_>) -> Vec<u8> {
         let (family, mut body) = client.addresses.map_or((UNSPECIFIED, Vec::new()), addresses);
         let mut is_whole = true;
-        for tlv in self.tlvs(client, host) {
+        for tlv in self.tlvs(client, made) {
             // The length of all is told in two octets, and so is that of each.
             let length = u16::try_from(tlv.value.len()).ok();
             match length.filter(|length| body.len() + 3 + usize::from(*length) <= usize::from(u16::MAX)) {
@@ -133,14 +149,14 @@ impl ProxyProtocol {
     }
 
     /// The TLVs of the host, then ours, then those of the proxy in front of us: none of a type that was there before.
-    fn tlvs(&self, client: &Client, host: &Metadata) -> Vec<Tlv> {
-        let mut tlvs = of_host(host);
+    fn tlvs(&self, client: &Client, made: &Made<'_>) -> Vec<Tlv> {
+        let mut tlvs = of_host(&made.host.metadata());
         let mut then = |others: &[Tlv], is_passed: &dyn Fn(u8) -> bool| {
             let known: BTreeSet<u8> = tlvs.iter().map(|tlv| tlv.kind).collect();
             let added = others.iter().filter(|tlv| is_passed(tlv.kind) && !known.contains(&tlv.kind));
             tlvs.extend(added.cloned());
         };
-        then(&self.added, &|_| true);
+        then(&self.added.of(|| made.info()), &|_| true);
         then(&client.tlvs, &|kind| match &self.passed {
             Passed::All => true,
             Passed::Some(kinds) => kinds.contains(&kind),

@@ -76,16 +76,21 @@ impl TransportOptions {
 pub(crate) struct Client {
     /// Its address, and the one that it connected to, if both are of IP.
     pub(crate) addresses: Option<(SocketAddr, SocketAddr)>,
-    /// What a proxy in front of us said of it.
+    /// What a proxy in front of us said of it, or a filter.
     pub(crate) tlvs: Arc<[Tlv]>,
 }
 
 impl Client {
     /// The client of a connection.
     pub(crate) fn of(info: &ConnectionInfo) -> Self {
+        Self::with(info, None)
+    }
+
+    /// The client of a connection, with other TLVs in place of those that a proxy in front of us sent, if there are any.
+    pub(crate) fn with(info: &ConnectionInfo, tlvs: Option<&Arc<[Tlv]>>) -> Self {
         Self {
             addresses: info.remote.socket_addr().zip(info.local.socket_addr()),
-            tlvs: info.proxied.clone().unwrap_or_default(),
+            tlvs: tlvs.or(info.proxied.as_ref()).cloned().unwrap_or_default(),
         }
     }
 }

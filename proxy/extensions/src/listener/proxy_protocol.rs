@@ -1,7 +1,7 @@
 //! `envoy.filters.listener.proxy_protocol`: addresses that a proxy in front tells in a PROXY protocol header, v1 or v2.
 //!
 //! The header is cut off the stream and its addresses become the connection's. `rules` put TLVs of a v2 header into the
-//! connection's metadata. Everything that is not exactly a header closes the connection, unless the first bytes rule a
+//! connection's metadata or filter state. Everything that is not exactly a header closes the connection, unless the first bytes rule a
 //! header out and `allow_requests_without_proxy_protocol` is set.
 //! Sources: Envoy `docs/root/configuration/listeners/listener_filters/proxy_protocol.rst`; HAProxy's
 //! `proxy-protocol.txt`, sections 2.1 and 2.2. Verdicts observed on Envoy 1.40.
@@ -9,7 +9,6 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use prost_types::{Struct, Value, value::Kind};
 use proxy_core::address::Address;
 use proxy_core::config::{BuildCx, FieldUse, MessageFields, Rejected};
 use proxy_core::extension::listener_filter::{
@@ -24,10 +23,11 @@ use xds_api::envoy::config::core::v3::ProxyProtocolPassThroughTlVs;
 use xds_api::envoy::config::core::v3::proxy_protocol_config::Version as ProtoVersion;
 use xds_api::envoy::config::core::v3::proxy_protocol_pass_through_tl_vs::PassTlVsMatchType;
 use xds_api::envoy::extensions::filters::listener::proxy_protocol::v3 as proto;
-use xds_api::envoy::extensions::filters::listener::proxy_protocol::v3::proxy_protocol::TlvLocation;
-use xds_api::envoy::extensions::filters::listener::proxy_protocol::v3::proxy_protocol::key_value_pair::ValueStringEncoding;
 
-use FieldUse::{Rejected as Refused, Used};
+mod rules;
+
+use FieldUse::Used;
+use rules::Rules;
 
 /// How the fields of the configuration are used.
 pub const FIELDS: &[MessageFields] = &[
@@ -39,7 +39,7 @@ pub const FIELDS: &[MessageFields] = &[
             ("pass_through_tlvs", Used),
             ("disallowed_versions", Used),
             ("stat_prefix", Used),
-            ("tlv_location", Refused("FILTER_STATE is not available; DYNAMIC_METADATA is")),
+            ("tlv_location", Used),
         ],
     ),
     (
@@ -51,8 +51,6 @@ pub const FIELDS: &[MessageFields] = &[
         &[("metadata_namespace", Used), ("key", Used), ("value_string_encoding", Used)],
     ),
 ];
-
-const DEFAULT_NAMESPACE: &str = "envoy.filters.listener.proxy_protocol";
 
 /// The extension.
 pub struct ProxyProtocol;
@@ -73,7 +71,7 @@ impl ListenerFilterFactory for ProxyProtocol {
 }
 
 struct Config {
-    rules: Vec<Rule>,
+    rules: Rules,
     /// The types of TLVs that hosts may be told of.
     passed: Passed,
     allow_without: bool,
@@ -108,13 +106,6 @@ impl Passed {
     }
 }
 
-struct Rule {
-    tlv_type: u8,
-    namespace: String,
-    key: String,
-    encoding: ValueStringEncoding,
-}
-
 impl Config {
     fn build(proto: proto::ProxyProtocol, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
         let proto::ProxyProtocol {
@@ -125,12 +116,7 @@ impl Config {
             stat_prefix,
             tlv_location,
         } = proto;
-        let rules = cx.each("rules", rules, Rule::build)?.into_iter().flatten().collect();
-        cx.reject_if(
-            tlv_location != TlvLocation::DynamicMetadata as i32,
-            "tlv_location",
-            "only DYNAMIC_METADATA is available",
-        )?;
+        let rules = Rules::build(rules, tlv_location, cx)?;
         let scope = match stat_prefix.as_str() {
             "" => "proxy_proto".to_owned(),
             prefix => format!("proxy_proto.{prefix}"),
@@ -145,62 +131,6 @@ impl Config {
             errors: cx.env.stats.scope("").cells(),
         })
     }
-}
-
-impl Rule {
-    fn build(proto: proto::proxy_protocol::Rule, cx: &mut BuildCx<'_>) -> Result<Option<Self>, Rejected> {
-        let proto::proxy_protocol::Rule { tlv_type, on_tlv_present } = proto;
-        let tlv_type = u8::try_from(tlv_type)
-            .map_err(|_| cx.at("tlv_type", |cx| cx.reject("value must be less than 256")))?;
-        // A rule that does nothing is allowed.
-        let Some(on_present) = on_tlv_present else { return Ok(None) };
-        let proto::proxy_protocol::KeyValuePair { metadata_namespace, key, value_string_encoding } =
-            on_present;
-        if key.is_empty() {
-            return Err(cx.at("on_tlv_present", |cx| {
-                cx.at("key", |cx| cx.reject("value length must be at least 1 characters"))
-            }));
-        }
-        let encoding = ValueStringEncoding::try_from(value_string_encoding).map_err(|_| {
-            cx.at("on_tlv_present", |cx| cx.reject("value_string_encoding: not a defined value"))
-        })?;
-        let namespace = match metadata_namespace.is_empty() {
-            true => DEFAULT_NAMESPACE.to_owned(),
-            false => metadata_namespace,
-        };
-        Ok(Some(Self { tlv_type, namespace, key, encoding }))
-    }
-
-    fn text(&self, value: &[u8]) -> String {
-        match self.encoding {
-            ValueStringEncoding::Base64 => base64(value),
-            ValueStringEncoding::Unspecified | ValueStringEncoding::SanitizedUtf8 => sanitized(value),
-        }
-    }
-}
-
-/// UTF-8 with every byte that is not part of it replaced by `!`, as Envoy does.
-fn sanitized(value: &[u8]) -> String {
-    let mut text = String::with_capacity(value.len());
-    for chunk in value.utf8_chunks() {
-        text.push_str(chunk.valid());
-        text.extend(chunk.invalid().iter().map(|_| '!'));
-    }
-    text
-}
-
-fn base64(value: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(value.len().div_ceil(3) * 4);
-    for group in value.chunks(3) {
-        let byte = |index: usize| u32::from(group.get(index).copied().unwrap_or(0));
-        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
-        for index in 0..4 {
-            let letter = ALPHABET.get((bits >> (18 - 6 * index) & 63) as usize).copied().unwrap_or(b'A');
-            text.push(if index > group.len() { '=' } else { char::from(letter) });
-        }
-    }
-    text
 }
 
 struct Shared(Arc<Config>);
@@ -415,7 +345,7 @@ impl Filter {
     fn apply(&self, header: &Header<'_>, info: &mut ConnectionInfo) -> ListenerStep {
         // They must add up whether somebody wants them or not.
         let Some(tlvs) = tlvs(header.tlvs) else { return self.invalid(header.version) };
-        self.apply_rules(&tlvs, info);
+        self.config.rules.apply(&tlvs, info);
         let mut passed = tlvs.iter().filter(|(kind, _)| self.config.passed.has(*kind)).peekable();
         info.proxied = Some(match passed.peek() {
             Some(_) => passed.map(|(kind, value)| Tlv { kind: *kind, value: (*value).into() }).collect(),
@@ -431,15 +361,6 @@ impl Filter {
             }
         }
         ListenerStep::Continue { consume: header.length }
-    }
-
-    fn apply_rules(&self, tlvs: &[(u8, &[u8])], info: &mut ConnectionInfo) {
-        for rule in &self.config.rules {
-            // The first TLV of a type counts.
-            let Some((_, value)) = tlvs.iter().find(|(kind, _)| *kind == rule.tlv_type) else { continue };
-            let value = Value { kind: Some(Kind::StringValue(rule.text(value))) };
-            info.metadata.merge(&rule.namespace, Struct { fields: [(rule.key.clone(), value)].into() });
-        }
     }
 }
 

@@ -22,7 +22,7 @@ use crate::tls::client::Offer;
 use crate::upstream::circuit_breaker::{BreakerPriority, Permit, Resource};
 use crate::upstream::cluster::Cluster;
 use crate::upstream::http_options::UpstreamProtocol;
-use crate::upstream::proxy_protocol::ProxyProtocol;
+use crate::upstream::proxy_protocol::{Made, ProxyProtocol};
 use crate::upstream::socket_options::SocketOptions;
 
 /// Counts as one connection of a host until it is dropped.
@@ -222,12 +222,13 @@ pub(crate) async fn connect(mut guard: ConnectionGuard) -> Result<ConnectedSocke
     let cluster = &pool.cluster;
     let addresses = cluster.socket_options().addresses(&pool.host);
     let offer = guard.kind.offer(cluster.http.protocol);
+    let id = crate::net::connection::next_id();
     let attempt = async {
         let socket = first_to_connect(&addresses, cluster.socket_options(), pool.source).await;
         let mut connection = Connection::new(socket.map_err(NotConnected::Socket)?);
         let layers = cluster.transport.of(|| pool.host.metadata());
         if let Some(told) = &layers.proxy_protocol {
-            pool.tell(told, &connection).await.map_err(NotConnected::Socket)?;
+            pool.tell(told, &connection, id).await.map_err(NotConnected::Socket)?;
         }
         let session = match &layers.tls {
             Some(tls) => {
@@ -253,7 +254,6 @@ pub(crate) async fn connect(mut guard: ConnectionGuard) -> Result<ConnectedSocke
             guard.establish();
             let connect_times = (guard.begun, Instant::now());
             let local = connection.local_address().ok();
-            let id = crate::net::connection::next_id();
             Ok(ConnectedSocket { connection, local, id, connect_times, tls, filtered, guard })
         }
         Ok(Err(NotConnected::Refused(reason))) => {
@@ -325,10 +325,13 @@ fn without_number(error: &io::Error) -> String {
 
 impl HostPool {
     /// Tells the host whom the connection is for.
-    async fn tell(&self, told: &ProxyProtocol, connection: &Connection) -> io::Result<()> {
+    async fn tell(&self, told: &ProxyProtocol, connection: &Connection, id: u64) -> io::Result<()> {
         let client = self.options.as_ref().and_then(|options| options.client.as_ref());
         let header = match client {
-            Some(client) => told.header(client, &self.host.metadata()),
+            Some(client) => {
+                let made = Made { host: &self.host, socket: connection.socket(), id };
+                told.header(client, &made)
+            }
             None => told.own_header(connection.socket()),
         };
         self.cluster.stats.traffic.here().upstream_cx_tx_bytes_total.add(header.len() as u64);

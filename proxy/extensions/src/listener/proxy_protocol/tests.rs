@@ -1,10 +1,13 @@
 //! PROXY protocol headers against what Envoy 1.40 made of the same bytes.
 
+use super::rules::{DEFAULT_NAMESPACE, base64};
 use super::*;
 use crate::testing::{FakeSocket, address, connection_info, env};
 use proptest::prelude::*;
 use prost::Message;
+use prost_types::value::Kind;
 use proxy_core::config::BuildEnv;
+use xds_api::envoy::extensions::filters::listener::proxy_protocol::v3::proxy_protocol::key_value_pair::ValueStringEncoding;
 
 const ADDRESSES: [u8; 12] = [1, 2, 3, 4, 5, 6, 7, 8, 4, 87, 8, 174];
 
@@ -218,7 +221,7 @@ fn base64_pads() {
 fn what_cannot_be_honoured_is_refused_with_its_path() {
     let env = env();
     for (config, path) in [
-        (proto::ProxyProtocol { tlv_location: 1, ..Default::default() }, "tlv_location"),
+        (proto::ProxyProtocol { tlv_location: 7, ..Default::default() }, "tlv_location"),
         (
             proto::ProxyProtocol {
                 rules: vec![rule(256, "k", "", ValueStringEncoding::Unspecified)],
