@@ -18,6 +18,7 @@ pub mod fields;
 mod identity;
 mod key_log;
 mod params;
+mod pkcs12;
 pub mod secret;
 pub mod server;
 mod session;

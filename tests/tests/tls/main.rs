@@ -16,6 +16,7 @@ mod ocsp;
 mod odd_certificates;
 mod odd_hellos;
 mod parameters;
+mod pkcs12;
 mod principals;
 mod proxy_protocol;
 mod request_names;
@@ -26,7 +27,9 @@ mod spiffe;
 mod tickets;
 mod tools;
 mod trust_bundles;
+mod two_uses;
 mod upstream;
+mod watched;
 mod wire;
 
 use integration::config::{bootstrap, cluster, fill, port};

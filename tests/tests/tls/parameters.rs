@@ -236,3 +236,55 @@ async fn names_that_are_taken_and_refused() {
         }
     }
 }
+
+/// What a certificate says of parameters goes before what its context says, field by field.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_has_parameters_of_its_own_as_with_envoy() {
+    const MOBILE: &str = "cipher_suites: [ECDHE-ECDSA-CHACHA20-POLY1305]";
+    const LARGE: &str = "cipher_suites: [ECDHE-ECDSA-AES256-GCM-SHA384]";
+    const ONLY12: &str = "tls_maximum_protocol_version: TLSv1_2";
+    let rig = Rig::new();
+    let certificate = rig.ecdsa.inline();
+    let fields = certificate.strip_suffix('}').unwrap();
+    let listener = |name: &str, own: &str, others: &str, context: &str| {
+        let common = format!(
+            "tls_certificates: [{fields}, tls_params: {{{own}}}}}{others}]\ntls_params: {{{context}}}\n"
+        );
+        HttpListener::new(name, DIRECT).chain(&downstream(&common, "")).yaml()
+    };
+    let taken = [
+        ("versions", ONLY12.to_owned(), LARGE.to_owned()),
+        ("suites", MOBILE.to_owned(), format!("{LARGE}, {ONLY12}")),
+        ("nothing", String::new(), ONLY12.to_owned()),
+        ("several", format!("{LARGE}, {ONLY12}"), format!("{MOBILE}, ecdh_curves: [P-256]")),
+    ];
+    let refused = [
+        ("cipher_suites: [nonsense]", ""),
+        ("", "cipher_suites: [nonsense]"),
+        (MOBILE, "cipher_suites: [nonsense]"),
+        ("tls_minimum_protocol_version: TLSv1_3", ONLY12),
+    ];
+    let mut told = Vec::new();
+    for binary in both() {
+        let listeners = taken.each_ref().map(|(name, own, context)| listener(name, own, "", context));
+        let (proxy, _upstream) = start(&binary, &listeners).await;
+        for (name, ..) in &taken {
+            let addr = proxy.listener(name).unwrap();
+            let outcome = converse(addr, &ClientOptions::default(), GET, "").await.unwrap();
+            told.push(format!("{name}: {} {}", outcome.version, outcome.cipher));
+        }
+        for (own, context) in refused {
+            let verdict = binary.validate(&bootstrap(&[listener("l", own, "", context)], &[], "")).unwrap();
+            assert!(!verdict.accepted, "{own} {context}: {}", verdict.text);
+        }
+    }
+    assert_eq!(told[..4], told[4..]);
+    assert!(
+        told[0].contains("AES_256") && told[1].contains("CHACHA20") && told[3].contains("AES_256"),
+        "{told:?}"
+    );
+    // Envoy takes versions from the first of several.
+    let several = listener("l", ONLY12, &format!(", {}", rig.rsa.inline()), "");
+    let verdict = Binary::subject().unwrap().validate(&bootstrap(&[several], &[], "")).unwrap();
+    assert!(!verdict.accepted && verdict.text.contains("where there is one only"), "{}", verdict.text);
+}

@@ -1,4 +1,5 @@
-//! Files that TLS contexts are made of and that may change (`trust_bundles` of the SPIFFE validator).
+//! Files that TLS contexts are made of and that may change: `trust_bundles` of the SPIFFE validator, and those of which a
+//! `watched_directory` tells.
 //!
 //! When one changes, the contexts that are made of it are built anew on the main thread, and swapped if all of them could be:
 //! what does not do is told to the log, and the last good one stays.
@@ -71,7 +72,7 @@ impl Store {
         let now = match watched.read() {
             Ok(content) => xxhash64(&content),
             Err(error) => {
-                tracing::warn!(%file, %error, "a file of trust bundles cannot be read");
+                tracing::warn!(%file, %error, "a file of TLS cannot be read");
                 return;
             }
         };
@@ -80,11 +81,11 @@ impl Store {
         }
         match self.build_anew(watched) {
             Ok(()) => {
-                tracing::info!(%file, "a file of trust bundles was taken");
+                tracing::info!(%file, "a file of TLS was taken");
                 let watched = watched.clone();
                 self.files.0.insert(watched, Watch { id, taken: Some(now) });
             }
-            Err(reason) => tracing::warn!(%file, reason, "a file of trust bundles was not taken"),
+            Err(reason) => tracing::warn!(%file, reason, "a file of TLS was not taken"),
         }
     }
 

@@ -1,6 +1,6 @@
 //! Secrets that TLS contexts name: those of the bootstrap, and those that are delivered (SDS).
 //!
-//! There is one subscription for each name and source, shared by all contexts. A secret that comes is checked, then the contexts
+//! There is one subscription for each name, source and use, shared by all contexts. A secret that comes is checked, then the contexts
 //! of everyone who needs it are built anew, and only when all of them could be are they put in force: a secret that does not do
 //! for one of them is rejected, and the last good one stays everywhere. Files that a secret names are read into it, again when one
 //! is moved to where they are.
@@ -22,12 +22,20 @@ use super::decode::{Decoded, Fresh, decode_all, join, to_any};
 use super::dump::{Named, Resource};
 use super::endpoints::millis;
 use super::interest::Interest;
+use super::source::Only;
 use super::store::{Phase, Store, within};
 use super::{Delivered, Effect, Failure, Kind, Response, Source, SourceId};
 use crate::tls::secret::{read_files, watched_directories, watched_directory};
 use crate::tls::{Need, Secret, SecretKind, Supplied};
 
-type Key = (SourceId, String);
+/// Which secret of a source, and what for: as in Envoy one name may stand for a certificate in one place, for a validation context in
+/// another, and is asked for once for each.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    source: SourceId,
+    name: String,
+    kind: SecretKind,
+}
 
 /// All that there are.
 #[derive(Default)]
@@ -68,6 +76,13 @@ struct Held {
     secret: Arc<Secret>,
 }
 
+impl Delivery {
+    /// Whether these very bytes are in force.
+    fn holds(&self, delivered: &Delivered) -> bool {
+        self.current.as_ref().is_some_and(|held| *held.resource.any == delivered.any)
+    }
+}
+
 /// How a context refers to a secret.
 #[derive(Clone, Debug)]
 pub(super) struct SecretUse {
@@ -80,11 +95,11 @@ pub(super) struct SecretUse {
 
 impl SecretUse {
     fn key(&self) -> Option<Key> {
-        Some((self.source?, self.name.to_string()))
+        Some(Key { source: self.source?, name: self.name.to_string(), kind: self.kind })
     }
 
     fn is(&self, key: &Key) -> bool {
-        self.source == Some(key.0) && *self.name == *key.1
+        self.source == Some(key.source) && *self.name == *key.name && self.kind == key.kind
     }
 }
 
@@ -111,33 +126,40 @@ impl Secrets {
         }
     }
 
-    /// Whether these very bytes are in force.
+    /// Whether these very bytes are in force, wherever a secret of that name is needed.
     fn holds(&self, source: SourceId, delivered: &Delivered) -> bool {
-        let delivery = self.delivered.get(&(source, delivered.name.clone()));
-        let held = delivery.and_then(|delivery| delivery.current.as_ref());
-        held.is_some_and(|held| *held.resource.any == delivered.any)
+        let mut needed = self.named(source, &delivered.name).peekable();
+        needed.peek().is_some() && needed.all(|(_, delivery)| delivery.holds(delivered))
     }
 
     pub(super) fn interest(&self, phase: Phase, interest: &mut Interest) {
-        for ((source, name), delivery) in &self.delivered {
+        for (key, delivery) in &self.delivered {
             if phase >= Phase::Listeners || (delivery.by_cluster && phase >= Phase::PrimaryClusters) {
-                interest.want(*source, Kind::Secret, name, delivery.timeout);
+                interest.want(key.source, Kind::Secret, &key.name, delivery.timeout);
             }
         }
     }
 
     pub(super) fn sources(&self) -> impl Iterator<Item = SourceId> {
-        self.delivered.keys().map(|(source, _)| *source)
+        self.delivered.keys().map(|key| key.source)
     }
 
-    fn of_source(&self, source: SourceId) -> impl Iterator<Item = (&str, &Delivery)> {
-        let delivered = self.delivered.iter().filter(move |((of, _), _)| *of == source);
-        delivered.map(|((_, name), delivery)| (name.as_str(), delivery))
+    fn of_source(&self, source: SourceId) -> impl Iterator<Item = (&Key, &Delivery)> {
+        self.delivered.iter().filter(move |(key, _)| key.source == source)
+    }
+
+    /// Those of one name, which are for different things.
+    fn named<'s>(&'s self, source: SourceId, name: &'s str) -> impl Iterator<Item = (&'s Key, &'s Delivery)> {
+        self.of_source(source).filter(move |(key, _)| key.name == name)
+    }
+
+    fn keys_of(&self, source: SourceId, name: &str) -> Vec<Key> {
+        self.named(source, name).map(|(key, _)| key.clone()).collect()
     }
 
     /// Counts a failure for those of `source` whose names count.
     pub(super) fn count_failure(&self, source: SourceId, failure: Failure, counts: &dyn Fn(&str) -> bool) {
-        for (_, delivery) in self.of_source(source).filter(|(name, _)| counts(name)) {
+        for (_, delivery) in self.of_source(source).filter(|(key, _)| counts(&key.name)) {
             delivery.xds.update_attempt.inc();
             match failure {
                 Failure::Rejected => delivery.xds.update_rejected.inc(),
@@ -148,14 +170,16 @@ impl Secrets {
 
     /// No answer came in time.
     pub(super) fn timed_out(&mut self, source: SourceId, name: &str) {
-        let Some(delivery) = self.delivered.get_mut(&(source, name.to_owned())) else { return };
-        delivery.xds.update_attempt.inc();
-        delivery.xds.init_fetch_timeout.inc();
-        delivery.settled = true;
+        let awaited = self.delivered.iter_mut();
+        for (_, delivery) in awaited.filter(|(key, _)| key.source == source && key.name == name) {
+            delivery.xds.update_attempt.inc();
+            delivery.xds.init_fetch_timeout.inc();
+            delivery.settled = true;
+        }
     }
 
     pub(super) fn settle_all(&mut self, source: SourceId) {
-        for (_, delivery) in self.delivered.iter_mut().filter(|((of, _), _)| *of == source) {
+        for (_, delivery) in self.delivered.iter_mut().filter(|(key, _)| key.source == source) {
             delivery.settled = true;
         }
     }
@@ -166,7 +190,7 @@ impl Secrets {
             |name: &str, resource| Named { name: name.to_owned(), resource: Some(resource), error: None };
         let fixed = self.fixed.iter().map(|((_, name), fixed)| named(name, fixed.resource.clone()));
         let (mut active, mut warming) = (Vec::new(), Vec::new());
-        for ((_, name), delivery) in &self.delivered {
+        for (Key { name, .. }, delivery) in &self.delivered {
             let any = |secret: &proto::Secret| Arc::new(to_any(Kind::Secret.type_url(), secret));
             match &delivery.current {
                 Some(held) => {
@@ -234,7 +258,10 @@ impl Store {
         let mut cx = BuildCx::new(&env);
         let Need { kind, name, source, .. } = need;
         let subscription = match source {
-            Some(source) => cx.at("sds_config", |cx| self.sources.build_of(source, Some(name), cx)).map(Some),
+            Some(source) => {
+                let only = Only { name: name.clone(), kind: *kind };
+                cx.at("sds_config", |cx| self.sources.build_of(source, Some(only), cx)).map(Some)
+            }
             None => match self.secrets.fixed.get_mut(&(*kind, name.to_string())) {
                 None => Err(cx.at("name", |cx| cx.reject(kind.unknown(name)))),
                 Some(fixed) if fixed.secret.is_some() => Ok(None),
@@ -261,28 +288,27 @@ impl Store {
         for (used, by_cluster) in of_clusters.chain(of_listeners) {
             let Some(key) = used.key() else { continue };
             let kept = before.remove(&key);
-            let delivery =
-                self.secrets.delivered.entry(key).or_insert_with_key(|(source, name)| match kept {
-                    Some(kept) => Delivery { by_cluster: false, ..kept },
-                    None => {
-                        let scope = self.env.stats.scope(&format!("sds.{name}"));
-                        let xds: Shared<XdsStats> = scope.shared();
-                        if !matches!(self.sources.get(*source), Some(Source::File { .. })) {
-                            xds.update_attempt.inc();
-                        }
-                        Delivery {
-                            timeout: used.timeout,
-                            by_cluster,
-                            xds,
-                            sds: scope.shared(),
-                            since: self.now,
-                            current: None,
-                            awaited: None,
-                            settled: false,
-                            watch: None,
-                        }
+            let delivery = self.secrets.delivered.entry(key).or_insert_with_key(|key| match kept {
+                Some(kept) => Delivery { by_cluster: false, ..kept },
+                None => {
+                    let scope = self.env.stats.scope(&format!("sds.{}", key.name));
+                    let xds: Shared<XdsStats> = scope.shared();
+                    if !matches!(self.sources.get(key.source), Some(Source::File { .. })) {
+                        xds.update_attempt.inc();
                     }
-                });
+                    Delivery {
+                        timeout: used.timeout,
+                        by_cluster,
+                        xds,
+                        sds: scope.shared(),
+                        since: self.now,
+                        current: None,
+                        awaited: None,
+                        settled: false,
+                        watch: None,
+                    }
+                }
+            });
             delivery.by_cluster |= by_cluster;
         }
         let watches = before.into_values().filter_map(|delivery| delivery.watch);
@@ -296,65 +322,89 @@ impl Store {
             Ok(decoded) => decoded,
             Err(details) => {
                 for delivered in &response.upserts {
-                    self.reject_secret(source, &delivered.name);
+                    for key in self.secrets.keys_of(source, &delivered.name) {
+                        self.reject_secret(&key);
+                    }
                 }
                 return vec![(String::new(), details)];
             }
         };
         let mut rejected = Vec::new();
         for decoded in decoded {
-            let name = decoded.delivered.name.clone();
-            if let Err(reason) = self.put_secret(source, decoded, &response.version) {
-                self.reject_secret(source, &name);
-                rejected.push((name, reason));
+            let delivered = decoded.delivered;
+            let read = self.read_secret(source, decoded);
+            for key in self.secrets.keys_of(source, &delivered.name) {
+                let put = match &read {
+                    Ok(proto) => self.put_secret(&key, proto.as_ref(), delivered, &response.version),
+                    Err(reason) => Err(reason.clone()),
+                };
+                if let Err(reason) = put {
+                    self.reject_secret(&key);
+                    rejected.push((key.name, reason));
+                }
             }
         }
         for name in &response.removed {
             // The secret stays; who waited for it waits no longer.
-            if let Some(delivery) = self.secrets.delivered.get_mut(&(source, name.clone())) {
-                delivery.settled = true;
+            for key in self.secrets.keys_of(source, name) {
+                if let Some(delivery) = self.secrets.delivered.get_mut(&key) {
+                    delivery.settled = true;
+                }
             }
         }
         rejected
     }
 
-    fn put_secret(
-        &mut self,
+    /// What came; `None` if that is in force already.
+    fn read_secret(
+        &self,
         source: SourceId,
         decoded: Decoded<'_, proto::Secret>,
+    ) -> Result<Option<proto::Secret>, String> {
+        let delivered = decoded.delivered;
+        if self.secrets.holds(source, delivered) {
+            return Ok(None);
+        }
+        let Fresh { proto, refused } = decoded.read(&self.env)?;
+        if !refused.is_empty() {
+            return Err(join(&refused));
+        }
+        if proto.name != delivered.name {
+            return Err(format!("Unexpected SDS secret (expecting {}): {}", delivered.name, proto.name));
+        }
+        Ok(Some(proto))
+    }
+
+    fn put_secret(
+        &mut self,
+        key: &Key,
+        proto: Option<&proto::Secret>,
+        delivered: &Delivered,
         version_info: &str,
     ) -> Result<(), String> {
-        let delivered = decoded.delivered;
-        let key = (source, delivered.name.clone());
-        if !self.secrets.delivered.contains_key(&key) {
-            return Ok(());
-        }
-        if !self.secrets.holds(source, delivered) {
-            let Fresh { proto, refused } = decoded.read(&self.env)?;
-            if !refused.is_empty() {
-                return Err(join(&refused));
-            }
-            if proto.name != delivered.name {
-                return Err(format!("Unexpected SDS secret (expecting {}): {}", delivered.name, proto.name));
+        let is_held = self.secrets.delivered.get(key).is_some_and(|delivery| delivery.holds(delivered));
+        if let Some(proto) = proto.filter(|_| !is_held) {
+            if let Some(kind) = SecretKind::of(proto).filter(|kind| *kind != key.kind) {
+                return Err(kind.mismatch(&key.name, key.kind));
             }
             let mut resource = self.resource(delivered);
             resource.version.clone_from(&delivered.version);
-            let read = match read_files(&proto) {
+            let read = match read_files(proto) {
                 Ok(read) => read,
                 Err(reason) => {
-                    self.await_files(&key, resource, proto);
+                    self.await_files(key, resource, proto.clone());
                     return Err(reason);
                 }
             };
-            let secret = self.renew(&key, &read)?;
-            self.watch(&key, &proto);
-            if let Some(delivery) = self.secrets.delivered.get_mut(&key) {
-                delivery.current = Some(Held { resource, proto, read, secret });
+            let secret = self.renew(key, &read)?;
+            self.watch(key, proto);
+            if let Some(delivery) = self.secrets.delivered.get_mut(key) {
+                delivery.current = Some(Held { resource, proto: proto.clone(), read, secret });
                 delivery.awaited = None;
             }
         }
         let now = self.now;
-        let Some(delivery) = self.secrets.delivered.get_mut(&key) else { return Ok(()) };
+        let Some(delivery) = self.secrets.delivered.get_mut(key) else { return Ok(()) };
         delivery.settled = true;
         if let Some(held) = &mut delivery.current {
             held.resource.version.clone_from(&delivered.version);
@@ -369,8 +419,8 @@ impl Store {
         Ok(())
     }
 
-    fn reject_secret(&mut self, source: SourceId, name: &str) {
-        let Some(delivery) = self.secrets.delivered.get_mut(&(source, name.to_owned())) else { return };
+    fn reject_secret(&mut self, key: &Key) {
+        let Some(delivery) = self.secrets.delivered.get_mut(key) else { return };
         delivery.settled = true;
         delivery.xds.update_attempt.inc();
         delivery.xds.update_rejected.inc();
@@ -470,7 +520,7 @@ impl Store {
             (Ok((secret, read)), Some(held)) => (held.secret, held.read) = (secret, read),
             (Ok(_), None) => {}
             (Err(reason), _) => {
-                tracing::warn!(secret = key.1, reason, "files of a secret were not taken");
+                tracing::warn!(secret = key.name, reason, "files of a secret were not taken");
                 delivery.sds.key_rotation_failed.inc();
             }
         }

@@ -13,6 +13,8 @@ use xds_api::envoy::config::core::v3::api_config_source::ApiType;
 use xds_api::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
 use xds_api::envoy::config::core::v3::grpc_service::TargetSpecifier;
 
+use crate::tls::SecretKind;
+
 /// Envoy's default of `initial_fetch_timeout`.
 const INITIAL_FETCH_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -48,10 +50,17 @@ pub struct Subscription {
     pub timeout: Duration,
 }
 
+/// The only resource of a source, and what it is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Only {
+    pub(super) name: Arc<str>,
+    pub(super) kind: SecretKind,
+}
+
 /// The sources that something names; equal ones share a number, which no other gets later.
 #[derive(Debug, Default)]
 pub(super) struct Sources {
-    known: BTreeMap<SourceId, (Source, Option<Arc<str>>)>,
+    known: BTreeMap<SourceId, (Source, Option<Only>)>,
     next: usize,
     /// Whether the bootstrap says where the aggregated stream goes.
     pub(super) has_ads: bool,
@@ -64,7 +73,7 @@ impl Sources {
 
     /// The only resource that comes from a source, if it is used for one alone.
     pub(super) fn only(&self, id: SourceId) -> Option<&str> {
-        self.known.get(&id)?.1.as_deref()
+        Some(&self.known.get(&id)?.1.as_ref()?.name)
     }
 
     /// Forgets those that are not in use. The aggregated stream stays, as the bootstrap does.
@@ -82,11 +91,11 @@ impl Sources {
     }
 
     /// Reads a `ConfigSource`; where it says that a stream of its own is to be opened, one for the resource `only`: Envoy opens
-    /// one for each secret, and agents that hand them out expect that.
+    /// one for each secret and what it is for, and agents that hand them out expect that.
     pub(super) fn build_of(
         &mut self,
         proto: &core::ConfigSource,
-        only: Option<&Arc<str>>,
+        only: Option<Only>,
         cx: &mut BuildCx<'_>,
     ) -> Result<Subscription, Rejected> {
         if proto.resource_api_version == VERSION_2 {
@@ -115,8 +124,8 @@ impl Sources {
             None => return Err(cx.reject("config_source_specifier: is required")),
         };
         let timeout = proto.initial_fetch_timeout.as_ref().and_then(duration);
-        let only = only.cloned().filter(|_| source != Source::Ads);
-        let same = |known: &(Source, Option<Arc<str>>)| known.0 == source && known.1 == only;
+        let only = only.filter(|_| source != Source::Ads);
+        let same = |known: &(Source, Option<Only>)| known.0 == source && known.1 == only;
         let known = self.known.iter().find(|(_, known)| same(known)).map(|(id, _)| *id);
         let id = known.unwrap_or_else(|| {
             let id = SourceId(self.next);

@@ -8,7 +8,7 @@ use proxy_core::stats::{OneOff, Scope, SharedGauge};
 use xds_api::envoy::extensions::transport_sockets::tls::v3::common_tls_context::ValidationContextType;
 use xds_api::envoy::extensions::transport_sockets::tls::v3::tls_parameters::TlsProtocol;
 use xds_api::envoy::extensions::transport_sockets::tls::v3::{
-    CertificateValidationContext, CommonTlsContext, SdsSecretConfig,
+    CertificateValidationContext, CommonTlsContext, SdsSecretConfig, TlsCertificate, TlsParameters,
 };
 
 use super::Watched;
@@ -16,6 +16,7 @@ use super::identity::Identity;
 use super::key_log::KeyLog;
 use super::params::Parameters;
 use super::secret::{Content, Need, Secret, SecretKind, Validation as Delivered};
+use super::source;
 use super::ticket::TicketKeys;
 use super::verify::{Verifier, bundle_file};
 
@@ -24,7 +25,7 @@ pub(super) struct Common {
     pub(super) params: Parameters,
     pub(super) alpn: Vec<Vec<u8>>,
     /// Those that are part of the context.
-    identities: Vec<Identity>,
+    identities: Vec<Own>,
     validation: Validation,
     /// Where secrets of sessions are written, if they are.
     pub(super) key_log: Option<KeyLog>,
@@ -34,12 +35,19 @@ pub(super) struct Common {
     pub(super) files: Vec<Watched>,
 }
 
+/// A certificate that is part of the context.
+enum Own {
+    Fixed(Identity),
+    /// It is in files that may change.
+    Filed(Box<TlsCertificate>),
+}
+
 /// What peers are held to.
 enum Validation {
     Nothing,
     /// It is part of the context.
     Own(Arc<Verifier>),
-    /// It is part of the context, but for a file that may change.
+    /// It is part of the context, but for files that may change.
     Filed(Box<CertificateValidationContext>),
     /// It is a secret, added to what the context says itself.
     Secret(Box<CertificateValidationContext>),
@@ -59,16 +67,21 @@ impl Common {
         cx: &mut BuildCx<'_>,
     ) -> Result<Self, Rejected> {
         cx.at("common_tls_context", |cx| {
-            let params = Parameters::build(proto.tls_params.as_ref(), default_max, cx);
+            let params = parameters(proto, default_max, cx);
             let mut validating = Vec::new();
+            let mut files = Vec::new();
             let validation = validation(proto, &mut validating, cx);
             let key_log =
                 proto.key_log.as_ref().map(|log| cx.at("key_log", |cx| KeyLog::build(log, cx))).transpose();
             let params = params?;
             let identities = cx.each("tls_certificates", &proto.tls_certificates, |one, cx| {
-                let watched = one.watched_directory.is_some();
-                cx.reject_if(watched, "watched_directory", "only files of delivered secrets are watched")?;
-                Identity::build(one, &params.provider, cx)
+                let identity = Identity::build(one, &params.provider, cx)?;
+                let watched = source::certificate_files(one);
+                let is_idle = one.watched_directory.is_some() && watched.is_empty();
+                cx.reject_if(is_idle, "watched_directory", NO_FILE)?;
+                let is_fixed = watched.is_empty();
+                files.extend(watched);
+                Ok(if is_fixed { Own::Fixed(identity) } else { Own::Filed(Box::new(one.clone())) })
             });
             let configs = &proto.tls_certificate_sds_secret_configs;
             let needs = cx.each("tls_certificate_sds_secret_configs", configs, |one, cx| {
@@ -78,10 +91,9 @@ impl Common {
             let key_log = key_log?;
             needs.append(&mut validating);
             let alpn = proto.alpn_protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
-            let files = match &validation {
-                Validation::Filed(own) | Validation::Secret(own) => bundle_file(own).into_iter().collect(),
-                Validation::Nothing | Validation::Own(_) => Vec::new(),
-            };
+            if let Validation::Filed(own) | Validation::Secret(own) = &validation {
+                files.extend(validation_files(own));
+            }
             Ok(Self { params, alpn, identities, validation, key_log, needs, files })
         })
     }
@@ -101,6 +113,18 @@ impl Common {
         }
     }
 
+    /// Those that are part of the context, as their files are now.
+    fn own_identities(&self, cx: &mut BuildCx<'_>) -> Result<Vec<Identity>, Rejected> {
+        let own = self.identities.iter().enumerate();
+        let built = own.map(|(index, own)| match own {
+            Own::Fixed(identity) => Ok(identity.clone()),
+            Own::Filed(proto) => cx.at("common_tls_context", |cx| {
+                cx.at_index("tls_certificates", index, |cx| Identity::build(proto, &self.params.provider, cx))
+            }),
+        });
+        built.collect()
+    }
+
     /// What there is with the secrets that were `found`, in the order of the needs; `None` while that is not enough: one of
     /// the certificates is, as in Envoy.
     pub(super) fn material(
@@ -108,14 +132,18 @@ impl Common {
         found: &[Option<Arc<Secret>>],
         cx: &mut BuildCx<'_>,
     ) -> Result<Option<Material>, Rejected> {
-        let mut identities = self.identities.clone();
+        let mut identities = self.own_identities(cx)?;
         let mut verifier = match &self.validation {
             Validation::Own(verifier) => Some(verifier.clone()),
             Validation::Filed(own) => {
                 let built = cx.at("common_tls_context", |cx| {
                     cx.at("validation_context", |cx| Verifier::build(own, cx))
-                });
-                Some(Arc::new(built?))
+                })?;
+                // A file that is read while it is written anew is empty: that must not mean that anybody is trusted.
+                if own.trusted_ca.is_some() && !built.has_authorities() {
+                    return Err(cx.reject("trusted_ca is empty"));
+                }
+                Some(Arc::new(built))
             }
             Validation::Nothing | Validation::Secret(_) => None,
         };
@@ -130,7 +158,7 @@ impl Common {
                     verifier = Some(Arc::new(merge(own, delivered, cx)?));
                 }
                 (Content::TicketKeys(keys), SecretKind::TicketKeys, _) => ticket_keys = Some(keys.clone()),
-                _ => return Err(cx.reject(secret.mismatch(need))),
+                _ => return Err(cx.reject(secret.kind().mismatch(&need.name, need.kind))),
             }
         }
         let needs = |kind| self.needs.iter().any(|need| need.kind == kind);
@@ -139,6 +167,75 @@ impl Common {
             || (needs(SecretKind::TicketKeys) && ticket_keys.is_none());
         Ok((!lacks).then_some(Material { identities, verifier, ticket_keys }))
     }
+}
+
+const NO_FILE: &str = "there is no file to be watched";
+
+/// The parameters of handshakes. Those of a certificate, which must be the only one, go before those of the context, field by field, as
+/// in Envoy.
+fn parameters(
+    proto: &CommonTlsContext,
+    default_max: TlsProtocol,
+    cx: &mut BuildCx<'_>,
+) -> Result<Parameters, Rejected> {
+    let built = Parameters::build(proto.tls_params.as_ref(), default_max, cx);
+    let [one] = proto.tls_certificates.as_slice() else {
+        let own = |one: &TlsCertificate| one.tls_params.is_some();
+        let is_said = proto.tls_certificates.iter().any(own);
+        let why = "tls_params of certificates are available where there is one only";
+        cx.reject_if(is_said, "tls_certificates", why)?;
+        return built;
+    };
+    match &one.tls_params {
+        None => built,
+        Some(own) => {
+            built?;
+            let merged = merge_parameters(proto.tls_params.clone().unwrap_or_default(), own);
+            cx.at_index("tls_certificates", 0, |cx| Parameters::build(Some(&merged), default_max, cx))
+        }
+    }
+}
+
+fn merge_parameters(mut context: TlsParameters, own: &TlsParameters) -> TlsParameters {
+    let TlsParameters {
+        tls_minimum_protocol_version,
+        tls_maximum_protocol_version,
+        cipher_suites,
+        ecdh_curves,
+        signature_algorithms,
+        compliance_policies,
+    } = own;
+    let or = |own: i32, context: i32| if own == TlsProtocol::TlsAuto as i32 { context } else { own };
+    context.tls_minimum_protocol_version =
+        or(*tls_minimum_protocol_version, context.tls_minimum_protocol_version);
+    context.tls_maximum_protocol_version =
+        or(*tls_maximum_protocol_version, context.tls_maximum_protocol_version);
+    for (list, own) in [
+        (&mut context.cipher_suites, cipher_suites),
+        (&mut context.ecdh_curves, ecdh_curves),
+        (&mut context.signature_algorithms, signature_algorithms),
+    ] {
+        if !own.is_empty() {
+            list.clone_from(own);
+        }
+    }
+    if !compliance_policies.is_empty() {
+        context.compliance_policies.clone_from(compliance_policies);
+    }
+    context
+}
+
+/// The files that peers are held to and that may change.
+fn validation_files(context: &CertificateValidationContext) -> Vec<Watched> {
+    let sources = [&context.trusted_ca, &context.crl];
+    let watched = source::watched_files(sources, context.watched_directory.as_ref());
+    bundle_file(context).into_iter().chain(watched).collect()
+}
+
+/// Refuses to watch where there is nothing that changes.
+fn check_watched(context: &CertificateValidationContext, cx: &mut BuildCx<'_>) -> Result<(), Rejected> {
+    let is_idle = context.watched_directory.is_some() && validation_files(context).is_empty();
+    cx.reject_if(is_idle, "watched_directory", NO_FILE)
 }
 
 /// What certificates of peers are held to, if anything.
@@ -155,11 +252,10 @@ fn validation(
     };
     match &common.validation_context_type {
         Some(ValidationContextType::ValidationContext(context)) => cx.at("validation_context", |cx| {
-            let watched = context.watched_directory.is_some();
-            cx.reject_if(watched, "watched_directory", "only files of delivered secrets are watched")?;
-            Ok(match bundle_file(context) {
-                Some(_) => Validation::Filed(Box::new(context.clone())),
-                None => Validation::Own(Arc::new(Verifier::build(context, cx)?)),
+            check_watched(context, cx)?;
+            Ok(match validation_files(context).is_empty() {
+                false => Validation::Filed(Box::new(context.clone())),
+                true => Validation::Own(Arc::new(Verifier::build(context, cx)?)),
             })
         }),
         Some(ValidationContextType::ValidationContextSdsSecretConfig(config)) => {
@@ -176,6 +272,7 @@ fn validation(
                 let Some(config) = &combined.validation_context_sds_secret_config else {
                     return Err(missing("validation_context_sds_secret_config", cx));
                 };
+                cx.at("default_validation_context", |cx| check_watched(own, cx))?;
                 secret(config, own, cx)
             })
         }

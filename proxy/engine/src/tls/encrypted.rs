@@ -25,7 +25,7 @@ const HMAC: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 2];
 /// `aes...-CBC-PAD`, likewise.
 const AES: &[u8] = &[0x60, 0x86, 0x48, 1, 101, 3, 4, 1];
 /// More rounds than are advised (OWASP: 600,000); each costs a microsecond or so, of the thread that reads configuration.
-const MAX_ROUNDS: u32 = 2_000_000;
+pub(super) const MAX_ROUNDS: u32 = 2_000_000;
 
 const UNREADABLE: &str = "it is not encrypted in a way that is known: PKCS #8 with PBKDF2 and AES-CBC is";
 
@@ -46,26 +46,28 @@ pub(super) fn decrypt(pem: &[u8], password: &[u8]) -> Result<PrivateKeyDer<'stat
     let body = text.and_then(|text| Some(text.split_once(BEGIN)?.1.split_once(END)?.0));
     let body: String = body.unwrap_or_default().split_ascii_whitespace().collect();
     let der = STANDARD.decode(body).map_err(|_| "it is no PEM")?;
-    let parsed = Encrypted::parse(&der).ok_or(UNREADABLE)?;
-    parsed.decrypt(password).ok_or("BAD_DECRYPT: the password is not that of the key")
+    let parsed = Reader::new(&der).enter(tag::SEQUENCE).and_then(|mut whole| {
+        let scheme = Pbes2::parse(whole.enter(tag::SEQUENCE)?)?;
+        Some((scheme, whole.expect(tag::OCTET_STRING)?))
+    });
+    let (scheme, data) = parsed.ok_or(UNREADABLE)?;
+    let plain = scheme.decrypt(data, password).ok_or("BAD_DECRYPT: the password is not that of the key")?;
+    Ok(PrivatePkcs8KeyDer::from(plain).into())
 }
 
-/// What `EncryptedPrivateKeyInfo` says.
-struct Encrypted<'d> {
+/// How something is encrypted (RFC 8018, A.4).
+pub(super) struct Pbes2<'d> {
     hash: pbkdf2::Algorithm,
     salt: &'d [u8],
     rounds: NonZeroU32,
     cipher: &'static Algorithm,
     key_length: usize,
     iv: [u8; 16],
-    data: &'d [u8],
 }
 
-impl<'d> Encrypted<'d> {
-    fn parse(der: &'d [u8]) -> Option<Self> {
-        let mut whole = Reader::new(der).enter(tag::SEQUENCE)?;
-        let mut algorithm = whole.enter(tag::SEQUENCE)?;
-        let data = whole.expect(tag::OCTET_STRING)?;
+impl<'d> Pbes2<'d> {
+    /// What is in an `AlgorithmIdentifier`; nothing if that is another way, or takes too many rounds.
+    pub(super) fn parse(mut algorithm: Reader<'d>) -> Option<Self> {
         let is_known = algorithm.expect(tag::OID)? == PBES2;
         let mut schemes = algorithm.enter(tag::SEQUENCE).filter(|_| is_known)?;
         let mut derivation = schemes.enter(tag::SEQUENCE)?;
@@ -95,24 +97,30 @@ impl<'d> Encrypted<'d> {
         }
         let iv = cipher.expect(tag::OCTET_STRING)?.try_into().ok()?;
         let rounds = NonZeroU32::new(rounds).filter(|rounds| rounds.get() <= MAX_ROUNDS)?;
-        Some(Self { hash, salt, rounds, cipher: algorithm, key_length, iv, data })
+        Some(Self { hash, salt, rounds, cipher: algorithm, key_length, iv })
     }
 
-    fn decrypt(&self, password: &[u8]) -> Option<PrivateKeyDer<'static>> {
+    /// How many rounds deriving the key takes.
+    pub(super) fn rounds(&self) -> u32 {
+        self.rounds.get()
+    }
+
+    /// What was encrypted, which is a sequence; nothing under a wrong password.
+    pub(super) fn decrypt(&self, data: &[u8], password: &[u8]) -> Option<Vec<u8>> {
         let mut key = [0; 32];
         let key = key.get_mut(..self.key_length)?;
         pbkdf2::derive(self.hash, self.rounds, self.salt, password, key);
         let key = PaddedBlockDecryptingKey::cbc_pkcs7(UnboundCipherKey::new(self.cipher, key).ok()?).ok()?;
-        let mut data = self.data.to_vec();
+        let mut data = data.to_vec();
         let plain = key.decrypt(&mut data, DecryptionContext::Iv128((&self.iv).into())).ok()?;
         // With the wrong password the padding may be right by chance.
-        Reader::new(plain).enter(tag::SEQUENCE)?.expect(tag::INTEGER)?;
-        Some(PrivatePkcs8KeyDer::from(plain.to_vec()).into())
+        Reader::new(plain).enter(tag::SEQUENCE)?;
+        Some(plain.to_vec())
     }
 }
 
 /// A number that is not negative, of up to four octets.
-fn number(octets: &[u8]) -> Option<u32> {
+pub(super) fn number(octets: &[u8]) -> Option<u32> {
     let octets = octets.strip_prefix(&[0]).unwrap_or(octets);
     (octets.len() <= 4).then(|| octets.iter().fold(0, |number, octet| number << 8 | u32::from(*octet)))
 }

@@ -100,13 +100,13 @@ pub const FIELDS: &[MessageFields] = &[
         &[
             ("certificate_chain", Used),
             ("private_key", Used),
-            ("pkcs12", Rejected("use certificate_chain and private_key")),
+            ("pkcs12", Used),
             ("watched_directory", Used),
             ("private_key_provider", Rejected("keys of providers are not available")),
             ("password", Used),
             ("ocsp_staple", Used),
             ("signed_certificate_timestamp", Ignored("is not implemented in Envoy either")),
-            ("tls_params", Rejected("the parameters of the whole context apply to all certificates")),
+            ("tls_params", Used),
         ],
     ),
     (
@@ -139,7 +139,7 @@ pub const FIELDS: &[MessageFields] = &[
         &[
             ("name", Used),
             ("trust_bundle", Used),
-            ("workload_trust_domain", Rejected("trust domains of workloads are not told apart")),
+            ("workload_trust_domain", Rejected("bundles are not chosen by what filters say")),
         ],
     ),
     (

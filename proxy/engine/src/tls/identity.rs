@@ -17,8 +17,11 @@ use xds_api::envoy::extensions::transport_sockets::tls::v3::TlsCertificate;
 use xds_api::envoy::extensions::transport_sockets::tls::v3::downstream_tls_context::OcspStaplePolicy;
 
 use super::encrypted;
+use super::pkcs12::{self, Pkcs12};
 use super::signatures::Signatures;
 use super::source;
+
+const NO_SUCH_KEY: &str = "this kind of key is not available";
 
 /// A certificate with its chain and key, and what it says.
 #[derive(Clone)]
@@ -66,53 +69,21 @@ impl Identity {
         provider: &CryptoProvider,
         cx: &mut BuildCx<'_>,
     ) -> Result<Self, Rejected> {
-        let chain = cx.at("certificate_chain", |cx| source::read(proto.certificate_chain.as_ref(), cx));
-        let key = cx.at("private_key", |cx| source::read(proto.private_key.as_ref(), cx));
         let password = cx.at("password", |cx| source::read(proto.password.as_ref(), cx));
         let ocsp = cx.at("ocsp_staple", |cx| source::read(proto.ocsp_staple.as_ref(), cx));
-        let (chain, key, password, ocsp) = (chain?, key?, password?, ocsp?);
-        let Some(chain) = chain else {
-            return Err(cx.reject("Failed to load incomplete certificate: certificate chain not set"));
+        let (password, ocsp) = (password?, ocsp?);
+        let password = password.map(|password| password.bytes).unwrap_or_default();
+        let Loaded { certificate, key, path } = match &proto.pkcs12 {
+            Some(_) => Loaded::from_pkcs12(proto, &password, provider, cx)?,
+            None => Loaded::from_pem(proto, &password, provider, cx)?,
         };
-        let Some(key) = key else {
-            return Err(cx.reject("Failed to load incomplete private key: private key not set"));
-        };
-        let loaded: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&chain.bytes).collect();
-        let certificates = loaded.ok().filter(|certificates| !certificates.is_empty());
-        let parsed = certificates.and_then(|all| Some((Certificate::parse(all.first()?)?, all)));
-        let Some((certificate, certificates)) = parsed else {
-            return Err(cx.at("certificate_chain", |cx| {
-                cx.reject(format!("Failed to load certificate chain from {}", chain.name))
-            }));
-        };
-        let loaded = match encrypted::is_encrypted(&key.bytes) {
-            true => {
-                let password = password.map(|password| password.bytes).unwrap_or_default();
-                encrypted::decrypt(&key.bytes, &password).map_err(str::to_owned)
-            }
-            false => PrivateKeyDer::from_pem_slice(&key.bytes)
-                .map_err(|_| "it is no PEM of a key that is known".to_owned()),
-        };
-        let key = loaded.and_then(|loaded| {
-            CertifiedKey::from_der(certificates, loaded, provider).map_err(|error| match error {
-                rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
-                    "KEY_VALUES_MISMATCH: it is not the key of the certificate".to_owned()
-                }
-                _ => "this kind of key is not available".to_owned(),
-            })
-        });
-        let key = key.map_err(|cause| {
-            cx.at("private_key", |cx| {
-                cx.reject(format!("Failed to load private key from {}, Cause: {cause}", key_name(proto)))
-            })
-        })?;
         let staple = ocsp.map(|ocsp| Staple::build(&ocsp.bytes, &certificate, &key));
         let staple = staple.transpose().map_err(|cause| cx.at("ocsp_staple", |cx| cx.reject(cause)))?;
         Ok(Self {
             key: Arc::new(key),
             certificate: Arc::new(certificate),
             staple,
-            path: chain.name.into(),
+            path: path.into(),
             secret: None,
         })
     }
@@ -163,6 +134,106 @@ impl Identity {
     /// Whether a client that takes signatures of these schemes takes one of this key.
     pub(super) fn fits(&self, schemes: &[SignatureScheme]) -> bool {
         self.key.key.choose_scheme(schemes).is_some()
+    }
+}
+
+/// A certificate that belongs to its key, from one file or two.
+struct Loaded {
+    certificate: Certificate,
+    key: CertifiedKey,
+    /// Where the chain came from.
+    path: String,
+}
+
+impl Loaded {
+    fn from_pem(
+        proto: &TlsCertificate,
+        password: &[u8],
+        provider: &CryptoProvider,
+        cx: &mut BuildCx<'_>,
+    ) -> Result<Self, Rejected> {
+        let chain = cx.at("certificate_chain", |cx| source::read(proto.certificate_chain.as_ref(), cx));
+        let key = cx.at("private_key", |cx| source::read(proto.private_key.as_ref(), cx));
+        let (chain, key) = (chain?, key?);
+        let Some(chain) = chain else {
+            return Err(cx.reject("Failed to load incomplete certificate: certificate chain not set"));
+        };
+        let Some(key) = key else {
+            return Err(cx.reject("Failed to load incomplete private key: private key not set"));
+        };
+        let loaded: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&chain.bytes).collect();
+        let certificates = loaded.ok().filter(|certificates| !certificates.is_empty());
+        let parsed = certificates.and_then(|all| Some((Certificate::parse(all.first()?)?, all)));
+        let Some((certificate, certificates)) = parsed else {
+            return Err(cx.at("certificate_chain", |cx| {
+                cx.reject(format!("Failed to load certificate chain from {}", chain.name))
+            }));
+        };
+        let loaded = match encrypted::is_encrypted(&key.bytes) {
+            true => encrypted::decrypt(&key.bytes, password).map_err(str::to_owned),
+            false => PrivateKeyDer::from_pem_slice(&key.bytes)
+                .map_err(|_| "it is no PEM of a key that is known".to_owned()),
+        };
+        let key = loaded.and_then(|loaded| {
+            CertifiedKey::from_der(certificates, loaded, provider).map_err(|error| match error {
+                rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+                    "KEY_VALUES_MISMATCH: it is not the key of the certificate".to_owned()
+                }
+                _ => NO_SUCH_KEY.to_owned(),
+            })
+        });
+        let key = key.map_err(|cause| {
+            cx.at("private_key", |cx| {
+                cx.reject(format!("Failed to load private key from {}, Cause: {cause}", key_name(proto)))
+            })
+        })?;
+        Ok(Self { certificate, key, path: chain.name })
+    }
+
+    /// The last certificate of the file that the key belongs to is shown first, as by Envoy, then the others in their order.
+    fn from_pkcs12(
+        proto: &TlsCertificate,
+        password: &[u8],
+        provider: &CryptoProvider,
+        cx: &mut BuildCx<'_>,
+    ) -> Result<Self, Rejected> {
+        for (field, is_set) in [
+            ("certificate_chain", proto.certificate_chain.is_some()),
+            ("private_key", proto.private_key.is_some()),
+        ] {
+            if is_set {
+                return Err(
+                    cx.reject(format!("Certificate configuration can't have both pkcs12 and {field}"))
+                );
+            }
+        }
+        cx.at("pkcs12", |cx| {
+            let Some(source) = source::read(proto.pkcs12.as_ref(), cx)? else {
+                return Err(cx.reject("Failed to load pkcs12: it is empty"));
+            };
+            let path = source.name;
+            let file = pkcs12::read(&source.bytes, password)
+                .map_err(|cause| cx.reject(format!("Failed to load pkcs12 from {path}, Cause: {cause}")))?;
+            let Pkcs12 { mut certificates, key } = file;
+            let failed = |cx: &mut BuildCx<'_>, cause: &str| {
+                cx.reject(format!("Failed to load certificate from {path}, Cause: {cause}"))
+            };
+            let Some(key) = key else { return Err(failed(cx, "it has no key")) };
+            let key = provider.key_provider.load_private_key(key.into());
+            let key = key.map_err(|_| failed(cx, NO_SUCH_KEY))?;
+            let is_of_key = |certificate: &CertificateDer<'static>| {
+                CertifiedKey::new(vec![certificate.clone()], key.clone()).keys_match().is_ok()
+            };
+            let Some(own) = certificates.iter().rposition(is_of_key) else {
+                return Err(failed(cx, "it has no certificate of its key"));
+            };
+            let own = certificates.remove(own);
+            let Some(certificate) = Certificate::parse(&own) else {
+                return Err(failed(cx, "its certificate cannot be read"));
+            };
+            certificates.insert(0, own);
+            Ok(Self { certificate, key: CertifiedKey::new(certificates, key), path })
+        })
     }
 }
 

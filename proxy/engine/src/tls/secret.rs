@@ -57,6 +57,11 @@ impl SecretKind {
         }
     }
 
+    /// What is said of a secret of this kind where another is needed.
+    pub fn mismatch(self, name: &str, needed: Self) -> String {
+        format!("secret '{name}' is a {}, not a {}", self.field(), needed.field())
+    }
+
     /// What Envoy says when the bootstrap has no such secret.
     pub fn unknown(self, name: &str) -> String {
         match self {
@@ -131,6 +136,8 @@ impl Secret {
         let name: Arc<str> = proto.name.as_str().into();
         let content = match &proto.r#type {
             Some(Type::TlsCertificate(certificate)) => cx.at("tls_certificate", |cx| {
+                let is_said = certificate.tls_params.is_some();
+                cx.reject_if(is_said, "tls_params", "the parameters are those of the context")?;
                 let identity = Identity::build(certificate, &default_provider(), cx)?;
                 Ok(Content::Certificate(Identity { secret: Some(name), ..identity }))
             }),
@@ -160,13 +167,12 @@ impl Secret {
         }
     }
 
-    pub(super) fn mismatch(&self, need: &Need) -> String {
-        let is = match &self.content {
+    pub(super) fn kind(&self) -> SecretKind {
+        match &self.content {
             Content::Certificate(_) => SecretKind::Certificate,
             Content::Validation(_) => SecretKind::Validation,
             Content::TicketKeys(_) => SecretKind::TicketKeys,
-        };
-        format!("secret '{}' is a {}, not a {}", need.name, is.field(), need.kind.field())
+        }
     }
 }
 
@@ -177,6 +183,7 @@ fn sources(secret: &mut proto::Secret) -> (Vec<&mut DataSource>, Option<&Watched
             [
                 &mut certificate.certificate_chain,
                 &mut certificate.private_key,
+                &mut certificate.pkcs12,
                 &mut certificate.password,
                 &mut certificate.ocsp_staple,
             ]

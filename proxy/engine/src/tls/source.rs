@@ -5,8 +5,9 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use proxy_core::config::{BuildCx, Rejected};
-use xds_api::envoy::config::core::v3::DataSource;
 use xds_api::envoy::config::core::v3::data_source::Specifier;
+use xds_api::envoy::config::core::v3::{DataSource, WatchedDirectory};
+use xds_api::envoy::extensions::transport_sockets::tls::v3::TlsCertificate;
 
 /// What a source holds, and what to call it in a message.
 pub(super) struct Content {
@@ -38,6 +39,23 @@ impl Watched {
     pub fn read(&self) -> io::Result<Vec<u8>> {
         read_file(&self.file)
     }
+}
+
+/// Those of some sources that are files, where moves into a directory tell of a change.
+pub(super) fn watched_files<'s>(
+    sources: impl IntoIterator<Item = &'s Option<DataSource>>,
+    directory: Option<&WatchedDirectory>,
+) -> Vec<Watched> {
+    let Some(directory) = directory else { return Vec::new() };
+    let files = sources.into_iter().flatten().filter_map(Watched::of);
+    files.map(|file| Watched { directory: Some(PathBuf::from(&directory.path)), ..file }).collect()
+}
+
+/// The files of a certificate that is part of a context and that may change.
+pub(super) fn certificate_files(proto: &TlsCertificate) -> Vec<Watched> {
+    let TlsCertificate { certificate_chain, private_key, pkcs12, password, ocsp_staple, .. } = proto;
+    let sources = [certificate_chain, private_key, pkcs12, password, ocsp_staple];
+    watched_files(sources, proto.watched_directory.as_ref())
 }
 
 /// Octets of a file of certificates or keys at most: a bundle of all public authorities has a quarter of a million.

@@ -124,6 +124,33 @@ fn each_secret_has_a_stream_of_its_own_unless_it_is_the_aggregated_one() {
     assert_eq!(names, ["client", "root"]);
 }
 
+#[test]
+fn one_name_may_stand_for_two_secrets() {
+    let mut store = started();
+    let [shows, asks] = [CLIENT, ROOT].map(|common| common.replace("client", "one").replace("root", "one"));
+    let effects = apply(&mut store, Kind::Cluster, vec![secured("a", &shows), secured("b", &asks)], &[]);
+    assert_eq!(words(&effects), ["+Secret one", "verdict"], "over one stream it is asked for once");
+    // Who needs the other is told that this is not it, and does not keep it from who needs this one.
+    let pair = pair("x");
+    let effects = apply(&mut store, Kind::Secret, vec![secret("one", &certificate(&pair))], &[]);
+    assert_eq!(words(&effects), ["+Listener *", "verdict one", "publish"]);
+    assert!(context(&store, "a").is_some() && context(&store, "b").is_none());
+    let before = context(&store, "a").unwrap();
+    let trusted = format!("validation_context: {{trusted_ca: {}}}", inline(&pair.0));
+    let effects = apply(&mut store, Kind::Secret, vec![secret("one", &trusted)], &[]);
+    assert_eq!(words(&effects), ["verdict one"]);
+    assert!(context(&store, "b").is_some());
+    assert!(Arc::ptr_eq(&context(&store, "a").unwrap(), &before), "the last good one stays");
+    let effects = apply(&mut store, Kind::Cluster, vec![], &["a"]);
+    assert_eq!(words(&effects), ["verdict", "publish"], "the other is still needed");
+
+    let file = "sds_config: {path_config_source: {path: /dev/null}}";
+    let [shows, asks] = [shows, asks].map(|common| common.replace("sds_config: {ads: {}}", file));
+    let mut store = started();
+    let effects = apply(&mut store, Kind::Cluster, vec![secured("a", &shows), secured("b", &asks)], &[]);
+    assert_eq!(words(&effects), ["+Secret one", "+Secret one", "verdict"], "each has a source of its own");
+}
+
 fn write(dir: &Path, (chain, key): (&str, &str)) {
     std::fs::write(dir.join("chain"), chain).unwrap();
     std::fs::write(dir.join("key"), key).unwrap();

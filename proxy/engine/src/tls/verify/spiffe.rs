@@ -161,7 +161,7 @@ fn domains(
     let bundles = cx.each("trust_domains", &proto.trust_domains, |domain, cx| {
         let name = &domain.name;
         let selects = !domain.workload_trust_domain.is_empty();
-        cx.reject_if(selects, "workload_trust_domain", "trust domains of workloads are not told apart")?;
+        cx.reject_if(selects, "workload_trust_domain", "bundles are not chosen by what filters say")?;
         let content = cx.at("trust_bundle", |cx| source::read(domain.trust_bundle.as_ref(), cx))?;
         let failed =
             |cx: &mut BuildCx<'_>| cx.reject(format!("Failed to load trusted CA certificate for {name}"));
