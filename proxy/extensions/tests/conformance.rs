@@ -228,7 +228,7 @@ fn example_of_observer(message: &str) -> Vec<u8> {
             ..Default::default()
         }
         .encode_to_vec(),
-        other => panic!("{other:?} has no example"),
+        Some(_) | None => Vec::new(),
     }
 }
 
