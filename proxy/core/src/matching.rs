@@ -8,13 +8,15 @@
 
 pub mod fields;
 mod input;
+mod networks;
 mod predicate;
+mod prefixes;
 #[cfg(test)]
 mod tests;
 
-use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use xds_api::xds::core::v3::TypedExtensionConfig;
@@ -30,7 +32,9 @@ use crate::facts::{Facts, Layer};
 use crate::matcher::Cidr;
 
 use input::{Input, Value};
+use networks::Networks;
 use predicate::Predicate;
+use prefixes::Prefixes;
 
 /// Trees may be nested so deep.
 const MAX_DEPTH: usize = 32;
@@ -97,9 +101,8 @@ enum Node<A> {
     Leaf,
     List(Box<[(Predicate, OnMatch<A>)]>),
     Exact(Input, HashMap<Box<str>, OnMatch<A>>),
-    /// Longer prefixes first.
-    Prefix(Input, Box<[Entry<A>]>),
-    Ip(Input, Box<[Network<A>]>),
+    Prefix(Input, Prefixes<OnMatch<A>>),
+    Ip(Input, Networks<Network<A>>),
     Domain(Input, Domains<A>),
 }
 
@@ -179,15 +182,12 @@ impl<A> MatchTree<A> {
             Node::Prefix(input, prefixes) => match input.value(facts) {
                 Value::Unavailable => Found::Unavailable,
                 Value::Absent | Value::Data(_) => Found::Nothing,
-                Value::Text(text) => {
-                    let fitting = prefixes.iter().filter(|(prefix, _)| text.starts_with(prefix.as_bytes()));
-                    first_found(fitting.map(|(_, on_match)| on_match), facts)
-                }
+                Value::Text(text) => first_found(prefixes.find(&text), facts),
             },
-            Node::Ip(input, networks) => match input.value(facts) {
-                Value::Unavailable => Found::Unavailable,
-                Value::Absent | Value::Data(_) => Found::Nothing,
-                Value::Text(text) => search_networks(networks, &text, facts),
+            Node::Ip(input, networks) => match input.ip(facts) {
+                None => Found::Unavailable,
+                Some(None) => Found::Nothing,
+                Some(Some(ip)) => search_networks(networks, ip, facts),
             },
             Node::Domain(input, domains) => match input.value(facts) {
                 Value::Unavailable => Found::Unavailable,
@@ -248,20 +248,16 @@ impl<A> OnMatch<A> {
     }
 }
 
-/// A range of addresses, and where it leads.
+/// Where a range of addresses leads.
 struct Network<A> {
-    range: Cidr,
     /// Only if it is the best.
     exclusive: bool,
     /// Several ranges may lead to one place.
     on_match: Arc<OnMatch<A>>,
 }
 
-/// The ranges are sorted: longer ones first, then as they were listed.
-fn search_networks<'t, A>(networks: &'t [Network<A>], text: &[u8], facts: &Facts<'_>) -> Found<'t, A> {
-    let ip = std::str::from_utf8(text).ok().and_then(|text| text.parse().ok());
-    let Some(ip) = ip else { return Found::Nothing };
-    let mut fitting = networks.iter().filter(|network| network.range.contains(ip));
+fn search_networks<'t, A>(networks: &'t Networks<Network<A>>, ip: IpAddr, facts: &Facts<'_>) -> Found<'t, A> {
+    let mut fitting = networks.find(ip);
     let best = fitting.next();
     let others = fitting.filter(|network| !network.exclusive);
     first_found(best.into_iter().chain(others).map(|network| &*network.on_match), facts)
@@ -370,9 +366,8 @@ impl<A> Builder<'_, '_, A> {
                 Ok(Node::Exact(input, map.into_iter().collect()))
             }
             Some(TreeType::PrefixMatchMap(map)) => {
-                let mut prefixes = cx.at("prefix_match_map", |cx| self.match_map(map, cx))?;
-                prefixes.sort_by_key(|(prefix, _)| Reverse(prefix.len()));
-                Ok(Node::Prefix(input, prefixes.into()))
+                let map = cx.at("prefix_match_map", |cx| self.match_map(map, cx))?;
+                Ok(Node::Prefix(input, Prefixes::new(map)))
             }
             Some(TreeType::CustomMatch(matcher)) => cx.at("custom_match", |cx| {
                 unpacked(matcher, cx, |message, payload, cx| match message {
@@ -405,17 +400,15 @@ impl<A> Builder<'_, '_, A> {
         &self,
         proto: &proto::IpMatcher,
         cx: &mut BuildCx<'_>,
-    ) -> Result<Box<[Network<A>]>, Rejected> {
+    ) -> Result<Networks<Network<A>>, Rejected> {
         let built = cx.each("range_matchers", &proto.range_matchers, |one, cx| {
             let proto::ip_matcher::IpRangeMatcher { ranges, on_match, exclusive } = one;
             let ranges = cx.each("ranges", ranges, Cidr::build_xds)?;
             let on_match = Arc::new(self.required("on_match", on_match.as_ref(), cx)?);
-            let network = |range| Network { range, exclusive: *exclusive, on_match: on_match.clone() };
+            let network = |range| (range, Network { exclusive: *exclusive, on_match: on_match.clone() });
             Ok(ranges.into_iter().map(network).collect::<Vec<_>>())
         })?;
-        let mut networks: Vec<Network<A>> = built.into_iter().flatten().collect();
-        networks.sort_by_key(|network| Reverse(network.range.prefix()));
-        Ok(networks.into())
+        Ok(Networks::new(built.into_iter().flatten()))
     }
 
     fn domains(

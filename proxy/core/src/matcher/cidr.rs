@@ -30,6 +30,22 @@ impl Cidr {
         self.prefix
     }
 
+    /// Whether it is one of IPv4 addresses.
+    pub(crate) fn is_ipv4(&self) -> bool {
+        self.ip.is_ipv4()
+    }
+
+    /// The first and the last of its addresses, as numbers.
+    pub(crate) fn bounds(&self) -> (u128, u128) {
+        match self.ip {
+            IpAddr::V4(ip) => {
+                let (start, end) = v4_bounds(ip, self.prefix);
+                (start.into(), end.into())
+            }
+            IpAddr::V6(ip) => v6_bounds(ip, self.prefix),
+        }
+    }
+
     /// The range of all addresses that share `prefix` leading bits with `ip`; `None` if the address has fewer.
     pub fn new(ip: IpAddr, prefix: u8) -> Option<Self> {
         let bits = if ip.is_ipv4() { 32 } else { 128 };

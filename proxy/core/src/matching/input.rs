@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt::{self, Write};
+use std::net::IpAddr;
 use std::ops::Deref;
 
 use smallvec::SmallVec;
@@ -130,6 +131,18 @@ impl Input {
     /// Whether its values are text.
     pub(super) fn is_text(&self) -> bool {
         !matches!(self, Self::Metadata(..))
+    }
+
+    /// The address that is there, or that a text is; `None` if it cannot be had.
+    pub(super) fn ip(&self, facts: &Facts<'_>) -> Option<Option<IpAddr>> {
+        if let Self::Ip(whose) = self {
+            return Some(facts.ip(*whose));
+        }
+        match self.value(facts) {
+            Value::Unavailable => None,
+            Value::Absent | Value::Data(_) => Some(None),
+            Value::Text(text) => Some(std::str::from_utf8(&text).ok().and_then(|text| text.parse().ok())),
+        }
     }
 
     /// What is there.

@@ -1,5 +1,6 @@
 //! Random trees lead where a plain reading of the rules leads.
 
+use std::cmp::Reverse;
 use std::net::Ipv4Addr;
 
 use proptest::prelude::*;
