@@ -8,7 +8,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use libfuzzer_sys::fuzz_target;
 use prost::Message as _;
 use proxy_core::address::Address;
-use proxy_core::cel::{Program, Subject};
+use proxy_core::cel::Program;
+use proxy_core::facts::Facts;
 use proxy_core::head::{RequestHead, Scheme};
 use proxy_core::stream_info::{ConnectionInfo, StreamInfo};
 use xds_api::envoy::config::core::v3::CelExpressionConfig;
@@ -42,22 +43,15 @@ fuzz_target!(|input: (&[u8], &str, &[u8], bool)| {
     let address = Address::Ip(([127, 0, 0, 1], 80).into());
     let connection = Rc::new(ConnectionInfo::new(address.clone(), address, "l".into()));
     let info = StreamInfo::new(connection, Instant::now(), UNIX_EPOCH);
-    let subject = Subject {
-        info: &info,
-        request: Some(&request),
-        response: None,
-        trailers: None,
-        route: None,
-        cluster: None,
-    };
-    let holds = program.matches(&subject);
-    assert_eq!(program.matches(&subject), holds, "the same again");
+    let facts = Facts::of_request(&info, &request, None);
+    let holds = program.matches(&facts);
+    assert_eq!(program.matches(&facts), holds, "the same again");
     let decided = |function: &str, by: bool| {
         let by = ExprKind::ConstExpr(Constant { constant_kind: Some(ConstantKind::BoolValue(by)) });
         let args = vec![expr.clone(), Expr { id: 0, expr_kind: Some(by) }];
         let call = Call { target: None, function: function.to_owned(), args };
         let whole = Expr { id: 0, expr_kind: Some(ExprKind::CallExpr(Box::new(call))) };
-        Program::build(&whole, Some(&config)).map(|program| program.matches(&subject))
+        Program::build(&whole, Some(&config)).map(|program| program.matches(&facts))
     };
     // (Nothing is deeper than what was built by one level but what is refused for it.)
     assert!(decided("_||_", true).unwrap_or(true), "whatever the other is");

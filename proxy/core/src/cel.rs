@@ -24,32 +24,12 @@ mod value;
 
 use std::fmt;
 
-use http::HeaderMap;
 use xds_api::envoy::config::core::v3::CelExpressionConfig;
 use xds_api::google::api::expr::v1alpha1::Expr;
 
-use crate::head::{RequestHead, ResponseHead};
-use crate::metadata::Metadata;
-use crate::stream_info::StreamInfo;
+use crate::facts::Facts;
 use compile::Node;
 use value::Value;
-
-/// What a condition is about.
-#[derive(Clone, Copy)]
-pub struct Subject<'a> {
-    /// The stream, and its connection.
-    pub info: &'a StreamInfo,
-    /// The request, if it is about one.
-    pub request: Option<&'a RequestHead>,
-    /// The response, if there is one yet.
-    pub response: Option<&'a ResponseHead>,
-    /// The trailers of the response.
-    pub trailers: Option<&'a HeaderMap>,
-    /// Metadata of the route, if one matched.
-    pub route: Option<&'a Metadata>,
-    /// The cluster that the route leads to, if it is known.
-    pub cluster: Option<&'a str>,
-}
 
 /// Why there is no value. It is never told: who asks for a match has none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,17 +58,17 @@ impl Program {
     }
 
     /// The value as text, if there is one; it may be no UTF-8.
-    pub fn text(&self, subject: &Subject<'_>) -> Option<Vec<u8>> {
-        Some(evaluate::evaluate(&self.0, subject).ok()?.print().into_owned())
+    pub fn text(&self, facts: &Facts<'_>) -> Option<Vec<u8>> {
+        Some(evaluate::evaluate(&self.0, facts).ok()?.print().into_owned())
     }
 
     /// The value as JSON, if there is one.
-    pub fn json(&self, subject: &Subject<'_>) -> Option<prost_types::Value> {
-        evaluate::evaluate(&self.0, subject).ok()?.to_json().ok()
+    pub fn json(&self, facts: &Facts<'_>) -> Option<prost_types::Value> {
+        evaluate::evaluate(&self.0, facts).ok()?.to_json().ok()
     }
 
     /// Whether the expression is true.
-    pub fn matches(&self, subject: &Subject<'_>) -> bool {
-        matches!(evaluate::evaluate(&self.0, subject), Ok(Value::Bool(true)))
+    pub fn matches(&self, facts: &Facts<'_>) -> bool {
+        matches!(evaluate::evaluate(&self.0, facts), Ok(Value::Bool(true)))
     }
 }

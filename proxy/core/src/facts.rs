@@ -1,10 +1,11 @@
-//! What rules and matchers may look at: a request, or a connection.
+//! What rules, matchers and expressions may look at: a request, a response, or a connection.
 
 use std::net::IpAddr;
 
+use http::HeaderMap;
+
 use crate::address::Address;
-use crate::cel;
-use crate::head::RequestHead;
+use crate::head::{RequestHead, ResponseHead};
 use crate::metadata::Metadata;
 use crate::stream_info::StreamInfo;
 
@@ -24,25 +25,29 @@ pub struct Facts<'a> {
     pub info: &'a StreamInfo,
     /// The request, if it is about one.
     pub request: Option<&'a RequestHead>,
+    /// The response, if there is one yet.
+    pub response: Option<&'a ResponseHead>,
+    /// The trailers of the response.
+    pub trailers: Option<&'a HeaderMap>,
     /// Metadata of the route that the request matched.
     pub route: Option<&'a Metadata>,
-    /// Path of the request without query and fragment.
-    pub path: Option<&'a str>,
-    /// The cluster that the route leads to.
+    /// The cluster that the route leads to, if it is known.
     pub cluster: Option<&'a str>,
+    /// What rules take for the path of the request ([`Self::with_path`]).
+    pub path: Option<&'a str>,
 }
 
 impl<'a> Facts<'a> {
-    /// Of a request, and of the route that it matched. [`Self::with_path`] says what paths are compared with in place of its own.
+    /// Of a request, and of the route that it matched.
     pub fn of_request(info: &'a StreamInfo, request: &'a RequestHead, route: Option<&'a Metadata>) -> Self {
-        let path = Some(request.path_only()).filter(|path| !path.is_empty());
-        Self { info, request: Some(request), route, path, cluster: None }
+        Self { request: Some(request), route, ..Self::of_connection(info) }
     }
 
-    /// With another path.
+    /// With the path that rules are about: that of the request without query and fragment, or `cut` in its place.
     #[must_use]
-    pub fn with_path(self, path: Option<&'a str>) -> Self {
-        Self { path: path.or(self.path), ..self }
+    pub fn with_path(self, cut: Option<&'a str>) -> Self {
+        let path = cut.or_else(|| self.request.map(RequestHead::path_only)).filter(|path| !path.is_empty());
+        Self { path, ..self }
     }
 
     /// Of a request that goes to this cluster.
@@ -51,15 +56,9 @@ impl<'a> Facts<'a> {
         Self { cluster, ..self }
     }
 
-    /// What conditions see of it.
-    pub fn subject(&self) -> cel::Subject<'a> {
-        let Self { info, request, route, path: _, cluster } = *self;
-        cel::Subject { info, request, response: None, trailers: None, route, cluster }
-    }
-
     /// Of a connection.
     pub fn of_connection(info: &'a StreamInfo) -> Self {
-        Self { info, request: None, route: None, path: None, cluster: None }
+        Self { info, request: None, response: None, trailers: None, route: None, cluster: None, path: None }
     }
 
     /// The address of one of those who are concerned, if it is an IP address.

@@ -260,7 +260,7 @@ impl Kind {
                 }
             }
             Self::LogTypes { types, exclude } => types.contains(&entry.log_type) != *exclude,
-            Self::Condition(program) => program.matches(&entry.subject()),
+            Self::Condition(program) => program.matches(&entry.facts()),
         }
     }
 }

@@ -4,10 +4,10 @@ use std::borrow::Cow;
 
 use http::{HeaderMap, HeaderName, StatusCode};
 
-use super::Subject;
 use super::time::time_of;
 use super::value::{Map, Value};
 use crate::address::Address;
+use crate::facts::Facts;
 use crate::grpc;
 use crate::local_reply::grpc_status_of;
 use crate::matcher::RequestHeader;
@@ -52,8 +52,8 @@ impl Root {
 /// Something with fields that are computed when they are asked for.
 #[derive(Clone, Copy)]
 pub(super) enum Object<'a> {
-    Root(Root, Subject<'a>),
-    RequestHeaders(Subject<'a>),
+    Root(Root, Facts<'a>),
+    RequestHeaders(Facts<'a>),
     Headers(Option<&'a HeaderMap>),
     /// A message `core.v3.Metadata`, and the map in it.
     Metadata(&'a Metadata),
@@ -66,9 +66,9 @@ impl<'a> Object<'a> {
         match self {
             // What is computed has no list of its keys.
             Self::Root(..) | Self::Metadata(_) => 0,
-            Self::RequestHeaders(Subject { request: None, .. }) | Self::Headers(None) => 0,
+            Self::RequestHeaders(Facts { request: None, .. }) | Self::Headers(None) => 0,
             // Of the pseudo-headers a request has these three, and most a path.
-            Self::RequestHeaders(Subject { request: Some(request), .. }) => {
+            Self::RequestHeaders(Facts { request: Some(request), .. }) => {
                 request.headers.len() + 3 + usize::from(!request.path.is_empty())
             }
             Self::Headers(Some(headers)) => headers.len(),
@@ -83,17 +83,15 @@ impl<'a> Object<'a> {
         // (A field of a message that is empty is not written.)
         let filled = |is_filled| if is_filled { vec!["filter_metadata"] } else { Vec::new() };
         Some(match self {
-            Self::Root(Root::Metadata, subject) => {
-                filled(subject.info.metadata.namespaces().next().is_some())
-            }
+            Self::Root(Root::Metadata, facts) => filled(facts.info.metadata.namespaces().next().is_some()),
             Self::Root(..) => return None,
             Self::Metadata(metadata) => filled(metadata.namespaces().next().is_some()),
-            Self::RequestHeaders(Subject { request: Some(request), .. }) => {
+            Self::RequestHeaders(Facts { request: Some(request), .. }) => {
                 let pseudo = [":authority", ":method", ":path", ":scheme"];
                 pseudo.into_iter().chain(of_headers(&request.headers)).collect()
             }
             Self::Headers(Some(headers)) => of_headers(headers).collect(),
-            Self::RequestHeaders(Subject { request: None, .. }) | Self::Headers(None) => Vec::new(),
+            Self::RequestHeaders(Facts { request: None, .. }) | Self::Headers(None) => Vec::new(),
             Self::Namespaces(metadata) => metadata.namespaces().collect(),
             Self::Dynamic(info) => info.metadata.namespaces().collect(),
         })
@@ -120,25 +118,25 @@ impl<'a> Object<'a> {
 
     pub(super) fn get(&self, name: &str) -> Option<Value<'a>> {
         match self {
-            Self::Root(root, subject) => match root {
-                Root::Request => request(subject, name),
-                Root::Response => response(subject, name),
-                Root::Connection => connection(subject.info, name),
-                Root::Upstream => upstream(subject.info, name),
-                Root::Source => address(subject.info.remote_address(), name),
-                Root::Destination => address(&subject.info.connection.local, name),
+            Self::Root(root, facts) => match root {
+                Root::Request => request(facts, name),
+                Root::Response => response(facts, name),
+                Root::Connection => connection(facts.info, name),
+                Root::Upstream => upstream(facts.info, name),
+                Root::Source => address(facts.info.remote_address(), name),
+                Root::Destination => address(&facts.info.connection.local, name),
                 Root::Metadata => match name {
-                    "filter_metadata" => Some(object(Object::Dynamic(subject.info))),
+                    "filter_metadata" => Some(object(Object::Dynamic(facts.info))),
                     _ => None,
                 },
-                Root::FilterState => subject.info.filter_state(name)?.to_text().map(Value::owned),
+                Root::FilterState => facts.info.filter_state(name)?.to_text().map(Value::owned),
                 Root::UpstreamFilterState => {
-                    subject.info.upstream_filter_state(name)?.to_text().map(Value::owned)
+                    facts.info.upstream_filter_state(name)?.to_text().map(Value::owned)
                 }
-                Root::Xds => xds(subject, name),
+                Root::Xds => xds(facts, name),
             },
-            Self::RequestHeaders(subject) => {
-                RequestHeader::parse(name)?.in_request(subject.request?).map(Value::Text)
+            Self::RequestHeaders(facts) => {
+                RequestHeader::parse(name)?.in_request(facts.request?).map(Value::Text)
             }
             Self::Headers(headers) => RequestHeader::parse(name)?.in_headers((*headers)?).map(Value::Text),
             Self::Metadata(metadata) => match name {
@@ -176,10 +174,10 @@ fn size_of(headers: &HeaderMap) -> usize {
     headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
 }
 
-fn request<'a>(subject: &Subject<'a>, name: &str) -> Option<Value<'a>> {
-    let Subject { info, request, .. } = *subject;
+fn request<'a>(facts: &Facts<'a>, name: &str) -> Option<Value<'a>> {
+    let Facts { info, request, .. } = *facts;
     match name {
-        "headers" => return Some(object(Object::RequestHeaders(*subject))),
+        "headers" => return Some(object(Object::RequestHeaders(*facts))),
         "time" => return time_of(info.start_time).map(Value::Time),
         "duration" => {
             // While the request is under way it has no end, whatever of it has come.
@@ -227,8 +225,8 @@ fn request<'a>(subject: &Subject<'a>, name: &str) -> Option<Value<'a>> {
     }
 }
 
-fn response<'a>(subject: &Subject<'a>, name: &str) -> Option<Value<'a>> {
-    let Subject { info, response, trailers, .. } = *subject;
+fn response<'a>(facts: &Facts<'a>, name: &str) -> Option<Value<'a>> {
+    let Facts { info, response, trailers, .. } = *facts;
     let headers = response.map(|response| &response.headers);
     match name {
         "code" => info.response_code.map(|code| Value::Int(code.into())),
@@ -312,8 +310,8 @@ fn session<'a>(tls: &'a TlsInfo, name: &str) -> Option<Value<'a>> {
     }
 }
 
-fn xds<'a>(subject: &Subject<'a>, name: &str) -> Option<Value<'a>> {
-    let Subject { info, route, cluster, .. } = *subject;
+fn xds<'a>(facts: &Facts<'a>, name: &str) -> Option<Value<'a>> {
+    let Facts { info, route, cluster, .. } = *facts;
     let metadata = |metadata| Some(object(Object::Metadata(metadata)));
     let connection = &info.connection;
     let has_virtual_host = info.virtual_host.is_some();

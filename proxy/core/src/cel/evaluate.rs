@@ -3,14 +3,15 @@
 use super::attributes::Object;
 use super::compile::Node;
 use super::value::{List, Map, Value};
-use super::{Failed, Outcome, Subject};
+use super::{Failed, Outcome};
+use crate::facts::Facts;
 
 /// The value of `node`.
-pub(super) fn evaluate<'a>(node: &'a Node, subject: &Subject<'a>) -> Outcome<'a> {
-    let value = |node| evaluate(node, subject);
+pub(super) fn evaluate<'a>(node: &'a Node, facts: &Facts<'a>) -> Outcome<'a> {
+    let value = |node| evaluate(node, facts);
     match node {
         Node::Constant(constant) => Ok(constant.value()),
-        Node::Root(root) => Ok(Value::Map(Map::Object(Object::Root(*root, *subject)))),
+        Node::Root(root) => Ok(Value::Map(Map::Object(Object::Root(*root, *facts)))),
         Node::Unknown => Err(Failed),
         Node::Field(operand, field) => map_of(value(operand)?)?.get(&Value::text(field)).ok_or(Failed),
         Node::Has(operand, field) => {
@@ -19,8 +20,8 @@ pub(super) fn evaluate<'a>(node: &'a Node, subject: &Subject<'a>) -> Outcome<'a>
             if !is_there && map.is_message() { Err(Failed) } else { Ok(Value::Bool(is_there)) }
         }
         Node::Not(operand) => Ok(Value::Bool(!value(operand)?.truth()?)),
-        Node::And(nodes) => either(false, nodes, subject),
-        Node::Or(nodes) => either(true, nodes, subject),
+        Node::And(nodes) => either(false, nodes, facts),
+        Node::Or(nodes) => either(true, nodes, facts),
         Node::Choice(nodes) => {
             let [condition, yes, no] = &**nodes;
             if value(condition)?.truth()? { value(yes) } else { value(no) }
@@ -29,7 +30,7 @@ pub(super) fn evaluate<'a>(node: &'a Node, subject: &Subject<'a>) -> Outcome<'a>
             let values: Result<_, Failed> = nodes.iter().map(value).collect();
             Ok(Value::List(List::Values(values?)))
         }
-        Node::Map(nodes) => entries(nodes, subject),
+        Node::Map(nodes) => entries(nodes, facts),
         Node::Matches(text, pattern) => match value(text)? {
             Value::Text(text) => Ok(Value::Bool(pattern.is_match(&text))),
             _ => Err(Failed),
@@ -48,13 +49,13 @@ pub(super) fn evaluate<'a>(node: &'a Node, subject: &Subject<'a>) -> Outcome<'a>
 }
 
 /// `decisive` if one of the two is, whatever the other is: an error too.
-fn either<'a>(decisive: bool, nodes: &'a [Node; 2], subject: &Subject<'a>) -> Outcome<'a> {
+fn either<'a>(decisive: bool, nodes: &'a [Node; 2], facts: &Facts<'a>) -> Outcome<'a> {
     let [one, other] = nodes.each_ref();
-    let one = evaluate(one, subject).and_then(|value| value.truth());
+    let one = evaluate(one, facts).and_then(|value| value.truth());
     if one == Ok(decisive) {
         return Ok(Value::Bool(decisive));
     }
-    let other = evaluate(other, subject)?.truth()?;
+    let other = evaluate(other, facts)?.truth()?;
     if other == decisive { Ok(Value::Bool(decisive)) } else { one.map(Value::Bool) }
 }
 
@@ -62,15 +63,15 @@ fn map_of(value: Value<'_>) -> Result<Map<'_>, Failed> {
     if let Value::Map(map) = value { Ok(map) } else { Err(Failed) }
 }
 
-fn entries<'a>(nodes: &'a [(Node, Node)], subject: &Subject<'a>) -> Outcome<'a> {
+fn entries<'a>(nodes: &'a [(Node, Node)], facts: &Facts<'a>) -> Outcome<'a> {
     let mut entries: Vec<(Value<'a>, Value<'a>)> = Vec::with_capacity(nodes.len());
     for (key, value) in nodes {
-        let key = evaluate(key, subject)?;
+        let key = evaluate(key, facts)?;
         let is_key = matches!(key, Value::Bool(_) | Value::Int(_) | Value::Uint(_) | Value::Text(_));
         if !is_key || entries.iter().any(|(known, _)| known.equals(&key)) {
             return Err(Failed);
         }
-        entries.push((key, evaluate(value, subject)?));
+        entries.push((key, evaluate(value, facts)?));
     }
     Ok(Value::Map(Map::Entries(entries.into())))
 }

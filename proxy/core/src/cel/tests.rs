@@ -2,7 +2,7 @@ mod text;
 
 use super::*;
 use crate::address::Address;
-use crate::stream_info::ConnectionInfo;
+use crate::stream_info::{ConnectionInfo, StreamInfo};
 use proptest::prelude::*;
 use std::rc::Rc;
 use xds_api::google::api::expr::v1alpha1::constant::ConstantKind;
@@ -43,9 +43,8 @@ fn info() -> StreamInfo {
 
 fn holds(expr: &Expr) -> bool {
     let info = info();
-    let subject =
-        Subject { info: &info, request: None, response: None, trailers: None, route: None, cluster: None };
-    Program::build(expr, None).unwrap().matches(&subject)
+    let facts = Facts::of_connection(&info);
+    Program::build(expr, None).unwrap().matches(&facts)
 }
 
 fn refusal(expr: &Expr) -> String {
@@ -195,8 +194,7 @@ fn what_is_made_is_bounded() {
     let twice = |expr: Expr| call("_+_", vec![expr.clone(), expr]);
     let long = (0..14).fold(text(&"a".repeat(32)), |expr, _| twice(expr));
     let info = info();
-    let subject =
-        Subject { info: &info, request: None, response: None, trailers: None, route: None, cluster: None };
+    let facts = Facts::of_connection(&info);
     let of_size = |expr: Expr, size| {
         let size = constant(ConstantKind::Int64Value(size));
         call("_==_", vec![call("size", vec![expr]), size])
@@ -205,7 +203,7 @@ fn what_is_made_is_bounded() {
     assert!(Program::build(&of_size(long, 1 << 19), Some(&config)).is_err());
     let grown = member(text(&"a".repeat(1000)), "replace", vec![text(""), text(&"b".repeat(1000))]);
     let program = Program::build(&of_size(grown, 1_002_000), Some(&config)).unwrap();
-    assert!(!program.matches(&subject), "too long to be made");
+    assert!(!program.matches(&facts), "too long to be made");
 }
 
 #[test]

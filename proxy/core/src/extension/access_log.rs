@@ -8,8 +8,8 @@ use std::sync::Arc;
 use http::HeaderMap;
 
 use super::Descriptor;
-use crate::cel;
 use crate::config::{BuildCx, Rejected};
+use crate::facts::Facts;
 use crate::head::{RequestHead, ResponseHead};
 use crate::stream_info::StreamInfo;
 
@@ -61,14 +61,15 @@ pub struct LogEntry<'a> {
 
 impl<'a> LogEntry<'a> {
     /// What expressions see of it.
-    pub fn subject(&self) -> cel::Subject<'a> {
-        cel::Subject {
+    pub fn facts(&self) -> Facts<'a> {
+        Facts {
             info: self.info,
             request: self.request,
             response: self.response,
             trailers: self.response_trailers,
             route: Some(&self.info.route_metadata),
             cluster: None,
+            path: None,
         }
     }
 }

@@ -110,7 +110,7 @@ impl Op {
             }
             Self::ServerName(choice) => render_server_name(*choice, entry, out),
             Self::Expression { program, typed: true } if target == Target::Json => {
-                match program.json(&entry.subject()) {
+                match program.json(&entry.facts()) {
                     // (It is cut to its length, as other texts.)
                     Some(Value { kind: Some(Kind::StringValue(text)) }) => put(out, &text),
                     Some(value) => {
@@ -121,7 +121,7 @@ impl Op {
                 }
             }
             Self::Expression { program, typed: _ } => {
-                program.text(&entry.subject()).map_or(Shape::Missing, |text| {
+                program.text(&entry.facts()).map_or(Shape::Missing, |text| {
                     out.extend_from_slice(&text);
                     Shape::Text
                 })

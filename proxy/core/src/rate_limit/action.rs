@@ -15,6 +15,7 @@ use super::{Entry, Subject, metadata_path, render};
 use crate::cel;
 use crate::config::{BuildCx, Rejected};
 use crate::extension::decode;
+use crate::facts::Facts;
 use crate::format::{Empty, Format};
 use crate::head::RequestHead;
 use crate::matcher::query::decoded_parameter;
@@ -213,7 +214,7 @@ impl Action {
                     None => absent.entry(),
                 }
             }
-            Self::Expression { key, program, absent } => match program.text(&condition_subject(subject)) {
+            Self::Expression { key, program, absent } => match program.text(&facts(subject)) {
                 Some(value) => entry(key, Cow::Owned(String::from_utf8_lossy(&value).into_owned())),
                 None => absent.entry(),
             },
@@ -221,14 +222,15 @@ impl Action {
     }
 }
 
-fn condition_subject<'a>(subject: &Subject<'a>) -> cel::Subject<'a> {
-    cel::Subject {
+fn facts<'a>(subject: &Subject<'a>) -> Facts<'a> {
+    Facts {
         info: subject.info,
         request: Some(subject.request),
         response: subject.response,
         trailers: None,
         route: Some(&subject.info.route_metadata),
         cluster: subject.route.and_then(|route| route.cluster()).or(subject.info.upstream.cluster.as_deref()),
+        path: None,
     }
 }
 

@@ -141,7 +141,7 @@ struct Policy {
 impl Policy {
     fn holds(&self, facts: &Facts<'_>) -> bool {
         self.rules.iter().all(|rule| rule.holds(facts))
-            && self.condition.as_ref().is_none_or(|condition| condition.matches(&facts.subject()))
+            && self.condition.as_ref().is_none_or(|condition| condition.matches(facts))
     }
 }
 

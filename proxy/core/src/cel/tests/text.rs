@@ -34,13 +34,13 @@ proptest! {
     #[test]
     fn what_is_written_is_read(model in models()) {
         let info = info();
-        let subject =
-            Subject { info: &info, request: None, response: None, trailers: None, route: None, cluster: None };
+        let facts =
+            Facts::of_connection(&info);
         let built = Program::build(&model.expr(), None).unwrap();
         for closed in [false, true] {
             let text = written(&model, closed);
             let read = Program::parse(&text, None).unwrap();
-            prop_assert_eq!(read.text(&subject), built.text(&subject), "{}", text);
+            prop_assert_eq!(read.text(&facts), built.text(&facts), "{}", text);
         }
     }
 

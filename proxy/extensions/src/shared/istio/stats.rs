@@ -14,8 +14,8 @@ mod sets;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proxy_core::cel::Subject;
 use proxy_core::config::{BuildCx, Rejected, duration};
+use proxy_core::facts::Facts;
 use proxy_core::head::{RequestHead, ResponseHead};
 use proxy_core::stats::{Labelled, OneOff, Scope, SharedCounter, SharedGauge, SharedHistogram, Unit};
 use proxy_core::stream_info::StreamInfo;
@@ -206,7 +206,7 @@ impl Metrics {
     }
 
     /// The statistics for what is known of a stream.
-    fn set(&self, reporter: Reporter, host: Option<&str>, kind: Kind, subject: &Subject<'_>) -> Arc<Set> {
+    fn set(&self, reporter: Reporter, host: Option<&str>, kind: Kind, subject: &Facts<'_>) -> Arc<Set> {
         let info = subject.info;
         let asked = PeerState::asked(info);
         let endpoint = labels::endpoint(reporter, info, asked.as_deref());
@@ -258,9 +258,9 @@ fn subject<'a>(
     info: &'a StreamInfo,
     request: Option<&'a RequestHead>,
     response: Option<&'a ResponseHead>,
-) -> Subject<'a> {
+) -> Facts<'a> {
     let cluster = info.upstream.cluster.as_deref();
-    Subject { info, request, response, trailers: None, route: Some(&info.route_metadata), cluster }
+    Facts { response, route: Some(&info.route_metadata), cluster, request, ..Facts::of_connection(info) }
 }
 
 fn inc(counter: &Option<OneOff<SharedCounter>>) {

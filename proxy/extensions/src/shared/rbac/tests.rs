@@ -37,7 +37,7 @@ fn refused(yaml: &str, layer: Layer) -> String {
 fn said(engine: &Engine, path: &str, headers: &[(&'static str, &'static str)]) -> (bool, String) {
     let mut stream = Stream::new(headers);
     stream.request.path = path.into();
-    let outcome = engine.decide(&Facts::of_request(&stream.info, &stream.request, None));
+    let outcome = engine.decide(&Facts::of_request(&stream.info, &stream.request, None).with_path(None));
     (outcome.is_allowed, outcome.policy().unwrap_or_default().to_owned())
 }
 
@@ -67,7 +67,7 @@ fn what_is_decided_is_told() {
         let engine = engine_of(&rules(action), mode, Layer::Http).ok().unwrap();
         let mut stream = Stream::new(&[]);
         stream.request.path = path.into();
-        let outcome = engine.decide(&Facts::of_request(&stream.info, &stream.request, None));
+        let outcome = engine.decide(&Facts::of_request(&stream.info, &stream.request, None).with_path(None));
         engine.tell(outcome, default_prefix, &namespace, &mut stream.info.metadata);
         engine.tell_logs(outcome, &mut stream.info.metadata);
         let text = |namespace: &str| {
@@ -297,7 +297,7 @@ proptest! {
             stream.request.headers.append(name, value.parse().unwrap());
         }
         stream.request.path = asked.as_str().into();
-        let outcome = engine.decide(&Facts::of_request(&stream.info, &stream.request, None));
+        let outcome = engine.decide(&Facts::of_request(&stream.info, &stream.request, None).with_path(None));
         prop_assert_eq!((outcome.is_allowed, outcome.policy().unwrap_or_default().to_owned()), expected);
     }
 }

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use proxy_core::cel::{Program, Subject};
+use proxy_core::cel::Program;
 use proxy_core::config::{BuildCx, Rejected};
+use proxy_core::facts::Facts;
 use xds_api::stats as proto;
 
 use super::METRICS;
@@ -63,7 +64,7 @@ impl Overrides {
     }
 
     /// The values of all expressions; what has none is unknown.
-    pub(super) fn values(&self, subject: &Subject<'_>) -> Vec<String> {
+    pub(super) fn values(&self, subject: &Facts<'_>) -> Vec<String> {
         let value = |program: &Program| match program.text(subject) {
             Some(text) => String::from_utf8_lossy(&text).into_owned(),
             None => UNKNOWN.to_owned(),
