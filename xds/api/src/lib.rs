@@ -5,6 +5,7 @@
 //! message to the constraints of its type and shows what is set in it, [`write`](mod@write) makes JSON of it, [`any`] looks into `google.protobuf.Any`.
 
 pub mod any;
+mod authority;
 pub mod check;
 mod error;
 mod json;
@@ -17,6 +18,7 @@ mod wire;
 pub mod write;
 mod yaml;
 
+pub use authority::authority;
 pub use error::{Error, Errors, Path};
 
 /// The generated messages, in modules that mirror their protobuf packages

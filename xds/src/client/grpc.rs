@@ -120,17 +120,12 @@ pub fn client(
     Ok(Driver::new(settings, Box::new(transport), observer))
 }
 
-/// The URI whose authority is sent. A cluster may be named freely, an authority not: what it cannot hold becomes `_`.
+/// The URI whose authority is sent.
 fn origin(config: &GrpcConfig) -> Result<Uri, GrpcConfigError> {
-    let uri =
-        |authority: &str| Uri::builder().scheme("http").authority(authority).path_and_query("/").build();
-    if let Some(authority) = config.authority.as_deref().filter(|authority| !authority.is_empty()) {
-        return uri(authority).map_err(|_| GrpcConfigError::Authority(authority.to_owned()));
-    }
-    let plain = |c: char| if c.is_ascii_alphanumeric() || "-._~".contains(c) { c } else { '_' };
-    uri(&config.cluster)
-        .or_else(|_| uri(&config.cluster.chars().map(plain).collect::<String>()))
-        .map_err(|_| GrpcConfigError::Authority(config.cluster.clone()))
+    let given = config.authority.as_deref().unwrap_or_default();
+    xds_api::authority(&config.cluster, given)
+        .and_then(|sent| Uri::builder().scheme("http").authority(sent).path_and_query("/").build().ok())
+        .ok_or_else(|| GrpcConfigError::Authority(given.to_owned()))
 }
 
 /// Opens gRPC streams.
@@ -378,21 +373,6 @@ impl tower::Service<http::Request<Body>> for Http2 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn authorities_are_made_of_cluster_names() {
-        let of = |cluster: &str, authority: Option<&str>| {
-            let config = GrpcConfig { authority: authority.map(str::to_owned), ..GrpcConfig::new(cluster) };
-            origin(&config).map(|uri| uri.authority().unwrap().to_string())
-        };
-        assert_eq!(of("xds_cluster", None).as_deref(), Ok("xds_cluster"));
-        assert_eq!(
-            of("xds", Some("istiod.istio-system.svc:15012")).as_deref(),
-            Ok("istiod.istio-system.svc:15012")
-        );
-        assert_eq!(of("outbound|80||a b/ö", None).as_deref(), Ok("outbound_80__a_b__"));
-        assert!(of("xds", Some("a b")).is_err());
-    }
 
     #[test]
     fn what_cannot_work_is_told() {

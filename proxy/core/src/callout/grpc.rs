@@ -86,21 +86,15 @@ impl GrpcService {
                 "it is of streams to a control plane: use that of the service",
             )
         })?;
-        let is_sent = |authority: &str| http::uri::Authority::try_from(authority).is_ok();
-        let authority = match authority.as_str() {
-            "" if is_sent(cluster_name) => cluster_name.clone(),
-            "" => as_authority(cluster_name),
-            given if is_sent(given) => given.to_owned(),
-            given => {
-                let reason = format!("'{given}' is no authority");
-                return Err(cx.at("envoy_grpc", |cx| cx.at("authority", |cx| cx.reject(reason))));
-            }
+        let Some(sent) = xds_api::authority(cluster_name, authority) else {
+            let reason = format!("'{authority}' is no authority");
+            return Err(cx.at("envoy_grpc", |cx| cx.at("authority", |cx| cx.reject(reason))));
         };
         let max_message = max_receive_message_length.filter(|length| *length > 0);
         Ok(Self {
             retry: retry?.map(Arc::new),
             cluster: cx.env.clusters.intern(cluster_name),
-            authority: authority.as_str().into(),
+            authority: sent.as_str().into(),
             timeout: match timeout {
                 None => default_timeout,
                 Some(timeout) => duration(timeout).filter(|timeout| !timeout.is_zero()),
@@ -336,12 +330,6 @@ fn last_message(body: &[u8]) -> Result<Option<&[u8]>, BadFrame> {
         last = Some(message);
     }
     Ok(last)
-}
-
-/// A cluster may be named freely, an authority not: what it cannot hold becomes `_`, as in streams to management servers.
-fn as_authority(cluster: &str) -> String {
-    let plain = |c: char| if c.is_ascii_alphanumeric() || "-._~".contains(c) { c } else { '_' };
-    cluster.chars().map(plain).collect()
 }
 
 #[cfg(test)]
