@@ -33,7 +33,7 @@ use proxy_engine::upstream::health::{self, HealthUpdate};
 use proxy_engine::upstream::original_dst;
 use proxy_engine::worker::Workers;
 use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinSet};
 use xds::client::Command;
 use xds::client::filesystem::Watch;
 use xds::{Event, TypeUrl, Update, Verdict};
@@ -74,6 +74,8 @@ struct Core {
     health: HashMap<u64, AbortHandle>,
     /// What checks hosts for others, until it runs.
     health_discovery: Option<HealthDiscovery>,
+    /// What runs for as long as this is there.
+    tasks: JoinSet<()>,
     /// Listeners that `/drain_listeners` stopped.
     stopped: HashSet<ListenerTag>,
     inputs: mpsc::UnboundedSender<Input>,
@@ -124,6 +126,7 @@ impl Configuration {
             sockets: ListenSockets::new(env.concurrency),
             streams: Streams::new(env, bootstrap, directory.clone(), event_sender),
             health_discovery: HealthDiscovery::new(env, bootstrap, &directory),
+            tasks: JoinSet::new(),
             directory,
             resolvers,
             discoveries: HashMap::new(),
@@ -351,7 +354,7 @@ impl Core {
         if self.store.phase() > Phase::PrimaryClusters
             && let Some(health_discovery) = self.health_discovery.take()
         {
-            tokio::task::spawn_local(health_discovery.run());
+            self.tasks.spawn_local(health_discovery.run());
         }
         for (key, commands) in commands {
             self.streams.apply(key, commands);
