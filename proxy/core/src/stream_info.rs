@@ -18,7 +18,7 @@ use crate::proxy_protocol::Tlv;
 use crate::response_flag::ResponseFlags;
 use crate::stream_error::Details;
 use crate::text::Text;
-use crate::tls::TlsInfo;
+use crate::tls::{ClientCerts, TlsInfo};
 use crate::upstream::{Host, HostWishes};
 
 /// What is known about the downstream connection; one for all of its streams.
@@ -68,6 +68,8 @@ pub struct ConnectionInfo {
     pub metadata: DynamicMetadata,
     /// Values set by listener and network filters.
     pub filter_state: FilterState,
+    /// What is said of its client, where that depends on the request.
+    pub client_certs: ClientCerts,
     /// What limits the rate of its requests together, once one came that is limited so.
     pub rate_limiter: OnceCell<Rc<dyn Any>>,
 }
@@ -106,6 +108,7 @@ impl ConnectionInfo {
             direction: 0,
             metadata: DynamicMetadata::default(),
             filter_state: FilterState::default(),
+            client_certs: ClientCerts::default(),
             rate_limiter: OnceCell::new(),
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! Nothing here speaks TLS or verifies anything; the engine fills these values once a handshake is done.
 
+use std::cell::RefCell;
 use std::fmt::Write;
 use std::sync::{Arc, OnceLock};
 
@@ -39,6 +40,32 @@ pub struct TlsInfo {
     pub local: Option<Arc<Certificate>>,
     /// `x-forwarded-client-cert` of its requests, once one was made.
     pub client_cert: OnceLock<Option<HeaderValue>>,
+}
+
+/// Values of `x-forwarded-client-cert` that were made for requests of one connection, by the number of what they are made by.
+#[derive(Clone, Debug, Default)]
+pub struct ClientCerts(RefCell<Vec<(u32, Option<HeaderValue>)>>);
+
+impl ClientCerts {
+    /// So many are kept.
+    const MOST: usize = 16;
+
+    /// The value of that number, which is made if it is not kept.
+    pub fn get_or_make(
+        &self,
+        number: u32,
+        make: impl FnOnce() -> Option<HeaderValue>,
+    ) -> Option<HeaderValue> {
+        let known = self.0.borrow().iter().find(|(of, _)| *of == number).map(|(_, value)| value.clone());
+        known.unwrap_or_else(|| {
+            let (made, mut kept) = (make(), self.0.borrow_mut());
+            if kept.len() == Self::MOST {
+                kept.clear();
+            }
+            kept.push((number, made.clone()));
+            made
+        })
+    }
 }
 
 impl TlsInfo {
@@ -125,7 +152,28 @@ pub fn base64(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
+
+    #[test]
+    fn what_is_said_of_a_client_is_made_once_of_each_kind() {
+        let (certs, made) = (ClientCerts::default(), Cell::new(0));
+        let value = |number: u32| {
+            certs.get_or_make(number, || {
+                made.set(made.get() + 1);
+                (number > 0).then(|| HeaderValue::from(number))
+            })
+        };
+        for _ in 0..3 {
+            assert_eq!([0, 1, 2].map(value), [None, Some(HeaderValue::from(1)), Some(HeaderValue::from(2))]);
+        }
+        assert_eq!(made.get(), 3);
+        // However many kinds there are, no more are kept than these.
+        let all: Vec<_> = (1..100).map(|number| value(number).unwrap()).collect();
+        assert_eq!(all, (1..100u32).map(HeaderValue::from).collect::<Vec<_>>());
+        assert!(certs.0.borrow().len() <= ClientCerts::MOST);
+    }
 
     #[test]
     fn base64_as_in_the_rfc() {

@@ -3,6 +3,7 @@
 //! Source: Envoy `docs/root/configuration/http/http_conn_man/headers.rst`, "x-forwarded-client-cert".
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::sync::Arc;
 
 use http::HeaderValue;
@@ -12,8 +13,8 @@ use proxy_core::facts::{Facts, Layer};
 use proxy_core::head::RequestHead;
 use proxy_core::headers::X_FORWARDED_CLIENT_CERT;
 use proxy_core::matching::{Inputs, MatchTree, Purpose};
-use proxy_core::stream_info::StreamInfo;
-use proxy_core::tls::{PeerCertificate, SanKind, TlsInfo};
+use proxy_core::stream_info::{ConnectionInfo, StreamInfo};
+use proxy_core::tls::{ClientCerts, PeerCertificate, SanKind, TlsInfo};
 use xds_api::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use xds_api::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
     ForwardClientCertConfig, ForwardClientCertDetails as Forward, SetCurrentClientCertDetails as Details,
@@ -36,15 +37,16 @@ pub struct ClientCert {
 struct Forwarding {
     forward: Forward,
     details: Details,
-    /// A session keeps what is said of its client.
-    is_usual: bool,
+    /// Its number among those that a tree may lead to; a session keeps what the usual one says of its client.
+    number: Option<u32>,
 }
 
 impl ClientCert {
     /// Builds it.
     pub fn build(proto: &HttpConnectionManager, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
         let forward = proto.forward_client_cert_details();
-        let usual = Forwarding::build(forward, proto.set_current_client_cert_details, true, cx);
+        let usual = Forwarding::build(forward, proto.set_current_client_cert_details, None, cx);
+        let count = Cell::new(0);
         let action = |message: &str, payload: &[u8], cx: &mut BuildCx<'_>| {
             if message != ACTION {
                 return Err(cx.reject(format!("{message} is no action that is available here")));
@@ -56,7 +58,8 @@ impl ClientCert {
                     cx.reject("value must be one of the defined enum values")
                 }));
             };
-            Forwarding::build(forward, set_current_client_cert_details, false, cx)
+            let number = count.replace(count.get() + 1);
+            Forwarding::build(forward, set_current_client_cert_details, Some(number), cx)
         };
         let refuse = |input: &str| format!("a request cannot be matched on '{input}' before it has a route");
         let inputs = Inputs { layer: Layer::Http, admits: &|_| true, refuse: &refuse };
@@ -71,7 +74,7 @@ impl ClientCert {
     pub(crate) fn apply(&self, info: &StreamInfo, request: &mut RequestHead) {
         let by_tree = self.by_tree.as_ref();
         let found = by_tree.and_then(|tree| tree.find(&Facts::of_request(info, request, None)));
-        found.unwrap_or(&self.usual).apply(info.connection.tls.as_deref(), request);
+        found.unwrap_or(&self.usual).apply(&info.connection, request);
     }
 }
 
@@ -79,26 +82,27 @@ impl Forwarding {
     fn build(
         forward: Forward,
         details: Option<Details>,
-        is_usual: bool,
+        number: Option<u32>,
         cx: &mut BuildCx<'_>,
     ) -> Result<Self, Rejected> {
         let details = details.unwrap_or_default();
         cx.at("set_current_client_cert_details", |cx| {
             cx.reject_if(details.format != 0, "format", "only the default form is available")
         })?;
-        Ok(Self { forward, details, is_usual })
+        Ok(Self { forward, details, number })
     }
 
-    fn apply(&self, session: Option<&TlsInfo>, request: &mut RequestHead) {
+    fn apply(&self, connection: &ConnectionInfo, request: &mut RequestHead) {
         let headers = &mut request.headers;
+        let session = connection.tls.as_deref();
         match (self.forward, session.filter(|session| !session.peer.is_empty())) {
             (Forward::AlwaysForwardOnly, _) | (Forward::ForwardOnly, Some(_)) => {}
             (Forward::AppendForward, Some(session)) => {
-                if let Some(value) = self.value(session) {
+                if let Some(value) = self.value(session, &connection.client_certs) {
                     append(headers, &X_FORWARDED_CLIENT_CERT, &value, ",");
                 }
             }
-            (Forward::SanitizeSet, Some(session)) => match self.value(session) {
+            (Forward::SanitizeSet, Some(session)) => match self.value(session, &connection.client_certs) {
                 Some(value) => drop(headers.insert(&X_FORWARDED_CLIENT_CERT, value.into_owned())),
                 None => drop(headers.remove(&X_FORWARDED_CLIENT_CERT)),
             },
@@ -106,13 +110,13 @@ impl Forwarding {
         }
     }
 
-    /// What is said of the client of a session: usually the same for all of its requests.
-    fn value<'s>(&self, session: &'s TlsInfo) -> Option<Cow<'s, HeaderValue>> {
+    /// What is said of the client of a session, which is put into words once.
+    fn value<'s>(&self, session: &'s TlsInfo, others: &ClientCerts) -> Option<Cow<'s, HeaderValue>> {
         // Names are what an authority has signed, and still need not fit a header.
         let value = || HeaderValue::try_from(self.describe(session)).ok();
-        match self.is_usual {
-            true => session.client_cert.get_or_init(value).as_ref().map(Cow::Borrowed),
-            false => value().map(Cow::Owned),
+        match self.number {
+            None => session.client_cert.get_or_init(value).as_ref().map(Cow::Borrowed),
+            Some(number) => others.get_or_make(number, value).map(Cow::Owned),
         }
     }
 

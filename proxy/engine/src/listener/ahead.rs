@@ -63,14 +63,14 @@ impl Ahead {
         if has_found_out(info) {
             return None;
         }
-        let (chain, _) = config.matcher.find(info).and_then(|index| listener.chain(index))?;
+        let (chain, _) = config.matcher.find_so_far(info).and_then(|index| listener.chain(index))?;
         let Terminal::Tcp(tcp) = &chain.terminal else { return None };
         if chain.tls.is_some() || chain.looks_once {
             return None;
         }
         let mut info = info.clone();
         info.transport_protocol = "tls";
-        let with_tls = config.matcher.find(&info).and_then(|index| listener.chain(index));
+        let with_tls = config.matcher.find_so_far(&info).and_then(|index| listener.chain(index));
         let may_be_tls = with_tls.is_some_and(|(chain, _)| chain.tls.is_some());
         let patience = if may_be_tls { SILENCE_WITHOUT_TLS - SILENCE } else { Duration::ZERO };
         info.transport_protocol = RAW_BUFFER;

@@ -4,6 +4,7 @@
 //! A listener may have a matcher tree in place of them (`chain_tree`).
 //! Source: Envoy `listener_components.proto`, `FilterChainMatch`.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
@@ -155,10 +156,18 @@ impl ChainMatcher {
     }
 
     /// Index of the chain for the connection, the default chain's if no other matches.
-    pub fn find(&self, info: &ConnectionInfo) -> Option<usize> {
+    pub fn find(&self, info: &Rc<ConnectionInfo>) -> Option<usize> {
         match &self.by {
             By::Criteria(criteria) => find_specific(criteria, info).or(self.default),
-            By::Tree(tree) => tree.find(info).unwrap_or(self.default),
+            By::Tree(tree) => tree.find(info.clone()).unwrap_or(self.default),
+        }
+    }
+
+    /// The same while more may be found out about the connection.
+    pub fn find_so_far(&self, info: &ConnectionInfo) -> Option<usize> {
+        match &self.by {
+            By::Criteria(criteria) => find_specific(criteria, info).or(self.default),
+            By::Tree(tree) => tree.find(Rc::new(info.clone())).unwrap_or(self.default),
         }
     }
 }

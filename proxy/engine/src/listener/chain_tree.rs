@@ -48,8 +48,9 @@ impl ChainTree {
     }
 
     /// What the tree leads to: the index of a chain, or none with that name; `None` if it leads nowhere.
-    pub(super) fn find(&self, info: &ConnectionInfo) -> Option<Option<usize>> {
-        let stream = StreamInfo::new(Rc::new(info.clone()), info.start, SystemTime::now());
+    pub(super) fn find(&self, info: Rc<ConnectionInfo>) -> Option<Option<usize>> {
+        let start = info.start;
+        let stream = StreamInfo::new(info, start, SystemTime::now());
         self.0.find(&Facts::of_connection(&stream)).copied()
     }
 }
