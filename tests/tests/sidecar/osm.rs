@@ -2,6 +2,9 @@
 //!
 //! Not here, because Outrigger cannot do it: the metrics of `lua` and `wasm`; and because OSM cannot: IPv6.
 
+mod addresses;
+mod bootstrap;
+mod identities;
 mod services;
 mod shapes;
 
@@ -87,13 +90,16 @@ impl Osm {
         pods: &[&str],
         allowed: &[&str],
     ) -> SocketAddr {
+        let namespace = self.catalog.namespace(pods);
         let pods = pods.iter().map(|pod| (pod.to_string(), self.pod_ip(pod))).collect();
-        let allowed = allowed.iter().map(|account| self.catalog.principal(account)).collect();
+        let allowed = allowed.iter().map(|pod| self.catalog.principal(pod)).collect();
         self.catalog.services.push(Service {
             name,
+            namespace,
             protocol,
             port,
             ip,
+            headless: false,
             pods,
             allowed,
             paths: None,
@@ -103,12 +109,18 @@ impl Osm {
         SocketAddr::new(ip, port)
     }
 
+    /// Issues a pod's certificate anew.
     fn identify(&mut self, pod: &str) {
+        self.identify_by(0, pod);
+    }
+
+    /// Has the authority of that number issue it.
+    fn identify_by(&mut self, root: usize, pod: &str) {
         let name = self.catalog.principal(pod);
         let san = if self.catalog.spiffe { format!("uri:{name}") } else { format!("dns:{name}") };
         let serial = self.identities.get(pod).map_or(1, |identity| identity.serial + 1);
         let wanted = Wanted { common_name: &name, sans: &[&san], serial, ..Wanted::default() };
-        self.identities.insert(pod.to_owned(), self.roots[0].issue(&wanted).unwrap());
+        self.identities.insert(pod.to_owned(), self.roots[root].issue(&wanted).unwrap());
     }
 
     /// The controller broadcasts everything to everybody.
@@ -145,11 +157,13 @@ impl Osm {
         let port = port.map_or(1, |service| service.port);
         let controller = SocketAddr::new(self.mesh.controller().ip(), CONTROLLER);
         let dir = self.dir.path().to_str().unwrap();
-        let mut bootstrap = shapes::bootstrap(name, controller, dir, port, highest_tls);
+        let mut bootstrap = bootstrap::bootstrap(name, controller, dir, port, highest_tls);
         if self.is_impatient {
             bootstrap = bootstrap.replace("\"ads\":{},", "\"ads\":{},\"initial_fetch_timeout\":\"2s\",");
         }
-        let (binary, words) = (self.mesh.binary().clone(), ["--service-cluster", &format!("{name}.test")]);
+        let shapes::Account { name: account, namespace } = self.catalog.account(name);
+        let service_cluster = format!("{account}.{namespace}");
+        let (binary, words) = (self.mesh.binary().clone(), ["--service-cluster", &service_cluster]);
         self.mesh.get_mut(name)?.start_proxy(&binary, &bootstrap, PROXY, &words)
     }
 
@@ -211,7 +225,7 @@ fn guard(mesh: &Mesh, root: &Authority, lowest: &str) -> Proxy {
     tokio::task::block_in_place(|| mesh.node.within(start)).unwrap().unwrap()
 }
 
-/// HTTP, with a service for the source or without; a workload that only one path of is allowed.
+/// HTTP between services; a workload that only one path of is allowed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn http_client_and_server_and_traffic_targets() {
     let mut osm = Osm::new(&["client", "stranger", "server"]).await;

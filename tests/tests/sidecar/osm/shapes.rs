@@ -1,23 +1,45 @@
-//! What OSM's controller sends, with its names: listeners, filter chains, routes, clusters, endpoints, secrets, and the bootstrap
-//! that its injector writes. Names of filters and sockets are not Envoy's; types alone say what they are.
+//! What OSM's controller sends, with its names: listeners, filter chains, routes, clusters, endpoints, secrets. Names of filters and
+//! sockets are not Envoy's; types alone say what they are.
 //!
 //! Left out because Outrigger has no such filter: the HTTP filters `lua` and `wasm`; and `ext_authz`, which OSM has spoken by another
 //! client of gRPC (`google_grpc`).
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use integration::mesh::resources::{address, typed};
 use integration::tls::{Authority, Identity};
 use serde_json::{Value, json};
 
-/// A port of a service of the namespace `test`.
+/// Where pods are that nothing else is said of.
+const NAMESPACE: &str = "test";
+
+/// A service account, and its namespace.
+#[derive(Clone, Copy, Debug)]
+pub struct Account<'n> {
+    pub name: &'n str,
+    pub namespace: &'n str,
+}
+
+impl Account<'_> {
+    /// The secret of its certificate.
+    fn certificate(&self) -> String {
+        format!("service-cert:{}/{}", self.namespace, self.name)
+    }
+}
+
+/// A port of a service.
 #[derive(Clone, Debug)]
 pub struct Service {
     pub name: &'static str,
+    /// That of its pods as well.
+    pub namespace: &'static str,
     /// As Kubernetes names ports: `http`, `tcp`, `tcp-server-first`.
     pub protocol: &'static str,
     pub port: u16,
     pub ip: IpAddr,
+    /// Its pods' addresses are its own, and it has no other.
+    pub headless: bool,
     /// Where its pods are.
     pub pods: Vec<(String, IpAddr)>,
     /// Principals that may call it.
@@ -32,11 +54,11 @@ pub struct Service {
 
 impl Service {
     fn key(&self) -> String {
-        format!("test/{}", self.name)
+        format!("{}/{}", self.namespace, self.name)
     }
 
     fn host(&self) -> String {
-        format!("{}.test.svc.cluster.local", self.name)
+        format!("{}.{}.svc.cluster.local", self.name, self.namespace)
     }
 
     fn is_http(&self) -> bool {
@@ -45,6 +67,23 @@ impl Service {
 
     fn cluster(&self) -> String {
         format!("{}|{}", self.key(), self.port)
+    }
+
+    /// Where clients find it.
+    fn addresses(&self) -> Vec<IpAddr> {
+        match self.headless {
+            true => self.pods.iter().map(|(_, ip)| *ip).collect(),
+            false => vec![self.ip],
+        }
+    }
+
+    /// What clients of a namespace call it.
+    fn domains(&self, from: &str) -> Vec<String> {
+        let own = (from == self.namespace).then(|| self.name.to_owned());
+        let named = [format!("{}.{}", self.name, self.namespace), self.host()];
+        let numbers =
+            self.addresses().into_iter().flat_map(|ip| [format!("{ip}:{}", self.port), ip.to_string()]);
+        own.into_iter().chain(named).chain(numbers).collect()
     }
 }
 
@@ -60,6 +99,8 @@ pub enum Egress {
 #[derive(Clone, Debug, Default)]
 pub struct Catalog {
     pub services: Vec<Service>,
+    /// Names and namespaces of pods' service accounts, where they are not a pod's own name and [`NAMESPACE`].
+    pub accounts: BTreeMap<&'static str, Account<'static>>,
     pub permissive: bool,
     pub egress: bool,
     pub policies: Vec<Egress>,
@@ -70,11 +111,13 @@ pub struct Catalog {
     pub spiffe: bool,
     /// How often requests that fail are sent again.
     pub retries: Option<u32>,
+    /// How many requests a connection between sidecars is good for.
+    pub requests_per_connection: Option<u32>,
     /// The rate limit service that all services ask.
     pub limiter: Option<SocketAddr>,
 }
 
-fn ads() -> Value {
+pub fn ads() -> Value {
     json!({"ads": {}, "resource_api_version": "V3"})
 }
 
@@ -92,15 +135,15 @@ fn tls(kind: &str, mut common: Value, fields: Value) -> Value {
     typed("tls", &format!("extensions.transport_sockets.tls.v3.{kind}"), all)
 }
 
-fn downstream(pod: &str, ca: &str) -> Value {
+fn downstream(own: Account<'_>, ca: &str) -> Value {
     let common = json!({
-        "tls_certificate_sds_secret_configs": [sds(&format!("service-cert:test/{pod}"))],
+        "tls_certificate_sds_secret_configs": [sds(&own.certificate())],
         "validation_context_sds_secret_config": sds(ca),
     });
     tls("DownstreamTlsContext", common, json!({"require_client_certificate": true}))
 }
 
-fn tcp_proxy(prefix: &str, clusters: &[(String, u32)]) -> Value {
+pub fn tcp_proxy(prefix: &str, clusters: &[(String, u32)]) -> Value {
     let weighted: Vec<_> =
         clusters.iter().map(|(name, weight)| json!({"name": name, "weight": weight})).collect();
     let fields = match clusters {
@@ -224,7 +267,9 @@ impl Catalog {
     }
 
     fn outbound_chain(&self, service: &Service) -> Value {
-        let ranges: Vec<_> = std::iter::once(service.ip)
+        let ranges: Vec<_> = service
+            .addresses()
+            .into_iter()
             .map(|ip| json!({"address_prefix": ip.to_string(), "prefix_len": 32}))
             .collect();
         let protocol = if service.is_http() { "http" } else { "tcp" };
@@ -247,7 +292,7 @@ impl Catalog {
             false => service
                 .split
                 .iter()
-                .map(|(name, weight)| (format!("test/{name}|{}", service.port), *weight))
+                .map(|(name, weight)| (format!("{}/{name}|{}", service.namespace, service.port), *weight))
                 .collect(),
         }
     }
@@ -277,7 +322,7 @@ impl Catalog {
             });
             chains.push(json!({
                 "name": format!("inbound_{}_{}_{protocol}", service.key(), service.port), "filter_chain_match": found,
-                "transport_socket": downstream(pod, "root-cert-for-mtls-inbound"), "filters": filters,
+                "transport_socket": downstream(self.account(pod), "root-cert-for-mtls-inbound"), "filters": filters,
             }));
             chains.extend(self.ingress_chain(service, pod));
         }
@@ -300,7 +345,7 @@ impl Catalog {
             (_, Some(_)) => {
                 chain["filter_chain_match"] =
                     json!({"destination_port": service.port, "transport_protocol": "tls"});
-                chain["transport_socket"] = downstream(pod, "root-cert-for-mtls-inbound");
+                chain["transport_socket"] = downstream(self.account(pod), "root-cert-for-mtls-inbound");
             }
             (Some(from), None) => {
                 let range = json!([{"address_prefix": from.to_string(), "prefix_len": 32}]);
@@ -319,12 +364,7 @@ impl Catalog {
     pub fn routes(&self, pod: &str) -> Vec<Value> {
         let mut configs = Vec::new();
         for service in self.services.iter().filter(|service| service.is_http()) {
-            let domains = vec![
-                service.name.to_owned(),
-                service.host(),
-                format!("{}:{}", service.ip, service.port),
-                service.ip.to_string(),
-            ];
+            let domains = service.domains(self.account(pod).namespace);
             let clusters: Vec<_> = self
                 .backends(service)
                 .iter()
@@ -397,7 +437,7 @@ impl Catalog {
         for service in &self.services {
             let name = service.cluster();
             let common = json!({
-                "tls_certificate_sds_secret_configs": [sds(&format!("service-cert:test/{pod}"))],
+                "tls_certificate_sds_secret_configs": [sds(&self.account(pod).certificate())],
                 "validation_context_sds_secret_config": sds(&format!("root-cert-for-mtls-outbound:{}", service.key())),
                 "alpn_protocols": ["osm"],
             });
@@ -406,7 +446,7 @@ impl Catalog {
             let most = u32::MAX;
             clusters.push(json!({
                 "name": name, "type": "EDS", "eds_cluster_config": {"eds_config": ads()}, "lb_policy": "ROUND_ROBIN",
-                "transport_socket": socket, "typed_extension_protocol_options": protocols(),
+                "transport_socket": socket, "typed_extension_protocol_options": protocols(self.requests_per_connection),
                 "circuit_breakers": {"thresholds": [{"max_connections": most, "max_pending_requests": most, "max_requests": most, "max_retries": most, "track_remaining": true}]},
             }));
             if service.pods.iter().any(|(name, _)| name == pod) {
@@ -439,11 +479,23 @@ impl Catalog {
         self.services.iter().map(assignment).collect()
     }
 
-    /// The name of a service account.
-    pub fn principal(&self, account: &str) -> String {
+    /// The service account of a pod.
+    pub fn account<'n>(&'n self, pod: &'n str) -> Account<'n> {
+        self.accounts.get(pod).copied().unwrap_or(Account { name: pod, namespace: NAMESPACE })
+    }
+
+    /// The namespace of a service with these pods.
+    pub fn namespace(&self, pods: &[&str]) -> &'static str {
+        let known = pods.first().and_then(|pod| self.accounts.get(*pod));
+        known.map_or(NAMESPACE, |account| account.namespace)
+    }
+
+    /// What a pod's certificate calls its service account.
+    pub fn principal(&self, pod: &str) -> String {
+        let Account { name, namespace } = self.account(pod);
         match self.spiffe {
-            true => format!("spiffe://cluster.local/{account}/test"),
-            false => format!("{account}.test.cluster.local"),
+            true => format!("spiffe://cluster.local/{name}/{namespace}"),
+            false => format!("{name}.{namespace}.cluster.local"),
         }
     }
 
@@ -452,15 +504,13 @@ impl Catalog {
         let roots: String = roots.iter().map(|root| root.pem.as_str()).collect();
         let kind = if self.spiffe { "URI" } else { "DNS" };
         let mut secrets = vec![
-            json!({"name": format!("service-cert:test/{pod}"), "tls_certificate": {"certificate_chain": inline(&own.chain), "private_key": inline(&own.key)}}),
+            json!({"name": self.account(pod).certificate(), "tls_certificate": {"certificate_chain": inline(&own.chain), "private_key": inline(&own.key)}}),
             json!({"name": "root-cert-for-mtls-inbound", "validation_context": {"trusted_ca": inline(&roots)}}),
         ];
         for service in &self.services {
-            let names: Vec<_> = service
-                .pods
-                .iter()
-                .map(|(name, _)| json!({"san_type": kind, "matcher": {"exact": self.principal(name)}}))
-                .collect();
+            let accounts: BTreeSet<_> = service.pods.iter().map(|(name, _)| self.principal(name)).collect();
+            let names: Vec<_> =
+                accounts.iter().map(|name| json!({"san_type": kind, "matcher": {"exact": name}})).collect();
             let context = json!({"trusted_ca": inline(&roots), "match_typed_subject_alt_names": names});
             secrets.push(json!({"name": format!("root-cert-for-mtls-outbound:{}", service.key()), "validation_context": context}));
         }
@@ -485,20 +535,24 @@ fn by_name(configs: Vec<Value>) -> Vec<Value> {
     merged
 }
 
-fn any(port: u16) -> Value {
+pub fn any(port: u16) -> Value {
     json!({"socket_address": {"address": "0.0.0.0", "port_value": port}})
 }
 
-fn protocols() -> Value {
+fn protocols(requests_per_connection: Option<u32>) -> Value {
     let options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
-    json!({options: {"@type": format!("type.googleapis.com/{options}"), "use_downstream_protocol_config": {"http2_protocol_options": {}}}})
+    let mut fields = json!({"@type": format!("type.googleapis.com/{options}"), "use_downstream_protocol_config": {"http2_protocol_options": {}}});
+    if let Some(most) = requests_per_connection {
+        fields["common_http_protocol_options"] = json!({"max_requests_per_connection": most});
+    }
+    json!({options: fields})
 }
 
 fn fixed(name: &str, ip: &str, port: u16) -> Value {
     let host = json!({"endpoint": {"address": {"socket_address": {"address": ip, "port_value": port}}}, "load_balancing_weight": 100});
     json!({
         "name": name, "alt_stat_name": name, "type": "STRICT_DNS", "dns_lookup_family": "V4_ONLY", "respect_dns_ttl": true,
-        "typed_extension_protocol_options": protocols(),
+        "typed_extension_protocol_options": protocols(None),
         "load_assignment": {"cluster_name": name, "endpoints": [{"locality": {"zone": "zone"}, "lb_endpoints": [host]}]},
     })
 }
@@ -521,68 +575,4 @@ fn egress_chain(policy: &Egress) -> Value {
             "filters": [tcp_proxy("egress-tcp-proxy", &[(to.port().to_string(), 100)])],
         }),
     }
-}
-
-/// The bootstrap of a pod: the controller by its address over mutual TLS with secrets from files in `dir`, and listeners for the
-/// probes of a container on `port`.
-pub fn bootstrap(pod: &str, controller: SocketAddr, dir: &str, port: u16, highest_tls: &str) -> String {
-    let probe = |kind: &str, at: u16| {
-        let cluster = format!("{pod}_{kind}_cluster");
-        let route = json!({"match": {"prefix": format!("/osm-{kind}-probe/{pod}")}, "route": {"cluster": cluster, "prefix_rewrite": "/", "timeout": "1s"}});
-        let fields = json!({
-            "stat_prefix": "health_probes_http", "codec_type": "AUTO",
-            "route_config": {"name": "local_route", "virtual_hosts": [{"name": "local_service", "domains": ["*"], "routes": [route]}]},
-            "http_filters": [typed("http_router", "extensions.filters.http.router.v3.Router", json!({}))],
-        });
-        let manager = typed(
-            "http_connection_manager",
-            "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-            fields,
-        );
-        let host = json!([{"endpoint": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": port}}}}]);
-        let assignment = json!({"cluster_name": cluster, "endpoints": [{"lb_endpoints": host}]});
-        (
-            json!({"name": format!("{kind}_listener"), "address": any(at), "filter_chains": [{"filters": [manager]}]}),
-            json!({"name": cluster, "type": "STATIC", "load_assignment": assignment}),
-        )
-    };
-    let (live, live_cluster) = probe("liveness", 15901);
-    let (ready, ready_cluster) = probe("readiness", 15902);
-    // A probe over TLS keeps its path, and is carried as it is.
-    let start_cluster = format!("{pod}_startup_cluster");
-    let carried = tcp_proxy("health_probes_https", &[(start_cluster.clone(), 100)]);
-    let start =
-        json!({"name": "startup_listener", "address": any(15903), "filter_chains": [{"filters": [carried]}]});
-    let start_cluster = json!({"name": start_cluster, "type": "STATIC", "load_assignment": {"cluster_name": start_cluster, "endpoints": [{"lb_endpoints": [
-        {"endpoint": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": port}}}}]}]}});
-    let file = |name: &str| json!({"name": name, "sds_config": {"path": format!("{dir}/{}_secret.yaml", name.replace("tls_sds", "tls_certificate_sds"))}});
-    let common = json!({
-        "alpn_protocols": ["h2"],
-        "tls_params": {"tls_minimum_protocol_version": "TLSv1_2", "tls_maximum_protocol_version": highest_tls},
-        "tls_certificate_sds_secret_configs": [file("tls_sds")],
-        "validation_context_sds_secret_config": file("validation_context_sds"),
-    });
-    let options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
-    let host = json!([{"endpoint": {"address": address(controller)}}]);
-    let controller = json!({
-        "name": "osm-controller", "type": "LOGICAL_DNS",
-        "load_assignment": {"cluster_name": "osm-controller", "endpoints": [{"lb_endpoints": host}]},
-        "typed_extension_protocol_options": {options: {"@type": format!("type.googleapis.com/{options}"), "explicit_http_config": {"http2_protocol_options": {}}}},
-        "transport_socket": typed("envoy.transport_sockets.tls", "extensions.transport_sockets.tls.v3.UpstreamTlsContext", json!({"common_tls_context": common})),
-    });
-    let log = typed(
-        "envoy.access_loggers.stream",
-        "extensions.access_loggers.stream.v3.StdoutAccessLog",
-        json!({}),
-    );
-    json!({
-        "admin": {"access_log": [log], "address": {"socket_address": {"address": "127.0.0.1", "port_value": 15000}}},
-        "dynamic_resources": {
-            "ads_config": {"api_type": "GRPC", "grpc_services": [{"envoy_grpc": {"cluster_name": "osm-controller"}}], "set_node_on_first_message_only": true, "transport_api_version": "V3"},
-            "cds_config": ads(), "lds_config": ads(),
-        },
-        "node": {"id": pod},
-        "static_resources": {"clusters": [controller, live_cluster, ready_cluster, start_cluster], "listeners": [live, ready, start]},
-    })
-    .to_string()
 }
