@@ -129,7 +129,7 @@ fn every_part_that_the_api_calls_an_extension_is_in_the_documentation() {
         let path = package.join(".");
         let own = package.last().copied().unwrap_or_default();
         let name = other_names.iter().find(|(other, _)| *other == path).map_or(own, |(_, name)| name);
-        let is_shared = package.iter().any(|part| *part == "common");
+        let is_shared = package.contains(&"common");
         if !is_shared && !EXTENSIONS.contains(name) {
             missing.insert(path);
         }
