@@ -18,6 +18,7 @@ pub(crate) mod h2_keepalive;
 pub(crate) mod h2_metadata;
 pub(crate) mod h2_server;
 pub mod h2_settings;
+pub(crate) mod h2_shedding;
 pub mod hpack;
 pub(crate) mod output;
 pub(crate) mod upstream;

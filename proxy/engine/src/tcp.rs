@@ -4,6 +4,7 @@ mod copy;
 pub mod fields;
 mod interval;
 pub mod proxy;
+mod shedding;
 mod told;
 
 pub use proxy::TcpProxy;

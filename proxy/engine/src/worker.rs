@@ -26,7 +26,7 @@ use crate::local::dispatcher::Dispatcher;
 use crate::local::drain::{DrainStrategy, ProcessDrain};
 use crate::local::overload::Overload;
 use crate::local::watchdog::Watchdog;
-use crate::local::{clock, timers};
+use crate::local::{clock, overload, timers};
 use crate::net::outbox;
 use crate::router::Routes;
 pub use crate::state::Snapshot;
@@ -265,6 +265,7 @@ async fn run(
     let sweeping = clusters.clone();
     tokio::task::spawn_local(vital(async move { sweeping.sweep().await }));
     tokio::task::spawn_local(vital(tidy(setup.clone())));
+    overload::heed(setup.overload.as_ref());
     if let Some(overload) = &setup.overload {
         let (reducing, resetting) = (overload.clone(), overload.clone());
         tokio::task::spawn_local(vital(async move { reducing.reduce_timeouts().await }));

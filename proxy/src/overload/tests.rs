@@ -235,7 +235,7 @@ fn what_cannot_be_is_refused_with_its_place() {
         ),
         (
             monitors(&format!(
-                "loadshed_points: [{{name: envoy.load_shed_points.tcp_proxy_on_data, {trigger}}}]"
+                "loadshed_points: [{{name: envoy.load_shed_points.http3_server_go_away_on_dispatch, {trigger}}}]"
             )),
             "loadshed_points[0].name: load shed point",
         ),

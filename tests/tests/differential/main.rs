@@ -240,6 +240,16 @@ async fn more_and_more_to_do() {
 }
 
 #[tokio::test]
+async fn connections_that_are_told_to_go() {
+    expect_ok(overload::going_away().await);
+}
+
+#[tokio::test]
+async fn requests_that_are_given_up() {
+    expect_ok(overload::given_up().await);
+}
+
+#[tokio::test]
 async fn streams_that_hold_much() {
     expect_ok(overload::heavy().await);
 }

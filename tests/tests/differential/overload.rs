@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use integration::client::{Client, End};
-use integration::config::HttpListener;
+use integration::config::{HttpListener, listener_with_filters, tcp_proxy};
 use integration::differential::{Case, Do, H2Request, Setup, Side};
 use integration::expect::{SOON, eventually, whole_lines};
-use integration::frames::{END_HEADERS, END_STREAM, Exchange, HEADERS, RST_STREAM, frame, get_block, hello};
+use integration::frames::{
+    END_HEADERS, END_STREAM, Exchange, Frame, GOAWAY, HEADERS, RST_STREAM, frame, get_block, hello, parse,
+};
 use integration::process::Binary;
 use integration::upstream::{Reply, Step};
 
@@ -65,6 +67,9 @@ impl Dial {
     }
 }
 
+/// Requests that are sent again.
+const AGAIN: &str = "- match: {prefix: /}\n  route: {cluster: up, retry_policy: {retry_on: \"5xx,reset,connect-failure\", num_retries: 2, retry_back_off: {base_interval: 0.001s}}}";
+
 fn setup(pressure: &Path, what: &str) -> Setup {
     let old = "common_http_protocol_options: {idle_timeout: 0s, max_connection_duration: 3600s}";
     let listeners = [
@@ -72,6 +77,12 @@ fn setup(pressure: &Path, what: &str) -> Setup {
         HttpListener::to_up("told").options("append_local_overload: true").yaml(),
         HttpListener::to_up("spared").listener("bypass_overload_manager: true").yaml(),
         HttpListener::to_up("old").options(old).yaml(),
+        HttpListener::new("again", AGAIN).yaml(),
+        HttpListener::new("to_h2", "- match: {prefix: /}\n  route: {cluster: h2up}").yaml(),
+        listener_with_filters("bytes", &tcp_proxy("bytes", "cluster: echo")),
+        listener_with_filters("twice", &tcp_proxy("twice", "cluster: echo\nmax_connect_attempts: 2")),
+        listener_with_filters("spared_bytes", &tcp_proxy("spared_bytes", "cluster: echo"))
+            + "  bypass_overload_manager: true\n",
     ];
     let mut setup = Setup::new("overload", listeners);
     let pressure = pressure.display();
@@ -136,11 +147,47 @@ fn late() -> Vec<Case> {
     ]
 }
 
+/// Connections that are carried to a host, or not.
+fn bytes() -> Vec<Case> {
+    let hello = || Do::Send(b"hello".to_vec());
+    vec![
+        Case::steps("bytes", "bytes", [hello(), Do::AwaitEnd]).tcp(1),
+        Case::steps("an end", "bytes", [Do::HalfClose, Do::AwaitEnd]).tcp(1),
+        Case::steps("twice", "twice", [hello(), Do::AwaitEnd]).tcp(1),
+    ]
+}
+
+fn spared_bytes() -> Case {
+    Case::steps("spared", "spared_bytes", [Do::Send(b"hello".to_vec()), Do::Bytes(5), Do::Leave]).tcp(1)
+}
+
+/// Requests on connections that end with them.
+fn going() -> Vec<Case> {
+    let get = |name, text: &str| Case::send(name, "shed", text);
+    vec![
+        get("get", "GET / HTTP/1.1\r\nhost: test\r\n\r\n"),
+        get("post", "POST / HTTP/1.1\r\nhost: test\r\ncontent-length: 3\r\n\r\nabc"),
+        spared(),
+    ]
+}
+
 fn measures() -> Vec<Measure> {
     let of = |list, name, trigger, cases| Measure { list, name, trigger, more: "", cases };
     let all = || [requests("shed"), requests("told"), vec![spared()]].concat();
     let codec =
         vec![Case::steps("first bytes", "shed", [Do::Send(GET.to_vec()), Do::AwaitEnd]).tcp(0), spared()];
+    let closing =
+        vec![Case::steps("a request", "shed", [Do::Send(GET.to_vec()), Do::AwaitEnd]).tcp(0), spared()];
+    let unconnected = [
+        requests("shed"),
+        vec![
+            Case::send("a request that would be sent again", "again", GET),
+            Case::h2("a host that speaks http/2", "to_h2", [H2Request::get("http://test/")]),
+        ],
+        bytes(),
+    ]
+    .concat();
+    let silent = vec![Case::steps("silence", "bytes", [Do::AwaitEnd]).tcp(1)];
     let action = |name, trigger, cases| of("actions", name, trigger, cases);
     let point = |name, cases| of("loadshed_points", name, FULL, cases);
     vec![
@@ -154,6 +201,15 @@ fn measures() -> Vec<Measure> {
         point("envoy.load_shed_points.hcm_ondata_creating_codec", codec),
         point("envoy.load_shed_points.http_connection_manager_decode_headers", all()),
         point("envoy.load_shed_points.http_downstream_filter_check", all()),
+        point("envoy.load_shed_points.http1_server_abort_dispatch", all()),
+        point("envoy.load_shed_points.http2_server_go_away_on_dispatch", going()),
+        point("envoy.load_shed_points.http2_server_go_away_and_close_on_dispatch", closing),
+        point("envoy.load_shed_points.connection_pool_new_connection", unconnected),
+        point("envoy.load_shed_points.tcp_proxy_on_data", [bytes(), vec![spared_bytes()]].concat()),
+        point(
+            "envoy.load_shed_points.tcp_proxy_upstream_connect",
+            [bytes(), silent, vec![spared_bytes()]].concat(),
+        ),
     ]
 }
 
@@ -296,5 +352,130 @@ pub(crate) async fn heavy() -> Result<()> {
         seen.push(Reset { codes: exchange.resets(), heads: exchange.heads(), count, logged });
     }
     ensure!(seen[0].count == 1 && seen[0] == seen[1], "{seen:#?}");
+    Ok(())
+}
+
+/// What became of the requests of a client that went on until it was told to go.
+#[derive(Debug, PartialEq)]
+struct Told {
+    /// The last stream that GOAWAY names: any, or the last that was answered.
+    names_any: bool,
+    names_answered: bool,
+    code: Option<u32>,
+    /// The request for which it was told so is answered.
+    is_answered: bool,
+    is_counted: bool,
+}
+
+/// HTTP/2 connections that are told to go when the pressure rises.
+pub(crate) async fn going_away() -> Result<()> {
+    for name in ["go_away_on_dispatch", "go_away_and_close_on_dispatch"] {
+        let name = format!("envoy.load_shed_points.http2_server_{name}");
+        let mut seen = Vec::new();
+        for binary in [Binary::envoy()?, Binary::subject()?] {
+            let dial = Dial::new("0")?;
+            let what = format!("  loadshed_points:\n{}", element(&name, FULL, ""));
+            let mut side = Side::start(&binary, &setup(&dial.path(), &what)).await?;
+            seen.push(told_to_go(&mut side, &dial, &name).await?);
+        }
+        ensure!(seen[0] == seen[1] && seen[0].is_counted, "{name}: {seen:#?}");
+    }
+    Ok(())
+}
+
+async fn told_to_go(side: &mut Side, dial: &Dial, name: &str) -> Result<Told> {
+    let mut client = Client::connect(side.proxy().listener("shed")?).await?;
+    client.send(&hello()).await?;
+    let (mut all, mut sent) = (Vec::new(), 0);
+    let goings = |frames: &[Frame]| -> Vec<Frame> {
+        frames.iter().filter(|frame| frame.kind == GOAWAY).cloned().collect()
+    };
+    let heads = |frames: &[Frame]| frames.iter().filter(|frame| frame.kind == HEADERS).count();
+    // (Envoy's workers are told of the pressure a moment later: until then they take requests.)
+    while goings(&parse(&all)).is_empty() {
+        client.send(&frame(HEADERS, END_HEADERS | END_STREAM, 2 * sent + 1, &get_block("/"))).await?;
+        sent += 1;
+        let is_over = |frames: &[Frame]| heads(frames) == sent as usize || !goings(frames).is_empty();
+        ensure!(read_until(&mut client, &mut all, is_over).await, "neither an answer nor GOAWAY");
+        if sent == 1 {
+            dial.turn("0.95")?;
+            reaches(side, &format!("overload.{name}.scale_percent"), 100).await?;
+        }
+    }
+    // All is answered that will be; then the connection ends, or not.
+    let is_closed = name.contains("close");
+    let is_answered = |frames: &[Frame]| !is_closed && heads(frames) == sent as usize;
+    read_until(&mut client, &mut all, is_answered).await;
+    let frames = parse(&all);
+    let last = goings(&frames).pop().context("GOAWAY")?;
+    let named = last.payload.first_chunk().map(|named| u32::from_be_bytes(*named)).context("a stream")?;
+    let count = side.proxy().admin().stat(&format!("overload.{name}.shed_load_count")).await?;
+    Ok(Told {
+        names_any: named == u32::MAX >> 1,
+        names_answered: named as usize + 1 == 2 * heads(&frames),
+        code: last.code(),
+        is_answered: heads(&frames) == sent as usize,
+        is_counted: count > 0,
+    })
+}
+
+/// Reads until that is so of the frames that came; `false` if the connection ends before, or nothing comes any more.
+async fn read_until(client: &mut Client, all: &mut Vec<u8>, is_over: impl Fn(&[Frame]) -> bool) -> bool {
+    let begun = std::time::Instant::now();
+    loop {
+        let (bytes, end) = client.rest(Duration::from_millis(20)).await;
+        all.extend(bytes);
+        if is_over(&parse(all)) {
+            return true;
+        }
+        if end != End::Open || begun.elapsed() > SOON {
+            return false;
+        }
+    }
+}
+
+/// A request that is on its way when the pressure rises.
+pub(crate) async fn given_up() -> Result<()> {
+    let mut seen = Vec::new();
+    let name = "envoy.load_shed_points.http1_server_abort_dispatch";
+    for binary in [Binary::envoy()?, Binary::subject()?] {
+        let dial = Dial::new("0")?;
+        let what = format!("  loadshed_points:\n{}", element(name, FULL, ""));
+        let mut side = Side::start(&binary, &setup(&dial.path(), &what)).await?;
+        side.upstream().answer(Reply::steps([Step::Stall]));
+        let mut client = Client::connect(side.proxy().listener("shed")?).await?;
+        client.send(b"POST / HTTP/1.1\r\nhost: test\r\ncontent-length: 10000\r\n\r\n").await?;
+        let admin = side.proxy().admin();
+        eventually("the request", SOON, async || {
+            (admin.stat("cluster.up.upstream_rq_active").await.ok()? == 1).then_some(())
+        })
+        .await?;
+        dial.turn("0.95")?;
+        reaches(&mut side, &format!("overload.{name}.scale_percent"), 100).await?;
+        let mut sent = 0;
+        while client.buffered().is_empty() && sent < 9000 {
+            client.send(b"a").await?;
+            sent += 1;
+            let _ = client.end_within(Duration::from_millis(5)).await;
+        }
+        let response = client.response("POST", SOON).await?;
+        let log = side.proxy().dir().join("access.log");
+        let lines = async || Some(whole_lines(&log)).filter(|lines| !lines.is_empty());
+        let lines = eventually("a line in the log", SOON, lines).await?;
+        let told = |line: &String| {
+            let told = line.split('|').filter(|field| {
+                ["flags=", "details=", "code="].iter().any(|wanted| field.starts_with(wanted))
+            });
+            told.collect::<Vec<_>>().join(" ")
+        };
+        let counted = "^http\\.shed\\.downstream_(rq_(overload_close|rx_reset|response_before_rq_complete|5xx)|cx_protocol_error)$";
+        seen.push((
+            response.head.status()?,
+            response.body,
+            lines.iter().map(told).collect::<Vec<_>>(),
+            side.proxy().admin().stats(counted).await?,
+        ));
+    }
+    ensure!(seen[0] == seen[1] && seen[0].0 == 500, "{seen:#?}");
     Ok(())
 }

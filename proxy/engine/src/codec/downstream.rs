@@ -23,6 +23,8 @@ pub(crate) enum DownstreamError {
     Protocol(&'static str),
     /// The stream was reset because it held much while there was too much to do.
     Overloaded,
+    /// No more of the request is read, because there is too much to do.
+    Shed,
 }
 
 /// A request as it arrived.

@@ -15,6 +15,7 @@ use super::h1::{
 };
 use super::output::Output;
 use crate::local::buffers;
+use crate::local::overload::{Overload, Point};
 use crate::net::connection::Connection;
 use crate::net::pipe::{self, Pipe};
 
@@ -63,6 +64,10 @@ pub(crate) struct ServerConnection {
     continues: u64,
     /// Fields dropped for an underscore in their names.
     dropped: u64,
+    /// What is done against overload, where that may end requests.
+    overload: Option<Arc<Overload>>,
+    /// Bytes were read that nobody looked at yet.
+    is_fresh: bool,
     stream: StreamState,
 }
 
@@ -125,8 +130,22 @@ impl ServerConnection {
             received: 0,
             continues: 0,
             dropped: 0,
+            overload: None,
+            is_fresh: false,
             stream: StreamState::idle(),
         }
+    }
+
+    /// Requests on it may be given up for `overload`.
+    pub(crate) fn heeding(self, overload: Option<&Arc<Overload>>) -> Self {
+        Self { overload: overload.filter(|overload| overload.watches(Point::Http1)).cloned(), ..self }
+    }
+
+    /// Whether what was read last is not looked at, because there is too much to do.
+    fn is_shed(&mut self) -> bool {
+        let is_fresh = std::mem::take(&mut self.is_fresh);
+        let overload = self.overload.as_ref().filter(|_| is_fresh);
+        overload.is_some_and(|overload| overload.sheds(Point::Http1, || fastrand::u64(..)))
     }
 
     /// The connection by itself again, when nothing is read or written any more.
@@ -164,6 +183,9 @@ impl ServerConnection {
     pub(crate) fn poll_request(&mut self, cx: &mut Context<'_>) -> Poll<NextRequest> {
         loop {
             if !self.input.is_empty() {
+                if self.is_shed() {
+                    return Poll::Ready(NextRequest::Invalid(RequestError::Overload));
+                }
                 match self.parser.parse(&mut self.input) {
                     Ok(Some(parsed)) => {
                         self.stream = StreamState {
@@ -261,7 +283,10 @@ impl ServerConnection {
         }
         match ready!(self.connection.poll_read(cx, &mut self.input)) {
             Ok(0) => self.eof = true,
-            Ok(count) => self.received += count as u64,
+            Ok(count) => {
+                self.received += count as u64;
+                self.is_fresh = true;
+            }
             Err(error) => {
                 self.eof = true;
                 return Poll::Ready(Err(error));
@@ -353,6 +378,11 @@ impl Downstream for ServerConnection {
 
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<BodyEvent, DownstreamError>> {
         loop {
+            if self.is_shed() {
+                self.stream.keep_alive = false;
+                self.input.clear();
+                return Poll::Ready(Err(DownstreamError::Shed));
+            }
             match self.stream.decoder.decode(&mut self.input) {
                 Ok(Some(event)) => {
                     self.stream.body_started = true;

@@ -23,6 +23,7 @@ use super::h2_gather::Gather;
 use super::h2_metadata::frames::MetadataFrames;
 use super::h2_metadata::{MetadataStreams, Violation};
 use super::h2_settings::{CustomSettings, Opened, Opening};
+use super::h2_shedding::Shedding;
 
 /// Octets of the client's connection preface (RFC 9113, 3.4).
 const PREFACE: usize = 24;
@@ -361,6 +362,8 @@ pub(crate) struct Guarded<T> {
     opening: Option<Box<Opening>>,
     /// METADATA frames, where they are allowed; the codec knows nothing of them.
     metadata: Option<Box<MetadataFrames>>,
+    /// What may be shed of what comes, if anything may.
+    shedding: Option<Rc<Shedding>>,
 }
 
 /// Where the bytes of a connection are counted.
@@ -412,7 +415,13 @@ impl<T> Guarded<T> {
             gather: Gather::default(),
             opening: None,
             metadata: None,
+            shedding: None,
         }
+    }
+
+    /// Has what comes shed as `shedding` says.
+    pub(crate) fn with_shedding(self, shedding: Option<&Rc<Shedding>>) -> Self {
+        Self { shedding: shedding.cloned(), ..self }
     }
 
     /// Has the first SETTINGS name these parameters too.
@@ -556,6 +565,31 @@ impl<T> Guarded<T> {
 
 impl<T: AsyncRead + Unpin> Guarded<T> {
     /// Reads what is no METADATA.
+    fn poll_read_frames(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.metadata.is_some() {
+            return self.poll_read_without(cx, buf);
+        }
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+        Poll::Ready(self.received(buf.filled().get(before..).unwrap_or_default()))
+    }
+
+    /// As [`Self::poll_read_frames`]; once something was shed nothing comes any more, and who serves the connection is to end it.
+    fn poll_read_unless_shed(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let is_over = |this: &Self| this.shedding.as_ref().is_some_and(|shedding| shedding.is_closed());
+        if is_over(self) {
+            return Poll::Pending;
+        }
+        let before = buf.filled().len();
+        let read = ready!(self.poll_read_frames(cx, buf));
+        let came = buf.filled().len() > before;
+        if came && self.shedding.as_ref().is_some_and(|shedding| shedding.sheds()) {
+            buf.set_filled(before);
+            return Poll::Pending;
+        }
+        Poll::Ready(read)
+    }
+
     fn poll_read_without(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         for _ in 0..READS {
             let before = buf.filled().len();
@@ -587,12 +621,10 @@ impl<T: AsyncRead + Unpin> Guarded<T> {
 impl<T: AsyncRead + Unpin> AsyncRead for Guarded<T> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.metadata.is_some() {
-            return this.poll_read_without(cx, buf);
+        if this.shedding.is_some() {
+            return this.poll_read_unless_shed(cx, buf);
         }
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
-        Poll::Ready(this.received(buf.filled().get(before..).unwrap_or_default()))
+        this.poll_read_frames(cx, buf)
     }
 }
 

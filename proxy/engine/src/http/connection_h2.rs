@@ -23,6 +23,7 @@ use crate::codec::h2_guard::{FrameLimits, Guarded, Side, Traffic, is_broken, is_
 use crate::codec::h2_keepalive::Keepalive;
 use crate::codec::h2_metadata::MetadataStreams;
 use crate::codec::h2_server::{Malformed, ServerStream, named_scheme, request_head};
+use crate::codec::h2_shedding::Shedding;
 use crate::local::clock;
 use crate::local::contain::Finally;
 use crate::local::in_place::pinned;
@@ -155,6 +156,7 @@ async fn begin(cx: &Rc<ConnectionCx>, connection: Box<Connection>) -> Option<Box
         window_updates_per_data: options.max_window_updates_per_data,
         control_frames: options.max_outbound_control_frames,
     };
+    let shedding = Shedding::new(cx.overload.as_ref());
     manager.http2_stats.here().nghttp2_downstream_connections.inc();
     let connection = Guarded::new(
         connection,
@@ -164,7 +166,8 @@ async fn begin(cx: &Rc<ConnectionCx>, connection: Box<Connection>) -> Option<Box
         Traffic::Downstream(manager.stats.clone()),
     )
     .with_settings(options.settings.as_ref())
-    .with_metadata(metadata.as_ref(), max_frame);
+    .with_metadata(metadata.as_ref(), max_frame)
+    .with_shedding(shedding.as_ref());
     let cookies = Cookies::new(connection.head_octets());
     let mut timer = Timer::default();
     let since = clock::now();
@@ -191,7 +194,8 @@ async fn begin(cx: &Rc<ConnectionCx>, connection: Box<Connection>) -> Option<Box
     let keepalive =
         options.keepalive.and_then(|schedule| Some(Keepalive::new(connection.ping_pong()?, schedule)));
     let shared = Rc::new(Shared::new(cookies, cx.buffer_limit, metadata));
-    Some(Box::new(Accept { cx, connection, keepalive, timer, shared, total: 0, ending: None }))
+    shedding.iter().for_each(|shedding| shedding.begin());
+    Some(Box::new(Accept { cx, connection, keepalive, timer, shared, shedding, total: 0, ending: None }))
 }
 
 /// Why a connection ended within its preface.
@@ -219,8 +223,10 @@ enum Next {
     Failed(h2::Error),
     Idle,
     Duration,
-    /// A response asked for it.
+    /// A response asked for it, or there is too much to do.
     Asked,
+    /// There is too much to do for anything that is on it.
+    Shed,
     /// The drain of the filter chain is over.
     Drained,
     /// The client did not hang up after its last response.
@@ -236,6 +242,8 @@ struct Accept<'c> {
     keepalive: Option<Keepalive>,
     timer: Timer,
     shared: Rc<Shared>,
+    /// What may be done against overload, if anything may.
+    shedding: Option<Rc<Shedding>>,
     /// Streams that were taken.
     total: u32,
     /// When GOAWAY was sent.
@@ -283,6 +291,11 @@ impl Accept<'_> {
                     self.end();
                 }
                 Next::Asked => self.end(),
+                Next::Shed => {
+                    self.ending = Some(clock::now());
+                    self.shared.ending.set(true);
+                    self.connection.abrupt_shutdown(Reason::NO_ERROR);
+                }
             }
         };
         count_end(self.cx, is_remote, self.shared.streams.get());
@@ -303,6 +316,9 @@ impl Accept<'_> {
             if self.shared.changed.take() {
                 return Poll::Ready(Next::Again);
             }
+            if let Some(shed) = self.shed() {
+                return Poll::Ready(shed);
+            }
             if let Some(keepalive) = &mut self.keepalive
                 && keepalive.poll(task).is_ready()
             {
@@ -321,6 +337,16 @@ impl Accept<'_> {
             }
         })
         .await
+    }
+
+    /// What is to be done because there is too much to do for what came, if that is not done yet.
+    fn shed(&mut self) -> Option<Next> {
+        let shedding = self.shedding.as_ref()?;
+        if shedding.is_closed() {
+            self.shedding = None;
+            return Some(Next::Shed);
+        }
+        (self.ending.is_none() && shedding.goes_away()).then_some(Next::Asked)
     }
 
     /// Takes a stream.

@@ -554,6 +554,18 @@ impl Stream<'_> {
                 self.info.details = Some("overload".into());
                 StreamEnd::Gone
             }
+            DownstreamError::Shed => {
+                stats.downstream_rq_overload_close.inc();
+                self.info.flags.set(ResponseFlag::DownstreamProtocolError);
+                if self.committed {
+                    stats.downstream_rq_rx_reset.inc();
+                    self.info.details = Some("overload".into());
+                    return StreamEnd::Gone;
+                }
+                stats.downstream_rq_response_before_rq_complete.inc();
+                let (status, body) = (StatusCode::INTERNAL_SERVER_ERROR, &b"Internal Server Error"[..]);
+                StreamEnd::Reply(Box::new(LocalReply::new(status, Bytes::from_static(body), "overload")))
+            }
             DownstreamError::Excess(details) => {
                 stats.downstream_rq_rx_reset.inc();
                 self.info.flags.set(ResponseFlag::DownstreamRemoteReset);

@@ -35,7 +35,7 @@ use crate::local::clock;
 use crate::local::contain::{contain, drill_request};
 use crate::local::drain::DrainHandle;
 use crate::local::header_maps;
-use crate::local::overload::Overload;
+use crate::local::overload::{Overload, Point};
 use crate::local::reduced::{Reducible, reduced};
 use crate::local::timers::Timer;
 use crate::router::cluster::ClusterChoice;
@@ -82,6 +82,11 @@ impl ConnectionCx {
     pub(crate) fn last_moment(&self) -> Option<Instant> {
         let max = self.manager.max_connection_duration;
         max.map(|max| self.info.start + reduced(Reducible::ConnectionMax, max))
+    }
+
+    /// Whether `point` sheds what is there now.
+    pub(crate) fn is_shed(&self, point: Point) -> bool {
+        self.overload.as_ref().is_some_and(|overload| overload.sheds(point, || self.random()))
     }
 
     /// Whether the connection is older than it should get.

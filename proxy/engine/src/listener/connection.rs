@@ -198,8 +198,9 @@ async fn serve_on(
         (Terminal::Tcp(tcp), Some(stream)) => {
             drill("tcp", &listeners.context.env.runtime);
             let end = end_of_client(&chain, &stream.borrow().connection);
-            let down =
-                Down { connection: *connection, buffer_limit: config.buffer_limit, gate, greeted, end };
+            let overload = listeners.overload_of(&config).cloned();
+            let (connection, buffer_limit) = (*connection, config.buffer_limit);
+            let down = Down { connection, buffer_limit, gate, greeted, end, overload };
             Box::pin(tcp.serve(&listeners.context, down, stream, &mut policies, sought.take(), &drain)).await;
             None
         }

@@ -3,6 +3,8 @@
 //! A process without an overload manager has none of this. Source: Envoy
 //! `docs/root/configuration/operations/overload_manager/overload_manager.rst`.
 
+use std::cell::RefCell;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use proxy_core::stats::Shared;
@@ -71,11 +73,34 @@ pub enum Point {
     Headers,
     /// The router is about to ask a host.
     Router,
+    /// Something of a request comes over HTTP/1.
+    Http1,
+    /// Something comes on an HTTP connection, which is told to go.
+    GoAway,
+    /// Something comes on an HTTP connection, which is told to go, and closed.
+    GoAwayAndClose,
+    /// A connection is to be carried to a host.
+    TcpConnect,
+    /// Something comes on a connection that is carried to a host.
+    TcpData,
+    /// A connection to a host is to be made.
+    Pool,
 }
 
 impl Point {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Accept, Self::Codec, Self::Headers, Self::Router];
+    pub const ALL: [Self; 10] = [
+        Self::Accept,
+        Self::Codec,
+        Self::Headers,
+        Self::Router,
+        Self::Http1,
+        Self::GoAway,
+        Self::GoAwayAndClose,
+        Self::TcpConnect,
+        Self::TcpData,
+        Self::Pool,
+    ];
 
     /// Envoy's name for it.
     pub fn name(self) -> &'static str {
@@ -84,6 +109,12 @@ impl Point {
             Self::Codec => "envoy.load_shed_points.hcm_ondata_creating_codec",
             Self::Headers => "envoy.load_shed_points.http_connection_manager_decode_headers",
             Self::Router => "envoy.load_shed_points.http_downstream_filter_check",
+            Self::Http1 => "envoy.load_shed_points.http1_server_abort_dispatch",
+            Self::GoAway => "envoy.load_shed_points.http2_server_go_away_on_dispatch",
+            Self::GoAwayAndClose => "envoy.load_shed_points.http2_server_go_away_and_close_on_dispatch",
+            Self::TcpConnect => "envoy.load_shed_points.tcp_proxy_upstream_connect",
+            Self::TcpData => "envoy.load_shed_points.tcp_proxy_on_data",
+            Self::Pool => "envoy.load_shed_points.connection_pool_new_connection",
         }
     }
 }
@@ -245,6 +276,21 @@ impl Overload {
             stats.count.add(heavy::reset(share) as u64);
         }
     }
+}
+
+thread_local! {
+    static HERE: RefCell<Option<Arc<Overload>>> = const { RefCell::new(None) };
+}
+
+/// What this thread does for no listener, of which pools have none, is shed as `overload` says from now on.
+pub(crate) fn heed(overload: Option<&Arc<Overload>>) {
+    let watched = overload.filter(|overload| overload.watches(Point::Pool));
+    HERE.with_borrow_mut(|here| *here = watched.cloned());
+}
+
+/// Whether a connection to a host is not to be made.
+pub(crate) fn sheds_connection_to_host() -> bool {
+    HERE.with_borrow(|here| here.as_ref().is_some_and(|here| here.sheds(Point::Pool, || fastrand::u64(..))))
 }
 
 /// Tells those who watch, if that is news.

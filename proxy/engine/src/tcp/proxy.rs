@@ -30,10 +30,12 @@ use xds_api::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::Clus
 
 use super::copy::{Direction, Failed};
 use super::interval::{carry_telling, interval};
+use super::shedding::Shedding;
 use super::told::ToldTlvs;
 use crate::context::Context;
 use crate::local::clock;
 use crate::local::drain::DrainHandle;
+use crate::local::overload::{Overload, Point};
 use crate::local::timers::Timer;
 use crate::net::connection::Connection;
 use crate::net::gate::{Gate, Guard};
@@ -223,6 +225,12 @@ impl TcpProxy {
         if self.log_on_start {
             self.log(info, LogType::TcpConnectionStart);
         }
+        if down.is_shed(Point::TcpConnect) {
+            self.tell_shed(info);
+            info.end = Some(Instant::now());
+            self.log(info, LogType::TcpConnectionEnd);
+            return;
+        }
         let connected = match sought {
             Some(sought) => Ok(sought.told_to(info)),
             None => tokio::select! {
@@ -266,6 +274,13 @@ impl TcpProxy {
         stats.downstream_cx_tx_bytes_total.add(info.bytes_sent);
         info.end = Some(Instant::now());
         self.log(info, LogType::TcpConnectionEnd);
+    }
+
+    /// There is too much to do for this connection.
+    fn tell_shed(&self, info: &mut StreamInfo) {
+        self.stats.here().downstream_cx_overload_close.inc();
+        info.flags.set(ResponseFlag::OverloadManagerTerminated);
+        info.local_close_reason = Some("overload_manager_close".into());
     }
 
     /// A filter before this one closed the connection: it counts and is logged all the same.
@@ -440,7 +455,6 @@ impl TcpProxy {
         // What is held is on its way between two connections, and neither may buffer more than it is allowed.
         let limit = down.buffer_limit.min(up.guard.cluster().buffer_limit as usize);
         let greeted = down.greeted;
-        let down = &down.connection;
         let mut timer = Timer::default();
         let mut to_upstream = Direction::new(limit);
         let mut to_downstream = Direction::new(limit);
@@ -450,7 +464,12 @@ impl TcpProxy {
         let mut moved = 0;
         let mut next_log = self.log_interval.map(|interval| Instant::now() + interval);
         let mut upstream_ended_first = false;
+        let mut shedding = Shedding::new(down);
+        let down = &down.connection;
         let carrying = poll_fn(|cx| {
+            if shedding.sheds(&to_upstream, cx) {
+                return Poll::Ready(Ended::Shed);
+            }
             let sent = to_upstream.poll(down, &up.connection, cx);
             let received = to_downstream.poll(&up.connection, down, cx);
             let (there, back) = (to_upstream.moved(), to_downstream.moved());
@@ -541,6 +560,16 @@ impl TcpProxy {
                 info.local_close_reason = Some(reason.into());
                 info.upstream.local_close_reason = Some(reason.into());
             }
+            Ended::Shed => {
+                // What is there is read, so that the client learns of an end and not of a reset.
+                let mut rest = BytesMut::new();
+                let mut nobody = std::task::Context::from_waker(std::task::Waker::noop());
+                if let Poll::Ready(Ok(count)) = down.poll_read(&mut nobody, &mut rest) {
+                    info.bytes_received += count as u64;
+                }
+                self.tell_shed(info);
+                info.upstream.local_close_reason = Some("overload_manager_close".into());
+            }
             Ended::MaxDuration => {
                 self.stats.here().max_downstream_connection_duration.inc();
                 info.flags.set(ResponseFlag::DurationTimeout);
@@ -563,6 +592,8 @@ pub struct Down {
     pub greeted: u64,
     /// What it means if the client has ended its side before there is a host.
     pub end: EndOfPeer,
+    /// What is done against overload, where the listener has anything done.
+    pub overload: Option<Arc<Overload>>,
 }
 
 /// What came of seeking a host before the connection it is for was served.
@@ -659,6 +690,7 @@ fn count_upstream_end(ended: &Ended, upstream_ended_first: bool, upstream: &Clus
         | Ended::Idle
         | Ended::MaxDuration
         | Ended::HostFailed
+        | Ended::Shed
         | Ended::Drained(_) => {
             upstream.upstream_cx_destroy_local.inc();
             upstream.upstream_cx_destroy_local_with_active_rq.inc();
@@ -683,5 +715,7 @@ enum Ended {
     Idle,
     MaxDuration,
     HostFailed,
+    /// There is too much to do.
+    Shed,
     Drained(&'static str),
 }

@@ -43,6 +43,7 @@ use super::cluster::Cluster;
 use super::discovery::Discovery;
 use super::dynamic::Found;
 use super::transport_options::TransportOptions;
+use crate::local::overload;
 
 /// The clusters of one worker, by slot and by name.
 #[derive(Default)]
@@ -625,6 +626,14 @@ impl<P: Wire> HostPool<P> {
         }
     }
 
+    /// Counts a request that waits for a connection which carries many, or is made to.
+    fn pending(&self, priority: BreakerPriority) -> Result<Pending, Failure> {
+        match self.is_connecting() {
+            true => Pending::new(&self.cluster, priority),
+            false => Pending::for_new(&self.cluster, priority),
+        }
+    }
+
     fn sweep(&self, now: Instant) {
         self.exclusive.sweep(self.cluster.http.idle_timeout, now);
         self.sweep_multiplexed(now);
@@ -645,6 +654,16 @@ impl Pending {
         stats.upstream_rq_pending_total.inc();
         stats.upstream_rq_pending_active.inc();
         Ok(Self(permit))
+    }
+
+    /// Counts a request for which a connection is to be made; fails, too, if none is because there is too much to do.
+    fn for_new(cluster: &Arc<Cluster>, priority: BreakerPriority) -> Result<Self, Failure> {
+        let pending = Self::new(cluster, priority)?;
+        if overload::sheds_connection_to_host() {
+            cluster.stats.traffic.here().upstream_rq_cancelled.inc();
+            return Err((UpstreamReset::Overflow, String::new()));
+        }
+        Ok(pending)
     }
 }
 

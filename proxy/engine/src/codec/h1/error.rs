@@ -37,6 +37,8 @@ pub enum RequestError {
     TooManyHeaders,
     /// A field name with an underscore where the policy is to reject.
     UnexpectedUnderscore,
+    /// Nothing is wrong with it, but there is too much to do (`http1_server_abort_dispatch`).
+    Overload,
 }
 
 impl RequestError {
@@ -56,6 +58,7 @@ impl RequestError {
             Self::InvalidTransferEncoding => StatusCode::NOT_IMPLEMENTED,
             Self::LowVersion => StatusCode::UPGRADE_REQUIRED,
             Self::HeadersTooLarge | Self::TooManyHeaders => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::Overload => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
@@ -76,6 +79,7 @@ impl RequestError {
             Self::HeadersTooLarge => "http1.headers_too_large",
             Self::TooManyHeaders => "http1.too_many_headers",
             Self::UnexpectedUnderscore => "http1.unexpected_underscore",
+            Self::Overload => "overload",
         }
     }
 

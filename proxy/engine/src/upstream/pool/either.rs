@@ -16,7 +16,7 @@ use super::h1::{Http1Lease, Pooled};
 use super::h2::{Http2Lease, Shared};
 use super::multiplexed::{Attempt, Failure};
 use super::preconnect::Ahead;
-use super::{HostPool, Pending, Sockets};
+use super::{HostPool, Sockets};
 use crate::local::clock;
 use crate::local::contain::contain;
 use crate::upstream::circuit_breaker::BreakerPriority;
@@ -51,7 +51,7 @@ impl HostPool {
         let lease = match there() {
             Some(lease) => lease,
             None => {
-                let _pending = Pending::new(&self.cluster, priority)?;
+                let _pending = self.pending(priority)?;
                 self.await_either(priority).await.inspect_err(|_| {
                     self.cluster.stats.traffic.here().upstream_rq_pending_failure_eject.inc();
                 })?

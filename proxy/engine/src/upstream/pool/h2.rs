@@ -23,7 +23,7 @@ use tokio::sync::Notify;
 use super::connect::{ConnectedSocket, ConnectionGuard, connect};
 use super::h1::Pooled;
 use super::multiplexed::{Attempt, Carrier, Carries, Failure};
-use super::{HostPool, Pending, Sockets, Wire};
+use super::{HostPool, Sockets, Wire};
 use crate::codec::h2_client::{ClientStream, reset_of};
 use crate::codec::h2_guard::{FrameLimits, Guarded, Side, Traffic, is_broken, is_flood};
 use crate::codec::h2_keepalive::Keepalive;
@@ -83,7 +83,7 @@ impl HostPool {
         let shared = match self.with_room() {
             Some(shared) => shared,
             None => {
-                let _pending = Pending::new(&self.cluster, priority)?;
+                let _pending = self.pending(priority)?;
                 let waited = self.await_room(priority, make).await.inspect_err(|_| {
                     self.cluster.stats.traffic.here().upstream_rq_pending_failure_eject.inc();
                 })?;
