@@ -7,7 +7,7 @@ use integration::client::{Client, End};
 use integration::config::{HttpListener, bootstrap, cluster, fill, port};
 use integration::expect::{SOON, eventually};
 use integration::process::{Binary, Proxy};
-use integration::upstream::{Reply, Upstream};
+use integration::upstream::{Reply, Step, Upstream};
 
 /// More than a worker keeps warm.
 const MANY: usize = 300;
@@ -102,4 +102,22 @@ async fn connections_end_at_their_age_before_any_request() -> Result<()> {
     })
     .await?;
     Ok(())
+}
+
+/// One that gets too old while it is answered ends with the answer, and counts.
+#[tokio::test]
+async fn a_connection_that_gets_old_with_a_request_is_counted() -> Result<()> {
+    let (proxy, upstream) = start("common_http_protocol_options: {max_connection_duration: 0.3s}").await?;
+    let ok = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".to_vec();
+    upstream.answer(Reply::steps([Step::Pause(Duration::from_millis(600)), Step::Send(ok)]));
+    let mut client = Client::connect(proxy.listener("http")?).await?;
+    client.send(b"GET / HTTP/1.1\r\nhost: test\r\n\r\n").await?;
+    let response = client.response("GET", SOON).await?;
+    ensure!(response.head.connection_says("close"), "{response:?}");
+    eventually("it is counted", SOON, async || {
+        let name = "http.http.downstream_cx_max_duration_reached";
+        (proxy.admin().stat(name).await.ok()? == 1).then_some(())
+    })
+    .await?;
+    proxy.stop().await
 }

@@ -90,6 +90,11 @@ pub trait Tracer: Send + Sync {
     fn has_wide_ids(&self) -> bool {
         false
     }
+    /// The cluster that has to be there when a connection manager is configured with the tracer, if one has to; what is said to who
+    /// configures it where it is not.
+    fn required_cluster(&self) -> Option<(&str, String)> {
+        None
+    }
     /// Takes a span that is over. Must not block.
     fn report(&self, span: Span);
 }

@@ -426,6 +426,11 @@ impl ConnectionManager {
         self.use_remote_address && self.xff_num_trusted_hops == 0
     }
 
+    /// The cluster without which its tracer is not to be configured, and what is said then.
+    pub(crate) fn required_cluster(&self) -> Option<(&str, String)> {
+        self.tracing.as_ref()?.tracer.as_ref()?.required_cluster()
+    }
+
     /// Builds the configuration; what follows from the listener is added per connection.
     pub fn build(proto: &proto::HttpConnectionManager, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
         let outer = std::mem::replace(&mut cx.stat_prefix, format!("http.{}.", proto.stat_prefix));

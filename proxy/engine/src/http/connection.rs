@@ -318,6 +318,8 @@ async fn serve_requests(
                     }
                     return Some(server.into_connection());
                 }
+                // (It became too old while the request was served, or before.)
+                stats.downstream_cx_max_duration_reached.add(u64::from(cx.is_old()));
                 if server.is_broken() {
                     break;
                 }

@@ -371,6 +371,11 @@ impl Store {
         let mut routes: Vec<RouteUse> = Vec::new();
         for chain in &listener.chains {
             let Terminal::Http(http) = &chain.terminal else { continue };
+            if let Some((cluster, unknown)) = http.manager.required_cluster()
+                && !self.clusters.has(cluster)
+            {
+                return Err(cx.reject(unknown));
+            }
             match &http.manager.routes {
                 RouteSource::Inline(table) => {
                     let mut clusters = table.clusters();

@@ -96,6 +96,11 @@ impl<C: Collector> Gathering<C> {
         gathering
     }
 
+    /// Who takes the spans.
+    pub(super) fn collector(&self) -> &C {
+        &self.collector
+    }
+
     /// Takes a span.
     pub(super) fn take(&self, span: Span) {
         let bytes = size(&span);
@@ -103,6 +108,7 @@ impl<C: Collector> Gathering<C> {
             let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
             let all = waiting.bytes + self.under_way.load(Ordering::Relaxed) + bytes;
             if waiting.spans.len() >= self.most || all > MOST_BYTES {
+                self.enough.notify_one();
                 return self.collector.dropped();
             }
             waiting.bytes += bytes;

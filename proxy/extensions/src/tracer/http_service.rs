@@ -2,29 +2,19 @@
 //!
 //! Source: Envoy `envoy/config/core/v3/http_service.proto`.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use proxy_core::callout::{Call, EnvoyHeaders};
-use proxy_core::config::{BuildCx, Rejected, duration};
-use proxy_core::head::{RequestHead, Scheme};
+use proxy_core::config::{BuildCx, Rejected};
 use proxy_core::names::Name;
-use proxy_core::text::Text;
 use xds_api::envoy::config::core::v3 as proto;
 use xds_api::envoy::config::core::v3::header_value_option::HeaderAppendAction;
-use xds_api::envoy::config::core::v3::http_uri::HttpUpstreamType;
 
-use crate::shared::uri::host_and_path;
+use crate::shared::uri::HttpUri;
 
 /// The collector.
 pub(super) struct HttpService {
-    cluster: Name,
-    scheme: Scheme,
-    authority: Text,
-    path: Text,
-    /// How long a report may take, if that is limited.
-    timeout: Option<Duration>,
+    uri: HttpUri,
     headers: HeaderMap,
 }
 
@@ -36,48 +26,31 @@ impl HttpService {
         cx: &mut BuildCx<'_>,
     ) -> Result<Self, Rejected> {
         let proto::HttpService { http_uri, request_headers_to_add, formatters: _ } = proto;
-        let Some(proto::HttpUri { uri, timeout, http_upstream_type }) = http_uri else {
-            return Err(cx.at("http_uri", |cx| cx.reject("value is required")));
-        };
-        let Some(HttpUpstreamType::Cluster(cluster)) = http_upstream_type else {
-            return Err(cx.at("http_uri", |cx| cx.at("cluster", |cx| cx.reject("value is required"))));
-        };
+        let uri = HttpUri::build(http_uri.as_ref(), cx)?;
         let mut headers = own;
         for (name, value) in cx.each("request_headers_to_add", request_headers_to_add, build_header)? {
             headers.insert(name, value);
         }
-        let (authority, path) = host_and_path(uri);
-        Ok(Self {
-            cluster: cx.env.clusters.intern(cluster),
-            scheme: if uri.starts_with("https://") { Scheme::Https } else { Scheme::Http },
-            authority: authority.into(),
-            path: path.into(),
-            timeout: timeout.as_ref().and_then(duration).filter(|timeout| !timeout.is_zero()),
-            headers,
-        })
+        Ok(Self { uri, headers })
     }
 
     /// A collector of which no more is said than this.
     pub(super) fn new(cluster: Name, authority: &str, path: &str, headers: HeaderMap) -> Self {
-        let (authority, path) = (authority.into(), path.into());
-        Self { cluster, scheme: Scheme::Http, authority, path, timeout: None, headers }
+        Self { uri: HttpUri::of(cluster, authority, path), headers }
+    }
+
+    /// The name of its cluster.
+    pub(super) fn cluster(&self) -> &str {
+        self.uri.cluster.as_str()
     }
 
     /// The call that reports `body`.
     pub(super) fn call(&self, body: impl Into<Bytes>) -> Call {
-        let request = RequestHead {
-            method: Method::POST,
-            scheme: self.scheme,
-            authority: self.authority.clone(),
-            path: self.path.clone(),
-            upgrade: None,
-            case: None,
-            headers: self.headers.clone(),
-        };
+        let request = self.uri.request(Method::POST, self.headers.clone());
         Call {
-            timeout: self.timeout,
+            timeout: self.uri.timeout,
             envoy_headers: EnvoyHeaders::InternalAndForwarded,
-            ..Call::new(self.cluster.clone(), request, body.into())
+            ..Call::new(self.uri.cluster.clone(), request, body.into())
         }
     }
 }

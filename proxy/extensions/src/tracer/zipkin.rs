@@ -44,13 +44,15 @@ pub const FIELDS: &[MessageFields] = &[
     ),
 ];
 
+const NAME: &str = "envoy.tracers.zipkin";
+
 /// The extension.
 pub struct Zipkin;
 
 impl TracerFactory for Zipkin {
     fn descriptor(&self) -> Descriptor {
         Descriptor {
-            name: "envoy.tracers.zipkin",
+            name: NAME,
             message: "envoy.config.trace.v3.ZipkinConfig",
             status: Status::Stable,
             posture: SecurityPosture::RequiresTrustedDownstreamAndUpstream,
@@ -133,6 +135,11 @@ impl Tracer for ZipkinTracer {
 
     fn name(&self, request: &RequestHead, _kind: SpanKind) -> String {
         request.authority.to_string()
+    }
+
+    fn required_cluster(&self) -> Option<(&str, String)> {
+        let cluster = self.spans.collector().cluster();
+        Some((cluster, format!("{NAME}: unknown cluster '{cluster}'")))
     }
 
     fn report(&self, span: Span) {

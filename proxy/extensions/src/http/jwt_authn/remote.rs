@@ -12,20 +12,15 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use proxy_core::background::Background;
 use proxy_core::callout::{Call, Called, Caller, EnvoyHeaders};
 use proxy_core::config::{BuildCx, Rejected, duration};
-use proxy_core::head::{RequestHead, Scheme};
-use proxy_core::names::Name;
 use proxy_core::retry::RetryPolicy;
 use proxy_core::stats::Cells;
-use proxy_core::text::Text;
 use tokio::sync::oneshot;
-use xds_api::envoy::config::core::v3 as core;
-use xds_api::envoy::config::core::v3::http_uri::HttpUpstreamType;
 use xds_api::envoy::extensions::filters::http::jwt_authn::v3 as proto;
 
 use super::JwtAuthnStats;
 use super::failure::Failure;
 use super::keys::Keys;
-use crate::shared::uri::host_and_path;
+use crate::shared::uri::HttpUri;
 
 /// How long keys are kept where nothing is said.
 const LIFETIME: Duration = Duration::from_secs(600);
@@ -42,11 +37,7 @@ const LARGEST: usize = 1024 * 1024;
 
 /// A server's keys.
 pub(super) struct Remote {
-    cluster: Name,
-    scheme: Scheme,
-    authority: Text,
-    path: Text,
-    timeout: Option<Duration>,
+    uri: HttpUri,
     lifetime: Duration,
     retry: Option<Arc<RetryPolicy>>,
     /// They are fetched before a request needs them; the pause after a failure.
@@ -74,19 +65,8 @@ impl Remote {
             .as_ref()
             .map(|policy| cx.at("retry_policy", |cx| RetryPolicy::of_calls(policy, Some(RETRY_ON), cx)))
             .transpose();
-        let Some(core::HttpUri { uri, timeout, http_upstream_type }) = http_uri else {
-            return Err(cx.at("http_uri", |cx| cx.reject("value is required")));
-        };
-        let Some(HttpUpstreamType::Cluster(cluster)) = http_upstream_type else {
-            return Err(cx.at("http_uri", |cx| cx.at("cluster", |cx| cx.reject("value is required"))));
-        };
-        let (authority, path) = host_and_path(uri);
         Ok(Self {
-            cluster: cx.env.clusters.intern(cluster),
-            scheme: if uri.starts_with("https://") { Scheme::Https } else { Scheme::Http },
-            authority: authority.into(),
-            path: path.into(),
-            timeout: timeout.as_ref().and_then(duration).filter(|timeout| !timeout.is_zero()),
+            uri: HttpUri::build(http_uri.as_ref(), cx)?,
             lifetime: cache_duration.as_ref().and_then(duration).unwrap_or(LIFETIME),
             retry: retry?.map(Arc::new),
             ahead,
@@ -150,21 +130,13 @@ impl Remote {
         let mut headers = HeaderMap::new();
         // Who Envoy says it is when it asks for keys.
         headers.insert(header::USER_AGENT, HeaderValue::from_static("Go-browser"));
-        let request = RequestHead {
-            method: Method::GET,
-            scheme: self.scheme,
-            authority: self.authority.clone(),
-            path: self.path.clone(),
-            upgrade: None,
-            case: None,
-            headers,
-        };
+        let request = self.uri.request(Method::GET, headers);
         let call = Call {
-            timeout: self.timeout,
+            timeout: self.uri.timeout,
             max_response_bytes: LARGEST,
             envoy_headers: EnvoyHeaders::InternalAndForwarded,
             retry: self.retry.clone(),
-            ..Call::new(self.cluster.clone(), request, Bytes::new())
+            ..Call::new(self.uri.cluster.clone(), request, Bytes::new())
         };
         let keys = keys_in(&caller.call(call).await)?;
         // What is fetched ahead is good until it is fetched again.

@@ -32,6 +32,8 @@ proxy_core::stats! {
     pub shared struct OpenTelemetryStats {
         /// Spans that were sent.
         counter spans_sent,
+        /// Spans that were too many.
+        counter spans_dropped,
         /// Times that the interval passed.
         counter timer_flushed,
     }
@@ -117,5 +119,24 @@ impl Collector for Exporter {
         self.stats.timer_flushed.inc();
     }
 
-    fn dropped(&self) {}
+    fn dropped(&self) {
+        self.stats.spans_dropped.inc();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{env, grpc_service};
+
+    #[test]
+    fn spans_that_are_too_many_are_counted() {
+        let env = env();
+        let service = Some(grpc_service("collector"));
+        let config = OpenTelemetryConfig { grpc_service: service, ..OpenTelemetryConfig::default() };
+        let Ok(exporter) = Exporter::build(&config, &mut BuildCx::new(&env)) else { panic!("refused") };
+        exporter.dropped();
+        exporter.dropped();
+        assert_eq!(exporter.stats.spans_dropped.value(), 2);
+    }
 }

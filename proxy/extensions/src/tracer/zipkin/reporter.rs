@@ -65,6 +65,11 @@ impl Reporter {
         };
         Ok(Gathering::begin(reporter, usize::MAX, env))
     }
+
+    /// The name of the collector's cluster.
+    pub(super) fn cluster(&self) -> &str {
+        self.service.cluster()
+    }
 }
 
 /// The collector: `collector_service`, or else what the older fields say.
