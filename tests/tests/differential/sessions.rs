@@ -47,6 +47,12 @@ fn header(name: &str) -> String {
     )
 }
 
+fn envelope(name: &str) -> String {
+    format!(
+        "session_state: {{name: envoy.http.stateful_session.envelope, typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.http.stateful_session.envelope.v3.EnvelopeSessionState, header: {{name: {name}}}}}}}"
+    )
+}
+
 fn route(path: &str, action: &str, session: &str) -> String {
     format!(
         "- match: {{prefix: {path}}}\n  route: {{{action}}}\n  typed_per_filter_config: {{session: {{{OF_ROUTE}, {session}}}}}\n"
@@ -111,6 +117,16 @@ fn routes() -> String {
         "cluster: all",
         &format!("stateful_session: {{stat_prefix: header, {}}}", header("x-session")),
     );
+    for (path, name, strict) in
+        [("/p/sealed", "x-sid", false), ("/p/unsealed", "x-none", false), ("/p/firm", "x-sid", true)]
+    {
+        let prefix = path.trim_start_matches("/p/");
+        routes += &route(
+            path,
+            "cluster: all",
+            &format!("stateful_session: {{stat_prefix: {prefix}, strict: {strict}, {}}}", envelope(name)),
+        );
+    }
     routes += &route(
         "/p/slash",
         "cluster: all",
@@ -139,7 +155,7 @@ fn configuration(hosts: &[Upstream], refused: u16) -> String {
     let listeners = [
         HttpListener::new("http", &routes())
             .filters(&session)
-            .route_config("response_headers_to_add: [{header: {key: x-told, value: \"%DYNAMIC_METADATA(told:the:host)%\"}}, {header: {key: x-why, value: \"%RESPONSE_FLAGS% %UPSTREAM_REQUEST_ATTEMPT_COUNT%\"}}]\n")
+            .route_config("response_headers_to_add: [{header: {key: x-told, value: \"%DYNAMIC_METADATA(told:the:host)%\"}}, {header: {key: x-got, value: \"%REQ(x-sid)%\"}}, {header: {key: x-why, value: \"%RESPONSE_FLAGS% %UPSTREAM_REQUEST_ATTEMPT_COUNT%\"}}]\n")
             .listener(PROXY_PROTOCOL)
             .yaml(),
         format!("{}{}", listener_with_filters("tcp", &tcp_proxy("tcp", "cluster: listed\n")), integration::config::indent(PROXY_PROTOCOL, 2)),
@@ -224,6 +240,7 @@ impl Observer<'_> {
     fn describe(&self, response: &Response, asked: &[usize]) -> Result<String> {
         let mut text = response.head.status()?.to_string();
         let body = String::from_utf8_lossy(&response.body);
+        let mut envelope = String::new();
         let host = body.strip_prefix('h').and_then(|host| host.parse::<usize>().ok());
         match host {
             Some(host) => write!(text, " from {}", self.named(&self.address(host), asked))?,
@@ -236,11 +253,17 @@ impl Observer<'_> {
                     let decoded = String::from_utf8(STANDARD.decode(value)?)?;
                     write!(text, " session {}", self.named(&decoded, asked))?;
                 }
-                "x-told" | "x-why" => write!(text, " {name}={}", self.named(value, asked))?,
+                "x-sid" => {
+                    let (address, content) = value.split_once(';').unwrap_or(("", value));
+                    let address = String::from_utf8(STANDARD.decode(address)?)?;
+                    write!(envelope, " envelope {} {content}", self.named(&address, asked))?;
+                }
+                "x-told" | "x-why" | "x-got" => write!(text, " {name}={}", self.named(value, asked))?,
                 _ => {}
             }
         }
-        Ok(text)
+        // (Where it stands among the fields is nothing that counts.)
+        Ok(text + &envelope)
     }
 }
 
@@ -330,6 +353,7 @@ async fn observe(binary: &Binary, hosts: &[Upstream], refused: u16) -> Result<BT
     }
     observe_statuses(&mut seen).await?;
     observe_headers(&mut seen).await?;
+    observe_envelopes(&mut seen).await?;
     observe_lists(&mut seen).await?;
     let Observer { proxy, mut seen, .. } = seen;
     for statistics in
@@ -374,6 +398,38 @@ async fn observe_headers(seen: &mut Observer<'_>) -> Result<()> {
         seen.ask(&format!("header {name}"), "/p/header", &[value], &[]).await?;
     }
     Ok(())
+}
+
+/// Sessions whose hosts are written on what the hosts themselves say.
+async fn observe_envelopes(seen: &mut Observer<'_>) -> Result<()> {
+    let (here, unwell) = (STANDARD.encode(seen.address(1)), STANDARD.encode(seen.address(2)));
+    let gone = STANDARD.encode("127.0.0.1:1");
+    let content = "UV:ZGVm";
+    let values = [
+        ("good", format!("{here};{content}")),
+        ("more", format!("{here};x;{content};UV:YWJj;y")),
+        ("unwell", format!("{unwell};{content}")),
+        ("gone", format!("{gone};{content}")),
+        ("no host", format!(";{content}")),
+        ("no base64", format!("!;{content}")),
+        ("no address", format!("{};{content}", STANDARD.encode("x"))),
+        ("no content", here.clone()),
+        ("empty content", format!("{here};UV:")),
+        ("content without base64", format!("{here};UV:!")),
+        ("a space", format!("{here}; {content}")),
+        ("small letters", format!("{here};uv:ZGVm")),
+        ("two", format!("{here};{content}\r\nx-sid: {gone};UV:YWJj")),
+        ("none", "x".to_owned()),
+    ];
+    for path in ["/p/sealed", "/p/firm"] {
+        for (name, value) in &values {
+            let asked = if matches!(*name, "good" | "more" | "two") { &[1][..] } else { &[] };
+            seen.ask(&format!("{path} {name}"), path, &[format!("x-sid: {value}")], asked).await?;
+        }
+        seen.ask(&format!("{path} nothing"), path, &[], &[]).await?;
+    }
+    let value = format!("x-none: {here};{content}");
+    seen.ask("envelope of nothing", "/p/unsealed", &[value], &[1]).await
 }
 
 /// Clusters that look for a list of hosts.
@@ -433,7 +489,9 @@ pub async fn compare(reference: &Binary, subject: &Binary) -> Result<()> {
     for number in 0..STATUSES.len() {
         let host = Upstream::start().await?;
         let status = if number == BAD { "503 Service Unavailable" } else { "200 OK" };
-        host.answer(Reply::raw(format!("HTTP/1.1 {status}\r\ncontent-length: 2\r\n\r\nh{number}")));
+        host.answer(Reply::raw(format!(
+            "HTTP/1.1 {status}\r\nx-sid: abc\r\ncontent-length: 2\r\n\r\nh{number}"
+        )));
         hosts.push(host);
     }
     let refusing = Refusing::new()?;

@@ -31,11 +31,13 @@ impl CookieMatcher {
     }
 }
 
-/// The value of the first cookie `name`, without the double quotes around it.
+/// The value of the first cookie `name`, without the double quotes around it. Spaces before a cookie are none of it, as in Envoy; other white
+/// space, and what is behind its value, is.
 pub fn cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h [u8]> {
     headers.get_all(http::header::COOKIE).iter().find_map(|line| {
         line.as_bytes().split(|byte| *byte == b';').find_map(|crumb| {
-            let crumb = crumb.trim_ascii();
+            let begin = crumb.iter().position(|byte| *byte != b' ')?;
+            let crumb = crumb.get(begin..)?;
             let at = memchr::memchr(b'=', crumb)?;
             let (key, value) = (&crumb[..at], &crumb[at + 1..]);
             (key == name.as_bytes()).then(|| unquoted(value))
@@ -45,4 +47,35 @@ pub fn cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h [u8]> {
 
 fn unquoted(value: &[u8]) -> &[u8] {
     value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn cookies_are_told_apart_as_in_envoy() {
+        let of = |line: &'static str| {
+            let headers = HeaderMap::from_iter([(http::header::COOKIE, HeaderValue::from_static(line))]);
+            cookie(&headers, "c").map(|value| String::from_utf8(value.to_vec()).unwrap())
+        };
+        for line in ["c=v", "a=1; c=v", "a=1;  c=v", "a=1;c=v", "a=1;;c=v", "c;c=v", "c=\"v\"", "c=v; c=w"] {
+            assert_eq!(of(line).as_deref(), Some("v"), "{line}");
+        }
+        for line in ["a=1;\tc=v", "a=1; \tc=v", "c =v", "c\t=v", "a=1, c=v", "c", ""] {
+            assert_eq!(of(line), None, "{line}");
+        }
+        for (line, value) in [
+            ("c=v\t; a=1", "v\t"),
+            ("c=v ; a=1", "v "),
+            ("c= v", " v"),
+            ("c=\"v\" ; a=1", "\"v\" "),
+            ("c=\"v", "\"v"),
+            ("c=\"\"", ""),
+        ] {
+            assert_eq!(of(line).as_deref(), Some(value), "{line}");
+        }
+    }
 }

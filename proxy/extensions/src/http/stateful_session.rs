@@ -1,10 +1,11 @@
 //! `envoy.filters.http.stateful_session`: requests of a session go to the host that its first one went to.
 //!
-//! The client carries the host's address, in a cookie or a header. With `strict` no other host will do; else, and where a request
+//! The client carries the host's address, in a cookie, a header, or an envelope around what the host itself says of the session. With `strict` no other host will do; else, and where a request
 //! is sent again, another one is picked, and is the session's from then on.
 //! Source: Envoy `docs/root/configuration/http/http_filters/stateful_session_filter.rst`; observed on 1.40: a route's
 //! configuration with a `stat_prefix` counts, in `stateful_session.<stat_prefix>`.
 
+mod envelope;
 mod fields;
 mod state;
 
@@ -152,12 +153,11 @@ impl HttpFilter for Filter {
             return HeadersStep::Continue;
         };
         match (&self.carried, &cx.info.upstream.host, &sessions.state) {
-            (Some(Carried::Host(Some(address))), Some(host), _) if *address == host.address => {
-                sessions.count(|stats| stats.routed.inc());
-            }
-            (Some(_), Some(host), Some(state)) => {
-                state.write(&host.address, &mut response.headers);
-                if sessions.strict.is_none() {
+            (Some(carried), Some(host), Some(state)) => {
+                let is_known = matches!(carried, Carried::Host(Some(address)) if *address == host.address);
+                if !state.write(&host.address, is_known, &mut response.headers) {
+                    sessions.count(|stats| stats.routed.inc());
+                } else if sessions.strict.is_none() {
                     sessions.count(|stats| stats.failed_open.inc());
                 }
             }

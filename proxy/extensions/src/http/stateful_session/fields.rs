@@ -8,6 +8,7 @@ pub(super) const ROUTE_MESSAGE: &str =
     "envoy.extensions.filters.http.stateful_session.v3.StatefulSessionPerRoute";
 pub(super) const COOKIE: &str = "envoy.extensions.http.stateful_session.cookie.v3.CookieBasedSessionState";
 pub(super) const HEADER: &str = "envoy.extensions.http.stateful_session.header.v3.HeaderBasedSessionState";
+pub(super) const ENVELOPE: &str = "envoy.extensions.http.stateful_session.envelope.v3.EnvelopeSessionState";
 
 /// How the fields of the configuration are used.
 pub const FIELDS: &[MessageFields] = &[
@@ -23,6 +24,8 @@ pub const FIELDS: &[MessageFields] = &[
     (ROUTE_MESSAGE, &[("disabled", Used), ("stateful_session", Used)]),
     (COOKIE, &[("cookie", Used)]),
     (HEADER, &[("name", Used)]),
+    (ENVELOPE, &[("header", Used)]),
+    ("envoy.extensions.http.stateful_session.envelope.v3.EnvelopeSessionState.Header", &[("name", Used)]),
     ("envoy.type.http.v3.Cookie", &[("name", Used), ("ttl", Used), ("path", Used), ("attributes", Used)]),
     ("envoy.type.http.v3.CookieAttribute", &[("name", Used), ("value", Used)]),
 ];

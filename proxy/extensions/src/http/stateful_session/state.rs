@@ -1,7 +1,7 @@
-//! How clients carry the address of a session's host: in a cookie, or in a header.
+//! How clients carry the address of a session's host: in a cookie, in a header, or in a header of the host's own, as an envelope around it.
 //!
 //! A cookie holds a message with the address, and the time until which it counts if the cookie has a lifetime; a header the
-//! address itself. Both in base64. Source: Envoy `docs/root/api-v3/extensions/http/stateful_session/`; observed on 1.40.
+//! address itself. Both in base64. An envelope is in `envelope`. Source: Envoy `docs/root/api-v3/extensions/http/stateful_session/`; observed on 1.40.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -17,9 +17,11 @@ use proxy_core::matcher::cookie::cookie;
 use proxy_core::set_cookie::SetCookie;
 use xds_api::envoy::config::core::v3::TypedExtensionConfig;
 use xds_api::envoy::extensions::http::stateful_session::cookie::v3::CookieBasedSessionState;
+use xds_api::envoy::extensions::http::stateful_session::envelope::v3::EnvelopeSessionState;
 use xds_api::envoy::extensions::http::stateful_session::header::v3::HeaderBasedSessionState;
 
-use super::fields::{COOKIE, HEADER};
+use super::envelope;
+use super::fields::{COOKIE, ENVELOPE, HEADER};
 
 /// What a request says of its session.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +36,8 @@ pub(super) enum Carried {
 pub(super) enum SessionState {
     Cookie(CookieState),
     Header(HeaderName),
+    /// Around what hosts say in a header of this name.
+    Envelope(HeaderName),
 }
 
 pub(super) struct CookieState {
@@ -63,10 +67,13 @@ impl SessionState {
                 COOKIE => CookieState::build(&decode(&payload, cx)?, cx).map(Self::Cookie),
                 HEADER => {
                     let HeaderBasedSessionState { name } = decode(&payload, cx)?;
-                    let parsed = HeaderName::from_bytes(name.as_bytes());
-                    let parsed = parsed.ok().filter(|name| *name != header::HOST);
-                    parsed.map(Self::Header).ok_or_else(|| {
-                        cx.at("name", |cx| cx.reject(format!("'{name}' cannot carry a session")))
+                    header_name(&name, cx).map(Self::Header)
+                }
+                ENVELOPE => {
+                    let EnvelopeSessionState { header } = decode(&payload, cx)?;
+                    cx.at("header", |cx| match header {
+                        Some(header) => header_name(&header.name, cx).map(Self::Envelope),
+                        None => Err(cx.reject("value is required")),
                     })
                 }
                 _ => Err(cx.reject(format!("Didn't find a registered implementation for type: '{message}'"))),
@@ -74,8 +81,8 @@ impl SessionState {
         })
     }
 
-    /// What `request` says; `None` if it can have no session.
-    pub(super) fn read(&self, request: &RequestHead, now: SystemTime) -> Option<Carried> {
+    /// What `request` says; `None` if it can have no session. An envelope is taken off.
+    pub(super) fn read(&self, request: &mut RequestHead, now: SystemTime) -> Option<Carried> {
         match self {
             Self::Cookie(state) => state.read(request, now),
             Self::Header(name) => {
@@ -86,24 +93,47 @@ impl SessionState {
                     None => Carried::Nothing,
                 })
             }
+            Self::Envelope(name) => {
+                let opened = request.headers.get(name).and_then(envelope::open);
+                let Some((content, host)) = opened else { return Some(Carried::Nothing) };
+                request.headers.insert(name, content);
+                Some(host.map_or(Carried::Nothing, |host| Carried::Host(address(&host))))
+            }
         }
     }
 
-    /// Tells the client that the session is at `host`.
-    pub(super) fn write(&self, host: &Address, headers: &mut HeaderMap) {
+    /// Tells the client that the session is at `host`, unless it `is_known` to be; whether it learns of another host than before.
+    pub(super) fn write(&self, host: &Address, is_known: bool, headers: &mut HeaderMap) -> bool {
         match self {
+            Self::Cookie(_) | Self::Header(_) if is_known => false,
             Self::Cookie(state) => {
                 if let Some(value) = state.header(host, SystemTime::now()) {
                     headers.append(header::SET_COOKIE, value);
                 }
+                true
             }
             Self::Header(name) => {
                 if let Ok(value) = HeaderValue::try_from(STANDARD.encode(host.to_string())) {
                     headers.insert(name, value);
                 }
+                true
+            }
+            // The host says whether there is a session.
+            Self::Envelope(name) => {
+                let mut values = headers.get_all(name).iter();
+                let (Some(content), None) = (values.next(), values.next()) else { return false };
+                let Some(value) = envelope::seal(host, content) else { return false };
+                headers.insert(name, value);
+                !is_known
             }
         }
     }
+}
+
+/// The name of a header that carries sessions.
+fn header_name(name: &str, cx: &mut BuildCx<'_>) -> Result<HeaderName, Rejected> {
+    let parsed = HeaderName::from_bytes(name.as_bytes()).ok().filter(|name| *name != header::HOST);
+    parsed.ok_or_else(|| cx.at("name", |cx| cx.reject(format!("'{name}' cannot carry a session"))))
 }
 
 impl CookieState {
@@ -157,8 +187,10 @@ fn carried(value: &[u8], now: SystemTime) -> Option<Carried> {
     counts.then(|| Carried::Host(address(text.as_bytes())))
 }
 
+/// The address that is written like this; otherwise written it is none, as in Envoy, which compares texts.
 fn address(text: &[u8]) -> Option<Address> {
-    Address::parse(std::str::from_utf8(text).ok()?)
+    let text = std::str::from_utf8(text).ok()?;
+    Address::parse(text).filter(|address| address.to_string() == text)
 }
 
 #[cfg(test)]
@@ -200,6 +232,18 @@ mod tests {
         assert_eq!(carried_in(&encoded(b"\x10\x01"), 0), None);
         let no_time = [b"\n\x0b127.0.0.1:1\x10", &[255; 9][..], b"\x01"].concat();
         assert_eq!(carried_in(&encoded(&no_time), 0), None);
+    }
+
+    #[test]
+    fn addresses_are_written_in_one_way() {
+        let of =
+            |text: &str| carried_in(&STANDARD.encode([&[10, text.len() as u8], text.as_bytes()].concat()), 0);
+        for text in ["127.0.0.1:80", "[::1]:80"] {
+            assert_eq!(of(text), host(text));
+        }
+        for text in ["127.0.0.1:080", "127.0.0.1:+80", "127.0.0.01:80", "[0::1]:80", " 127.0.0.1:80"] {
+            assert_eq!(of(text), Some(Carried::Host(None)), "{text}");
+        }
     }
 
     #[test]
