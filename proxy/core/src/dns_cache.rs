@@ -26,6 +26,21 @@ use crate::stream_info::StreamInfo;
 /// Why hosts with clusters of their own are refused, in a cluster and a filter.
 pub const NO_SUB_CLUSTERS: &str = "all hosts are of one cluster: only dns_cache_config is available";
 
+/// Why `save_upstream_address` of filters has no effect.
+pub const NOT_SAVED: &str = "only matchers on the upstream's address read it, which are refused";
+
+/// Why a request or connection goes nowhere (`%RESPONSE_CODE_DETAILS%`): there are as many hosts as there may be.
+pub const OVERFLOW: &str = "dns_cache_overflow";
+/// The same: as many wait as may.
+pub const PENDING_OVERFLOW: &str = "dns_cache_pending_requests_overflow";
+/// The same: it names no host.
+pub const EMPTY_HOST: &str = "empty_host_header";
+
+/// The same: this is why the name has no addresses.
+pub fn failure(reason: &str) -> String {
+    format!("dns_resolution_failure{{{reason}}}")
+}
+
 /// Filter state that names the host to go to, in place of the request or the TLS client.
 pub const DYNAMIC_HOST: &str = "envoy.upstream.dynamic_host";
 /// Filter state that says the port of hosts that name none.

@@ -13,7 +13,7 @@ use futures_util::future::Either;
 use proxy_core::address::Address;
 use proxy_core::config::{BuildCx, Rejected};
 use proxy_core::dns_cache::{
-    DnsCache, DnsHost, Follower, HostKey, LookUp, NO_SUB_CLUSTERS, Wanted, host_of_state, port_of_state,
+    self, DnsCache, DnsHost, Follower, HostKey, LookUp, NO_SUB_CLUSTERS, Wanted, host_of_state, port_of_state,
 };
 use proxy_core::head::RequestHead;
 use proxy_core::metadata::Metadata;
@@ -227,9 +227,9 @@ impl WorkerCluster {
         let Discovery::Dynamic(hosts) = &self.cluster.discovery else { return None };
         let sought = match hosts.seek(&self.cluster, info, request) {
             Sought::Known(found) => return Some(Finding::Known(found)),
-            Sought::Nameless => Err("empty_host_header"),
-            Sought::Unknown(LookUp::Full) => Err("dns_cache_overflow"),
-            Sought::Unknown(LookUp::Busy) => Err("dns_cache_pending_requests_overflow"),
+            Sought::Nameless => Err(dns_cache::EMPTY_HOST),
+            Sought::Unknown(LookUp::Full) => Err(dns_cache::OVERFLOW),
+            Sought::Unknown(LookUp::Busy) => Err(dns_cache::PENDING_OVERFLOW),
             Sought::Unknown(LookUp::Known(answer)) => Ok(Either::Left(ready(answer))),
             Sought::Unknown(LookUp::Wait(waiting)) => Ok(Either::Right(waiting)),
         };
@@ -239,7 +239,7 @@ impl WorkerCluster {
         Some(Finding::Waits(async move {
             match sought?.await {
                 Ok(_) => Ok(()),
-                Err(reason) => Err(Details::from(format!("dns_resolution_failure{{{reason}}}"))),
+                Err(reason) => Err(Details::from(dns_cache::failure(&reason))),
             }
         }))
     }

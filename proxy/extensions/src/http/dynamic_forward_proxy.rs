@@ -9,7 +9,7 @@ use http::StatusCode;
 use proxy_core::config::FieldUse::{Ignored, Rejected as Refused, Used};
 use proxy_core::config::{BuildCx, MessageFields, Rejected};
 use proxy_core::dns_cache::{
-    Answer, DnsCache, LookUp, NO_SUB_CLUSTERS, Wanted, host_of_state, port_of_state,
+    self, Answer, DnsCache, LookUp, NO_SUB_CLUSTERS, Wanted, host_of_state, port_of_state,
 };
 use proxy_core::extension::http_filter::{
     HeadersStep, HttpFilter, HttpFilterExtension, Phases, StreamCx, Verdict,
@@ -35,10 +35,7 @@ pub const FIELDS: &[MessageFields] = &[
         &[
             ("dns_cache_config", Used),
             ("sub_cluster_config", Refused(NO_SUB_CLUSTERS)),
-            (
-                "save_upstream_address",
-                Ignored("only matchers on the upstream's address read it, which are refused"),
-            ),
+            ("save_upstream_address", Ignored(dns_cache::NOT_SAVED)),
             ("allow_dynamic_host_from_filter_state", Used),
         ],
     ),
@@ -164,7 +161,7 @@ impl HttpFilter for Filter {
             Some(LookUp::Wait(waiting)) => {
                 HeadersStep::Wait(Box::pin(async move { verdict(&waiting.await) }))
             }
-            Some(LookUp::Full) => HeadersStep::Reply(unavailable("DNS cache overflow", "dns_cache_overflow")),
+            Some(LookUp::Full) => HeadersStep::Reply(unavailable("DNS cache overflow", dns_cache::OVERFLOW)),
             Some(LookUp::Busy) => HeadersStep::Reply(unavailable(
                 "Dynamic forward proxy pending request overflow",
                 "dynamic_forward_proxy_pending_request_overflow",
@@ -172,7 +169,7 @@ impl HttpFilter for Filter {
             None => HeadersStep::Reply(Box::new(LocalReply::new(
                 StatusCode::BAD_REQUEST,
                 "Empty host header",
-                "empty_host_header",
+                dns_cache::EMPTY_HOST,
             ))),
         }
     }
@@ -187,7 +184,7 @@ fn verdict(answer: &Answer) -> Verdict {
 
 /// The answer where a name has no addresses.
 fn unresolved(reason: &str) -> Box<LocalReply> {
-    let reply = unavailable("DNS resolution failure", format!("dns_resolution_failure{{{reason}}}"));
+    let reply = unavailable("DNS resolution failure", dns_cache::failure(reason));
     Box::new(reply.with_flag(ResponseFlag::DnsResolutionFailed))
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use proxy_core::config::FieldUse::{Ignored, Used};
 use proxy_core::config::{BuildCx, MessageFields, Rejected};
 use proxy_core::dns_cache::{
-    DYNAMIC_PORT, DnsCache, LookUp, StatePort, Wanted, host_of_state, port_of_state,
+    self, DYNAMIC_PORT, DnsCache, LookUp, StatePort, Wanted, host_of_state, port_of_state,
 };
 use proxy_core::extension::network_filter::{
     ConnectionStep, ConnectionVerdict, NetworkFilter, NetworkFilterConfig, NetworkFilterFactory,
@@ -27,10 +27,7 @@ pub const FIELDS: &[MessageFields] = &[(
     &[
         ("dns_cache_config", Used),
         ("port_value", Used),
-        (
-            "save_upstream_address",
-            Ignored("only matchers on the upstream's address read it, which are refused"),
-        ),
+        ("save_upstream_address", Ignored(dns_cache::NOT_SAVED)),
     ],
 )];
 
@@ -91,8 +88,8 @@ impl NetworkFilter for Filter {
                 let _ = waiting.await;
                 ConnectionVerdict::Continue
             })),
-            Some(LookUp::Full) => ConnectionStep::Close("dns_cache_overflow".into()),
-            Some(LookUp::Busy) => ConnectionStep::Close("dns_cache_pending_requests_overflow".into()),
+            Some(LookUp::Full) => ConnectionStep::Close(dns_cache::OVERFLOW.into()),
+            Some(LookUp::Busy) => ConnectionStep::Close(dns_cache::PENDING_OVERFLOW.into()),
         }
     }
 }
