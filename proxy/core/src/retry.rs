@@ -233,6 +233,8 @@ pub struct RetryPolicy {
     headers: Box<[HeaderMatcher]>,
     /// Only requests that match one of them are sent again, if there are any.
     pub request_headers: Box<[HeaderMatcher]>,
+    /// Whether the cluster is chosen anew for each try, where the route leaves a choice.
+    pub refreshes_cluster: bool,
 }
 
 impl PartialEq for RetryPolicy {
@@ -260,14 +262,11 @@ impl RetryPolicy {
             retriable_request_headers,
             refresh_cluster_on_retry,
         } = proto;
-        let unsupported = [
-            cx.reject_if(
-                !retry_options_predicates.is_empty(),
-                "retry_options_predicates",
-                fields::NO_OPTIONS,
-            ),
-            cx.reject_if(*refresh_cluster_on_retry, "refresh_cluster_on_retry", fields::NO_REFRESH),
-        ];
+        let no_options = cx.reject_if(
+            !retry_options_predicates.is_empty(),
+            "retry_options_predicates",
+            fields::NO_OPTIONS,
+        );
         let hosts = cx.each("retry_host_predicate", retry_host_predicate, HostPredicate::build);
         let priorities = match retry_priority {
             None => Ok(None),
@@ -288,9 +287,7 @@ impl RetryPolicy {
             HeaderMatcher::build_all("retriable_request_headers", retriable_request_headers, cx);
         let per_try = limit("per_try_timeout", per_try_timeout.as_ref(), cx);
         let per_try_idle = limit("per_try_idle_timeout", per_try_idle_timeout.as_ref(), cx);
-        for result in unsupported {
-            result?;
-        }
+        no_options?;
         Ok(Self {
             on: RetryOn::http(retry_on).or(RetryOn::grpc(retry_on)),
             retries: num_retries.unwrap_or(1),
@@ -307,6 +304,7 @@ impl RetryPolicy {
             status_codes: retriable_status_codes.as_slice().into(),
             headers: headers?,
             request_headers: request_headers?,
+            refreshes_cluster: *refresh_cluster_on_retry,
         })
     }
 }

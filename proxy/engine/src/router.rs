@@ -16,6 +16,7 @@ pub mod forward;
 pub mod internal_redirect;
 mod matched_routes;
 pub mod path;
+mod priority_groups;
 pub mod redirect;
 mod retries;
 pub mod rewrite;

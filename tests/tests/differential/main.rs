@@ -54,6 +54,7 @@ mod rbac_matcher;
 mod redirects;
 mod replies;
 mod reported;
+mod retried_clusters;
 mod retries;
 mod route_trees;
 mod routing;
@@ -192,6 +193,11 @@ async fn time_limits() {
 #[tokio::test]
 async fn responses_that_wait_for_the_window() {
     differential(flushing::setup(), flushing::cases()).await;
+}
+
+#[tokio::test]
+async fn clusters_of_requests_sent_again() {
+    differential(retried_clusters::setup(), retried_clusters::cases()).await;
 }
 
 #[tokio::test]

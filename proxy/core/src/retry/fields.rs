@@ -4,7 +4,6 @@ use crate::config::FieldUse::{Rejected, Used};
 use crate::config::MessageFields;
 
 pub(super) const NO_OPTIONS: &str = "there is no extension of this kind";
-pub(super) const NO_REFRESH: &str = "a retry stays with the cluster of the request";
 
 pub(super) const ANY_HOST: &str = "a call is made again to whichever host is picked";
 
@@ -26,7 +25,7 @@ pub const FIELDS: &[MessageFields] = &[
             ("rate_limited_retry_back_off", Used),
             ("retriable_headers", Used),
             ("retriable_request_headers", Used),
-            ("refresh_cluster_on_retry", Rejected(NO_REFRESH)),
+            ("refresh_cluster_on_retry", Used),
         ],
     ),
     (

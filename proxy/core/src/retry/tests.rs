@@ -224,7 +224,6 @@ fn what_makes_no_sense_is_refused_where_it_stands() {
             predicate(None),
             predicate(Some(Any { type_url: "type.googleapis.com/a.b.C".to_owned(), value: vec![] })),
         ],
-        refresh_cluster_on_retry: true,
         ..Default::default()
     });
     let mut paths = refused.expect_err("refused");
@@ -234,7 +233,6 @@ fn what_makes_no_sense_is_refused_where_it_stands() {
         [
             "per_try_idle_timeout",
             "per_try_timeout",
-            "refresh_cluster_on_retry",
             "retry_back_off.max_interval",
             "retry_host_predicate[0]",
             "retry_host_predicate[1]",

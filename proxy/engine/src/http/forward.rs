@@ -206,7 +206,7 @@ impl Stream<'_> {
             return Err(StreamEnd::Reply(Box::new(overloaded())));
         }
         let priority = self.prepare(&cluster);
-        let hash = self.hash(&cluster.cluster);
+        let mut hash = self.hash(&cluster.cluster);
         let mut sends = 1;
         let mut sending = Sending::First;
         loop {
@@ -243,7 +243,11 @@ impl Stream<'_> {
             if let Some((pause, timed_out)) = again {
                 self.pause(down, timer, pause).await?;
                 if !self.is_recalled() {
-                    cluster = self.prepare_again(cluster, timed_out)?;
+                    let next = self.prepare_again(cluster.clone(), timed_out)?;
+                    if !Rc::ptr_eq(&next, &cluster) {
+                        hash = self.hash(&next.cluster);
+                        cluster = next;
+                    }
                     sending = Sending::Retried;
                 }
             }
@@ -405,11 +409,11 @@ impl Stream<'_> {
         }
         let clusters = &self.cx.shared.clusters;
         let Some(route) = self.route() else { return Err(refuse(StatusCode::NOT_FOUND, "route_not_found")) };
-        let found = match (&self.cluster, route.cluster(&self.request)) {
+        let found = match (&self.cluster, route.cluster(&self.request, &self.info)) {
             (Some(retired), _) => clusters.get(&retired.cluster.name),
             (None, ClusterChoice::Named(name)) => clusters.get(name),
             // The header counted when the route was matched.
-            (None, ClusterChoice::FromHeader(_) | ClusterChoice::None) => None,
+            (None, ClusterChoice::FromRequest(_) | ClusterChoice::None) => None,
         };
         if let Some(cluster) = found {
             self.set_cluster(Some(cluster.clone()));
@@ -448,7 +452,7 @@ impl Stream<'_> {
             true => ExpectedTimeout::Respected,
             false => ExpectedTimeout::Overwritten,
         };
-        let is_routed = self.is_routed();
+        let (is_routed, random) = (self.is_routed(), self.random);
         let Self { table, matched, request, info, deadlines, .. } = self;
         let Some(route) = selected(table.as_ref(), *matched) else {
             return BreakerPriority::Default;
@@ -469,6 +473,9 @@ impl Stream<'_> {
             request.headers.insert(&*X_ENVOY_ATTEMPT_COUNT, HeaderValue::from_static("1"));
         }
         info.upstream.attempts = 1;
+        // (What the route changes of the request has no say in it.)
+        let chance = policy.filter(|policy| policy.refreshes_cluster);
+        let chance = chance.map(|_| route.chance(request, info, random));
         route.finalize_request(request, info, headers);
         self.server_name = cluster.cluster.http.names.as_ref().map(|names| names.of(request));
         let priority = match route.action() {
@@ -485,6 +492,9 @@ impl Stream<'_> {
         };
         if policy.is_some() || timeouts.is_asked || redirects {
             self.tries = Tries::new(request, policy, &timeouts, priority, (redirects, limit));
+            if let Some((tries, chance)) = self.tries.as_mut().zip(chance) {
+                tries.leave_to(chance);
+            }
         }
         // Retries are the router's business, not the upstream's.
         if timeouts.is_asked {

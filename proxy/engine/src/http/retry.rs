@@ -23,6 +23,7 @@ use proxy_core::headers::{
 use proxy_core::local_reply::LocalReply;
 use proxy_core::response_flag::ResponseFlag;
 use proxy_core::retry::{BackOff, Decision, ResponseRule, RetryOn, RetryPolicy};
+use proxy_core::runtime::Runtime;
 use proxy_core::stats::groups::RouteStats;
 use proxy_core::stream_error::UpstreamReset;
 use proxy_core::upstream::{Host, Load};
@@ -36,6 +37,8 @@ use super::stream::{Stream, StreamEnd, selected};
 use crate::codec::downstream::{Downstream, DownstreamError};
 use crate::local::clock;
 use crate::local::timers::Timer;
+use crate::router::RouteMatch;
+use crate::router::cluster::{Again, ClusterChoice, Tried};
 use crate::router::timeouts::Timeouts;
 use crate::upstream::circuit_breaker::BreakerPriority;
 use crate::upstream::pool::WorkerCluster;
@@ -59,6 +62,10 @@ pub(crate) struct Tries {
     tried_priorities: Vec<u32>,
     /// How the load was shared when priorities were avoided last.
     loads: Option<Vec<Load>>,
+    /// Weighted clusters it was sent to, if each try chooses one anew.
+    tried_clusters: Tried,
+    /// What decides between clusters of one group.
+    chance: u64,
     /// A redirect that the host may answer with is followed.
     redirects: bool,
     pub(super) kept: Kept,
@@ -152,6 +159,8 @@ impl Tries {
             tried: SmallVec::new(),
             tried_priorities: Vec::new(),
             loads: None,
+            tried_clusters: Tried::new(),
+            chance: 0,
             redirects,
             kept: Kept { limit, ..Kept::default() },
             timeouts: *timeouts,
@@ -226,6 +235,22 @@ impl Tries {
     /// Whether somebody else may want what the host gets.
     fn keeps(&self) -> bool {
         self.is_on() || self.redirects
+    }
+
+    /// Whether each try chooses the cluster anew.
+    fn refreshes_cluster(&self) -> bool {
+        self.policy.as_ref().is_some_and(|policy| policy.refreshes_cluster)
+    }
+
+    /// For all tries, `chance` decides between clusters of one group.
+    pub(super) fn leave_to(&mut self, chance: u64) {
+        self.chance = chance;
+    }
+
+    /// The hosts are others from now on: priorities have nothing in common with those before.
+    fn change_cluster(&mut self) {
+        self.tried_priorities.clear();
+        self.loads = None;
     }
 
     /// A host is tried, of this priority.
@@ -563,17 +588,56 @@ impl Stream<'_> {
         self.route_reply(LocalReply::new(StatusCode::INSUFFICIENT_STORAGE, body, details))
     }
 
-    /// Makes the request ready to be sent again, to a host of the cluster that has its name now.
+    /// The cluster for the next try: the one that has its name now, or another if each try chooses anew.
+    fn next_cluster(&mut self, latest: Rc<WorkerCluster>) -> Option<Rc<WorkerCluster>> {
+        let clusters = &self.cx.shared.clusters;
+        let Some(chosen) = self.choose_again() else {
+            return if latest.is_retired() { clusters.get(&latest.cluster.name) } else { Some(latest) };
+        };
+        self.matched = Some(chosen);
+        let next = match self.route()?.cluster(&self.request, &self.info) {
+            ClusterChoice::Named(name) => clusters.get(name),
+            ClusterChoice::FromRequest(name) => clusters.by_name(name),
+            ClusterChoice::None => None,
+        }?;
+        if !Rc::ptr_eq(&next, &latest) {
+            self.leave_cluster(&latest, &next);
+        }
+        Some(next)
+    }
+
+    /// Chooses the cluster anew, if the policy wants it and the route leaves a choice.
+    fn choose_again(&mut self) -> Option<RouteMatch> {
+        let Self { cx, table, matched, request, info, random, tries, .. } = self;
+        let tries = tries.as_deref_mut().filter(|tries| tries.refreshes_cluster())?;
+        let (attempt, chance) = (info.upstream.attempts, tries.chance);
+        let mut again = Again { tried: &mut tries.tried_clusters, attempt, chance };
+        let runtime: &Runtime = &cx.shared.env.runtime;
+        table.as_ref()?.choose_again((*matched)?, request, (&*info, runtime, *random), &mut again)
+    }
+
+    /// The next try is one of another cluster.
+    fn leave_cluster(&mut self, latest: &Rc<WorkerCluster>, next: &WorkerCluster) {
+        self.stay_aside_in(latest);
+        if let Some(tries) = &mut self.tries {
+            tries.change_cluster();
+        }
+        self.server_name = next.cluster.http.names.as_ref().map(|names| names.of(&self.request));
+        self.deadlines.set_upstream(None);
+    }
+
+    /// Makes the request ready to be sent again.
     pub(super) fn prepare_again(
         &mut self,
         cluster: Rc<WorkerCluster>,
         timed_out: bool,
     ) -> Result<Rc<WorkerCluster>, StreamEnd> {
-        let cluster = match cluster.is_retired() {
-            false => Some(cluster),
-            true => self.cx.shared.clusters.get(&cluster.cluster.name),
+        let Some(cluster) = self.next_cluster(cluster) else {
+            self.info.upstream.attempts += 1;
+            let end = self.no_host_left();
+            self.set_cluster(None);
+            return Err(end);
         };
-        let Some(cluster) = cluster else { return Err(self.no_host_left()) };
         self.set_cluster(Some(cluster.clone()));
         let headers = self.envoy_headers();
         let now = clock::now();

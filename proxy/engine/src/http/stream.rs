@@ -498,9 +498,9 @@ impl<'c> Stream<'c> {
             virtual_cluster.map(|cluster| (cluster.name.clone(), cluster.stats.clone())).unzip();
         self.virtual_cluster = stats;
         info.virtual_cluster = name.flatten();
-        let cluster = match route.cluster(request) {
+        let cluster = match route.cluster(request, info) {
             ClusterChoice::Named(name) => cx.shared.clusters.get(name),
-            ClusterChoice::FromHeader(name) => cx.shared.clusters.by_name(name),
+            ClusterChoice::FromRequest(name) => cx.shared.clusters.by_name(name),
             ClusterChoice::None => None,
         };
         self.set_cluster(cluster);

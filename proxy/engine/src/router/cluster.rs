@@ -27,10 +27,24 @@ use super::route_table::build_header_name;
 pub enum ClusterChoice<'r> {
     /// The route names it.
     Named(&'r Name),
-    /// A request header names it; whether there is such a cluster is for the caller to find out.
-    FromHeader(&'r str),
+    /// A header of the request names it, or metadata; whether there is such a cluster is for the caller to find out.
+    FromRequest(&'r str),
     /// There is none: the header is missing or empty, the plugin chose none, or the route does not forward.
     None,
+}
+
+/// Weighted clusters that a request was sent to, by number.
+pub(crate) type Tried = SmallVec<[u32; 4]>;
+
+/// What is known of a request that is to be sent again.
+#[derive(Debug)]
+pub(crate) struct Again<'t> {
+    /// Weighted clusters that it was sent to.
+    pub(crate) tried: &'t mut Tried,
+    /// How often it was sent.
+    pub(crate) attempt: u32,
+    /// What decides between clusters of one group.
+    pub(crate) chance: u64,
 }
 
 /// How a route chooses its cluster.
@@ -127,7 +141,7 @@ impl ClusterSpecifier {
         match self {
             Self::One(_) => 0,
             Self::Weighted(weighted) => weighted.pick(request, runtime, random),
-            Self::Plugin(plugin) => plugin.choose(request, info),
+            Self::Plugin(plugin) => plugin.choose(request, info, 0, plugin.chance(request, random)),
         }
     }
 
@@ -136,20 +150,55 @@ impl ClusterSpecifier {
         matches!(self, Self::Plugin(plugin) if plugin.is_unknown())
     }
 
-    /// Whether what a request hashes to decides which weighted cluster it gets.
+    /// Whether what a request hashes to decides which of several clusters it gets.
     pub(super) fn uses_hash(&self) -> bool {
         match self {
-            Self::One(_) | Self::Plugin(_) => false,
+            Self::One(_) => false,
             Self::Weighted(weighted) => weighted.uses_hash,
+            Self::Plugin(plugin) => plugin.uses_hash(),
+        }
+    }
+
+    /// What is picked when `request` is to be sent again, for which `picked` was picked so far, and before that those of `tried`; `None` if
+    /// there is no choice. `random` is that of the first pick, `chance` what [`Self::chance`] said then.
+    pub(super) fn pick_again(
+        &self,
+        again: &mut Again<'_>,
+        picked: u32,
+        request: &RequestHead,
+        (info, runtime, random): (&StreamInfo, &Runtime, u64),
+    ) -> Option<u32> {
+        match self {
+            Self::One(_) => None,
+            Self::Weighted(weighted) => {
+                if again.tried.is_empty() {
+                    again.tried.push(picked);
+                }
+                Some(weighted.pick_untried(again.tried, request, runtime, random))
+            }
+            Self::Plugin(plugin) => Some(plugin.choose(request, info, again.attempt, again.chance)),
+        }
+    }
+
+    /// The number that decides between clusters of one group for all tries of `request`; `random` if there are no groups.
+    pub(super) fn chance(&self, request: &RequestHead, random: u64) -> u64 {
+        match self {
+            Self::One(_) | Self::Weighted(_) => random,
+            Self::Plugin(plugin) => plugin.chance(request, random),
         }
     }
 
     /// The cluster of `request`, for which `picked` was picked, but for weighted ones.
-    pub(super) fn choice<'r>(&'r self, picked: u32, request: &'r RequestHead) -> ClusterChoice<'r> {
+    pub(super) fn choice<'r>(
+        &'r self,
+        picked: u32,
+        request: &'r RequestHead,
+        info: &'r StreamInfo,
+    ) -> ClusterChoice<'r> {
         match self {
             Self::One(target) => target.choice(request),
             Self::Weighted(_) => ClusterChoice::None,
-            Self::Plugin(plugin) => plugin.cluster(picked).map_or(ClusterChoice::None, ClusterChoice::Named),
+            Self::Plugin(plugin) => plugin.cluster(picked, info),
         }
     }
 
@@ -166,18 +215,18 @@ impl ClusterSpecifier {
         match self {
             Self::One(target) => target.name(),
             Self::Weighted(_) => None,
-            Self::Plugin(plugin) => plugin.cluster(picked),
+            Self::Plugin(plugin) => plugin.configured(picked),
         }
     }
 
-    /// Every cluster that the route names; not those that plugins choose from.
+    /// Every cluster that the route names; not those that trees lead to.
     pub(super) fn names(&self) -> Vec<&Name> {
         match self {
             Self::One(target) => target.name().into_iter().collect(),
             Self::Weighted(weighted) => {
                 weighted.clusters.iter().filter_map(|cluster| cluster.target.name()).collect()
             }
-            Self::Plugin(_) => Vec::new(),
+            Self::Plugin(plugin) => plugin.names().iter().collect(),
         }
     }
 }
@@ -195,7 +244,7 @@ impl ClusterTarget {
         match self {
             Self::Name(name) => ClusterChoice::Named(name),
             Self::Header(header) => {
-                header.first_in_request(request).map_or(ClusterChoice::None, ClusterChoice::FromHeader)
+                header.first_in_request(request).map_or(ClusterChoice::None, ClusterChoice::FromRequest)
             }
         }
     }
@@ -242,6 +291,29 @@ impl WeightedClusters {
         })
     }
 
+    /// Like [`Self::pick`], but leaves out those of `tried`, to which it adds what it picks. When all were tried, all may be again.
+    fn pick_untried(&self, tried: &mut Tried, request: &RequestHead, runtime: &Runtime, random: u64) -> u32 {
+        let random = self.random_header.as_ref().and_then(|name| number_of(request, name)).unwrap_or(random);
+        let weights: SmallVec<[u64; 8]> =
+            self.clusters.iter().map(|cluster| cluster.current_weight(runtime)).collect();
+        let mut left = weights.clone();
+        for (weight, number) in left.iter_mut().zip(0..) {
+            if tried.contains(&number) {
+                *weight = 0;
+            }
+        }
+        if left.iter().sum::<u64>() == 0 {
+            tried.clear();
+            left = weights;
+        }
+        let picked = match left.iter().sum::<u64>() {
+            0 => 0,
+            total => pick(left.iter().copied(), random % total),
+        };
+        tried.push(picked);
+        picked
+    }
+
     fn pick(&self, request: &RequestHead, runtime: &Runtime, random: u64) -> u32 {
         let random = self.random_header.as_ref().and_then(|name| number_of(request, name)).unwrap_or(random);
         if !self.has_runtime_keys {
@@ -257,7 +329,7 @@ impl WeightedClusters {
 }
 
 /// Index of the weight whose interval holds `at`.
-fn pick(weights: impl Iterator<Item = u64>, mut at: u64) -> u32 {
+pub(super) fn pick(weights: impl Iterator<Item = u64>, mut at: u64) -> u32 {
     let mut last = 0;
     for (index, weight) in (0u32..).zip(weights) {
         if at < weight {
@@ -270,7 +342,7 @@ fn pick(weights: impl Iterator<Item = u64>, mut at: u64) -> u32 {
 }
 
 /// The number in the only value of a header.
-fn number_of(request: &RequestHead, name: &HeaderName) -> Option<u64> {
+pub(super) fn number_of(request: &RequestHead, name: &HeaderName) -> Option<u64> {
     let mut values = request.headers.get_all(name).iter();
     let value = values.next()?;
     if values.next().is_some() {

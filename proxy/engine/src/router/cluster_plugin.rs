@@ -1,8 +1,9 @@
 //! Cluster specifier plugins: what chooses the cluster of a request where a route names none.
 //!
-//! A route configuration lists plugins that its routes name, or a route has one of its own. There is one kind, a matcher tree
-//! whose actions are clusters. It is asked when the route is matched; where it leads to nothing, the request has no cluster. Routes that
-//! name a plugin of an unknown type, if it is optional, are never taken.
+//! A route configuration lists plugins that its routes name, or a route has one of its own: a matcher tree whose actions are clusters, or
+//! groups of clusters (`priority_groups`). It is asked when the route is matched, and again when the request is sent again, if its retry policy
+//! says so. Where a tree leads to nothing, the request has no cluster. Routes that name a plugin of an unknown type, if it is optional, are
+//! never taken.
 //! Source: Envoy `envoy/extensions/router/cluster_specifiers/matcher/v3/matcher.proto`, `route.proto` (`ClusterSpecifierPlugin`).
 
 use std::cell::RefCell;
@@ -22,17 +23,31 @@ use xds_api::envoy::extensions::router::cluster_specifiers::matcher::v3::{
     ClusterAction, MatcherClusterSpecifier,
 };
 
+use super::cluster::ClusterChoice;
+use super::priority_groups::PriorityGroups;
+
 const MATCHER: &str = "envoy.extensions.router.cluster_specifiers.matcher.v3.MatcherClusterSpecifier";
+const GROUPS: &str =
+    "envoy.extensions.router.cluster_specifiers.priority_group.v3.PriorityGroupClusterSpecifier";
 const ACTION: &str = "envoy.extensions.router.cluster_specifiers.matcher.v3.ClusterAction";
 /// What a plugin chose when it chose nothing.
 const NOTHING: u32 = u32::MAX;
 
 /// Chooses clusters.
 #[derive(Debug, Default)]
-pub struct ClusterPlugin {
-    /// Leads to numbers of `clusters`; there is none if the plugin is not known here, and optional.
-    tree: Option<MatchTree<u32>>,
-    clusters: Box<[Name]>,
+pub struct ClusterPlugin(Kind);
+
+#[derive(Debug, Default)]
+enum Kind {
+    /// Not known here, and optional.
+    #[default]
+    Unknown,
+    /// Leads to numbers of `clusters`.
+    Tree {
+        tree: MatchTree<u32>,
+        clusters: Box<[Name]>,
+    },
+    Groups(PriorityGroups),
 }
 
 /// Plugins by name.
@@ -70,17 +85,18 @@ impl ClusterPlugin {
                 let (message, payload) = cx.unpack(any)?;
                 match message.as_str() {
                     MATCHER => Self::build_tree(&decode(&payload, cx)?, cx),
-                    _ if *is_optional => Ok(Self::default()),
+                    GROUPS => PriorityGroups::build(&decode(&payload, cx)?, cx).map(Kind::Groups),
+                    _ if *is_optional => Ok(Kind::Unknown),
                     _ => Err(cx.reject(format!(
                         "Didn't find a registered implementation for '{name}' with type URL: '{message}'"
                     ))),
                 }
             })
         })
-        .map(Arc::new)
+        .map(|kind| Arc::new(Self(kind)))
     }
 
-    fn build_tree(proto: &MatcherClusterSpecifier, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
+    fn build_tree(proto: &MatcherClusterSpecifier, cx: &mut BuildCx<'_>) -> Result<Kind, Rejected> {
         let clusters: RefCell<Vec<Name>> = RefCell::default();
         let action = |message: &str, payload: &[u8], cx: &mut BuildCx<'_>| {
             if message != ACTION {
@@ -101,22 +117,62 @@ impl ClusterPlugin {
             Some(matcher) => MatchTree::build(matcher, &purpose, cx),
             None => Err(cx.reject("value is required")),
         })?;
-        Ok(Self { tree: Some(tree), clusters: clusters.into_inner().into() })
+        Ok(Kind::Tree { tree, clusters: clusters.into_inner().into() })
     }
 
     /// Whether nothing is known of it but that it is optional.
     pub(super) fn is_unknown(&self) -> bool {
-        self.tree.is_none()
+        matches!(self.0, Kind::Unknown)
     }
 
-    /// Number of the cluster for `request`, to be asked for with [`Self::cluster`].
-    pub(super) fn choose(&self, request: &RequestHead, info: &StreamInfo) -> u32 {
-        let facts = Facts::of_request(info, request, None);
-        self.tree.as_ref().and_then(|tree| tree.find(&facts)).copied().unwrap_or(NOTHING)
+    /// Number of the cluster for a try of `request` (0 for the first), to be asked for with [`Self::cluster`].
+    pub(super) fn choose(&self, request: &RequestHead, info: &StreamInfo, attempt: u32, chance: u64) -> u32 {
+        match &self.0 {
+            Kind::Unknown => NOTHING,
+            Kind::Tree { tree, .. } => {
+                tree.find(&Facts::of_request(info, request, None)).copied().unwrap_or(NOTHING)
+            }
+            Kind::Groups(groups) => groups.choose(info, attempt, chance),
+        }
+    }
+
+    /// The number that decides between clusters of one group for all tries of `request`.
+    pub(super) fn chance(&self, request: &RequestHead, random: u64) -> u64 {
+        match &self.0 {
+            Kind::Unknown | Kind::Tree { .. } => random,
+            Kind::Groups(groups) => groups.chance(request, random),
+        }
+    }
+
+    /// Whether what a request hashes to is that number.
+    pub(super) fn uses_hash(&self) -> bool {
+        matches!(&self.0, Kind::Groups(groups) if groups.uses_hash)
     }
 
     /// The cluster with that number.
-    pub(super) fn cluster(&self, number: u32) -> Option<&Name> {
-        self.clusters.get(usize::try_from(number).ok()?)
+    pub(super) fn cluster<'r>(&'r self, number: u32, info: &'r StreamInfo) -> ClusterChoice<'r> {
+        match &self.0 {
+            Kind::Groups(groups) => groups.cluster(number, info),
+            Kind::Unknown | Kind::Tree { .. } => {
+                self.configured(number).map_or(ClusterChoice::None, ClusterChoice::Named)
+            }
+        }
+    }
+
+    /// The same, if it is one that is configured.
+    pub(super) fn configured(&self, number: u32) -> Option<&Name> {
+        match &self.0 {
+            Kind::Unknown => None,
+            Kind::Tree { clusters, .. } => clusters.get(usize::try_from(number).ok()?),
+            Kind::Groups(groups) => groups.configured(number),
+        }
+    }
+
+    /// The clusters that it names but for those that a tree leads to: whether those exist is not looked at.
+    pub(super) fn names(&self) -> &[Name] {
+        match &self.0 {
+            Kind::Unknown | Kind::Tree { .. } => &[],
+            Kind::Groups(groups) => groups.names(),
+        }
     }
 }

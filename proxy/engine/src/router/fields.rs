@@ -20,6 +20,23 @@ pub const FIELDS: &[MessageFields] = &[
         &[("cluster_matcher", Used)],
     ),
     ("envoy.extensions.router.cluster_specifiers.matcher.v3.ClusterAction", &[("cluster", Used)]),
+    (
+        "envoy.extensions.router.cluster_specifiers.priority_group.v3.PriorityGroupClusterSpecifier",
+        &[
+            ("priority_groups", Used),
+            ("override_metadata_namespace", Used),
+            ("header_name", Used),
+            ("use_hash_policy", Used),
+        ],
+    ),
+    (
+        "envoy.extensions.router.cluster_specifiers.priority_group.v3.PriorityGroup",
+        &[("name", Used), ("clusters", Used)],
+    ),
+    (
+        "envoy.extensions.router.cluster_specifiers.priority_group.v3.ClusterWeight",
+        &[("cluster_name", Used), ("weight", Used)],
+    ),
     ROUTE_MATCH,
     ROUTE_ACTION,
     ("envoy.config.route.v3.Decorator", &[("operation", Used), ("propagate", Used)]),

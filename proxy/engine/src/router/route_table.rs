@@ -17,7 +17,7 @@ use proxy_core::stream_info::StreamInfo;
 use proxy_core::upstream::Labels;
 use xds_api::envoy::config::route::v3 as proto;
 
-use super::cluster::{ClusterChoice, ClusterWeight};
+use super::cluster::{Again, ClusterChoice, ClusterWeight};
 use super::cluster_plugin::ClusterPlugin;
 use super::domains::{Domains, without_port};
 use super::filter_config::{FilterConfig, FilterConfigs};
@@ -229,6 +229,20 @@ impl RouteTable {
         Some(RouteMatch { route, choice })
     }
 
+    /// Chooses the cluster anew for `request`, which is to be sent again and `matched`; `None` if the route leaves no choice. `random` is what
+    /// [`route`](Self::route) was given.
+    pub(crate) fn choose_again(
+        &self,
+        matched: RouteMatch,
+        request: &RequestHead,
+        wants: (&StreamInfo, &Runtime, u64),
+        again: &mut Again<'_>,
+    ) -> Option<RouteMatch> {
+        let Action::Forward(forward) = &self.routes.get(matched.route as usize)?.action else { return None };
+        let choice = forward.pick_cluster_again(again, matched.choice, request, wants)?;
+        Some(RouteMatch { choice, ..matched })
+    }
+
     /// The virtual host that `request` names, whether one of its routes takes it or not.
     pub fn virtual_host(&self, request: &RequestHead) -> Option<&VirtualHost> {
         self.virtual_hosts.get(self.find_virtual_host(request)?)
@@ -287,7 +301,7 @@ impl RouteTable {
     }
 
     /// Every cluster that a route names, for `validate_clusters` (Envoy: `route: unknown cluster 'NAME'`). Like Envoy's, it does
-    /// not look at routes that trees lead to, nor at what plugins choose from.
+    /// not look at routes that trees lead to, nor at what those of plugins lead to.
     pub fn clusters(&self) -> impl Iterator<Item = &Name> {
         let is_listed = |route: &&RouteEntry| {
             self.virtual_hosts.get(route.virtual_host).is_some_and(|host| !host.routes.are_matched())
@@ -336,16 +350,24 @@ impl<'t> SelectedRoute<'t> {
     }
 
     /// The cluster to forward `request` to; [`ClusterChoice::None`] for routes that do not forward.
-    pub fn cluster<'r>(&self, request: &'r RequestHead) -> ClusterChoice<'r>
+    pub fn cluster<'r>(&self, request: &'r RequestHead, info: &'r StreamInfo) -> ClusterChoice<'r>
     where
         't: 'r,
     {
         match (&self.entry.action, self.weight) {
             (Action::Forward(_), Some(weight)) => weight.target.choice(request),
-            (Action::Forward(forward), None) => forward.cluster.choice(self.choice, request),
+            (Action::Forward(forward), None) => forward.cluster.choice(self.choice, request, info),
             (Action::Redirect(_) | Action::DirectResponse(_) | Action::NonForwarding, _) => {
                 ClusterChoice::None
             }
+        }
+    }
+
+    /// The number that decides for all tries of `request` which cluster of a group it gets; `random` was that of the first choice.
+    pub(crate) fn chance(&self, request: &RequestHead, info: &StreamInfo, random: u64) -> u64 {
+        match &self.entry.action {
+            Action::Forward(forward) => forward.chance(request, info, random),
+            Action::Redirect(_) | Action::DirectResponse(_) | Action::NonForwarding => random,
         }
     }
 

@@ -29,15 +29,16 @@ use xds_api::envoy::r#type::matcher::v3::{
 };
 
 use super::*;
+use crate::router::cluster::Tried;
 use crate::router::tests::{
     build_table, build_with, forward, get, host, info, one_host, prefix, regex_rewrite, route, selected,
     table, to_cluster, with,
 };
 
 fn cluster_of(table: &RouteTable, request: &RequestHead) -> Option<String> {
-    selected(table, request, 0, |route| match route.cluster(request) {
+    selected(table, request, 0, |route| match route.cluster(request, &info()) {
         ClusterChoice::Named(name) => Some(name.as_str().to_owned()),
-        ClusterChoice::FromHeader(name) => Some(format!("header:{name}")),
+        ClusterChoice::FromRequest(name) => Some(format!("header:{name}")),
         ClusterChoice::None => None,
     })?
 }
@@ -238,7 +239,7 @@ fn weighted_clusters_follow_the_number() {
     proto.random_value_specifier = Some(RandomValueSpecifier::HeaderName("x-r".to_owned()));
     let table = build_table(&weighted_route(proto)).unwrap();
     let of = |request: &RequestHead, random| {
-        selected(&table, request, random, |route| route.cluster(request).named().to_owned()).unwrap()
+        selected(&table, request, random, |route| route.cluster(request, &info()).named().to_owned()).unwrap()
     };
     for (random, cluster) in [(0, "a"), (2, "a"), (3, "b"), (9, "b"), (10, "a"), (13, "b"), (u64::MAX, "b")] {
         assert_eq!(of(&get("h", "/"), random), cluster, "{random}");
@@ -260,6 +261,27 @@ fn weighted_clusters_follow_the_number() {
 }
 
 #[test]
+fn a_request_that_is_sent_again_gets_a_weighted_cluster_that_was_not_tried() {
+    let proto = weighted(vec![weight("a", 1), weight("b", 1), weight("c", 0)]);
+    let table = build_table(&weighted_route(proto)).unwrap();
+    let (request, known, runtime) = (get("h", "/"), info(), Runtime::default());
+    let mut matched = table.route(&request, &known, &runtime, 0).unwrap();
+    let mut tried = Tried::new();
+    let mut clusters = Vec::new();
+    for attempt in 1..=4 {
+        let selected = table.selected(matched).unwrap();
+        clusters.push(selected.cluster(&request, &known).named().to_owned());
+        let mut again = Again { tried: &mut tried, attempt, chance: 0 };
+        matched = table.choose_again(matched, &request, (&known, &runtime, 0), &mut again).unwrap();
+    }
+    assert_eq!(clusters, ["a", "b", "a", "b"]);
+    let table = build_table(&one_host(vec![to_cluster(prefix("/"), "only")])).unwrap();
+    let matched = table.route(&request, &known, &runtime, 0).unwrap();
+    let mut again = Again { tried: &mut tried, attempt: 1, chance: 0 };
+    assert_eq!(table.choose_again(matched, &request, (&known, &runtime, 0), &mut again), None);
+}
+
+#[test]
 fn runtime_keys_change_weights() {
     let mut proto = weighted(vec![weight("a", 1), weight("b", 0)]);
     proto.runtime_key_prefix = "w".to_owned();
@@ -269,7 +291,7 @@ fn runtime_keys_change_weights() {
     let request = get("h", "/");
     for (runtime, cluster) in [(&Runtime::default(), "a"), (&changed, "b")] {
         let matched = table.route(&request, &info(), runtime, 3).unwrap();
-        assert_eq!(table.selected(matched).unwrap().cluster(&request).named(), cluster);
+        assert_eq!(table.selected(matched).unwrap().cluster(&request, &info()).named(), cluster);
     }
 }
 
@@ -277,7 +299,7 @@ impl ClusterChoice<'_> {
     fn named(&self) -> &str {
         match self {
             Self::Named(name) => name.as_str(),
-            Self::FromHeader(name) => name,
+            Self::FromRequest(name) => name,
             Self::None => "",
         }
     }
@@ -587,7 +609,7 @@ fn other_conditions_count_too() {
     let mut proto = one_host(vec![to_cluster(prefix("/"), "special"), to_cluster(prefix("/"), "other")]);
     let cluster = |proto: &proto::RouteConfiguration, request: &RequestHead, random| {
         let table = build_table(proto).unwrap();
-        selected(&table, request, random, |route| route.cluster(request).named().to_owned()).unwrap()
+        selected(&table, request, random, |route| route.cluster(request, &info()).named().to_owned()).unwrap()
     };
     proto.virtual_hosts[0].routes[0].r#match.as_mut().unwrap().grpc = Some(Default::default());
     for (content_type, expected) in [
@@ -795,7 +817,8 @@ fn large_tables_are_searched_by_index() {
         let each = start.elapsed() / 1000;
         eprintln!("{name}: {each:?} each");
         let found = matched.and_then(|matched| table.selected(matched));
-        let cluster = found.map(|route| route.cluster(&request).named().to_owned()).unwrap_or_default();
+        let cluster =
+            found.map(|route| route.cluster(&request, &info).named().to_owned()).unwrap_or_default();
         assert_eq!(cluster, expected, "{name}");
     }
 }
