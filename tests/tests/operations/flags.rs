@@ -51,7 +51,7 @@ fn init_only_builds_and_binds_and_exits() -> Result<()> {
     let listener = echo().replace("port_value: 0", &format!("port_value: {}", held.local_addr()?.port()));
     for (mode, expected) in [("init_only", 1), ("validate", 0)] {
         let words = ["--mode", mode, "--disable-hot-restart"];
-        let (code, text) = run(&bootstrap(&[listener.clone()], &[], ""), folder.path(), &words)?;
+        let (code, text) = run(&bootstrap(std::slice::from_ref(&listener), &[], ""), folder.path(), &words)?;
         ensure!(code == Some(expected), "{mode}: {code:?}: {text}");
     }
     Ok(())
