@@ -6,7 +6,7 @@
 
 pub mod h2;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::http1::{Body, Fields, Framing, Head, head_length, take_body};
@@ -38,10 +38,41 @@ pub enum Step {
     Close,
     /// Ends the connection with RST.
     Reset,
+    /// Waits until it is open.
+    Wait(Gate),
     /// Never does anything again, but holds the connection until the peer closes it.
     Stall,
     /// Sends back whatever comes until the peer half-closes, then closes.
     Echo,
+}
+
+/// What replies wait at until it is opened.
+#[derive(Debug, Clone, Default)]
+pub struct Gate(Arc<watch::Sender<Waiting>>);
+
+#[derive(Debug, Default)]
+struct Waiting {
+    is_open: bool,
+    /// How many have come.
+    count: usize,
+}
+
+impl Gate {
+    /// Lets those pass that wait, and those that come.
+    pub fn open(&self) {
+        self.0.send_modify(|waiting| waiting.is_open = true);
+    }
+
+    /// Ready when so many have come.
+    pub async fn reached_by(&self, count: usize) {
+        // (The other end is here.)
+        let _ = self.0.subscribe().wait_for(|waiting| waiting.count >= count).await;
+    }
+
+    async fn pass(&self) {
+        self.0.send_modify(|waiting| waiting.count += 1);
+        let _ = self.0.subscribe().wait_for(|waiting| waiting.is_open).await;
+    }
 }
 
 /// What to do with one request.
@@ -72,6 +103,11 @@ impl Reply {
         Self::steps([Step::Send(bytes.as_ref().to_vec()), Step::Close])
     }
 
+    /// Reads the whole request, then sends these bytes when the gate is open.
+    pub fn behind(gate: &Gate, bytes: impl AsRef<[u8]>) -> Self {
+        Self::steps([Step::Wait(gate.clone()), Step::Send(bytes.as_ref().to_vec())])
+    }
+
     /// What an autonomous upstream answers: 200 with a small body.
     pub fn ok() -> Self {
         Self::raw("HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 5\r\n\r\nhello")
@@ -99,6 +135,8 @@ struct State {
     script: VecDeque<Reply>,
     /// Set in an autonomous upstream, which records nothing.
     autonomous: Option<Reply>,
+    /// What requests for these paths are answered with, none of which is recorded.
+    by_path: HashMap<String, Reply>,
     received: Vec<Received>,
     malformed: Vec<String>,
     opened: usize,
@@ -221,6 +259,11 @@ impl Upstream {
         self.shared.lock().autonomous = Some(reply);
     }
 
+    /// The same for requests for this path.
+    pub fn answer_at(&self, path: &str, reply: Reply) {
+        self.shared.lock().by_path.insert(path.to_owned(), reply);
+    }
+
     /// What was received since the last [`Upstream::forget`].
     pub fn received(&self) -> Vec<Received> {
         self.shared.lock().received.clone()
@@ -309,7 +352,8 @@ struct Connection {
 /// Notes a request; its place in the records, and the reply to it.
 fn record(shared: &Shared, head: Head, raw_head: Vec<u8>, connection: usize) -> (usize, Reply) {
     let mut state = shared.lock();
-    if let Some(reply) = &state.autonomous {
+    let at_path = head.line.split(' ').nth(1).and_then(|path| state.by_path.get(path));
+    if let Some(reply) = at_path.or(state.autonomous.as_ref()) {
         return (usize::MAX, reply.clone());
     }
     state.received.push(Received {
@@ -427,6 +471,7 @@ impl Connection {
                     socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO))?;
                     return Ok(After::End);
                 }
+                Step::Wait(gate) => gate.pass().await,
                 Step::Stall => {
                     while self.more().await {
                         self.buffer.clear();

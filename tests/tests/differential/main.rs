@@ -26,6 +26,7 @@ mod health;
 mod health_changes;
 mod health_discovery;
 mod health_intervals;
+mod health_slow;
 mod health_together;
 mod hedging;
 mod http1;
@@ -441,6 +442,11 @@ async fn health_checks_that_clusters_wait_for() {
 #[tokio::test]
 async fn health_checks_that_all_have_to_pass() {
     expect_ok(async { health_together::compare(&Binary::envoy()?, &Binary::subject()?).await }.await);
+}
+
+#[tokio::test]
+async fn health_checks_of_which_one_is_slow() {
+    expect_ok(async { health_slow::compare(&Binary::envoy()?, &Binary::subject()?).await }.await);
 }
 
 #[tokio::test]

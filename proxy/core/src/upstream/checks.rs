@@ -43,12 +43,14 @@ pub struct CheckFailure {
     pub retriable: bool,
     /// The status that it answered with; 0 if none.
     pub status: u16,
+    /// The answer to the check said that checks fail from now on (`x-envoy-immediate-health-check-fail`).
+    pub immediate: bool,
 }
 
 impl CheckFailure {
     /// One without an answer.
     pub fn of(kind: FailureKind) -> Self {
-        Self { kind, retriable: false, status: 0 }
+        Self { kind, retriable: false, status: 0, immediate: false }
     }
 }
 
@@ -65,7 +67,7 @@ pub enum FailureKind {
     Timeout,
 }
 
-/// What a result means for the health of its host.
+/// What a result means for the health of its host, as far as the check that found it goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transition {
     /// Nothing.
@@ -104,8 +106,10 @@ pub enum CheckEvent {
 /// What a result brought about.
 #[derive(Debug)]
 pub struct CheckOutcome {
-    /// What it means for the host.
+    /// What it means for the host, if this check were the only one.
     pub transition: Transition,
+    /// The host is another one for balancing: with several checks not each change of one of them changes the host.
+    pub changed: bool,
     /// What is to be written down, in order.
     pub events: Vec<CheckEvent>,
 }
@@ -159,6 +163,18 @@ impl Standing {
             Self::Own(member) => member.set_checked(),
         }
     }
+
+    /// Takes note of how the host failed, as far as that leaves it out of the reckoning.
+    fn exclude(&mut self, failure: CheckFailure) {
+        match self {
+            Self::OfHost(host) if failure.immediate => {
+                host.set_flag(HealthFlag::ExcludedViaImmediateHealthCheckFail, true);
+            }
+            Self::Own(member) if failure.kind == FailureKind::Passive => member.set_excluded(),
+            // Of several checks none excludes its host by what it is answered, as in Envoy.
+            Self::OfHost(_) | Self::Own(_) => {}
+        }
+    }
 }
 
 impl HostChecks {
@@ -186,13 +202,25 @@ impl HostChecks {
     /// Takes the result of a check.
     pub fn take(&mut self, result: CheckResult, settings: &CheckSettings) -> CheckOutcome {
         let mut events = Vec::new();
+        let before = self.host_flags();
         let transition = match result {
             CheckResult::Passed { degraded } => self.passed(degraded, settings, &mut events),
             CheckResult::Failed(failure) => self.failed(failure, settings, &mut events),
         };
         self.is_first = false;
         self.standing.set_checked();
-        CheckOutcome { transition, events }
+        let changed = transition == Transition::Changed && self.host_flags() != before;
+        CheckOutcome { transition, changed, events }
+    }
+
+    /// What checks say of the host to balancing.
+    fn host_flags(&self) -> [bool; 3] {
+        [
+            HealthFlag::FailedActiveHealthCheck,
+            HealthFlag::DegradedActiveHealthCheck,
+            HealthFlag::PendingActiveHealthCheck,
+        ]
+        .map(|flag| self.host().has_flag(flag))
     }
 
     fn passed(
@@ -245,6 +273,7 @@ impl HostChecks {
         events: &mut Vec<CheckEvent>,
     ) -> Transition {
         self.successes = 0;
+        self.standing.exclude(failure);
         let mut transition = Transition::Unchanged;
         let is_network = matches!(failure.kind, FailureKind::Network | FailureKind::Timeout);
         if !self.standing.has(HealthFlag::FailedActiveHealthCheck) {

@@ -6,7 +6,7 @@ use std::future::{Future, pending};
 use std::sync::Arc;
 use std::time::Duration;
 
-use proxy_core::upstream::{HealthFlag, Host, OutlierChange, Transition};
+use proxy_core::upstream::{HealthFlag, Host, OutlierChange};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use super::checks::sessions::{Findings, Found};
@@ -100,7 +100,7 @@ fn unejected(judge: &mut Judge<'_>, found: &[Found]) -> Vec<OutlierChange> {
 fn settle(cluster: &Cluster, changes: &[OutlierChange], found: &[Found], on_update: &impl Fn(HealthUpdate)) {
     let is_real = |change: &&OutlierChange| change.ejection.is_none_or(|ejection| ejection.enforced);
     let ejected = changes.iter().filter(is_real).map(|change| (&change.host, HealthFlag::FailedOutlierCheck));
-    let changed = found.iter().filter(|found| found.transition == Transition::Changed);
+    let changed = found.iter().filter(|found| found.changed);
     let checked = changed.map(|found| (&found.host, HealthFlag::FailedActiveHealthCheck));
     let all: Vec<(&Arc<Host>, HealthFlag)> = ejected.chain(checked).collect();
     if all.is_empty() {

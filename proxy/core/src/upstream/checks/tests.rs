@@ -90,7 +90,7 @@ fn it_takes_as_many_as_the_thresholds_say() {
 fn a_bad_answer_is_believed_at_once_unless_it_may_be_repeated() {
     let mut fixture = Fixture::new(settings());
     assert_eq!(fixture.transitions(&[OK, failed(FailureKind::Active)]), [Changed, Changed]);
-    let retriable = CheckFailure { kind: FailureKind::Active, retriable: true, status: 503 };
+    let retriable = CheckFailure { retriable: true, status: 503, ..CheckFailure::of(FailureKind::Active) };
     let retriable = CheckResult::Failed(retriable);
     assert_eq!(
         fixture.transitions(&[OK, OK, retriable, retriable, retriable]),
@@ -222,9 +222,9 @@ fn whatever_checks_find_the_host_is_what_its_history_says() {
             let result = match random.u8(..10) {
                 0..=5 => CheckResult::Passed { degraded: random.u8(..6) == 0 },
                 _ => CheckResult::Failed(CheckFailure {
-                    kind: kinds[random.usize(..4)],
                     retriable: random.bool(),
                     status: 500,
+                    ..CheckFailure::of(kinds[random.usize(..4)])
                 }),
             };
             history.push(result);
@@ -314,4 +314,80 @@ fn a_host_has_to_pass_all_checks() {
     }
     drop(checks);
     assert_eq!(counts(), (0, 0));
+}
+
+struct Several {
+    host: Arc<Host>,
+    checks: [HostChecks; 2],
+}
+
+impl Several {
+    /// Two checks of a host that waits for them.
+    fn new() -> Self {
+        let registry = Registry::new(1);
+        let stats: Shared<HealthChecksStats> = registry.scope("cluster.c.health_check").shared();
+        let host = Arc::new(Host::new(std::net::SocketAddr::from(([127, 0, 0, 1], 1)).into()));
+        host.await_check(true);
+        let together = Together::new(&host, &stats);
+        let checks = ["a", "b"].map(|name| {
+            let of_one = registry.scope(&format!("cluster.c.health_check.name.{name}")).shared();
+            HostChecks::among(&together, of_one)
+        });
+        Self { host, checks }
+    }
+
+    /// Whether the host is another one after this result of a check.
+    fn changed(&mut self, check: usize, result: CheckResult) -> bool {
+        let settings = CheckSettings { healthy_threshold: 1, ..settings() };
+        self.checks[check].take(result, &settings).changed
+    }
+}
+
+#[test]
+fn what_one_check_finds_is_no_change_of_a_host_that_fails_anyway() {
+    let bad = failed(FailureKind::Active);
+    let mut several = Several::new();
+    assert!(!several.changed(0, OK));
+    assert!(several.changed(1, bad), "it waits no longer");
+    for _ in 0..3 {
+        assert!(!several.changed(0, bad));
+        assert!(!several.changed(0, OK));
+    }
+    assert!(several.changed(1, OK) && several.changed(0, bad));
+    assert!(!several.changed(1, bad) && !several.changed(0, OK));
+}
+
+#[test]
+fn a_host_waits_for_all_checks() {
+    let mut several = Several::new();
+    let pending = |several: &Several| several.host.has_flag(HealthFlag::PendingActiveHealthCheck);
+    for result in [OK, failed(FailureKind::Active), OK] {
+        several.changed(0, result);
+        assert!(pending(&several) && several.host.is_unchecked());
+    }
+    several.changed(1, failed(FailureKind::Timeout));
+    assert!(!pending(&several) && !several.host.is_unchecked());
+}
+
+#[test]
+fn a_host_is_excluded_until_the_check_passes_that_an_answer_failed() {
+    let mut several = Several::new();
+    let excluded = |several: &Several| several.host.has_flag(HealthFlag::ExcludedViaImmediateHealthCheckFail);
+    several.changed(0, OK);
+    several.changed(1, OK);
+    assert!(several.host.note_passive_failure());
+    assert!(several.changed(1, failed(FailureKind::Passive)));
+    several.changed(0, failed(FailureKind::Active));
+    several.changed(0, OK);
+    assert!(excluded(&several));
+    several.changed(0, failed(FailureKind::Active));
+    assert!(!several.changed(1, OK));
+    assert!(!excluded(&several) && several.host.has_flag(HealthFlag::FailedActiveHealthCheck));
+    // What a check is answered excludes a host that has no other check, and no other host.
+    let immediate = CheckFailure { immediate: true, ..CheckFailure::of(FailureKind::Active) };
+    several.changed(1, CheckResult::Failed(immediate));
+    assert!(!excluded(&several));
+    let mut fixture = Fixture::new(settings());
+    fixture.take(CheckResult::Failed(immediate));
+    assert_eq!(fixture.host.health(), HostHealth::Draining);
 }

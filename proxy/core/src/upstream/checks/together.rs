@@ -1,6 +1,8 @@
 //! Several checks that a host has to pass: it is well if all of them say so, and degraded if one does.
 //!
-//! Each check counts its own failures and successes in a row; the flags of the host are what they come to.
+//! Each check counts its own failures and successes in a row; the flags of the host are what they come to. A host waits for its first
+//! check until all of them were made, and one that was excluded by the answer to a request stays so until the check that this counted
+//! for passes.
 //! Source: `health_checks` in `envoy/config/cluster/v3/cluster.proto`.
 
 use std::cell::Cell;
@@ -19,6 +21,8 @@ pub struct Together {
     failing: Cell<usize>,
     degraded: Cell<usize>,
     timed_out: Cell<usize>,
+    /// Those without which the host takes no part in the reckoning (`ignore_new_hosts_until_first_hc`).
+    pending: Cell<usize>,
     /// Those that did not check the host yet.
     unchecked: Cell<usize>,
 }
@@ -33,6 +37,7 @@ impl Together {
             failing: none(),
             degraded: none(),
             timed_out: none(),
+            pending: none(),
             unchecked: none(),
         };
         let [well, degraded] = together.counts();
@@ -83,7 +88,10 @@ pub(super) struct Member {
     failing: bool,
     degraded: bool,
     timed_out: bool,
+    pending: bool,
     unchecked: bool,
+    /// An answer to a request excluded the host, and that counted for this check.
+    excluded: bool,
 }
 
 impl Member {
@@ -95,12 +103,15 @@ impl Member {
             failing: has(HealthFlag::FailedActiveHealthCheck),
             degraded: has(HealthFlag::DegradedActiveHealthCheck),
             timed_out: has(HealthFlag::ActiveHealthCheckTimeout),
+            pending: has(HealthFlag::PendingActiveHealthCheck),
             unchecked: true,
+            excluded: false,
         };
         let count = |cell: &Cell<usize>, one: bool| cell.set(cell.get() + usize::from(one));
         count(&together.failing, member.failing);
         count(&together.degraded, member.degraded);
         count(&together.timed_out, member.timed_out);
+        count(&together.pending, member.pending);
         count(&together.unchecked, true);
         member
     }
@@ -114,22 +125,36 @@ impl Member {
             HealthFlag::FailedActiveHealthCheck => self.failing,
             HealthFlag::DegradedActiveHealthCheck => self.degraded,
             HealthFlag::ActiveHealthCheckTimeout => self.timed_out,
+            HealthFlag::PendingActiveHealthCheck => self.pending,
+            HealthFlag::ExcludedViaImmediateHealthCheckFail => self.excluded,
             flag => self.together.host.has_flag(flag),
         }
     }
 
     pub(super) fn set(&mut self, flag: HealthFlag, on: bool) {
-        let Self { together, failing, degraded, timed_out, .. } = self;
+        let Self { together, failing, degraded, timed_out, pending, excluded, .. } = self;
         let (own, count) = match flag {
             HealthFlag::FailedActiveHealthCheck => (failing, &together.failing),
             HealthFlag::DegradedActiveHealthCheck => (degraded, &together.degraded),
             HealthFlag::ActiveHealthCheckTimeout => (timed_out, &together.timed_out),
-            // The others are what any of the checks says.
+            HealthFlag::PendingActiveHealthCheck => (pending, &together.pending),
+            HealthFlag::ExcludedViaImmediateHealthCheckFail => {
+                if std::mem::replace(excluded, on) != on {
+                    together.host.set_flag(flag, on);
+                }
+                return;
+            }
+            // The others are not for checks to say.
             flag => return together.host.set_flag(flag, on),
         };
         if std::mem::replace(own, on) != on {
             together.change(flag, count, on);
         }
+    }
+
+    /// An answer to a request failed this check: its host is excluded (who heard the answer said so) until the check passes.
+    pub(super) fn set_excluded(&mut self) {
+        self.excluded = true;
     }
 
     /// The host was checked when all checks were made once.

@@ -16,7 +16,7 @@ use proxy_core::headers::{
 use proxy_core::matcher::string::StringMatcher;
 use proxy_core::stream_info::{ConnectionInfo, StreamInfo};
 use proxy_core::text::Text;
-use proxy_core::upstream::{CheckFailure, CheckResult, FailureKind, HealthFlag, Host, Payload};
+use proxy_core::upstream::{CheckFailure, CheckResult, FailureKind, Host, Payload};
 use xds_api::envoy::config::core::v3::RequestMethod;
 use xds_api::envoy::config::core::v3::health_check as proto;
 use xds_api::envoy::r#type::v3::{CodecClientType, Int64Range};
@@ -188,20 +188,16 @@ impl HttpCheck {
         let headers = &answer.head.headers;
         let status = answer.head.status;
         probe.host.set_check_status(Some(status.as_u16()));
-        let failed = |retriable| {
+        let failed = |retriable, immediate| {
             let kind = FailureKind::Active;
-            CheckResult::Failed(CheckFailure { kind, retriable, status: status.as_u16() })
+            CheckResult::Failed(CheckFailure { kind, retriable, status: status.as_u16(), immediate })
         };
-        let is_expected = self.expected.have(status);
-        let is_as_awaited = self.receive.is_in(&answer.body);
-        if !(is_expected && is_as_awaited) && headers.contains_key(&*X_ENVOY_IMMEDIATE_HEALTH_CHECK_FAIL) {
-            probe.host.set_flag(HealthFlag::ExcludedViaImmediateHealthCheckFail, true);
+        let is_immediate = headers.contains_key(&*X_ENVOY_IMMEDIATE_HEALTH_CHECK_FAIL);
+        if !self.receive.is_in(&answer.body) {
+            return failed(false, is_immediate);
         }
-        if !is_as_awaited {
-            return failed(false);
-        }
-        if !is_expected {
-            return failed(self.retriable.have(status));
+        if !self.expected.have(status) {
+            return failed(self.retriable.have(status), is_immediate);
         }
         if let Some(service) = &self.service
             && probe.cluster.runtime.number(VERIFY).unwrap_or(100) > fastrand::u64(..100)
@@ -209,7 +205,7 @@ impl HttpCheck {
             probe.checker.stats.verify_cluster.inc();
             let named = headers.get(&*X_ENVOY_UPSTREAM_HEALTHCHECKED_CLUSTER);
             if !service.matches(named.map_or(&b""[..], HeaderValue::as_bytes)) {
-                return failed(false);
+                return failed(false, false);
             }
         }
         CheckResult::Passed { degraded: headers.contains_key(&*X_ENVOY_DEGRADED) }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use proxy_core::stats::Shared;
 use proxy_core::stats::groups::{HealthCheckerStats, HealthChecksStats};
 use proxy_core::upstream::{
-    CheckFailure, CheckResult, FailureKind, Host, HostChecks, HostSet, IntervalLimits, Together, Transition,
+    CheckFailure, CheckOutcome, CheckResult, FailureKind, Host, HostChecks, HostSet, IntervalLimits, Together,
 };
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
@@ -22,7 +22,15 @@ use crate::upstream::cluster::Cluster;
 pub(in crate::upstream) struct Found {
     pub(in crate::upstream) host: Arc<Host>,
     pub(in crate::upstream) passed: bool,
-    pub(in crate::upstream) transition: Transition,
+    /// The host is another one for balancing.
+    pub(in crate::upstream) changed: bool,
+}
+
+impl Found {
+    fn new(host: &Arc<Host>, result: CheckResult, outcome: &CheckOutcome) -> Self {
+        let passed = matches!(result, CheckResult::Passed { .. });
+        Self { host: host.clone(), passed, changed: outcome.changed }
+    }
 }
 
 /// The checks of some hosts of a cluster by one checker. They end when this is dropped.
@@ -163,19 +171,23 @@ impl Findings {
         let Some(session) = running.get(&Arc::as_ptr(host)) else { return };
         let result = CheckResult::Failed(CheckFailure::of(FailureKind::Passive));
         for _ in 0..count {
-            all.push(take(cluster, checker, &session.state, result));
+            let outcome = take(cluster, checker, &session.state, result);
+            all.push(Found::new(host, result, &outcome));
         }
     }
 }
 
 /// Takes a result, and writes down what it brought about.
-fn take(cluster: &Cluster, checker: &Checker, state: &RefCell<HostChecks>, result: CheckResult) -> Found {
+fn take(
+    cluster: &Cluster,
+    checker: &Checker,
+    state: &RefCell<HostChecks>,
+    result: CheckResult,
+) -> CheckOutcome {
     let mut state = state.borrow_mut();
     let outcome = state.take(result, &checker.settings);
-    let host = state.host().clone();
-    checker.log.write(cluster.name.as_str(), &host, &outcome.events);
-    let passed = matches!(result, CheckResult::Passed { .. });
-    Found { host, passed, transition: outcome.transition }
+    checker.log.write(cluster.name.as_str(), state.host(), &outcome.events);
+    outcome
 }
 
 /// Checks one host for ever.
@@ -194,12 +206,14 @@ async fn run(
     loop {
         let mut result = check(&checker, &mut probe).await;
         loop {
-            let found = take(&cluster, &checker, &state, result);
+            let outcome = take(&cluster, &checker, &state, result);
             let limits = IntervalLimits::now(&cluster.runtime);
             let has_traffic = cluster.had_traffic();
-            let transition = found.transition;
+            let transition = outcome.transition;
             let next = checker.settings.until_next(result, transition, has_traffic, limits, &mut random);
-            if find.as_ref().is_some_and(|find| find.send(found).is_err()) {
+            if let Some(find) = &find
+                && find.send(Found::new(&host, result, &outcome)).is_err()
+            {
                 return;
             }
             tokio::select! {
