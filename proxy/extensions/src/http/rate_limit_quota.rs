@@ -14,7 +14,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Instant;
 
 use proxy_core::callout::grpc::GrpcService;
@@ -35,9 +35,10 @@ const MESSAGE: &str = "envoy.extensions.filters.http.rate_limit_quota.v3.RateLim
 const SETTINGS: &str = "envoy.extensions.filters.http.rate_limit_quota.v3.RateLimitQuotaBucketSettings";
 const UNHEEDED: &str = "Envoy does not act on it";
 
-/// Where logs are told of the bucket.
-static NAMESPACE: LazyLock<Arc<str>> =
-    LazyLock::new(|| "envoy.extensions.http_filters.rate_limit_quota.bucket".into());
+thread_local! {
+    /// Where logs are told of the bucket: each worker counts its own references.
+    static NAMESPACE: Arc<str> = "envoy.extensions.http_filters.rate_limit_quota.bucket".into();
+}
 
 /// How the fields of the configuration are used.
 pub const FIELDS: &[MessageFields] = &[
@@ -187,13 +188,13 @@ impl HttpFilter for Filter {
             (settings, key)
         };
         let now = Instant::now();
-        let is_admitted = match client.bucket(&key, settings, now) {
-            Some(bucket) => {
-                cx.info.metadata.share(&NAMESPACE, &bucket.metadata);
-                bucket.admits(now)
+        let is_admitted = match client.ask(&key, settings, now) {
+            Some(asked) => {
+                NAMESPACE.with(|namespace| cx.info.metadata.share(namespace, &asked.metadata));
+                asked.is_admitted
             }
-            // (No bucket, no tokens of its own.)
-            None => settings.unassigned != strategy::Strategy::DenyAll,
+            // (Clients choose what buckets are named after: who has none shares what one would have.)
+            None => settings.crowd.admits(now),
         };
         match is_admitted {
             true => HeadersStep::Continue,

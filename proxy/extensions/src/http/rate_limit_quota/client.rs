@@ -22,7 +22,7 @@ use xds_api::envoy::service::rate_limit_quota::v3::{RateLimitQuotaResponse, Rate
 
 use super::ledger::{Created, Ledger};
 use super::settings::Settings;
-use super::table::{Bucket, Found, Table};
+use super::table::{Asked, Table};
 
 /// The method that is called.
 const STREAM: &str = "/envoy.service.rate_limit_quota.v3.RateLimitQuotaService/StreamRateLimitQuotas";
@@ -54,17 +54,14 @@ impl Client {
         })
     }
 
-    /// The bucket with this key, if there is one or room for it.
-    pub(super) fn bucket(&self, key: &[u8], settings: &Arc<Settings>, now: Instant) -> Option<Arc<Bucket>> {
-        match self.table.find(key, settings.unassigned, now) {
-            Found::Known(bucket) => Some(bucket),
-            Found::New(bucket) => {
-                // (Who listens ends when this does.)
-                let _ = self.created.send(Created { bucket: bucket.clone(), settings: settings.clone() });
-                Some(bucket)
-            }
-            Found::Full => None,
+    /// Asks the bucket with this key whether a request passes, if there is one or room for it.
+    pub(super) fn ask(&self, key: &[u8], settings: &Arc<Settings>, now: Instant) -> Option<Asked> {
+        let mut asked = self.table.ask(key, settings.unassigned, now)?;
+        if let Some(bucket) = asked.new.take() {
+            // (Who listens ends when this does.)
+            let _ = self.created.send(Created { bucket, settings: settings.clone() });
         }
+        Some(asked)
     }
 }
 
@@ -300,7 +297,7 @@ mod tests {
     }
 
     fn request(client: &Client, name: &str) -> bool {
-        client.bucket(&key_of(&id(name)), &settings(|_| {}), Instant::now()).unwrap().admits(Instant::now())
+        client.ask(&key_of(&id(name)), &settings(|_| {}), Instant::now()).unwrap().is_admitted
     }
 
     /// What was told on the last stream since it was asked last: names and how many passed.

@@ -95,7 +95,7 @@ impl Ledger {
         }
     }
 
-    /// What the service is told of these buckets.
+    /// What the service is told of these buckets, which are new ones: of the first request.
     pub(super) fn report<'k>(
         &mut self,
         keys: impl IntoIterator<Item = &'k Arc<[u8]>>,
@@ -187,6 +187,9 @@ impl Ledger {
     pub(super) fn report_due(&mut self, is_heard: bool, now: Instant) -> Vec<RateLimitQuotaUsageReports> {
         let due: Vec<Duration> =
             self.reports.iter().filter(|(_, at)| **at <= now).map(|(interval, _)| *interval).collect();
+        if is_heard {
+            self.table.add_up();
+        }
         let mut reports = Reports::new(&self.domain);
         let is_crowded = self.table.is_crowded();
         let mut unused = Vec::new();

@@ -1,6 +1,6 @@
 //! What is configured of buckets (`RateLimitQuotaBucketSettings`).
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -17,7 +17,7 @@ use xds_api::envoy::r#type::v3::RateLimitStrategy;
 use xds_api::google::rpc::Status;
 
 use super::id::IdBuilder;
-use super::strategy::Strategy;
+use super::strategy::{Rule, Strategy};
 
 /// `%RESPONSE_CODE_DETAILS%` of what is refused.
 const DETAILS: &str = "rate_limited_by_quota";
@@ -33,6 +33,8 @@ pub(super) struct Settings {
     pub(super) interval: Duration,
     /// What holds while there is no assignment.
     pub(super) unassigned: Strategy,
+    /// That for all requests together for whose buckets there is no room.
+    pub(super) crowd: Rule,
     /// What holds for a while when one has expired.
     pub(super) expired: Option<Expired>,
     pub(super) denial: Denial,
@@ -73,7 +75,9 @@ impl Settings {
         let denial = cx.at("deny_response_settings", |cx| {
             Denial::build(deny_response_settings.as_ref().unwrap_or(&Default::default()), cx)
         });
-        Ok(Self { id: id?, interval: interval?, unassigned: unassigned?, expired: expired?, denial: denial? })
+        let unassigned = unassigned?;
+        let crowd = unassigned.begin(Instant::now());
+        Ok(Self { id: id?, interval: interval?, unassigned, crowd, expired: expired?, denial: denial? })
     }
 }
 

@@ -1,7 +1,8 @@
 //! The buckets that the workers share.
 //!
-//! A worker finds a bucket that it has met before behind a lock that nobody else takes; the lock of all is taken for the first request that
-//! meets a bucket on a worker. What a bucket counts, and what holds for it, are atomics.
+//! A worker finds a bucket that it has met before behind a lock that nobody else wants while requests come, and counts its requests there: they
+//! write nothing that another worker reads, but for tokens, of which there are only so many for all. The lock of all is taken for the first
+//! request that meets a bucket on a worker. What was counted is added up for reports.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,6 +26,10 @@ const COPIES: usize = 4;
 /// What a bucket takes besides.
 const OF_BUCKET: usize = 1024;
 
+/// Of how many buckets a worker has for itself what logs are told, and how long their keys may be: those that are asked for often are met early.
+const OWN: usize = 256;
+const LONGEST_OWN: usize = 256;
+
 /// A bucket.
 #[derive(Debug)]
 pub(super) struct Bucket {
@@ -33,6 +38,7 @@ pub(super) struct Bucket {
     /// What logs are told.
     pub(super) metadata: Arc<Struct>,
     rule: ArcSwap<Rule>,
+    /// What was counted, but for what workers count now.
     allowed: AtomicU64,
     denied: AtomicU64,
 }
@@ -44,8 +50,17 @@ pub(super) struct Usage {
     pub(super) denied: u64,
 }
 
+impl Usage {
+    fn count(&mut self, is_admitted: bool) {
+        match is_admitted {
+            true => self.allowed += 1,
+            false => self.denied += 1,
+        }
+    }
+}
+
 impl Bucket {
-    pub(super) fn new(key: &[u8], strategy: Strategy, now: Instant) -> Self {
+    fn new(key: &[u8], strategy: Strategy, now: Instant) -> Self {
         let id = id_of(key);
         Self {
             key: key.into(),
@@ -57,27 +72,19 @@ impl Bucket {
         }
     }
 
-    /// Whether a request passes at `now`; it is counted.
-    pub(super) fn admits(&self, now: Instant) -> bool {
-        let admits = self.rule.load().admits(now);
-        let counter = if admits { &self.allowed } else { &self.denied };
-        counter.fetch_add(1, Ordering::Relaxed);
-        admits
-    }
-
     /// Has `strategy` hold from `now` on. (What is taken meanwhile may be taken once more.)
     pub(super) fn set(&self, strategy: Strategy, now: Instant) {
         let rule = self.rule.load().followed_by(strategy, now);
         self.rule.store(Arc::new(rule));
     }
 
-    /// Takes what was counted.
+    /// Takes what was counted and added up ([`Table::add_up`]).
     pub(super) fn take_usage(&self) -> Usage {
         let take = |counter: &AtomicU64| counter.swap(0, Ordering::Relaxed);
         Usage { allowed: take(&self.allowed), denied: take(&self.denied) }
     }
 
-    /// Counts once more what was taken.
+    /// Adds to what was counted.
     pub(super) fn add_usage(&self, usage: Usage) {
         self.allowed.fetch_add(usage.allowed, Ordering::Relaxed);
         self.denied.fetch_add(usage.denied, Ordering::Relaxed);
@@ -89,12 +96,13 @@ fn weight(key: &[u8]) -> usize {
     key.len() * COPIES + OF_BUCKET
 }
 
-/// A bucket that was looked for.
-pub(super) enum Found {
-    Known(Arc<Bucket>),
-    New(Arc<Bucket>),
-    /// There is none, and no room for one.
-    Full,
+/// What became of a request.
+pub(super) struct Asked {
+    pub(super) is_admitted: bool,
+    /// What logs are told.
+    pub(super) metadata: Arc<Struct>,
+    /// Its bucket, if it is the first request of that.
+    pub(super) new: Option<Arc<Bucket>>,
 }
 
 /// All buckets.
@@ -115,7 +123,50 @@ struct All {
 #[derive(Default)]
 struct Met {
     removed: u64,
-    buckets: HashMap<Arc<[u8]>, Arc<Bucket>>,
+    buckets: HashMap<Arc<[u8]>, Here>,
+}
+
+/// A bucket on a worker.
+struct Here {
+    bucket: Arc<Bucket>,
+    metadata: Arc<Struct>,
+    usage: Usage,
+}
+
+impl Here {
+    fn ask(&mut self, now: Instant) -> Asked {
+        let is_admitted = self.bucket.rule.load().admits(now);
+        self.usage.count(is_admitted);
+        Asked { is_admitted, metadata: self.metadata.clone(), new: None }
+    }
+
+    fn add_up(&mut self) {
+        if self.usage != Usage::default() {
+            self.bucket.add_usage(std::mem::take(&mut self.usage));
+        }
+    }
+}
+
+impl Met {
+    /// Forgets all, some of which are no buckets any more.
+    fn forget(&mut self, removed: u64) {
+        self.add_up();
+        *self = Self { removed, buckets: HashMap::new() };
+    }
+
+    fn add_up(&mut self) {
+        self.buckets.values_mut().for_each(Here::add_up);
+    }
+
+    fn meet(&mut self, bucket: Arc<Bucket>) -> &mut Here {
+        let has_own = self.buckets.len() < OWN && bucket.key.len() <= LONGEST_OWN;
+        let metadata = match has_own {
+            true => Arc::new(Struct::clone(&bucket.metadata)),
+            false => bucket.metadata.clone(),
+        };
+        let here = self.buckets.entry(bucket.key.clone());
+        here.or_insert(Here { bucket, metadata, usage: Usage::default() })
+    }
 }
 
 impl Table {
@@ -123,34 +174,49 @@ impl Table {
         Self { all: Mutex::default(), removed: AtomicU64::new(0), met: PerWorker::new(workers, Met::default) }
     }
 
-    /// The bucket with this key, or else a new one for whose requests `strategy` holds.
-    pub(super) fn find(&self, key: &[u8], strategy: Strategy, now: Instant) -> Found {
+    /// Asks the bucket with this key whether a request passes at `now`, or else a new one for whose requests `strategy` holds. It is counted.
+    /// `None` if there is no such bucket, and no room for one.
+    pub(super) fn ask(&self, key: &[u8], strategy: Strategy, now: Instant) -> Option<Asked> {
         let mut met = self.met.here();
         let removed = self.removed.load(Ordering::Acquire);
         if met.removed != removed {
-            *met = Met { removed, buckets: HashMap::new() };
+            met.forget(removed);
         }
-        if let Some(bucket) = met.buckets.get(key) {
-            return Found::Known(bucket.clone());
+        if let Some(here) = met.buckets.get_mut(key) {
+            return Some(here.ask(now));
         }
+        let (bucket, is_new) = self.find(key, strategy, now)?;
+        let here = met.meet(bucket);
+        let asked = here.ask(now);
+        if !is_new {
+            return Some(asked);
+        }
+        // (The service is told of it at once.)
+        here.add_up();
+        Some(Asked { new: Some(here.bucket.clone()), ..asked })
+    }
+
+    /// The bucket with this key, and whether it is a new one.
+    #[cold]
+    fn find(&self, key: &[u8], strategy: Strategy, now: Instant) -> Option<(Arc<Bucket>, bool)> {
         let mut all = self.lock();
-        let (bucket, is_new) = match all.buckets.get(key) {
-            Some(bucket) => (bucket.clone(), false),
-            None => {
-                // (Where there is no room nothing is made under the lock.)
-                let weight = weight(key);
-                if all.weight + weight > MOST {
-                    return Found::Full;
-                }
-                let bucket = Arc::new(Bucket::new(key, strategy, now));
-                all.weight += weight;
-                all.buckets.insert(bucket.key.clone(), bucket.clone());
-                (bucket, true)
-            }
-        };
-        drop(all);
-        met.buckets.insert(bucket.key.clone(), bucket.clone());
-        if is_new { Found::New(bucket) } else { Found::Known(bucket) }
+        if let Some(bucket) = all.buckets.get(key) {
+            return Some((bucket.clone(), false));
+        }
+        // (Where there is no room nothing is made under the lock.)
+        let weight = weight(key);
+        if all.weight + weight > MOST {
+            return None;
+        }
+        let bucket = Arc::new(Bucket::new(key, strategy, now));
+        all.weight += weight;
+        all.buckets.insert(bucket.key.clone(), bucket.clone());
+        Some((bucket, true))
+    }
+
+    /// Adds to all buckets what workers have counted.
+    pub(super) fn add_up(&self) {
+        self.met.all().for_each(|mut met| met.add_up());
     }
 
     /// Forgets these buckets.
@@ -178,8 +244,12 @@ impl Table {
 mod tests {
     use super::*;
 
+    fn ask(table: &Table, key: &[u8]) -> Option<Asked> {
+        table.ask(key, Strategy::AllowAll, Instant::now())
+    }
+
     fn new(table: &Table, key: &[u8]) -> bool {
-        matches!(table.find(key, Strategy::AllowAll, Instant::now()), Found::New(_))
+        ask(table, key).is_some_and(|asked| asked.new.is_some())
     }
 
     #[test]
@@ -203,8 +273,8 @@ mod tests {
         let most = (0..).take_while(|number| new(&table, &key(*number))).count();
         assert_eq!(most, MOST / (4 * COPIES + OF_BUCKET));
         assert!(table.is_crowded());
-        assert!(matches!(table.find(b"more", Strategy::AllowAll, Instant::now()), Found::Full));
-        assert!(matches!(table.find(&key(0), Strategy::AllowAll, Instant::now()), Found::Known(_)));
+        assert!(ask(&table, b"more").is_none());
+        assert!(ask(&table, &key(0)).is_some_and(|asked| asked.new.is_none()));
         let gone: Vec<_> = (0..1000).map(key).collect();
         table.remove(gone.iter().map(|key| &key[..]));
         assert!(new(&table, b"more"));
@@ -212,13 +282,32 @@ mod tests {
 
     #[test]
     fn threads_lose_no_request() {
-        let bucket = Bucket::new(b"", Strategy::AllowAll, Instant::now());
+        let table = Table::new(3);
+        let bucket = ask(&table, b"a").unwrap().new.unwrap();
+        assert!(new(&table, b"other"));
         let reported = std::thread::scope(|scope| {
             for _ in 0..3 {
-                scope.spawn(|| (0..10_000).for_each(|_| assert!(bucket.admits(Instant::now()))));
+                scope.spawn(|| (0..10_000).for_each(|_| assert!(ask(&table, b"a").unwrap().is_admitted)));
             }
-            (0..100).map(|_| bucket.take_usage().allowed).sum::<u64>()
+            let report = |_| {
+                table.add_up();
+                // (Workers forget what they met, and lose nothing.)
+                table.remove([&b"other"[..]]);
+                bucket.take_usage().allowed
+            };
+            (0..100).map(report).sum::<u64>()
         });
-        assert_eq!(reported + bucket.take_usage().allowed, 30_000);
+        table.add_up();
+        assert_eq!(reported + bucket.take_usage().allowed, 30_001);
+    }
+
+    #[test]
+    fn a_worker_has_for_itself_what_logs_are_told_of_the_first_buckets() {
+        let table = Table::new(1);
+        let own = (0..2 * OWN).filter(|number| {
+            let asked = ask(&table, &number.to_be_bytes()).unwrap();
+            !Arc::ptr_eq(&asked.metadata, &asked.new.unwrap().metadata)
+        });
+        assert_eq!(own.count(), OWN);
     }
 }

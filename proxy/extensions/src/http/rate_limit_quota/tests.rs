@@ -17,9 +17,9 @@ use xds_api::envoy::r#type::v3::{RateLimitStrategy, TokenBucket};
 use super::ledger::{Created, Ledger};
 use super::settings::Expired;
 use super::strategy::Strategy;
-use super::table::{Found, Table};
+use super::table::Table;
 use super::*;
-use crate::testing::env;
+use crate::testing::{Stream, env};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -50,7 +50,7 @@ fn the_longest_interval_is_a_long_one() {
     let table = Arc::new(Table::new(1));
     let mut ledger = Ledger::new("d".to_owned(), table.clone());
     let now = Instant::now();
-    let Found::New(bucket) = table.find(b"a", settings.unassigned, now) else { panic!("it is new") };
+    let bucket = table.ask(b"a", settings.unassigned, now).unwrap().new.unwrap();
     ledger.add(Created { bucket, settings }, now);
     assert!(ledger.next().is_some_and(|next| next > now + 300 * 24 * 3600 * SECOND));
 }
@@ -98,16 +98,11 @@ impl Bed {
     /// A request to this bucket: whether it passes.
     fn request(&mut self, name: &str, settings: &Arc<Settings>) -> bool {
         let key = super::id::key_of(&id(name));
-        let bucket = match self.table.find(&key, settings.unassigned, self.now) {
-            Found::Known(bucket) => bucket,
-            Found::New(bucket) => {
-                let created = Created { bucket: bucket.clone(), settings: settings.clone() };
-                self.ledger.add(created, self.now);
-                bucket
-            }
-            Found::Full => panic!("full"),
-        };
-        bucket.admits(self.now)
+        let asked = self.table.ask(&key, settings.unassigned, self.now).unwrap();
+        if let Some(bucket) = asked.new {
+            self.ledger.add(Created { bucket, settings: settings.clone() }, self.now);
+        }
+        asked.is_admitted
     }
 
     fn wait(&mut self, duration: Duration) {
@@ -147,14 +142,14 @@ fn a_report_has_what_came_since_the_last() {
     let key = super::id::key_of(&id("a"));
     let key: Arc<[u8]> = key[..].into();
     bed.wait(SECOND / 2);
-    assert_eq!(told(&bed.ledger.report([&key], bed.now)), [("a".into(), 2, 0, 500)]);
+    assert_eq!(told(&bed.ledger.report([&key], bed.now)), [("a".into(), 1, 0, 500)], "of the first");
     bed.wait(4 * SECOND);
     assert!(!bed.ledger.has_report(bed.now));
     assert_eq!(bed.ledger.next(), Some(bed.now + SECOND / 2));
     assert!(bed.request("a", &plain));
     bed.wait(SECOND / 2);
     assert!(bed.ledger.has_report(bed.now));
-    assert_eq!(told(&bed.ledger.report_due(true, bed.now)), [("a".into(), 1, 0, 4500)]);
+    assert_eq!(told(&bed.ledger.report_due(true, bed.now)), [("a".into(), 2, 0, 4500)]);
     bed.wait(5 * SECOND);
     assert_eq!(
         told(&bed.ledger.report_due(true, bed.now)),
@@ -314,6 +309,49 @@ fn a_large_report_is_several() {
     assert_eq!(told(&reports).len(), 50);
     assert!(reports.len() == 3 || reports.len() == 4, "{}", reports.len());
     assert!(reports.iter().all(|report| report.domain == "d"));
+}
+
+/// Clients choose what buckets are named after: with more of them than there is room for, nobody gains tokens.
+#[test]
+fn requests_without_room_for_their_buckets_share_one() {
+    let types = "type.googleapis.com";
+    let text = format!(
+        r#"
+rlqs_server: {{envoy_grpc: {{cluster_name: quotas}}}}
+domain: d
+bucket_matchers:
+  on_no_match:
+    action:
+      name: a
+      typed_config:
+        "@type": {types}/{SETTINGS}
+        reporting_interval: 5s
+        bucket_id_builder:
+          bucket_id_builder:
+            id: {{custom_value: {{name: i, typed_config: {{"@type": {types}/envoy.type.matcher.v3.HttpRequestHeaderMatchInput, header_name: x-id}}}}}}
+        no_assignment_behavior:
+          fallback_rate_limit: {{token_bucket: {{max_tokens: 2, tokens_per_fill: 1, fill_interval: 3600s}}}}
+"#
+    );
+    let source = xds_api::read::Source::yaml("t", text.as_bytes());
+    let read = xds_api::read::read(&source, &xds_api::read::Options::default()).unwrap();
+    let env = env();
+    let mut cx = BuildCx::new(&env);
+    let built = RateLimitQuota::build(read.message, &mut cx).map_err(|Rejected| cx.into_errors());
+    let config = Arc::new(built.unwrap());
+    let admits = |id: &str| {
+        let mut stream = Stream::new(&[]);
+        stream.request.headers.insert("x-id", id.parse().unwrap());
+        let (mut filter, mut cx) = (RateLimitQuota::create(&config), stream.cx());
+        let step = filter.on_request_headers(&mut cx, true);
+        matches!(step, HeadersStep::Continue)
+    };
+    let long = "n".repeat(60_000);
+    let count = |ids: std::ops::Range<u32>| ids.filter(|id| admits(&format!("{id}{long}"))).count();
+    assert_eq!(count(0..60), 60, "each has tokens of its own");
+    count(60..100);
+    assert_eq!(count(100..200), 0, "the tokens of those without a bucket are gone");
+    assert!(admits(&format!("0{long}")) && !admits(&format!("0{long}")));
 }
 
 /// The same by a model that is asked at the end of every step: what holds for a bucket is a function of what was said last and of the time since.
