@@ -96,6 +96,7 @@ enum Input {
     EndpointsStale(u64),
     FilesChanged(u64),
     HostsChanged(usize),
+    HostsLeft(usize, Arc<[Arc<Host>]>),
     HostsFailed(usize, Arc<[Arc<Host>]>),
     HostsChecked,
 }
@@ -239,6 +240,12 @@ impl Core {
             &Input::FilesChanged(id) => self.store.files_changed(id),
             &Input::HostsChanged(slot) => vec![Effect::HostsChanged(slot)],
             Input::HostsChecked => self.store.checked(),
+            Input::HostsLeft(slot, hosts) => {
+                if let Some(workers) = &self.workers {
+                    workers.hosts_left(*slot, hosts);
+                }
+                return;
+            }
             Input::HostsFailed(slot, hosts) => {
                 if let Some(workers) = &self.workers {
                     workers.hosts_failed(*slot, hosts);
@@ -514,9 +521,9 @@ impl Core {
             Discovery::Dns(config) => self.resolvers.of_cluster(config),
             Discovery::Dynamic(_) => {
                 let slot = cluster.name.slot();
-                let run = dynamic::run(cluster, move || {
+                let run = dynamic::run(cluster, move |left| {
                     // Nobody takes it when the process ends.
-                    let _ = inputs.send(Input::HostsChanged(slot));
+                    let _ = inputs.send(Input::HostsLeft(slot, left.into()));
                 });
                 return tokio::task::spawn_local(run).abort_handle();
             }

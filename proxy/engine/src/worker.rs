@@ -36,6 +36,7 @@ use crate::upstream::pool::Clusters;
 enum Message {
     Snapshot(Arc<Snapshot>),
     HostsChanged(usize),
+    HostsLeft(usize, Arc<[Arc<Host>]>),
     HostsFailed(usize, Arc<[Arc<Host>]>),
     AddListener { tag: ListenerTag, config: Arc<Listener>, shared: Arc<SharedListener>, sockets: Vec<Bound> },
     UpdateChains { tag: ListenerTag, config: Arc<Listener> },
@@ -125,6 +126,11 @@ impl Workers {
     /// Tells every worker that the hosts of the cluster in `slot` changed.
     pub fn hosts_changed(&self, slot: usize) {
         self.tell(|| Message::HostsChanged(slot));
+    }
+
+    /// Tells every worker that these hosts left the cluster in `slot`.
+    pub fn hosts_left(&self, slot: usize, hosts: &Arc<[Arc<Host>]>) {
+        self.tell(|| Message::HostsLeft(slot, hosts.clone()));
     }
 
     /// Tells every worker that these hosts of the cluster in `slot` failed their checks.
@@ -282,6 +288,7 @@ async fn run(
                 begin_background(&context);
             }
             Message::HostsChanged(slot) => clusters.hosts_changed(slot),
+            Message::HostsLeft(slot, hosts) => clusters.hosts_left(slot, &hosts),
             Message::HostsFailed(slot, hosts) => clusters.hosts_failed(slot, &hosts),
             Message::AddListener { tag, config, shared, sockets } => {
                 listeners.add(tag, config, shared, sockets)

@@ -126,6 +126,8 @@ const ACTIVE: u16 = HealthFlag::FailedActiveHealthCheck.bit()
     | HealthFlag::ActiveHealthCheckTimeout.bit();
 /// It was not checked yet and is to be. No flag that is shown: beside them.
 const UNCHECKED: u16 = 1 << 15;
+/// It is none of its cluster any more. No flag that is shown either.
+const GONE: u16 = 1 << 14;
 /// What discovery says, as it says it: a `HealthStatus`. Beside the flags too.
 const SAID: u16 = 0b111 << SAID_AT;
 const SAID_AT: u32 = 11;
@@ -203,6 +205,14 @@ impl HealthFlags {
             true => self.0.fetch_or(UNCHECKED, Ordering::Relaxed),
             false => self.0.fetch_and(!UNCHECKED, Ordering::Relaxed),
         };
+    }
+
+    pub(super) fn is_gone(&self) -> bool {
+        self.load() & GONE != 0
+    }
+
+    pub(super) fn set_gone(&self) {
+        self.0.fetch_or(GONE, Ordering::Relaxed);
     }
 
     /// Takes over what active health checks found of `other`.

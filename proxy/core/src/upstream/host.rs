@@ -204,6 +204,16 @@ impl Host {
         self.passive_failures.swap(0, Ordering::Relaxed)
     }
 
+    /// It is none of the hosts of its cluster any more, where requests name these.
+    pub fn leave(&self) {
+        self.flags.set_gone();
+    }
+
+    /// Whether it is none of them any more: who comes late keeps no connection to it.
+    pub fn has_left(&self) -> bool {
+        self.flags.is_gone()
+    }
+
     /// Whether a connection to it is open or being made.
     pub fn is_in_use(&self) -> bool {
         self.active_connections.load(Ordering::Relaxed) > 0

@@ -20,7 +20,7 @@ use proxy_core::metadata::Metadata;
 use proxy_core::stream_error::Details;
 use proxy_core::stream_info::StreamInfo;
 use proxy_core::upstream::{Host, HostHealth};
-use tokio::sync::Notify;
+use tokio::sync::mpsc;
 use xds_api::envoy::config::cluster::v3 as proto;
 use xds_api::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, LbPolicy};
 use xds_api::envoy::config::core::v3::UpstreamHttpProtocolOptions;
@@ -46,7 +46,8 @@ pub struct DynamicHosts {
     members: Mutex<Members>,
     /// The names for TLS need not be those of requests.
     allows_insecure: bool,
-    left: Notify,
+    /// Who is told of hosts that leave, if somebody is.
+    tell_left: Mutex<Option<mpsc::UnboundedSender<Arc<Host>>>>,
 }
 
 /// A host of the cache as one of the cluster.
@@ -106,7 +107,7 @@ impl DynamicHosts {
             hosts: ReadMap::new(usize::try_from(expected).unwrap_or(usize::MAX)),
             members: Mutex::default(),
             allows_insecure: *allow_insecure_cluster_options,
-            left: Notify::new(),
+            tell_left: Mutex::default(),
         })
     }
 
@@ -179,6 +180,19 @@ impl DynamicHosts {
         let mut members = self.hosts.values();
         members.sort_by(|one, other| one.of.hostname.cmp(&other.of.hostname));
         members.into_iter().map(|member| member.host).collect()
+    }
+
+    /// Notes that `host` is none of the cluster any more.
+    fn leave(&self, host: Arc<Host>) {
+        host.leave();
+        if let Some(tell) = &*self.tell_left() {
+            // (Nobody listens once the cluster was replaced.)
+            let _ = tell.send(host);
+        }
+    }
+
+    fn tell_left(&self) -> MutexGuard<'_, Option<mpsc::UnboundedSender<Arc<Host>>>> {
+        self.tell_left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn members(&self) -> MutexGuard<'_, Members> {
@@ -272,7 +286,7 @@ impl Follower for Cluster {
             Some(before) => {
                 members.left(&before.host);
                 self.publish_members(&members);
-                hosts.left.notify_one();
+                hosts.leave(before.host);
             }
             None => {
                 self.transport.count(&Metadata::default());
@@ -288,17 +302,22 @@ impl Follower for Cluster {
             let mut members = hosts.members();
             members.left(&gone.host);
             self.note_members(&members);
-            hosts.left.notify_one();
+            hosts.leave(gone.host);
         }
     }
 }
 
-/// Tells for ever that hosts left `cluster`, or others came in their place; returns at once for a cluster of another type.
-pub async fn run(cluster: Arc<Cluster>, on_left: impl Fn()) {
+/// Tells for ever which hosts left `cluster`, be it that others came in their place; returns at once for a cluster of another type.
+pub async fn run(cluster: Arc<Cluster>, on_left: impl Fn(Vec<Arc<Host>>)) {
     let Discovery::Dynamic(hosts) = &cluster.discovery else { return };
-    loop {
-        hosts.left.notified().await;
-        on_left();
+    let (tell, mut left) = mpsc::unbounded_channel();
+    *hosts.tell_left() = Some(tell);
+    while let Some(first) = left.recv().await {
+        let mut all = vec![first];
+        while let Ok(another) = left.try_recv() {
+            all.push(another);
+        }
+        on_left(all);
     }
 }
 
@@ -306,6 +325,7 @@ pub async fn run(cluster: Arc<Cluster>, on_left: impl Fn()) {
 mod tests {
     use std::net::SocketAddr;
     use std::rc::Rc;
+    use std::task::{Context, Waker};
 
     use prost::Message as _;
     use proxy_core::config::BuildEnv;
@@ -343,6 +363,9 @@ mod tests {
     }
 
     /// A host that the cluster is told of.
+        Address::from(SocketAddr::from(([10, 0, 0, last], 80)))
+    }
+
     fn comes(cluster: &Cluster, name: &str, last: u8) -> Arc<DnsHost> {
         let host = Arc::new(DnsHost::new(Wanted { name, port: 80 }, clock::now()));
         cluster.resolved(&host, &[address(last)]);
@@ -389,5 +412,26 @@ mod tests {
         assert_eq!(gauges(), [3, 2, 1]);
         cluster.gone(&two);
         assert_eq!(gauges(), [2, 2, 0]);
+    }
+
+    #[test]
+    fn who_looks_after_the_cluster_is_told_which_hosts_left() {
+        let cluster = cluster();
+        let told = std::cell::RefCell::new(Vec::new());
+        let mut run = std::pin::pin!(run(cluster.clone(), |left| told.borrow_mut().push(left)));
+        let mut look = || run.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        assert!(look().is_pending());
+        let one = comes(&cluster, "one.test", 1);
+        let two = comes(&cluster, "two.test", 2);
+        let before: Vec<_> = cluster.known_hosts().hosts().cloned().collect();
+        // (With other addresses it is another host.)
+        cluster.resolved(&one, &[address(3)]);
+        cluster.gone(&two);
+        assert!(look().is_pending());
+        let told = told.borrow();
+        assert_eq!(told.len(), 1, "of both at once");
+        assert!(told[0].iter().zip(&before).all(|(left, host)| Arc::ptr_eq(left, host)));
+        assert!(before.iter().all(|host| host.has_left()));
+        assert!(!cluster.known_hosts().hosts().any(|host| host.has_left()));
     }
 }

@@ -119,6 +119,16 @@ impl Clusters {
         }
     }
 
+    /// As [`Self::hosts_changed`], where it is known which hosts left.
+    pub fn hosts_left(&self, slot: usize, hosts: &[Arc<Host>]) {
+        let Some(cluster) = self.slots.borrow().get(slot).cloned().flatten() else { return };
+        if cluster.cluster.balancing.close_connections_on_host_set_change {
+            return cluster.drain_pools();
+        }
+        let left: hashbrown::HashSet<*const Host> = hosts.iter().map(Arc::as_ptr).collect();
+        cluster.drain_hosts(|host| left.contains(&host));
+    }
+
     /// Closes idle connections to hosts of the cluster in `slot` that failed their checks, and lets the others end with
     /// what is on them: new ones may take another way. Streams of bytes end at once where the cluster wants that
     /// (`close_connections_on_host_health_failure`).
@@ -453,7 +463,7 @@ impl WorkerCluster {
     ) -> Rc<HostPool> {
         let pool = HostPool::new(host.clone(), self.cluster.clone(), permit);
         let pool = Rc::new(HostPool { source: key.source, options: key.options.clone(), ..pool });
-        pool.draining.set(self.retired.get());
+        pool.draining.set(self.retired.get() || host.has_left());
         self.pools.borrow_mut().insert(key, pool.clone());
         pool
     }
