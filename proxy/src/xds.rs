@@ -6,6 +6,7 @@
 mod dial;
 mod dump;
 mod health_discovery;
+mod host_stats;
 mod observer;
 mod sockets;
 mod state;
@@ -15,7 +16,7 @@ use std::cell::{Ref, RefCell};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::anyhow;
@@ -119,6 +120,8 @@ impl Configuration {
         let (input_sender, inputs) = mpsc::unbounded_channel();
         let (event_sender, events) = mpsc::channel(EVENT_QUEUE);
         let directory = Arc::new(Directory::default());
+        let shown: Weak<Directory> = Arc::downgrade(&directory);
+        env.stats.show_too(shown);
         let state = Arc::new(SharedState::default());
         let core = Core {
             env: env.clone(),

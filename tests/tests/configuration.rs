@@ -59,7 +59,7 @@ async fn fields_that_cannot_be_honoured_are_refused_in_every_resource() -> Resul
     // (The answer to clusters waits for their endpoints.)
     let none = served::<ClusterLoadAssignment>("{cluster_name: c}")?;
     management.set(&TypeUrl::CLUSTER_LOAD_ASSIGNMENT, "0", [none]);
-    let bad = "name: bad, connect_timeout: 1s, track_cluster_stats: {per_endpoint_stats: true}, per_connection_buffer_high_watermark_timeout: 1s";
+    let bad = "name: bad, connect_timeout: 1s, upstream_connection_options: {set_local_interface_name_on_upstream_connections: true}, per_connection_buffer_high_watermark_timeout: 1s";
     management.set(
         &TypeUrl::CLUSTER,
         "1",
@@ -69,7 +69,10 @@ async fn fields_that_cannot_be_honoured_are_refused_in_every_resource() -> Resul
     both(
         &message,
         "bad",
-        ["track_cluster_stats.per_endpoint_stats: ", "per_connection_buffer_high_watermark_timeout: "],
+        [
+            "upstream_connection_options.set_local_interface_name_on_upstream_connections: ",
+            "per_connection_buffer_high_watermark_timeout: ",
+        ],
     )?;
 
     let bad = "cluster_name: c, named_endpoints: {a: {}}, endpoints: [{lb_endpoints: [{endpoint_name: a}]}]";

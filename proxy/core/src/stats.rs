@@ -37,7 +37,7 @@ pub use codes::Codes;
 pub use group::{Cell, Group, Kind, ShardedGroup, SharedGroup, StatDef, Unit, Visibility};
 pub use histogram::{Histogram, SharedHistogram};
 pub use read::{HistogramView, Metric, Value};
-pub use registry::{OneOff, Registry, Scope};
+pub use registry::{KeptElsewhere, OneOff, Registry, Scope, sanitize};
 pub use select::{BucketMode, HiddenFilter, KindFilter, Selection};
 pub use settings::Settings;
 pub use shard::{Cells, ShardId, Shared, set_shard};

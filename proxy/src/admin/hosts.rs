@@ -27,8 +27,7 @@ impl From<&Host> for HostStatus {
                 cx_total: count(&host.stats.cx_total),
                 rq_active: count(&host.active_requests),
                 rq_error: count(&host.stats.rq_error),
-                // Requests wait for a connection of the cluster here, never for one of a host.
-                rq_pending_active: 0,
+                rq_pending_active: count(&host.pending_requests),
                 rq_success: count(&host.stats.rq_success),
                 rq_timeout: count(&host.stats.rq_timeout),
                 rq_total: count(&host.stats.rq_total),

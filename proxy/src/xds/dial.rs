@@ -42,6 +42,11 @@ impl Directory {
     pub(super) fn publish(&self, snapshot: &Arc<Snapshot>) {
         self.snapshot.store(snapshot.clone());
     }
+
+    /// What is in force.
+    pub(super) fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
 }
 
 impl Dial for Directory {

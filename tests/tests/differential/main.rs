@@ -16,6 +16,7 @@ mod compressor;
 mod declared;
 mod dynamic;
 mod dynamic_tls;
+mod endpoint_stats;
 mod ext_authz;
 mod ext_authz_network;
 mod fault;
@@ -448,6 +449,11 @@ async fn health_checks_that_all_have_to_pass() {
 #[tokio::test]
 async fn health_checks_of_which_one_is_slow() {
     expect_ok(async { health_slow::compare(&Binary::envoy()?, &Binary::subject()?).await }.await);
+}
+
+#[tokio::test]
+async fn statistics_of_single_hosts() {
+    expect_ok(async { endpoint_stats::compare(&Binary::envoy()?, &Binary::subject()?).await }.await);
 }
 
 #[tokio::test]

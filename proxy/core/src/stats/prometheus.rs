@@ -52,7 +52,10 @@ pub fn render(registry: &Registry, selection: &Selection) -> Result<String, Unsu
         }
         let (extracted, mut labels, metric_name) = match metric.labelled {
             Some(labelled) => {
-                let name = sanitize(&labelled.name);
+                let name = match labelled.is_custom {
+                    true => sanitize(&labelled.name),
+                    false => metric_name(&labelled.name),
+                };
                 (labelled.name.to_string(), given_labels(producer, labelled), name)
             }
             None => {

@@ -150,6 +150,9 @@ impl Registry {
                 visit_one_off(&scope, name, member, self.settings(), &mut scratch, visitor);
             }
         }
+        if let Some(keeper) = self.elsewhere() {
+            keeper.visit(visitor);
+        }
     }
 
     /// Merges the histograms over the shards: what was recorded since the last call becomes the interval. Called every

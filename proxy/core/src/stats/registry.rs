@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use super::read::ReaderMemory;
+use super::read::{Metric, ReaderMemory};
 use super::settings::Settings;
 use super::shard::{AnyGroup, Shards};
 use super::tagged::Labelled;
@@ -25,6 +25,14 @@ pub struct Registry {
     scopes: Mutex<BTreeMap<Arc<str>, Weak<ScopeInner>>>,
     /// Owner of the one-off statistics without a scope of their own.
     root: std::sync::OnceLock<Scope>,
+    /// Who keeps further ones.
+    elsewhere: std::sync::OnceLock<Weak<dyn KeptElsewhere>>,
+}
+
+/// Statistics that are kept elsewhere, and read only when all are: those of hosts. They are shown whatever `stats_matcher` says, as in Envoy.
+pub trait KeptElsewhere: Send + Sync {
+    /// Shows each.
+    fn visit(&self, visitor: &mut dyn FnMut(Metric<'_>));
 }
 
 impl std::fmt::Debug for Registry {
@@ -47,6 +55,7 @@ impl Registry {
             settings,
             scopes: Mutex::default(),
             root: std::sync::OnceLock::new(),
+            elsewhere: std::sync::OnceLock::new(),
         })
     }
 
@@ -89,6 +98,15 @@ impl Registry {
         self.root().text(name)
     }
 
+    /// Has `keeper` show what it keeps with all the others, as long as it is there. The first one is heard.
+    pub fn show_too(&self, keeper: Weak<dyn KeptElsewhere>) {
+        let _ = self.elsewhere.set(keeper);
+    }
+
+    pub(super) fn elsewhere(&self) -> Option<Arc<dyn KeptElsewhere>> {
+        self.elsewhere.get()?.upgrade()
+    }
+
     /// What the bootstrap's `stats_config` says.
     pub fn settings(&self) -> &Settings {
         &self.settings
@@ -109,7 +127,7 @@ impl Registry {
 }
 
 /// What Envoy does to a name that comes from configuration before it uses it in a statistic's name.
-fn sanitize(name: &str) -> Box<str> {
+pub fn sanitize(name: &str) -> Box<str> {
     if name.contains([':', '\0']) {
         name.replace("://", "_").replace(":/", "_").replace([':', '\0'], "_").into()
     } else {

@@ -1,7 +1,7 @@
-//! Statistics whose labels are not found in their names but given: those of extensions that make their own.
+//! Statistics whose labels are not found in their names but given: those of extensions that make their own, and those of hosts.
 //!
-//! In names each label stands with its value, dots between them: `<scope>.<name>.<label>.<value>...`. For Prometheus a statistic has its
-//! bare name, without scope or `envoy_`, as those of custom namespaces do in Envoy.
+//! In names of the former each label stands with its value, dots between them: `<scope>.<name>.<label>.<value>...`. For Prometheus a statistic has its
+//! bare name, without scope or `envoy_`, as those of custom namespaces do in Envoy. Those of hosts are named like all others.
 
 use super::registry::OneOff;
 use super::{Scope, SharedCounter, SharedGauge, SharedHistogram, Unit};
@@ -11,6 +11,8 @@ use super::{Scope, SharedCounter, SharedGauge, SharedHistogram, Unit};
 pub struct Labelled {
     /// The bare name.
     pub name: Box<str>,
+    /// Prometheus is told the name as it is, without what stands before others.
+    pub is_custom: bool,
     /// Labels and their values, in order.
     pub labels: Box<[(Box<str>, Box<str>)]>,
 }
@@ -19,7 +21,12 @@ impl Labelled {
     /// `name` with these labels.
     pub fn new<'a>(name: &str, labels: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         let labels = labels.into_iter().map(|(label, value)| (label.into(), value.into())).collect();
-        Self { name: name.into(), labels }
+        Self { name: name.into(), is_custom: true, labels }
+    }
+
+    /// A name that is like those whose tags were found in them.
+    pub fn like_extracted(name: &str, labels: Box<[(Box<str>, Box<str>)]>) -> Self {
+        Self { name: name.into(), is_custom: false, labels }
     }
 
     /// The name with all labels in it.

@@ -60,6 +60,8 @@ pub struct Host {
     check_status: AtomicU16,
     /// Requests in flight, over all workers.
     pub active_requests: AtomicU32,
+    /// Requests that wait for a connection, over all workers.
+    pub pending_requests: AtomicU32,
     /// Connections open, over all workers.
     pub active_connections: AtomicU32,
     /// Counters and gauges as `/clusters` prints them.
@@ -104,6 +106,7 @@ impl Host {
             passive_failures: AtomicU32::new(0),
             check_status: AtomicU16::new(0),
             active_requests: AtomicU32::new(0),
+            pending_requests: AtomicU32::new(0),
             active_connections: AtomicU32::new(0),
             stats: HostStats::default(),
             outlier: OutlierCounts::default(),

@@ -55,6 +55,8 @@ pub struct ClusterStats {
     pub sizes: Option<Cells<ClusterSizeStats>>,
     /// If `track_cluster_stats` asks for it.
     pub timeout_budgets: Option<Cells<ClusterTimeoutBudgetStats>>,
+    /// What is counted of hosts is shown with all statistics (`track_cluster_stats.per_endpoint_stats`).
+    pub per_endpoint: bool,
     /// The scope, for what is counted under other names.
     pub scope: Scope,
     codecs: CodecStats,
@@ -523,6 +525,7 @@ impl ClusterStats {
             state: scope.shared(),
             sizes: track.request_response_sizes.then(|| scope.cells()),
             timeout_budgets: (track.timeout_budgets || proto.track_timeout_budgets).then(|| scope.cells()),
+            per_endpoint: track.per_endpoint_stats,
             scope,
             codecs: CodecStats::default(),
         }

@@ -286,7 +286,7 @@ pub const FIELDS: &[MessageFields] = &[
         &[
             ("timeout_budgets", Used),
             ("request_response_sizes", Used),
-            ("per_endpoint_stats", Rejected("statistics of single hosts are in /clusters only")),
+            ("per_endpoint_stats", Used),
         ],
     ),
     (

@@ -653,8 +653,8 @@ impl<P: Wire> HostPool<P> {
     /// Counts a request that waits for a connection which carries many, or is made to.
     fn pending(&self, priority: BreakerPriority) -> Result<Pending, Failure> {
         match self.is_connecting() {
-            true => Pending::new(&self.cluster, priority),
-            false => Pending::for_new(&self.cluster, priority),
+            true => Pending::new(&self.cluster, &self.host, priority),
+            false => Pending::for_new(&self.cluster, &self.host, priority),
         }
     }
 
@@ -664,12 +664,15 @@ impl<P: Wire> HostPool<P> {
     }
 }
 
-/// A request that waits for a connection: counts in the circuit breaker and in statistics until it is dropped.
-struct Pending(Permit<Arc<Cluster>>);
+/// A request that waits for a connection: counts in the circuit breaker, in statistics and at the host until it is dropped.
+struct Pending {
+    permit: Permit<Arc<Cluster>>,
+    host: Arc<Host>,
+}
 
 impl Pending {
-    /// Counts a request; fails if the breaker is open.
-    fn new(cluster: &Arc<Cluster>, priority: BreakerPriority) -> Result<Self, Failure> {
+    /// Counts a request to `host`; fails if the breaker is open.
+    fn new(cluster: &Arc<Cluster>, host: &Arc<Host>, priority: BreakerPriority) -> Result<Self, Failure> {
         let stats = cluster.stats.traffic.here();
         let Ok(permit) = Permit::acquire(cluster.clone(), priority, Resource::Pending) else {
             stats.upstream_rq_pending_overflow.inc();
@@ -677,12 +680,13 @@ impl Pending {
         };
         stats.upstream_rq_pending_total.inc();
         stats.upstream_rq_pending_active.inc();
-        Ok(Self(permit))
+        host.pending_requests.fetch_add(1, Ordering::Relaxed);
+        Ok(Self { permit, host: host.clone() })
     }
 
     /// Counts a request for which a connection is to be made; fails, too, if none is because there is too much to do.
-    fn for_new(cluster: &Arc<Cluster>, priority: BreakerPriority) -> Result<Self, Failure> {
-        let pending = Self::new(cluster, priority)?;
+    fn for_new(cluster: &Arc<Cluster>, host: &Arc<Host>, priority: BreakerPriority) -> Result<Self, Failure> {
+        let pending = Self::new(cluster, host, priority)?;
         if overload::sheds_connection_to_host() {
             cluster.stats.traffic.here().upstream_rq_cancelled.inc();
             return Err((UpstreamReset::Overflow, String::new()));
@@ -693,7 +697,8 @@ impl Pending {
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        self.0.owner().stats.traffic.here().upstream_rq_pending_active.dec();
+        self.permit.owner().stats.traffic.here().upstream_rq_pending_active.dec();
+        self.host.pending_requests.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -343,7 +343,7 @@ impl HostPool {
         self: &Rc<Self>,
         priority: BreakerPriority,
     ) -> Result<ConnectedSocket, (UpstreamReset, String)> {
-        let _pending = Pending::for_new(&self.cluster, priority)?;
+        let _pending = Pending::for_new(&self.cluster, &self.host, priority)?;
         let Some(guard) = ConnectionGuard::new(self, Kind::Tcp, priority) else {
             return Err((UpstreamReset::Overflow, String::new()));
         };

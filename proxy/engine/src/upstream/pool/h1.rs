@@ -107,7 +107,7 @@ impl HostPool {
         self: &Rc<Self>,
         priority: BreakerPriority,
     ) -> Result<Http1Lease, Failure> {
-        let _pending = Pending::for_new(&self.cluster, priority)?;
+        let _pending = Pending::for_new(&self.cluster, &self.host, priority)?;
         let chosen = self.choose(priority, clock::now).await;
         self.follow_exclusive(priority, Self::make_http1_ahead);
         let (pooled, reused) = match chosen {

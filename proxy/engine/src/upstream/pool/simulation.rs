@@ -215,7 +215,7 @@ impl World {
 
     /// Waits in the line, unless that is full.
     fn wait(&self, id: usize) -> Option<Pending> {
-        let pending = Pending::new(&self.cluster, PRIORITY).ok();
+        let pending = Pending::new(&self.cluster, &self.pool.host, PRIORITY).ok();
         let full = self.count(State::is_pending) >= self.max(Resource::Pending);
         assert_eq!(pending.is_none(), full, "{id}");
         self.set(id, if full { State::Refused } else { State::Waiting });
