@@ -24,6 +24,7 @@ mod flushing;
 mod hashing;
 mod headers;
 mod health;
+mod health_alpn;
 mod health_changes;
 mod health_discovery;
 mod health_intervals;
@@ -444,6 +445,11 @@ async fn health_checks_that_clusters_wait_for() {
 #[tokio::test]
 async fn health_checks_that_all_have_to_pass() {
     expect_ok(async { health_together::compare(&Binary::envoy()?, &Binary::subject()?).await }.await);
+}
+
+#[tokio::test]
+async fn health_checks_that_speak_what_was_agreed_on() {
+    expect_ok(async { health_alpn::compare(&Binary::envoy()?, &Binary::subject()?).await }.await);
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use proxy_core::head::Scheme;
 use proxy_core::metadata::Metadata;
 use proxy_core::stream_error::UpstreamReset;
 use proxy_core::text::Text;
+use proxy_core::tls::TlsInfo;
 use proxy_core::upstream::Host;
 use tokio::task::AbortHandle;
 
@@ -68,6 +69,11 @@ impl<'c> Apart<'c> {
 
     /// A new connection.
     pub(super) async fn connect(&self) -> Result<Connection, Broken> {
+        self.connect_and_tell().await.map(|(connection, _)| connection)
+    }
+
+    /// A new connection, and its TLS session if it has one.
+    pub(super) async fn connect_and_tell(&self) -> Result<(Connection, Option<Arc<TlsInfo>>), Broken> {
         let socket = socket::connect(&self.address, self.cluster.connect_options(&self.address), None).await;
         let mut connection = Connection::new(socket.map_err(|error| self.failed(&error))?);
         let layers = self.layers();
@@ -85,19 +91,20 @@ impl<'c> Apart<'c> {
         if let Some(passing) = filters.of(&mut connection, session.as_ref(), self.host, self.cluster) {
             Box::pin(passing).await.map_err(|reason| self.failed(&reason))?;
         }
-        Ok(connection)
+        Ok((connection, session))
     }
 
     /// A new connection of HTTP/2.
     pub(super) async fn http2(&self) -> Result<Http2, Broken> {
+        self.cluster.stats.http2();
+        self.http2_over(self.connect().await?).await
+    }
+
+    /// HTTP/2 over this connection.
+    pub(super) async fn http2_over(&self, connection: Connection) -> Result<Http2, Broken> {
         let codec = self.cluster.stats.http2().clone();
-        let connection = Guarded::new(
-            self.connect().await?,
-            Side::Client,
-            frame_limits(self.cluster),
-            codec,
-            Traffic::Uncounted,
-        );
+        let limits = frame_limits(self.cluster);
+        let connection = Guarded::new(connection, Side::Client, limits, codec, Traffic::Uncounted);
         let options = &self.cluster.http.http2;
         let connection = connection.with_settings(options.settings.as_ref());
         let (send, driver) = http2_builder(self.cluster)

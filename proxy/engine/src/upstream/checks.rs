@@ -30,7 +30,6 @@ use xds_api::envoy::config::cluster::v3 as cluster_proto;
 use xds_api::envoy::config::core::v3 as proto;
 use xds_api::envoy::config::core::v3::health_check::HealthChecker;
 
-pub(super) use self::http::NO_ALPN;
 pub(super) use self::tcp::NO_PROXY_PROTOCOL;
 
 use self::events::EventLog;
@@ -63,6 +62,14 @@ pub struct Checker {
     criteria: Option<Metadata>,
 }
 
+/// How the hosts of a cluster are spoken with.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Spoken {
+    pub(super) protocol: UpstreamProtocol,
+    /// All of them over TLS.
+    pub(super) is_secure: bool,
+}
+
 /// What hosts are asked.
 enum Kind {
     Http(Box<HttpCheck>),
@@ -72,9 +79,9 @@ enum Kind {
 
 impl Checks {
     /// What `health_checks` ask for; `None` without any.
-    pub fn build(
+    pub(super) fn build(
         proto: &cluster_proto::Cluster,
-        protocol: UpstreamProtocol,
+        spoken: Spoken,
         scope: &Scope,
         cx: &mut BuildCx<'_>,
     ) -> Result<Option<Box<Self>>, Rejected> {
@@ -87,7 +94,7 @@ impl Checks {
             cx.at("health_checks", |cx| check_names(protos, cx))?;
         }
         let checkers = cx
-            .each("health_checks", protos, |one, cx| Checker::build(one, protocol, scope, cx).map(Arc::new));
+            .each("health_checks", protos, |one, cx| Checker::build(one, spoken, scope, cx).map(Arc::new));
         let stats = are_several.then(|| scope.child("health_check").shared());
         let (tell, told) = mpsc::unbounded_channel();
         Ok(Some(Box::new(Self { checkers: checkers?, stats, tell, told: Mutex::new(Some(told)) })))
@@ -138,15 +145,15 @@ fn check_names(protos: &[proto::HealthCheck], cx: &mut BuildCx<'_>) -> Result<()
 }
 
 impl Checker {
-    /// One check of a cluster that speaks `protocol`.
+    /// One check of a cluster whose hosts are spoken with so.
     pub(super) fn build(
         proto: &proto::HealthCheck,
-        protocol: UpstreamProtocol,
+        spoken: Spoken,
         scope: &Scope,
         cx: &mut BuildCx<'_>,
     ) -> Result<Self, Rejected> {
         let settings = CheckSettings::build(proto, cx);
-        let kind = Self::build_kind(proto, protocol, cx);
+        let kind = Self::build_kind(proto, spoken, cx);
         let log = EventLog::build(proto, cx);
         let protocols = proto.tls_options.as_ref().map_or(&[][..], |options| &options.alpn_protocols);
         let alpn = protocols.iter().map(|protocol| protocol.as_str().into()).collect();
@@ -167,18 +174,18 @@ impl Checker {
 
     fn build_kind(
         proto: &proto::HealthCheck,
-        protocol: UpstreamProtocol,
+        spoken: Spoken,
         cx: &mut BuildCx<'_>,
     ) -> Result<Kind, Rejected> {
         match &proto.health_checker {
             Some(HealthChecker::HttpHealthCheck(proto)) => {
-                cx.at("http_health_check", |cx| HttpCheck::build(proto, cx).map(Box::new).map(Kind::Http))
+                cx.at("http_health_check", |cx| HttpCheck::build(proto, spoken, cx).map(Box::new).map(Kind::Http))
             }
             Some(HealthChecker::TcpHealthCheck(proto)) => {
                 cx.at("tcp_health_check", |cx| TcpCheck::build(proto, cx).map(Kind::Tcp))
             }
             Some(HealthChecker::GrpcHealthCheck(check)) => cx.at("grpc_health_check", |cx| {
-                if protocol == UpstreamProtocol::Http1 {
+                if spoken.protocol == UpstreamProtocol::Http1 {
                     return Err(cx.reject("a cluster must support HTTP/2 for gRPC healthchecking"));
                 }
                 GrpcCheck::build(check, cx).map(Box::new).map(Kind::Grpc)

@@ -28,7 +28,7 @@ use xds_api::envoy::config::endpoint::v3::ClusterLoadAssignment;
 
 use super::aggregate::Aggregate;
 use super::balancing::Balancing;
-use super::checks::Checks;
+use super::checks::{Checks, Spoken};
 use super::circuit_breaker::{BreakerOwner, BreakerPriority, Breakers, Resource};
 use super::connection_filters::ConnectionFilters;
 use super::discovery::Discovery;
@@ -175,7 +175,8 @@ impl Cluster {
             cx.at("load_assignment", |cx| check_local_priorities(&proto.name, &assignment, cx))?;
         }
         let balancing = balancing?;
-        let checks = Checks::build(proto, http.protocol, &stats.scope, cx)?;
+        let spoken = Spoken { protocol: http.protocol, is_secure: transport.is_secure() };
+        let checks = Checks::build(proto, spoken, &stats.scope, cx)?;
         if checks.is_some() && matches!(discovery, Discovery::OriginalDst(_)) {
             return Err(cx.at("health_checks", |cx| {
                 cx.reject("hosts that are made for clients (ORIGINAL_DST) are not checked")

@@ -5,7 +5,7 @@ use proxy_core::dns_cache::NO_SUB_CLUSTERS;
 
 use FieldUse::{Ignored, Rejected, Used};
 
-use super::checks::{NO_ALPN, NO_PROXY_PROTOCOL};
+use super::checks::NO_PROXY_PROTOCOL;
 use super::circuit_breaker::NO_INTERVAL;
 use super::dns::NO_STORE;
 
@@ -415,7 +415,7 @@ pub const FIELDS: &[MessageFields] = &[
             ("expected_statuses", Used),
             ("retriable_statuses", Used),
             ("codec_client_type", Used),
-            ("use_alpn_protocol", Rejected(NO_ALPN)),
+            ("use_alpn_protocol", Used),
             ("service_name_matcher", Used),
             ("method", Used),
         ],

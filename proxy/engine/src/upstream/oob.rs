@@ -4,6 +4,9 @@
 //! begun anew after a pause; a host that does not know the service is not asked again.
 //! Source: gRFC A51; Envoy `source/extensions/load_balancing_policies/common/orca_oob_manager.cc`.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::net::SocketAddr;

@@ -13,7 +13,7 @@ use proxy_core::upstream::{CheckFailure, CheckResult, FailureKind};
 use xds_api::envoy::config::core::v3::health_check as proto;
 
 use super::http::{USER_AGENT, authority, info};
-use super::wire::{Answer, Broken, Codec, Probe, Request};
+use super::wire::{Answer, Broken, Codec, Http, Probe, Request};
 use crate::upstream::header_mutation::HeaderMutations;
 
 const PATH: &str = "/grpc.health.v1.Health/Check";
@@ -59,7 +59,7 @@ impl GrpcCheck {
 
     pub(super) async fn ask(&self, probe: &mut Probe<'_>, timeout: Duration) -> CheckResult {
         let request = self.request(probe, timeout);
-        match probe.exchange(request, Codec::Http2).await {
+        match probe.exchange(request, Codec::Fixed(Http::Version2)).await {
             Ok(answer) if is_serving(&answer) => CheckResult::Passed { degraded: false },
             Ok(_) => CheckResult::Failed(CheckFailure::of(FailureKind::Active)),
             Err(Broken) => CheckResult::Failed(CheckFailure::of(FailureKind::Network)),

@@ -21,7 +21,8 @@ use xds_api::envoy::config::core::v3::RequestMethod;
 use xds_api::envoy::config::core::v3::health_check as proto;
 use xds_api::envoy::r#type::v3::{CodecClientType, Int64Range};
 
-use super::wire::{Answer, Broken, Codec, Probe, Request};
+use super::Spoken;
+use super::wire::{Answer, Broken, Codec, Http, Probe, Request};
 use crate::local::clock;
 use crate::upstream::header_mutation::HeaderMutations;
 
@@ -80,7 +81,11 @@ impl Statuses {
 }
 
 impl HttpCheck {
-    pub(super) fn build(proto: &proto::HttpHealthCheck, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
+    pub(super) fn build(
+        proto: &proto::HttpHealthCheck,
+        spoken: Spoken,
+        cx: &mut BuildCx<'_>,
+    ) -> Result<Self, Rejected> {
         let proto::HttpHealthCheck {
             host,
             path,
@@ -96,7 +101,7 @@ impl HttpCheck {
             service_name_matcher,
             method,
         } = proto;
-        cx.reject_if(*use_alpn_protocol, "use_alpn_protocol", NO_ALPN)?;
+        cx.reject_if(*use_alpn_protocol && !spoken.is_secure, "use_alpn_protocol", NO_ALPN)?;
         let method = cx.at("method", |cx| build_method(*method, cx));
         let body = send.as_ref().map(|send| cx.at("send", |cx| Payload::piece(send, cx)));
         let receive = Payload::build_all("receive", receive, cx);
@@ -110,8 +115,8 @@ impl HttpCheck {
             .as_ref()
             .map(|matcher| cx.at("service_name_matcher", |cx| StringMatcher::build(matcher, cx)));
         let codec = match CodecClientType::try_from(*codec_client_type) {
-            Ok(CodecClientType::Http1) => Codec::Http1,
-            Ok(CodecClientType::Http2) => Codec::Http2,
+            Ok(CodecClientType::Http1) => Http::Version1,
+            Ok(CodecClientType::Http2) => Http::Version2,
             Ok(CodecClientType::Http3) | Err(_) => {
                 return Err(cx.at("codec_client_type", |cx| cx.reject("only HTTP1 and HTTP2 are available")));
             }
@@ -145,7 +150,7 @@ impl HttpCheck {
             headers: headers?,
             expected,
             retriable,
-            codec,
+            codec: if *use_alpn_protocol { Codec::Agreed { or: codec } } else { Codec::Fixed(codec) },
             service: service.transpose()?,
         })
     }
@@ -240,5 +245,5 @@ fn takes_body(method: &Method) -> bool {
     !matches!(*method, Method::GET | Method::HEAD | Method::DELETE | Method::TRACE)
 }
 
-/// Why `use_alpn_protocol` is refused.
-pub(in crate::upstream) const NO_ALPN: &str = "HTTP/1 or HTTP/2 is chosen by codec_client_type only";
+/// Why `use_alpn_protocol` is refused where hosts are not all spoken with over TLS.
+const NO_ALPN: &str = "it is configured for the health check of a cluster which has a non-ALPN transport socket";

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use proxy_core::head::{BodyEvent, RequestHead, ResponseHead, Scheme};
 use proxy_core::stream_error::UpstreamReset;
+use proxy_core::tls::TlsInfo;
 use proxy_core::upstream::Host;
 
 use super::Checker;
@@ -35,11 +36,36 @@ pub(super) enum Kept {
     Http2(Http2),
 }
 
+/// A version of HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Http {
+    Version1,
+    Version2,
+}
+
 /// Which HTTP a request is sent in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Codec {
-    Http1,
-    Http2,
+    Fixed(Http),
+    /// What the TLS handshake agrees on (ALPN), or else this.
+    Agreed { or: Http },
+}
+
+impl Codec {
+    /// On a connection whose handshake agreed on this.
+    fn on(self, agreed: Option<&TlsInfo>) -> Http {
+        match (self, agreed.and_then(|tls| tls.alpn.as_deref())) {
+            (Self::Agreed { .. }, Some(b"h2")) => Http::Version2,
+            (Self::Agreed { .. }, Some(b"http/1.1")) => Http::Version1,
+            (Self::Fixed(http) | Self::Agreed { or: http }, _) => http,
+        }
+    }
+}
+
+/// A connection for one request.
+enum Carrier {
+    Http1(Box<ClientConnection>),
+    Http2(Http2),
 }
 
 /// A request and how much of its answer is wanted.
@@ -105,17 +131,15 @@ impl<'c> Probe<'c> {
 
     /// Sends `request` and reads the whole answer.
     pub(super) async fn exchange(&mut self, request: Request, codec: Codec) -> Result<Answer, Broken> {
-        match codec {
-            Codec::Http1 => {
-                let mut connection = self.http1().await?;
+        match self.carrier(codec).await? {
+            Carrier::Http1(mut connection) => {
                 let answer = Exchange::new(Stream::Http1(&mut connection), request).run().await?;
                 if connection.is_reusable() {
                     self.keep(Kept::Http1(connection));
                 }
                 Ok(answer)
             }
-            Codec::Http2 => {
-                let connection = self.http2().await?;
+            Carrier::Http2(connection) => {
                 let stream = ClientStream::new(
                     connection.send.clone(),
                     self.cluster.http.max_headers_count as usize,
@@ -130,26 +154,38 @@ impl<'c> Probe<'c> {
         }
     }
 
-    async fn http1(&mut self) -> Result<Box<ClientConnection>, Broken> {
+    /// The connection that is kept, or a new one.
+    async fn carrier(&mut self, codec: Codec) -> Result<Carrier, Broken> {
         match self.kept.take() {
-            Some(Kept::Http1(connection)) if connection.is_alive() => Ok(connection),
-            Some(Kept::Tcp(_) | Kept::Http1(_) | Kept::Http2(_)) | None => {
-                // They are there from the first connection on, as in Envoy.
+            Some(Kept::Http1(connection)) if connection.is_alive() => return Ok(Carrier::Http1(connection)),
+            Some(Kept::Http2(mut kept)) => {
+                let mut nobody = Context::from_waker(std::task::Waker::noop());
+                if matches!(kept.send.poll_ready(&mut nobody), Poll::Ready(Ok(()))) {
+                    return Ok(Carrier::Http2(kept));
+                }
+            }
+            Some(Kept::Tcp(_) | Kept::Http1(_)) | None => {}
+        }
+        // Their statistics are there from the first connection on, as in Envoy.
+        match codec {
+            Codec::Fixed(Http::Version1) => {
                 self.cluster.stats.http1();
-                let options = http1_options(self.cluster);
-                Ok(Box::new(ClientConnection::new(self.connect().await?, options)))
             }
-        }
-    }
-
-    async fn http2(&mut self) -> Result<Http2, Broken> {
-        if let Some(Kept::Http2(mut kept)) = self.kept.take() {
-            let mut nobody = Context::from_waker(std::task::Waker::noop());
-            if matches!(kept.send.poll_ready(&mut nobody), Poll::Ready(Ok(()))) {
-                return Ok(kept);
+            Codec::Fixed(Http::Version2) => {
+                self.cluster.stats.http2();
             }
+            Codec::Agreed { .. } => {}
         }
-        self.apart().http2().await
+        let apart = self.apart();
+        let (connection, session) = apart.connect_and_tell().await?;
+        match codec.on(session.as_deref()) {
+            Http::Version1 => {
+                self.cluster.stats.http1();
+                let connection = ClientConnection::new(connection, http1_options(self.cluster));
+                Ok(Carrier::Http1(Box::new(connection)))
+            }
+            Http::Version2 => apart.http2_over(connection).await.map(Carrier::Http2),
+        }
     }
 }
 
