@@ -133,8 +133,8 @@ pub type Called = Result<Answer, CallFailure>;
 pub trait Caller {
     /// Begins `call` when first polled.
     fn call(&self, call: Call) -> LocalBoxFuture<'static, Called>;
-    /// Begins `call`, whose body is `talk`, when first polled; ready when the host ends it, or it fails, and when its cluster is replaced or
-    /// goes. Dropping it resets it. It has no deadline and is not made again.
+    /// Begins `call`, whose body is `talk`, when first polled; ready when the host ends it, or it fails. Dropping it resets it. It has no deadline
+    /// and is not made again.
     fn converse(&self, call: Call, talk: Talk) -> LocalBoxFuture<'static, Result<(), CallFailure>>;
     /// Makes `call` for nobody: it goes on when who asked for it is gone, and what comes of it is not told.
     fn send(&self, call: Call);

@@ -33,7 +33,7 @@ fn visit(cluster: &Cluster, host: &Host, visitor: &mut dyn FnMut(Metric<'_>)) {
     let mut labels: Vec<(Box<str>, Box<str>)> =
         vec![(CLUSTER.into(), name.into()), (ADDRESS.into(), address.as_str().into())];
     if !host.hostname.is_empty() {
-        labels.push((HOSTNAME.into(), (*host.hostname).into()));
+        labels.push((HOSTNAME.into(), Box::from(&*host.hostname)));
     }
     let mut labelled = Labelled::like_extracted("", labels.into());
     let prefix = format!("{prefix}.endpoint.{}", sanitize(&address));

@@ -39,8 +39,11 @@ impl Rig {
         }
         // (JSON is one line, in no order of names.)
         let page = page.replace("},{", "},\n{").replace("[{", "[\n{").replace("}]", "}\n]");
-        let lines: BTreeSet<&str> =
-            page.lines().filter(|line| line.contains("endpoint")).map(|line| line.trim_end_matches(',')).collect();
+        let lines: BTreeSet<&str> = page
+            .lines()
+            .filter(|line| line.contains("endpoint"))
+            .map(|line| line.trim_end_matches(','))
+            .collect();
         self.facts.push(format!("{path}: {lines:#?}"));
         Ok(())
     }
@@ -66,7 +69,11 @@ async fn run(binary: &Binary) -> Result<Vec<String>> {
             &endpoint(host.addr().port(), "some.host"),
         ),
         cluster("refused", "alt_stat_name: other.name", &endpoint(nowhere.port(), "")),
-        cluster("slow", "circuit_breakers: {thresholds: [{max_connections: 1}]}", &endpoint(slow.addr().port(), "")),
+        cluster(
+            "slow",
+            "circuit_breakers: {thresholds: [{max_connections: 1}]}",
+            &endpoint(slow.addr().port(), ""),
+        ),
         cluster("idle", "", "{endpoint: {address: {pipe: {path: /nowhere/at.all}}}}"),
     ];
     let routes = ["a:b", "refused", "slow"].map(|name| {

@@ -23,15 +23,64 @@ const AUTO: &str = "typed_extension_protocol_options: {envoy.extensions.upstream
 const CASES: &[Case] = &[
     ("agrees on h2", "use_alpn_protocol: true", "", BOTH, "", &["h2"]),
     ("agrees on http/1.1", "use_alpn_protocol: true", "", BOTH, "", &["http/1.1"]),
-    ("agrees on http/1.1 in place of HTTP/2", "use_alpn_protocol: true, codec_client_type: HTTP2", "", BOTH, "", &["http/1.1"]),
+    (
+        "agrees on http/1.1 in place of HTTP/2",
+        "use_alpn_protocol: true, codec_client_type: HTTP2",
+        "",
+        BOTH,
+        "",
+        &["http/1.1"],
+    ),
     ("offers nothing", "use_alpn_protocol: true", "", "", "", &["h2", "http/1.1"]),
-    ("offers nothing, and else HTTP/2", "use_alpn_protocol: true, codec_client_type: HTTP2", "", "", "", &["h2", "http/1.1"]),
+    (
+        "offers nothing, and else HTTP/2",
+        "use_alpn_protocol: true, codec_client_type: HTTP2",
+        "",
+        "",
+        "",
+        &["h2", "http/1.1"],
+    ),
     ("offers what requests do", "use_alpn_protocol: true", "", "", AUTO, &["h2", "http/1.1"]),
-    ("offers its own", "use_alpn_protocol: true", "tls_options: {alpn_protocols: [h2]}", "", "", &["h2", "http/1.1"]),
-    ("offers its own in place of the context's", "use_alpn_protocol: true", "tls_options: {alpn_protocols: [h2, http/1.1]}", ", common_tls_context: {alpn_protocols: [http/1.1]}", "", &["h2", "http/1.1"]),
-    ("agrees on something else", "use_alpn_protocol: true", "tls_options: {alpn_protocols: [other]}", "", "", &["other"]),
-    ("agrees on something else, and else HTTP/2", "use_alpn_protocol: true, codec_client_type: HTTP2", "tls_options: {alpn_protocols: [other]}", "", "", &["other"]),
-    ("agrees on HTTP/1.0", "use_alpn_protocol: true, codec_client_type: HTTP2", "tls_options: {alpn_protocols: [http/1.0]}", "", "", &["http/1.0"]),
+    (
+        "offers its own",
+        "use_alpn_protocol: true",
+        "tls_options: {alpn_protocols: [h2]}",
+        "",
+        "",
+        &["h2", "http/1.1"],
+    ),
+    (
+        "offers its own in place of the context's",
+        "use_alpn_protocol: true",
+        "tls_options: {alpn_protocols: [h2, http/1.1]}",
+        ", common_tls_context: {alpn_protocols: [http/1.1]}",
+        "",
+        &["h2", "http/1.1"],
+    ),
+    (
+        "agrees on something else",
+        "use_alpn_protocol: true",
+        "tls_options: {alpn_protocols: [other]}",
+        "",
+        "",
+        &["other"],
+    ),
+    (
+        "agrees on something else, and else HTTP/2",
+        "use_alpn_protocol: true, codec_client_type: HTTP2",
+        "tls_options: {alpn_protocols: [other]}",
+        "",
+        "",
+        &["other"],
+    ),
+    (
+        "agrees on HTTP/1.0",
+        "use_alpn_protocol: true, codec_client_type: HTTP2",
+        "tls_options: {alpn_protocols: [http/1.0]}",
+        "",
+        "",
+        &["http/1.0"],
+    ),
     ("does not agree", "use_alpn_protocol: true, codec_client_type: HTTP2", "", BOTH, "", &[]),
     ("agrees on h2 in vain", "", "", BOTH, "", &["h2"]),
     ("agrees on http/1.1 in vain", "codec_client_type: HTTP2", "", BOTH, "", &["http/1.1"]),
@@ -110,7 +159,8 @@ async fn run(binary: &Binary) -> Result<Vec<String>> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut hosts = Vec::new();
     for (_, _, _, _, _, speaks) in CASES {
-        let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
+        let builder =
+            ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
         let mut config = builder.with_no_client_auth().with_single_cert(chain.clone(), key.clone_key())?;
         config.alpn_protocols = speaks.iter().map(|name| name.as_bytes().to_vec()).collect();
         hosts.push(Host::start(&Arc::new(config))?);

@@ -83,7 +83,8 @@ impl Rig {
     }
 
     async fn note(&mut self, what: &str, hosts: &[&Upstream]) -> Result<()> {
-        let shown = "^cluster.[a-z]*.(health_check.(name.[ab].)?healthy|membership_|upstream_cx_(total|destroy)$)";
+        let shown =
+            "^cluster.[a-z]*.(health_check.(name.[ab].)?healthy|membership_|upstream_cx_(total|destroy)$)";
         let stats: BTreeMap<String, i64> = self.proxy.admin().stats(shown).await?;
         let clusters = self.proxy.admin().get("/clusters").await?;
         let mut flags = Vec::new();

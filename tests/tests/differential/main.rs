@@ -50,7 +50,6 @@ mod overload;
 mod paths;
 mod prefix;
 mod quota;
-mod quota_moves;
 mod ratelimit;
 mod ratelimit_network;
 mod rbac;
@@ -505,11 +504,6 @@ async fn shares_of_zones() {
 #[tokio::test]
 async fn quotas_of_a_service() {
     expect_ok(quota::compare().await);
-}
-
-#[tokio::test]
-async fn quotas_of_a_service_whose_cluster_is_replaced() {
-    expect_ok(quota_moves::compare().await);
 }
 
 #[tokio::test]

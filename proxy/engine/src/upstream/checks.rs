@@ -93,8 +93,8 @@ impl Checks {
         if are_several {
             cx.at("health_checks", |cx| check_names(protos, cx))?;
         }
-        let checkers = cx
-            .each("health_checks", protos, |one, cx| Checker::build(one, spoken, scope, cx).map(Arc::new));
+        let checkers =
+            cx.each("health_checks", protos, |one, cx| Checker::build(one, spoken, scope, cx).map(Arc::new));
         let stats = are_several.then(|| scope.child("health_check").shared());
         let (tell, told) = mpsc::unbounded_channel();
         Ok(Some(Box::new(Self { checkers: checkers?, stats, tell, told: Mutex::new(Some(told)) })))
@@ -178,9 +178,9 @@ impl Checker {
         cx: &mut BuildCx<'_>,
     ) -> Result<Kind, Rejected> {
         match &proto.health_checker {
-            Some(HealthChecker::HttpHealthCheck(proto)) => {
-                cx.at("http_health_check", |cx| HttpCheck::build(proto, spoken, cx).map(Box::new).map(Kind::Http))
-            }
+            Some(HealthChecker::HttpHealthCheck(proto)) => cx.at("http_health_check", |cx| {
+                HttpCheck::build(proto, spoken, cx).map(Box::new).map(Kind::Http)
+            }),
             Some(HealthChecker::TcpHealthCheck(proto)) => {
                 cx.at("tcp_health_check", |cx| TcpCheck::build(proto, cx).map(Kind::Tcp))
             }

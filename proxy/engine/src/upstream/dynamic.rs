@@ -363,9 +363,6 @@ mod tests {
     }
 
     /// A host that the cluster is told of.
-        Address::from(SocketAddr::from(([10, 0, 0, last], 80)))
-    }
-
     fn comes(cluster: &Cluster, name: &str, last: u8) -> Arc<DnsHost> {
         let host = Arc::new(DnsHost::new(Wanted { name, port: 80 }, clock::now()));
         cluster.resolved(&host, &[address(last)]);

@@ -283,11 +283,7 @@ pub const FIELDS: &[MessageFields] = &[
     ("envoy.config.cluster.v3.LoadBalancingPolicy.Policy", &[("typed_extension_config", Used)]),
     (
         "envoy.config.cluster.v3.TrackClusterStats",
-        &[
-            ("timeout_budgets", Used),
-            ("request_response_sizes", Used),
-            ("per_endpoint_stats", Used),
-        ],
+        &[("timeout_budgets", Used), ("request_response_sizes", Used), ("per_endpoint_stats", Used)],
     ),
     (
         "envoy.config.cluster.v3.UpstreamConnectionOptions",

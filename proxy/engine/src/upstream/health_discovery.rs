@@ -19,8 +19,8 @@ use xds_api::envoy::config::cluster::v3 as cluster;
 use xds_api::envoy::config::endpoint::v3 as endpoint;
 use xds_api::envoy::service::health::v3 as proto;
 
-use super::checks::{Checker, Spoken};
 use super::checks::sessions::Sessions;
+use super::checks::{Checker, Spoken};
 use super::cluster::Cluster;
 use crate::tls::Supplied;
 
@@ -182,8 +182,7 @@ impl Delegate {
             if let Some(at) = left.iter().position(|(known, _)| *known == check) {
                 return Ok(left.swap_remove(at).1.checker.clone());
             }
-            let spoken =
-                Spoken { protocol: cluster.http.protocol, is_secure: cluster.transport.is_secure() };
+            let spoken = Spoken { protocol: cluster.http.protocol, is_secure: cluster.transport.is_secure() };
             Checker::build(check, spoken, &cluster.stats.scope, cx).map(Arc::new)
         });
         let hosts = match before {

@@ -50,8 +50,6 @@ use crate::local::overload;
 pub struct Clusters {
     slots: RefCell<Vec<Option<Rc<WorkerCluster>>>>,
     names: RefCell<HashMap<Arc<str>, usize, foldhash::fast::RandomState>>,
-    /// Others came in the place of some, or none.
-    replaced: Notify,
 }
 
 impl Clusters {
@@ -91,18 +89,6 @@ impl Clusters {
                 names.insert(next.name.shared(), slot);
                 *current = Some(Rc::new(WorkerCluster::new(next.clone())));
             }
-        }
-        self.replaced.notify_waiters();
-    }
-
-    /// Ready when one of these clusters is gone or was replaced. Cancel-safe.
-    pub(crate) async fn replaced(&self, clusters: &[Rc<WorkerCluster>]) {
-        loop {
-            let replaced = self.replaced.notified();
-            if clusters.iter().any(|cluster| cluster.is_retired()) {
-                return;
-            }
-            replaced.await;
         }
     }
 

@@ -1,10 +1,8 @@
 //! Calls whose messages go both ways until one side ends them: streams to a service that a part of the proxy keeps up.
 //!
-//! Such a call counts as answered when its head comes. It ends with its cluster, and is not made again: who keeps it up knows when to begin
-//! anew, and with what.
+//! Such a call counts as answered when its head comes. It is not made again: who keeps it up knows when to begin anew, and with what.
 
 use std::future::poll_fn;
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -36,7 +34,6 @@ pub(crate) async fn converse(
     talk: Talk,
 ) -> Result<(), CallFailure> {
     let Some(cluster) = clusters.get(&call.cluster) else { return Err(CallFailure::NoCluster) };
-    let all = clusters.clone();
     let clusters = cluster.aggregate().is_some().then_some(clusters);
     write_headers(&mut call, env.node.address);
     let (limit, extent) = (call.max_response_bytes, Extent::Call);
@@ -44,7 +41,7 @@ pub(crate) async fn converse(
         Calling { cluster, clusters, member: None, call, extent, random, host: None, is_answered: false };
     let begun = clock::now();
     let mut talking = Talking { talk, is_told: false, is_over: false, heard: BytesMut::new(), limit };
-    let ended = calling.converse(&mut talking, &all).await;
+    let ended = calling.converse(&mut talking).await;
     match ended {
         Ok(()) => calling.count_time(begun),
         Err(failure) if calling.is_answered => calling.count_failure(&failure),
@@ -54,23 +51,13 @@ pub(crate) async fn converse(
 }
 
 impl Calling {
-    async fn converse(&mut self, talking: &mut Talking, all: &Clusters) -> Result<(), CallFailure> {
+    async fn converse(&mut self, talking: &mut Talking) -> Result<(), CallFailure> {
         let (mut up, _in_flight) = self.open(false).await?;
-        let carrier = self.host_cluster().clone();
-        let involved = [self.cluster.clone(), carrier.clone()];
-        if involved.iter().any(|cluster| cluster.is_retired()) {
-            // (There is another one now, or none.)
-            return Err(CallFailure::NoCluster);
-        }
         up.request(&self.call.request, false).map_err(CallFailure::Reset)?;
+        let carrier = self.host_cluster().clone();
         let sent = Sent { cluster: &carrier.cluster, protocol: up.protocol() };
-        let mut replaced = pin!(all.replaced(&involved));
         loop {
-            let heard = poll_fn(|cx| match talking.poll(&mut up, cx) {
-                Poll::Pending => replaced.as_mut().poll(cx).map(|()| Err(Unheard::Replaced)),
-                ready => ready,
-            });
-            match heard.await {
+            match poll_fn(|cx| talking.poll(&mut up, cx)).await {
                 Ok(Heard::Head(head)) => self.answered(&head),
                 Ok(Heard::End) => {
                     if talking.is_told {
@@ -83,7 +70,6 @@ impl Calling {
                     return Err(CallFailure::Reset(reset));
                 }
                 // (Given up on this side.)
-                Err(Unheard::Replaced) => return Err(CallFailure::Reset(UpstreamReset::LocalReset)),
                 Err(Unheard::TooLarge) => return Err(CallFailure::TooLarge),
                 Err(Unheard::NoMessage) => return Err(CallFailure::Reset(UpstreamReset::LocalReset)),
             }
@@ -135,8 +121,6 @@ enum Unheard {
     Reset(UpstreamReset),
     TooLarge,
     NoMessage,
-    /// The cluster is gone or was replaced.
-    Replaced,
 }
 
 /// What was passed on of what came.

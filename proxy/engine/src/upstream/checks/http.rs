@@ -246,4 +246,5 @@ fn takes_body(method: &Method) -> bool {
 }
 
 /// Why `use_alpn_protocol` is refused where hosts are not all spoken with over TLS.
-const NO_ALPN: &str = "it is configured for the health check of a cluster which has a non-ALPN transport socket";
+const NO_ALPN: &str =
+    "it is configured for the health check of a cluster which has a non-ALPN transport socket";

@@ -48,7 +48,9 @@ pub(super) enum Http {
 pub(super) enum Codec {
     Fixed(Http),
     /// What the TLS handshake agrees on (ALPN), or else this.
-    Agreed { or: Http },
+    Agreed {
+        or: Http,
+    },
 }
 
 impl Codec {

@@ -12,7 +12,10 @@ use super::super::tests::{build, cluster, lb_endpoint};
 use super::*;
 
 fn any<M: Message + prost::Name>(message: &M) -> prost_types::Any {
-    prost_types::Any { type_url: format!("type.googleapis.com/{}", M::full_name()), value: message.encode_to_vec() }
+    prost_types::Any {
+        type_url: format!("type.googleapis.com/{}", M::full_name()),
+        value: message.encode_to_vec(),
+    }
 }
 
 fn seconds(seconds: i64) -> Option<prost_types::Duration> {
