@@ -181,7 +181,60 @@ const CASES: &[Case] = &[
         "hash_policy: [{header: {header_name: x-none}, terminal: true}, {header: {header_name: x-key}, terminal: true}, {query_parameter: {name: q}}]",
         "",
     ),
+    Case::new("state", MAGLEV).with_policy("hash_policy: [{filter_state: {key: hashable}}]", ""),
+    Case::new("state-plain", MAGLEV).with_policy(OF_STATE_PLAIN, ""),
+    Case::new("state-none", MAGLEV).with_policy(OF_STATE_NONE, ""),
+    Case::new("state-address", MAGLEV).with_policy(OF_STATE_ADDRESS, ""),
+    Case::new("state-ip", MAGLEV).with_policy(OF_STATE_IP, ""),
+    Case::new("state-cluster", MAGLEV).with_policy(OF_STATE_CLUSTER, ""),
+    Case::new("state-bool", MAGLEV).with_policy(OF_STATE_BOOL, ""),
+    Case::new("state-hits", MAGLEV).with_policy(OF_STATE_HITS, ""),
+    Case::new("state-name", MAGLEV).with_policy(OF_STATE_NAME, ""),
+    Case::new("state-several", RING).with_policy(
+        "hash_policy: [{filter_state: {key: hashable}, terminal: true}, {header: {header_name: x-key}}]",
+        "",
+    ),
 ];
+
+/// Objects in the filter state that a header follows, so that one that has no number shows.
+const OF_STATE_PLAIN: &str = "hash_policy: [{filter_state: {key: plain}}, {header: {header_name: x-key}}]";
+const OF_STATE_NONE: &str = "hash_policy: [{filter_state: {key: none}}, {header: {header_name: x-key}}]";
+const OF_STATE_ADDRESS: &str =
+    "hash_policy: [{filter_state: {key: address}}, {header: {header_name: x-key}}]";
+const OF_STATE_IP: &str = "hash_policy: [{filter_state: {key: ip}}, {header: {header_name: x-key}}]";
+const OF_STATE_CLUSTER: &str =
+    "hash_policy: [{filter_state: {key: cluster}}, {header: {header_name: x-key}}]";
+const OF_STATE_BOOL: &str = "hash_policy: [{filter_state: {key: bool}}, {header: {header_name: x-key}}]";
+const OF_STATE_HITS: &str = "hash_policy: [{filter_state: {key: hits}}, {header: {header_name: x-key}}]";
+const OF_STATE_NAME: &str = "hash_policy: [{filter_state: {key: name}}, {header: {header_name: x-key}}]";
+
+/// What is left in the filter state: key, kind, and text.
+const OF_REQUESTS: &[(&str, &str, &str)] = &[
+    ("hashable", "envoy.hashable_string", "%REQ(x-key)%"),
+    ("plain", "envoy.string", "%REQ(x-key)%"),
+    ("address", "envoy.network.transport_socket.original_dst_address", "10.0.0.1:80"),
+    ("ip", "envoy.network.ip", "10.0.0.1"),
+    ("cluster", "envoy.tcp_proxy.cluster", "c"),
+    ("bool", "envoy.bool", "true"),
+    ("hits", "envoy.ratelimit.hits_addend", "7"),
+    ("name", "envoy.network.upstream_server_name", "h.test"),
+];
+const OF_CONNECTIONS: &[(&str, &str, &str)] =
+    &[("hashable", "envoy.hashable_string", "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%")];
+
+/// A filter that leaves objects in the filter state, of requests or of connections.
+fn state_filter(kind: &str, when: &str, objects: &[(&str, &str, &str)]) -> String {
+    let objects: Vec<String> = objects
+        .iter()
+        .map(|(key, factory, text)| {
+            format!("{{object_key: {key}, factory_key: {factory}, format_string: {{text_format_source: {{inline_string: \"{text}\"}}}}}}")
+        })
+        .collect();
+    format!(
+        "- name: state\n  typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.filters.{kind}.set_filter_state.v3.Config, {when}: [{}]}}\n",
+        objects.join(", ")
+    )
+}
 
 fn cluster(name: &str, fields: &str, localities: &[(&str, &[(usize, &str)])], hosts: &[Upstream]) -> String {
     let mut yaml = format!("- name: {name}\n  connect_timeout: 1s\n{}", indent(fields, 2));
@@ -232,8 +285,16 @@ fn configuration(hosts: &[Upstream], slow: &[Upstream]) -> String {
         UNEVEN,
         slow,
     ));
-    let tcp = tcp_proxy("tcp", "cluster: maglev\nhash_policy: [{source_ip: {}}]\n");
-    let listeners = [HttpListener::new("http", &routes).yaml(), listener_with_filters("tcp", &tcp)];
+    let http = HttpListener::new("http", &routes);
+    let http = http.filters(&state_filter("http", "on_request_headers", OF_REQUESTS));
+    let by_source = tcp_proxy("tcp", "cluster: maglev\nhash_policy: [{source_ip: {}}]\n");
+    let state = state_filter("network", "on_new_connection", OF_CONNECTIONS);
+    let by_state = tcp_proxy("tcp-state", "cluster: ring\nhash_policy: [{filter_state: {key: hashable}}]\n");
+    let listeners = [
+        http.yaml(),
+        listener_with_filters("tcp", &by_source),
+        listener_with_filters("tcp-state", &format!("{state}{by_state}")),
+    ];
     bootstrap(&listeners, &clusters, "")
 }
 
@@ -302,7 +363,9 @@ async fn observe(binary: &Binary, hosts: &[Upstream], slow: &[Upstream]) -> Resu
     seen.insert("weighted".into(), hosts_of_keys(&proxy, "weighted", "").await?);
     seen.insert("cookies".into(), cookies(&proxy).await?);
     seen.insert("bounded".into(), bounded(&proxy, slow).await?);
-    seen.insert("tcp".into(), tcp(&proxy).await?);
+    for listener in ["tcp", "tcp-state"] {
+        seen.insert(listener.into(), tcp(&proxy, listener).await?);
+    }
     proxy.stop().await?;
     Ok(seen)
 }
@@ -351,11 +414,11 @@ async fn bounded(proxy: &Proxy, hosts: &[Upstream]) -> Result<Vec<String>> {
     Ok(picked)
 }
 
-async fn tcp(proxy: &Proxy) -> Result<Vec<String>> {
+async fn tcp(proxy: &Proxy, listener: &str) -> Result<Vec<String>> {
     let mut picked = Vec::new();
     for number in 1..60u8 {
         let from = std::net::IpAddr::from([127, 0, 1, number]);
-        let mut client = Client::connect_from(from, proxy.listener("tcp")?).await?;
+        let mut client = Client::connect_from(from, proxy.listener(listener)?).await?;
         picked.push(ask(&mut client, "/", "k", "").await?.0);
     }
     Ok(picked)

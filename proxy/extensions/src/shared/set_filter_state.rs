@@ -13,6 +13,7 @@ use proxy_core::dns_cache;
 use proxy_core::extension::access_log::{LogEntry, LogType};
 use proxy_core::filter_state::FilterStateValue;
 use proxy_core::format::LineFormat;
+use proxy_core::hash::xxhash64;
 use proxy_core::head::RequestHead;
 use proxy_core::stream_info::StreamInfo;
 use proxy_core::transport::{self, TransportNames};
@@ -38,6 +39,8 @@ pub const FIELDS: &[MessageFields] = &[(
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Text,
+    /// Text that hash policies may look at.
+    HashableText,
     Bool,
     Ip,
     /// An address with a port, for clusters of the type ORIGINAL_DST.
@@ -59,7 +62,8 @@ enum Kind {
 impl Kind {
     fn of(factory: &str) -> Option<Self> {
         Some(match factory {
-            "envoy.string" | "envoy.hashable_string" => Self::Text,
+            "envoy.string" => Self::Text,
+            "envoy.hashable_string" => Self::HashableText,
             "envoy.bool" => Self::Bool,
             "envoy.network.ip" => Self::Ip,
             "envoy.network.transport_socket.original_dst_address" => Self::Address,
@@ -76,7 +80,9 @@ impl Kind {
     /// The object's text, if an object can be made of `text`.
     fn read(self, text: String) -> Option<String> {
         match self {
-            Self::Text | Self::Cluster | Self::Host | Self::Name | Self::Names => Some(text),
+            Self::Text | Self::HashableText | Self::Cluster | Self::Host | Self::Name | Self::Names => {
+                Some(text)
+            }
             Self::Bool => match text.to_ascii_lowercase().as_str() {
                 "true" | "t" | "yes" | "y" | "1" => Some("true".into()),
                 "false" | "f" | "no" | "n" | "0" => Some("false".into()),
@@ -102,7 +108,7 @@ impl FilterStateValue for Object {
 
     fn to_json(&self) -> Option<String> {
         match self.kind {
-            Kind::Text => serde_json::to_string(&self.text).ok(),
+            Kind::Text | Kind::HashableText => serde_json::to_string(&self.text).ok(),
             Kind::Bool => Some(self.text.clone()),
             Kind::Ip
             | Kind::Address
@@ -121,6 +127,10 @@ impl FilterStateValue for Object {
 
     fn as_number(&self) -> Option<u64> {
         matches!(self.kind, Kind::Hits | Kind::Port).then(|| self.text.parse().ok()).flatten()
+    }
+
+    fn hash(&self) -> Option<u64> {
+        matches!(self.kind, Kind::HashableText | Kind::Address).then(|| xxhash64(self.text.as_bytes()))
     }
 
     fn as_any(&self) -> &dyn Any {
