@@ -122,7 +122,8 @@ pub(crate) fn cases() -> Vec<Case> {
         post("a request that waits", "slow_request", "/", LONG).raw(long()),
         Case::send("a request in chunks that waits", "slow_chunks", chunked_post),
         h2("a response that waits", "slow_response", H2Request::get("http://test/")).raw(long()),
-        h2("a request that waits is told of", "request_told", H2Request::post("http://test/", LONG)),
+        h2("a request that waits is told of", "request_told", H2Request::post("http://test/", LONG))
+            .varies("response[0].trailer.bandwidth-response-delay-ms", "Whether a millisecond has passed"),
         Case::get("trailers over http1", "h1_trailers", "/", "").raw(chunked()),
         h2("trailers of its own", "trailers", H2Request::get("http://test/"))
             .h2_reply(H2Reply::new(200, LONG).trailer("x-own", "1")),
