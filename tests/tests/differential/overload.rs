@@ -201,7 +201,10 @@ fn measures() -> Vec<Measure> {
         point("envoy.load_shed_points.hcm_ondata_creating_codec", codec),
         point("envoy.load_shed_points.http_connection_manager_decode_headers", all()),
         point("envoy.load_shed_points.http_downstream_filter_check", all()),
-        point("envoy.load_shed_points.http1_server_abort_dispatch", all()),
+        point(
+            "envoy.load_shed_points.http1_server_abort_dispatch",
+            [requests("shed"), vec![spared()]].concat(),
+        ),
         point("envoy.load_shed_points.http2_server_go_away_on_dispatch", going()),
         point("envoy.load_shed_points.http2_server_go_away_and_close_on_dispatch", closing),
         point("envoy.load_shed_points.connection_pool_new_connection", unconnected),
