@@ -177,7 +177,8 @@ fn sequence_cases() -> Vec<Case> {
     let get = |stream, path| head(stream, WHOLE, "GET", path, &[]);
     let post = |stream| head(stream, END_HEADERS, "POST", "/up", &[]);
     vec![
-        Case::frames("frames, cookies that hold little", "auto", cookies(4)),
+        Case::frames("frames, cookies that hold little", "auto", cookies(4))
+            .varies("upstream*", "which of the requests that are there at once comes first"),
         Case::frames("frames, cookies that hold much", "auto", cookies(10))
             .differs("refused", COOKIES)
             .differs("resets", COOKIES)

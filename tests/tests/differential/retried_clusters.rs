@@ -158,7 +158,8 @@ pub(crate) fn cases() -> Vec<Case> {
         plain("a tree leads to no cluster the second time", "/tree-unknown", "", 1),
         plain("a tree leads to no cluster the third time", "/tree-later", "", 2),
         plain("a tree leads to the same cluster", "/tree-same", "", 3),
-        plain("a tree leads away from a host that refuses", "/tree-refused", "", 0),
+        plain("a tree leads away from a host that refuses", "/tree-refused", "", 0)
+            .varies("upstream[0].header.x-envoy-expected-rq-timeout-ms", "whether a millisecond has passed"),
         plain("weighted clusters that were not tried", "/weighted", first, 2),
         plain("weighted clusters, by another number", "/weighted", "x-random: 60\r\n", 2),
         plain("weighted clusters, all tried", "/weighted", first, 6),
