@@ -1,11 +1,8 @@
 //! Outlier detection: which hosts are ejected when, what is counted, what `/clusters` and the event log say.
 
-mod cases;
-
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use integration::client::Client;
@@ -15,9 +12,6 @@ use integration::ports::Refusing;
 use integration::process::{Binary, Proxy};
 use integration::upstream::{Reply, Step, Upstream};
 use serde_json::Value;
-
-use self::Does::{Bad, Degraded, Error, Gateway, Grpc, Half, Hang, HangUp, Refuse, Well};
-use self::cases::CASES;
 
 /// What a host does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,8 +28,6 @@ enum Does {
     Degraded,
     /// Has a header in its answers.
     Bad,
-    /// Fails every other request.
-    Half,
 }
 
 /// What a case waits for after its requests.
@@ -46,14 +38,7 @@ enum Then {
     Until(&'static str, i64),
     /// So many are ejected, and then none.
     Back(i64),
-    /// As before, so often: and how many whole [`TURN`]s each ejection lasts.
-    Again(i64),
-    /// All hosts passed two more checks.
-    Checked,
 }
-
-/// A base ejection time that is long enough to tell one from two of them.
-const TURN: Duration = Duration::from_millis(700);
 
 struct Case {
     name: &'static str,
@@ -63,10 +48,6 @@ struct Case {
     route: &'static str,
     /// Which answers are failures (`error_matcher`), if that is said.
     errors: &'static str,
-    /// Keys of the runtime and their values, which hold during the case.
-    runtime: &'static [(&'static str, &'static str)],
-    /// Whether checks of the hosts pass all the time.
-    checked: bool,
     /// Whether requests are of gRPC.
     grpc: bool,
     hosts: &'static [Does],
@@ -77,28 +58,7 @@ struct Case {
 
 impl Case {
     const fn new(name: &'static str, detection: &'static str, hosts: &'static [Does]) -> Self {
-        Self {
-            name,
-            detection,
-            route: "",
-            errors: "",
-            runtime: &[],
-            checked: false,
-            grpc: true,
-            hosts,
-            rounds: 12,
-            then: Then::Nothing,
-        }
-    }
-
-    const fn runtime(mut self, runtime: &'static [(&'static str, &'static str)]) -> Self {
-        self.runtime = runtime;
-        self
-    }
-
-    const fn checked(mut self) -> Self {
-        self.checked = true;
-        self
+        Self { name, detection, route: "", errors: "", grpc: true, hosts, rounds: 12, then: Then::Nothing }
     }
 
     const fn route(mut self, route: &'static str) -> Self {
@@ -128,6 +88,134 @@ impl Case {
     }
 }
 
+use Does::{Bad, Degraded, Error, Gateway, Grpc, Hang, HangUp, Refuse, Well};
+
+const ALL: &str = "max_ejection_percent: 100";
+const RATES: &str = "max_ejection_percent: 100, interval: 0.5s, consecutive_5xx: 1000, success_rate_minimum_hosts: 3, success_rate_request_volume: 5, failure_percentage_request_volume: 5, failure_percentage_minimum_hosts: 2";
+
+const CASES: &[Case] = &[
+    Case::new("five in a row", ALL, &[Well, Error]),
+    Case::new("three in a row", "max_ejection_percent: 100, consecutive_5xx: 3", &[Well, Error]),
+    Case::new("none is too many", "max_ejection_percent: 100, consecutive_5xx: 0", &[Well, Error]),
+    Case::new(
+        "found but not ejected",
+        "max_ejection_percent: 100, consecutive_5xx: 3, enforcing_consecutive_5xx: 0",
+        &[Well, Error],
+    ),
+    Case::new(
+        "gateway failures",
+        "max_ejection_percent: 100, consecutive_gateway_failure: 3, enforcing_consecutive_gateway_failure: 100",
+        &[Well, Gateway],
+    ),
+    Case::new("gateway failures by default", ALL, &[Well, Gateway]),
+    Case::new(
+        "other failures are none of a gateway",
+        "max_ejection_percent: 100, consecutive_gateway_failure: 3, enforcing_consecutive_gateway_failure: 100, enforcing_consecutive_5xx: 0",
+        &[Well, Error],
+    ),
+    Case::new("ten percent of two are none", "", &[Well, Error]),
+    Case::new("but one may be", "always_eject_one_host: true", &[Well, Error]),
+    Case::new("all of them", ALL, &[Error, Error]),
+    Case::new("nobody listens", ALL, &[Well, Refuse]),
+    Case::new(
+        "nobody listens, split",
+        "max_ejection_percent: 100, split_external_local_origin_errors: true",
+        &[Well, Refuse],
+    ),
+    Case::new(
+        "nobody listens, split, three in a row",
+        "max_ejection_percent: 100, split_external_local_origin_errors: true, consecutive_local_origin_failure: 3",
+        &[Well, Refuse],
+    ),
+    Case::new(
+        "nobody listens, split, not enforced",
+        "max_ejection_percent: 100, split_external_local_origin_errors: true, enforcing_consecutive_local_origin_failure: 0",
+        &[Well, Refuse],
+    ),
+    Case::new("hangs up", ALL, &[Well, HangUp]),
+    Case::new(
+        "hangs up, split",
+        "max_ejection_percent: 100, split_external_local_origin_errors: true",
+        &[Well, HangUp],
+    ),
+    Case::new(
+        "errors, split",
+        "max_ejection_percent: 100, split_external_local_origin_errors: true",
+        &[Well, Error],
+    ),
+    Case::new(
+        "errors, split, gateway failures enforced",
+        "max_ejection_percent: 100, split_external_local_origin_errors: true, consecutive_gateway_failure: 3, enforcing_consecutive_gateway_failure: 100",
+        &[Well, Error],
+    ),
+    Case::new("no answer in time", "max_ejection_percent: 100, consecutive_5xx: 2", &[Well, Hang])
+        .route("timeout: 0.05s")
+        .rounds(5),
+    Case::new(
+        "no answer in time, split",
+        "max_ejection_percent: 100, split_external_local_origin_errors: true, consecutive_local_origin_failure: 2",
+        &[Well, Hang],
+    )
+    .route("timeout: 0.05s")
+    .rounds(5),
+    Case::new("no answer of a try in time", "max_ejection_percent: 100, consecutive_5xx: 2", &[Well, Hang])
+        .route("retry_policy: {retry_on: 5xx, per_try_timeout: 0.05s}")
+        .rounds(5),
+    Case::new("retried", ALL, &[Well, Error]).route("retry_policy: {retry_on: 5xx}"),
+    Case::new("retried connections", ALL, &[Well, Refuse]).route("retry_policy: {retry_on: connect-failure}"),
+    Case::new("a status of gRPC", ALL, &[Well, Grpc]),
+    Case::new("degraded", "detect_degraded_hosts: true", &[Well, Degraded]),
+    Case::new("all are degraded", "detect_degraded_hosts: true", &[Degraded, Degraded]),
+    Case::new("degraded, and nobody looks", ALL, &[Well, Degraded]),
+    Case::new("an error is one, degraded or not", "max_ejection_percent: 100, detect_degraded_hosts: true", &[Well, Error]),
+    Case::new("answers that are errors", ALL, &[Well, Bad]).errors(BAD),
+    Case::new("errors that are none", ALL, &[Well, Gateway]).errors(BAD),
+    Case::new("errors by status", ALL, &[Well, Gateway]).errors(
+        "{and_match: {rules: [{http_response_headers_match: {headers: [{name: ':status', string_match: {exact: '503'}}]}}, {not_match: {http_response_headers_match: {headers: [{name: x-field}]}}}]}}",
+    ),
+    Case::new("all are errors", ALL, &[Well, Degraded]).errors("{any_match: true}"),
+    Case::new("answers over gRPC are what they say", ALL, &[Well, Bad]).errors(BAD).of_grpc(),
+    Case::new("errors over gRPC are some", ALL, &[Well, Gateway]).errors(BAD).of_grpc(),
+    Case::new("degraded errors", "max_ejection_percent: 100, detect_degraded_hosts: true", &[Well, Degraded])
+        .errors("{or_match: {rules: [{http_response_headers_match: {headers: [{name: x-envoy-degraded}]}}, {not_match: {any_match: true}}]}}"),
+    Case::new("success rate", RATES, &[Well, Well, Well, Well, Error])
+        .rounds(30)
+        .then(Then::Until("ejections_enforced_success_rate", 1)),
+    Case::new("failure percentage by default", RATES, &[Error, Error])
+        .rounds(30)
+        .then(Then::Until("ejections_detected_failure_percentage", 2)),
+    Case::new(
+        "failure percentage",
+        "max_ejection_percent: 100, interval: 0.5s, consecutive_5xx: 1000, failure_percentage_request_volume: 5, failure_percentage_minimum_hosts: 2, enforcing_failure_percentage: 100",
+        &[Well, Error],
+    )
+    .rounds(30)
+    .then(Then::Until("ejections_enforced_failure_percentage", 1)),
+    Case::new(
+        "success rate of connections",
+        "max_ejection_percent: 100, interval: 0.5s, consecutive_local_origin_failure: 1000, split_external_local_origin_errors: true, success_rate_minimum_hosts: 3, success_rate_request_volume: 5",
+        &[Well, Well, Well, Well, Refuse],
+    )
+    .rounds(30)
+    .then(Then::Until("ejections_enforced_local_origin_success_rate", 1)),
+    Case::new(
+        "failure percentage of connections",
+        "max_ejection_percent: 100, interval: 0.5s, consecutive_local_origin_failure: 1000, split_external_local_origin_errors: true, failure_percentage_request_volume: 5, failure_percentage_minimum_hosts: 2, enforcing_failure_percentage_local_origin: 100",
+        &[Well, Refuse],
+    )
+    .rounds(30)
+    .then(Then::Until("ejections_enforced_local_origin_failure_percentage", 1)),
+    Case::new(
+        "back after a while",
+        "max_ejection_percent: 100, interval: 0.1s, base_ejection_time: 1.5s",
+        &[Well, Error],
+    )
+    .rounds(6)
+    .then(Then::Back(1)),
+];
+
+const BAD: &str = "{http_response_headers_match: {headers: [{name: x-field, string_match: {exact: bad}}]}}";
+
 /// A host of each kind that answers; those that refuse are ports that nobody listens on.
 struct Hosts {
     listening: Vec<(Does, Upstream)>,
@@ -136,31 +224,15 @@ struct Hosts {
 
 /// How often one kind may be in a cluster.
 const OF_A_KIND: usize = 4;
-/// How often a host may fail that fails every other request.
-const HALVES: usize = 1000;
-
-fn error() -> Reply {
-    Reply::raw("HTTP/1.1 500 X\r\ncontent-length: 0\r\n\r\n")
-}
-
-fn well() -> Reply {
-    Reply::raw("HTTP/1.1 200 OK\r\ngrpc-status: 0\r\ncontent-length: 0\r\n\r\n")
-}
 
 impl Hosts {
     async fn start() -> Result<Self> {
         let mut listening = Vec::new();
-        for does in [Well, Error, Gateway, Grpc, HangUp, Hang, Degraded, Bad, Half] {
+        for does in [Well, Error, Gateway, Grpc, HangUp, Hang, Degraded, Bad] {
             for _ in 0..OF_A_KIND {
                 let upstream = Upstream::start().await?;
-                if does == Half {
-                    upstream
-                        .script((0..2 * HALVES).map(|number| if number % 2 == 0 { error() } else { well() }));
-                    listening.push((does, upstream));
-                    continue;
-                }
                 upstream.answer(match does {
-                    Error => error(),
+                    Error => Reply::raw("HTTP/1.1 500 X\r\ncontent-length: 0\r\n\r\n"),
                     Gateway => Reply::raw("HTTP/1.1 503 X\r\ncontent-length: 0\r\n\r\n"),
                     Grpc => Reply::raw("HTTP/1.1 200 OK\r\ngrpc-status: 14\r\ncontent-length: 0\r\n\r\n"),
                     Degraded => {
@@ -169,7 +241,9 @@ impl Hosts {
                     Bad => Reply::raw("HTTP/1.1 200 OK\r\nx-field: bad\r\ncontent-length: 0\r\n\r\n"),
                     HangUp => Reply::steps([Step::Close]),
                     Hang => Reply::steps([Step::Stall]),
-                    Well | Refuse | Half => well(),
+                    Well | Refuse => {
+                        Reply::raw("HTTP/1.1 200 OK\r\ngrpc-status: 0\r\ncontent-length: 0\r\n\r\n")
+                    }
                 });
                 listening.push((does, upstream));
             }
@@ -198,8 +272,7 @@ impl Hosts {
     }
 }
 
-/// Checks go to `checked`, which is always well.
-fn cluster(number: usize, case: &Case, hosts: &[SocketAddr], checked: SocketAddr) -> String {
+fn cluster(number: usize, case: &Case, hosts: &[SocketAddr]) -> String {
     let mut yaml = format!(
         "- name: c{number}\n  connect_timeout: 1s\n  outlier_detection: {{{}}}\n  load_assignment:\n    cluster_name: c{number}\n    endpoints:\n    - lb_endpoints:\n",
         case.detection
@@ -214,24 +287,15 @@ fn cluster(number: usize, case: &Case, hosts: &[SocketAddr], checked: SocketAddr
         );
         yaml = yaml.replace("  load_assignment:", &options);
     }
-    if case.checked {
-        yaml = yaml.replace("  load_assignment:", &format!("  {CHECKS}\n  load_assignment:"));
-    }
-    let check = match case.checked {
-        true => format!("health_check_config: {{port_value: {}}}, ", checked.port()),
-        false => String::new(),
-    };
     for host in hosts {
         let _ = writeln!(
             yaml,
-            "      - endpoint: {{{check}address: {{socket_address: {{address: 127.0.0.1, port_value: {}}}}}}}",
+            "      - endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {}}}}}}}",
             host.port()
         );
     }
     yaml
 }
-
-const CHECKS: &str = "health_checks: [{timeout: 5s, interval: 0.3s, no_traffic_interval: 0.3s, unhealthy_threshold: 1, healthy_threshold: 1, http_health_check: {path: /}}]";
 
 /// What one proxy does in one case.
 #[derive(Debug, PartialEq)]
@@ -247,14 +311,6 @@ struct Facts {
 
 async fn facts(proxy: &Proxy, number: usize, case: &Case, hosts: &[SocketAddr]) -> Result<Facts> {
     let name = format!("c{number}");
-    rule(proxy, case, |value| value).await?;
-    if case.checked {
-        let well = async || {
-            let well = proxy.admin().stat(&format!("cluster.{name}.membership_healthy")).await.ok()?;
-            (usize::try_from(well) == Ok(hosts.len())).then_some(())
-        };
-        eventually("all are checked", SOON, well).await?;
-    }
     let mut statuses = BTreeMap::new();
     let mut client = Client::connect(proxy.listener("http")?).await?;
     for _ in 0..case.rounds * case.hosts.len() {
@@ -280,28 +336,6 @@ async fn facts(proxy: &Proxy, number: usize, case: &Case, hosts: &[SocketAddr]) 
                 async || (proxy.admin().stat(&stat("ejections_active")).await.ok()? == 0).then_some(());
             eventually("all are back", SOON, all_back).await?;
         }
-        Then::Checked => {
-            let checks = format!("cluster.{name}.health_check.success");
-            let more = 3 * i64::try_from(hosts.len())?;
-            let so_far = proxy.admin().stat(&checks).await?;
-            reaches(checks, so_far + more).await?;
-        }
-        Then::Again(times) => {
-            for time in 1..=times {
-                reaches(stat("ejections_enforced_total"), time).await?;
-                let since = Instant::now();
-                let back =
-                    async || (proxy.admin().stat(&stat("ejections_active")).await.ok()? == 0).then_some(());
-                eventually("it is back", SOON, back).await?;
-                let turns = u16::try_from(since.elapsed().as_millis() / TURN.as_millis())?;
-                // (In the place of statuses, which are all the same.)
-                statuses.insert(u16::try_from(time)?, usize::from(turns));
-                if time < times {
-                    client.send(format!("GET /{name} HTTP/1.1\r\nhost: a\r\n\r\n").as_bytes()).await?;
-                    client.response("GET", SOON).await?;
-                }
-            }
-        }
     }
     let mut stats =
         proxy.admin().stats(&format!("^cluster.{name}.(outlier_detection|membership_healthy)")).await?;
@@ -309,11 +343,7 @@ async fn facts(proxy: &Proxy, number: usize, case: &Case, hosts: &[SocketAddr]) 
     let sum = |part: &str| -> i64 {
         stats.iter().filter(|(name, _)| name.contains(part)).map(|(_, value)| value).sum()
     };
-    let back = match case.then {
-        Then::Nothing | Then::Until(..) | Then::Checked => 0,
-        Then::Back(_) => 1,
-        Then::Again(times) => times,
-    };
+    let back = i64::from(matches!(case.then, Then::Back(_)));
     let count = usize::try_from(sum("ejections_detected_") - sum("ejections_overflow") + back)?;
     // How many requests a sweep sees, and which one sees them, is left to chance.
     let is_swept = !matches!(case.then, Then::Nothing);
@@ -321,10 +351,9 @@ async fn facts(proxy: &Proxy, number: usize, case: &Case, hosts: &[SocketAddr]) 
     if matches!(case.then, Then::Until(..)) {
         stats.values_mut().for_each(|value| *value = (*value).min(1));
     }
-    if is_swept && !matches!(case.then, Then::Again(_)) {
+    if is_swept {
         statuses.clear();
     }
-    rule(proxy, case, |_| "").await?;
     // Which of several that do the same it was is chance.
     let flags = hosts.iter().zip(case.hosts).map(|(host, does)| {
         let prefix = format!("{name}::{host}::health_flags::");
@@ -334,18 +363,6 @@ async fn facts(proxy: &Proxy, number: usize, case: &Case, hosts: &[SocketAddr]) 
     let mut flags: Vec<String> = flags.collect();
     flags.sort();
     Ok(Facts { statuses, stats, flags, events })
-}
-
-/// Has the runtime say what the case wants it to, or nothing of it.
-async fn rule(proxy: &Proxy, case: &Case, value: impl Fn(&'static str) -> &'static str) -> Result<()> {
-    if case.runtime.is_empty() {
-        return Ok(());
-    }
-    let pair = |(key, set): &(&'static str, &'static str)| format!("outlier_detection.{key}={}", value(set));
-    let pairs: Vec<String> = case.runtime.iter().map(pair).collect();
-    let answer = proxy.admin().request("POST", &format!("/runtime_modify?{}", pairs.join("&"))).await?;
-    ensure!(answer.status == 200, "{}", answer.body);
-    Ok(())
 }
 
 /// Those of `cluster` once there are `count` of them.
@@ -394,15 +411,13 @@ async fn run(binary: &Binary, hosts: &Hosts) -> Result<Vec<Facts>> {
         })
         .collect();
     let addresses: Vec<Vec<SocketAddr>> = CASES.iter().map(|case| hosts.of(case)).collect();
-    let checked = Upstream::start().await?;
-    checked.answer(well());
     let clusters: Vec<String> = CASES
         .iter()
         .zip(&addresses)
         .enumerate()
-        .map(|(number, (case, hosts))| cluster(number, case, hosts, checked.addr()))
+        .map(|(number, (case, hosts))| cluster(number, case, hosts))
         .collect();
-    let rest = "layered_runtime: {layers: [{name: a, admin_layer: {}}]}\ncluster_manager: {outlier_detection: {event_log_path: \"{{dir}}/events.log\"}}\n";
+    let rest = "cluster_manager: {outlier_detection: {event_log_path: \"{{dir}}/events.log\"}}\n";
     let text = bootstrap(&[HttpListener::new("http", &routes).yaml()], &clusters, rest);
     let proxy = Proxy::start(binary, &text).await?;
     let mut all = Vec::new();
@@ -415,8 +430,8 @@ async fn run(binary: &Binary, hosts: &Hosts) -> Result<Vec<Facts>> {
 
 #[expect(clippy::print_stdout, reason = "SHOW asks for it")]
 pub async fn compare(reference: &Binary, subject: &Binary) -> Result<()> {
-    let (one, other) = tokio::try_join!(Hosts::start(), Hosts::start())?;
-    let (wanted, found) = tokio::try_join!(run(reference, &one), run(subject, &other))?;
+    let hosts = Hosts::start().await?;
+    let (wanted, found) = tokio::try_join!(run(reference, &hosts), run(subject, &hosts))?;
     let mut differences = String::new();
     for ((case, wanted), found) in CASES.iter().zip(&wanted).zip(&found) {
         if std::env::var_os("SHOW").is_some() {
