@@ -126,7 +126,7 @@ fn crates_depend_only_downward() {
                 wrong.push(format!("{name} must not depend on {on}"));
             }
             // the benches stand on the rigs of the tests
-            if ours && ["integration", "benches"].contains(&on) && name != "benches" {
+            if ours && ["integration", "benches", "simulate"].contains(&on) && name != "benches" {
                 wrong.push(format!("{name} must not depend on {on}: it is proof, not product"));
             }
             if ours && BANNED_HERE.contains(&on) {

@@ -516,15 +516,8 @@ fn any(type_url: &TypeUrl, name: &str) -> Any {
 
 #[cfg(test)]
 mod tests {
-    /// How many seeds are tried unless `SEED` names one.
-    const SEEDS: u64 = 4000;
-
     #[test]
     fn simulation_keeps_the_promises() {
-        let chosen: Option<u64> = std::env::var("SEED").ok().map(|seed| seed.parse().unwrap());
-        for seed in chosen.map_or(0..SEEDS, |seed| seed..seed + 1) {
-            let ran = std::panic::catch_unwind(|| super::run(&super::from_seed(seed)));
-            assert!(ran.is_ok(), "SEED={seed} make sim");
-        }
+        simulate::each_seed(4000, |seed| super::run(&super::from_seed(seed)));
     }
 }

@@ -246,9 +246,6 @@ enum Facts {
 mod tests {
     use proxy_core::config::BuildEnv;
 
-    /// How many seeds are tried unless `SEED` names one.
-    const SEEDS: u64 = 150;
-
     /// The endpoints were still asked for, and an answer to nobody's question made the cluster serve without hosts.
     #[test]
     fn a_cluster_that_takes_its_change_back_gives_up_the_endpoints() {
@@ -265,10 +262,6 @@ mod tests {
 
     #[test]
     fn simulation_keeps_to_the_model() {
-        let chosen: Option<u64> = std::env::var("SEED").ok().map(|seed| seed.parse().unwrap());
-        for seed in chosen.map_or(0..SEEDS, |seed| seed..seed + 1) {
-            let ran = std::panic::catch_unwind(|| super::run(&super::from_seed(seed), BuildEnv::new(1)));
-            assert!(ran.is_ok(), "SEED={seed} make sim");
-        }
+        simulate::each_seed(150, |seed| super::run(&super::from_seed(seed), BuildEnv::new(1)));
     }
 }

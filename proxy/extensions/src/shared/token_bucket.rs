@@ -166,6 +166,9 @@ fn as_tokens(count: usize) -> f64 {
 }
 
 #[cfg(test)]
+pub(crate) mod simulation;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

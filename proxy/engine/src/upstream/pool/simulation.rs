@@ -27,7 +27,6 @@ use crate::upstream::circuit_breaker::{BreakerPriority, Resource};
 use crate::upstream::cluster::Cluster;
 use crate::upstream::tests::{build, cluster, lb_endpoint};
 
-const SEEDS: u64 = 400;
 const PRIORITY: BreakerPriority = BreakerPriority::Default;
 /// Longer than any wait for SETTINGS, shorter than `idle_timeout`.
 const WHILE: Duration = Duration::from_secs(60);
@@ -564,9 +563,5 @@ fn run(seed: u64) {
 
 #[test]
 fn simulation_keeps_to_the_model() {
-    let chosen: Option<u64> = std::env::var("SEED").ok().map(|seed| seed.parse().unwrap());
-    for seed in chosen.map_or(0..SEEDS, |seed| seed..seed + 1) {
-        let ran = std::panic::catch_unwind(|| run(seed));
-        assert!(ran.is_ok(), "SEED={seed} make sim");
-    }
+    simulate::each_seed(400, run);
 }

@@ -90,12 +90,43 @@ impl Strictness {
 }
 
 #[cfg(test)]
+const STRICT: Strictness = Strictness { threshold: 0.95, aggression: 1.0, most: 0.8 };
+
+#[cfg(test)]
 mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_forgets() {
+        let start = Instant::now();
+        let mut history = History::new(Duration::from_secs(2));
+        let at = |millis| start + Duration::from_millis(millis);
+        assert_eq!(history.rate(start), 0);
+        for millis in [0, 100, 999, 1000, 1500] {
+            history.record(millis > 500, at(millis));
+        }
+        assert_eq!(history.counts(at(1999)), Counts { requests: 5, successes: 3 });
+        assert_eq!((history.rate(at(1999)), history.rate(at(2500))), (5, 2));
+        assert_eq!(history.counts(at(2000)), Counts { requests: 2, successes: 2 });
+        assert_eq!(history.counts(at(3000)), Counts::default());
+    }
+
+    #[test]
+    fn nothing_is_refused_before_anything_is_known() {
+        assert_eq!(STRICT.refused_of_10_000(Counts::default()), 0.0);
+        let failed = |requests| STRICT.refused_of_10_000(Counts { requests, successes: 0 });
+        assert_eq!(failed(1), 5_000.0);
+        assert_eq!(failed(1_000), 8_000.0);
+        let well = Counts { requests: 100, successes: 100 };
+        assert_eq!(Strictness { aggression: 2.0, ..STRICT }.refused_of_10_000(well), 0.0);
+    }
+}
+
+#[cfg(test)]
+mod simulation {
     use fastrand::Rng;
 
     use super::*;
-
-    const STRICT: Strictness = Strictness { threshold: 0.95, aggression: 1.0, most: 0.8 };
 
     /// A service that some requests fail at, and the filter before it.
     struct World {
@@ -130,58 +161,33 @@ mod tests {
 
     #[test]
     fn requests_are_refused_as_far_as_too_many_fail_and_no_longer() {
-        for seed in 0..20 {
+        simulate::each_seed(20, |seed| {
             let mut world = World::new(seed, STRICT);
             let refused = world.run(60, 0.02);
-            assert!(refused < 0.001, "seed {seed}: {refused} refused of what goes well enough");
+            assert!(refused < 0.001, "{refused} refused of what goes well enough");
             world.run(40, 0.5);
             // 1 - 0.5 / 0.95
             let refused = world.run(60, 0.5);
-            assert!((0.42..0.53).contains(&refused), "seed {seed}: {refused} refused where half fail");
+            assert!((0.42..0.53).contains(&refused), "{refused} refused where half fail");
             world.run(40, 1.0);
             let refused = world.run(60, 1.0);
-            assert!((0.77..0.83).contains(&refused), "seed {seed}: {refused} refused where all fail");
+            assert!((0.77..0.83).contains(&refused), "{refused} refused where all fail");
             world.run(60, 0.0);
-            assert!(world.run(10, 0.0) == 0.0, "seed {seed}: what recovered is served");
-        }
+            assert!(world.run(10, 0.0) == 0.0, "what recovered is served");
+        });
     }
 
     #[test]
     fn aggression_refuses_sooner_and_no_more_than_is_allowed() {
-        for seed in 0..20 {
+        simulate::each_seed(20, |seed| {
             let mut world = World::new(seed, Strictness { aggression: 3.0, most: 0.6, ..STRICT });
             world.run(40, 0.1);
             let refused = world.run(60, 0.1);
             // (1 - 0.9 / 0.95) ^ (1 / 3)
-            assert!((0.25..0.45).contains(&refused), "seed {seed}: {refused}");
+            assert!((0.25..0.45).contains(&refused), "{refused}");
             world.run(40, 0.9);
             let refused = world.run(60, 0.9);
-            assert!((0.57..0.63).contains(&refused), "seed {seed}: {refused}");
-        }
-    }
-
-    #[test]
-    fn a_window_forgets() {
-        let start = Instant::now();
-        let mut history = History::new(Duration::from_secs(2));
-        let at = |millis| start + Duration::from_millis(millis);
-        assert_eq!(history.rate(start), 0);
-        for millis in [0, 100, 999, 1000, 1500] {
-            history.record(millis > 500, at(millis));
-        }
-        assert_eq!(history.counts(at(1999)), Counts { requests: 5, successes: 3 });
-        assert_eq!((history.rate(at(1999)), history.rate(at(2500))), (5, 2));
-        assert_eq!(history.counts(at(2000)), Counts { requests: 2, successes: 2 });
-        assert_eq!(history.counts(at(3000)), Counts::default());
-    }
-
-    #[test]
-    fn nothing_is_refused_before_anything_is_known() {
-        assert_eq!(STRICT.refused_of_10_000(Counts::default()), 0.0);
-        let failed = |requests| STRICT.refused_of_10_000(Counts { requests, successes: 0 });
-        assert_eq!(failed(1), 5_000.0);
-        assert_eq!(failed(1_000), 8_000.0);
-        let well = Counts { requests: 100, successes: 100 };
-        assert_eq!(Strictness { aggression: 2.0, ..STRICT }.refused_of_10_000(well), 0.0);
+            assert!((0.57..0.63).contains(&refused), "{refused}");
+        });
     }
 }

@@ -223,3 +223,6 @@ fn build_descriptor(
     });
     Ok((key?.into(), Bucket { tokens: tokens?, shadow: *shadow_mode }))
 }
+
+#[cfg(test)]
+mod simulation;

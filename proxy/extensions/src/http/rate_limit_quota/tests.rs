@@ -410,21 +410,21 @@ mod simulation {
                 0..5 => {
                     let was = said[one].get_or_insert(None);
                     let deny = denies(*was, &all[one], bed.now);
-                    assert_eq!(bed.request(&name, &all[one]), !deny, "seed {seed} step {step}");
+                    assert_eq!(bed.request(&name, &all[one]), !deny, "step {step}");
                     if deny { counted[one].1 += 1 } else { counted[one].0 += 1 }
                 }
                 5..7 => {
                     let (deny, ttl) = (random.bool(), random.bool().then(|| random.u64(0..6)));
                     let rule = rule(if deny { BlanketRule::DenyAll } else { BlanketRule::AllowAll });
                     let is_done = bed.apply(&assign(&name, rule, ttl.map(u64::cast_signed))).is_ok();
-                    assert_eq!(is_done, said[one].is_some(), "seed {seed} step {step}");
+                    assert_eq!(is_done, said[one].is_some(), "step {step}");
                     if is_done {
                         said[one] = Some(Some(Said { at: bed.now, deny, ttl }));
                     }
                 }
                 7 => {
                     let is_done = bed.apply(&abandon(&name)).is_ok();
-                    assert_eq!(is_done, said[one].is_some(), "seed {seed} step {step}");
+                    assert_eq!(is_done, said[one].is_some(), "step {step}");
                     said[one] = None;
                     // (What was not reported of it is not.)
                     counted[one] = reported[one];
@@ -438,16 +438,14 @@ mod simulation {
                 let one: usize = name.parse().unwrap();
                 reported[one].0 += allowed;
                 reported[one].1 += denied;
-                assert_eq!(reported[one], counted[one], "seed {seed} step {step}");
+                assert_eq!(reported[one], counted[one], "step {step}");
             }
-            assert!(bed.ledger.next().is_none_or(|next| next > bed.now), "seed {seed} step {step}");
+            assert!(bed.ledger.next().is_none_or(|next| next > bed.now), "step {step}");
         }
     }
 
     #[test]
     fn holds_and_reports_are_those_of_a_model() {
-        for seed in 0..300 {
-            run(seed);
-        }
+        simulate::each_seed(300, run);
     }
 }
