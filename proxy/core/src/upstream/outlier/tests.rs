@@ -1,10 +1,10 @@
-//! The detector against a plain model of Envoy's rules, over random outcomes, chances and times.
+//! The detector by examples; `simulation.rs` has it beside a plain model of Envoy's rules.
+
+mod simulation;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-use proptest::prelude::*;
 
 use super::super::tests::endpoint;
 use super::super::{
@@ -255,105 +255,6 @@ fn a_check_that_succeeds_lets_a_host_back_in() {
     let host = rig.hosts[0].clone();
     assert_eq!(rig.detector.checked(&host, now).unwrap().since, Some(SECOND));
     assert!(rig.ejected().is_empty() && rig.detector.checked(&host, now).is_none());
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Step {
-    Note(usize, HostResult),
-    Sweep(u64),
-}
-
-/// What a host is to the model: only what consecutive failures do.
-#[derive(Clone, Default)]
-struct Modelled {
-    in_a_row: u32,
-    ejected_at: Option<u64>,
-    back_since: Option<u64>,
-    backoff: u64,
-}
-
-fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let result = prop_oneof![
-        4 => Just(HostResult::Answered(500)),
-        2 => Just(HostResult::ConnectFailed),
-        1 => Just(HostResult::TimedOut),
-        1 => Just(HostResult::Answered(200)),
-        1 => Just(HostResult::Connected),
-    ];
-    let step = prop_oneof![
-        8 => (0..6_usize, result).prop_map(|(host, result)| Step::Note(host, result)),
-        1 => (1..40_u64).prop_map(Step::Sweep),
-    ];
-    prop::collection::vec(step, 1..400)
-}
-
-proptest! {
-    /// Consecutive failures, the share that may be ejected, growing times, and the way back.
-    #[test]
-    fn consecutive_failures_agree_with_the_model(
-        steps in steps(),
-        limit in 1..4_u32,
-        percent in 0..=100_u32,
-        always_one: bool,
-    ) {
-        let mut rig = Rig::new(6, OutlierSettings {
-            consecutive_5xx: limit,
-            consecutive_gateway_failure: 0,
-            max_ejection_percent: percent,
-            always_eject_one_host: always_one,
-            max_ejection_time: 100 * SECOND,
-            enforcing_success_rate: 0,
-            success_rate_minimum_hosts: 100,
-            failure_percentage_minimum_hosts: 100,
-            ..OutlierSettings::default()
-        });
-        let mut model = vec![Modelled::default(); 6];
-        let mut seconds = 0;
-        for step in steps {
-            match step {
-                Step::Note(host, result) => {
-                    rig.note(host, result);
-                    let out = model.iter().filter(|host| host.ejected_at.is_some()).count();
-                    let one = &mut model[host];
-                    match result {
-                        HostResult::Connected => {}
-                        HostResult::Answered(200) => one.in_a_row = 0,
-                        _ => one.in_a_row += 1,
-                    }
-                    if one.in_a_row == limit && one.ejected_at.is_none() && result != HostResult::Connected {
-                        one.in_a_row = 0;
-                        let within = (out + 1) as f64 * 100.0 / 6.0 <= f64::from(percent);
-                        if within || (always_one && out == 0) {
-                            one.ejected_at = Some(seconds);
-                            if one.backoff * 30 < 130 {
-                                one.backoff += 1;
-                            }
-                        }
-                    }
-                }
-                Step::Sweep(time) => {
-                    seconds += time;
-                    rig.sweep_after(time as u32 * SECOND);
-                    for one in &mut model {
-                        match one.ejected_at {
-                            Some(at) if seconds - at >= (one.backoff * 30).min(100) => {
-                                let backoff = one.backoff;
-                                *one = Modelled { back_since: Some(seconds), backoff, ..Modelled::default() };
-                            }
-                            Some(_) => {}
-                            None if one.back_since.is_some_and(|since| seconds - since >= 10) => {
-                                one.backoff = one.backoff.saturating_sub(1);
-                            }
-                            None => {}
-                        }
-                    }
-                }
-            }
-            let expected: Vec<usize> = (0..6).filter(|host| model[*host].ejected_at.is_some()).collect();
-            prop_assert_eq!(rig.ejected(), expected.clone());
-            prop_assert_eq!(rig.stats.ejections_active.value(), expected.len() as u64);
-        }
-    }
 }
 
 #[test]
