@@ -70,11 +70,14 @@ impl Dial {
 /// Requests that are sent again.
 const AGAIN: &str = "- match: {prefix: /}\n  route: {cluster: up, retry_policy: {retry_on: \"5xx,reset,connect-failure\", num_retries: 2, retry_back_off: {base_interval: 0.001s}}}";
 
+/// Envoy waits this long, five seconds if nobody says so, before it closes what it has said it will close.
+const SOON_CLOSED: &str = "drain_timeout: 0.02s";
+
 fn setup(pressure: &Path, what: &str) -> Setup {
     let old = "common_http_protocol_options: {idle_timeout: 0s, max_connection_duration: 3600s}";
     let listeners = [
-        HttpListener::to_up("shed").yaml(),
-        HttpListener::to_up("told").options("append_local_overload: true").yaml(),
+        HttpListener::to_up("shed").options(SOON_CLOSED).yaml(),
+        HttpListener::to_up("told").options(&format!("append_local_overload: true\n{SOON_CLOSED}")).yaml(),
         HttpListener::to_up("spared").listener("bypass_overload_manager: true").yaml(),
         HttpListener::to_up("old").options(old).yaml(),
         HttpListener::new("again", AGAIN).yaml(),
@@ -121,6 +124,11 @@ fn requests(listener: &'static str) -> Vec<Case> {
             "the client leaves at about the time at which GOAWAY is sent",
         ),
     ]
+}
+
+/// One line of the log each, which is waited for by their number: a request that is to mark its end would be aborted, too.
+fn aborted(listener: &'static str) -> Vec<Case> {
+    requests(listener).into_iter().map(|case| case.tcp(1)).collect()
 }
 
 fn spared() -> Case {
@@ -203,7 +211,7 @@ fn measures() -> Vec<Measure> {
         point("envoy.load_shed_points.http_downstream_filter_check", all()),
         point(
             "envoy.load_shed_points.http1_server_abort_dispatch",
-            [requests("shed"), vec![spared()]].concat(),
+            [aborted("shed"), aborted("told"), vec![spared()]].concat(),
         ),
         point("envoy.load_shed_points.http2_server_go_away_on_dispatch", going()),
         point("envoy.load_shed_points.http2_server_go_away_and_close_on_dispatch", closing),
