@@ -6,6 +6,9 @@ use std::io::{self, Read};
 
 use crate::http1::{Fields, field};
 
+/// The name of what kept the rig from looking: never a fact of the proxies, and never equal.
+pub(super) const UNSEEN: &str = "not looked at";
+
 /// Observations by name. Two runs behave alike if their facts are equal.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Facts {
@@ -90,11 +93,16 @@ impl Facts {
     /// The differences that are not declared, and the declarations that do not hold, one per line. Facts that are `varying`
     /// may differ or not.
     pub fn differences(&self, actual: &Self, known: &[(&str, &str)], varying: &[(&str, &str)]) -> String {
+        let show = |value: Option<&String>| value.map_or("(absent)".to_owned(), |value| format!("{value:?}"));
         let mut lines = Vec::new();
         let mut used = vec![false; known.len()];
         let names = self.map.keys().chain(actual.map.keys().filter(|name| !self.map.contains_key(*name)));
         for name in names {
             let (left, right) = (self.map.get(name), actual.map.get(name));
+            if name == UNSEEN {
+                lines.push(format!("{name}: {}, {}", show(left), show(right)));
+                continue;
+            }
             if left == right || varying.iter().any(|(pattern, _)| matches(pattern, name)) {
                 continue;
             }
@@ -102,8 +110,6 @@ impl Facts {
                 used[at] = true;
                 continue;
             }
-            let show =
-                |value: Option<&String>| value.map_or("(absent)".to_owned(), |value| format!("{value:?}"));
             lines.push(format!("{name}: expected {}, got {}", show(left), show(right)));
         }
         for ((pattern, reason), used) in known.iter().zip(used) {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::check::put_asked;
+use super::facts::UNSEEN;
 use super::{Case, Do, Facts, H2Request, Input, Setup};
 use crate::client::{Client, End, H2Client, Response};
 use crate::config::{fill, port};
@@ -239,7 +240,7 @@ impl Side {
     pub async fn run(&mut self, case: &Case) -> Facts {
         let mut facts = Facts::new(self.names());
         if let Err(error) = self.observe(case, &mut facts).await {
-            facts.put("error", format!("{error:#}"));
+            facts.put(UNSEEN, format!("{error:#}"));
         }
         self.upstream.forget();
         self.h2_upstream.forget();
@@ -292,7 +293,10 @@ impl Side {
                 facts.put(format!("counter {name}"), difference.to_string());
             }
         }
-        client
+        if let Err(error) = client {
+            facts.put("error", format!("{error:#}"));
+        }
+        Ok(())
     }
 
     async fn take_steps(&self, case: &Case, steps: &[Do], facts: &mut Facts) -> Result<()> {

@@ -395,7 +395,8 @@ pub(crate) async fn going_away() -> Result<()> {
 }
 
 async fn told_to_go(side: &mut Side, dial: &Dial, name: &str) -> Result<Told> {
-    let mut client = Client::connect(side.proxy().listener("shed")?).await?;
+    // (A listener with drain times that leave the client time to read what it is told first.)
+    let mut client = Client::connect(side.proxy().listener("again")?).await?;
     client.send(&hello()).await?;
     let (mut all, mut sent) = (Vec::new(), 0);
     let goings = |frames: &[Frame]| -> Vec<Frame> {

@@ -158,6 +158,13 @@ fn lists() -> Vec<HttpListener> {
             )]),
         ),
         by(
+            "state",
+            &otherwise(
+                &list(&[(is(&network_input("FilterStateInput, key: nothing"), "{exact: a}"), allow("a"))]),
+                &deny("no state"),
+            ),
+        ),
+        by(
             "no_name",
             &otherwise(
                 &list(&[(is(&network_input("ServerNameInput"), "{exact: \"\"}"), allow("empty"))]),
