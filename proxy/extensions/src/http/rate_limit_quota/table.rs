@@ -1,8 +1,8 @@
 //! The buckets that the workers share.
 //!
-//! A worker finds a bucket that it has met before behind a lock that nobody else wants while requests come, and counts its requests there: they
-//! write nothing that another worker reads, but for tokens, of which there are only so many for all. The lock of all is taken for the first
-//! request that meets a bucket on a worker. What was counted is added up for reports.
+//! A worker finds a bucket that it has met before behind a lock of its own, and counts its requests there: they write nothing that another
+//! worker reads, but for tokens, of which there are only so many for all. The lock of all is taken for the first request that meets a bucket
+//! on a worker. For reports each worker's counts are taken from it whole, which holds its lock for a moment only, and then added up.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,6 +25,9 @@ const COPIES: usize = 4;
 
 /// What a bucket takes besides.
 const OF_BUCKET: usize = 1024;
+
+/// What it takes on each worker.
+const OF_WORKER: usize = 128;
 
 /// Of how many buckets a worker has for itself what logs are told, and how long their keys may be: those that are asked for often are met early.
 const OWN: usize = 256;
@@ -91,11 +94,6 @@ impl Bucket {
     }
 }
 
-/// What a bucket with this key takes, in octets.
-fn weight(key: &[u8]) -> usize {
-    key.len() * COPIES + OF_BUCKET
-}
-
 /// What became of a request.
 pub(super) struct Asked {
     pub(super) is_admitted: bool,
@@ -108,6 +106,7 @@ pub(super) struct Asked {
 /// All buckets.
 pub(super) struct Table {
     all: Mutex<All>,
+    workers: usize,
     /// How many were removed: who remembers buckets from before has to forget them.
     removed: AtomicU64,
     met: PerWorker<Met>,
@@ -124,76 +123,96 @@ struct All {
 struct Met {
     removed: u64,
     buckets: HashMap<Arc<[u8]>, Here>,
+    /// What was counted since it was taken last, and how often it was.
+    counts: Vec<Counted>,
+    taken: u64,
+}
+
+/// What a worker counted of a bucket.
+struct Counted {
+    bucket: Arc<Bucket>,
+    usage: Usage,
 }
 
 /// A bucket on a worker.
 struct Here {
     bucket: Arc<Bucket>,
     metadata: Arc<Struct>,
-    usage: Usage,
+    /// Where it is counted, if it is since counts were taken so often.
+    place: Option<(u64, usize)>,
 }
 
 impl Here {
-    fn ask(&mut self, now: Instant) -> Asked {
+    fn ask(&mut self, now: Instant, taken: u64, counts: &mut Vec<Counted>) -> Asked {
         let is_admitted = self.bucket.rule.load().admits(now);
-        self.usage.count(is_admitted);
-        Asked { is_admitted, metadata: self.metadata.clone(), new: None }
-    }
-
-    fn add_up(&mut self) {
-        if self.usage != Usage::default() {
-            self.bucket.add_usage(std::mem::take(&mut self.usage));
+        let place = self.place.filter(|(since, _)| *since == taken).map(|(_, place)| place);
+        match place.and_then(|place| counts.get_mut(place)) {
+            Some(counted) => counted.usage.count(is_admitted),
+            None => {
+                let mut usage = Usage::default();
+                usage.count(is_admitted);
+                self.place = Some((taken, counts.len()));
+                counts.push(Counted { bucket: self.bucket.clone(), usage });
+            }
         }
+        Asked { is_admitted, metadata: self.metadata.clone(), new: None }
     }
 }
 
 impl Met {
-    /// Forgets all, some of which are no buckets any more.
+    /// Forgets all, some of which are no buckets any more, but for what was counted.
     fn forget(&mut self, removed: u64) {
-        self.add_up();
-        *self = Self { removed, buckets: HashMap::new() };
+        self.removed = removed;
+        self.buckets = HashMap::new();
     }
 
-    fn add_up(&mut self) {
-        self.buckets.values_mut().for_each(Here::add_up);
+    fn take_counts(&mut self) -> Vec<Counted> {
+        self.taken += 1;
+        std::mem::take(&mut self.counts)
     }
+}
 
-    fn meet(&mut self, bucket: Arc<Bucket>) -> &mut Here {
-        let has_own = self.buckets.len() < OWN && bucket.key.len() <= LONGEST_OWN;
-        let metadata = match has_own {
-            true => Arc::new(Struct::clone(&bucket.metadata)),
-            false => bucket.metadata.clone(),
-        };
-        let here = self.buckets.entry(bucket.key.clone());
-        here.or_insert(Here { bucket, metadata, usage: Usage::default() })
-    }
+/// Has a worker know this bucket.
+fn meet(buckets: &mut HashMap<Arc<[u8]>, Here>, bucket: Arc<Bucket>) -> &mut Here {
+    let has_own = buckets.len() < OWN && bucket.key.len() <= LONGEST_OWN;
+    let metadata = match has_own {
+        true => Arc::new(Struct::clone(&bucket.metadata)),
+        false => bucket.metadata.clone(),
+    };
+    buckets.entry(bucket.key.clone()).or_insert(Here { bucket, metadata, place: None })
 }
 
 impl Table {
     pub(super) fn new(workers: usize) -> Self {
-        Self { all: Mutex::default(), removed: AtomicU64::new(0), met: PerWorker::new(workers, Met::default) }
+        let met = PerWorker::new(workers, Met::default);
+        Self { all: Mutex::default(), workers, removed: AtomicU64::new(0), met }
+    }
+
+    /// What a bucket with this key takes, in octets.
+    fn weight(&self, key: &[u8]) -> usize {
+        key.len() * COPIES + OF_BUCKET + self.workers * OF_WORKER
     }
 
     /// Asks the bucket with this key whether a request passes at `now`, or else a new one for whose requests `strategy` holds. It is counted.
     /// `None` if there is no such bucket, and no room for one.
     pub(super) fn ask(&self, key: &[u8], strategy: Strategy, now: Instant) -> Option<Asked> {
-        let mut met = self.met.here();
+        let mut here = self.met.here();
+        let met = &mut *here;
         let removed = self.removed.load(Ordering::Acquire);
         if met.removed != removed {
             met.forget(removed);
         }
         if let Some(here) = met.buckets.get_mut(key) {
-            return Some(here.ask(now));
+            return Some(here.ask(now, met.taken, &mut met.counts));
         }
         let (bucket, is_new) = self.find(key, strategy, now)?;
-        let here = met.meet(bucket);
-        let asked = here.ask(now);
-        if !is_new {
-            return Some(asked);
+        let new = is_new.then(|| bucket.clone());
+        let asked = meet(&mut met.buckets, bucket).ask(now, met.taken, &mut met.counts);
+        // (The service is told of a new one at once.)
+        if let Some(Counted { bucket, usage }) = new.as_ref().and_then(|_| met.counts.last_mut()) {
+            bucket.add_usage(std::mem::take(usage));
         }
-        // (The service is told of it at once.)
-        here.add_up();
-        Some(Asked { new: Some(here.bucket.clone()), ..asked })
+        Some(Asked { new, ..asked })
     }
 
     /// The bucket with this key, and whether it is a new one.
@@ -204,7 +223,7 @@ impl Table {
             return Some((bucket.clone(), false));
         }
         // (Where there is no room nothing is made under the lock.)
-        let weight = weight(key);
+        let weight = self.weight(key);
         if all.weight + weight > MOST {
             return None;
         }
@@ -216,7 +235,10 @@ impl Table {
 
     /// Adds to all buckets what workers have counted.
     pub(super) fn add_up(&self) {
-        self.met.all().for_each(|mut met| met.add_up());
+        // (Each lock is let go before anything is added.)
+        for counts in self.met.all().map(|mut met| met.take_counts()) {
+            counts.iter().for_each(|counted| counted.bucket.add_usage(counted.usage));
+        }
     }
 
     /// Forgets these buckets.
@@ -224,7 +246,7 @@ impl Table {
         let mut all = self.lock();
         for key in keys {
             if let Some(bucket) = all.buckets.remove(key) {
-                all.weight -= weight(&bucket.key);
+                all.weight -= self.weight(&bucket.key);
             }
         }
         self.removed.fetch_add(1, Ordering::Release);
@@ -271,7 +293,7 @@ mod tests {
         let table = Table::new(1);
         let key = |number: u32| number.to_be_bytes();
         let most = (0..).take_while(|number| new(&table, &key(*number))).count();
-        assert_eq!(most, MOST / (4 * COPIES + OF_BUCKET));
+        assert_eq!(most, MOST / (4 * COPIES + OF_BUCKET + OF_WORKER));
         assert!(table.is_crowded());
         assert!(ask(&table, b"more").is_none());
         assert!(ask(&table, &key(0)).is_some_and(|asked| asked.new.is_none()));
