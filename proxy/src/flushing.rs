@@ -97,8 +97,8 @@ impl Counted {
     /// What a counter counted since the last flush; 0 for what is no counter.
     fn fresh(&mut self, metric: &Metric<'_>) -> u64 {
         let Value::Counter(count) = metric.value else { return 0 };
-        let Some(known) = self.counts.get_mut(metric.name) else {
-            self.counts.insert(metric.name.into(), (count, self.flush));
+        let Some(known) = self.counts.get_mut(&*metric.identity()) else {
+            self.counts.insert(metric.identity().into(), (count, self.flush));
             return count;
         };
         // (It is smaller if it was reset or is another one of that name.)
@@ -180,6 +180,8 @@ impl Flushing {
 
 #[cfg(test)]
 mod tests {
+    use proxy_core::stats::Labelled;
+
     use super::*;
 
     #[test]
@@ -205,5 +207,22 @@ mod tests {
         assert_eq!(flush(&registry).0.unwrap().1, 2);
         drop((counter, scope));
         assert_eq!(flush(&registry), (None, 0));
+    }
+
+    #[test]
+    fn counters_of_one_name_are_told_apart_by_their_labels() {
+        let of = |host: &str| Labelled::like_extracted("a", [("host".into(), host.into())].into());
+        let mut counted = Counted::default();
+        let mut flush = || {
+            counted.begin();
+            let told = [("one", 1000), ("other", 5)].map(|(host, count)| {
+                let labelled = Some(&of(host));
+                let value = Value::Counter(count);
+                counted.fresh(&Metric { name: "a", labelled, value, used: true, hidden: false })
+            });
+            counted.end();
+            told
+        };
+        assert_eq!((flush(), flush()), ([1000, 5], [0, 0]));
     }
 }

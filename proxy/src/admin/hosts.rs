@@ -1,7 +1,7 @@
 //! From the hosts that the data plane balances over to what `/clusters` and `/config_dump?include_eds` show.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use prost::{Message as _, Name as _};
 use prost_types::Any;
@@ -16,18 +16,19 @@ use super::config_dump::Resource;
 
 impl From<&Host> for HostStatus {
     fn from(host: &Host) -> Self {
-        let count = |counter: &AtomicU32| u64::from(counter.load(Relaxed));
-        let [all, local_origin] = host.outlier.success_rates();
+        let count = |counter: &AtomicU64| counter.load(Relaxed);
+        let level = |gauge: &AtomicU32| u64::from(gauge.load(Relaxed));
+        let [all, local_origin] = host.success_rates();
         Self {
             address: host.address.clone(),
             hostname: host.hostname.to_string(),
             counters: HostCounters {
-                cx_active: count(&host.active_connections),
+                cx_active: level(&host.active_connections),
                 cx_connect_fail: count(&host.stats.cx_connect_fail),
                 cx_total: count(&host.stats.cx_total),
-                rq_active: count(&host.active_requests),
+                rq_active: level(&host.active_requests),
                 rq_error: count(&host.stats.rq_error),
-                rq_pending_active: count(&host.pending_requests),
+                rq_pending_active: level(&host.pending_requests),
                 rq_success: count(&host.stats.rq_success),
                 rq_timeout: count(&host.stats.rq_timeout),
                 rq_total: count(&host.stats.rq_total),

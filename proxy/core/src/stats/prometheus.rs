@@ -82,7 +82,7 @@ pub fn render(registry: &Registry, selection: &Selection) -> Result<String, Unsu
         };
         let family =
             kind.entry(extracted).or_insert_with(|| Family { name: metric_name, lines: BTreeMap::new() });
-        family.lines.insert(metric.name.to_owned(), lines);
+        family.lines.insert(metric.identity().into_owned(), lines);
     });
     let mut out = String::new();
     write_families(&mut out, "counter", &families.counters);

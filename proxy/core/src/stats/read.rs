@@ -3,6 +3,7 @@
 //! Only the readers' own memory is written here, never a shard. One reader at a time works on a scope (its lock); the
 //! workers never take that lock.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::bins::Bins;
@@ -24,6 +25,22 @@ pub struct Metric<'a> {
     pub used: bool,
     /// Whether it is shown only to those who ask for hidden ones.
     pub hidden: bool,
+}
+
+impl Metric<'_> {
+    /// What it shares with no other: its name, and the labels that are not in it.
+    pub fn identity(&self) -> Cow<'_, str> {
+        match self.labelled.filter(|labelled| !labelled.is_custom) {
+            None => self.name.into(),
+            Some(labelled) => {
+                let mut identity = self.name.to_owned();
+                for (label, value) in &labelled.labels {
+                    identity.extend(["\0", label, "=", value]);
+                }
+                identity.into()
+            }
+        }
+    }
 }
 
 /// What a statistic holds.

@@ -110,6 +110,8 @@ pub struct CheckOutcome {
     pub transition: Transition,
     /// The host is another one for balancing: with several checks not each change of one of them changes the host.
     pub changed: bool,
+    /// It fails checks from now on.
+    pub fell: bool,
     /// What is to be written down, in order.
     pub events: Vec<CheckEvent>,
 }
@@ -210,7 +212,8 @@ impl HostChecks {
         self.is_first = false;
         self.standing.set_checked();
         let changed = transition == Transition::Changed && self.host_flags() != before;
-        CheckOutcome { transition, changed, events }
+        let fell = changed && !before[0] && self.host_flags()[0];
+        CheckOutcome { transition, changed, fell, events }
     }
 
     /// What checks say of the host to balancing.

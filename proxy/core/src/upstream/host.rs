@@ -1,7 +1,7 @@
 //! One endpoint of a cluster.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Instant;
 
@@ -48,7 +48,7 @@ pub struct Host {
     priority: AtomicU32,
     weight: AtomicU32,
     discovered_weight: AtomicU32,
-    reported: OnceLock<Box<Reported>>,
+    observed: OnceLock<Box<Observed>>,
     flags: HealthFlags,
     metadata: ArcSwapOption<Metadata>,
     healthy_since: OnceLock<Instant>,
@@ -66,25 +66,30 @@ pub struct Host {
     pub active_connections: AtomicU32,
     /// Counters and gauges as `/clusters` prints them.
     pub stats: HostStats,
-    /// What outlier detection looks at.
-    pub outlier: OutlierCounts,
+}
+
+/// What only some clusters want to know of their hosts.
+#[derive(Default)]
+struct Observed {
+    outlier: OutlierCounts,
+    reported: OnceLock<Reported>,
 }
 
 /// Counters of one host (`/clusters`); shared by workers, so plain atomics.
 #[derive(Debug, Default)]
 pub struct HostStats {
     /// Connections made.
-    pub cx_total: AtomicU32,
+    pub cx_total: AtomicU64,
     /// Connections that could not be made.
-    pub cx_connect_fail: AtomicU32,
+    pub cx_connect_fail: AtomicU64,
     /// Requests sent.
-    pub rq_total: AtomicU32,
+    pub rq_total: AtomicU64,
     /// Requests answered without a 5xx.
-    pub rq_success: AtomicU32,
+    pub rq_success: AtomicU64,
     /// Requests answered with a 5xx, or reset.
-    pub rq_error: AtomicU32,
+    pub rq_error: AtomicU64,
     /// Requests that timed out.
-    pub rq_timeout: AtomicU32,
+    pub rq_timeout: AtomicU64,
 }
 
 impl Host {
@@ -98,7 +103,7 @@ impl Host {
             priority: AtomicU32::new(0),
             weight: AtomicU32::new(1),
             discovered_weight: AtomicU32::new(1),
-            reported: OnceLock::new(),
+            observed: OnceLock::new(),
             flags: HealthFlags::default(),
             metadata: ArcSwapOption::empty(),
             healthy_since: OnceLock::new(),
@@ -109,7 +114,6 @@ impl Host {
             pending_requests: AtomicU32::new(0),
             active_connections: AtomicU32::new(0),
             stats: HostStats::default(),
-            outlier: OutlierCounts::default(),
         }
     }
 
@@ -232,9 +236,24 @@ impl Host {
         self.discovered_weight.load(Ordering::Relaxed).max(1)
     }
 
-    /// What it reported of its load, where somebody wants to know.
-    pub(super) fn reported(&self) -> &OnceLock<Box<Reported>> {
-        &self.reported
+    /// What outlier detection looks at; for hosts that it has never looked at, this makes room.
+    pub fn outlier(&self) -> &OutlierCounts {
+        &self.observed.get_or_init(Box::default).outlier
+    }
+
+    /// Its share of good outcomes, of all and of connections alone, where outlier detection has found one.
+    pub fn success_rates(&self) -> [Option<f64>; 2] {
+        self.observed.get().map_or([None, None], |observed| observed.outlier.success_rates())
+    }
+
+    /// What it reported of its load, if it did.
+    pub(super) fn reported(&self) -> Option<&Reported> {
+        self.observed.get()?.reported.get()
+    }
+
+    /// Where to note what it reports of its load.
+    pub(super) fn reports(&self) -> &Reported {
+        self.observed.get_or_init(Box::default).reported.get_or_init(Reported::default)
     }
 
     /// Priority, 0 first.

@@ -200,7 +200,7 @@ impl ReportedWeights {
     pub fn note(&self, host: &Host, report: &OrcaLoadReport, now: Instant) -> bool {
         let weight = self.weight(report);
         if let Some(weight) = weight {
-            host.reported().get_or_init(Box::default).note(weight, ticks(now));
+            host.reports().note(weight, ticks(now));
         }
         weight.is_some()
     }
@@ -237,7 +237,7 @@ impl ReportedWeights {
     fn weigh_hosts(&self, hosts: &[Arc<Host>], now: Instant) -> bool {
         let now = ticks(now);
         let (blackout, expiration) = (micros(self.blackout), micros(self.expiration));
-        let known = |host: &Arc<Host>| host.reported().get()?.weight(now, blackout, expiration);
+        let known = |host: &Arc<Host>| host.reported()?.weight(now, blackout, expiration);
         let weights: Vec<Option<u32>> = hosts.iter().map(known).collect();
         let median = median(weights.iter().flatten().copied().collect());
         let mut changed = false;

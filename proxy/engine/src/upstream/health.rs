@@ -99,17 +99,16 @@ fn unejected(judge: &mut Judge<'_>, found: &[Found]) -> Vec<OutlierChange> {
 
 fn settle(cluster: &Cluster, changes: &[OutlierChange], found: &[Found], on_update: &impl Fn(HealthUpdate)) {
     let is_real = |change: &&OutlierChange| change.ejection.is_none_or(|ejection| ejection.enforced);
-    let ejected = changes.iter().filter(is_real).map(|change| (&change.host, HealthFlag::FailedOutlierCheck));
-    let changed = found.iter().filter(|found| found.changed);
-    let checked = changed.map(|found| (&found.host, HealthFlag::FailedActiveHealthCheck));
-    let all: Vec<(&Arc<Host>, HealthFlag)> = ejected.chain(checked).collect();
-    if all.is_empty() {
+    let judged: Vec<&Arc<Host>> = changes.iter().filter(is_real).map(|change| &change.host).collect();
+    if judged.is_empty() && !found.iter().any(|found| found.changed) {
         return;
     }
+    let ejected = judged.into_iter().filter(|host| host.has_flag(HealthFlag::FailedOutlierCheck));
+    let fell = found.iter().filter(|found| found.fell).map(|found| &found.host);
+    let failed = ejected.chain(fell).cloned().collect();
     let removed = cluster.remove_outstayed();
     if !removed {
         cluster.refresh_hosts();
     }
-    let failed = all.into_iter().filter(|(host, flag)| host.has_flag(*flag)).map(|(host, _)| host.clone());
-    on_update(HealthUpdate::Sorted { failed: failed.collect(), removed });
+    on_update(HealthUpdate::Sorted { failed, removed });
 }

@@ -67,7 +67,7 @@ impl Outlier {
     /// Notes how something that was asked of `host` ended.
     #[inline]
     pub fn note(&self, host: &Arc<Host>, result: HostResult) {
-        let reached = host.outlier.note(result, self);
+        let reached = host.outlier().note(result, self);
         if !reached.is_none() {
             for kind in reached.kinds() {
                 // Nobody listens once the cluster is gone.
@@ -97,7 +97,7 @@ impl Outlier {
 
     #[cold]
     fn note_degraded(&self, host: &Arc<Host>) {
-        if !host.has_flag(HealthFlag::DegradedOutlierDetection) && host.outlier.note_degraded() {
+        if !host.has_flag(HealthFlag::DegradedOutlierDetection) && host.outlier().note_degraded() {
             // Nobody listens once the cluster is gone.
             let _ = self.tell.send((host.clone(), EjectionKind::Degraded));
         }

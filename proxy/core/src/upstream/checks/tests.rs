@@ -275,8 +275,12 @@ impl Several {
 
     /// Whether the host is another one after this result of a check.
     fn changed(&mut self, check: usize, result: CheckResult) -> bool {
+        self.take(check, result).changed
+    }
+
+    fn take(&mut self, check: usize, result: CheckResult) -> CheckOutcome {
         let settings = CheckSettings { healthy_threshold: 1, ..settings() };
-        self.checks[check].take(result, &settings).changed
+        self.checks[check].take(result, &settings)
     }
 }
 
@@ -290,7 +294,10 @@ fn what_one_check_finds_is_no_change_of_a_host_that_fails_anyway() {
         assert!(!several.changed(0, bad));
         assert!(!several.changed(0, OK));
     }
-    assert!(several.changed(1, OK) && several.changed(0, bad));
+    let degraded = several.take(0, CheckResult::Passed { degraded: true });
+    assert!(degraded.changed && !degraded.fell, "it fell before");
+    assert!(several.changed(0, OK));
+    assert!(several.changed(1, OK) && several.take(0, bad).fell);
     assert!(!several.changed(1, bad) && !several.changed(0, OK));
 }
 

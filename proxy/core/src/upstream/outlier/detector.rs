@@ -120,7 +120,7 @@ struct Judged {
 
 impl Tracked {
     fn new(host: Arc<Host>) -> Self {
-        host.outlier.clear();
+        host.outlier().clear();
         host.set_flag(HealthFlag::FailedOutlierCheck, false);
         host.set_flag(HealthFlag::DegradedOutlierDetection, false);
         Self {
@@ -148,8 +148,8 @@ impl Tracked {
 
     fn volume(&self, origin: Origin) -> &Volume {
         match origin {
-            Origin::All => &self.host.outlier.all,
-            Origin::Local => &self.host.outlier.local,
+            Origin::All => &self.host.outlier().all,
+            Origin::Local => &self.host.outlier().local,
         }
     }
 }
@@ -207,7 +207,7 @@ impl Detector {
         random: &mut fastrand::Rng,
         now: Instant,
     ) -> Option<OutlierChange> {
-        host.outlier.heard(kind);
+        host.outlier().heard(kind);
         let place = *self.places.get(&key(host))?;
         if kind == EjectionKind::Degraded {
             return self.degrade(place, settings, random, now);
@@ -219,7 +219,7 @@ impl Detector {
         if kind == EjectionKind::Consecutive5xx {
             self.stats.ejections_consecutive_5xx.inc();
         }
-        host.outlier.reset_consecutive(kind);
+        host.outlier().reset_consecutive(kind);
         change
     }
 
@@ -315,7 +315,7 @@ impl Detector {
         let tracked = self.hosts.get_mut(place)?;
         let host = tracked.host.clone();
         host.set_flag(HealthFlag::FailedOutlierCheck, false);
-        host.outlier.reset_all_consecutive();
+        host.outlier().reset_all_consecutive();
         tracked.unejected_at = Some(now);
         let since = tracked.ejected_at.map(|at| now.saturating_duration_since(at));
         Some(OutlierChange { host, ejections: tracked.ejections, since, ejection: None })
@@ -369,7 +369,7 @@ impl Detector {
         let (mut by_rate, mut by_percentage) = (Vec::new(), Vec::new());
         for (place, tracked) in self.hosts.iter().enumerate() {
             let (volume, rate) = tracked.volume(origin).take();
-            let shown = tracked.host.outlier.rates.get(origin as usize);
+            let shown = tracked.host.outlier().rates.get(origin as usize);
             let show = |bits| shown.into_iter().for_each(|rate| rate.store(bits, Relaxed));
             show(NO_RATE);
             if volume == 0 || tracked.is_ejected() || !is_judged {

@@ -57,7 +57,7 @@ impl Rig {
 
     fn note(&mut self, host: usize, result: HostResult) -> Vec<OutlierChange> {
         let host = self.hosts[host].clone();
-        let reached = host.outlier.note(result, &self.settings);
+        let reached = host.outlier().note(result, &self.settings);
         let mut changes = Vec::new();
         for kind in reached.kinds() {
             changes.extend(self.detector.reached(&host, kind, &self.settings, &mut self.random, self.now));
@@ -205,10 +205,13 @@ fn success_rates_are_compared_with_those_of_the_others() {
     let ejection = changes[0].ejection.unwrap();
     assert_eq!((ejection.kind, ejection.success_rate), (EjectionKind::SuccessRate, Some(50.0)));
     assert_eq!(ejection.rates, OutlierRates { average: Some(90.0), threshold: Some(52.0) });
-    assert_eq!(rig.hosts[0].outlier.success_rates(), [Some(50.0), None]);
+    assert_eq!(rig.hosts[0].outlier().success_rates(), [Some(50.0), None]);
     // The next interval has no requests.
     rig.sweep_after(10 * SECOND);
-    assert_eq!((rig.hosts[1].outlier.success_rates(), rig.detector.rates()[0].average), ([None, None], None));
+    assert_eq!(
+        (rig.hosts[1].outlier().success_rates(), rig.detector.rates()[0].average),
+        ([None, None], None)
+    );
 }
 
 #[test]
@@ -270,7 +273,7 @@ fn who_is_degraded_is_so_for_longer_each_time() {
     let mut rig = Rig::new(2, settings);
     let host = rig.hosts[0].clone();
     let degrade = |rig: &mut Rig| {
-        assert!(host.outlier.note_degraded() && !host.outlier.note_degraded());
+        assert!(host.outlier().note_degraded() && !host.outlier().note_degraded());
         let kind = EjectionKind::Degraded;
         rig.detector.reached(&host, kind, &rig.settings, &mut rig.random, rig.now)
     };

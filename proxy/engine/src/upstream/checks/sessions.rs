@@ -24,12 +24,14 @@ pub(in crate::upstream) struct Found {
     pub(in crate::upstream) passed: bool,
     /// The host is another one for balancing.
     pub(in crate::upstream) changed: bool,
+    /// It fails checks from now on.
+    pub(in crate::upstream) fell: bool,
 }
 
 impl Found {
     fn new(host: &Arc<Host>, result: CheckResult, outcome: &CheckOutcome) -> Self {
         let passed = matches!(result, CheckResult::Passed { .. });
-        Self { host: host.clone(), passed, changed: outcome.changed }
+        Self { host: host.clone(), passed, changed: outcome.changed, fell: outcome.fell }
     }
 }
 
