@@ -206,7 +206,7 @@ impl World {
         }
         expected.retain(|kind| !model.told.contains(kind));
         model.told.extend(&expected);
-        let reached: Vec<_> = host.outlier.note(result, &self.settings).kinds().collect();
+        let reached: Vec<_> = host.outlier().note(result, &self.settings).kinds().collect();
         assert_eq!(reached, expected, "{result:?}");
         self.messages.extend(reached.into_iter().map(|kind| (host.clone(), kind)));
     }
@@ -214,7 +214,7 @@ impl World {
     fn note_degraded(&mut self, port: u16) {
         let (host, model) = self.hosts.get_mut(&port).unwrap();
         let is_new = !model.told.contains(&EjectionKind::Degraded);
-        assert_eq!(host.outlier.note_degraded(), is_new);
+        assert_eq!(host.outlier().note_degraded(), is_new);
         if is_new {
             model.told.push(EjectionKind::Degraded);
             self.messages.push_back((host.clone(), EjectionKind::Degraded));
@@ -395,7 +395,7 @@ impl World {
                 (false, false) => HostHealth::Healthy,
             };
             assert_eq!(
-                (host.health(), host.outlier.success_rates()),
+                (host.health(), host.outlier().success_rates()),
                 (health, model.rates),
                 "{port}: {model:?}"
             );
