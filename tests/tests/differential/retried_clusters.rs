@@ -2,9 +2,11 @@
 //!
 //! All clusters are one host; which of them a try was of is in their statistics.
 
+use std::time::Duration;
+
 use integration::config::{HttpListener, cluster, indent};
 use integration::differential::{Case, Setup};
-use integration::upstream::Reply;
+use integration::upstream::{Reply, Step};
 
 const SPECIFIERS: &str = "type.googleapis.com/envoy.extensions.router.cluster_specifiers";
 const HEADER: &str = "type.googleapis.com/envoy.type.matcher.v3.HttpRequestHeaderMatchInput";
@@ -18,6 +20,12 @@ fn policy(retries: u32, refresh: bool) -> String {
     format!(
         "retry_policy: {{retry_on: \"5xx,connect-failure\", num_retries: {retries}, refresh_cluster_on_retry: {refresh}, retry_back_off: {{base_interval: 0.001s}}}}"
     )
+}
+
+/// Tries that take longer than this are `hedged`, or end.
+fn limited(hedged: bool) -> String {
+    let policy = policy(2, true).replace("retry_back_off", "per_try_timeout: 0.2s, retry_back_off");
+    format!("{policy}, timeout: 5s, hedge_policy: {{hedge_on_per_try_timeout: {hedged}}}")
 }
 
 /// A tree that asks for the value of a header; where it has none of these, for `otherwise`.
@@ -79,7 +87,13 @@ fn routes() -> Vec<(&'static str, String, String)> {
         "{}, hash_policy: [{{header: {{header_name: x-key}}}}]",
         groups(&[("one", &[("a", 1), ("b", 1), ("c", 1)])], ", use_hash_policy: true")
     );
+    let renamed = ", auto_host_rewrite: true, append_x_forwarded_host: true";
     vec![
+        ("hedged", weighted(&[("a", 50), ("b", 50)]), limited(true)),
+        ("hedged-tree", tree(ATTEMPT, &[("1", "nowhere")], "a"), limited(true)),
+        ("limited", weighted(&[("a", 50), ("b", 50)]), limited(false)),
+        ("named-first", weighted(&[("named", 50), ("b", 50)]) + renamed, again(1)),
+        ("named-second", weighted(&[("a", 50), ("named", 50)]) + renamed, again(1)),
         ("tree", tree(ATTEMPT, &[("1", "b"), ("2", "c")], "a"), again(3)),
         ("tree-off", tree(ATTEMPT, &[("1", "b")], "a"), policy(3, false)),
         ("tree-unknown", tree(ATTEMPT, &[("1", "nowhere")], "a"), again(3)),
@@ -137,13 +151,40 @@ pub(crate) fn setup() -> Setup {
     let told = TOLD.iter().map(|(name, told)| listener(name, Some(told)).yaml());
     let listeners = std::iter::once(listener("plain", None).yaml()).chain(told);
     let full = cluster("full", "up", "circuit_breakers: {thresholds: [{max_retries: 0}]}\n");
-    let further = ["a", "b", "c"].map(|name| cluster(name, "up", "")).into_iter().chain([full]);
+    let named =
+        cluster("named", "up", "").replace("endpoint: {address", "endpoint: {hostname: named.test, address");
+    let further = ["a", "b", "c"].map(|name| cluster(name, "up", "")).into_iter().chain([full, named]);
     Setup::with_clusters("retried_clusters", listeners, further)
 }
 
 fn failing(case: Case, times: usize) -> Case {
     let failure = || Reply::raw("HTTP/1.1 503 X\r\ncontent-length: 0\r\n\r\n");
     (0..times).fold(case, |case, _| case.reply(failure()))
+}
+
+/// An answer that takes longer than a try may, and not as long as two.
+fn late() -> Reply {
+    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".to_vec();
+    Reply::steps([Step::Pause(Duration::from_millis(300)), Step::Send(answer)])
+}
+
+fn stalls() -> Reply {
+    Reply::steps([Step::Stall])
+}
+
+/// Tries that go on beside the next, or would.
+fn hedged_cases() -> impl Iterator<Item = Case> {
+    let get = |name, path| Case::get(name, "plain", path, "x-random: 0\r\n");
+    [
+        get("hedged, the first answers", "/hedged").reply(late()).reply(stalls()).reply(stalls()),
+        get("hedged, the second answers", "/hedged").reply(stalls()),
+        failing(get("hedged, but the first fails in time", "/hedged"), 1),
+        get("hedged, where a tree leads nowhere by then", "/hedged-tree").reply(late()).reply(stalls()),
+        get("not hedged, the first takes too long", "/limited")
+            .reply(stalls())
+            .varies("upstream[1].header.x-envoy-expected-rq-timeout-ms", "whether a millisecond has passed"),
+    ]
+    .into_iter()
 }
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -196,5 +237,10 @@ pub(crate) fn cases() -> Vec<Case> {
         told("groups told without clusters", "empty", 1),
         told("groups told, but no list", "no_list", 1),
         told("groups told, an empty list", "nothing", 1),
+        plain("a host with a name, then one without", "/named-first", first, 1),
+        plain("a host without a name, then one with", "/named-second", first, 1),
     ]
+    .into_iter()
+    .chain(hedged_cases())
+    .collect()
 }

@@ -16,6 +16,7 @@ mod original_src;
 mod pools;
 mod preconnect;
 mod resolvers;
+mod retries;
 mod settings;
 mod transport;
 mod uploads;

@@ -119,14 +119,6 @@ impl Stream<'_> {
         self.put_race(race);
     }
 
-    /// Tries that were put aside were those of `cluster`, which the next is not of.
-    pub(super) fn stay_aside_in(&mut self, cluster: &Rc<WorkerCluster>) {
-        let Some(race) = self.tries.as_mut().and_then(|tries| tries.race.as_mut()) else { return };
-        for attempt in &mut race.aside {
-            attempt.member.get_or_insert_with(|| cluster.clone());
-        }
-    }
-
     /// Exchanges the latest try's own for that of `attempt`, but for the stream to the host.
     fn swap(&mut self, attempt: &mut Attempt) {
         let (here, there) = (&mut self.info.upstream, &mut attempt.info);

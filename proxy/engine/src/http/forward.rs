@@ -243,7 +243,15 @@ impl Stream<'_> {
             if let Some((pause, timed_out)) = again {
                 self.pause(down, timer, pause).await?;
                 if !self.is_recalled() {
-                    let next = self.prepare_again(cluster.clone(), timed_out)?;
+                    let Some(next) = self.next_cluster(cluster.clone()) else {
+                        if !self.races() {
+                            return Err(self.no_cluster_left());
+                        }
+                        // (An earlier try may still be answered.)
+                        self.recall();
+                        continue;
+                    };
+                    self.prepare_again(&next, timed_out);
                     if !Rc::ptr_eq(&next, &cluster) {
                         hash = self.hash(&next.cluster);
                         cluster = next;
@@ -477,7 +485,8 @@ impl Stream<'_> {
         let chance = policy.filter(|policy| policy.refreshes_cluster);
         let chance = chance.map(|_| route.chance(request, info, random));
         route.finalize_request(request, info, headers);
-        self.server_name = cluster.cluster.http.names.as_ref().map(|names| names.of(request));
+        self.server_name =
+            cluster.cluster.http.names.as_ref().map(|names| names.of(&request.headers, &request.authority));
         let priority = match route.action() {
             Action::Forward(forward) if forward.priority == Priority::High => BreakerPriority::High,
             _ => BreakerPriority::Default,
@@ -624,6 +633,7 @@ impl Stream<'_> {
 
     fn rewrite_host(&mut self, hostname: &str) {
         if hostname.is_empty() {
+            // (As in Envoy, what the try before was given for a host stays then.)
             return;
         }
         let table = self.table.clone();

@@ -62,6 +62,8 @@ pub(crate) struct Tries {
     tried_priorities: Vec<u32>,
     /// How the load was shared when priorities were avoided last.
     loads: Option<Vec<Load>>,
+    /// How often it was sent again, if each try chooses the cluster anew.
+    retries: u32,
     /// Weighted clusters it was sent to, if each try chooses one anew.
     tried_clusters: Tried,
     /// What decides between clusters of one group.
@@ -159,6 +161,7 @@ impl Tries {
             tried: SmallVec::new(),
             tried_priorities: Vec::new(),
             loads: None,
+            retries: 0,
             tried_clusters: Tried::new(),
             chance: 0,
             redirects,
@@ -237,9 +240,9 @@ impl Tries {
         self.is_on() || self.redirects
     }
 
-    /// Whether each try chooses the cluster anew.
+    /// Whether each try chooses the cluster anew; not where tries may go on beside the next, as in Envoy.
     fn refreshes_cluster(&self) -> bool {
-        self.policy.as_ref().is_some_and(|policy| policy.refreshes_cluster)
+        !self.hedges && self.policy.as_ref().is_some_and(|policy| policy.refreshes_cluster)
     }
 
     /// For all tries, `chance` decides between clusters of one group.
@@ -589,7 +592,7 @@ impl Stream<'_> {
     }
 
     /// The cluster for the next try: the one that has its name now, or another if each try chooses anew.
-    fn next_cluster(&mut self, latest: Rc<WorkerCluster>) -> Option<Rc<WorkerCluster>> {
+    pub(super) fn next_cluster(&mut self, latest: Rc<WorkerCluster>) -> Option<Rc<WorkerCluster>> {
         let clusters = &self.cx.shared.clusters;
         let Some(chosen) = self.choose_again() else {
             return if latest.is_retired() { clusters.get(&latest.cluster.name) } else { Some(latest) };
@@ -601,7 +604,7 @@ impl Stream<'_> {
             ClusterChoice::None => None,
         }?;
         if !Rc::ptr_eq(&next, &latest) {
-            self.leave_cluster(&latest, &next);
+            self.leave_cluster_for(&next);
         }
         Some(next)
     }
@@ -610,34 +613,35 @@ impl Stream<'_> {
     fn choose_again(&mut self) -> Option<RouteMatch> {
         let Self { cx, table, matched, request, info, random, tries, .. } = self;
         let tries = tries.as_deref_mut().filter(|tries| tries.refreshes_cluster())?;
-        let (attempt, chance) = (info.upstream.attempts, tries.chance);
+        tries.retries += 1;
+        // (What is sent again without a policy is the same try.)
+        let (attempt, chance) = (tries.retries, tries.chance);
         let mut again = Again { tried: &mut tries.tried_clusters, attempt, chance };
         let runtime: &Runtime = &cx.shared.env.runtime;
         table.as_ref()?.choose_again((*matched)?, request, (&*info, runtime, *random), &mut again)
     }
 
     /// The next try is one of another cluster.
-    fn leave_cluster(&mut self, latest: &Rc<WorkerCluster>, next: &WorkerCluster) {
-        self.stay_aside_in(latest);
+    fn leave_cluster_for(&mut self, next: &WorkerCluster) {
         if let Some(tries) = &mut self.tries {
             tries.change_cluster();
         }
-        self.server_name = next.cluster.http.names.as_ref().map(|names| names.of(&self.request));
+        let authority = self.asked_authority.as_ref().unwrap_or(&self.request.authority);
+        let names = next.cluster.http.names.as_ref();
+        self.server_name = names.map(|names| names.of(&self.request.headers, authority));
         self.deadlines.set_upstream(None);
     }
 
-    /// Makes the request ready to be sent again.
-    pub(super) fn prepare_again(
-        &mut self,
-        cluster: Rc<WorkerCluster>,
-        timed_out: bool,
-    ) -> Result<Rc<WorkerCluster>, StreamEnd> {
-        let Some(cluster) = self.next_cluster(cluster) else {
-            self.info.upstream.attempts += 1;
-            let end = self.no_host_left();
-            self.set_cluster(None);
-            return Err(end);
-        };
+    /// The answer where there is no cluster for the next try.
+    pub(super) fn no_cluster_left(&mut self) -> StreamEnd {
+        self.info.upstream.attempts += 1;
+        let end = self.no_host_left();
+        self.set_cluster(None);
+        end
+    }
+
+    /// Makes the request ready to be sent again, to `cluster`.
+    pub(super) fn prepare_again(&mut self, cluster: &Rc<WorkerCluster>, timed_out: bool) {
         self.set_cluster(Some(cluster.clone()));
         let headers = self.envoy_headers();
         let now = clock::now();
@@ -645,9 +649,9 @@ impl Stream<'_> {
         (info.first_tx, info.last_tx, info.first_rx, info.first_rx_body, info.last_rx) =
             (None, None, None, None, None);
         self.gathered = None;
-        let Some(tries) = &mut self.tries else { return Ok(cluster) };
+        let Some(tries) = &mut self.tries else { return };
         (tries.is_hedged, tries.is_late) = (false, false);
-        let Some(tries) = &self.tries else { return Ok(cluster) };
+        let Some(tries) = &self.tries else { return };
         self.count_retry(tries);
         self.gathered = tries.kept.parts();
         let elapsed = self.info.request_complete.map(|since| now.saturating_duration_since(since));
@@ -664,6 +668,5 @@ impl Stream<'_> {
                 headers.insert(&*X_ENVOY_IS_TIMEOUT_RETRY, value);
             }
         }
-        Ok(cluster)
     }
 }

@@ -309,7 +309,8 @@ impl Calling {
         self.host = Some(host.clone());
         // A call is for no client; its name is that of its request.
         let names = self.cluster.cluster.http.names.as_ref();
-        let options = names.map(|names| names.options(&names.of(&self.call.request)));
+        let options = names
+            .map(|names| names.options(&names.of(&self.call.request.headers, &self.call.request.authority)));
         let cluster = self.host_cluster();
         let pool = cluster.pool(&host, &nobody, options.as_ref(), priority).ok_or(CallFailure::NoHost)?;
         let waiting = Waiting(&cluster.cluster);

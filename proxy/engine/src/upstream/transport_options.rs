@@ -6,9 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::HeaderName;
+use http::{HeaderMap, HeaderName};
 use proxy_core::config::{BuildCx, Rejected};
-use proxy_core::head::RequestHead;
 use proxy_core::proxy_protocol::Tlv;
 use proxy_core::stream_info::{ConnectionInfo, StreamInfo};
 use proxy_core::text::Text;
@@ -132,11 +131,11 @@ impl NamesOfRequests {
         self.asks && self.verifies
     }
 
-    /// The name of a request as its route leaves it, before a host's name may take the place of its own.
-    pub(crate) fn of(&self, request: &RequestHead) -> Text {
-        let first = self.header.as_ref().and_then(|header| request.headers.get(header));
+    /// The name of a request with these headers, whose `authority` is as its route leaves it, before a host's name may take its place.
+    pub(crate) fn of(&self, headers: &HeaderMap, authority: &Text) -> Text {
+        let first = self.header.as_ref().and_then(|header| headers.get(header));
         let named = first.and_then(|value| Text::from_bytes(Bytes::copy_from_slice(value.as_bytes())));
-        named.filter(|name| !name.is_empty()).unwrap_or_else(|| request.authority.clone())
+        named.filter(|name| !name.is_empty()).unwrap_or_else(|| authority.clone())
     }
 
     /// What a request of this name wants.
