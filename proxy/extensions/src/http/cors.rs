@@ -63,7 +63,7 @@ impl HttpFilterExtension for Cors {
         posture: SecurityPosture::RobustToUntrustedDownstream,
     };
     const ROUTE_MESSAGE: Option<&'static str> = Some("envoy.extensions.filters.http.cors.v3.CorsPolicy");
-    const PHASES: Phases = Phases { request_body: false, response_headers: true, response_body: false };
+    const PHASES: Phases = Phases { request_body: false, response_headers: false, response_body: false };
     type Proto = proto::Cors;
     type Config = Config;
     type RouteProto = proto::CorsPolicy;
@@ -193,6 +193,7 @@ struct Filter {
 
 impl HttpFilter for Filter {
     fn on_request_headers<'a>(&'a mut self, cx: &'a mut StreamCx<'_>, _end: bool) -> HeadersStep<'a> {
+        cx.phases.response_headers |= origin(&cx.request.headers).is_some();
         let policies = Policies(cx);
         let (enabled, counts) = policies.active();
         let Some(origin) = origin(&cx.request.headers).filter(|_| counts) else {

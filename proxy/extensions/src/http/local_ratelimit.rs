@@ -80,7 +80,7 @@ impl HttpFilterExtension for LocalRateLimit {
     };
     const ROUTE_MESSAGE: Option<&'static str> =
         Some("envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit");
-    const PHASES: Phases = Phases { request_body: false, response_headers: true, response_body: false };
+    const PHASES: Phases = Phases { request_body: false, response_headers: false, response_body: false };
     type Proto = proto::LocalRateLimit;
     type Config = Config;
     type RouteProto = proto::LocalRateLimit;
@@ -174,6 +174,7 @@ impl HttpFilter for Filter {
         let retry_after = refused && config.tells_retry_after;
         if limit || retry_after {
             self.told = outcome.bucket.map(|bucket| Told { bucket, limit, retry_after });
+            cx.phases.response_headers |= self.told.is_some();
         }
         match refused || outcome.shadowed {
             true => stats.rate_limited.inc(),
