@@ -164,6 +164,7 @@ impl AdminState for Admin {
     fn modify_runtime(&self, changes: &[(String, String)]) -> bool {
         let is_done = self.0.env.runtime.modify(changes);
         if is_done {
+            self.0.configuration.store().runtime_changed();
             count_runtime(&self.0.env);
         }
         is_done

@@ -2,9 +2,11 @@
 //!
 //! Source: Envoy `docs/root/configuration/operations/runtime.rst`.
 
-use arc_swap::ArcSwap;
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Arc;
+
+use arc_swap::ArcSwap;
 
 use xds_api::envoy::config::core::v3::RuntimeFractionalPercent;
 use xds_api::envoy::r#type::v3::{FractionalPercent, fractional_percent::DenominatorType};
@@ -63,8 +65,22 @@ impl Runtime {
         layers.iter().rev().find_map(|layer| layer.values.get(key).cloned())
     }
 
+    /// Whether any layer has a key that begins with `prefix`.
+    pub fn has_any(&self, prefix: &str) -> bool {
+        let from = (Bound::Included(prefix), Bound::Unbounded);
+        let of_layer = |layer: &RuntimeLayer| {
+            layer.values.range::<str, _>(from).next().is_some_and(|(key, _)| key.starts_with(prefix))
+        };
+        self.layers.load().iter().any(of_layer)
+    }
+
     /// The final value of `key` as an unsigned number.
     pub fn number(&self, key: &str) -> Option<u64> {
+        self.value(key)?.parse().ok()
+    }
+
+    /// The final value of `key` as a number, whole or not.
+    pub fn double(&self, key: &str) -> Option<f64> {
         self.value(key)?.parse().ok()
     }
 
@@ -160,6 +176,20 @@ pub fn denominator(percent: &FractionalPercent) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn layer(values: &[(&str, &str)]) -> RuntimeLayer {
+        let values = values.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        RuntimeLayer { values, ..RuntimeLayer::default() }
+    }
+
+    #[test]
+    fn keys_are_found_by_how_they_begin() {
+        let runtime = Runtime::new(vec![layer(&[("a", ""), ("c.d", "")]), layer(&[("b.x", "")])]);
+        for (prefix, is_there) in [("b.", true), ("c.d", true), ("c.e", false), ("b.y", false), ("", true)] {
+            assert_eq!(runtime.has_any(prefix), is_there, "{prefix}");
+        }
+        assert!(!Runtime::default().has_any(""));
+    }
 
     #[test]
     fn fractions_keep_their_denominator() {

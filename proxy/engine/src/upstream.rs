@@ -21,6 +21,7 @@ pub mod http_options;
 pub mod key_format;
 pub(crate) mod labels;
 pub(crate) mod load_report;
+mod maintenance;
 mod members;
 pub mod mirror;
 mod oob;

@@ -7,6 +7,7 @@
 mod aggregate;
 mod balancing;
 mod bandwidth_limit;
+mod breakers;
 mod buffer;
 mod cel;
 mod cel_text;
@@ -499,6 +500,11 @@ async fn loads_on_streams_of_their_own() {
 async fn shares_of_zones() {
     let compared = async { zones::compare(&Binary::envoy()?, &Binary::subject()?).await };
     expect_ok(compared.await);
+}
+
+#[tokio::test]
+async fn breakers_that_open() {
+    expect_ok(async { breakers::compare(&Binary::envoy()?, &Binary::subject()?).await }.await);
 }
 
 #[tokio::test]

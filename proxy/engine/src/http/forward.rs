@@ -198,6 +198,9 @@ impl Stream<'_> {
     async fn forward<D: Downstream>(&mut self, down: &mut D, timer: &mut Timer) -> Result<(), StreamEnd> {
         let mut cluster = self.take_cluster()?;
         self.check_strictly()?;
+        if cluster.cluster.refuses_in_maintenance(|| self.cx.random()) {
+            return Err(self.no_host(NoHost::InMaintenance));
+        }
         if let Some(overload) = &self.cx.overload
             && overload.sheds(Point::Router, || self.cx.random())
         {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
-use proxy_core::headers::{X_ENVOY_DROP_OVERLOAD, X_ENVOY_UNCONDITIONAL_DROP_OVERLOAD};
+use proxy_core::headers::{X_ENVOY_DROP_OVERLOAD, X_ENVOY_OVERLOADED, X_ENVOY_UNCONDITIONAL_DROP_OVERLOAD};
 use proxy_core::local_reply::LocalReply;
 use proxy_core::response_flag::ResponseFlag;
 use proxy_core::stream_error::Details;
@@ -111,7 +111,9 @@ impl Stream<'_> {
     pub(super) fn no_host(&mut self, none: NoHost) -> StreamEnd {
         let status = match none {
             NoHost::Missing(status) => status,
-            NoHost::Unavailable | NoHost::Dropped | NoHost::DroppedAlways => StatusCode::SERVICE_UNAVAILABLE,
+            NoHost::Unavailable | NoHost::Dropped | NoHost::DroppedAlways | NoHost::InMaintenance => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
         };
         let (flag, body, details, header) = match none {
             NoHost::Unavailable | NoHost::Missing(_) => {
@@ -120,6 +122,10 @@ impl Stream<'_> {
             NoHost::Dropped => {
                 let header = Some(&*X_ENVOY_DROP_OVERLOAD);
                 (ResponseFlag::DropOverload, "drop overload", "drop_overload", header)
+            }
+            NoHost::InMaintenance => {
+                let header = Some(&*X_ENVOY_OVERLOADED);
+                (ResponseFlag::UpstreamOverflow, "maintenance mode", "maintenance_mode", header)
             }
             NoHost::DroppedAlways => (
                 ResponseFlag::UnconditionalDropOverload,

@@ -316,6 +316,13 @@ impl Store {
         }
     }
 
+    /// The runtime says something else now: all forms of all clusters take that over.
+    pub fn runtime_changed(&self) {
+        for version in self.clusters.entries.values().flat_map(Entry::versions) {
+            version.cluster.follow_runtime();
+        }
+    }
+
     fn remove_cluster(&mut self, name: &str) {
         if self.clusters.entries.get(name).is_none_or(|entry| entry.is_static) {
             return;

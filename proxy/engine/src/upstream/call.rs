@@ -127,6 +127,7 @@ async fn run_with(
     let mut timer = Timer::default();
     let mut called = {
         let mut sending = std::pin::pin!(async {
+            calling.check_maintenance()?;
             match &mut tries {
                 Some(tries) => tries.send(&mut calling).await,
                 None => calling.send(None).await,
@@ -277,6 +278,14 @@ impl Calling {
             if !is_safe {
                 return Err(CallFailure::Reset(reset));
             }
+        }
+    }
+
+    /// Fails where the runtime has the cluster in maintenance.
+    fn check_maintenance(&mut self) -> Result<(), CallFailure> {
+        match self.cluster.cluster.refuses_in_maintenance(|| self.random.u64(..)) {
+            true => Err(CallFailure::NoHost),
+            false => Ok(()),
         }
     }
 

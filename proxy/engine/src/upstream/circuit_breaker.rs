@@ -1,19 +1,27 @@
 //! Circuit breakers: limits of a cluster on what it may have open at once, shared by all workers.
 //!
-//! A [`Permit`] counts while it lives. Source: Envoy `docs/root/intro/arch_overview/upstream/circuit_breaking.rst`,
+//! A [`Permit`] counts while it lives. The runtime may set each limit (`circuit_breakers.<cluster>.<priority>.*`).
+//! Source: Envoy `docs/root/intro/arch_overview/upstream/circuit_breaking.rst`,
 //! `docs/root/configuration/upstream/cluster_manager/cluster_circuit_breakers.rst`.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+mod limit;
+mod thresholds;
 
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
 use proxy_core::config::{BuildCx, Rejected};
+use proxy_core::runtime::Runtime;
 use proxy_core::stats::groups::{CircuitBreakerRemainingStats, ClusterStateStats};
 use proxy_core::stats::{Scope, Shared, SharedGauge};
 use xds_api::envoy::config::cluster::v3 as proto;
 use xds_api::envoy::config::core::v3::RoutingPriority;
 
+use self::limit::{Limit, Standing};
+use self::thresholds::{RetryBudget, Rule, RuledThresholds, Thresholds};
+
 /// Which of a cluster's two sets of limits applies; a route says so.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum BreakerPriority {
     /// `DEFAULT`
     #[default]
@@ -39,27 +47,11 @@ pub enum Resource {
 
 const RESOURCES: usize = 5;
 
+/// What the runtime makes of the limits, while it says anything of them: nothing is kept for the many clusters of which it does not.
 #[derive(Debug)]
-struct Limit {
-    max: u32,
-    used: AtomicU32,
-}
-
-/// The limits of one priority.
-#[derive(Debug)]
-struct Thresholds {
-    limits: [Limit; RESOURCES],
-    /// What limits retries in place of their number.
-    budget: Option<RetryBudget>,
-    remaining: Option<Shared<CircuitBreakerRemainingStats>>,
-}
-
-/// Retries as a share of what is in flight (`retry_budget`).
-#[derive(Clone, Copy, Debug)]
-struct RetryBudget {
-    percent: f64,
-    /// So many are always allowed.
-    min: u32,
+struct Ruled {
+    default: RuledThresholds,
+    high: RuledThresholds,
 }
 
 /// The circuit breakers of one cluster.
@@ -70,6 +62,7 @@ pub struct Breakers {
     /// Connections that one host may have over all workers, by priority.
     max_connections_per_host: [u32; 2],
     stats: Shared<ClusterStateStats>,
+    ruled: ArcSwapOption<Ruled>,
 }
 
 /// Whatever leads to the breakers of a cluster; a [`Permit`] keeps it alive.
@@ -132,53 +125,7 @@ impl<O: BreakerOwner> Permit<O> {
     }
 }
 
-impl Thresholds {
-    fn new(max: [u32; RESOURCES]) -> Self {
-        let limits = max.map(|max| Limit { max, used: AtomicU32::new(0) });
-        Self { limits, budget: None, remaining: None }
-    }
-
-    fn build(proto: Option<&proto::circuit_breakers::Thresholds>, priority: &str, scope: &Scope) -> Self {
-        let Some(proto) = proto else { return Self::new(DEFAULTS) };
-        let [connections, pending, requests, retries, pools] = DEFAULTS;
-        let mut built = Self::new([
-            proto.max_connections.unwrap_or(connections),
-            proto.max_pending_requests.unwrap_or(pending),
-            proto.max_requests.unwrap_or(requests),
-            proto.max_retries.unwrap_or(retries),
-            proto.max_connection_pools.unwrap_or(pools),
-        ]);
-        built.budget = proto.retry_budget.as_ref().map(|budget| RetryBudget {
-            percent: budget.budget_percent.map_or(20.0, |percent| percent.value),
-            min: budget.min_retry_concurrency.unwrap_or(3),
-        });
-        if proto.track_remaining {
-            let stats = scope.child(&format!("circuit_breakers.{priority}")).shared();
-            for (resource, limit) in Resource::ALL.into_iter().zip(&built.limits) {
-                let most = if built.is_budgeted(resource) { 0 } else { limit.max };
-                resource.remaining(&stats).set(u64::from(most));
-            }
-            built.remaining = Some(stats);
-        }
-        built
-    }
-
-    /// Whether a budget takes the place of a number of `resource`.
-    fn is_budgeted(&self, resource: Resource) -> bool {
-        resource == Resource::Retries && self.budget.is_some()
-    }
-
-    /// Where it is shown how many of `resource` remain, if that is known.
-    fn remaining(&self, resource: Resource) -> Option<&SharedGauge> {
-        let stats = self.remaining.as_ref().filter(|_| !self.is_budgeted(resource))?;
-        Some(resource.remaining(stats))
-    }
-}
-
 pub(super) const NO_INTERVAL: &str = "requests that are over do not count";
-
-/// Connections, pending requests, requests, retries, pools.
-const DEFAULTS: [u32; RESOURCES] = [1024, 1024, 1024, 3, u32::MAX];
 
 impl Breakers {
     /// Reads the limits; `scope` is that of the cluster's statistics.
@@ -193,45 +140,79 @@ impl Breakers {
             thresholds.find(|one| one.priority == priority as i32)
         };
         cx.each("thresholds", proto.map_or(&[][..], |proto| &proto.thresholds), check_budget)?;
-        let default = Thresholds::build(of(RoutingPriority::Default), "default", scope);
-        let high = Thresholds::build(of(RoutingPriority::High), "high", scope);
+        let default = Thresholds::build(of(RoutingPriority::Default), BreakerPriority::Default.name(), scope);
+        let high = Thresholds::build(of(RoutingPriority::High), BreakerPriority::High.name(), scope);
         let per_host = proto.map_or(&[][..], |proto| &proto.per_host_thresholds);
         cx.each("per_host_thresholds", per_host, check_per_host)?;
         let max_connections_per_host = [RoutingPriority::Default, RoutingPriority::High].map(|priority| {
             let of_host = per_host.iter().find(|one| one.priority == priority as i32);
             of_host.and_then(|one| one.max_connections).unwrap_or(u32::MAX)
         });
-        Ok(Self { default, high, max_connections_per_host, stats })
+        let ruled = ArcSwapOption::empty();
+        Ok(Self { default, high, max_connections_per_host, stats, ruled })
+    }
+
+    /// Takes over what the runtime says of the limits of the cluster that is called `name`, and what is configured where it says
+    /// nothing. For the main thread, which alone changes the runtime.
+    pub(super) fn follow(&self, runtime: &Runtime, name: &str) {
+        let prefix = format!("circuit_breakers.{name}.");
+        let before = self.ruled.load_full();
+        let has_keys = runtime.has_any(&prefix);
+        if !has_keys && before.is_none() {
+            return;
+        }
+        let of = |priority: BreakerPriority| {
+            let rule = Rule { runtime, prefix: format!("{prefix}{}", priority.name()) };
+            self.thresholds(priority).follow(&rule, before.as_deref().map(|ruled| ruled.of(priority)))
+        };
+        let ruled = Ruled { default: of(BreakerPriority::Default), high: of(BreakerPriority::High) };
+        self.ruled.store(has_keys.then(|| Arc::new(ruled)));
     }
 
     /// Whether none of `resource` is left.
     pub fn is_open(&self, priority: BreakerPriority, resource: Resource) -> bool {
-        let limit = self.limit(priority, resource);
-        limit.used.load(Ordering::Relaxed) >= limit.max
+        self.limit(priority, resource).standing().is_open()
     }
 
-    /// Whether the budget of retries, if there is one, allows another.
+    /// What limits retries in place of their number, if anything does.
+    fn budget(&self, priority: BreakerPriority) -> Option<RetryBudget> {
+        match &*self.ruled.load() {
+            Some(ruled) => ruled.of(priority).budget,
+            None => self.thresholds(priority).budget.as_deref().copied(),
+        }
+    }
+
+    /// How many retries the budget allows, if there is one.
     #[allow(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         reason = "whole retries; the cast saturates"
     )]
-    fn budget_left(&self, priority: BreakerPriority) -> Option<bool> {
-        let budget = self.thresholds(priority).budget?;
+    fn budgeted(&self, priority: BreakerPriority) -> Option<u32> {
+        let budget = self.budget(priority)?;
         let active =
             self.used(priority, Resource::Requests).saturating_add(self.used(priority, Resource::Pending));
         let allowed = (budget.percent / 100.0 * f64::from(active)) as u32;
-        Some(self.used(priority, Resource::Retries) < allowed.max(budget.min))
+        Some(allowed.max(budget.min))
+    }
+
+    /// Whether the budget of retries, if there is one, allows another.
+    fn budget_left(&self, priority: BreakerPriority) -> Option<bool> {
+        Some(self.used(priority, Resource::Retries) < self.budgeted(priority)?)
     }
 
     /// How many of `resource` are taken.
     pub fn used(&self, priority: BreakerPriority, resource: Resource) -> u32 {
-        self.limit(priority, resource).used.load(Ordering::Relaxed)
+        self.limit(priority, resource).standing().used
     }
 
-    /// The limit of `resource`.
+    /// The limit of `resource`; of retries what the budget allows now, if there is one.
     pub fn max(&self, priority: BreakerPriority, resource: Resource) -> u32 {
-        self.limit(priority, resource).max
+        let budgeted = match resource {
+            Resource::Retries => self.budgeted(priority),
+            Resource::Connections | Resource::Pending | Resource::Requests | Resource::Pools => None,
+        };
+        budgeted.unwrap_or_else(|| self.limit(priority, resource).standing().max)
     }
 
     /// Connections that one host may have over all workers (`per_host_thresholds`); `u32::MAX` without limit.
@@ -256,43 +237,56 @@ impl Breakers {
 
     /// Whether one was taken; always with `over`.
     fn take(&self, priority: BreakerPriority, resource: Resource, over: bool) -> bool {
-        let limit = self.limit(priority, resource);
-        let more = |used: u32| (over || used < limit.max).then(|| used.saturating_add(1));
-        let Ok(before) = limit.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more) else {
-            return false;
-        };
-        self.took(priority, resource, before, limit.max);
+        let more = |standing: Standing| (over || !standing.is_open()).then(|| standing.more());
+        let Some((before, now)) = self.limit(priority, resource).change(more) else { return false };
+        self.show(priority, resource, before, now);
         true
     }
 
     fn release(&self, priority: BreakerPriority, resource: Resource) {
         let limit = self.limit(priority, resource);
-        let before = limit.used.fetch_sub(1, Ordering::Relaxed);
-        self.gave_back(priority, resource, before, limit.max);
+        let (before, now) = limit.give_back();
+        self.show(priority, resource, before, now);
+        // (Rare, so that giving back is one step otherwise.)
+        if now.is_open() != now.is_shown_open
+            && let Some((before, now)) = limit.change(Standing::to_be_shown)
+        {
+            self.show(priority, resource, before, now);
+        }
     }
 
     /// The gauges move by steps rather than being set, so that racing threads leave them right.
     #[inline]
-    fn took(&self, priority: BreakerPriority, resource: Resource, before: u32, max: u32) {
-        if before.checked_add(1) == Some(max) {
-            resource.open_gauge(&self.stats, priority).inc();
+    fn show(&self, priority: BreakerPriority, resource: Resource, before: Standing, now: Standing) {
+        match (before.is_shown_open, now.is_shown_open) {
+            (false, true) => resource.open_gauge(&self.stats, priority).inc(),
+            (true, false) => resource.open_gauge(&self.stats, priority).dec(),
+            (true, true) | (false, false) => {}
         }
-        if let Some(remaining) = self.thresholds(priority).remaining(resource)
-            && before < max
+        let thresholds = self.thresholds(priority);
+        if thresholds.remaining.is_some()
+            && !(resource == Resource::Retries && self.budget(priority).is_some())
         {
-            remaining.dec();
+            thresholds.show_remaining(resource, before, now);
         }
     }
+}
 
-    #[inline]
-    fn gave_back(&self, priority: BreakerPriority, resource: Resource, before: u32, max: u32) {
-        if before == max {
-            resource.open_gauge(&self.stats, priority).dec();
+impl Ruled {
+    fn of(&self, priority: BreakerPriority) -> &RuledThresholds {
+        match priority {
+            BreakerPriority::Default => &self.default,
+            BreakerPriority::High => &self.high,
         }
-        if let Some(remaining) = self.thresholds(priority).remaining(resource)
-            && before <= max
-        {
-            remaining.inc();
+    }
+}
+
+impl BreakerPriority {
+    /// How keys of the runtime and statistics call it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Default => "default",
+            Self::High => "high",
         }
     }
 }
@@ -316,6 +310,28 @@ fn check_per_host(proto: &proto::circuit_breakers::Thresholds, cx: &mut BuildCx<
 impl Resource {
     const ALL: [Self; RESOURCES] =
         [Self::Connections, Self::Pending, Self::Requests, Self::Retries, Self::Pools];
+
+    /// How many are left, as `remaining_*` shows it: of pools, which are not limited unless somebody says so, the greatest number
+    /// there is.
+    fn left(self, standing: Standing) -> u64 {
+        match self {
+            Self::Pools if standing.max == u32::MAX => u64::MAX - u64::from(standing.used),
+            Self::Connections | Self::Pending | Self::Requests | Self::Retries | Self::Pools => {
+                u64::from(standing.max.saturating_sub(standing.used))
+            }
+        }
+    }
+
+    /// How the key of the runtime ends that says its limit.
+    fn runtime_key(self) -> &'static str {
+        match self {
+            Self::Connections => "max_connections",
+            Self::Pending => "max_pending_requests",
+            Self::Requests => "max_requests",
+            Self::Retries => "max_retries",
+            Self::Pools => "max_connection_pools",
+        }
+    }
 
     fn open_gauge(self, stats: &ClusterStateStats, priority: BreakerPriority) -> &SharedGauge {
         match (priority, self) {

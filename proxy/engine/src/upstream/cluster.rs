@@ -3,6 +3,7 @@
 //! A `Cluster` is immutable but for its hosts, which are swapped as a whole, its breakers' counts and its statistics.
 //! Source: `envoy/config/cluster/v3/cluster.proto`.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -35,6 +36,7 @@ use super::discovery::Discovery;
 use super::dns::DnsKind;
 use super::dynamic::DynamicHosts;
 use super::http_options::{UpstreamHttp, UpstreamProtocol};
+use super::maintenance::Maintenance;
 use super::members::Members;
 use super::oob::Asked;
 use super::outlier::Outlier;
@@ -88,6 +90,7 @@ pub struct Cluster {
     pub pool_per_client: bool,
     /// Limits shared by all workers.
     pub breakers: Breakers,
+    maintenance: Maintenance,
     /// Load balancing.
     pub balancing: Balancing,
     /// Outlier detection.
@@ -129,6 +132,7 @@ impl Cluster {
             cluster.update_hosts(&assignment);
         }
         let cluster = Arc::new(cluster);
+        cluster.follow_runtime();
         if let Discovery::Dynamic(hosts) = &cluster.discovery {
             hosts.follow(&cluster);
         }
@@ -197,6 +201,7 @@ impl Cluster {
             http,
             pool_per_client: proto.connection_pool_per_downstream_connection,
             breakers: breakers?,
+            maintenance: Maintenance::default(),
             balancing,
             outlier: outlier?,
             checking: checks.as_ref().map(|_| checking(proto, &discovery)),
@@ -248,6 +253,21 @@ impl Cluster {
         used(BreakerPriority::Default) + used(BreakerPriority::High)
     }
 
+    /// Takes over what the runtime says now of the limits and the maintenance of the cluster, so that requests need not ask it.
+    pub fn follow_runtime(&self) {
+        self.breakers.follow(&self.runtime, self.name.as_str());
+        self.maintenance.follow(&self.runtime, self.name.as_str());
+    }
+
+    /// Whether a request is to be refused because the runtime says that the cluster is in maintenance. Counts those that are.
+    pub(crate) fn refuses_in_maintenance(&self, random: impl FnOnce() -> u64) -> bool {
+        let is_refused = self.maintenance.refuses(random);
+        if is_refused {
+            self.stats.traffic.here().upstream_rq_maintenance_mode.inc();
+        }
+        is_refused
+    }
+
     /// A balancer for one worker.
     pub fn balancer(&self) -> Box<dyn LoadBalancer> {
         self.balancing.balancer(&self.stats.traffic)
@@ -265,7 +285,7 @@ impl Cluster {
 
     /// Whether one more connection to `host` is within `per_host_thresholds`.
     pub fn host_may_connect(&self, host: &Host, priority: BreakerPriority) -> bool {
-        let open = host.active_connections.load(std::sync::atomic::Ordering::Relaxed);
+        let open = host.active_connections.load(Ordering::Relaxed);
         open < self.breakers.max_connections_per_host(priority)
     }
 

@@ -148,6 +148,8 @@ impl Clusters {
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct PoolKey {
     host: *const Host,
+    /// Which limits its connections are under: none serves requests that are under others.
+    priority: BreakerPriority,
     /// The client's connection that has the pool to itself; 0 where all share it.
     client: u64,
     /// The address that all of its connections come from, if that is a client's.
@@ -160,6 +162,7 @@ struct PoolKey {
 #[derive(Clone, Copy, Hash)]
 struct Wanted<'w> {
     host: *const Host,
+    priority: BreakerPriority,
     client: u64,
     source: Option<OriginalSource>,
     options: Option<&'w TransportOptions>,
@@ -168,6 +171,7 @@ struct Wanted<'w> {
 impl Equivalent<PoolKey> for Wanted<'_> {
     fn equivalent(&self, key: &PoolKey) -> bool {
         self.host == key.host
+            && self.priority == key.priority
             && self.client == key.client
             && self.source == key.source
             && self.options == key.options.as_deref()
@@ -176,8 +180,8 @@ impl Equivalent<PoolKey> for Wanted<'_> {
 
 impl Wanted<'_> {
     fn to_key(self) -> PoolKey {
-        let Self { host, client, source, options } = self;
-        PoolKey { host, client, source, options: options.cloned().map(Rc::new) }
+        let Self { host, priority, client, source, options } = self;
+        PoolKey { host, priority, client, source, options: options.cloned().map(Rc::new) }
     }
 }
 
@@ -387,9 +391,9 @@ impl WorkerCluster {
     ) -> Option<Rc<HostPool>> {
         let source = client.original_source;
         let client = if self.cluster.pool_per_client { client.id } else { 0 };
-        let wanted = Wanted { host: Arc::as_ptr(host), client, source, options };
+        let wanted = Wanted { host: Arc::as_ptr(host), priority, client, source, options };
         let known = self.pools.borrow().get(&wanted).cloned();
-        known.or_else(|| self.new_pool(host, wanted.to_key(), priority))
+        known.or_else(|| self.new_pool(host, wanted.to_key()))
     }
 
     /// The pool for connections to `host` that are not for HTTP: these do not count as a pool, as in Envoy.
@@ -400,25 +404,22 @@ impl WorkerCluster {
         options: Option<&TransportOptions>,
     ) -> Rc<HostPool> {
         let source = client.original_source;
-        let wanted = Wanted { host: Arc::as_ptr(host), client: 0, source, options };
+        let priority = BreakerPriority::Default;
+        let wanted = Wanted { host: Arc::as_ptr(host), priority, client: 0, source, options };
         let known = self.pools.borrow().get(&wanted).cloned();
         known.unwrap_or_else(|| self.insert_pool(host, wanted.to_key(), None))
     }
 
     #[cold]
-    fn new_pool(
-        self: &Rc<Self>,
-        host: &Arc<Host>,
-        key: PoolKey,
-        priority: BreakerPriority,
-    ) -> Option<Rc<HostPool>> {
+    fn new_pool(self: &Rc<Self>, host: &Arc<Host>, key: PoolKey) -> Option<Rc<HostPool>> {
+        let priority = key.priority;
         let permit = || Permit::acquire(self.cluster.clone(), priority, Resource::Pools).ok();
         let permit = permit().or_else(|| {
             self.pools.borrow_mut().retain(|_, pool| pool.is_used());
             permit()
         });
         let permit = permit.or_else(|| {
-            self.free_pool(host)?;
+            self.free_pool(host, priority)?;
             Permit::acquire(self.cluster.clone(), priority, Resource::Pools).ok()
         });
         if permit.is_none() {
@@ -429,10 +430,11 @@ impl WorkerCluster {
     }
 
     /// Gives up a pool of `host` that carries no request.
-    fn free_pool(&self, host: &Arc<Host>) -> Option<()> {
+    fn free_pool(&self, host: &Arc<Host>, priority: BreakerPriority) -> Option<()> {
         let key = {
             let pools = self.pools.borrow();
-            let mut of_host = pools.iter().filter(|(key, _)| key.host == Arc::as_ptr(host));
+            let is_like = |key: &PoolKey| key.host == Arc::as_ptr(host) && key.priority == priority;
+            let mut of_host = pools.iter().filter(|(key, _)| is_like(key));
             of_host.find(|(_, pool)| pool.load().streams == 0 && !pool.is_connecting())?.0.clone()
         };
         let pool = self.pools.borrow_mut().remove(&key)?;
@@ -559,6 +561,8 @@ pub enum NoHost {
     Dropped,
     /// The control plane wants all of them refused.
     DroppedAlways,
+    /// The runtime wants this share of the requests refused (`upstream.maintenance_mode.<cluster>`).
+    InMaintenance,
 }
 
 /// What the connections of a pool are: those of the network, or those of a simulation.

@@ -9,6 +9,7 @@ use prost::Message as _;
 use prost_types::Any;
 use proxy_core::address::Address;
 use proxy_core::config::{BuildCx, BuildEnv, ConfigError, Rejected};
+use proxy_core::runtime::{Runtime, RuntimeLayer};
 use proxy_core::upstream::{Host, PickCx};
 use xds_api::envoy::config::cluster::v3 as proto;
 use xds_api::envoy::config::cluster::v3::circuit_breakers::Thresholds;
@@ -268,6 +269,101 @@ fn racing_permits_leave_counts_and_gauges_as_they_were() {
     });
     assert_eq!(built.breakers.used(BreakerPriority::Default, Resource::Connections), 0);
     assert_eq!(built.stats.state.default_open_cx.value(), 0);
+}
+
+/// Has the runtime say this of the limits of cluster `c`, and nothing else.
+fn say(runtime: &Runtime, limits: &[(&str, &str)]) {
+    let value = |(key, value): &(&str, &str)| (format!("circuit_breakers.c.{key}"), (*value).to_owned());
+    let values = limits.iter().map(value).collect();
+    runtime.set_layers(vec![RuntimeLayer { values, ..RuntimeLayer::default() }]);
+}
+
+/// The same, and tells the cluster.
+fn rule(built: &Cluster, limits: &[(&str, &str)]) {
+    say(&built.runtime, limits);
+    built.follow_runtime();
+}
+
+#[test]
+fn limits_are_those_of_the_runtime_while_it_says_so() {
+    let mut proto = cluster(DiscoveryType::Static, Vec::new());
+    let thresholds = Thresholds { max_requests: Some(3), track_remaining: true, ..Default::default() };
+    proto.circuit_breakers =
+        Some(proto::CircuitBreakers { thresholds: vec![thresholds], per_host_thresholds: Vec::new() });
+    let env = BuildEnv::new(1);
+    say(&env.runtime, &[("default.max_pending_requests", "7"), ("high.max_connections", "99999999999")]);
+    let built = Cluster::build(&proto, &mut BuildCx::new(&env)).unwrap();
+    let max = |priority, resource| built.breakers.max(priority, resource);
+    assert_eq!(max(BreakerPriority::Default, Resource::Pending), 7);
+    assert_eq!(max(BreakerPriority::High, Resource::Connections), u32::MAX);
+    let take = || Permit::acquire(built.clone(), BreakerPriority::Default, Resource::Requests);
+    let remaining = built.stats.scope.child("circuit_breakers.default");
+    let remaining = remaining.shared::<proxy_core::stats::groups::CircuitBreakerRemainingStats>();
+    let open = &built.stats.state.default_open_rq;
+    let (first, second) = (take().unwrap(), take().unwrap());
+    rule(&built, &[("default.max_requests", "1")]);
+    assert_eq!(max(BreakerPriority::Default, Resource::Pending), 1024);
+    assert!(take().is_err());
+    // Whether the breaker is open is shown when something is taken or given back, as in Envoy.
+    assert_eq!((open.value(), remaining.remaining_rq.value()), (0, 0));
+    drop(first);
+    assert_eq!((open.value(), remaining.remaining_rq.value()), (1, 0));
+    rule(&built, &[]);
+    let third = take().unwrap();
+    assert_eq!((open.value(), remaining.remaining_rq.value()), (0, 1));
+    drop((second, third));
+    assert_eq!((open.value(), remaining.remaining_rq.value()), (0, 3));
+}
+
+#[test]
+fn the_runtime_may_have_retries_limited_by_a_budget() {
+    let env = BuildEnv::new(1);
+    let built = Cluster::build(&cluster(DiscoveryType::Static, Vec::new()), &mut BuildCx::new(&env)).unwrap();
+    let retry = || Permit::acquire_retry(built.clone(), BreakerPriority::Default);
+    let request = || Permit::acquire(built.clone(), BreakerPriority::Default, Resource::Requests).unwrap();
+    let requests: Vec<_> = (0..8).map(|_| request()).collect();
+    let granted = || std::iter::from_fn(|| retry().ok()).take(100).collect::<Vec<_>>().len();
+    assert_eq!(granted(), 3);
+    let (percent, least) =
+        ("default.retry_budget.budget_percent", "default.retry_budget.min_retry_concurrency");
+    rule(&built, &[(percent, "62.5")]);
+    assert_eq!(granted(), 5);
+    rule(&built, &[(least, "6")]);
+    assert_eq!(granted(), 6);
+    rule(&built, &[(percent, "25"), (least, "0")]);
+    assert_eq!(granted(), 2);
+    rule(&built, &[("default.max_retries", "4")]);
+    assert_eq!(granted(), 4);
+    drop(requests);
+}
+
+#[test]
+fn limits_that_move_leave_counts_and_gauges_right() {
+    let env = BuildEnv::new(1);
+    let mut proto = cluster(DiscoveryType::Static, Vec::new());
+    let thresholds = Thresholds { max_connections: Some(4), track_remaining: true, ..Default::default() };
+    proto.circuit_breakers =
+        Some(proto::CircuitBreakers { thresholds: vec![thresholds], per_host_thresholds: Vec::new() });
+    let built = Cluster::build(&proto, &mut BuildCx::new(&env)).unwrap();
+    let take = || Permit::acquire(built.clone(), BreakerPriority::Default, Resource::Connections);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                for _ in 0..5_000 {
+                    drop((take(), take()));
+                }
+            });
+        }
+        for limit in 0..500 {
+            rule(&built, &[("default.max_connections", &(limit % 6).to_string())]);
+        }
+    });
+    rule(&built, &[]);
+    drop(take().unwrap());
+    let remaining = built.stats.scope.child("circuit_breakers.default");
+    let remaining = remaining.shared::<proxy_core::stats::groups::CircuitBreakerRemainingStats>();
+    assert_eq!(built.breakers.used(BreakerPriority::Default, Resource::Connections), 0);
+    assert_eq!((built.stats.state.default_open_cx.value(), remaining.remaining_cx.value()), (0, 4));
 }
 
 #[test]

@@ -51,8 +51,8 @@ pub struct RuntimeDouble {
 impl RuntimeDouble {
     /// The number now.
     pub fn value(&self) -> f64 {
-        let text = self.runtime.as_ref().and_then(|(key, runtime)| runtime.value(key));
-        text.and_then(|text| text.parse().ok()).unwrap_or(self.default)
+        let set = self.runtime.as_ref().and_then(|(key, runtime)| runtime.double(key));
+        set.unwrap_or(self.default)
     }
 }
 

@@ -52,6 +52,7 @@ pub(crate) async fn converse(
 
 impl Calling {
     async fn converse(&mut self, talking: &mut Talking) -> Result<(), CallFailure> {
+        self.check_maintenance()?;
         let (mut up, _in_flight) = self.open(false).await?;
         up.request(&self.call.request, false).map_err(CallFailure::Reset)?;
         let carrier = self.host_cluster().clone();
