@@ -62,6 +62,7 @@ mod retried_clusters;
 mod retries;
 mod route_trees;
 mod routing;
+mod ruled;
 mod sessions;
 mod shedding;
 mod sinks;
@@ -505,6 +506,11 @@ async fn shares_of_zones() {
 #[tokio::test]
 async fn breakers_that_open() {
     expect_ok(async { breakers::compare(&Binary::envoy()?, &Binary::subject()?).await }.await);
+}
+
+#[tokio::test]
+async fn what_the_runtime_rules() {
+    expect_ok(async { ruled::compare(&Binary::envoy()?, &Binary::subject()?).await }.await);
 }
 
 #[tokio::test]

@@ -20,7 +20,7 @@ pub struct ZoneRouting {
     pub enabled: RuntimeFraction,
     /// With fewer healthy hosts nothing is routed so (`upstream.zone_routing.min_cluster_size`).
     pub min_cluster_size: u64,
-    /// Everything goes to the own zone while it has so many healthy hosts (`upstream.zone_routing.force_local_zone.min_size`).
+    /// Everything goes to the own zone while it has so many healthy hosts.
     pub force_local_zone: Option<u32>,
     /// Shares are of weights, not of hosts.
     pub by_weight: bool,
@@ -143,7 +143,7 @@ impl ZoneRouter {
         let (Some(first), Some(local)) = (hosts.priorities().first(), local.priorities().first()) else {
             return Plan::Anywhere;
         };
-        let force = settings.force_local_zone();
+        let force = settings.force_local_zone;
         if first.localities.len() < 2 || (local.localities.len() < 2 && force.is_none()) {
             return Plan::Anywhere;
         }
@@ -187,12 +187,6 @@ impl ZoneRouter {
 }
 
 impl ZoneRouting {
-    fn force_local_zone(&self) -> Option<u32> {
-        let of_runtime = self.runtime.number("upstream.zone_routing.force_local_zone.min_size");
-        let of_runtime = of_runtime.filter(|size| *size > 0).and_then(|size| u32::try_from(size).ok());
-        of_runtime.or(self.force_local_zone)
-    }
-
     /// The share of each locality among the healthy hosts.
     fn shares(&self, localities: &[LocalityHosts]) -> Vec<u64> {
         let size = |hosts: &HostList| match self.by_weight {

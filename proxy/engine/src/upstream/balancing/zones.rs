@@ -34,7 +34,10 @@ pub(super) fn routing(
 ) -> Option<Arc<ZoneRouting>> {
     let local = cx.env.cluster_defaults.local_cluster.as_ref().filter(|local| *local.name != *name)?;
     let percent = proto.routing_enabled.map_or(100.0, |percent| percent.value.clamp(0.0, 100.0));
-    let forced = proto.force_local_zone.map(|force| force.min_size.unwrap_or(1));
+    // (Envoy, too, asks the runtime once for this.)
+    let of_runtime = cx.env.runtime.number("upstream.zone_routing.force_local_zone.min_size");
+    let of_runtime = of_runtime.filter(|size| *size > 0).and_then(|size| u32::try_from(size).ok());
+    let forced = of_runtime.or(proto.force_local_zone.map(|force| force.min_size.unwrap_or(1)));
     Some(Arc::new(ZoneRouting {
         local: local.clone(),
         enabled: RuntimeFraction::percent("upstream.zone_routing.enabled", percent.round() as u32),
