@@ -9,6 +9,7 @@ mod labels;
 mod lb;
 mod linear;
 mod local_cluster;
+mod moment;
 mod outlier;
 mod priority;
 mod reported;

@@ -1,7 +1,7 @@
 //! Active health checks: what the checks of a host found so far, what follows from it, and when it is checked next.
 //!
-//! [`HostChecks`] is the state of one host: results go in, its flags change, what is to be told comes out. It knows neither
-//! sockets nor clock; the main thread asks hosts and says what came of it.
+//! [`HostChecks`] is the state of one host: results go in, its flags change, what is to be told comes out. It knows no sockets, and
+//! looks at the clock only to note since when a host is well; the main thread asks hosts and says what came of it.
 //! Source: Envoy `docs/root/intro/arch_overview/upstream/health_checking.rst`, `envoy/config/core/v3/health_check.proto`.
 
 mod payload;
@@ -13,6 +13,7 @@ mod tests;
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 pub use self::payload::Payload;
 pub use self::settings::{CheckSettings, IntervalLimits};
@@ -247,6 +248,7 @@ impl HostChecks {
             } else {
                 transition = Transition::Pending;
             }
+            self.standing.host().note_recovery(Instant::now());
         }
         if transition != Transition::Changed && settings.always_log_success {
             events.push(CheckEvent::Passed);

@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 use xds_api::envoy::config::core::v3::HealthStatus;
 
 use super::health::HealthFlags;
+use super::moment::AtomicMoment;
 use super::reported::Reported;
 use super::{CheckTarget, Endpoint, HealthFlag, HostHealth, OutlierCounts};
 use crate::address::Address;
@@ -51,7 +52,7 @@ pub struct Host {
     observed: OnceLock<Box<Observed>>,
     flags: HealthFlags,
     metadata: ArcSwapOption<Metadata>,
-    healthy_since: OnceLock<Instant>,
+    healthy_since: AtomicMoment,
     /// How it is checked, where its endpoint says that.
     pub check: Option<Box<CheckTarget>>,
     /// Answers that said that checks fail, and that nobody looked at yet.
@@ -106,7 +107,7 @@ impl Host {
             observed: OnceLock::new(),
             flags: HealthFlags::default(),
             metadata: ArcSwapOption::empty(),
-            healthy_since: OnceLock::new(),
+            healthy_since: AtomicMoment::default(),
             check: None,
             passive_failures: AtomicU32::new(0),
             check_status: AtomicU16::new(0),
@@ -263,12 +264,17 @@ impl Host {
 
     /// Since when it is healthy, where somebody wants to know (slow start).
     pub fn healthy_since(&self) -> Option<Instant> {
-        self.healthy_since.get().copied()
+        self.healthy_since.get()
     }
 
-    /// It is healthy now, if it was not before.
-    pub fn set_healthy_since(&self, now: Instant) -> Instant {
-        *self.healthy_since.get_or_init(|| now)
+    /// It is healthy now, if it was not before; since when it is.
+    pub(super) fn note_healthy(&self, now: Instant) -> Instant {
+        self.healthy_since.get_or_set(now)
+    }
+
+    /// It recovers just now: whatever was before, it is new from here on.
+    pub(super) fn note_recovery(&self, now: Instant) {
+        self.healthy_since.set(now);
     }
 
     /// Metadata of the endpoint.

@@ -467,7 +467,7 @@ impl HostSet {
 fn newest(priorities: &[Priority]) -> Option<Instant> {
     let now = Instant::now();
     let healthy = priorities.iter().flat_map(|priority| priority.hosts.healthy.iter());
-    healthy.map(|host| host.set_healthy_since(now)).max()
+    healthy.map(|host| host.note_healthy(now)).max()
 }
 
 /// Matches endpoints with the hosts of the previous set.

@@ -89,6 +89,26 @@ fn it_takes_as_many_as_the_thresholds_say() {
 }
 
 #[test]
+fn a_host_that_recovers_is_new_from_its_last_check_on() {
+    let mut fixture = Fixture::new(settings());
+    assert_eq!(fixture.host.healthy_since(), None);
+    fixture.take(OK);
+    let mut since = fixture.host.healthy_since().unwrap();
+    // Neither what it passes while it is well, nor what it fails, makes it new.
+    let network = failed(FailureKind::Network);
+    fixture.transitions(&[OK, network, OK, network, network, network]);
+    assert_eq!(fixture.host.healthy_since(), Some(since));
+    for _ in 0..2 {
+        fixture.take(OK);
+        let now = fixture.host.healthy_since().unwrap();
+        assert!(now > since);
+        since = now;
+    }
+    fixture.take(OK);
+    assert_eq!(fixture.host.healthy_since(), Some(since));
+}
+
+#[test]
 fn a_bad_answer_is_believed_at_once_unless_it_may_be_repeated() {
     let mut fixture = Fixture::new(settings());
     assert_eq!(fixture.transitions(&[OK, failed(FailureKind::Active)]), [Changed, Changed]);

@@ -158,7 +158,7 @@ fn share_of_new(age: Duration, aggression: f64, min_weight: f64, policy: Policy)
     let before = set(vec![locality("a", 0, vec![endpoint(1, 3), endpoint(2, 3)])]);
     let now = std::time::Instant::now();
     for (host, age) in before.hosts().zip([Duration::from_secs(20), age]) {
-        host.set_healthy_since(now.checked_sub(age).unwrap());
+        host.note_recovery(now.checked_sub(age).unwrap());
     }
     let hosts = before.refreshed(HostSetOptions { slow_start: true, ..HostSetOptions::default() });
     let scheme = Scheme::Spread {
