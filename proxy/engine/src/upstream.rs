@@ -6,6 +6,7 @@ pub mod aggregate;
 mod apart;
 pub mod balancing;
 pub(crate) mod call;
+pub(crate) mod canary;
 pub mod checks;
 pub mod circuit_breaker;
 pub mod cluster;

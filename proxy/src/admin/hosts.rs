@@ -36,17 +36,11 @@ impl From<&Host> for HostStatus {
             health_flags: host.health_flags(),
             weight: host.weight(),
             locality: Locality::clone(&host.locality),
-            canary: is_canary(host),
+            canary: host.is_canary(),
             priority: host.priority(),
             success_rates: SuccessRates { all, local_origin },
         }
     }
-}
-
-fn is_canary(host: &Host) -> bool {
-    let metadata = host.metadata();
-    let value = metadata.value("envoy.lb", &["canary".to_owned()]);
-    matches!(value.and_then(|value| value.kind.as_ref()), Some(prost_types::value::Kind::BoolValue(true)))
 }
 
 /// The endpoints of a cluster as Envoy writes them into its dump: one entry per priority and locality.

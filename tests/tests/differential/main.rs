@@ -5,6 +5,7 @@
 //! cases are compared so in every run). What differs on purpose is declared in the cases and told in `docs/differences.md`.
 
 mod aggregate;
+mod answers;
 mod balancing;
 mod bandwidth_limit;
 mod breakers;
@@ -511,6 +512,11 @@ async fn breakers_that_open() {
 #[tokio::test]
 async fn what_the_runtime_rules() {
     expect_ok(async { ruled::compare(&Binary::envoy()?, &Binary::subject()?).await }.await);
+}
+
+#[tokio::test]
+async fn answers_that_are_counted() {
+    expect_ok(async { answers::compare(&Binary::envoy()?, &Binary::subject()?).await }.await);
 }
 
 #[tokio::test]

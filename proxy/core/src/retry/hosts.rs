@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use prost_types::value::Kind;
 use prost_types::{Any, Struct};
 use xds_api::envoy::config::route::v3::retry_policy as proto;
 use xds_api::envoy::extensions::retry::host::omit_host_metadata::v3::OmitHostMetadataConfig;
@@ -53,11 +52,7 @@ impl HostPredicate {
     pub fn avoids(&self, host: &Arc<Host>, tried: &[Arc<Host>]) -> bool {
         match self {
             Self::Previous => tried.iter().any(|one| Arc::ptr_eq(one, host)),
-            Self::Canary => host
-                .metadata()
-                .namespace(LB_NAMESPACE)
-                .and_then(|values| values.fields.get("canary"))
-                .is_some_and(|value| value.kind == Some(Kind::BoolValue(true))),
+            Self::Canary => host.is_canary(),
             Self::Metadata(wanted) if wanted.fields.is_empty() => false,
             Self::Metadata(wanted) => {
                 let metadata = host.metadata();

@@ -1,15 +1,17 @@
 //! One endpoint of a cluster.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Instant;
 
 use arc_swap::ArcSwapOption;
+use prost_types::value::Kind;
 use smallvec::SmallVec;
 use xds_api::envoy::config::core::v3::HealthStatus;
 
 use super::health::HealthFlags;
+use super::labels::LB_NAMESPACE;
 use super::moment::AtomicMoment;
 use super::reported::Reported;
 use super::{CheckTarget, Endpoint, HealthFlag, HostHealth, OutlierCounts};
@@ -52,6 +54,8 @@ pub struct Host {
     observed: OnceLock<Box<Observed>>,
     flags: HealthFlags,
     metadata: ArcSwapOption<Metadata>,
+    /// What the metadata say (`canary` in `envoy.lb`): asked for with each answer.
+    is_canary: AtomicBool,
     healthy_since: AtomicMoment,
     /// How it is checked, where its endpoint says that.
     pub check: Option<Box<CheckTarget>>,
@@ -107,6 +111,7 @@ impl Host {
             observed: OnceLock::new(),
             flags: HealthFlags::default(),
             metadata: ArcSwapOption::empty(),
+            is_canary: AtomicBool::new(false),
             healthy_since: AtomicMoment::default(),
             check: None,
             passive_failures: AtomicU32::new(0),
@@ -282,6 +287,11 @@ impl Host {
         self.metadata.load().as_deref().cloned().unwrap_or_default()
     }
 
+    /// Whether its metadata say that it is a canary.
+    pub fn is_canary(&self) -> bool {
+        self.is_canary.load(Ordering::Relaxed)
+    }
+
     /// The addresses to try for a new connection, in the order of discovery; at least one.
     pub fn addresses(&self) -> SmallVec<[Address; 2]> {
         std::iter::once(&self.address).chain(&*self.additional_addresses).cloned().collect()
@@ -319,6 +329,9 @@ impl Host {
     }
 
     pub(crate) fn set_metadata(&self, metadata: &Metadata) {
+        let canary = metadata.namespace(LB_NAMESPACE).and_then(|values| values.fields.get("canary"));
+        let is_canary = canary.is_some_and(|value| value.kind == Some(Kind::BoolValue(true)));
+        self.is_canary.store(is_canary, Ordering::Relaxed);
         let metadata = (!metadata.is_empty()).then(|| Arc::new(metadata.clone()));
         self.metadata.store(metadata);
     }

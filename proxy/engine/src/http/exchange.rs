@@ -458,14 +458,17 @@ impl Stream<'_> {
                     return Err(end.into());
                 }
             }
-            self.upstream_head(clock::now());
+            self.upstream_head(clock::now(), parts.end.is_some());
         }
         if let Some(Ending::Trailers(trailers)) = &parts.end
             && self.wants_report()
         {
             self.is_reported = self.note_report(trailers);
         }
-        if parts.end.is_some() {
+        if let Some(end) = &parts.end {
+            if let Ending::Trailers(trailers) = end {
+                self.count_grpc_end(Some(trailers));
+            }
             self.upstream_complete(clock::now());
         }
         let parts = self.pass(down, timer, Side::Downstream, Direction::Response, 0, parts).await?;

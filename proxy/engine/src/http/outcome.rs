@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use http::{HeaderMap, HeaderValue, StatusCode, header};
+use proxy_core::grpc::status_in;
 use proxy_core::head::Protocol;
 use proxy_core::headers::{X_ENVOY_ATTEMPT_COUNT, X_ENVOY_OVERLOADED, X_ENVOY_UPSTREAM_SERVICE_TIME, number};
 use proxy_core::local_reply::LocalReply;
@@ -15,7 +16,9 @@ use proxy_core::upstream::HostResult;
 use super::deadlines::Timeout;
 use super::stream::{Stream, StreamEnd, selected};
 use crate::local::clock;
+use crate::upstream::canary::is_canary;
 use crate::upstream::load_report;
+use crate::upstream::outlier::http_status;
 
 impl Stream<'_> {
     /// Tells outlier detection, if there is any, what became of asking the host.
@@ -100,8 +103,9 @@ impl Stream<'_> {
         self.info.flags.set(reset.flag());
         self.log_upstream_failure(reset);
         self.count_reset(reset);
-        if let Some(host) = &self.info.upstream.host {
-            host.stats.rq_error.fetch_add(1, Ordering::Relaxed);
+        match self.committed {
+            true => self.break_off(),
+            false => self.count_host_error(),
         }
         let suffix = match reason.is_empty() {
             true => String::new(),
@@ -169,7 +173,7 @@ impl Stream<'_> {
     }
 
     /// Counts that a host did not answer within the route's timeout.
-    pub(super) fn count_request_timeout(&self) {
+    pub(super) fn count_request_timeout(&mut self) {
         if let Some(cluster) = &self.cluster {
             cluster.cluster.stats.traffic.here().upstream_rq_timeout.inc();
         }
@@ -182,29 +186,71 @@ impl Stream<'_> {
         self.charge_unanswered(StatusCode::GATEWAY_TIMEOUT);
     }
 
-    /// Counts the answer that is made in place of the host's, if none was begun.
-    pub(super) fn charge_unanswered(&self, status: StatusCode) {
+    /// Counts the answer that is made in place of the host's, if none was begun. Whether a host did well that is late with what gRPC
+    /// says at the end is never known.
+    pub(super) fn charge_unanswered(&mut self, status: StatusCode) {
+        self.awaits_grpc_status = false;
         if !self.committed {
             self.charge(status);
+            self.count_host_error();
         }
     }
 
+    /// A response ends before its end. Whether its host did well was known from the head, but for what gRPC says at the end.
+    fn break_off(&mut self) {
+        if std::mem::take(&mut self.awaits_grpc_status) {
+            self.count_host_error();
+            self.cx.router_stats.here().rq_reset_after_downstream_response_started.inc();
+        }
+    }
+
+    fn count_host_error(&self) {
+        if let Some(host) = &self.info.upstream.host {
+            host.stats.rq_error.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts whether the host did well, now that its head is there and its end perhaps, too.
+    fn count_at_host(&mut self, status: StatusCode, grpc_status: Option<u32>, is_complete: bool) {
+        let is_error = match self.request.is_grpc() && !status.is_server_error() {
+            true if !is_complete => {
+                self.awaits_grpc_status = true;
+                return;
+            }
+            true => is_grpc_error(grpc_status),
+            false => status.is_server_error(),
+        };
+        let Some(host) = &self.info.upstream.host else { return };
+        let counter = if is_error { &host.stats.rq_error } else { &host.stats.rq_success };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The response of the host is complete, with these trailers.
+    pub(super) fn count_grpc_end(&mut self, trailers: Option<&HeaderMap>) {
+        if !std::mem::take(&mut self.awaits_grpc_status) {
+            return;
+        }
+        let Some(host) = &self.info.upstream.host else { return };
+        let counter = match is_grpc_error(trailers.and_then(status_in)) {
+            true => &host.stats.rq_error,
+            false => &host.stats.rq_success,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// The upstream's response head is in `self.response`.
-    pub(crate) fn upstream_head(&mut self, now: Instant) {
+    pub(crate) fn upstream_head(&mut self, now: Instant, is_complete: bool) {
         let Some(head) = self.response.take() else { return };
         self.deadlines.disarm_request();
         self.deadlines.set_try(None);
         let status = head.status;
         self.track_response_head(&head);
         self.log_upstream_head(&head);
+        self.is_canary = is_canary(self.info.upstream.host.as_deref(), &head.headers);
+        self.count_at_host(status, status_in(&head.headers), is_complete);
         self.response = Some(head);
         self.info.response_code = Some(status.as_u16());
         self.charge(status);
-        if let Some(host) = &self.info.upstream.host {
-            let counter =
-                if status.is_server_error() { &host.stats.rq_error } else { &host.stats.rq_success };
-            counter.fetch_add(1, Ordering::Relaxed);
-        }
         self.info.details = Some("via_upstream".into());
         let suppress = self.router().suppress_envoy_headers;
         if let Some(response) = &mut self.response {
@@ -231,6 +277,7 @@ impl Stream<'_> {
     /// The upstream's response is complete.
     pub(crate) fn upstream_complete(&mut self, now: Instant) {
         self.info.upstream.last_rx = Some(now);
+        self.count_grpc_end(None);
         self.deadlines.disarm_upstream();
         if self.in_flight.is_some()
             && self.router().dynamic_stats
@@ -243,6 +290,9 @@ impl Stream<'_> {
             }
             let stats = cluster.cluster.stats.traffic.here();
             stats.upstream_rq_time.record(elapsed);
+            if self.is_canary {
+                stats.canary_upstream_rq_time.record(elapsed);
+            }
             match self.is_internal {
                 true => stats.internal_upstream_rq_time.record(elapsed),
                 false => stats.external_upstream_rq_time.record(elapsed),
@@ -269,9 +319,18 @@ impl Stream<'_> {
             true => stats.upstream_rq.inc_completed(),
             false => stats.upstream_rq.inc(status.as_u16()),
         }
+        let has_canary = self.info.upstream.host.as_ref().is_some_and(|host| host.is_canary());
+        if self.is_canary || has_canary {
+            stats.canary_upstream_rq.inc(status.as_u16());
+        }
         match self.is_internal {
             true => stats.internal_upstream_rq.inc(status.as_u16()),
             false => stats.external_upstream_rq.inc(status.as_u16()),
         }
     }
+}
+
+/// Whether a status of gRPC says that the host failed; that there is none does, too.
+fn is_grpc_error(status: Option<u32>) -> bool {
+    status.is_none_or(|status| http_status(status) >= 500)
 }

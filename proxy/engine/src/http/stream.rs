@@ -147,6 +147,10 @@ pub(crate) struct Stream<'c> {
     pub(crate) informed: bool,
     /// A host reported its load.
     pub(super) is_reported: bool,
+    /// Whether the host did well is said by the end of its response (gRPC).
+    pub(super) awaits_grpc_status: bool,
+    /// The host that answered is a canary, or says that it is.
+    pub(super) is_canary: bool,
     /// The connection must end after this response.
     pub(crate) close: bool,
     /// The cluster that the route chose, if there is such a cluster.
@@ -317,6 +321,8 @@ impl<'c> Stream<'c> {
             is_redirected: false,
             informed: false,
             is_reported: false,
+            awaits_grpc_status: false,
+            is_canary: false,
             close: false,
             cluster: None,
             member: None,

@@ -34,6 +34,7 @@ use proxy_core::upstream::{Host, HostResult, LinearPick};
 use self::copy::CopyBody;
 pub(crate) use self::talk::converse;
 use self::tries::Tries;
+use super::canary::is_canary;
 use super::circuit_breaker::BreakerPriority;
 use super::cluster::Cluster;
 use super::dynamic::Finding;
@@ -379,6 +380,10 @@ impl Calling {
                 match is_internal {
                     true => stats.internal_upstream_rq_time.record(elapsed),
                     false => stats.external_upstream_rq_time.record(elapsed),
+                }
+                if is_canary(self.host.as_deref(), &answer.head.headers) {
+                    stats.canary_upstream_rq.inc(answer.head.status.as_u16());
+                    stats.canary_upstream_rq_time.record(elapsed);
                 }
                 answer.head.headers.insert(&*X_ENVOY_UPSTREAM_SERVICE_TIME, number(elapsed));
                 answer.head.status

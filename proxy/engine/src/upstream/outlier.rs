@@ -130,19 +130,24 @@ impl fmt::Debug for Outlier {
 pub(crate) fn judged_status(head: &ResponseHead, is_grpc: bool) -> u16 {
     let status = head.headers.get("grpc-status").filter(|_| is_grpc);
     let Some(status) = status else { return head.status.as_u16() };
-    match status.to_str().ok().and_then(|status| status.parse().ok()) {
-        Some(0) => 200,
-        Some(1) => 499,
-        Some(3 | 9 | 11) => 400,
-        Some(4) => 504,
-        Some(5) => 404,
-        Some(6 | 10) => 409,
-        Some(7) => 403,
-        Some(8) => 429,
-        Some(12) => 501,
-        Some(14) => 503,
-        Some(16) => 401,
-        Some(2 | 13 | 15 | 17_u32..) | None => 500,
+    status.to_str().ok().and_then(|status| status.parse().ok()).map_or(500, http_status)
+}
+
+/// The status of HTTP that stands for one of gRPC.
+pub(crate) fn http_status(grpc: u32) -> u16 {
+    match grpc {
+        0 => 200,
+        1 => 499,
+        3 | 9 | 11 => 400,
+        4 => 504,
+        5 => 404,
+        6 | 10 => 409,
+        7 => 403,
+        8 => 429,
+        12 => 501,
+        14 => 503,
+        16 => 401,
+        2 | 13 | 15 | 17.. => 500,
     }
 }
 

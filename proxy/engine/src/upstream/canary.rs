@@ -1,0 +1,13 @@
+//! Canaries: hosts whose answers are counted apart, too (`cluster.<name>.canary.*`).
+//!
+//! Source: Envoy `docs/root/configuration/http/http_filters/router_filter.rst` (`x-envoy-upstream-canary`).
+
+use http::HeaderMap;
+use proxy_core::headers::X_ENVOY_UPSTREAM_CANARY;
+use proxy_core::upstream::Host;
+
+/// Whether `host` is one, by its metadata or by what it answers.
+pub(crate) fn is_canary(host: Option<&Host>, answer: &HeaderMap) -> bool {
+    host.is_some_and(Host::is_canary)
+        || answer.get(&*X_ENVOY_UPSTREAM_CANARY).is_some_and(|value| value == "true")
+}
