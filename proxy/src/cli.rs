@@ -8,6 +8,8 @@
 
 use std::{fmt, time::Duration};
 
+use rustix::thread::{CpuSet, sched_getaffinity};
+
 mod flags;
 
 pub use flags::HOT_RESTART_VERSION;
@@ -113,17 +115,23 @@ impl Options {
     /// How many workers to run: `--concurrency`, or the hardware threads that this process may use. With `--cpuset-threads`
     /// the quota of a container does not count.
     pub fn workers(&self) -> usize {
-        let available = || match self.cpuset_threads {
-            true => in_cpuset(),
-            false => std::thread::available_parallelism().map_or(1, usize::from),
+        let by_itself = || match self.cpuset_threads {
+            true => in_cpuset(sched_getaffinity(None)),
+            false => available(),
         };
-        self.concurrency.map_or_else(available, |concurrency| usize::try_from(concurrency).unwrap_or(1))
+        self.concurrency.map_or_else(by_itself, |concurrency| usize::try_from(concurrency).unwrap_or(1))
     }
 }
 
-/// The processors that this process may run on (sched_getaffinity(2)).
-fn in_cpuset() -> usize {
-    rustix::thread::sched_getaffinity(None).map_or(1, |set| usize::try_from(set.count()).unwrap_or(1).max(1))
+/// The processors of a mask (sched_getaffinity(2)). It cannot be read on a machine that has more than 1024: then there is a worker
+/// for each that counts without `--cpuset-threads`.
+fn in_cpuset(mask: rustix::io::Result<CpuSet>) -> usize {
+    mask.map_or_else(|_| available(), |set| usize::try_from(set.count()).unwrap_or(1).max(1))
+}
+
+/// The hardware threads that this process may use, within the quota of its container.
+fn available() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 impl Default for Options {
@@ -471,8 +479,16 @@ fn meanings(given: &Given, options: &mut Options) -> Result<(), Error> {
         let warning = "--allow-unknown-fields is deprecated, use --allow-unknown-static-fields instead.";
         options.warnings.push(warning.into());
     }
+    if options.cpuset_threads
+        && options.concurrency.is_none()
+        && let Err(error) = sched_getaffinity(None)
+    {
+        let warning = format!("--cpuset-threads: the processors that may be used cannot be read: {error}");
+        options.warnings.push(warning);
+    }
     // (Epoch 0 is that of a first process, and asks for nothing.)
-    let idle = given.0.iter().filter(|(flag, value)| !flag.idle.is_empty() && value != "0");
+    let asks = |flag: &Flag, value: &str| flag.name != "restart-epoch" || value != "0";
+    let idle = given.0.iter().filter(|(flag, value)| !flag.idle.is_empty() && asks(flag, value));
     options.warnings.extend(idle.map(|(flag, _)| format!("--{} has no effect: {}", flag.name, flag.idle)));
     Ok(())
 }

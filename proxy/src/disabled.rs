@@ -1,7 +1,8 @@
 //! `--disable-extensions`: extensions that this program has and configuration may not name.
 //!
 //! Names are `category/name`, as in Envoy (`envoy.filters.http/envoy.filters.http.buffer`); a disabled extension is one that is not
-//! there. What the engine itself is made of cannot be taken out of it: who wants that is refused, not left to believe it.
+//! there. What the engine itself is made of cannot be taken out of it: who wants that is refused, not left to believe it. What is not
+//! here at all need not be taken out.
 //! Source: Envoy `docs/root/operations/cli.rst`, "--disable-extensions".
 
 use anyhow::bail;
@@ -12,6 +13,61 @@ const ENGINE: &[&str] = &[
     "envoy.filters.http.router",
     "envoy.filters.network.http_connection_manager",
     "envoy.filters.network.tcp_proxy",
+    "envoy.health_checkers.grpc",
+    "envoy.health_checkers.http",
+    "envoy.health_checkers.tcp",
+];
+
+/// Categories of Envoy 1.40 of which something is here that no table takes out.
+const BUILT_IN: &[&str] = &[
+    "envoy.access_loggers.extension_filters",
+    "envoy.bootstrap",
+    "envoy.built_in_formatters",
+    "envoy.clusters",
+    "envoy.compression.compressor",
+    "envoy.config_mux",
+    "envoy.config_subscription",
+    "envoy.connection_handler",
+    "envoy.filters.http.upstream",
+    "envoy.formatter",
+    "envoy.health_check.event_sinks",
+    "envoy.http.stateful_header_formatters",
+    "envoy.http.stateful_session",
+    "envoy.internal_redirect_predicates",
+    "envoy.listener_manager_impl",
+    "envoy.load_balancing_policies",
+    "envoy.matching.action",
+    "envoy.matching.common_inputs",
+    "envoy.matching.http.custom_matchers",
+    "envoy.matching.http.input",
+    "envoy.matching.input_matchers",
+    "envoy.matching.network.custom_matchers",
+    "envoy.matching.network.input",
+    "envoy.network.dns_resolver",
+    "envoy.path.match",
+    "envoy.path.rewrite",
+    "envoy.rate_limit_descriptors",
+    "envoy.rbac.principals",
+    "envoy.rds_factory",
+    "envoy.regex_engines",
+    "envoy.request_id",
+    "envoy.resolvers",
+    "envoy.resource_monitors",
+    "envoy.retry_host_predicates",
+    "envoy.retry_priorities",
+    "envoy.route_config_update_requester",
+    "envoy.router.cluster_specifier_plugin",
+    "envoy.ssl.server_context_factory",
+    "envoy.tls.cert_validator",
+    "envoy.tracers.opentelemetry.resource_detectors",
+    "envoy.tracers.opentelemetry.samplers",
+    "envoy.transport_sockets.downstream",
+    "envoy.transport_sockets.upstream",
+    "envoy.upstream.local_address_selector",
+    "envoy.upstream_options",
+    "envoy.upstreams",
+    "filter_state.object",
+    "network.connection.client",
 ];
 
 /// The extensions without those that are disabled. Names that are none are logged, as by Envoy.
@@ -29,12 +85,12 @@ pub fn without(mut all: Extensions, disabled: &[String]) -> anyhow::Result<Exten
         }
         match remove(&mut all, category, name) {
             Some(true) => tracing::info!("disabled extension '{entry}'"),
-            Some(false) => tracing::warn!("failed to disable unknown extension '{entry}'"),
-            None => {
+            None if BUILT_IN.contains(&category) => {
                 bail!(
                     "--disable-extensions: '{entry}': extensions of the category '{category}' cannot be disabled"
                 )
             }
+            Some(false) | None => tracing::warn!("failed to disable unknown extension '{entry}'"),
         }
     }
     Ok(all)
@@ -116,9 +172,26 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_here_need_not_be_disabled() {
+        for entry in [
+            "envoy.wasm.runtime/envoy.wasm.runtime.v8",
+            "envoy.health_checkers/envoy.health_checkers.redis",
+            "envoy.quic.proof_source/envoy.quic.proof_source.filter_chain",
+            "envoy.nothing/envoy.nothing.at_all",
+        ] {
+            assert_eq!(disable(entry).err(), None, "{entry}");
+        }
+    }
+
+    #[test]
     fn what_cannot_be_disabled_is_refused() {
         for (entry, reason) in [
             ("envoy.filters.http/envoy.filters.http.router", "is a part of the engine"),
+            ("envoy.health_checkers/envoy.health_checkers.http", "is a part of the engine"),
+            (
+                "envoy.transport_sockets.downstream/envoy.transport_sockets.tls",
+                "of the category 'envoy.transport_sockets.downstream' cannot",
+            ),
             (
                 "envoy.load_balancing_policies/envoy.load_balancing_policies.maglev",
                 "of the category 'envoy.load_balancing_policies' cannot",

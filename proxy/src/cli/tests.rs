@@ -193,6 +193,11 @@ fn a_flag_without_effect_is_one_warning() {
             "--enable-mutex-tracing has no effect: nobody measures who waits for a lock"
         ]
     );
+    // Only the epoch has a number that asks for nothing.
+    assert_eq!(
+        warnings(&["--restart-epoch", "0", "--parent-shutdown-time-s", "0"]),
+        ["--parent-shutdown-time-s has no effect: there is no hot restart"]
+    );
     let page = include_str!("../../../docs/operations.md");
     let help = flags::help("outrigger");
     for flag in FLAGS.iter().filter(|flag| !flag.idle.is_empty()) {
@@ -209,6 +214,9 @@ fn the_cpuset_says_how_many_workers() {
     let may_use = usize::try_from(rustix::thread::sched_getaffinity(None).unwrap().count()).unwrap();
     assert_eq!(options(&["--cpuset-threads"]).workers(), may_use);
     assert_eq!(options(&["--cpuset-threads", "--concurrency", "7"]).workers(), 7);
+    // As on a machine with more processors than are read.
+    let all = std::thread::available_parallelism().unwrap().get();
+    assert_eq!(in_cpuset(Err(rustix::io::Errno::INVAL)), all);
 }
 
 #[test]
