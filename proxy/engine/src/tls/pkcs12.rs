@@ -263,11 +263,24 @@ mod tests {
         for length in 0..file.len() {
             assert!(read(&file[..length], b"secret").is_err(), "{length} octets");
         }
-        // (What is neither authenticated nor needed may differ; nothing panics, and nothing takes long.)
+        let whole = read(&plain, b"").unwrap();
+        let content = File::parse(&plain).unwrap().content;
+        let begin = content.as_ptr().addr() - plain.as_ptr().addr();
+        let authenticated = begin..begin + content.len();
+        assert!(authenticated.len() > plain.len() / 2, "{authenticated:?} of {}", plain.len());
         for at in 0..plain.len() {
             let mut changed = plain.clone();
             changed[at] ^= 0x40;
-            let _ = read(&changed, b"");
+            match read(&changed, b"") {
+                Err(_) => {}
+                Ok(_) if authenticated.contains(&at) => panic!("octet {at} is another, and that is taken"),
+                // What is around may differ: it says nothing of what is in the file.
+                Ok(read) => {
+                    assert_eq!(read.certificates, whole.certificates, "octet {at}");
+                    let key = |read: &Pkcs12| read.key.as_ref().map(|key| key.secret_pkcs8_der().to_vec());
+                    assert_eq!(key(&read), key(&whole), "octet {at}");
+                }
+            }
         }
     }
 
