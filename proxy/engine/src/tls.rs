@@ -17,6 +17,7 @@ mod encrypted;
 pub mod fields;
 mod identity;
 mod key_log;
+mod own;
 mod params;
 mod pkcs12;
 pub mod secret;
@@ -41,14 +42,31 @@ pub trait Supplied {
     /// The secrets that it needs.
     fn needs(&self) -> &[Need];
 
-    /// The files that it is made of and that may change: it is to be prepared anew then.
+    /// The files that it is made of itself and that may change: it is to be prepared anew then.
     fn files(&self) -> &[Watched];
 
-    /// Builds the context of what was `found`, in the order of the needs, and of its files as they are now.
+    /// For each of the files the hash of what is in force of it.
+    fn hashes(&self) -> Arc<[Option<u64>]>;
+
+    /// Builds the context of what was `found`, in the order of the needs, and of its files.
     ///
     /// # Errors
     /// They cannot be used; the context in force stays.
-    fn prepare(&self, found: &[Option<Arc<Secret>>], cx: &mut BuildCx<'_>) -> Result<Prepared<'_>, Rejected>;
+    fn prepare(
+        &self,
+        found: &[Option<Arc<Secret>>],
+        files: Files,
+        cx: &mut BuildCx<'_>,
+    ) -> Result<Prepared<'_>, Rejected>;
+}
+
+/// Which content of its files a context is built of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Files {
+    /// What is in force.
+    Kept,
+    /// What is in them now.
+    Now,
 }
 
 /// A context that is ready to take its place.

@@ -26,10 +26,11 @@ fn listener(folder: &Path) -> String {
     let file = |name: &str| format!("{{filename: \"{}\"}}", folder.join(name).display());
     let watched = format!("watched_directory: {{path: \"{}\"}}", folder.display());
     let common = format!(
-        "tls_certificates: [{{certificate_chain: {}, private_key: {}, {watched}}}]\nvalidation_context: {{trusted_ca: {}, {watched}}}\n",
+        "tls_certificates: [{{certificate_chain: {}, private_key: {}, {watched}}}]\nvalidation_context: {{trusted_ca: {}, crl: {}, {watched}}}\n",
         file("chain"),
         file("key"),
-        file("roots")
+        file("roots"),
+        file("revoked")
     );
     HttpListener::new("l", DIRECT).chain(&downstream(&common, "require_client_certificate: true\n")).yaml()
 }
@@ -51,8 +52,11 @@ async fn certificates_and_authorities_of_contexts_follow_their_files() {
     let issue = |authority: &Authority| authority.issue(&Wanted::default()).unwrap();
     let (first, second, third) = (issue(&old), issue(&old), issue(&old));
     let (client, other) = (issue(&old), issue(&new));
+    let revoked = old.issue(&Wanted { serial: 77, ..Wanted::default() }).unwrap();
+    let lists = [&old, &new].map(|authority| authority.revoke(&[77]).unwrap()).concat();
     show(folder.path(), &first);
     put(folder.path(), "roots", &old.pem);
+    put(folder.path(), "revoked", &lists);
     let listener = listener(folder.path());
     for binary in both() {
         let verdict = binary.validate(&bootstrap(std::slice::from_ref(&listener), &[], "")).unwrap();
@@ -61,6 +65,7 @@ async fn certificates_and_authorities_of_contexts_follow_their_files() {
     let (proxy, _upstream) = start(&Binary::subject().unwrap(), &[listener]).await;
     assert_eq!(get(&proxy, &client).await.certificate, first.der);
     assert_ne!(get(&proxy, &other).await.handshake, "ok");
+    assert_ne!(get(&proxy, &revoked).await.handshake, "ok");
 
     show(folder.path(), &second);
     until(&proxy, &client, "the second certificate", |seen| seen.certificate == second.der).await;
@@ -77,6 +82,14 @@ async fn certificates_and_authorities_of_contexts_follow_their_files() {
     let refused = async || proxy.log().contains("trusted_ca is empty").then_some(());
     eventually("the refusal", SOON, refused).await.unwrap();
     assert_ne!(get(&proxy, &other).await.handshake, "ok");
+    // Nor is nobody revoked any more because the list is empty.
+    put(folder.path(), "roots", &old.pem);
+    put(folder.path(), "revoked", "");
+    let refused = async || proxy.log().contains("crl is empty").then_some(());
+    eventually("the refusal", SOON, refused).await.unwrap();
+    assert_ne!(get(&proxy, &revoked).await.handshake, "ok");
+    assert_eq!(get(&proxy, &client).await.handshake, "ok");
+    put(folder.path(), "revoked", &lists);
     put(folder.path(), "roots", &new.pem);
     until(&proxy, &other, "who is trusted now", |seen| seen.answer.starts_with("HTTP/1.1 200")).await;
     assert_ne!(get(&proxy, &client).await.handshake, "ok", "who is trusted no longer");

@@ -2,41 +2,55 @@
 //! `watched_directory` tells.
 //!
 //! When one changes, the contexts that are made of it are built anew on the main thread, and swapped if all of them could be:
-//! what does not do is told to the log, and the last good one stays.
+//! what does not do is told to the log, and the last good one stays. A directory is watched once, however many files are in it, and a
+//! context is built anew only of what differs from what it has.
 //!
 //! Source: Envoy `envoy/extensions/transport_sockets/tls/v3/tls_spiffe_validator_config.proto`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::path::PathBuf;
 
 use proxy_core::config::BuildCx;
-use proxy_core::hash::xxhash64;
 
 use super::Effect;
 use super::decode::join;
-use super::secrets::{SecretUse, Secrets};
+use super::secrets::SecretUse;
 use super::store::Store;
-use crate::tls::{Secret, Supplied, Watched};
+use crate::tls::{Files as Of, Supplied, Watched};
 
-/// Those that some context is made of.
+/// The places that are watched because some context is made of files in them, each under a number.
 #[derive(Default)]
-pub(super) struct Files(BTreeMap<Watched, Watch>);
+pub(super) struct Files(BTreeMap<Place, u64>);
 
-struct Watch {
-    /// Under which number it is watched.
-    id: u64,
-    /// Of what contexts were last built of when it was found to have changed. (Those that began earlier read it themselves.)
-    taken: Option<u64>,
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Place {
+    /// For what is moved into it.
+    Directory(PathBuf),
+    /// For what is moved onto it or written to it.
+    File(PathBuf),
 }
 
-/// The files of a context: its own, and those of secrets of the bootstrap.
-fn files_of<'c>(
-    secrets: &'c Secrets,
-    tls: &'c dyn Supplied,
-    uses: &'c [SecretUse],
-) -> impl Iterator<Item = Watched> + 'c {
-    let of_secrets = uses.iter().filter_map(|used| secrets.find(used)?.files());
-    tls.files().iter().cloned().chain(of_secrets)
+impl Place {
+    fn of(watched: &Watched) -> Self {
+        match &watched.directory {
+            Some(directory) => Self::Directory(directory.clone()),
+            None => Self::File(watched.file.clone()),
+        }
+    }
+
+    fn watch(self, id: u64) -> Effect {
+        match self {
+            Self::Directory(directory) => Effect::WatchFiles { id, directories: vec![directory] },
+            Self::File(path) => Effect::WatchFile { id, path },
+        }
+    }
+}
+
+/// The files of a context itself, with the hashes of what is in force of them.
+fn own_files(tls: &dyn Supplied) -> impl Iterator<Item = (Watched, Option<u64>)> {
+    let hashes = tls.hashes();
+    let hashes = (0..hashes.len()).map(move |index| hashes.get(index).copied().flatten());
+    tls.files().iter().cloned().zip(hashes)
 }
 
 impl Store {
@@ -44,66 +58,80 @@ impl Store {
         self.clusters.contexts().chain(self.listeners.contexts())
     }
 
-    /// Works out anew which files are to be watched.
+    /// All files that may change, with the hashes of what is in force of them: those of contexts, and of secrets of the bootstrap that
+    /// contexts refer to.
+    fn files_in_force(&self) -> impl Iterator<Item = (Watched, Option<u64>)> {
+        self.all_contexts().flat_map(|(tls, uses)| {
+            let of_secrets = uses.iter().filter_map(|used| self.secrets.find(used)?.file());
+            own_files(tls).chain(of_secrets)
+        })
+    }
+
+    /// Works out anew where files are to be watched.
     pub(super) fn refresh_files(&mut self) {
-        let contexts = self.all_contexts();
-        let wanted: BTreeSet<Watched> =
-            contexts.flat_map(|(tls, uses)| files_of(&self.secrets, tls, uses)).collect();
-        let gone = self.files.0.extract_if(.., |watched, _| !wanted.contains(watched));
-        let gone: Vec<Effect> = gone.map(|(_, watch)| Effect::StopWatching(watch.id)).collect();
+        let wanted: BTreeSet<Place> = self.files_in_force().map(|(watched, _)| Place::of(&watched)).collect();
+        let gone = self.files.0.extract_if(.., |place, _| !wanted.contains(place));
+        let gone: Vec<Effect> = gone.map(|(_, id)| Effect::StopWatching(id)).collect();
         self.effects.plane.extend(gone);
-        for watched in wanted {
-            if self.files.0.contains_key(&watched) {
+        for place in wanted {
+            if !self.files.0.contains_key(&place) {
+                let id = self.next_id();
+                self.files.0.insert(place.clone(), id);
+                self.effects.plane.push(place.watch(id));
+            }
+        }
+    }
+
+    /// Files in a place where there are some that contexts are made of may have changed.
+    pub(super) fn context_file_changed(&mut self, id: u64) {
+        let Some((place, _)) = self.files.0.iter().find(|(_, watch)| **watch == id) else { return };
+        let here: BTreeSet<Watched> = self
+            .files_in_force()
+            .filter_map(|(watched, _)| (Place::of(&watched) == *place).then_some(watched))
+            .collect();
+        for watched in here {
+            let file = watched.file.display();
+            let now = match watched.hash() {
+                Ok(now) => now,
+                Err(error) => {
+                    tracing::warn!(%file, %error, "a file of TLS cannot be read");
+                    continue;
+                }
+            };
+            // (What was built anew of a file before this one, was of this one, too.)
+            let is_new = |(one, before): (Watched, Option<u64>)| one == watched && before != Some(now);
+            if !self.files_in_force().any(is_new) {
                 continue;
             }
-            let id = self.next_id();
-            self.effects.plane.push(match &watched.directory {
-                Some(directory) => Effect::WatchFiles { id, directories: vec![directory.clone()] },
-                None => Effect::WatchFile { id, path: watched.file.clone() },
-            });
-            self.files.0.insert(watched, Watch { id, taken: None });
+            match self.build_anew(&watched, now) {
+                Ok(()) => tracing::info!(%file, "a file of TLS was taken"),
+                Err(reason) => tracing::warn!(%file, reason, "a file of TLS was not taken"),
+            }
         }
     }
 
-    /// A file that contexts are made of may have changed.
-    pub(super) fn context_file_changed(&mut self, id: u64) {
-        let Some((watched, watch)) = self.files.0.iter().find(|(_, watch)| watch.id == id) else { return };
-        let file = watched.file.display();
-        let now = match watched.read() {
-            Ok(content) => xxhash64(&content),
-            Err(error) => {
-                tracing::warn!(%file, %error, "a file of TLS cannot be read");
-                return;
-            }
+    /// Builds all that was made of a file when that was another: all are put in force, or none.
+    fn build_anew(&mut self, watched: &Watched, now: u64) -> Result<(), String> {
+        let env = self.env.clone();
+        let mut cx = BuildCx::new(&env);
+        let Ok(secrets) = self.secrets.renewed_fixed(watched, now, &mut cx) else {
+            return Err(join(&cx.into_errors()));
         };
-        if watch.taken == Some(now) {
-            return;
-        }
-        match self.build_anew(watched) {
-            Ok(()) => {
-                tracing::info!(%file, "a file of TLS was taken");
-                let watched = watched.clone();
-                self.files.0.insert(watched, Watch { id, taken: Some(now) });
-            }
-            Err(reason) => tracing::warn!(%file, reason, "a file of TLS was not taken"),
-        }
-    }
-
-    /// Builds all contexts that are made of a file: all are put in force, or none.
-    fn build_anew(&self, watched: &Watched) -> Result<(), String> {
-        let mut cx = BuildCx::new(&self.env);
         let mut prepared = Vec::new();
-        let concerned = |(tls, uses): &(&dyn Supplied, &[SecretUse])| {
-            files_of(&self.secrets, *tls, uses).any(|one| one == *watched)
-        };
-        for (tls, uses) in self.all_contexts().filter(concerned) {
-            let found: Vec<Option<Arc<Secret>>> = uses.iter().map(|used| self.secrets.find(used)).collect();
-            match tls.prepare(&found, &mut cx) {
+        for (tls, uses) in self.all_contexts() {
+            let is_new = own_files(tls).any(|(one, before)| one == *watched && before != Some(now));
+            if !is_new && !uses.iter().any(|used| secrets.of(used).is_some()) {
+                continue;
+            }
+            let found: Vec<_> =
+                uses.iter().map(|used| secrets.of(used).or_else(|| self.secrets.find(used))).collect();
+            match tls.prepare(&found, if is_new { Of::Now } else { Of::Kept }, &mut cx) {
                 Ok(context) => prepared.push(context),
                 Err(_) => return Err(join(&cx.into_errors())),
             }
         }
         prepared.into_iter().for_each(|context| context.install());
+        self.secrets.put_fixed(secrets);
         Ok(())
     }
 }

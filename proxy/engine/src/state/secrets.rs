@@ -7,6 +7,8 @@
 //!
 //! Source: Envoy `docs/root/configuration/security/secret.rst`.
 
+mod fixed;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -26,7 +28,7 @@ use super::source::Only;
 use super::store::{Phase, Store, within};
 use super::{Delivered, Effect, Failure, Kind, Response, Source, SourceId};
 use crate::tls::secret::{read_files, watched_directories, watched_directory};
-use crate::tls::{Need, Secret, SecretKind, Supplied};
+use crate::tls::{Files, Need, Secret, SecretKind, Supplied};
 
 /// Which secret of a source, and what for: as in Envoy one name may stand for a certificate in one place, for a validation context in
 /// another, and is asked for once for each.
@@ -246,7 +248,7 @@ impl Store {
         let found: Vec<_> = uses.iter().map(|used| self.secrets.find(used)).collect();
         let env = self.env.clone();
         let mut cx = BuildCx::new(&env);
-        match tls.prepare(&found, &mut cx) {
+        match tls.prepare(&found, Files::Kept, &mut cx) {
             Ok(prepared) => prepared.install(),
             Err(_) => return Err(within(&first.path, cx.into_errors()).collect()),
         }
@@ -440,7 +442,7 @@ impl Store {
                 false => self.secrets.find(used),
             };
             let found: Vec<_> = uses.iter().map(find).collect();
-            match tls.prepare(&found, &mut cx) {
+            match tls.prepare(&found, Files::Kept, &mut cx) {
                 Ok(context) => prepared.push(context),
                 Err(_) => return Err(join(&cx.into_errors())),
             }

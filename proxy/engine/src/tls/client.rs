@@ -28,7 +28,7 @@ use super::identity::Identity;
 use super::key_log::Ends;
 use super::secret::{Need, Secret};
 use super::verify::{Acquaintances, Judge, JudgeOfHosts, Verifier};
-use super::{Prepared, Supplied, Watched, session};
+use super::{Files, Prepared, Supplied, Watched, session};
 use crate::net::connection::Connection;
 use crate::net::secure::Secure;
 
@@ -213,7 +213,7 @@ impl ClientTls {
             context: ArcSwapOption::empty(),
         };
         if tls.needs().is_empty() {
-            tls.prepare(&[], cx)?.install();
+            tls.prepare(&[], Files::Kept, cx)?.install();
         }
         Ok(tls)
     }
@@ -373,14 +373,30 @@ impl Supplied for ClientTls {
     }
 
     fn files(&self) -> &[Watched] {
-        &self.common.files
+        &self.common.own.files
     }
 
-    fn prepare(&self, found: &[Option<Arc<Secret>>], cx: &mut BuildCx<'_>) -> Result<Prepared<'_>, Rejected> {
-        let material = self.common.material(found, cx)?;
+    fn hashes(&self) -> Arc<[Option<u64>]> {
+        self.common.own.hashes()
+    }
+
+    fn prepare(
+        &self,
+        found: &[Option<Arc<Secret>>],
+        files: Files,
+        cx: &mut BuildCx<'_>,
+    ) -> Result<Prepared<'_>, Rejected> {
+        let own = match files {
+            Files::Kept => self.common.own.kept(),
+            Files::Now => self.common.own.read_again(cx)?,
+        };
+        let material = self.common.material(&own, found, cx)?;
         let context = material.map(|material| self.build_context(material, cx)).transpose()?.map(Arc::new);
         Ok(Prepared {
-            swap: Box::new(|| self.context.store(context)),
+            swap: Box::new(|| {
+                self.common.own.keep(own);
+                self.context.store(context);
+            }),
             count: Box::new(|| self.factory_stats.here().ssl_context_update_by_sds.inc()),
         })
     }

@@ -11,46 +11,24 @@ use xds_api::envoy::extensions::transport_sockets::tls::v3::{
     CertificateValidationContext, CommonTlsContext, SdsSecretConfig, TlsCertificate, TlsParameters,
 };
 
-use super::Watched;
 use super::identity::Identity;
 use super::key_log::KeyLog;
+use super::own::{Kept, Own, Peers, Validation, check_watched};
 use super::params::Parameters;
 use super::secret::{Content, Need, Secret, SecretKind, Validation as Delivered};
-use super::source;
 use super::ticket::TicketKeys;
-use super::verify::{Verifier, bundle_file};
+use super::verify::{Sources, Verifier};
 
 /// `CommonTlsContext`, without what secrets bring.
 pub(super) struct Common {
     pub(super) params: Parameters,
     pub(super) alpn: Vec<Vec<u8>>,
-    /// Those that are part of the context.
-    identities: Vec<Own>,
-    validation: Validation,
+    /// What of it is no secret.
+    pub(super) own: Own,
     /// Where secrets of sessions are written, if they are.
     pub(super) key_log: Option<KeyLog>,
     /// The secrets it needs: certificates first.
     pub(super) needs: Vec<Need>,
-    /// The files that it is made of and that may change.
-    pub(super) files: Vec<Watched>,
-}
-
-/// A certificate that is part of the context.
-enum Own {
-    Fixed(Identity),
-    /// It is in files that may change.
-    Filed(Box<TlsCertificate>),
-}
-
-/// What peers are held to.
-enum Validation {
-    Nothing,
-    /// It is part of the context.
-    Own(Arc<Verifier>),
-    /// It is part of the context, but for files that may change.
-    Filed(Box<CertificateValidationContext>),
-    /// It is a secret, added to what the context says itself.
-    Secret(Box<CertificateValidationContext>),
 }
 
 /// What a context is made of, all there.
@@ -69,93 +47,59 @@ impl Common {
         cx.at("common_tls_context", |cx| {
             let params = parameters(proto, default_max, cx);
             let mut validating = Vec::new();
-            let mut files = Vec::new();
             let validation = validation(proto, &mut validating, cx);
             let key_log =
                 proto.key_log.as_ref().map(|log| cx.at("key_log", |cx| KeyLog::build(log, cx))).transpose();
             let params = params?;
-            let identities = cx.each("tls_certificates", &proto.tls_certificates, |one, cx| {
-                let identity = Identity::build(one, &params.provider, cx)?;
-                let watched = source::certificate_files(one);
-                let is_idle = one.watched_directory.is_some() && watched.is_empty();
-                cx.reject_if(is_idle, "watched_directory", NO_FILE)?;
-                let is_fixed = watched.is_empty();
-                files.extend(watched);
-                Ok(if is_fixed { Own::Fixed(identity) } else { Own::Filed(Box::new(one.clone())) })
-            });
             let configs = &proto.tls_certificate_sds_secret_configs;
             let needs = cx.each("tls_certificate_sds_secret_configs", configs, |one, cx| {
                 Need::build(SecretKind::Certificate, one, cx)
             });
-            let (mut needs, identities, validation) = (needs?, identities?, validation?);
-            let key_log = key_log?;
+            let own = validation.and_then(|validation| Own::build(proto, validation, &params.provider, cx));
+            let (mut needs, own, key_log) = (needs?, own?, key_log?);
             needs.append(&mut validating);
             let alpn = proto.alpn_protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
-            if let Validation::Filed(own) | Validation::Secret(own) = &validation {
-                files.extend(validation_files(own));
-            }
-            Ok(Self { params, alpn, identities, validation, key_log, needs, files })
+            Ok(Self { params, alpn, own, key_log, needs })
         })
     }
 
     /// How many certificates are part of the context, and how many are secrets.
     pub(super) fn certificates(&self) -> (usize, usize) {
         let secrets = self.needs.iter().filter(|need| need.kind == SecretKind::Certificate);
-        (self.identities.len(), secrets.count())
+        (self.own.kept().identities.len(), secrets.count())
     }
 
     /// Whether peers may be held to something.
     pub(super) fn validates(&self) -> bool {
-        match &self.validation {
-            Validation::Nothing => false,
-            Validation::Own(verifier) => verifier.has_authorities(),
-            Validation::Filed(_) | Validation::Secret(_) => true,
+        match &self.own.kept().peers {
+            Peers::Nothing => false,
+            Peers::Own(verifier) => verifier.has_authorities(),
+            Peers::Secret(..) => true,
         }
-    }
-
-    /// Those that are part of the context, as their files are now.
-    fn own_identities(&self, cx: &mut BuildCx<'_>) -> Result<Vec<Identity>, Rejected> {
-        let own = self.identities.iter().enumerate();
-        let built = own.map(|(index, own)| match own {
-            Own::Fixed(identity) => Ok(identity.clone()),
-            Own::Filed(proto) => cx.at("common_tls_context", |cx| {
-                cx.at_index("tls_certificates", index, |cx| Identity::build(proto, &self.params.provider, cx))
-            }),
-        });
-        built.collect()
     }
 
     /// What there is with the secrets that were `found`, in the order of the needs; `None` while that is not enough: one of
     /// the certificates is, as in Envoy.
     pub(super) fn material(
         &self,
+        own: &Kept,
         found: &[Option<Arc<Secret>>],
         cx: &mut BuildCx<'_>,
     ) -> Result<Option<Material>, Rejected> {
-        let mut identities = self.own_identities(cx)?;
-        let mut verifier = match &self.validation {
-            Validation::Own(verifier) => Some(verifier.clone()),
-            Validation::Filed(own) => {
-                let built = cx.at("common_tls_context", |cx| {
-                    cx.at("validation_context", |cx| Verifier::build(own, cx))
-                })?;
-                // A file that is read while it is written anew is empty: that must not mean that anybody is trusted.
-                if own.trusted_ca.is_some() && !built.has_authorities() {
-                    return Err(cx.reject("trusted_ca is empty"));
-                }
-                Some(Arc::new(built))
-            }
-            Validation::Nothing | Validation::Secret(_) => None,
+        let mut identities = own.identities.clone();
+        let mut verifier = match &own.peers {
+            Peers::Own(verifier) => Some(verifier.clone()),
+            Peers::Nothing | Peers::Secret(..) => None,
         };
         let mut ticket_keys = None;
         for (need, secret) in self.needs.iter().zip(found) {
             let Some(secret) = secret else { continue };
-            match (&secret.content, need.kind, &self.validation) {
+            match (&secret.content, need.kind, &own.peers) {
                 (Content::Certificate(identity), SecretKind::Certificate, _) => {
                     identities.push(identity.clone());
                 }
-                (Content::Validation(delivered), SecretKind::Validation, Validation::Secret(own)) => {
-                    verifier = Some(Arc::new(merge(own, delivered, cx)?));
+                (Content::Validation(delivered), SecretKind::Validation, Peers::Secret(own, sources)) => {
+                    verifier = Some(Arc::new(merge(own, sources, delivered, cx)?));
                 }
                 (Content::TicketKeys(keys), SecretKind::TicketKeys, _) => ticket_keys = Some(keys.clone()),
                 _ => return Err(cx.reject(secret.kind().mismatch(&need.name, need.kind))),
@@ -168,8 +112,6 @@ impl Common {
         Ok((!lacks).then_some(Material { identities, verifier, ticket_keys }))
     }
 }
-
-const NO_FILE: &str = "there is no file to be watched";
 
 /// The parameters of handshakes. Those of a certificate, which must be the only one, go before those of the context, field by field, as
 /// in Envoy.
@@ -225,19 +167,6 @@ fn merge_parameters(mut context: TlsParameters, own: &TlsParameters) -> TlsParam
     context
 }
 
-/// The files that peers are held to and that may change.
-fn validation_files(context: &CertificateValidationContext) -> Vec<Watched> {
-    let sources = [&context.trusted_ca, &context.crl];
-    let watched = source::watched_files(sources, context.watched_directory.as_ref());
-    bundle_file(context).into_iter().chain(watched).collect()
-}
-
-/// Refuses to watch where there is nothing that changes.
-fn check_watched(context: &CertificateValidationContext, cx: &mut BuildCx<'_>) -> Result<(), Rejected> {
-    let is_idle = context.watched_directory.is_some() && validation_files(context).is_empty();
-    cx.reject_if(is_idle, "watched_directory", NO_FILE)
-}
-
 /// What certificates of peers are held to, if anything.
 fn validation(
     common: &CommonTlsContext,
@@ -253,10 +182,7 @@ fn validation(
     match &common.validation_context_type {
         Some(ValidationContextType::ValidationContext(context)) => cx.at("validation_context", |cx| {
             check_watched(context, cx)?;
-            Ok(match validation_files(context).is_empty() {
-                false => Validation::Filed(Box::new(context.clone())),
-                true => Validation::Own(Arc::new(Verifier::build(context, cx)?)),
-            })
+            Ok(Validation::Own(Box::new(context.clone())))
         }),
         Some(ValidationContextType::ValidationContextSdsSecretConfig(config)) => {
             secret(config, &CertificateValidationContext::default(), cx)
@@ -284,20 +210,16 @@ fn validation(
 /// A secret on top of what the context says itself: lists are joined, what both say is taken from the secret.
 fn merge(
     own: &CertificateValidationContext,
+    sources: &Sources,
     delivered: &Delivered,
     cx: &mut BuildCx<'_>,
 ) -> Result<Verifier, Rejected> {
     let mut merged = own.clone();
     let bytes = delivered.proto.encode_to_vec();
     merged.merge(bytes.as_slice()).map_err(|error| cx.reject(format!("cannot be merged: {error}")))?;
-    // A file that is read while it is written anew is empty: that must not mean that anybody is trusted.
-    if delivered.proto.trusted_ca.is_some() && delivered.trusted.is_empty() {
-        return Err(cx.reject("trusted_ca is empty"));
-    }
-    let mut verifier = match &delivered.proto.trusted_ca {
-        Some(_) => Verifier::trusting(Ok(delivered.trusted.clone()), &merged, cx)?,
-        None => Verifier::build(&merged, cx)?,
-    };
+    let sources = sources.under(&delivered.sources, &delivered.proto);
+    sources.check(&merged, cx)?;
+    let mut verifier = Verifier::of(Ok(sources), &merged, cx)?;
     if !verifier.is_strict() {
         return Err(
             cx.reject("nothing is demanded of peers: trusted_ca or digests of certificates are needed")

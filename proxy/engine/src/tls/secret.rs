@@ -20,7 +20,7 @@ use xds_api::envoy::extensions::transport_sockets::tls::v3::secret::Type;
 use super::identity::Identity;
 use super::source::{Watched, read_file};
 use super::ticket::TicketKeys;
-use super::verify::{Trusted, bundle_file, with_bundle};
+use super::verify::{Sources, bundle_file, with_bundle};
 
 /// What a secret is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -120,7 +120,9 @@ pub(super) enum Content {
 /// What peers are held to, before it is merged with what a context says itself.
 pub(super) struct Validation {
     pub(super) proto: proto::CertificateValidationContext,
-    pub(super) trusted: Arc<Trusted>,
+    pub(super) sources: Sources,
+    /// The hash of its file of bundles, just before that was read.
+    hash: Option<u64>,
     pub(super) secret: Arc<str>,
 }
 
@@ -142,12 +144,10 @@ impl Secret {
                 Ok(Content::Certificate(Identity { secret: Some(name), ..identity }))
             }),
             Some(Type::ValidationContext(context)) => cx.at("validation_context", |cx| {
-                let trusted = Arc::new(Trusted::build(context, cx)?);
-                Ok(Content::Validation(Box::new(Validation {
-                    proto: context.clone(),
-                    trusted,
-                    secret: name,
-                })))
+                let hash = bundle_file(context).and_then(|bundles| bundles.hash().ok());
+                let sources = Sources::read(context, cx)?;
+                let proto = context.clone();
+                Ok(Content::Validation(Box::new(Validation { proto, sources, hash, secret: name })))
             }),
             Some(Type::SessionTicketKeys(keys)) => cx
                 .at("session_ticket_keys", |cx| TicketKeys::build(keys, cx))
@@ -159,10 +159,11 @@ impl Secret {
         Ok(Self { content: content? })
     }
 
-    /// The files that it is made of and that may change, which those of a delivered one do not: they are read into it.
-    pub fn files(&self) -> Option<Watched> {
+    /// The file that it is made of and that may change, which those of a delivered one do not: they are read into it. With it comes
+    /// the hash of what was in it.
+    pub fn file(&self) -> Option<(Watched, Option<u64>)> {
         match &self.content {
-            Content::Validation(validation) => bundle_file(&validation.proto),
+            Content::Validation(validation) => Some((bundle_file(&validation.proto)?, validation.hash)),
             Content::Certificate(_) | Content::TicketKeys(_) => None,
         }
     }

@@ -30,7 +30,7 @@ use super::key_log::Ends;
 use super::secret::{Need, Secret, SecretKind};
 use super::ticket::{Ending, LIFETIME, TicketKeys, Tickets};
 use super::verify::{Acquaintances, Judge, Verifier, sha256};
-use super::{Prepared, Supplied, Watched, session};
+use super::{Files, Prepared, Supplied, Watched, session};
 use crate::net::connection::Connection;
 use preference::Preferred;
 
@@ -179,7 +179,7 @@ impl ServerTls {
             context: ArcSwapOption::empty(),
         };
         if tls.needs().is_empty() {
-            tls.prepare(&[], cx)?.install();
+            tls.prepare(&[], Files::Kept, cx)?.install();
         }
         Ok(tls)
     }
@@ -300,14 +300,30 @@ impl Supplied for ServerTls {
     }
 
     fn files(&self) -> &[Watched] {
-        &self.common.files
+        &self.common.own.files
     }
 
-    fn prepare(&self, found: &[Option<Arc<Secret>>], cx: &mut BuildCx<'_>) -> Result<Prepared<'_>, Rejected> {
-        let material = self.common.material(found, cx)?;
+    fn hashes(&self) -> Arc<[Option<u64>]> {
+        self.common.own.hashes()
+    }
+
+    fn prepare(
+        &self,
+        found: &[Option<Arc<Secret>>],
+        files: Files,
+        cx: &mut BuildCx<'_>,
+    ) -> Result<Prepared<'_>, Rejected> {
+        let own = match files {
+            Files::Kept => self.common.own.kept(),
+            Files::Now => self.common.own.read_again(cx)?,
+        };
+        let material = self.common.material(&own, found, cx)?;
         let context = material.map(|material| self.build_context(material, cx)).transpose()?.map(Arc::new);
         Ok(Prepared {
-            swap: Box::new(|| self.context.store(context)),
+            swap: Box::new(|| {
+                self.common.own.keep(own);
+                self.context.store(context);
+            }),
             count: Box::new(|| self.factory_stats.here().ssl_context_update_by_sds.inc()),
         })
     }

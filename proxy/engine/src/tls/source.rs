@@ -5,6 +5,7 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use proxy_core::config::{BuildCx, Rejected};
+use proxy_core::hash::xxhash64;
 use xds_api::envoy::config::core::v3::data_source::Specifier;
 use xds_api::envoy::config::core::v3::{DataSource, WatchedDirectory};
 use xds_api::envoy::extensions::transport_sockets::tls::v3::TlsCertificate;
@@ -38,6 +39,14 @@ impl Watched {
     /// It cannot be read.
     pub fn read(&self) -> io::Result<Vec<u8>> {
         read_file(&self.file)
+    }
+
+    /// The hash of what is in the file now.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn hash(&self) -> io::Result<u64> {
+        self.read().map(|content| xxhash64(&content))
     }
 }
 

@@ -9,6 +9,7 @@ mod judge;
 mod known;
 mod names;
 mod refusal;
+mod sources;
 mod spiffe;
 mod trusted;
 
@@ -29,19 +30,19 @@ use xds_api::envoy::extensions::transport_sockets::tls::v3::certificate_validati
 use self::chain::Store;
 use self::names::{names, sans};
 use self::spiffe::TrustDomains;
-use self::trusted::{RevocationList, crls};
+use self::trusted::{RevocationList, Trusted};
 
 pub(super) use self::judge::{Judge, JudgeOfHosts};
 pub(super) use self::known::Acquaintances;
 pub use self::refusal::Refusal;
+pub(super) use self::sources::Sources;
 pub(super) use self::spiffe::{bundle_file, with_bundle};
-pub(super) use self::trusted::Trusted;
 
 /// What certificates of peers are held to (`CertificateValidationContext`).
 pub struct Verifier {
     trusted: Arc<Trusted>,
     /// Whom else to trust, each with a domain of its own, if that is how (`envoy.tls.cert_validator.spiffe`).
-    domains: Option<TrustDomains>,
+    domains: Option<Arc<TrustDomains>>,
     /// The secret that it came with, if it came with one.
     pub(super) secret: Option<Arc<str>>,
     sans: Vec<SanMatcher>,
@@ -59,23 +60,12 @@ pub struct Verifier {
 }
 
 impl Verifier {
-    /// Builds it.
-    pub fn build(
+    /// Builds it of what was read.
+    pub(super) fn of(
+        sources: Result<Sources, Rejected>,
         proto: &proto::CertificateValidationContext,
         cx: &mut BuildCx<'_>,
     ) -> Result<Self, Rejected> {
-        let trusted = Trusted::build(proto, cx);
-        Self::trusting(trusted.map(Arc::new), proto, cx)
-    }
-
-    /// Builds it around authorities that were read already.
-    pub(super) fn trusting(
-        trusted: Result<Arc<Trusted>, Rejected>,
-        proto: &proto::CertificateValidationContext,
-        cx: &mut BuildCx<'_>,
-    ) -> Result<Self, Rejected> {
-        let domains = TrustDomains::build(proto, cx);
-        let crls = cx.at("crl", |cx| crls(proto, cx));
         let sans = sans(proto, cx);
         let hashes = cx.each("verify_certificate_hash", &proto.verify_certificate_hash, |text, cx| {
             from_hex(text).ok_or_else(|| cx.reject(format!("Invalid hex-encoded SHA-256 {text}")))
@@ -83,7 +73,7 @@ impl Verifier {
         let key_hashes = cx.each("verify_certificate_spki", &proto.verify_certificate_spki, |text, cx| {
             from_base64(text).ok_or_else(|| cx.reject(format!("Invalid base64-encoded SHA-256 {text}")))
         });
-        let (trusted, domains, mut sans, crls) = (trusted?, domains?, sans?, crls?);
+        let (Sources { trusted, domains, crls }, mut sans) = (sources?, sans?);
         if let Some(domains) = &domains {
             domains.check_others(proto, cx)?;
             // What else a certificate is called says nothing of whose it is.
@@ -107,7 +97,8 @@ impl Verifier {
                 return Err(cx.reject(format!("Failed to load CRL from {} without trusted CA", "crl")));
             }
         }
-        let bundles = || std::iter::once(&*trusted).chain(domains.iter().flat_map(TrustDomains::bundles));
+        let bundles =
+            || std::iter::once(&*trusted).chain(domains.iter().flat_map(|domains| domains.bundles()));
         let authorities = || bundles().flat_map(|bundle| &bundle.authorities);
         let mut hints: Vec<DistinguishedName> = Vec::new();
         if !proto.suppress_client_ca_list {
@@ -164,7 +155,7 @@ impl Verifier {
     }
 
     fn bundles(&self) -> impl Iterator<Item = &Trusted> {
-        std::iter::once(&*self.trusted).chain(self.domains.iter().flat_map(TrustDomains::bundles))
+        std::iter::once(&*self.trusted).chain(self.domains.iter().flat_map(|domains| domains.bundles()))
     }
 
     /// All lists of revoked certificates.

@@ -4,6 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use prost_types::Any;
+use proxy_core::stats::groups::XdsStats;
+use proxy_core::tls::Certificate;
 use rcgen::{CertificateParams, KeyPair};
 use xds_api::envoy::extensions::transport_sockets::tls::v3::Secret;
 
@@ -201,6 +203,75 @@ fn files_are_read_again_and_taken_if_they_belong_together() {
     assert!(words(&effects).contains(&"watch".to_owned()));
     let effects = apply(&mut store, Kind::Cluster, vec![], &["a"]);
     assert!(words(&effects).contains(&"stop watching".to_owned()));
+}
+
+/// A cluster whose own certificate is in a folder that is watched, and whose authorities are a secret.
+fn filed(dir: &Path) -> Delivered {
+    let path = dir.display();
+    let own = format!(
+        "tls_certificates: [{{certificate_chain: {{filename: {path}/chain}}, private_key: {{filename: {path}/key}}, watched_directory: {{path: {path}}}}}]"
+    );
+    secured("a", &format!("{own}, {ROOT}"))
+}
+
+#[test]
+fn a_secret_that_comes_while_files_are_exchanged_is_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let [one, two, root, next] = ["one", "two", "root", "next"].map(pair);
+    let trusted = |pem: &str| format!("validation_context: {{trusted_ca: {}}}", inline(pem));
+    write(dir.path(), (&one.0, &one.1));
+    let mut store = started();
+    let id = watched(&apply(&mut store, Kind::Cluster, vec![filed(dir.path())], &[]));
+    apply(&mut store, Kind::Secret, vec![secret("root", &trusted(&root.0))], &[]);
+    let shown = |store: &Store| {
+        let context = context(store, "a").unwrap();
+        let name = |one: &Certificate| one.sans[0].value.clone();
+        let trusts: Vec<String> = context.verifier().unwrap().authorities().map(name).collect();
+        (name(&context.identity.as_ref().unwrap().certificate), trusts.join(" "))
+    };
+    let both = |one: &str, trusts: &str| (one.to_owned(), trusts.to_owned());
+    assert_eq!(shown(&store), both("one", "root"));
+    // The chain of another key is there, that key is not yet.
+    write(dir.path(), (&two.0, &one.1));
+    let effects = apply(&mut store, Kind::Secret, vec![secret("root", &trusted(&next.0))], &[]);
+    assert_eq!(words(&effects), ["verdict"]);
+    assert_eq!(shown(&store), both("one", "next"), "the certificate that was in force");
+    write(dir.path(), (&two.0, &two.1));
+    store.files_changed(id);
+    assert_eq!(shown(&store), both("two", "next"));
+}
+
+#[test]
+fn a_directory_is_watched_once_and_contexts_are_built_anew_of_what_differs() {
+    let dir = tempfile::tempdir().unwrap();
+    let [one, two, root] = ["one", "two", "root"].map(pair);
+    write(dir.path(), (&one.0, &one.1));
+    let mut store = started();
+    let effects = apply(&mut store, Kind::Cluster, vec![filed(dir.path())], &[]);
+    let id = watched(&effects);
+    assert_eq!(words(&effects).iter().filter(|word| *word == "watch").count(), 1, "{:?}", words(&effects));
+    let trusted = format!("validation_context: {{trusted_ca: {}}}", inline(&root.0));
+    apply(&mut store, Kind::Secret, vec![secret("root", &trusted)], &[]);
+    let changes = |store: &mut Store| {
+        let before = context(store, "a").unwrap();
+        store.files_changed(id);
+        !Arc::ptr_eq(&context(store, "a").unwrap(), &before)
+    };
+    assert!(!changes(&mut store), "as every watch says when it begins");
+    write(dir.path(), (&two.0, &two.1));
+    assert!(changes(&mut store));
+    assert!(!changes(&mut store), "it was built of both files at once");
+}
+
+/// The number of the only watch.
+fn watched(effects: &[Effect]) -> u64 {
+    let watches = effects.iter().filter_map(|effect| match effect {
+        Effect::WatchFiles { id, .. } => Some(*id),
+        _ => None,
+    });
+    let watches: Vec<u64> = watches.collect();
+    assert_eq!(watches.len(), 1);
+    watches[0]
 }
 
 #[test]

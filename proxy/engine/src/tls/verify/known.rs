@@ -113,7 +113,7 @@ mod tests {
     use xds_api::envoy::extensions::transport_sockets::tls::v3::CertificateValidationContext;
 
     use super::super::super::signatures::Signatures;
-    use super::super::Judge;
+    use super::super::{Judge, Sources};
     use super::*;
 
     /// 1 January of the year.
@@ -174,8 +174,9 @@ mod tests {
             };
             let env = BuildEnv::new(1);
             let mut cx = BuildCx::new(&env);
+            let sources = Sources::read(&proto, &mut cx);
             Judge {
-                verifier: Some(Arc::new(Verifier::build(&proto, &mut cx).unwrap())),
+                verifier: Some(Arc::new(Verifier::of(sources, &proto, &mut cx).unwrap())),
                 provider: Arc::new(default_provider()),
                 signatures: Signatures::default(),
                 stats: env.stats.scope("x").cells::<SslStats>(),
