@@ -209,6 +209,24 @@ impl Secrets {
     }
 }
 
+/// What came of asking for a name, as it is told to who needs it for something else.
+struct Answer {
+    /// Why that is no use; `None` if nothing came.
+    mismatch: Option<String>,
+}
+
+/// The answer to who needs the same name for something else, if there was one. Over one stream a name is asked for once: nothing is
+/// asked again, and no other answer is to be waited for.
+fn answer_to_another(all: &BTreeMap<Key, Delivery>, key: &Key) -> Option<Answer> {
+    let first = Key { kind: SecretKind::Certificate, ..key.clone() };
+    let named =
+        all.range(first..).take_while(|(other, _)| other.source == key.source && other.name == key.name);
+    let mut answered = named.filter(|(_, delivery)| delivery.settled || delivery.current.is_some());
+    let (other, delivery) = answered.next()?;
+    let mismatch = delivery.current.as_ref().map(|_| other.kind.mismatch(&key.name, key.kind));
+    Some(Answer { mismatch })
+}
+
 impl Store {
     /// Takes a secret of the bootstrap.
     pub(super) fn load_secret(&mut self, proto: proto::Secret) -> Result<(), Vec<ConfigError>> {
@@ -289,6 +307,9 @@ impl Store {
         let of_listeners = self.listeners.secret_uses().map(|used| (used, false));
         for (used, by_cluster) in of_clusters.chain(of_listeners) {
             let Some(key) = used.key() else { continue };
+            let is_known = before.contains_key(&key) || self.secrets.delivered.contains_key(&key);
+            let all = [&before, &self.secrets.delivered];
+            let answer = all.into_iter().filter(|_| !is_known).find_map(|all| answer_to_another(all, &key));
             let kept = before.remove(&key);
             let delivery = self.secrets.delivered.entry(key).or_insert_with_key(|key| match kept {
                 Some(kept) => Delivery { by_cluster: false, ..kept },
@@ -298,6 +319,14 @@ impl Store {
                     if !matches!(self.sources.get(key.source), Some(Source::File { .. })) {
                         xds.update_attempt.inc();
                     }
+                    if let Some(Answer { mismatch: Some(reason) }) = &answer {
+                        tracing::warn!(
+                            secret = key.name,
+                            reason,
+                            "a secret that was delivered is of no use here"
+                        );
+                        xds.update_rejected.inc();
+                    }
                     Delivery {
                         timeout: used.timeout,
                         by_cluster,
@@ -306,7 +335,7 @@ impl Store {
                         since: self.now,
                         current: None,
                         awaited: None,
-                        settled: false,
+                        settled: answer.is_some(),
                         watch: None,
                     }
                 }

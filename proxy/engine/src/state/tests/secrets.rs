@@ -146,6 +146,24 @@ fn one_name_may_stand_for_two_secrets() {
     let effects = apply(&mut store, Kind::Cluster, vec![], &["a"]);
     assert_eq!(words(&effects), ["verdict", "publish"], "the other is still needed");
 
+    // Who comes when that is there already is told at once, too: nothing is asked again, and nothing would end the waiting.
+    let mut store = started();
+    apply(&mut store, Kind::Cluster, vec![secured("a", &shows)], &[]);
+    apply(&mut store, Kind::Secret, vec![secret("one", &certificate(&pair))], &[]);
+    let effects = apply(&mut store, Kind::Cluster, vec![secured("b", &asks)], &[]);
+    assert_eq!(words(&effects), ["verdict", "publish"]);
+    assert!(!store.clusters_warm() && context(&store, "b").is_none());
+    assert_eq!(store.env.stats.scope("sds.one").shared::<XdsStats>().update_rejected.value(), 1);
+    apply(&mut store, Kind::Secret, vec![secret("one", &trusted)], &[]);
+    assert!(context(&store, "b").is_some());
+    // So it is where the same update takes the one use away and brings the other, and where nothing came in time.
+    let mut store = started();
+    apply(&mut store, Kind::Cluster, vec![secured("a", &shows)], &[]);
+    store.fetch_timeout(ADS, Kind::Secret, "one");
+    let effects = apply(&mut store, Kind::Cluster, vec![secured("b", &asks)], &["a"]);
+    assert_eq!(words(&effects), ["verdict", "publish"]);
+    assert!(!store.clusters_warm());
+
     let file = "sds_config: {path_config_source: {path: /dev/null}}";
     let [shows, asks] = [shows, asks].map(|common| common.replace("sds_config: {ads: {}}", file));
     let mut store = started();
