@@ -67,6 +67,9 @@ impl Dial {
     }
 }
 
+/// The listener filter that looks for TLS.
+const INSPECTOR: &str = "  listener_filters: [{name: t, typed_config: {\"@type\": type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector}}]\n";
+
 /// Requests that are sent again.
 const AGAIN: &str = "- match: {prefix: /}\n  route: {cluster: up, retry_policy: {retry_on: \"5xx,reset,connect-failure\", num_retries: 2, retry_back_off: {base_interval: 0.001s}}}";
 
@@ -83,6 +86,7 @@ fn setup(pressure: &Path, what: &str) -> Setup {
         HttpListener::new("again", AGAIN).yaml(),
         HttpListener::new("to_h2", "- match: {prefix: /}\n  route: {cluster: h2up}").yaml(),
         listener_with_filters("bytes", &tcp_proxy("bytes", "cluster: echo")),
+        listener_with_filters("inspected", &tcp_proxy("inspected", "cluster: echo")) + INSPECTOR,
         listener_with_filters("twice", &tcp_proxy("twice", "cluster: echo\nmax_connect_attempts: 2")),
         listener_with_filters("spared_bytes", &tcp_proxy("spared_bytes", "cluster: echo"))
             + "  bypass_overload_manager: true\n",
@@ -158,7 +162,10 @@ fn late() -> Vec<Case> {
 /// Connections that are carried to a host, or not.
 fn bytes() -> Vec<Case> {
     let hello = || Do::Send(b"hello".to_vec());
+    let silence = Do::Pause(Duration::from_millis(100));
     vec![
+        Case::steps("bytes that were looked at", "inspected", [hello(), Do::AwaitEnd]).tcp(1),
+        Case::steps("bytes after a silence", "inspected", [silence, hello(), Do::AwaitEnd]).tcp(1),
         Case::steps("bytes", "bytes", [hello(), Do::AwaitEnd]).tcp(1),
         Case::steps("an end", "bytes", [Do::HalfClose, Do::AwaitEnd]).tcp(1),
         Case::steps("twice", "twice", [hello(), Do::AwaitEnd]).tcp(1),

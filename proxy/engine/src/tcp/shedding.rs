@@ -33,8 +33,8 @@ impl<'d> Shedding<'d> {
         if self.looked_at == moved || to_upstream.is_done() || client.poll_readable(cx).is_pending() {
             return false;
         }
-        // (A socket may be said to be readable although all was read; what passed filters is there.)
-        if !client.is_guarded() && !client.is_readable() {
+        // (A socket may be said to be readable although all was read; what inspectors gave back, or passed filters, is there.)
+        if client.replay_is_empty() && !client.is_guarded() && !client.is_readable() {
             return false;
         }
         self.looked_at = moved;
