@@ -15,6 +15,7 @@ mod priority;
 mod reported;
 mod roster;
 mod subsets;
+mod watched;
 mod wishes;
 
 #[cfg(test)]

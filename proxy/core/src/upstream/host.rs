@@ -14,6 +14,7 @@ use super::health::HealthFlags;
 use super::labels::LB_NAMESPACE;
 use super::moment::AtomicMoment;
 use super::reported::Reported;
+use super::watched::{Watched, watched};
 use super::{CheckTarget, Endpoint, HealthFlag, HostHealth, OutlierCounts};
 use crate::address::Address;
 use crate::metadata::Metadata;
@@ -49,10 +50,10 @@ pub struct Host {
     /// Where it is.
     pub locality: Arc<Locality>,
     priority: AtomicU32,
-    weight: AtomicU32,
+    weight: Watched<AtomicU32>,
     discovered_weight: AtomicU32,
     observed: OnceLock<Box<Observed>>,
-    flags: HealthFlags,
+    flags: Watched<HealthFlags>,
     metadata: ArcSwapOption<Metadata>,
     /// What the metadata say (`canary` in `envoy.lb`): asked for with each answer.
     is_canary: AtomicBool,
@@ -64,7 +65,7 @@ pub struct Host {
     /// What the last HTTP check was answered with; 0 if with nothing.
     check_status: AtomicU16,
     /// Requests in flight, over all workers.
-    pub active_requests: AtomicU32,
+    pub active_requests: Watched<AtomicU32>,
     /// Requests that wait for a connection, over all workers.
     pub pending_requests: AtomicU32,
     /// Connections open, over all workers.
@@ -106,17 +107,17 @@ impl Host {
             hostname: Arc::default(),
             locality: Locality::nowhere(),
             priority: AtomicU32::new(0),
-            weight: AtomicU32::new(1),
+            weight: watched(AtomicU32::new(1)),
             discovered_weight: AtomicU32::new(1),
             observed: OnceLock::new(),
-            flags: HealthFlags::default(),
+            flags: watched(HealthFlags::default()),
             metadata: ArcSwapOption::empty(),
             is_canary: AtomicBool::new(false),
             healthy_since: AtomicMoment::default(),
             check: None,
             passive_failures: AtomicU32::new(0),
             check_status: AtomicU16::new(0),
-            active_requests: AtomicU32::new(0),
+            active_requests: watched(AtomicU32::new(0)),
             pending_requests: AtomicU32::new(0),
             active_connections: AtomicU32::new(0),
             stats: HostStats::default(),

@@ -125,7 +125,7 @@ fn set(
 }
 
 /// The same tables, written as the documents tell them, for counts of (healthy, degraded, unhealthy, draining).
-fn model(counts: &[[u64; 4]], panic_threshold: u64) -> Vec<(u64, u64, bool)> {
+pub(super) fn model(counts: &[[u64; 4]], panic_threshold: u64) -> Vec<(u64, u64, bool)> {
     let percent = |part: u64, row: &[u64; 4]| match row[0] + row[1] + row[2] {
         0 => 0,
         total => (140 * part / total).min(100),

@@ -3,6 +3,8 @@
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
+use crate::upstream::watched::{Watched, watched};
+
 /// A schedule of the entries 0 to n-1 of some list.
 #[derive(Debug)]
 pub(super) struct Edf {
@@ -12,7 +14,7 @@ pub(super) struct Edf {
 
 #[derive(Debug)]
 struct Entry {
-    deadline: f64,
+    deadline: Watched<f64>,
     /// Among equal deadlines, the one scheduled first goes first.
     turn: u64,
     index: usize,
@@ -49,7 +51,7 @@ impl Edf {
         let heap: BinaryHeap<Entry> = entries
             .map(|(index, weight)| {
                 turn += 1;
-                Entry { deadline: 1.0 / weight, turn, index }
+                Entry { deadline: watched(1.0 / weight), turn, index }
             })
             .collect();
         let skip = seed.checked_rem(heap.len())?;

@@ -2,11 +2,12 @@
 
 use super::{EntryCounts, HashFunction, Indices, Share, key};
 use crate::hash::{murmur_hash2, xxhash64};
+use crate::upstream::watched::{Watched, watched};
 
 /// The hashes of the places, in order, and the host at each.
 #[derive(Debug)]
 pub(super) struct Ring {
-    hashes: Box<[u64]>,
+    hashes: Box<[Watched<u64>]>,
     hosts: Indices,
 }
 
@@ -14,7 +15,7 @@ impl Ring {
     /// The host at the first place that is not before `hash`, or that of the first place of all if there is none; another attempt
     /// goes so many places on.
     pub(super) fn find(&self, hash: u64, attempt: u32) -> Option<usize> {
-        let at = self.hashes.partition_point(|place| *place < hash);
+        let at = self.hashes.partition_point(|place| place.lt(&hash));
         let first = if at == self.hashes.len() { 0 } else { at };
         self.hosts.get((first + attempt as usize).checked_rem(self.hashes.len())?)
     }
@@ -30,7 +31,7 @@ impl Ring {
         let (mut places, counts) = places(shares, minimum, maximum, function, use_hostname);
         places.sort_unstable();
         let hosts: Vec<u32> = places.iter().map(|(_, host)| *host).collect();
-        let hashes = places.into_iter().map(|(hash, _)| hash).collect();
+        let hashes = places.into_iter().map(|(hash, _)| watched(hash)).collect();
         (Self { hashes, hosts: Indices::new(&hosts, shares.len()) }, counts)
     }
 }
