@@ -25,6 +25,7 @@ pub mod header_append;
 pub mod header_case;
 pub mod headers;
 pub mod http_chain;
+pub mod jwt;
 pub mod kept;
 pub mod local_reply;
 pub mod log_filter;

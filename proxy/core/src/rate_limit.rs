@@ -6,6 +6,7 @@
 //! Source: Envoy `docs/root/configuration/http/http_filters/rate_limit_filter.rst`; answers observed on 1.40.
 
 mod action;
+mod extension;
 mod fields;
 #[cfg(test)]
 mod tests;

@@ -9,6 +9,7 @@ mod labels;
 mod lb;
 mod linear;
 mod local_cluster;
+mod locality;
 mod moment;
 mod outlier;
 mod priority;
@@ -27,7 +28,7 @@ pub use checks::{
     IntervalLimits, Payload, Together, Transition,
 };
 pub use health::{HealthFlag, HealthStatuses, HostHealth};
-pub use host::{Host, HostStats, Locality};
+pub use host::{Host, HostStats};
 pub use host_set::{
     Checking, Duplicates, HostList, HostLists, HostSet, HostSetOptions, HostsUpdate, LocalityHosts,
 };
@@ -39,6 +40,7 @@ pub use lb::{
 };
 pub use linear::{LinearPick, LinearPriorities};
 pub use local_cluster::LocalCluster;
+pub use locality::Locality;
 pub use outlier::{
     Detector, Ejection, EjectionKind, HostResult, OutlierChange, OutlierCounts, OutlierLimits, OutlierRates,
     OutlierSettings, Reached,

@@ -77,6 +77,7 @@ impl Settings {
             region: node.region.clone(),
             zone: node.zone.clone(),
             sub_zone: node.sub_zone.clone(),
+            ..Locality::default()
         };
         let manager = proto.cluster_manager.as_ref().filter(|manager| !manager.local_cluster_name.is_empty());
         let local_cluster =

@@ -1,6 +1,8 @@
 //! Requests that come faster than token buckets fill (`envoy.filters.http.local_ratelimit`), and what they are counted as: the actions of
 //! rate limits, wherever they stand. Each listener has buckets of its own; what is not limited (`/`) is what the rig itself asks for.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use integration::config::{HttpListener, file_log, indent};
 use integration::differential::{Case, Do, H2Request, Setup};
 
@@ -285,8 +287,34 @@ fn routed() -> Vec<String> {
     ]
 }
 
+/// Requests with tokens: which limit is told says what was found in them.
+fn claims() -> Vec<String> {
+    let told = |name: &str, claim: &str, more: &str| {
+        let token = "\"@type\": type.googleapis.com/envoy.extensions.rate_limit_descriptors.jwt_claim.v3.Descriptor, descriptor_key: k";
+        let descriptors = [("me", 1001), ("default", 1002)]
+            .map(|(value, tokens)| descriptor(&[("k", value)], tokens))
+            .concat();
+        let config = format!(
+            "{ON}{}enable_x_ratelimit_headers: DRAFT_VERSION_03\nrate_limits:\n- actions: [{{extension: {{name: e, typed_config: {{{token}, {claim}}}}}}}{more}]\ndescriptors:\n{descriptors}{}{}",
+            bucket(1000),
+            descriptor(&[("g", "all")], 1003),
+            descriptor(&[("k", ""), ("g", "all")], 1004),
+        );
+        listener(name, &config)
+    };
+    let key = ", {generic_key: {descriptor_key: g, descriptor_value: all}}";
+    vec![
+        told("claim", "header_name: authorization, value_prefix: \"Bearer \", claim_name: sub", ""),
+        told("claim_or", "header_name: x-jwt, claim_name: sub, default_value: default", ""),
+        told("claim_of_claim", "header_name: x-jwt, claim_name: a.b", ""),
+        told("claim_in_cookie", "cookie: jwt, claim_name: sub", ""),
+        told("claim_skipped", "header_name: x-jwt, claim_name: sub, skip_if_absent: true", key),
+        told("claim_needed", "header_name: x-jwt, claim_name: sub", key),
+    ]
+}
+
 pub(crate) fn setup() -> Setup {
-    let listeners = [basic(), described(), actions(), routed()].concat();
+    let listeners = [basic(), described(), actions(), routed(), claims()].concat();
     Setup::new("local_ratelimit", listeners).with_node("{id: node, cluster: here}")
 }
 
@@ -315,6 +343,59 @@ pub(crate) fn formatted_setup() -> Setup {
         "\nlayered_runtime: {layers: [{name: static, static_layer: {envoy.reloadable_features.enable_formatter_for_ratelimit_action_descriptor_value: true}}]}\n",
     );
     setup
+}
+
+/// Where the members of a cluster share the limits.
+pub(crate) fn shared_setup() -> Setup {
+    let shared = "enable_x_ratelimit_headers: DRAFT_VERSION_03\nlocal_cluster_rate_limit: {}\n";
+    let described = "rate_limits:\n- actions: [{request_headers: {header_name: x-who, descriptor_key: who}}]\n  hits_addend: {format: \"%REQ(x-hits)%\"}\n";
+    let descriptors = [descriptor(&[("who", "a")], 7), descriptor(&[("who", "")], 6)].concat();
+    let watched = format!(
+        "- {{entries: [{{key: who, value: b}}], shadow_mode: true, token_bucket: {{max_tokens: 2, {SLOWLY}}}}}\n"
+    );
+    let own = per_route("shared", &format!("{ON}{}{shared}", bucket(4)));
+    let routes = format!("- match: {{prefix: /own}}\n  route: {{cluster: up}}\n{}", indent(&own, 2));
+    let listeners = [
+        listener_with_routes("shared", &format!("{ON}{}{shared}", bucket(10)), &routes).yaml(),
+        listener("shared_out", &format!("{ON}{}{shared}", bucket(2))),
+        listener("shared_when", &format!("{ON}{}{shared}enable_retry_after_header: true\n", bucket(4))),
+        listener(
+            "shared_by",
+            &format!("{ON}{}{shared}{described}descriptors:\n{descriptors}{watched}", bucket(100)),
+        ),
+    ];
+    let members = (1..=3).map(|at| {
+        format!("    - lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.{at}, port_value: 9}}}}}}}}]\n")
+    });
+    let us = format!(
+        "- name: us\n  type: STATIC\n  connect_timeout: 1s\n  load_assignment:\n    cluster_name: us\n    endpoints:\n{}",
+        members.collect::<String>()
+    );
+    let mut setup = Setup::with_clusters("local_ratelimit_shared", listeners, [us])
+        .with_node("{id: node, cluster: here}");
+    setup.bootstrap.push_str("\ncluster_manager: {local_cluster_name: us}\n");
+    setup
+}
+
+pub(crate) fn shared_cases() -> Vec<Case> {
+    let x = |name, listener, count: usize| requests(name, listener, &vec![("/x", ""); count]);
+    let who = |name, all: &[&str]| {
+        requests(name, "shared_by", &all.iter().map(|lines| ("/x", *lines)).collect::<Vec<_>>())
+    };
+    let (a, b, c) = ("x-who: a\r\n", "x-who: b\r\n", "x-who: c\r\n");
+    vec![
+        x("a third of the tokens", "shared", 5),
+        x("less than a token", "shared_out", 2),
+        x("when to come again", "shared_when", 3),
+        requests("a third of a route's tokens", "shared", &[("/own", ""), ("/own", "")]),
+        who("a third of a descriptor's tokens", &[a, a, a]),
+        who("a third of the tokens of a value that is left open", &[c, c, c]),
+        who("a third of what only looks on", &[b, b]),
+        who(
+            "a third of the tokens, for many hits",
+            &["x-who: d\r\nx-hits: 3\r\n", "x-who: d\r\nx-hits: 0\r\n", "x-who: d\r\nx-hits: 2\r\n"],
+        ),
+    ]
 }
 
 /// These requests (a target, and lines of the head), one after the other on one connection.
@@ -397,6 +478,7 @@ pub(crate) fn cases() -> Vec<Case> {
         ),
     ];
     cases.extend(action_cases());
+    cases.extend(claim_cases());
     for (listener, name) in [
         ("override", "rate limits of a virtual host, where the route has none"),
         ("include", "rate limits of a virtual host, beside those of the route"),
@@ -456,6 +538,48 @@ fn action_cases() -> Vec<Case> {
         twice("metadata that is absent", "metadata_missing", "/x", ""),
         twice("an expression", "expression", "/x", ""),
         twice("an expression as text", "expression_text", "/x", ""),
+    ]
+}
+
+/// A token of this header and payload, signed by nobody.
+fn token(header: &str, payload: &str) -> String {
+    let signed = [header, payload].map(|part| URL_SAFE_NO_PAD.encode(part)).join(".");
+    format!("{signed}.AAAA")
+}
+
+fn claim_cases() -> Vec<Case> {
+    let rs256 = |payload: &str| token("{\"alg\": \"RS256\"}", payload);
+    let me = rs256("{\"sub\": \"me\"}");
+    let one = |name, listener, lines: &str| requests(name, listener, &[("/x", lines)]);
+    let jwt = |name, listener, token: &str| one(name, listener, &format!("x-jwt: {token}\r\n"));
+    let unsigned = me.trim_end_matches("AAAA");
+    vec![
+        one("a claim", "claim", &format!("authorization: Bearer {me}\r\n")),
+        one("a claim, without the prefix", "claim", &format!("authorization: {me}\r\n")),
+        one("a claim, behind another prefix", "claim", &format!("authorization: bearer {me}\r\n")),
+        one("a claim, behind two prefixes", "claim", &format!("authorization: Bearer Bearer {me}\r\n")),
+        one("a claim of the first of two tokens", "claim_or", &format!("x-jwt: {me}\r\nx-jwt: x\r\n")),
+        one("a claim of the second of two tokens", "claim_or", &format!("x-jwt: x\r\nx-jwt: {me}\r\n")),
+        one("no token", "claim_or", ""),
+        jwt("a claim of somebody else", "claim_or", &rs256("{\"sub\": \"you\"}")),
+        jwt("a claim that is empty", "claim_or", &rs256("{\"sub\": \"\"}")),
+        jwt("a claim that is no text", "claim_or", &rs256("{\"sub\": 5}")),
+        jwt("no claim", "claim_or", &rs256("{}")),
+        jwt("a claim that is old", "claim_or", &rs256("{\"sub\": \"me\", \"exp\": 1}")),
+        jwt("a claim of a token with no time", "claim_or", &rs256("{\"sub\": \"me\", \"exp\": \"1\"}")),
+        jwt("a claim that nobody signs", "claim_or", &token("{\"alg\": \"none\"}", "{\"sub\": \"me\"}")),
+        jwt("a claim with no signature", "claim_or", unsigned),
+        jwt("a claim with a signature that is none", "claim_or", &format!("{unsigned}!")),
+        jwt("a claim that is not in its header's way", "claim_or", "a.b.c"),
+        jwt("a claim within a claim", "claim_of_claim", &rs256("{\"a\": {\"b\": \"me\"}}")),
+        jwt("a claim within none", "claim_of_claim", &rs256("{\"a\": \"me\", \"a.b\": \"me\"}")),
+        one("a claim in a cookie", "claim_in_cookie", &format!("cookie: a=b; jwt={me}\r\n")),
+        one("a claim in a quoted cookie", "claim_in_cookie", &format!("cookie: jwt=\"{me}\"\r\n")),
+        one("no cookie with a claim", "claim_in_cookie", "cookie: a=b\r\n"),
+        jwt("a claim that may be absent", "claim_skipped", &me),
+        one("a claim that is absent", "claim_skipped", ""),
+        jwt("a claim that must be there", "claim_needed", &rs256("{\"sub\": \"\"}")),
+        one("a claim that must be there, and is not", "claim_needed", ""),
     ]
 }
 

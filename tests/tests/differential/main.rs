@@ -366,6 +366,7 @@ async fn injected_faults() {
 async fn rates_of_requests() {
     differential(local_ratelimit::setup(), local_ratelimit::cases()).await;
     differential(local_ratelimit::formatted_setup(), local_ratelimit::formatted_cases()).await;
+    differential(local_ratelimit::shared_setup(), local_ratelimit::shared_cases()).await;
 }
 
 #[tokio::test]

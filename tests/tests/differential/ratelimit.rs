@@ -1,7 +1,7 @@
 //! Requests that a service counts (`envoy.filters.http.ratelimit`): what it is asked, and what comes of its answer. The HTTP/2 upstream of
 //! the rig is the service. What is not counted (`/`) is what the rig itself asks for.
 
-use integration::config::{HttpListener, file_log, indent};
+use integration::config::{HttpListener, cluster, file_log, indent};
 use integration::differential::{Case, Do, H2Request, Setup};
 use integration::upstream::h2::H2Reply;
 use xds_api::envoy::config::core::v3::HeaderValue;
@@ -47,6 +47,13 @@ fn per_route(config: &str) -> String {
 
 fn key(value: &str) -> String {
     format!("actions: [{{generic_key: {{descriptor_value: {value}}}}}]")
+}
+
+/// What the locality of the host says.
+fn place(key: &str, more: &str) -> String {
+    format!(
+        "actions: [{{metadata: {{descriptor_key: place, source: CLUSTER_LOCALITY_ENTRY, metadata_key: {{key: of.place, path: [{{key: {key}}}]}}, default_value: nowhere}}}}]{more}"
+    )
 }
 
 /// What the routes of all listeners say about rates.
@@ -104,6 +111,14 @@ fn routes() -> String {
             "",
         ),
         to("done", &done, ""),
+        format!(
+            "- name: to-place\n  match: {{prefix: /place}}\n  route: {{cluster: placed, {}}}\n",
+            limits(&[place("zone", ""), place("zone", ", apply_on_stream_done: true")])
+        ),
+        format!(
+            "- name: to-nothing-said\n  match: {{prefix: /unplaced}}\n  route: {{cluster: up, {}}}\n",
+            limits(&[place("zone", ", apply_on_stream_done: true")])
+        ),
         to("ends", &limits(&[key("one"), format!("{}, apply_on_stream_done: true", key("done"))]), ""),
         to("shown", &with("x_ratelimit_option: DRAFT_VERSION_03"), ""),
         to("hidden", &with("x_ratelimit_option: \"OFF\""), ""),
@@ -224,7 +239,12 @@ pub(crate) fn setup() -> Setup {
         other("again", again, deny),
         other("untimed", &service("h2up"), "timeout: 0s\n"),
     ];
-    let mut setup = Setup::new("ratelimit", listeners).with_node("{id: node, cluster: here}");
+    let placed = cluster("placed", "up", "").replace(
+        "    - lb_endpoints:",
+        "    - metadata: {filter_metadata: {of.place: {zone: east}}}\n      lb_endpoints:",
+    );
+    let mut setup =
+        Setup::with_clusters("ratelimit", listeners, [placed]).with_node("{id: node, cluster: here}");
     setup.bootstrap.push_str(
         "\nlayered_runtime: {layers: [{name: static, static_layer: {ratelimit.k-off.http_filter_enabled: 0, ratelimit.k-on.http_filter_enabled: 100}}, {name: admin, admin_layer: {}}]}\n",
     );
@@ -622,6 +642,8 @@ fn done() -> Vec<Case> {
         at_end("counted when it is over, asked about never", "never", "/done", 0),
         at_end("counted when it is over, of internal requests", "internal", "/done", 0),
         at_end("counted when it is over, of the filter", "formatted", "/one", 2),
+        at_end("counted by the place of its host, once it has one", "plain", "/place", 2),
+        at_end("counted by the place of its host, which says nothing", "plain", "/unplaced", 1),
         at_end("counted before and when it is over", "plain", "/ends", 2),
         at_end("counted when it is over, by the filter", "filtered", "/one", 2),
         {

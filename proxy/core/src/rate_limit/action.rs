@@ -4,17 +4,15 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 
 use prost_types::value::Kind;
-use xds_api::envoy::config::core::v3::TypedExtensionConfig;
 use xds_api::envoy::config::route::v3::rate_limit::action as proto;
 use xds_api::envoy::config::route::v3::rate_limit::action::ActionSpecifier;
 use xds_api::envoy::config::route::v3::rate_limit::action::meta_data::Source as SourceProto;
-use xds_api::envoy::extensions::rate_limit_descriptors::expr::v3 as expr;
 use xds_api::envoy::r#type::metadata::v3::MetadataKey;
 
+use super::extension::{self, Claim};
 use super::{Entry, Subject, metadata_path, render};
 use crate::cel;
 use crate::config::{BuildCx, Rejected};
-use crate::extension::decode;
 use crate::facts::Facts;
 use crate::format::{Empty, Format};
 use crate::head::RequestHead;
@@ -23,7 +21,6 @@ use crate::matcher::{CidrSet, HeaderMatcher, QueryParameterMatcher, RequestHeade
 use crate::metadata::MetadataPath;
 
 const FORMATS: &str = "envoy.reloadable_features.enable_formatter_for_ratelimit_action_descriptor_value";
-const EXPR: &str = "envoy.extensions.rate_limit_descriptors.expr.v3.Descriptor";
 
 /// What an entry is made of.
 #[derive(Debug)]
@@ -63,6 +60,11 @@ pub(super) enum Action {
         program: cel::Program,
         absent: Absent,
     },
+    Claim {
+        key: Box<str>,
+        claim: Box<Claim>,
+        absent: Absent,
+    },
 }
 
 /// What becomes of the descriptor where there is no value.
@@ -96,10 +98,12 @@ pub(super) enum Source {
     Dynamic,
     Route,
     Cluster,
+    /// Of the locality of the host, where there is one: when the stream is done.
+    Locality,
 }
 
 impl Absent {
-    fn new(is_skipped: bool) -> Self {
+    pub(super) fn new(is_skipped: bool) -> Self {
         if is_skipped { Self::Skipped } else { Self::Fails }
     }
 
@@ -167,9 +171,7 @@ impl Action {
                 let absent = Absent::new(*skip_if_absent);
                 build_metadata(descriptor_key, metadata_key.as_ref(), default_value, source, absent, cx)
             }),
-            Some(ActionSpecifier::Extension(extension)) => {
-                cx.at("extension", |cx| build_extension(extension, cx))
-            }
+            Some(ActionSpecifier::Extension(proto)) => cx.at("extension", |cx| extension::build(proto, cx)),
         }
     }
 
@@ -216,6 +218,10 @@ impl Action {
             }
             Self::Expression { key, program, absent } => match program.text(&facts(subject)) {
                 Some(value) => entry(key, Cow::Owned(String::from_utf8_lossy(&value).into_owned())),
+                None => absent.entry(),
+            },
+            Self::Claim { key, claim, absent } => match claim.text(subject) {
+                Some(value) => entry(key, Cow::Owned(value)),
                 None => absent.entry(),
             },
         }
@@ -286,9 +292,7 @@ impl Source {
             Ok(SourceProto::Dynamic) => Ok(Self::Dynamic),
             Ok(SourceProto::RouteEntry) => Ok(Self::Route),
             Ok(SourceProto::ClusterEntry) => Ok(Self::Cluster),
-            Ok(SourceProto::ClusterLocalityEntry) => {
-                Err(cx.reject("metadata of localities is not available"))
-            }
+            Ok(SourceProto::ClusterLocalityEntry) => Ok(Self::Locality),
             Err(_) => Err(cx.reject("value must be one of the defined enum values")),
         }
     }
@@ -300,6 +304,10 @@ impl Source {
             Self::Dynamic => info.dynamic_metadata(&path.namespace, &path.path),
             Self::Route => info.route_metadata.value(&path.namespace, &path.path),
             Self::Cluster => info.upstream.cluster_metadata.value(&path.namespace, &path.path),
+            Self::Locality => {
+                let host = info.upstream.host.as_ref()?;
+                host.locality.metadata.value(&path.namespace, &path.path)
+            }
         };
         match value?.kind.as_ref()? {
             Kind::StringValue(text) => Some(text),
@@ -309,7 +317,7 @@ impl Source {
 }
 
 /// The first value of a header.
-fn first<'a>(name: &RequestHeader, request: &'a RequestHead) -> Option<Cow<'a, str>> {
+pub(super) fn first<'a>(name: &RequestHeader, request: &'a RequestHead) -> Option<Cow<'a, str>> {
     match name {
         RequestHeader::Named(name) => Some(String::from_utf8_lossy(request.headers.get(name)?.as_bytes())),
         pseudo => pseudo.in_request(request).map(text),
@@ -397,29 +405,4 @@ fn build_metadata(
 ) -> Result<Action, Rejected> {
     let path = metadata_path(path, cx)?;
     Ok(Action::Metadata { key: key.into(), path, default: default.into(), source, absent })
-}
-
-fn build_extension(proto: &TypedExtensionConfig, cx: &mut BuildCx<'_>) -> Result<Action, Rejected> {
-    cx.at("typed_config", |cx| {
-        let Some(any) = &proto.typed_config else { return Err(cx.reject("value is required")) };
-        let (message, payload) = cx.unpack(any)?;
-        if message != EXPR {
-            return Err(cx.reject(format!(
-                "Didn't find a registered implementation for '{}' with type URL: '{message}'",
-                proto.name
-            )));
-        }
-        let expr::Descriptor { descriptor_key, skip_if_error, expr_specifier } = decode(&payload, cx)?;
-        let program = match expr_specifier {
-            None => return Err(cx.reject("expr_specifier: value is required")),
-            Some(expr::descriptor::ExprSpecifier::Text(text)) => {
-                cx.at("text", |cx| cel::Program::parse(&text, None).map_err(|reason| cx.reject(reason)))?
-            }
-            Some(expr::descriptor::ExprSpecifier::Parsed(parsed)) => {
-                cx.at("parsed", |cx| cel::Program::build(&parsed, None).map_err(|reason| cx.reject(reason)))?
-            }
-        };
-        let absent = Absent::new(skip_if_error);
-        Ok(Action::Expression { key: descriptor_key.as_str().into(), program, absent })
-    })
 }

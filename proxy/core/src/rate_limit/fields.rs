@@ -113,4 +113,16 @@ pub const FIELDS: &[MessageFields] = &[
         "envoy.extensions.rate_limit_descriptors.expr.v3.Descriptor",
         &[("descriptor_key", Used), ("skip_if_error", Used), ("text", Used), ("parsed", Used)],
     ),
+    (
+        "envoy.extensions.rate_limit_descriptors.jwt_claim.v3.Descriptor",
+        &[
+            ("descriptor_key", Used),
+            ("header_name", Used),
+            ("cookie", Used),
+            ("value_prefix", Used),
+            ("claim_name", Used),
+            ("default_value", Used),
+            ("skip_if_absent", Used),
+        ],
+    ),
 ];

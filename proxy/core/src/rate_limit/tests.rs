@@ -2,19 +2,25 @@ use std::rc::Rc;
 use std::time::{Instant, SystemTime};
 
 use http::{HeaderMap, Method};
+use prost::{Message as _, Name as _};
 use prost_types::{Struct, Value};
+use xds_api::envoy::config::core::v3::TypedExtensionConfig;
+use xds_api::envoy::config::route::v3::rate_limit::action::meta_data::Source;
 use xds_api::envoy::config::route::v3::rate_limit::action::{
-    ActionSpecifier, GenericKey, MaskedRemoteAddress, RequestHeaders,
+    ActionSpecifier, GenericKey, MaskedRemoteAddress, MetaData, RequestHeaders,
 };
 use xds_api::envoy::config::route::v3::rate_limit::r#override::DynamicMetadata;
 
+use xds_api::envoy::extensions::rate_limit_descriptors::jwt_claim::v3 as jwt_claim;
 use xds_api::envoy::r#type::metadata::v3::metadata_key::PathSegment;
 use xds_api::envoy::r#type::metadata::v3::metadata_key::path_segment::Segment;
 
 use super::*;
 use crate::config::BuildEnv;
 use crate::head::Scheme;
+use crate::metadata::Metadata;
 use crate::stream_info::ConnectionInfo;
+use crate::upstream::{Host, Locality};
 
 fn action(specifier: ActionSpecifier) -> proto::rate_limit::Action {
     proto::rate_limit::Action { action_specifier: Some(specifier) }
@@ -88,6 +94,58 @@ fn an_action_without_a_value_leaves_the_entry_or_the_descriptor_out() {
     let left_out = described(&limit(vec![key("v"), header(true)]), "1.1.1.1:1", |_| ());
     assert_eq!(left_out.as_deref(), Some("generic_key=v None"));
     assert_eq!(described(&limit(vec![header(true)]), "1.1.1.1:1", |_| ()), None);
+}
+
+#[test]
+fn the_place_of_the_host_counts_where_there_is_a_host() {
+    let segment = PathSegment { segment: Some(Segment::Key("zone".into())) };
+    let metadata = MetaData {
+        descriptor_key: "place".into(),
+        metadata_key: Some(MetadataKey { key: "of".into(), path: vec![segment] }),
+        default_value: "nowhere".into(),
+        source: Source::ClusterLocalityEntry.into(),
+        ..Default::default()
+    };
+    let limit =
+        proto::RateLimit { actions: vec![action(ActionSpecifier::Metadata(metadata))], ..Default::default() };
+    let zone = Value { kind: Some(Kind::StringValue("east".into())) };
+    let said = xds_api::envoy::config::core::v3::Metadata {
+        filter_metadata: [("of".to_owned(), Struct { fields: [("zone".to_owned(), zone)].into() })].into(),
+        ..Default::default()
+    };
+    let at = |metadata: Metadata| {
+        let mut host = Host::new(crate::address::Address::Ip("1.2.3.4:5".parse().unwrap()));
+        host.locality = Arc::new(Locality { metadata, ..Locality::default() });
+        move |info: &mut StreamInfo| info.upstream.host = Some(Arc::new(host))
+    };
+    let placed = described(&limit, "1.1.1.1:1", at(Metadata::new(Some(&said))));
+    assert_eq!(placed.as_deref(), Some("place=east None"));
+    let unsaid = described(&limit, "1.1.1.1:1", at(Metadata::default()));
+    assert_eq!(unsaid.as_deref(), Some("place=nowhere None"));
+    assert_eq!(described(&limit, "1.1.1.1:1", |_| ()).as_deref(), Some("place=nowhere None"));
+}
+
+#[test]
+fn a_token_is_in_a_header_or_in_a_cookie() {
+    let built = |header_name: &str, cookie: &str| {
+        let descriptor = jwt_claim::Descriptor {
+            descriptor_key: "k".into(),
+            header_name: header_name.into(),
+            cookie: cookie.into(),
+            claim_name: "sub".into(),
+            ..Default::default()
+        };
+        let any = prost_types::Any {
+            type_url: format!("type.googleapis.com/{}", jwt_claim::Descriptor::full_name()),
+            value: descriptor.encode_to_vec(),
+        };
+        let config = TypedExtensionConfig { name: "e".into(), typed_config: Some(any) };
+        let actions = vec![action(ActionSpecifier::Extension(config))];
+        build(&proto::RateLimit { actions, ..Default::default() }, Place::Route).map(|_| ())
+    };
+    let refused = Err(vec!["rate_limits[0].actions[0].extension.typed_config".to_owned()]);
+    assert_eq!([built("x-a", ""), built("", "a")], [Ok(()), Ok(())]);
+    assert_eq!([built("", ""), built("x-a", "a")], [refused.clone(), refused]);
 }
 
 #[test]

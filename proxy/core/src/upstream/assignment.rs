@@ -222,7 +222,7 @@ impl<A> LocalityEndpoints<A> {
         let endpoints =
             cx.each("lb_endpoints", &proto.lb_endpoints, |one, cx| Endpoint::build(one, cx, address))?;
         Ok(Self {
-            locality: locality(proto.locality.as_ref()),
+            locality: locality(proto.locality.as_ref(), Metadata::new(proto.metadata.as_ref())),
             priority: proto.priority,
             weight: proto.load_balancing_weight.unwrap_or(0),
             endpoints,
@@ -230,12 +230,16 @@ impl<A> LocalityEndpoints<A> {
     }
 }
 
-fn locality(proto: Option<&core::Locality>) -> Arc<Locality> {
+fn locality(proto: Option<&core::Locality>, metadata: Metadata) -> Arc<Locality> {
     match proto {
-        None => Locality::nowhere(),
-        Some(core::Locality { region, zone, sub_zone }) => {
-            Arc::new(Locality { region: region.clone(), zone: zone.clone(), sub_zone: sub_zone.clone() })
-        }
+        None if metadata.is_empty() => Locality::nowhere(),
+        None => Arc::new(Locality { metadata, ..Locality::default() }),
+        Some(core::Locality { region, zone, sub_zone }) => Arc::new(Locality {
+            region: region.clone(),
+            zone: zone.clone(),
+            sub_zone: sub_zone.clone(),
+            metadata,
+        }),
     }
 }
 

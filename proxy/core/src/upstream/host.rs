@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use arc_swap::ArcSwapOption;
@@ -12,32 +12,13 @@ use xds_api::envoy::config::core::v3::HealthStatus;
 
 use super::health::HealthFlags;
 use super::labels::LB_NAMESPACE;
+use super::locality::Locality;
 use super::moment::AtomicMoment;
 use super::reported::Reported;
 use super::watched::{Watched, watched};
 use super::{CheckTarget, Endpoint, HealthFlag, HostHealth, OutlierCounts};
 use crate::address::Address;
 use crate::metadata::Metadata;
-
-/// Where a host is (`core.v3.Locality`).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Locality {
-    /// Region.
-    pub region: String,
-    /// Zone.
-    pub zone: String,
-    /// Sub-zone.
-    pub sub_zone: String,
-}
-
-static NOWHERE: LazyLock<Arc<Locality>> = LazyLock::new(Arc::default);
-
-impl Locality {
-    /// The locality of hosts that name none, shared by all of them.
-    pub fn nowhere() -> Arc<Self> {
-        NOWHERE.clone()
-    }
-}
 
 /// One endpoint of a cluster: fixed facts, and atomics that balancing reads and requests write.
 pub struct Host {

@@ -510,7 +510,7 @@ impl<'a> Merge<'a> {
             if self.duplicates == Duplicates::Drop && !self.seen.insert(endpoint.address.clone()) {
                 continue;
             }
-            let host = self.host(endpoint, &group.locality, from.priority);
+            let host = self.host(endpoint, &from.locality, from.priority);
             hosts.push(host.clone());
             group.hosts.push(host);
         }

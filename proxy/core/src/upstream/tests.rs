@@ -67,6 +67,34 @@ fn a_host_whose_locality_changed_is_another_host() {
 }
 
 #[test]
+fn a_host_keeps_what_was_said_of_its_locality_when_it_came() {
+    let said = |value: &str| {
+        let value = prost_types::Value { kind: Some(prost_types::value::Kind::StringValue(value.into())) };
+        let fields = prost_types::Struct { fields: [("key".to_owned(), value)].into() };
+        Metadata::new(Some(&xds_api::envoy::config::core::v3::Metadata {
+            filter_metadata: [("of".to_owned(), fields)].into(),
+            ..Default::default()
+        }))
+    };
+    let of = |metadata: Metadata, port| LocalityEndpoints {
+        locality: Arc::new(Locality { zone: "a".into(), metadata, ..Locality::default() }),
+        priority: 0,
+        weight: 1,
+        endpoints: vec![endpoint(port, 1, HostHealth::Healthy)],
+    };
+    let heard =
+        |hosts: &HostSet| hosts.hosts().map(|host| host.locality.metadata.clone()).collect::<Vec<_>>();
+    let before = assignment(vec![of(said("first"), 1), of(said("other"), 2)]);
+    let before = HostSet::update(None, &before, HostSetOptions::default()).hosts;
+    assert_eq!(before.priorities()[0].localities.len(), 1, "it is one place, whatever is said of it");
+    assert_eq!(heard(&before), [said("first"), said("other")]);
+    let after = assignment(vec![of(said("second"), 1), of(said("second"), 3)]);
+    let after = HostSet::update(Some(&before), &after, HostSetOptions::default());
+    assert_eq!((ports(&after.added), ports(&after.removed)), (vec![3], vec![2]));
+    assert_eq!(heard(&after.hosts), [said("first"), said("second")]);
+}
+
+#[test]
 fn repeated_addresses_count_once_unless_kept() {
     let twice = vec![endpoint(1, 1, HostHealth::Healthy), endpoint(1, 7, HostHealth::Healthy)];
     let assignment = assignment(vec![of_priority(0, twice)]);

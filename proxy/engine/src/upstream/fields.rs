@@ -329,12 +329,7 @@ pub const FIELDS: &[MessageFields] = &[
         "envoy.config.endpoint.v3.LocalityLbEndpoints",
         &[
             ("locality", Used),
-            (
-                "metadata",
-                Ignored(
-                    "only those for transport sockets are read by anything, and refused with `transport_socket_matches`",
-                ),
-            ),
+            ("metadata", Used),
             ("lb_endpoints", Used),
             ("load_balancer_endpoints", Rejected("lists of endpoints are not available")),
             ("leds_cluster_locality_config", Rejected("LEDS is not available")),

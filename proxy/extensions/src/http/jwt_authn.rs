@@ -5,16 +5,13 @@
 //! that this filter sets are taken away from requests that bring them along.
 //! Source: Envoy `docs/root/configuration/http/http_filters/jwt_authn_filter.rst`; RFC 7515 to 7519; answers observed on 1.40.
 
-mod failure;
 mod fields;
-mod json;
 mod keys;
 mod location;
 mod provider;
 mod remote;
 mod requirement;
 mod rule;
-mod token;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -28,6 +25,7 @@ use proxy_core::extension::http_filter::{
 };
 use proxy_core::extension::{Descriptor, SecurityPosture, Status};
 use proxy_core::head::RequestHead;
+use proxy_core::jwt::Failure;
 use proxy_core::local_reply::LocalReply;
 use proxy_core::stats::Cells;
 use xds_api::envoy::extensions::filters::http::jwt_authn::v3 as proto;
@@ -36,7 +34,6 @@ use xds_api::envoy::extensions::filters::http::jwt_authn::v3::requirement_rule::
 
 pub use fields::FIELDS;
 
-use failure::Failure;
 use location::Locations;
 use provider::{Now, Provider};
 use remote::Remote;
@@ -361,8 +358,9 @@ fn realm(request: &RequestHead) -> String {
 /// Nobody did, or one of them cannot be read.
 #[cfg(feature = "testing")]
 pub fn verify(keys: &[u8], token: &str) -> Result<(), &'static str> {
-    let verdict = keys::Keys::parse(keys).and_then(|keys| keys.verify(&token::Token::parse(token)?));
-    verdict.map_err(failure::Failure::text)
+    let verdict =
+        keys::Keys::parse(keys).and_then(|keys| keys.verify(&proxy_core::jwt::Token::parse(token)?));
+    verdict.map_err(Failure::text)
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ use proxy_core::response_flag::ResponseFlag;
 use smallvec::SmallVec;
 use xds_api::envoy::extensions::filters::http::local_ratelimit::v3 as proto;
 
-use FieldUse::{Rejected as Refused, Used};
+use FieldUse::Used;
 pub use config::Config;
 use limiter::{Bucket, Limiter, Outcome};
 
@@ -49,7 +49,7 @@ pub const FIELDS: &[MessageFields] = &[
             ("descriptors", Used),
             ("stage", Used),
             ("local_rate_limit_per_downstream_connection", Used),
-            ("local_cluster_rate_limit", Refused("limits are not shared out among the proxies of a cluster")),
+            ("local_cluster_rate_limit", Used),
             ("enable_x_ratelimit_headers", Used),
             ("vh_rate_limits", Used),
             ("always_consume_default_token_bucket", Used),
@@ -59,6 +59,7 @@ pub const FIELDS: &[MessageFields] = &[
             ("enable_retry_after_header", Used),
         ],
     ),
+    ("envoy.extensions.common.ratelimit.v3.LocalClusterRateLimit", &[]),
     (
         "envoy.extensions.common.ratelimit.v3.LocalRateLimitDescriptor",
         &[("entries", Used), ("token_bucket", Used), ("shadow_mode", Used)],
@@ -206,7 +207,8 @@ impl HttpFilter for Filter {
                 headers.append(&X_RATELIMIT_RESET, HeaderValue::from(seconds(reset)));
             }
             if told.retry_after {
-                headers.append(RETRY_AFTER, HeaderValue::from(seconds(reset)));
+                // (Who takes several tokens at once may be refused where there is one: to come again at once would be of no use.)
+                headers.append(RETRY_AFTER, HeaderValue::from(seconds(reset).max(1)));
             }
         }
         HeadersStep::Continue

@@ -15,10 +15,7 @@ use aws_lc_rs::signature::{
 use base64::Engine as _;
 use prost_types::Struct;
 use prost_types::value::Kind;
-
-use super::failure::Failure;
-use super::json;
-use super::token::{Algorithm, BASE64, Token};
+use proxy_core::jwt::{Algorithm, BASE64, Failure, Token, json};
 
 /// A set of keys.
 #[derive(Debug)]

@@ -18,11 +18,10 @@ use xds_api::envoy::extensions::filters::http::jwt_authn::v3 as proto;
 use xds_api::envoy::extensions::filters::http::jwt_authn::v3::jwt_provider::JwksSourceSpecifier;
 use xds_api::write::{JsonOptions, to_json};
 
-use super::failure::Failure;
 use super::keys::Keys;
 use super::location::{Found, Locations};
 use super::remote::Remote;
-use super::token::{BASE64, Token};
+use proxy_core::jwt::{BASE64, Failure, Token};
 
 /// By how much clocks may differ where nothing is said.
 const CLOCK_SKEW: u64 = 60;

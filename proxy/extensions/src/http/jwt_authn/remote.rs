@@ -18,9 +18,9 @@ use tokio::sync::oneshot;
 use xds_api::envoy::extensions::filters::http::jwt_authn::v3 as proto;
 
 use super::JwtAuthnStats;
-use super::failure::Failure;
 use super::keys::Keys;
 use crate::shared::uri::HttpUri;
+use proxy_core::jwt::Failure;
 
 /// How long keys are kept where nothing is said.
 const LIFETIME: Duration = Duration::from_secs(600);

@@ -12,10 +12,9 @@ use xds_api::envoy::extensions::filters::http::jwt_authn::v3 as proto;
 use xds_api::envoy::extensions::filters::http::jwt_authn::v3::jwt_requirement::RequiresType;
 
 use super::JwtAuthnStats;
-use super::failure::Failure;
 use super::location::{Found, Locations};
 use super::provider::{Audiences, Now, Provider};
-use super::token::Token;
+use proxy_core::jwt::{Failure, Token};
 
 /// Where a host is told of a token that is not good and need not be, unless `verification_status_header` says where.
 const UNVERIFIED: HeaderName = HeaderName::from_static("x-jwt-signature-verified");

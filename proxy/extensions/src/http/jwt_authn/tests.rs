@@ -2,9 +2,9 @@ use proptest::prelude::*;
 use proxy_core::extension::http_filter::HttpFilterExtension as _;
 
 use super::keys::Keys;
-use super::token::Token;
 use super::*;
 use crate::testing::env;
+use proxy_core::jwt::Token;
 
 const SET: &str = r#"{"keys":[{"kty":"oct","kid":"a","k":"c2VjcmV0"}]}"#;
 

@@ -1,11 +1,14 @@
 //! The configuration of the filter, and of a route, which has the same form.
 
+use std::sync::Arc;
+
 use http::StatusCode;
 use proxy_core::config::{BuildCx, Rejected};
 use proxy_core::extension::http_filter::{Engine, HostRateLimits};
 use proxy_core::rate_limit::{Place, RateLimits};
 use proxy_core::runtime::RuntimeFraction;
 use proxy_core::stats::Cells;
+use proxy_core::upstream::LocalCluster;
 use xds_api::envoy::extensions::common::ratelimit::v3::{VhRateLimitsOptions, XRateLimitHeadersRfcVersion};
 use xds_api::envoy::extensions::filters::http::local_ratelimit::v3 as proto;
 
@@ -72,11 +75,10 @@ impl Config {
             max_dynamic_descriptors,
             enable_retry_after_header,
         } = proto;
-        let shares = cx.reject_if(
-            local_cluster_rate_limit.is_some(),
-            "local_cluster_rate_limit",
-            "limits are not shared out among the proxies of a cluster",
-        );
+        let shared_with = local_cluster_rate_limit
+            .as_ref()
+            .map(|_| cx.at("local_cluster_rate_limit", |cx| local_cluster(*per_connection, cx)))
+            .transpose();
         let connections = if *per_connection { Connections::Apart } else { Connections::Together };
         let limiter =
             Limiter::build(token_bucket.as_ref(), descriptors, *max_dynamic_descriptors, connections, cx)
@@ -84,6 +86,7 @@ impl Config {
                     Some(false) => limiter.sparing_the_default(),
                     _ => limiter,
                 });
+        let shared_with = shared_with?;
         let request_headers = Appends::build(
             "request_headers_to_add_when_not_enforced",
             request_headers_to_add_when_not_enforced,
@@ -97,9 +100,8 @@ impl Config {
             Err(_) => return Err(cx.at("vh_rate_limits", |cx| cx.reject("not a defined value"))),
         };
         let rate_limits = RateLimits::build("rate_limits", rate_limits, Place::Filter, cx);
-        shares?;
         Ok(Self {
-            limiter: limiter?,
+            limiter: limiter?.shared_with(shared_with),
             per_connection: *per_connection,
             status: refused_status(status.map_or(0, |status| status.code)),
             grpc_status: rate_limited_as_resource_exhausted.then_some(RESOURCE_EXHAUSTED),
@@ -123,6 +125,19 @@ impl Config {
 
     pub(super) fn is_enforced(&self, engine: &dyn Engine) -> bool {
         holds(self.enforced.as_ref(), engine)
+    }
+}
+
+/// The cluster whose members share the limits with this proxy.
+fn local_cluster(per_connection: bool, cx: &mut BuildCx<'_>) -> Result<Arc<LocalCluster>, Rejected> {
+    if per_connection {
+        let reason =
+            "local_cluster_rate_limit is set and local_rate_limit_per_downstream_connection is set to true";
+        return Err(cx.reject(reason));
+    }
+    match &cx.env.cluster_defaults.local_cluster {
+        Some(cluster) => Ok(cluster.clone()),
+        None => Err(cx.reject("local_cluster_rate_limit is set but no local cluster name is present")),
     }
 }
 

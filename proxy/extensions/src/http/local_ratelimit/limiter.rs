@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use proxy_core::config::{BuildCx, Rejected};
 use proxy_core::rate_limit::{Descriptor, Entry, HeadersOption};
+use proxy_core::upstream::LocalCluster;
 use smallvec::SmallVec;
 use xds_api::envoy::extensions::common::ratelimit::v3::LocalRateLimitDescriptor;
 use xds_api::envoy::extensions::common::ratelimit::v3::rate_limit_descriptor::Entry as EntryProto;
@@ -26,6 +27,8 @@ pub(super) struct Limiter {
     fixed: Box<[(Key, Arc<Bucket>)]>,
     /// Descriptors whose values are open, in the order of the configuration.
     open: Box<[Open]>,
+    /// The cluster whose members share the limits: each takes for a token as many as there are members.
+    shared_with: Option<Arc<LocalCluster>>,
 }
 
 /// Whether connections have buckets of their own.
@@ -106,13 +109,27 @@ impl Limiter {
         let default = default.transpose()?;
         built?;
         fixed.sort_by(|(one, _), (other, _)| one.cmp(other));
-        Ok(Self { default, spares_default: false, fixed: fixed.into(), open: open.into() })
+        Ok(Self { default, spares_default: false, fixed: fixed.into(), open: open.into(), shared_with: None })
     }
 
     /// Requests that a descriptor takes need no token of the default bucket (`always_consume_default_token_bucket`).
     pub(super) fn sparing_the_default(mut self) -> Self {
         self.spares_default = true;
         self
+    }
+
+    /// The members of this cluster share the limits (`local_cluster_rate_limit`).
+    pub(super) fn shared_with(mut self, cluster: Option<Arc<LocalCluster>>) -> Self {
+        self.shared_with = cluster;
+        self
+    }
+
+    /// This proxy's share of the limits; all of them while its cluster has no members.
+    fn share(&self) -> f64 {
+        let members = self.shared_with.as_ref().map_or(1, |cluster| cluster.hosts().len());
+        #[expect(clippy::cast_precision_loss, reason = "no cluster has so many members")]
+        let members = members.max(1) as f64;
+        1.0 / members
     }
 
     /// Another one like it, full at `now`.
@@ -125,6 +142,7 @@ impl Limiter {
             spares_default: self.spares_default,
             fixed: fixed.collect(),
             open: Box::default(),
+            shared_with: self.shared_with.clone(),
         }
     }
 
@@ -141,9 +159,10 @@ impl Limiter {
         });
         let mut asked: SmallVec<[Asked; 4]> = asked.collect();
         asked.sort_by(|one, other| one.tokens().per_second().total_cmp(&other.tokens().per_second()));
+        let share = self.share();
         let mut shadowed = false;
         for Asked { bucket, hits, headers } in &asked {
-            if bucket.tokens.take_many(*hits, now) {
+            if bucket.tokens.take_many(*hits / share, now) {
                 continue;
             }
             if !bucket.shadow {
@@ -155,7 +174,7 @@ impl Limiter {
         let first = asked.into_iter().next();
         let default = self.default.as_ref().filter(|_| first.is_none() || !self.spares_default);
         if let Some(default) = default
-            && !default.tokens.take(now)
+            && !default.tokens.take_many(1.0 / share, now)
         {
             let bucket = Some(default.clone());
             return Outcome { allowed: false, shadowed, bucket, headers: HeadersOption::Unspecified };

@@ -1,5 +1,6 @@
 use proxy_core::config::BuildEnv;
 use proxy_core::rate_limit::{Descriptor, Entry, HeadersOption};
+use proxy_core::upstream::{Host, HostSet, LocalCluster, Locality};
 use smallvec::smallvec;
 use std::time::Duration;
 use xds_api::envoy::config::core::v3::RuntimeFractionalPercent;
@@ -117,6 +118,45 @@ fn tokens_come_back() {
 }
 
 #[test]
+fn members_of_a_cluster_share_the_limits() {
+    let cluster = Arc::new(LocalCluster::new("us", Locality::default()));
+    let limiter = limiter(&[descriptor("a", 6)], 1).shared_with(Some(cluster.clone()));
+    let now = Instant::now();
+    let admitted = || (0..10).filter(|_| limiter.admit(&[of("a")], now).allowed).count();
+    let host = |last| Arc::new(Host::new(std::net::SocketAddr::from(([127, 0, 0, last], 9)).into()));
+    let members = |count: u8| {
+        cluster.set_hosts(Arc::new(HostSet::of_hosts((0..count).map(host).collect(), Default::default())));
+    };
+    members(4);
+    assert_eq!(admitted(), 1, "four tokens of six");
+    members(2);
+    assert_eq!(admitted(), 1, "two of the two that are left");
+    members(0);
+    assert_eq!(admitted(), 0, "a cluster of nobody leaves this proxy all of it, of which nothing is left");
+}
+
+#[test]
+fn limits_are_shared_with_a_cluster_and_not_of_a_connection() {
+    let mut env = env();
+    env.cluster_defaults.local_cluster = Some(Arc::new(LocalCluster::new("us", Locality::default())));
+    let errors = |per_connection| {
+        let mut cx = BuildCx::new(&env);
+        let local_cluster_rate_limit = Some(Default::default());
+        let local_rate_limit_per_downstream_connection = per_connection;
+        let proto = proto::LocalRateLimit {
+            local_cluster_rate_limit,
+            local_rate_limit_per_downstream_connection,
+            ..limit(1)
+        };
+        let built = LocalRateLimit::build(proto, &mut cx);
+        assert_eq!(built.is_err(), per_connection);
+        cx.into_errors().into_iter().map(|error| error.path).collect::<Vec<_>>()
+    };
+    assert_eq!(errors(false), [] as [&str; 0]);
+    assert_eq!(errors(true), ["local_cluster_rate_limit"]);
+}
+
+#[test]
 fn descriptors_that_are_the_same_are_refused() {
     let env = env();
     let refused = |descriptors, change: fn(&mut proto::LocalRateLimit)| {
@@ -131,5 +171,5 @@ fn descriptors_that_are_the_same_are_refused() {
     assert_eq!(refused(vec![descriptor("", 1)], apart), ["descriptors[0].entries[0].value"]);
     let shared =
         |proto: &mut proto::LocalRateLimit| proto.local_cluster_rate_limit = Some(Default::default());
-    assert_eq!(refused(vec![], shared), ["local_cluster_rate_limit"]);
+    assert_eq!(refused(vec![], shared), ["local_cluster_rate_limit"], "there is no local cluster");
 }

@@ -8,7 +8,7 @@ use prost_types::{ListValue, Struct, Value};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
 /// An object; `None` for all else, and for one that names a member twice. The depth is bounded (by `serde_json`), numbers are 64 bits of floating point.
-pub(super) fn object(text: &[u8]) -> Option<Struct> {
+pub fn object(text: &[u8]) -> Option<Struct> {
     match serde_json::from_slice::<Json>(text).ok()?.0.kind {
         Some(Kind::StructValue(object)) => Some(object),
         _ => None,

@@ -1,16 +1,18 @@
 //! A JSON Web Token as it is read before anybody trusts it (RFC 7515, RFC 7519).
 
+mod failure;
+pub mod json;
+
 use base64::Engine as _;
 use base64::alphabet::URL_SAFE;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
 
-use super::failure::Failure;
-use super::json;
+pub use failure::Failure;
 
 /// Base64 for URLs, with padding or without.
-pub(super) const BASE64: GeneralPurpose = GeneralPurpose::new(
+pub const BASE64: GeneralPurpose = GeneralPurpose::new(
     &URL_SAFE,
     GeneralPurposeConfig::new()
         .with_decode_allow_trailing_bits(true)
@@ -19,7 +21,7 @@ pub(super) const BASE64: GeneralPurpose = GeneralPurpose::new(
 
 /// How a token is signed (RFC 7518, section 3.1; RFC 8037).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Algorithm {
+pub enum Algorithm {
     Es256,
     Es384,
     Es512,
@@ -37,7 +39,7 @@ pub(super) enum Algorithm {
 
 impl Algorithm {
     /// By its name; `None` for all that is not a signature, above all `none`.
-    pub(super) fn parse(name: &str) -> Option<Self> {
+    pub fn parse(name: &str) -> Option<Self> {
         Some(match name {
             "ES256" => Self::Es256,
             "ES384" => Self::Es384,
@@ -58,29 +60,36 @@ impl Algorithm {
 }
 
 /// A token whose form is right; whether what it says is true is another matter.
-pub(super) struct Token {
-    pub(super) algorithm: Algorithm,
+pub struct Token {
+    /// How it says that it is signed.
+    pub algorithm: Algorithm,
     /// The part of the header that names the key; empty if none does.
-    pub(super) key_id: String,
-    pub(super) header: Struct,
-    pub(super) payload: Struct,
+    pub key_id: String,
+    /// Its header.
+    pub header: Struct,
+    /// Its payload: the claims.
+    pub payload: Struct,
     /// The payload as it came.
-    pub(super) payload_base64: String,
+    pub payload_base64: String,
     /// What is signed.
-    pub(super) signed: String,
-    pub(super) signature: Vec<u8>,
-    pub(super) issuer: String,
-    pub(super) subject: String,
-    pub(super) audiences: Vec<String>,
+    pub signed: String,
+    /// The signature, not verified.
+    pub signature: Vec<u8>,
+    /// Who made it (`iss`); empty if it is not said.
+    pub issuer: String,
+    /// Whom it is about (`sub`); empty if it is not said.
+    pub subject: String,
+    /// Whom it is for (`aud`).
+    pub audiences: Vec<String>,
     /// Seconds since 1970; 0 if it is not said.
-    pub(super) not_before: u64,
+    pub not_before: u64,
     /// Likewise.
-    pub(super) expires: u64,
+    pub expires: u64,
 }
 
 impl Token {
-    /// Reads a token.
-    pub(super) fn parse(text: &str) -> Result<Self, Failure> {
+    /// Reads a token; what it says is not verified.
+    pub fn parse(text: &str) -> Result<Self, Failure> {
         let mut parts = text.split('.').filter(|part| !part.is_empty());
         let (Some(header_part), Some(payload_part), Some(signature_part), None) =
             (parts.next(), parts.next(), parts.next(), parts.next())
@@ -124,7 +133,7 @@ impl Token {
     }
 
     /// The claim at a path.
-    pub(super) fn claim(&self, path: &[String]) -> Option<&Kind> {
+    pub fn claim(&self, path: &[String]) -> Option<&Kind> {
         let (first, rest) = path.split_first()?;
         let mut value = self.payload.fields.get(first)?;
         for key in rest {

@@ -7,16 +7,16 @@ macro_rules! failures {
     ($($(#[$doc:meta])* $name:ident = $number:literal, $text:literal;)*) => {
         /// Why a token, or a set of keys, is not accepted.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub(super) enum Failure { $($(#[$doc])* $name),* }
+        pub enum Failure { $($(#[$doc])* $name),* }
 
         impl Failure {
             /// What the client is told.
-            pub(super) fn text(self) -> &'static str {
+            pub fn text(self) -> &'static str {
                 match self { $(Self::$name => $text),* }
             }
 
             /// What metadata have it as.
-            pub(super) fn number(self) -> u8 {
+            pub fn number(self) -> u8 {
                 match self { $(Self::$name => $number),* }
             }
         }
