@@ -19,11 +19,12 @@ const MANAGER: &str = "envoy.extensions.filters.network.http_connection_manager.
 
 /// Every table.
 pub fn tables() -> impl Iterator<Item = &'static MessageFields> {
-    let own: [&'static [MessageFields]; 19] = [
+    let own: [&'static [MessageFields]; 20] = [
         bootstrap::FIELDS,
         proxy_core::custom_tag::FIELDS,
         proxy_core::fields::FIELDS,
         proxy_core::format::FIELDS,
+        proxy_core::header_mutation::FIELDS,
         proxy_core::log_filter::FIELDS,
         proxy_core::matcher::fields::FIELDS,
         proxy_core::matcher::response::FIELDS,

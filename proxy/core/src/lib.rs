@@ -23,6 +23,7 @@ pub mod hash_policy;
 pub mod head;
 pub mod header_append;
 pub mod header_case;
+pub mod header_mutation;
 pub mod headers;
 pub mod http_chain;
 pub mod jwt;

@@ -17,6 +17,28 @@ const ROUTES: &str = r#"
   route: {cluster: h2up, request_mirror_policies: [{cluster: up, disable_shadow_host_suffix_append: true}]}
 - match: {prefix: /literal}
   route: {cluster: h2up, request_mirror_policies: [{cluster: up, host_rewrite_literal: other.example}]}
+- match: {prefix: /mutated-other}
+  route: {cluster: h2up, request_mirror_policies: [{cluster: up, host_rewrite_literal: other.example, request_headers_mutations: [{append: {header: {key: x-seen, value: "%REQ(:authority)%"}}}]}, {cluster: refused}]}
+- match: {prefix: /mutated-refused}
+  route: {cluster: refused, request_mirror_policies: [{cluster: up, request_headers_mutations: [{append: {header: {key: x-seen, value: "%UPSTREAM_CLUSTER%"}}}]}]}
+- match: {prefix: /mutated}
+  route:
+    cluster: h2up
+    request_mirror_policies:
+    - cluster: up
+      request_headers_mutations:
+      - append: {header: {key: x-seen, value: "%REQ(x-who)%|%REQ(:authority)%|%REQ(:path)%|%REQ(x-added)%|%UPSTREAM_CLUSTER%|%ROUTE_NAME%|%REQ(x-envoy-expected-rq-timeout-ms)%|%REQ(x-envoy-internal)%|%RESPONSE_CODE%"}}
+      - append: {header: {key: x-who, value: copy}}
+      - append: {header: {key: x-after, value: "%REQ(x-who)%,%REQ(x-seen)%"}, append_action: OVERWRITE_IF_EXISTS_OR_ADD}
+      - append: {header: {key: x-none, value: "%REQ(x-absent)%"}}
+      - append: {header: {key: x-kept, value: "%REQ(x-absent)%"}, keep_empty_value: true}
+      - append: {header: {key: x-here, value: added}, append_action: ADD_IF_ABSENT}
+      - remove: x-gone
+      - remove: x-request-id
+      - remove: x-forwarded-proto
+      - remove: x-envoy-expected-rq-timeout-ms
+      - remove_on_match: {key_matcher: {prefix: x-private-}}
+  request_headers_to_add: [{header: {key: x-added, value: "yes"}}]
 - match: {prefix: /header}
   route: {cluster: h2up, request_mirror_policies: [{cluster_header: x-mirror}]}
 - match: {prefix: /dead}
@@ -107,6 +129,17 @@ pub(crate) fn cases() -> Vec<Case> {
         get("always", "plain", "/always", host, 1),
         get("same host", "plain", "/same", host, 1),
         get("another host", "plain", "/literal", host, 1),
+        get("other headers", "plain", "/mutated", host, 1),
+        get(
+            "other headers than those that are there",
+            "plain",
+            "/mutated",
+            "host: test:80\r\nx-who: me\r\nx-after: no\r\nx-here: it\r\nx-gone: 1\r\nx-gone: 2\r\nx-private-a: 1\r\nx-private-b: 2\r\n",
+            1,
+        ),
+        get("other headers and another host", "plain", "/mutated-other", host, 1),
+        get("other headers for a copy whose request's host refuses", "plain", "/mutated-refused", host, 1),
+        post("other headers and a body", "/mutated", "content-length: 4\r\n", "body"),
         get("cluster of a header", "plain", "/header", "host: test\r\nx-mirror: up\r\n", 1),
         get("unknown cluster of a header", "plain", "/header", "host: test\r\nx-mirror: nope\r\n", 0),
         get("no header", "plain", "/header", host, 0),

@@ -6,6 +6,7 @@
 //! Source: Envoy `source/common/router/{router,shadow_writer_impl}.cc`; observed on 1.40.
 
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -22,15 +23,17 @@ use crate::local::timers::Timer;
 use crate::router::route::Action;
 use crate::upstream::call::copy::{self, CopyBody, Feed, Unfed};
 use crate::upstream::cluster::Cluster;
-use crate::upstream::mirror::MirrorTo;
+use crate::upstream::mirror::{MirrorPolicy, MirrorTo};
 
 /// How far behind a copy may be at least, in bytes, however little a connection may hold.
 const BEHIND: usize = 64 * 1024;
 
 /// The copies of a request.
 pub(crate) struct Mirrors {
-    /// Those that are not begun.
-    waiting: Vec<(Call, CopyBody)>,
+    /// What they are made by.
+    policies: Arc<[MirrorPolicy]>,
+    /// Those that are not begun, by their policy: each is the head of the request until it begins.
+    waiting: Vec<(usize, Call, CopyBody)>,
     /// Their bodies, while the request is not complete.
     feeds: Vec<Feed>,
 }
@@ -39,19 +42,21 @@ impl Stream<'_> {
     /// Makes copies of the head, if the cluster or the route wants any.
     pub(super) fn mirror(&mut self, cluster: &Cluster, timeout: Option<Duration>) {
         let of_route = match self.route().map(|route| route.action()) {
-            Some(Action::Forward(forward)) => Some(&*forward.mirrors),
+            Some(Action::Forward(forward)) => Some(&forward.mirrors),
             Some(Action::Redirect(_) | Action::DirectResponse(_) | Action::NonForwarding) | None => None,
         };
-        let policies = match &*cluster.http.mirrors {
-            [] => of_route.unwrap_or_default(),
-            of_cluster => of_cluster,
-        };
-        if policies.is_empty() || self.is_tunnel() || self.request.method == Method::CONNECT {
+        let of_cluster = &cluster.http.mirrors;
+        let policies = if of_cluster.is_empty() { of_route } else { Some(of_cluster) };
+        let Some(policies) = policies.filter(|policies| !policies.is_empty()) else { return };
+        if self.is_tunnel() || self.request.method == Method::CONNECT {
             return;
         }
         let (runtime, clusters) = (&self.cx.shared.env.runtime, &self.cx.shared.clusters);
         let (mut waiting, mut feeds) = (Vec::new(), Vec::new());
-        for policy in policies.iter().filter(|policy| policy.chooses(runtime, self.random)) {
+        for (index, policy) in policies.iter().enumerate() {
+            if !policy.chooses(runtime, self.random) {
+                continue;
+            }
             let cluster = match &policy.to {
                 MirrorTo::Named(name) => clusters.get(name),
                 MirrorTo::FromHeader(header) => {
@@ -59,22 +64,26 @@ impl Stream<'_> {
                 }
             };
             let Some(cluster) = cluster else { continue };
-            let mut call = Call::new(cluster.cluster.name.clone(), policy.copy(&self.request), Bytes::new());
+            let mut call = Call::new(cluster.cluster.name.clone(), self.request.clone(), Bytes::new());
             call.timeout = timeout;
             call.envoy_headers = EnvoyHeaders::InternalAndForwarded;
             let (feed, body) = copy::body();
-            waiting.push((call, body));
+            waiting.push((index, call, body));
             feeds.push(feed);
         }
         if !waiting.is_empty() {
-            self.mirrors = Some(Box::new(Mirrors { waiting, feeds }));
+            let policies = policies.clone();
+            self.mirrors = Some(Box::new(Mirrors { policies, waiting, feeds }));
         }
     }
 
     /// A host is about to get the request: its copies leave, too.
     pub(super) fn begin_mirrors(&mut self) {
         let Some(mirrors) = &mut self.mirrors else { return };
-        for (call, body) in mirrors.waiting.drain(..) {
+        for (index, mut call, body) in mirrors.waiting.drain(..) {
+            if let Some(policy) = mirrors.policies.get(index) {
+                policy.finish(&mut call.request, &self.info);
+            }
             // Nobody waits for it: it ends by its deadline, or when it is given up.
             tokio::task::spawn_local(self.cx.shared.copy(call, body));
         }

@@ -4,12 +4,16 @@
 
 use std::sync::Arc;
 
-use proxy_core::config::FieldUse::{Ignored, Rejected as Refused, Used};
+use proxy_core::config::FieldUse::{Ignored, Used};
 use proxy_core::config::{BuildCx, MessageFields, Rejected};
+use proxy_core::extension::access_log::{LogEntry, LogType};
+use proxy_core::field_names::joins_in_request;
 use proxy_core::head::RequestHead;
+use proxy_core::header_mutation::Mutation;
 use proxy_core::matcher::RequestHeader;
 use proxy_core::names::Name;
 use proxy_core::runtime::{Runtime, RuntimeFraction};
+use proxy_core::stream_info::StreamInfo;
 use proxy_core::text::Text;
 use xds_api::envoy::config::route::v3::route_action::RequestMirrorPolicy as Proto;
 
@@ -22,12 +26,10 @@ pub(crate) const FIELDS: MessageFields = (
         ("runtime_fraction", Used),
         ("trace_sampled", Ignored("copies of requests are told of no trace and have no spans")),
         ("disable_shadow_host_suffix_append", Used),
-        ("request_headers_mutations", Refused(NO_MUTATIONS)),
+        ("request_headers_mutations", Used),
         ("host_rewrite_literal", Used),
     ],
 );
-
-const NO_MUTATIONS: &str = "a copy has the headers of its request";
 
 /// Has a share of the requests mirrored to a cluster.
 #[derive(Clone, Debug)]
@@ -36,6 +38,7 @@ pub struct MirrorPolicy {
     pub to: MirrorTo,
     fraction: Option<RuntimeFraction>,
     host: MirrorHost,
+    mutations: Arc<[Mutation]>,
     /// What it was built of.
     proto: Proto,
 }
@@ -82,8 +85,7 @@ impl MirrorPolicy {
             request_headers_mutations,
             host_rewrite_literal,
         } = proto;
-        let has_mutations = !request_headers_mutations.is_empty();
-        let mutations = cx.reject_if(has_mutations, "request_headers_mutations", NO_MUTATIONS);
+        let mutations = cx.each("request_headers_mutations", request_headers_mutations, Mutation::build);
         let to = match (cluster.is_empty(), cluster_header.is_empty()) {
             (false, true) => Ok(MirrorTo::Named(cx.env.clusters.intern(cluster))),
             (true, false) => cx
@@ -96,11 +98,12 @@ impl MirrorPolicy {
                 "Only one of cluster '{cluster}' or cluster_header '{cluster_header}' in request mirror policy can be specified"
             ))),
         };
-        mutations?;
+        let mutations = mutations?.into();
         Ok(Self {
             to: to?,
             fraction: runtime_fraction.as_ref().map(RuntimeFraction::new),
             proto: proto.clone(),
+            mutations,
             host: match (host_rewrite_literal.as_str(), disable_shadow_host_suffix_append) {
                 ("", false) => MirrorHost::Shadow,
                 ("", true) => MirrorHost::Same,
@@ -114,15 +117,26 @@ impl MirrorPolicy {
         self.fraction.as_ref().is_none_or(|fraction| fraction.holds(runtime, random))
     }
 
-    /// The copy of `request`.
-    pub fn copy(&self, request: &RequestHead) -> RequestHead {
-        let mut copy = request.clone();
+    /// Has the copy of a request differ from it as the policy says; values of headers may refer to the copy as it stands, and to the
+    /// request's stream.
+    pub fn finish(&self, copy: &mut RequestHead, info: &StreamInfo) {
+        for mutation in &*self.mutations {
+            let entry = LogEntry {
+                request: Some(copy),
+                response: None,
+                response_trailers: None,
+                info,
+                local_reply_body: "",
+                log_type: LogType::NotSet,
+            };
+            let change = mutation.prepare(&copy.headers, &entry);
+            change.apply(&mut copy.headers, joins_in_request);
+        }
         match &self.host {
             MirrorHost::Shadow => copy.authority = shadow(&copy.authority),
             MirrorHost::Same => {}
             MirrorHost::Literal(host) => copy.authority = host.clone(),
         }
-        copy
     }
 }
 

@@ -7,7 +7,6 @@
 //! lets a removal pass and then fails requests.
 //! Source: Envoy `docs/root/configuration/http/http_filters/header_mutation_filter.rst`; orders observed on 1.40.
 
-mod mutation;
 mod query;
 
 use std::sync::Arc;
@@ -18,10 +17,10 @@ use proxy_core::extension::access_log::{LogEntry, LogType};
 use proxy_core::extension::http_filter::{HeadersStep, HttpFilter, HttpFilterExtension, Phases, StreamCx};
 use proxy_core::extension::{Descriptor, SecurityPosture, Status};
 use proxy_core::field_names::{joins_in_request, joins_in_response};
+use proxy_core::header_mutation::Mutation;
 use xds_api::envoy::extensions::filters::http::header_mutation::v3 as proto;
 
 use FieldUse::{Ignored, Used};
-use mutation::Mutation;
 use query::QueryMutation;
 
 /// How the fields of the configurations are used.
@@ -42,11 +41,6 @@ pub const FIELDS: &[MessageFields] = &[
             ("formatters", Used),
         ],
     ),
-    (
-        "envoy.config.common.mutation_rules.v3.HeaderMutation",
-        &[("remove", Used), ("append", Used), ("remove_on_match", Used)],
-    ),
-    ("envoy.config.common.mutation_rules.v3.HeaderMutation.RemoveOnMatch", &[("key_matcher", Used)]),
     ("envoy.config.core.v3.KeyValueMutation", &[("append", Used), ("remove", Used)]),
     (
         "envoy.config.core.v3.KeyValueAppend",
@@ -122,13 +116,13 @@ impl Mutations {
             formatters,
         } = proto.unwrap_or_default();
         let formatters = proxy_core::format::check_formatters(&formatters, cx);
-        let request = cx.each("request_mutations", request_mutations, Mutation::build);
+        let request = cx.each("request_mutations", &request_mutations, Mutation::build);
         let query = cx.each("query_parameter_mutations", query_parameter_mutations, QueryMutation::build);
-        let response = cx.each("response_mutations", response_mutations, Mutation::build);
+        let response = cx.each("response_mutations", &response_mutations, Mutation::build);
         let response_trailers =
-            cx.each("response_trailers_mutations", response_trailers_mutations, Mutation::build);
+            cx.each("response_trailers_mutations", &response_trailers_mutations, Mutation::build);
         let request_trailers =
-            cx.each("request_trailers_mutations", request_trailers_mutations, Mutation::build);
+            cx.each("request_trailers_mutations", &request_trailers_mutations, Mutation::build);
         formatters?;
         Ok(Self {
             request: request?,

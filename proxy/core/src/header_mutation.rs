@@ -1,35 +1,55 @@
-//! One mutation of headers: computed from the headers as they stand, then applied.
+//! `envoy.config.common.mutation_rules.v3.HeaderMutation`: one mutation of headers, computed from the headers as they stand, then applied.
+//!
+//! Source: Envoy `envoy/config/common/mutation_rules/v3/mutation_rules.proto`; what is refused observed on 1.40.
 
 use http::header::{HeaderMap, HeaderName};
-use proxy_core::config::{BuildCx, Rejected};
-use proxy_core::extension::access_log::LogEntry;
-use proxy_core::matcher::StringMatcher;
 use xds_api::envoy::config::common::mutation_rules::v3 as proto;
 use xds_api::envoy::config::common::mutation_rules::v3::header_mutation::Action;
 
-use proxy_core::header_append::{Addition, Append};
+use crate::config::FieldUse::Used;
+use crate::config::{BuildCx, MessageFields, Rejected};
+use crate::extension::access_log::LogEntry;
+use crate::header_append::{Addition, Append};
+use crate::matcher::StringMatcher;
+
+/// How its fields are used.
+pub const FIELDS: &[MessageFields] = &[
+    (
+        "envoy.config.common.mutation_rules.v3.HeaderMutation",
+        &[("remove", Used), ("append", Used), ("remove_on_match", Used)],
+    ),
+    ("envoy.config.common.mutation_rules.v3.HeaderMutation.RemoveOnMatch", &[("key_matcher", Used)]),
+];
 
 /// A change of one header, or of all whose names match.
 #[derive(Debug)]
-pub(super) enum Mutation {
+pub enum Mutation {
+    /// Takes the header away.
     Remove(HeaderName),
+    /// Takes all headers away whose names match.
     RemoveMatching(StringMatcher),
+    /// Adds a header, or puts it in the place of another.
     Append(Append),
     /// Nothing: a name that no header can have.
     Nothing,
 }
 
 /// What a mutation does to the headers at hand.
-pub(super) enum Change<'m> {
+pub enum Change<'m> {
+    /// Nothing.
     Nothing,
+    /// Takes the header away.
     Remove(&'m HeaderName),
+    /// Takes all headers away whose names match.
     RemoveMatching(&'m StringMatcher),
+    /// Adds this.
     Append(Addition<'m>),
 }
 
 impl Mutation {
-    pub(super) fn build(proto: proto::HeaderMutation, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
-        match proto.action {
+    /// Builds from the message.
+    pub fn build(proto: &proto::HeaderMutation, cx: &mut BuildCx<'_>) -> Result<Self, Rejected> {
+        match &proto.action {
             None => Err(cx.reject("action: value is required")),
             Some(Action::Remove(name)) => cx.at("remove", |cx| {
                 if name.starts_with(':') || name.eq_ignore_ascii_case("host") {
@@ -43,14 +63,12 @@ impl Mutation {
                 };
                 cx.at("key_matcher", |cx| StringMatcher::build(matcher, cx)).map(Self::RemoveMatching)
             }),
-            Some(Action::Append(option)) => {
-                cx.at("append", |cx| Append::build(&option, cx)).map(Self::Append)
-            }
+            Some(Action::Append(option)) => cx.at("append", |cx| Append::build(option, cx)).map(Self::Append),
         }
     }
 
     /// Computes the change; `entry` is what values refer to.
-    pub(super) fn prepare(&self, headers: &HeaderMap, entry: &LogEntry<'_>) -> Change<'_> {
+    pub fn prepare(&self, headers: &HeaderMap, entry: &LogEntry<'_>) -> Change<'_> {
         match self {
             Self::Nothing => Change::Nothing,
             Self::Remove(name) => Change::Remove(name),
@@ -62,7 +80,7 @@ impl Mutation {
 
 impl Change<'_> {
     /// Carries the change out.
-    pub(super) fn apply(self, headers: &mut HeaderMap, joins: fn(&HeaderName) -> bool) {
+    pub fn apply(self, headers: &mut HeaderMap, joins: fn(&HeaderName) -> bool) {
         match self {
             Self::Nothing => {}
             Self::Remove(name) => {
