@@ -35,7 +35,7 @@ longer, and its route's `timeout` may end it.
 
 Bodies are read as far as the other side takes them, not up to a mark at which reading is stopped: there is nothing to pause and to resume, and hardly
 anything to buffer. So `upstream_flow_control_*`, `downstream_flow_control_*`, `upstream_cx_{rx,tx}_bytes_buffered` and
-`downstream_cx_{rx,tx}_bytes_buffered` stay 0. So does `upstream_cx_preconnect_skipped`, which is about `preconnect_enabled_metadata`, and that is refused.
+`downstream_cx_{rx,tx}_bytes_buffered` stay 0.
 
 `custom_settings_parameters` with values that HTTP/2 forbids are refused; Envoy takes them, and then begins connections without SETTINGS.
 The gauges `http2.outbound_frames_active` and `http2.outbound_control_frames_active` stay 0: frames that wait to be sent lie in the HTTP/2 library,

@@ -113,6 +113,51 @@ async fn the_hosts_of_the_next_requests_are_connected_to() -> Result<()> {
 }
 
 #[tokio::test]
+async fn hosts_whose_metadata_say_nothing_are_not_connected_to_ahead() -> Result<()> {
+    let upstream = Upstream::start().await?;
+    upstream.answer(Reply::ok());
+    let mut others = Vec::new();
+    for _ in 0..3 {
+        others.push(Upstream::start().await?);
+    }
+    let hosts: Vec<SocketAddr> = others.iter().map(Upstream::addr).collect();
+    let eligible =
+        "preconnect_enabled_metadata: {filter: of.host, path: [{key: warm}], value: {bool_match: true}}";
+    let only = |cluster: (&'static str, String), ratio: &str| {
+        (cluster.0, cluster.1.replace(ratio, &format!("{ratio}, {eligible}")))
+    };
+    let warm = |(name, yaml): (&'static str, String), endpoint: &str| {
+        let metadata = "metadata: {filter_metadata: {of.host: {warm: true}}}";
+        let (flow, block) = (format!("{{{endpoint}"), format!("- {endpoint}"));
+        let yaml = yaml.replace(&flow, &format!("{{{metadata}, {endpoint}"));
+        (name, yaml.replace(&block, &format!("- {metadata}\n        {endpoint}")))
+    };
+    let ratio = "per_upstream_preconnect_ratio: 3.0";
+    let next = "predictive_preconnect_ratio: 2";
+    let clusters = [
+        only(to("cold", upstream.addr(), &ahead("3.0")), ratio),
+        warm(only(to("warm", upstream.addr(), &ahead("3.0")), ratio), "endpoint: {address"),
+        only(predicting("cold_next", &hosts, ""), next),
+        warm(only(predicting("warm_next", &hosts, ""), next), "endpoint: {address"),
+    ];
+    let proxy = start(&clusters, "").await?;
+    for (name, connections, skipped) in [("cold", 1, 3), ("warm", 3, 0)] {
+        for _ in 0..3 {
+            ensure!(get(&proxy, &format!("/{name}")).await?.head.status()? == 200, "{name}");
+            stat_becomes(&proxy, &format!("cluster.{name}.upstream_cx_active"), connections).await?;
+        }
+        expect_stat(&proxy, &format!("cluster.{name}.upstream_cx_total"), connections).await?;
+        expect_stat(&proxy, &format!("cluster.{name}.upstream_cx_preconnect_skipped"), skipped).await?;
+    }
+    for (name, connections, skipped) in [("cold_next", 1, 1), ("warm_next", 3, 0)] {
+        ensure!(get(&proxy, &format!("/{name}")).await?.head.status()? == 200, "{name}");
+        stat_becomes(&proxy, &format!("cluster.{name}.upstream_cx_total"), connections).await?;
+        expect_stat(&proxy, &format!("cluster.{name}.upstream_cx_preconnect_skipped"), skipped).await?;
+    }
+    proxy.stop().await
+}
+
+#[tokio::test]
 async fn connections_ahead_that_cannot_be_made() -> Result<()> {
     let refusing = Refusing::new()?;
     let proxy = start(&[to("refused", refusing.addr(), &ahead("3.0"))], "").await?;

@@ -582,7 +582,7 @@ impl Stream<'_> {
             let passed = self.pass_to_upstream(down, timer, &of_route.cluster).await;
             passed.map_err(Unavailable::End)?;
         }
-        if cluster.cluster.balancing.preconnect.predictive > 1.0
+        if cluster.cluster.balancing.preconnect.predictive() > 1.0
             && place.is_none()
             && !self.is_connect_terminated()
         {

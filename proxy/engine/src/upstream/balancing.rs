@@ -5,6 +5,7 @@
 mod client_side;
 mod hashing;
 mod override_host;
+mod preconnect;
 mod slow_start;
 mod subset;
 mod zones;
@@ -30,6 +31,7 @@ use xds_api::envoy::extensions::load_balancing_policies as policies;
 use xds_api::envoy::extensions::load_balancing_policies::common::v3::locality_lb_config::ZoneAwareLbConfig;
 use xds_api::envoy::extensions::load_balancing_policies::common::v3::{LocalityLbConfig, locality_lb_config};
 
+use self::preconnect::Preconnect;
 use super::aggregate::Aggregate;
 use super::dynamic::DynamicHosts;
 use super::original_dst::OriginalDst;
@@ -59,26 +61,6 @@ pub struct Balancing {
 struct Localities {
     is_weighted: bool,
     zone: ZoneAwareLbConfig,
-}
-
-/// How many connections there are for each that is needed (`preconnect_policy`): 1 makes none ahead.
-#[derive(Clone, Copy, Debug)]
-pub struct Preconnect {
-    /// To the host of a request.
-    pub per_upstream: f32,
-    /// To the hosts that will be picked next.
-    pub predictive: f32,
-}
-
-impl Preconnect {
-    #[allow(clippy::cast_possible_truncation, reason = "Envoy reckons with this precision")]
-    fn from_proto(proto: Option<&proto::cluster::PreconnectPolicy>) -> Self {
-        let ratio = |value: Option<f64>| value.unwrap_or(1.0) as f32;
-        Self {
-            per_upstream: ratio(proto.and_then(|proto| proto.per_upstream_preconnect_ratio)),
-            predictive: ratio(proto.and_then(|proto| proto.predictive_preconnect_ratio)),
-        }
-    }
 }
 
 const ROUND_ROBIN: &str = "envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin";
@@ -152,7 +134,7 @@ impl Balancing {
             reported: None,
             panic_threshold: 50,
             close_connections_on_host_set_change: false,
-            preconnect: Preconnect::from_proto(proto.preconnect_policy.as_ref()),
+            preconnect: Preconnect::default(),
             override_statuses: HealthStatuses::of_overrides(
                 proto.common_lb_config.as_ref().and_then(|common| common.override_host_status.as_ref()),
             ),
@@ -171,6 +153,8 @@ impl Balancing {
             None => built.legacy_with_subsets(proto, provided, cx)?,
         };
         common?;
+        built.preconnect =
+            cx.at("preconnect_policy", |cx| Preconnect::build(proto.preconnect_policy.as_ref(), cx))?;
         Ok(built)
     }
 

@@ -99,7 +99,7 @@ pub const FIELDS: &[MessageFields] = &[
         &[
             ("per_upstream_preconnect_ratio", Used),
             ("predictive_preconnect_ratio", Used),
-            ("preconnect_enabled_metadata", Rejected("every healthy host is connected to ahead of time")),
+            ("preconnect_enabled_metadata", Used),
         ],
     ),
     (

@@ -63,6 +63,18 @@ impl<P: Wire> Drop for Ahead<P> {
 }
 
 impl<P: Wire> HostPool<P> {
+    /// Whether a connection that is due may be made ahead to this host. One that its metadata forbid is counted.
+    fn may_preconnect(&self) -> bool {
+        if self.host.health() != HostHealth::Healthy {
+            return false;
+        }
+        let is_allowed = self.cluster.balancing.preconnect.allows(&self.host);
+        if !is_allowed {
+            self.cluster.stats.traffic.here().upstream_cx_preconnect_skipped.inc();
+        }
+        is_allowed
+    }
+
     pub(super) fn load(&self) -> Load {
         self.exclusive_load().and(self.multiplexed_load())
     }
@@ -84,7 +96,7 @@ impl<P: Wire> HostPool<P> {
         make: impl Fn(ConnectionGuard<P>, Ahead<P>),
     ) -> bool {
         let is_due = self.exclusive_load().lacks(ratio, more) && !self.exclusive.is_promised();
-        if !is_due || self.host.health() != HostHealth::Healthy {
+        if !is_due || !self.may_preconnect() {
             return false;
         }
         let Some(guard) = ConnectionGuard::new(self, Kind::Exclusive, priority) else { return false };
@@ -100,7 +112,7 @@ impl<P: Wire> HostPool<P> {
         priority: BreakerPriority,
         make: impl Fn(ConnectionGuard<P>, Ahead<P>),
     ) {
-        let ratio = self.cluster.balancing.preconnect.per_upstream;
+        let ratio = self.cluster.balancing.preconnect.per_upstream();
         for _ in 0..AT_ONCE {
             if ratio <= 1.0 || !self.make_exclusive(ratio, 0, priority, &make) {
                 return;
@@ -114,7 +126,7 @@ impl<P: Wire> HostPool<P> {
         priority: BreakerPriority,
         make: impl Fn(ConnectionGuard<P>, Attempt<P>),
     ) {
-        let ratio = self.cluster.balancing.preconnect.per_upstream;
+        let ratio = self.cluster.balancing.preconnect.per_upstream();
         if ratio > 1.0 {
             self.make_multiplexed(ratio, 0, priority, make);
         }
@@ -128,9 +140,9 @@ impl<P: Wire> HostPool<P> {
         priority: BreakerPriority,
         make: impl Fn(ConnectionGuard<P>, Attempt<P>),
     ) -> bool {
-        self.host.health() == HostHealth::Healthy
-            && !self.is_connecting()
+        !self.is_connecting()
             && self.multiplexed_load().lacks(ratio, more)
+            && self.may_preconnect()
             && self.begin(priority, make).is_some()
     }
 }
@@ -145,7 +157,7 @@ impl WorkerCluster {
         priority: BreakerPriority,
         carriage: Carriage,
     ) {
-        let ratio = self.cluster.balancing.preconnect.predictive;
+        let ratio = self.cluster.balancing.preconnect.predictive();
         for _ in 0..AT_ONCE {
             let load = self.pools.borrow().values().fold(Load::default(), |sum, pool| sum.and(pool.load()));
             if !load.lacks(ratio, 1) {
