@@ -150,7 +150,11 @@ async fn run<C: Collector>(gathering: &Weak<Gathering<C>>, enough: &Notify, engi
         };
         while calls.try_join_next().is_some() {}
         if calls.len() >= MOST_REPORTS {
-            calls.join_next().await;
+            // (A collector that never answers, and may take as long as it likes, is not waited for when nobody needs it any more.)
+            tokio::select! {
+                _ = calls.join_next() => {}
+                () = tokio::time::sleep(interval) => continue,
+            }
         }
         let Some(gathering) = gathering.upgrade() else { continue };
         let collector = gathering.collector.clone();
@@ -167,7 +171,7 @@ async fn run<C: Collector>(gathering: &Weak<Gathering<C>>, enough: &Notify, engi
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::borrow::Cow;
     use std::time::SystemTime;
 
@@ -176,7 +180,7 @@ mod tests {
     use proxy_core::extension::tracer::{SpanContext, SpanKind};
 
     use super::*;
-    use crate::testing::env;
+    use crate::testing::{FakeEngine, block_on_paused, env};
     use crate::tracer::http_service::HttpService;
 
     /// Counts what was one too many.
@@ -206,7 +210,8 @@ mod tests {
         Gathering::begin(Counting(service, AtomicUsize::new(0)), most, &env)
     }
 
-    fn span(tag: usize) -> Span {
+    /// A span with a tag that is so long.
+    pub(in crate::tracer) fn span(tag: usize) -> Span {
         Span {
             context: SpanContext {
                 trace_id: [0, 1],
@@ -251,6 +256,27 @@ mod tests {
         drop(gathering.report());
         let of_short = kept(&gathering, 10);
         assert!((20_000..40_000).contains(&of_short), "{of_short}");
+    }
+
+    #[test]
+    fn a_collector_that_never_answers_is_left_when_nobody_needs_it() {
+        block_on_paused(tokio::task::LocalSet::new().run_until(async {
+            let engine = FakeEngine::default();
+            engine.silent.set(true);
+            let gathering = gathering(usize::MAX);
+            let (weak, enough) = (Arc::downgrade(&gathering), gathering.enough.clone());
+            let made = || engine.calls.borrow().len();
+            let mut running = std::pin::pin!(run(&weak, &enough, &engine));
+            for _ in 0..2 * MOST_REPORTS {
+                gathering.take(span(10));
+                let interval = Duration::from_millis(INTERVAL + 1);
+                assert!(tokio::time::timeout(interval, running.as_mut()).await.is_err(), "it goes on");
+            }
+            assert_eq!(made(), MOST_REPORTS);
+            drop(gathering);
+            let waited = tokio::time::timeout(Duration::from_secs(60), running).await;
+            assert!(waited.is_ok(), "it ends with who needs it");
+        }));
     }
 
     #[test]

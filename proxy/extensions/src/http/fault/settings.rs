@@ -208,8 +208,9 @@ impl Settings {
 
     /// Whether they are for such a request.
     pub(super) fn concern(&self, cx: &StreamCx<'_>) -> bool {
-        let of_cluster = self.upstream_cluster.is_empty()
-            || cx.route.and_then(|route| route.cluster()) == Some(&*self.upstream_cluster);
+        // (A route that names none may have had one chosen.)
+        let cluster = || cx.route.and_then(|route| route.cluster()).or(cx.info.upstream.cluster.as_deref());
+        let of_cluster = self.upstream_cluster.is_empty() || cluster() == Some(&*self.upstream_cluster);
         let of_node = self.nodes.is_empty()
             || text(&cx.request.headers, &CALLER_NODE)
                 .is_some_and(|node| self.nodes.iter().any(|one| one == node));

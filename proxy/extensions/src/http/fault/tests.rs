@@ -143,7 +143,11 @@ fn what_is_for_some_requests_is_not_for_others() {
     assert_eq!(rig.request(&[]).0, None);
     assert_eq!(rig.request(&[("x-envoy-downstream-service-node", "two")]).0, Some((503, None)));
     let cluster = proto::HttpFault { upstream_cluster: "c".into(), ..abort(ErrorType::HttpStatus(503)) };
-    assert_eq!(Rig::new(cluster).request(&[]).0, None, "no route");
+    let rig = Rig::new(cluster);
+    assert_eq!(rig.request(&[]).0, None, "no route");
+    let (mut filter, mut stream) = rig.stream(&[]);
+    stream.info.upstream.cluster = Some("c".into());
+    assert!(matches!(filter.on_request_headers(&mut stream.cx(), true), HeadersStep::Reply(_)), "chosen");
 }
 
 #[test]

@@ -128,6 +128,8 @@ impl Collector for Exporter {
 mod tests {
     use super::*;
     use crate::testing::{env, grpc_service};
+    use crate::tracer::gathering::Gathering;
+    use crate::tracer::gathering::tests::span;
 
     #[test]
     fn spans_that_are_too_many_are_counted() {
@@ -135,8 +137,10 @@ mod tests {
         let service = Some(grpc_service("collector"));
         let config = OpenTelemetryConfig { grpc_service: service, ..OpenTelemetryConfig::default() };
         let Ok(exporter) = Exporter::build(&config, &mut BuildCx::new(&env)) else { panic!("refused") };
-        exporter.dropped();
-        exporter.dropped();
-        assert_eq!(exporter.stats.spans_dropped.value(), 2);
+        let gathering = Gathering::begin(exporter, 1, &env);
+        for _ in 0..3 {
+            gathering.take(span(1));
+        }
+        assert_eq!(gathering.collector().stats.spans_dropped.value(), 2);
     }
 }
