@@ -76,14 +76,7 @@ pub fn with_entry<T>(print: impl FnOnce(&LogEntry<'_>) -> T) -> T {
     let mut info = StreamInfo::new(Rc::new(connection()), Instant::now(), SystemTime::now());
     info.protocol = Some(Protocol::Http11);
     info.response_code = Some(200);
-    print(&LogEntry {
-        request: Some(&request),
-        response: Some(&response),
-        response_trailers: None,
-        info: &info,
-        local_reply_body: "",
-        log_type: LogType::DownstreamEnd,
-    })
+    print(&LogEntry { request: Some(&request), response: Some(&response), log_type: LogType::DownstreamEnd, ..LogEntry::of(&info) })
 }
 
 /// A message as a control plane would send it.

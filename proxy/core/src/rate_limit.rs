@@ -23,7 +23,7 @@ use xds_api::envoy::r#type::metadata::v3::MetadataKey;
 use xds_api::envoy::r#type::v3::RateLimitUnit;
 
 use crate::config::{BuildCx, Rejected};
-use crate::extension::access_log::{LogEntry, LogType};
+use crate::extension::access_log::LogEntry;
 use crate::extension::http_filter;
 use crate::format::{Empty, Format};
 use crate::head::{RequestHead, ResponseHead};
@@ -325,14 +325,8 @@ impl Override {
 
 /// What `format` makes of a request.
 fn render(format: &Format, subject: &Subject<'_>) -> String {
-    let entry = LogEntry {
-        request: Some(subject.request),
-        response: subject.response,
-        response_trailers: None,
-        info: subject.info,
-        local_reply_body: "",
-        log_type: LogType::NotSet,
-    };
+    let entry =
+        LogEntry { request: Some(subject.request), response: subject.response, ..LogEntry::of(subject.info) };
     let mut text = Vec::new();
     format.render(&entry, &mut text);
     String::from_utf8(text).unwrap_or_else(|text| String::from_utf8_lossy(text.as_bytes()).into_owned())

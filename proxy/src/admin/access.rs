@@ -66,10 +66,8 @@ impl Entry {
         let entry = LogEntry {
             request: Some(&self.request),
             response: Some(&response),
-            response_trailers: None,
-            info: &self.info,
-            local_reply_body: "",
             log_type: LogType::DownstreamEnd,
+            ..LogEntry::of(&self.info)
         };
         for log in logs {
             log.log(&entry);

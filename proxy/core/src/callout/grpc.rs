@@ -13,7 +13,7 @@ use xds_api::envoy::config::core::v3::grpc_service::TargetSpecifier;
 
 use super::{Answer, Call, CallFailure, Called, EnvoyHeaders, MAX_RESPONSE_BYTES};
 use crate::config::{BuildCx, Rejected, duration};
-use crate::extension::access_log::{LogEntry, LogType};
+use crate::extension::access_log::LogEntry;
 use crate::format::{Empty, Format};
 use crate::grpc::status_in;
 use crate::head::{RequestHead, Scheme};
@@ -194,14 +194,7 @@ impl Metadatum {
             Self::Constant(value) => return Some(value.clone()),
             Self::Format(format) => format,
         };
-        let entry = LogEntry {
-            request: None,
-            response: None,
-            response_trailers: None,
-            info,
-            local_reply_body: "",
-            log_type: LogType::NotSet,
-        };
+        let entry = LogEntry::of(info);
         let mut value = Vec::new();
         format.render(&entry, &mut value);
         HeaderValue::from_maybe_shared(Bytes::from(value)).ok()

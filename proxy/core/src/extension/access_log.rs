@@ -60,6 +60,18 @@ pub struct LogEntry<'a> {
 }
 
 impl<'a> LogEntry<'a> {
+    /// Nothing but what is known about the stream, which is not over.
+    pub fn of(info: &'a StreamInfo) -> Self {
+        Self {
+            request: None,
+            response: None,
+            response_trailers: None,
+            info,
+            local_reply_body: "",
+            log_type: LogType::NotSet,
+        }
+    }
+
     /// What expressions see of it.
     pub fn facts(&self) -> Facts<'a> {
         Facts {

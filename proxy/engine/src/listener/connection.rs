@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use proxy_core::extension::access_log::{LogEntry, LogType};
+use proxy_core::extension::access_log::LogEntry;
 use proxy_core::response_flag::ResponseFlag;
 use proxy_core::stream_info::{ConnectionInfo, StreamInfo};
 
@@ -360,14 +360,7 @@ fn log(config: &Listener, stream: &mut StreamInfo) {
         return;
     }
     stream.end = Some(Instant::now());
-    let entry = LogEntry {
-        request: None,
-        response: None,
-        response_trailers: None,
-        info: stream,
-        local_reply_body: "",
-        log_type: LogType::NotSet,
-    };
+    let entry = LogEntry::of(stream);
     for log in &config.access_logs {
         log.log(&entry);
     }

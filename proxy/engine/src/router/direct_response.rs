@@ -5,7 +5,7 @@ use std::{fs, io};
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 use proxy_core::config::{BuildCx, Rejected};
-use proxy_core::extension::access_log::{LogEntry, LogType};
+use proxy_core::extension::access_log::LogEntry;
 use proxy_core::format::LineFormat;
 use proxy_core::head::{RequestHead, ResponseHead};
 use proxy_core::stream_info::StreamInfo;
@@ -71,10 +71,8 @@ impl DirectResponse {
         let entry = LogEntry {
             request: Some(request),
             response: Some(&response),
-            response_trailers: None,
-            info,
             local_reply_body: &String::from_utf8_lossy(&self.body),
-            log_type: LogType::NotSet,
+            ..LogEntry::of(info)
         };
         let mut bytes = Vec::new();
         format.render_body(&entry, &mut bytes);

@@ -292,14 +292,7 @@ impl TcpProxy {
     }
 
     fn log(&self, info: &StreamInfo, log_type: LogType) {
-        let entry = LogEntry {
-            request: None,
-            response: None,
-            response_trailers: None,
-            info,
-            local_reply_body: "",
-            log_type,
-        };
+        let entry = LogEntry { log_type, ..LogEntry::of(info) };
         for log in &self.access_logs {
             log.log(&entry);
         }

@@ -3,7 +3,7 @@
 //! Source: `envoy/config/core/v3/proxy_protocol.proto`; that texts are not encoded in any way, and their place, observed on Envoy 1.40.
 
 use proxy_core::config::{BuildCx, Rejected};
-use proxy_core::extension::access_log::{LogEntry, LogType};
+use proxy_core::extension::access_log::LogEntry;
 use proxy_core::format::LineFormat;
 use proxy_core::proxy_protocol::Tlv;
 use proxy_core::stream_info::StreamInfo;
@@ -66,14 +66,7 @@ impl AddedTlvs {
 
     /// All of them for a connection of which this is known.
     pub(crate) fn about(&self, info: &StreamInfo) -> Vec<Tlv> {
-        let entry = LogEntry {
-            request: None,
-            response: None,
-            response_trailers: None,
-            info,
-            local_reply_body: "",
-            log_type: LogType::NotSet,
-        };
+        let entry = LogEntry::of(info);
         let rendered = self.formatted.iter().map(|(kind, format)| {
             let mut value = Vec::new();
             format.render(&entry, &mut value);

@@ -8,7 +8,7 @@
 
 use http::header::{self, HeaderMap, HeaderName};
 use proxy_core::config::{BuildCx, Rejected};
-use proxy_core::extension::access_log::{LogEntry, LogType};
+use proxy_core::extension::access_log::LogEntry;
 use proxy_core::field_names::{joins_in_request, joins_in_response};
 use proxy_core::head::{RequestHead, ResponseHead};
 use proxy_core::header_append::{Appends, write};
@@ -124,14 +124,7 @@ pub(crate) fn entry<'a>(
     response: Option<&'a ResponseHead>,
     info: &'a StreamInfo,
 ) -> LogEntry<'a> {
-    LogEntry {
-        request,
-        response,
-        response_trailers: None,
-        info,
-        local_reply_body: "",
-        log_type: LogType::NotSet,
-    }
+    LogEntry { request, response, ..LogEntry::of(info) }
 }
 
 impl Mutations {

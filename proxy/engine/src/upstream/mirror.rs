@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use proxy_core::config::FieldUse::{Ignored, Used};
 use proxy_core::config::{BuildCx, MessageFields, Rejected};
-use proxy_core::extension::access_log::{LogEntry, LogType};
+use proxy_core::extension::access_log::LogEntry;
 use proxy_core::field_names::joins_in_request;
 use proxy_core::head::RequestHead;
 use proxy_core::header_mutation::Mutation;
@@ -121,14 +121,7 @@ impl MirrorPolicy {
     /// request's stream.
     pub fn finish(&self, copy: &mut RequestHead, info: &StreamInfo) {
         for mutation in &*self.mutations {
-            let entry = LogEntry {
-                request: Some(copy),
-                response: None,
-                response_trailers: None,
-                info,
-                local_reply_body: "",
-                log_type: LogType::NotSet,
-            };
+            let entry = LogEntry { request: Some(copy), ..LogEntry::of(info) };
             let change = mutation.prepare(&copy.headers, &entry);
             change.apply(&mut copy.headers, joins_in_request);
         }

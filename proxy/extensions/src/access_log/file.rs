@@ -113,14 +113,7 @@ mod tests {
     use xds_api::envoy::config::accesslog::v3 as accesslog;
 
     fn entry(info: &proxy_core::stream_info::StreamInfo) -> LogEntry<'_> {
-        LogEntry {
-            request: None,
-            response: None,
-            response_trailers: None,
-            info,
-            local_reply_body: "",
-            log_type: LogType::TcpConnectionEnd,
-        }
+        LogEntry { log_type: LogType::TcpConnectionEnd, ..LogEntry::of(info) }
     }
 
     fn proto(path: &str, format: Option<AccessLogFormat>) -> proto::FileAccessLog {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 use proxy_core::config::{BuildCx, FieldUse, MessageFields, Rejected};
-use proxy_core::extension::access_log::{LogEntry, LogType};
+use proxy_core::extension::access_log::LogEntry;
 use proxy_core::extension::http_filter::{HeadersStep, HttpFilter, HttpFilterExtension, Phases, StreamCx};
 use proxy_core::extension::{Descriptor, SecurityPosture, Status};
 use proxy_core::field_names::{joins_in_request, joins_in_response};
@@ -210,9 +210,7 @@ fn entry<'e>(cx: &'e StreamCx<'_>, trailers: Option<&'e HeaderMap>) -> LogEntry<
         request: Some(cx.request),
         response: cx.response.as_deref(),
         response_trailers: trailers,
-        info: cx.info,
-        local_reply_body: "",
-        log_type: LogType::NotSet,
+        ..LogEntry::of(cx.info)
     }
 }
 

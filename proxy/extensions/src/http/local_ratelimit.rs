@@ -17,7 +17,7 @@ use std::time::Instant;
 use http::HeaderValue;
 use http::header::RETRY_AFTER;
 use proxy_core::config::{BuildCx, FieldUse, MessageFields, Rejected};
-use proxy_core::extension::access_log::{LogEntry, LogType};
+use proxy_core::extension::access_log::LogEntry;
 use proxy_core::extension::http_filter::{HeadersStep, HttpFilter, HttpFilterExtension, Phases, StreamCx};
 use proxy_core::extension::{Descriptor, SecurityPosture, Status};
 use proxy_core::headers::{X_RATELIMIT_LIMIT, X_RATELIMIT_REMAINING, X_RATELIMIT_RESET};
@@ -222,12 +222,5 @@ fn seconds(seconds: f64) -> u64 {
 
 /// What values may refer to.
 fn entry<'e>(cx: &'e StreamCx<'_>) -> LogEntry<'e> {
-    LogEntry {
-        request: Some(cx.request),
-        response: cx.response.as_deref(),
-        response_trailers: None,
-        info: cx.info,
-        local_reply_body: "",
-        log_type: LogType::NotSet,
-    }
+    LogEntry { request: Some(cx.request), response: cx.response.as_deref(), ..LogEntry::of(cx.info) }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use proxy_core::callout::Called;
 use proxy_core::callout::grpc::GrpcService;
 use proxy_core::config::{BuildCx, FieldUse, MessageFields, Rejected};
-use proxy_core::extension::access_log::{LogEntry, LogType};
+use proxy_core::extension::access_log::LogEntry;
 use proxy_core::extension::http_filter::Engine;
 use proxy_core::extension::network_filter::{
     ConnectionStep, ConnectionVerdict, NetworkFilter, NetworkFilterConfig, NetworkFilterFactory,
@@ -207,14 +207,7 @@ fn build_descriptor(
 
 /// What `format` makes of a connection.
 fn render(format: &Format, info: &StreamInfo) -> String {
-    let entry = LogEntry {
-        request: None,
-        response: None,
-        response_trailers: None,
-        info,
-        local_reply_body: "",
-        log_type: LogType::NotSet,
-    };
+    let entry = LogEntry::of(info);
     let mut text = Vec::new();
     format.render(&entry, &mut text);
     String::from_utf8_lossy(&text).into_owned()

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use proxy_core::config::FieldUse::{Ignored, Used};
 use proxy_core::config::{BuildCx, FieldUse, MessageFields, Rejected};
 use proxy_core::dns_cache;
-use proxy_core::extension::access_log::{LogEntry, LogType};
+use proxy_core::extension::access_log::LogEntry;
 use proxy_core::filter_state::FilterStateValue;
 use proxy_core::format::LineFormat;
 use proxy_core::hash::xxhash64;
@@ -177,14 +177,7 @@ impl StateValue {
     /// Sets it in the stream's filter state, where an object can be made of the text.
     pub fn set(&self, request: Option<&RequestHead>, info: &mut StreamInfo) {
         let mut text = Vec::new();
-        let entry = LogEntry {
-            request,
-            response: None,
-            response_trailers: None,
-            info,
-            local_reply_body: "",
-            log_type: LogType::NotSet,
-        };
+        let entry = LogEntry { request, ..LogEntry::of(info) };
         self.format.render(&entry, &mut text);
         if text.is_empty() && self.skip_if_empty {
             return;

@@ -9,7 +9,7 @@ use prost_types::Value;
 use prost_types::value::Kind;
 use proxy_core::callout::{Answer, Call, Called};
 use proxy_core::config::{BuildCx, Rejected, duration};
-use proxy_core::extension::access_log::{LogEntry, LogType};
+use proxy_core::extension::access_log::LogEntry;
 use proxy_core::extension::http_filter::StreamCx;
 use proxy_core::format::{Empty, Format};
 use proxy_core::head::RequestHead;
@@ -119,14 +119,7 @@ impl HttpService {
             let is_partial = if told.is_partial { "true" } else { "false" };
             headers.insert(&*X_ENVOY_AUTH_PARTIAL_BODY, HeaderValue::from_static(is_partial));
         }
-        let entry = LogEntry {
-            request: Some(own),
-            response: None,
-            response_trailers: None,
-            info: cx.info,
-            local_reply_body: "",
-            log_type: LogType::NotSet,
-        };
+        let entry = LogEntry { request: Some(own), ..LogEntry::of(cx.info) };
         for (name, format) in &self.added {
             let mut value = Vec::new();
             format.render(&entry, &mut value);

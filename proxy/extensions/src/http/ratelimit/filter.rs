@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use proxy_core::callout::Called;
-use proxy_core::extension::access_log::{LogEntry, LogType};
+use proxy_core::extension::access_log::LogEntry;
 use proxy_core::extension::http_filter::{
     Engine, HeadersStep, HostRateLimits, HttpFilter, StreamCx, Verdict,
 };
@@ -204,14 +204,7 @@ impl Filter {
         let config = &self.config;
         let mut reply = LocalReply::new(config.status, body, LIMITED).with_flag(ResponseFlag::RateLimited);
         reply.headers = std::mem::take(&mut self.added);
-        let entry = LogEntry {
-            request: Some(cx.request),
-            response: None,
-            response_trailers: None,
-            info: cx.info,
-            local_reply_body: "",
-            log_type: LogType::NotSet,
-        };
+        let entry = LogEntry { request: Some(cx.request), ..LogEntry::of(cx.info) };
         config.response_headers.apply(&mut reply.headers, &entry);
         reply.grpc_status = config.grpc_status;
         Box::new(reply)
