@@ -218,6 +218,8 @@ async fn requests(binary: &Binary) -> Result<Vec<String>> {
     host.answer(Reply::raw(head(&format!("200 OK{IMMEDIATE}"))));
     request().await?;
     rig.until(&["c"], "membership_excluded", 1).await?;
+    // (The workers end the connection when they are told.)
+    rig.until(&["c"], "upstream_cx_destroy", 2).await?;
     rig.note("an answer", &hosts).await?;
     for (answer, healthy) in [("500 No", 0), ("200 OK", 1), ("500 No", 0)] {
         says(&checked, "/a", answer);

@@ -242,7 +242,9 @@ fn sequence_cases() -> Vec<Case> {
         .differs("counter*", CODEC)
         .differs("log*", CODEC),
         Case::frames("frames, one request of one", "once", [get(1, "/up")]),
-        Case::frames("frames, two requests of one", "once", [get(1, "/up"), get(3, "/up")]),
+        Case::frames("frames, two requests of one", "once", [get(1, "/up"), get(3, "/up")])
+            .varies("upstream[0].connection", "which of two connections is accepted first is chance")
+            .varies("upstream[1].connection", "which of two connections is accepted first is chance"),
         Case::frames("frames, data after the end", "auto", [get(1, "/up"), frame(DATA, END_STREAM, 1, b"x")])
             .differs("counter*", BURST)
             .differs("log*", BURST)

@@ -263,11 +263,23 @@ impl Breakers {
             (true, false) => resource.open_gauge(&self.stats, priority).dec(),
             (true, true) | (false, false) => {}
         }
-        let thresholds = self.thresholds(priority);
-        if thresholds.remaining.is_some()
-            && !(resource == Resource::Retries && self.budget(priority).is_some())
-        {
-            thresholds.show_remaining(resource, before, now);
+        self.thresholds(priority).show_remaining(resource, before, now);
+    }
+}
+
+impl Drop for Breakers {
+    /// The gauges are those of the cluster's name, and other forms of it may still be there.
+    fn drop(&mut self) {
+        for priority in [BreakerPriority::Default, BreakerPriority::High] {
+            for resource in Resource::ALL {
+                let standing = self.limit(priority, resource).standing();
+                if standing.is_shown_open {
+                    resource.open_gauge(&self.stats, priority).dec();
+                }
+                if let Some(stats) = &self.thresholds(priority).remaining {
+                    resource.remaining(stats).sub(resource.left(standing));
+                }
+            }
         }
     }
 }
@@ -311,10 +323,11 @@ impl Resource {
     const ALL: [Self; RESOURCES] =
         [Self::Connections, Self::Pending, Self::Requests, Self::Retries, Self::Pools];
 
-    /// How many are left, as `remaining_*` shows it: of pools, which are not limited unless somebody says so, the greatest number
+    /// How many are left, as `remaining_*` shows it: none of those for which a budget stands, and of pools, which are not limited unless somebody says so, the greatest number
     /// there is.
     fn left(self, standing: Standing) -> u64 {
         match self {
+            _ if standing.is_budgeted => 0,
             Self::Pools if standing.max == u32::MAX => u64::MAX - u64::from(standing.used),
             Self::Connections | Self::Pending | Self::Requests | Self::Retries | Self::Pools => {
                 u64::from(standing.max.saturating_sub(standing.used))

@@ -10,6 +10,8 @@ use prost_types::Any;
 use proxy_core::address::Address;
 use proxy_core::config::{BuildCx, BuildEnv, ConfigError, Rejected};
 use proxy_core::runtime::{Runtime, RuntimeLayer};
+use proxy_core::stats::Shared;
+use proxy_core::stats::groups::CircuitBreakerRemainingStats;
 use proxy_core::upstream::{Host, PickCx};
 use xds_api::envoy::config::cluster::v3 as proto;
 use xds_api::envoy::config::cluster::v3::circuit_breakers::Thresholds;
@@ -337,14 +339,22 @@ fn the_runtime_may_have_retries_limited_by_a_budget() {
     drop(requests);
 }
 
+/// A cluster that shows what its breakers leave.
+fn tracked(env: &BuildEnv, thresholds: Thresholds) -> Arc<Cluster> {
+    let mut proto = cluster(DiscoveryType::Static, Vec::new());
+    let thresholds = vec![Thresholds { track_remaining: true, ..thresholds }];
+    proto.circuit_breakers = Some(proto::CircuitBreakers { thresholds, per_host_thresholds: Vec::new() });
+    Cluster::build(&proto, &mut BuildCx::new(env)).unwrap()
+}
+
+fn remaining(of: &Cluster) -> Shared<CircuitBreakerRemainingStats> {
+    of.stats.scope.child("circuit_breakers.default").shared()
+}
+
 #[test]
 fn limits_that_move_leave_counts_and_gauges_right() {
     let env = BuildEnv::new(1);
-    let mut proto = cluster(DiscoveryType::Static, Vec::new());
-    let thresholds = Thresholds { max_connections: Some(4), track_remaining: true, ..Default::default() };
-    proto.circuit_breakers =
-        Some(proto::CircuitBreakers { thresholds: vec![thresholds], per_host_thresholds: Vec::new() });
-    let built = Cluster::build(&proto, &mut BuildCx::new(&env)).unwrap();
+    let built = tracked(&env, Thresholds { max_connections: Some(4), ..Default::default() });
     let take = || Permit::acquire(built.clone(), BreakerPriority::Default, Resource::Connections);
     std::thread::scope(|scope| {
         for _ in 0..3 {
@@ -360,10 +370,50 @@ fn limits_that_move_leave_counts_and_gauges_right() {
     });
     rule(&built, &[]);
     drop(take().unwrap());
-    let remaining = built.stats.scope.child("circuit_breakers.default");
-    let remaining = remaining.shared::<proxy_core::stats::groups::CircuitBreakerRemainingStats>();
     assert_eq!(built.breakers.used(BreakerPriority::Default, Resource::Connections), 0);
-    assert_eq!((built.stats.state.default_open_cx.value(), remaining.remaining_cx.value()), (0, 4));
+    assert_eq!((built.stats.state.default_open_cx.value(), remaining(&built).remaining_cx.value()), (0, 4));
+}
+
+#[test]
+fn budgets_that_come_and_go_leave_remaining_retries_right() {
+    let env = BuildEnv::new(1);
+    let built = tracked(&env, Thresholds::default());
+    let take = || Permit::acquire_retry(built.clone(), BreakerPriority::Default);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| (0..5_000).for_each(|_| drop((take(), take()))));
+        }
+        for turn in 0..500 {
+            let budget = [("default.retry_budget.budget_percent", "50")];
+            rule(&built, &budget[..turn % 2]);
+        }
+    });
+    rule(&built, &[]);
+    assert_eq!(remaining(&built).remaining_retries.value(), 3);
+}
+
+#[test]
+fn gauges_are_those_of_all_forms_of_a_cluster() {
+    let env = BuildEnv::new(1);
+    let form = |max| tracked(&env, Thresholds { max_connections: Some(max), ..Default::default() });
+    let over = |cluster: &Arc<Cluster>| {
+        Permit::acquire_over(cluster.clone(), BreakerPriority::Default, Resource::Connections)
+    };
+    let first = form(0);
+    let held = over(&first);
+    let second = form(4);
+    let gauges = |of: &Cluster| (of.stats.state.default_open_cx.value(), remaining(of).remaining_cx.value());
+    assert_eq!(gauges(&second), (1, 4));
+    drop(first);
+    drop(held);
+    assert_eq!(gauges(&second), (0, 4));
+    drop(form(7));
+    let used = over(&second);
+    assert_eq!(gauges(&second), (0, 3));
+    let third = form(1);
+    assert_eq!(gauges(&third), (0, 4));
+    drop((second, used));
+    assert_eq!(gauges(&third), (0, 1));
 }
 
 #[test]

@@ -193,7 +193,6 @@ struct Filter {
 
 impl HttpFilter for Filter {
     fn on_request_headers<'a>(&'a mut self, cx: &'a mut StreamCx<'_>, _end: bool) -> HeadersStep<'a> {
-        cx.phases.response_headers |= origin(&cx.request.headers).is_some();
         let policies = Policies(cx);
         let (enabled, counts) = policies.active();
         let Some(origin) = origin(&cx.request.headers).filter(|_| counts) else {
@@ -219,6 +218,8 @@ impl HttpFilter for Filter {
             return HeadersStep::Continue;
         }
         self.allowed = Some(origin.clone());
+        cx.phases.response_headers = true;
+        let policies = Policies(cx);
         if !preflight {
             return HeadersStep::Continue;
         }

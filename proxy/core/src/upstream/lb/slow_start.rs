@@ -1,6 +1,7 @@
 //! Slow start: a host that is new gets less than its weight for a while, ever more of it.
 //!
-//! A host is new from the moment when a host set first has it as healthy. Source: Envoy
+//! A host is new from the moment when a host set first has it as healthy, and again with each check that passes while checks have it
+//! ill. Source: Envoy
 //! `docs/root/intro/arch_overview/upstream/load_balancing/slow_start.rst`, `EdfLoadBalancerBase::applySlowStartFactor`.
 
 use std::time::{Duration, Instant};

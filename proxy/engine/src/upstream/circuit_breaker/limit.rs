@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 #[derive(Debug)]
 pub(super) struct Limit(AtomicU64);
 
-/// A limit at one moment. In a word: `max` in the lower half, `used` in the upper one, whose highest bit is `is_shown_open`.
+/// A limit at one moment. In a word: `max` in the lower half, `used` in the upper one, whose highest bits are `is_shown_open` and
+/// `is_budgeted`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Standing {
     pub(super) max: u32,
@@ -15,22 +16,27 @@ pub(super) struct Standing {
     pub(super) used: u32,
     /// What its gauge says: whether nothing was left when something was last taken or given back.
     pub(super) is_shown_open: bool,
+    /// A budget is in its place: how much is left is not known.
+    pub(super) is_budgeted: bool,
 }
 
 impl Standing {
-    const MOST: u32 = u32::MAX >> 1;
+    const MOST: u32 = u32::MAX >> 2;
     const ONE: u64 = 1 << 32;
     const SHOWN: u64 = 1 << 63;
+    const BUDGETED: u64 = 1 << 62;
 
     #[allow(clippy::cast_possible_truncation, reason = "the halves of a word")]
     fn of(word: u64) -> Self {
         let used = (word >> 32) as u32 & Self::MOST;
-        Self { max: word as u32, used, is_shown_open: word & Self::SHOWN != 0 }
+        let (is_shown_open, is_budgeted) = (word & Self::SHOWN != 0, word & Self::BUDGETED != 0);
+        Self { max: word as u32, used, is_shown_open, is_budgeted }
     }
 
     fn word(self) -> u64 {
         let shown = if self.is_shown_open { Self::SHOWN } else { 0 };
-        shown | u64::from(self.used) << 32 | u64::from(self.max)
+        let budgeted = if self.is_budgeted { Self::BUDGETED } else { 0 };
+        shown | budgeted | u64::from(self.used) << 32 | u64::from(self.max)
     }
 
     pub(super) fn is_open(self) -> bool {
@@ -53,8 +59,8 @@ impl Standing {
 }
 
 impl Limit {
-    pub(super) fn new(max: u32) -> Self {
-        Self(AtomicU64::new(Standing { max, used: 0, is_shown_open: false }.word()))
+    pub(super) fn new(max: u32, is_budgeted: bool) -> Self {
+        Self(AtomicU64::new(Standing { max, used: 0, is_shown_open: false, is_budgeted }.word()))
     }
 
     pub(super) fn standing(&self) -> Standing {
@@ -89,8 +95,8 @@ mod tests {
 
     #[test]
     fn all_of_a_limit_is_one_word() {
-        let limit = Limit::new(2);
-        let at = |max, used, is_shown_open| Standing { max, used, is_shown_open };
+        let limit = Limit::new(2, true);
+        let at = |max, used, is_shown_open| Standing { max, used, is_shown_open, is_budgeted: true };
         let take = || limit.change(|standing| (!standing.is_open()).then(|| standing.more()));
         assert_eq!(take(), Some((at(2, 0, false), at(2, 1, false))));
         assert_eq!(take(), Some((at(2, 1, false), at(2, 2, true))));

@@ -43,8 +43,9 @@ impl Default for RetryBudget {
 }
 
 impl Thresholds {
-    fn new(max: [u32; RESOURCES]) -> Self {
-        Self { limits: max.map(Limit::new), budget: None, remaining: None }
+    fn new(max: [u32; RESOURCES], budget: Option<RetryBudget>) -> Self {
+        let limit = |resource| Limit::new(max[resource as usize], is_budgeted(resource, budget.as_ref()));
+        Self { limits: Resource::ALL.map(limit), budget: budget.map(Box::new), remaining: None }
     }
 
     pub(super) fn build(
@@ -52,44 +53,38 @@ impl Thresholds {
         priority: &str,
         scope: &Scope,
     ) -> Self {
-        let Some(proto) = proto else { return Self::new(DEFAULTS) };
+        let Some(proto) = proto else { return Self::new(DEFAULTS, None) };
         let [connections, pending, requests, retries, pools] = DEFAULTS;
-        let mut built = Self::new([
+        let max = [
             proto.max_connections.unwrap_or(connections),
             proto.max_pending_requests.unwrap_or(pending),
             proto.max_requests.unwrap_or(requests),
             proto.max_retries.unwrap_or(retries),
             proto.max_connection_pools.unwrap_or(pools),
-        ]);
+        ];
         let usual = RetryBudget::default();
         let budget = proto.retry_budget.as_ref().map(|budget| RetryBudget {
             percent: budget.budget_percent.map_or(usual.percent, |percent| percent.value),
             min: budget.min_retry_concurrency.unwrap_or(usual.min),
         });
+        let mut built = Self::new(max, budget);
         if proto.track_remaining {
             let stats = scope.child(&format!("circuit_breakers.{priority}")).shared();
             for (resource, limit) in Resource::ALL.into_iter().zip(&built.limits) {
-                let is_budgeted = resource == Resource::Retries && budget.is_some();
-                let most = if is_budgeted { 0 } else { resource.left(limit.standing()) };
-                resource.remaining(&stats).set(most);
+                resource.remaining(&stats).add(resource.left(limit.standing()));
             }
             built.remaining = Some(stats);
         }
-        built.budget = budget.map(Box::new);
         built
     }
 
     /// Takes over what the runtime says, or what is configured where it says nothing. `before` is what it made of the limits until now.
     pub(super) fn follow(&self, rule: &Rule<'_>, before: Option<&RuledThresholds>) -> RuledThresholds {
         let configured = before.map_or_else(|| self.max(), |ruled| ruled.configured);
-        let had_budget = before.map_or(self.budget.is_some(), |ruled| ruled.budget.is_some());
         let budget = self.ruled_budget(rule);
         for (resource, configured) in Resource::ALL.into_iter().zip(configured) {
             let max = rule.number(resource.runtime_key()).unwrap_or(configured);
-            self.set_max(resource, max, resource == Resource::Retries && had_budget);
-        }
-        if had_budget != budget.is_some() {
-            self.show_budget(budget.is_some());
+            self.set(resource, max, is_budgeted(resource, budget.as_ref()));
         }
         RuledThresholds { configured, budget }
     }
@@ -112,11 +107,12 @@ impl Thresholds {
     }
 
     /// Moves the limit of `resource`.
-    fn set_max(&self, resource: Resource, max: u32, is_budgeted: bool) {
-        let moved = |standing: Standing| (standing.max != max).then_some(Standing { max, ..standing });
-        if let Some((before, now)) = self.limits[resource as usize].change(moved)
-            && !is_budgeted
-        {
+    fn set(&self, resource: Resource, max: u32, is_budgeted: bool) {
+        let moved = |standing: Standing| {
+            let now = Standing { max, is_budgeted, ..standing };
+            (now != standing).then_some(now)
+        };
+        if let Some((before, now)) = self.limits[resource as usize].change(moved) {
             self.show_remaining(resource, before, now);
         }
     }
@@ -131,14 +127,10 @@ impl Thresholds {
             _ => {}
         }
     }
+}
 
-    /// A budget came or went: how many retries remain is known only without.
-    fn show_budget(&self, is_budgeted: bool) {
-        if let Some(stats) = &self.remaining {
-            let left = Resource::Retries.left(self.limits[Resource::Retries as usize].standing());
-            stats.remaining_retries.set(if is_budgeted { 0 } else { left });
-        }
-    }
+fn is_budgeted(resource: Resource, budget: Option<&RetryBudget>) -> bool {
+    resource == Resource::Retries && budget.is_some()
 }
 
 /// What the runtime says of the limits of one priority of one cluster.
