@@ -213,6 +213,12 @@ mod tests {
     }
 
     #[test]
+    fn what_was_not_looked_at_is_never_equal() {
+        let blind = facts(&[(UNSEEN, "no such listener")]);
+        assert_ne!(blind.differences(&blind, &[], &[("*", "why")]), "");
+    }
+
+    #[test]
     fn a_declaration_that_does_not_hold_is_reported() {
         let left = facts(&[("a", "1")]);
         assert!(left.differences(&left, &[("a", "why")], &[]).contains("does not show"));

@@ -1,9 +1,10 @@
 //! One of the two proxies of a comparison, with its upstreams.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use super::check::put_asked;
 use super::facts::UNSEEN;
@@ -18,6 +19,16 @@ use crate::ports::{Blackhole, Refusing};
 use crate::process::{Binary, Proxy};
 use crate::upstream::h2::H2Upstream;
 use crate::upstream::{EchoServer, Received, Upstream};
+
+/// Marks the errors of the rig among those of clients.
+#[derive(Debug)]
+struct Unseen;
+
+impl fmt::Display for Unseen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(UNSEEN)
+    }
+}
 
 /// How long a connection that should stay open is watched.
 const WATCH: Duration = Duration::from_millis(20);
@@ -236,7 +247,8 @@ impl Side {
         anyhow::bail!("the proxy died:\n{words}")
     }
 
-    /// Runs one case. What goes wrong on the way is a fact too (`error`).
+    /// Runs one case. What goes wrong for the client on the way is a fact too (`error`); what goes wrong with the rig is never equal
+    /// to anything.
     pub async fn run(&mut self, case: &Case) -> Facts {
         let mut facts = Facts::new(self.names());
         if let Err(error) = self.observe(case, &mut facts).await {
@@ -264,6 +276,7 @@ impl Side {
     }
 
     async fn observe(&mut self, case: &Case, facts: &mut Facts) -> Result<()> {
+        self.proxy.listener(case.listener)?;
         self.upstream.script(case.upstream.iter().cloned());
         self.h2_upstream.script(case.h2_upstream.iter().cloned());
         let before = self.counters(case).await?;
@@ -293,8 +306,9 @@ impl Side {
                 facts.put(format!("counter {name}"), difference.to_string());
             }
         }
-        if let Err(error) = client {
-            facts.put("error", format!("{error:#}"));
+        match client {
+            Err(error) if !error.is::<Unseen>() => facts.put("error", format!("{error:#}")),
+            other => other?,
         }
         Ok(())
     }
@@ -362,8 +376,8 @@ impl Side {
             Do::HalfClose => client.half_close().await,
             Do::Leave => Ok(()),
             Do::Admin(path) => {
-                let answer = self.proxy.admin().request("POST", path).await?;
-                ensure!(answer.status == 200, "POST {path}: {}", answer.body);
+                let answer = self.proxy.admin().request("POST", path).await.context(Unseen)?;
+                ensure!(answer.status == 200, anyhow!("POST {path}: {}", answer.body).context(Unseen));
                 Ok(())
             }
             Do::AwaitEnd => {
