@@ -31,7 +31,7 @@ mod verify;
 pub use identity::Identity;
 pub use key_log::Ends;
 pub use secret::{Need, Secret, SecretKind};
-pub use source::Watched;
+pub use source::{Place, Watched};
 pub use verify::Verifier;
 
 /// What is said of connections that come, or are wanted, before the secrets.
@@ -55,18 +55,18 @@ pub trait Supplied {
     fn prepare(
         &self,
         found: &[Option<Arc<Secret>>],
-        files: Files,
+        files: Files<'_>,
         cx: &mut BuildCx<'_>,
     ) -> Result<Prepared<'_>, Rejected>;
 }
 
 /// Which content of its files a context is built of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Files {
+pub enum Files<'p> {
     /// What is in force.
     Kept,
-    /// What is in them now.
-    Now,
+    /// What is in those of a place now, and what is in force of the others.
+    Now(&'p Place),
 }
 
 /// A context that is ready to take its place.

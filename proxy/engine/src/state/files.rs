@@ -3,12 +3,11 @@
 //!
 //! When one changes, the contexts that are made of it are built anew on the main thread, and swapped if all of them could be:
 //! what does not do is told to the log, and the last good one stays. A directory is watched once, however many files are in it, and a
-//! context is built anew only of what differs from what it has.
+//! context is built anew only if one of them differs from what it has: of what is there now, and of what it has from elsewhere.
 //!
 //! Source: Envoy `envoy/extensions/transport_sockets/tls/v3/tls_spiffe_validator_config.proto`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 
 use proxy_core::config::BuildCx;
 
@@ -16,33 +15,16 @@ use super::Effect;
 use super::decode::join;
 use super::secrets::SecretUse;
 use super::store::Store;
-use crate::tls::{Files as Of, Supplied, Watched};
+use crate::tls::{Files as Of, Place, Supplied, Watched};
 
 /// The places that are watched because some context is made of files in them, each under a number.
 #[derive(Default)]
 pub(super) struct Files(BTreeMap<Place, u64>);
 
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Place {
-    /// For what is moved into it.
-    Directory(PathBuf),
-    /// For what is moved onto it or written to it.
-    File(PathBuf),
-}
-
-impl Place {
-    fn of(watched: &Watched) -> Self {
-        match &watched.directory {
-            Some(directory) => Self::Directory(directory.clone()),
-            None => Self::File(watched.file.clone()),
-        }
-    }
-
-    fn watch(self, id: u64) -> Effect {
-        match self {
-            Self::Directory(directory) => Effect::WatchFiles { id, directories: vec![directory] },
-            Self::File(path) => Effect::WatchFile { id, path },
-        }
+fn watch(place: Place, id: u64) -> Effect {
+    match place {
+        Place::Directory(directory) => Effect::WatchFiles { id, directories: vec![directory] },
+        Place::File(path) => Effect::WatchFile { id, path },
     }
 }
 
@@ -69,7 +51,7 @@ impl Store {
 
     /// Works out anew where files are to be watched.
     pub(super) fn refresh_files(&mut self) {
-        let wanted: BTreeSet<Place> = self.files_in_force().map(|(watched, _)| Place::of(&watched)).collect();
+        let wanted: BTreeSet<Place> = self.files_in_force().map(|(watched, _)| watched.place()).collect();
         let gone = self.files.0.extract_if(.., |place, _| !wanted.contains(place));
         let gone: Vec<Effect> = gone.map(|(_, id)| Effect::StopWatching(id)).collect();
         self.effects.plane.extend(gone);
@@ -77,7 +59,7 @@ impl Store {
             if !self.files.0.contains_key(&place) {
                 let id = self.next_id();
                 self.files.0.insert(place.clone(), id);
-                self.effects.plane.push(place.watch(id));
+                self.effects.plane.push(watch(place, id));
             }
         }
     }
@@ -87,7 +69,7 @@ impl Store {
         let Some((place, _)) = self.files.0.iter().find(|(_, watch)| **watch == id) else { return };
         let here: BTreeSet<Watched> = self
             .files_in_force()
-            .filter_map(|(watched, _)| (Place::of(&watched) == *place).then_some(watched))
+            .filter_map(|(watched, _)| (watched.place() == *place).then_some(watched))
             .collect();
         for watched in here {
             let file = watched.file.display();
@@ -117,6 +99,7 @@ impl Store {
         let Ok(secrets) = self.secrets.renewed_fixed(watched, now, &mut cx) else {
             return Err(join(&cx.into_errors()));
         };
+        let place = watched.place();
         let mut prepared = Vec::new();
         for (tls, uses) in self.all_contexts() {
             let is_new = own_files(tls).any(|(one, before)| one == *watched && before != Some(now));
@@ -125,7 +108,7 @@ impl Store {
             }
             let found: Vec<_> =
                 uses.iter().map(|used| secrets.of(used).or_else(|| self.secrets.find(used))).collect();
-            match tls.prepare(&found, if is_new { Of::Now } else { Of::Kept }, &mut cx) {
+            match tls.prepare(&found, if is_new { Of::Now(&place) } else { Of::Kept }, &mut cx) {
                 Ok(context) => prepared.push(context),
                 Err(_) => return Err(join(&cx.into_errors())),
             }

@@ -15,6 +15,7 @@ use xds_api::read::{Options, Source as Text, read};
 
 use super::*;
 
+mod files;
 mod secrets;
 
 /// Binds nothing; addresses with port 1 are taken.

@@ -383,12 +383,12 @@ impl Supplied for ClientTls {
     fn prepare(
         &self,
         found: &[Option<Arc<Secret>>],
-        files: Files,
+        files: Files<'_>,
         cx: &mut BuildCx<'_>,
     ) -> Result<Prepared<'_>, Rejected> {
         let own = match files {
             Files::Kept => self.common.own.kept(),
-            Files::Now => self.common.own.read_again(cx)?,
+            Files::Now(place) => self.common.own.read_again(place, cx)?,
         };
         let material = self.common.material(&own, found, cx)?;
         let context = material.map(|material| self.build_context(material, cx)).transpose()?.map(Arc::new);

@@ -1,6 +1,7 @@
-//! What is part of a context itself, and not of a secret: read once, kept, and read again only when one of its files changed.
+//! What is part of a context itself, and not of a secret: read once, kept, and each part read again only when one of its files changed.
 //!
-//! A secret that comes while files are exchanged one by one finds what was last in force, not half of what will be.
+//! A secret that comes while files are exchanged one by one finds what was last in force, not half of what will be. So does what is in
+//! one place while the files of another are exchanged: a certificate is not kept out because the authorities are missing just then.
 
 use std::sync::Arc;
 
@@ -12,10 +13,9 @@ use xds_api::envoy::extensions::transport_sockets::tls::v3::{
     CertificateValidationContext, CommonTlsContext, TlsCertificate,
 };
 
-use super::Watched;
 use super::identity::Identity;
-use super::source;
 use super::verify::{Sources, Verifier, bundle_file};
+use super::{Place, Watched, source};
 
 /// What is part of a context, and how to read it again.
 pub(super) struct Own {
@@ -91,19 +91,24 @@ impl Own {
         self.kept.load().hashes.clone()
     }
 
-    /// What there is with the files as they are now.
-    pub(super) fn read_again(&self, cx: &mut BuildCx<'_>) -> Result<Arc<Kept>, Rejected> {
+    /// What there is with the files of a place as they are now.
+    pub(super) fn read_again(&self, place: &Place, cx: &mut BuildCx<'_>) -> Result<Arc<Kept>, Rejected> {
+        let is_here = |file: &Watched| file.place() == *place;
         let kept = self.kept();
-        let hashes = hashes(&self.files);
+        let files = self.files.iter().zip(kept.hashes.iter());
+        let hashes = files.map(|(file, kept)| if is_here(file) { file.hash().ok() } else { *kept }).collect();
         let mut identities = kept.identities.clone();
         cx.at("common_tls_context", |cx| {
-            for (index, proto) in &self.certificates {
+            let of_files = |proto: &TlsCertificate| source::certificate_files(proto).iter().any(is_here);
+            for (index, proto) in self.certificates.iter().filter(|(_, proto)| of_files(proto)) {
                 let read = |cx: &mut BuildCx<'_>| Identity::build(proto, &self.provider, cx);
                 let identity = cx.at_index("tls_certificates", *index, read)?;
                 identities.get_mut(*index).into_iter().for_each(|slot| *slot = identity.clone());
             }
-            let peers =
-                if self.validation.is_filed() { peers(&self.validation, cx)? } else { kept.peers.clone() };
+            let peers = match self.validation.files().iter().any(is_here) {
+                true => peers(&self.validation, cx)?,
+                false => kept.peers.clone(),
+            };
             Ok(Arc::new(Kept { identities, peers, hashes }))
         })
     }
@@ -115,10 +120,11 @@ impl Own {
 }
 
 impl Validation {
-    fn is_filed(&self) -> bool {
+    /// The files of it that may change: all are in one place, as bundles are not for who has `trusted_ca` or `crl`.
+    fn files(&self) -> Vec<Watched> {
         match self {
-            Self::Nothing => false,
-            Self::Own(proto) | Self::Secret(proto) => !validation_files(proto).is_empty(),
+            Self::Nothing => Vec::new(),
+            Self::Own(proto) | Self::Secret(proto) => validation_files(proto),
         }
     }
 }
@@ -130,7 +136,7 @@ fn peers(validation: &Validation, cx: &mut BuildCx<'_>) -> Result<Peers, Rejecte
         Validation::Own(proto) => cx.at("validation_context", |cx| {
             let sources = Sources::read(proto, cx);
             // What is in files that do not change may be nothing, as in Envoy.
-            if let (Ok(sources), true) = (&sources, validation.is_filed()) {
+            if let (Ok(sources), true) = (&sources, !validation.files().is_empty()) {
                 sources.check(proto, cx)?;
             }
             Ok(Peers::Own(Arc::new(Verifier::of(sources, proto, cx)?)))
@@ -175,4 +181,61 @@ pub(super) fn check_watched(
 ) -> Result<(), Rejected> {
     let is_idle = context.watched_directory.is_some() && validation_files(context).is_empty();
     cx.reject_if(is_idle, "watched_directory", NO_FILE)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use proxy_core::config::BuildEnv;
+    use rcgen::{CertificateParams, KeyPair};
+    use rustls::crypto::aws_lc_rs::default_provider;
+    use xds_api::read::{Options, Source as Text, read};
+
+    use super::*;
+
+    fn write(dir: &Path, name: &str) {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        std::fs::write(dir.join("chain"), params.self_signed(&key).unwrap().pem()).unwrap();
+        std::fs::write(dir.join("key"), key.serialize_pem()).unwrap();
+    }
+
+    /// A context with a certificate in each of these folders.
+    fn context(folders: [&Path; 2]) -> CommonTlsContext {
+        let certificate = |dir: &Path| {
+            let path = dir.display();
+            format!(
+                "{{certificate_chain: {{filename: {path}/chain}}, private_key: {{filename: {path}/key}}, watched_directory: {{path: {path}}}}}"
+            )
+        };
+        let yaml = format!("tls_certificates: [{}]", folders.map(certificate).join(", "));
+        read(&Text::yaml("test", yaml.as_bytes()), &Options::default()).unwrap().message
+    }
+
+    #[test]
+    fn a_certificate_is_read_again_only_where_its_own_files_changed() {
+        let (broken, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        write(broken.path(), "first");
+        write(other.path(), "second");
+        let env = BuildEnv::new(1);
+        let mut cx = BuildCx::new(&env);
+        let proto = context([broken.path(), other.path()]);
+        let provider = Arc::new(default_provider());
+        let own = Own::build(&proto, Validation::Nothing, &provider, &mut cx).unwrap();
+        let before = own.hashes();
+
+        std::fs::write(broken.path().join("chain"), "").unwrap();
+        write(other.path(), "third");
+        let place = |dir: &Path| Place::Directory(dir.to_owned());
+        let read = own.read_again(&place(other.path()), &mut cx).unwrap();
+        own.keep(read);
+        let names = own.kept().identities.iter().map(|one| one.certificate.sans[0].value.clone()).collect();
+        let names: Vec<String> = names;
+        assert_eq!(names, ["first", "third"]);
+        let after = own.hashes();
+        assert_eq!(after[..2], before[..2], "what was not read is not taken for what is in force");
+        assert!(after[2] != before[2] && after[3] != before[3]);
+        assert!(own.read_again(&place(broken.path()), &mut cx).is_err());
+    }
 }

@@ -25,7 +25,24 @@ pub struct Watched {
     pub directory: Option<PathBuf>,
 }
 
+/// Where it is seen that a file changed.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// A directory, for what is moved into it.
+    Directory(PathBuf),
+    /// The file itself, for what is moved onto it or written to it.
+    File(PathBuf),
+}
+
 impl Watched {
+    /// Where it is seen that it changed.
+    pub fn place(&self) -> Place {
+        match &self.directory {
+            Some(directory) => Place::Directory(directory.clone()),
+            None => Place::File(self.file.clone()),
+        }
+    }
+
     /// Of a source, if that is a file.
     pub(super) fn of(source: &DataSource) -> Option<Self> {
         let Some(Specifier::Filename(path)) = &source.specifier else { return None };

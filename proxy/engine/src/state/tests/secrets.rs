@@ -13,7 +13,7 @@ use super::*;
 use crate::tls::client::ClientContext;
 
 /// A certificate that signs itself, and its key, as YAML.
-fn pair(name: &str) -> (String, String) {
+pub(super) fn pair(name: &str) -> (String, String) {
     let key = KeyPair::generate().unwrap();
     let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
     (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
@@ -32,7 +32,7 @@ fn secret(name: &str, content: &str) -> Delivered {
 }
 
 /// A cluster that needs no endpoints, with these fields of its TLS context.
-fn secured(name: &str, common: &str) -> Delivered {
+pub(super) fn secured(name: &str, common: &str) -> Delivered {
     let yaml = format!(
         "{{name: {name}, connect_timeout: 1s, type: STATIC, transport_socket: {{name: tls, typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext, common_tls_context: {{{common}}}}}}}}}"
     );
@@ -43,7 +43,7 @@ const CLIENT: &str = "tls_certificate_sds_secret_configs: [{name: client, sds_co
 const ROOT: &str = "validation_context_sds_secret_config: {name: root, sds_config: {ads: {}}}";
 const NAMED: &str = "combined_validation_context: {default_validation_context: {match_typed_subject_alt_names: [{san_type: DNS, matcher: {exact: a}}]}, validation_context_sds_secret_config: {name: root, sds_config: {ads: {}}}}";
 
-fn context(store: &Store, name: &str) -> Option<Arc<ClientContext>> {
+pub(super) fn context(store: &Store, name: &str) -> Option<Arc<ClientContext>> {
     store.snapshot().cluster(name)?.transport.contexts().next()?.context()
 }
 
@@ -171,7 +171,7 @@ fn one_name_may_stand_for_two_secrets() {
     assert_eq!(words(&effects), ["+Secret one", "+Secret one", "verdict"], "each has a source of its own");
 }
 
-fn write(dir: &Path, (chain, key): (&str, &str)) {
+pub(super) fn write(dir: &Path, (chain, key): (&str, &str)) {
     std::fs::write(dir.join("chain"), chain).unwrap();
     std::fs::write(dir.join("key"), key).unwrap();
 }
