@@ -23,7 +23,7 @@ use tokio_rustls::client::TlsStream;
 use xds_api::envoy::extensions::transport_sockets::tls::v3 as proto;
 use xds_api::envoy::extensions::transport_sockets::tls::v3::tls_parameters::TlsProtocol;
 
-use super::common::{Common, Material, expirations};
+use super::common::{Common, Expirations, Material};
 use super::identity::Identity;
 use super::key_log::Ends;
 use super::secret::{Need, Secret};
@@ -64,6 +64,7 @@ pub struct ClientContext {
     judge: Arc<Judge>,
     /// Those who hold certificates to names besides: sessions are resumed only under the one that they began with.
     of_names: Mutex<HashMap<Arc<[Text]>, Arc<JudgeOfHosts>>>,
+    /// None until it is in force.
     _expirations: Vec<OneOff<SharedGauge>>,
 }
 
@@ -225,7 +226,6 @@ impl ClientTls {
 
     fn build_context(&self, material: Material, cx: &mut BuildCx<'_>) -> Result<ClientContext, Rejected> {
         let params = &self.common.params;
-        let gauges = expirations(&self.scope, &material);
         let Material { mut identities, verifier, .. } = material;
         if self.names_server && verifier.as_ref().is_none_or(|verifier| !verifier.has_authorities()) {
             return Err(cx.reject("'auto_sni_san_validation' was configured without a validation context"));
@@ -264,7 +264,7 @@ impl ClientTls {
         });
         let configs = Configs::new(&config, &self.common.alpn);
         let of_names = Mutex::default();
-        Ok(ClientContext { configs, logging, identity, verifier, judge, of_names, _expirations: gauges })
+        Ok(ClientContext { configs, logging, identity, verifier, judge, of_names, _expirations: Vec::new() })
     }
 
     /// Does the handshake with `host`; `connection` carries the session from then on. Has no deadline of its own.
@@ -391,11 +391,14 @@ impl Supplied for ClientTls {
             Files::Now(place) => self.common.own.read_again(place, cx)?,
         };
         let material = self.common.material(&own, found, cx)?;
-        let context = material.map(|material| self.build_context(material, cx)).transpose()?.map(Arc::new);
+        let ends = material.as_ref().map(Expirations::of);
+        let context = material.map(|material| self.build_context(material, cx)).transpose()?;
         Ok(Prepared {
             swap: Box::new(|| {
                 self.common.own.keep(own);
-                self.context.store(context);
+                let gauges = ends.map(|ends| ends.tell(&self.scope)).unwrap_or_default();
+                let told = |context| ClientContext { _expirations: gauges, ..context };
+                self.context.store(context.map(told).map(Arc::new));
             }),
             count: Box::new(|| self.factory_stats.here().ssl_context_update_by_sds.inc()),
         })

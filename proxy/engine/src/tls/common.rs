@@ -229,23 +229,39 @@ fn merge(
     Ok(verifier)
 }
 
-/// When the certificates end, by the names of their secrets; as Envoy names those that came with no name otherwise. (The number
-/// is that of an empty name.)
-pub(super) fn expirations(scope: &Scope, material: &Material) -> Vec<OneOff<SharedGauge>> {
-    let set = |secret: &Option<Arc<str>>, otherwise: &str, seconds: i64| {
-        let name = secret.as_deref().unwrap_or(otherwise);
-        let gauge = scope.gauge_as_is(&format!("ssl.certificate.{name}.expiration_unix_time_seconds"));
-        gauge.set(seconds.max(0).cast_unsigned());
-        gauge
-    };
-    let of_own = |one: &Identity| set(&one.secret, "unnamed_cert_e3b0c442", one.certificate.not_after);
-    let mut gauges: Vec<_> = material.identities.iter().map(of_own).collect();
-    if let Some(verifier) = &material.verifier {
-        let ends: Vec<i64> = verifier.authorities().map(|authority| authority.not_after).collect();
-        gauges.extend(ends.iter().map(|end| set(&verifier.secret, "unnamed_ca_cert_e3b0c442", *end)));
-        if ends.is_empty() {
-            gauges.push(set(&verifier.secret, "unnamed_ca_cert", i64::MAX));
+/// When the certificates of a context end, by the names of its gauges: those of their secrets; as Envoy names those that came with no name
+/// otherwise. (The number is that of an empty name.)
+pub(super) struct Expirations(Vec<(String, u64)>);
+
+impl Expirations {
+    pub(super) fn of(material: &Material) -> Self {
+        let end = |secret: &Option<Arc<str>>, otherwise: &str, seconds: i64| {
+            let name = secret.as_deref().unwrap_or(otherwise);
+            let gauge = format!("ssl.certificate.{name}.expiration_unix_time_seconds");
+            (gauge, seconds.max(0).cast_unsigned())
+        };
+        let of_own = |one: &Identity| end(&one.secret, "unnamed_cert_e3b0c442", one.certificate.not_after);
+        let mut ends: Vec<_> = material.identities.iter().map(of_own).collect();
+        if let Some(verifier) = &material.verifier {
+            let of_authorities: Vec<i64> =
+                verifier.authorities().map(|authority| authority.not_after).collect();
+            let of_one = |seconds: &i64| end(&verifier.secret, "unnamed_ca_cert_e3b0c442", *seconds);
+            ends.extend(of_authorities.iter().map(of_one));
+            if of_authorities.is_empty() {
+                ends.push(end(&verifier.secret, "unnamed_ca_cert", i64::MAX));
+            }
         }
+        Self(ends)
     }
-    gauges
+
+    /// Tells of them for as long as the gauges are held: of what is in force, not of what may yet be refused, as the one before has
+    /// gauges of the same names.
+    pub(super) fn tell(self, scope: &Scope) -> Vec<OneOff<SharedGauge>> {
+        let gauge = |(name, end): (String, u64)| {
+            let gauge = scope.gauge_as_is(&name);
+            gauge.set(end);
+            gauge
+        };
+        self.0.into_iter().map(gauge).collect()
+    }
 }

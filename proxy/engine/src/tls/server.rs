@@ -24,7 +24,7 @@ use xds_api::envoy::extensions::transport_sockets::tls::v3::downstream_tls_conte
 };
 use xds_api::envoy::extensions::transport_sockets::tls::v3::tls_parameters::TlsProtocol;
 
-use super::common::{Common, Material, expirations};
+use super::common::{Common, Expirations, Material};
 use super::identity::{Identity, Selector};
 use super::key_log::Ends;
 use super::secret::{Need, Secret, SecretKind};
@@ -75,7 +75,7 @@ pub struct ServerContext {
     judge: Arc<Judge>,
     /// The certificates.
     pub identities: Vec<Identity>,
-    /// Held for as long as the certificates are.
+    /// Held for as long as the certificates are; none until they are in force.
     _expirations: Vec<OneOff<SharedGauge>>,
 }
 
@@ -191,7 +191,6 @@ impl ServerTls {
 
     fn build_context(&self, material: Material, cx: &mut BuildCx<'_>) -> Result<ServerContext, Rejected> {
         let params = &self.common.params;
-        let gauges = expirations(&self.scope, &material);
         let Material { mut identities, verifier, ticket_keys } = material;
         identities.iter_mut().for_each(|identity| identity.limit(&params.signatures));
         for identity in identities.iter().filter(|identity| identity.staple.is_none()) {
@@ -253,7 +252,7 @@ impl ServerTls {
             configs(&logging)
         });
         let configs = configs(&config);
-        Ok(ServerContext { configs, logging, selector, judge, identities, _expirations: gauges })
+        Ok(ServerContext { configs, logging, selector, judge, identities, _expirations: Vec::new() })
     }
 
     /// Does the handshake; `connection`, which is between these `ends`, carries the session from then on. Has no deadline of its own.
@@ -318,11 +317,14 @@ impl Supplied for ServerTls {
             Files::Now(place) => self.common.own.read_again(place, cx)?,
         };
         let material = self.common.material(&own, found, cx)?;
-        let context = material.map(|material| self.build_context(material, cx)).transpose()?.map(Arc::new);
+        let ends = material.as_ref().map(Expirations::of);
+        let context = material.map(|material| self.build_context(material, cx)).transpose()?;
         Ok(Prepared {
             swap: Box::new(|| {
                 self.common.own.keep(own);
-                self.context.store(context);
+                let gauges = ends.map(|ends| ends.tell(&self.scope)).unwrap_or_default();
+                let told = |context| ServerContext { _expirations: gauges, ..context };
+                self.context.store(context.map(told).map(Arc::new));
             }),
             count: Box::new(|| self.factory_stats.here().ssl_context_update_by_sds.inc()),
         })
@@ -357,3 +359,6 @@ fn session_context(judge: &Judge, identities: &[Identity]) -> [u8; 32] {
     }
     sha256(&all)
 }
+
+#[cfg(test)]
+mod tests;

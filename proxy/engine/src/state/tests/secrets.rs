@@ -84,6 +84,11 @@ fn all_contexts_change_or_none() {
     apply(&mut store, Kind::Cluster, vec![secured("a", ROOT), secured("b", NAMED)], &[]);
     apply(&mut store, Kind::Secret, vec![secret("root", &trusted(&pair("one").0))], &[]);
     let before = ["a", "b"].map(|name| context(&store, name).unwrap());
+    let ends = |store: &Store| {
+        let name = "ssl.certificate.root.expiration_unix_time_seconds";
+        ["cluster.a", "cluster.b"].map(|scope| store.env.stats.scope(scope).gauge_as_is(name).value())
+    };
+    let ends_before = ends(&store);
     // Names without an authority are no good for `b`.
     let hash = "validation_context: {verify_certificate_hash: [\"00\"]}".replace("00", &"00".repeat(32));
     let effects = apply(&mut store, Kind::Secret, vec![secret("root", &hash)], &[]);
@@ -101,6 +106,7 @@ fn all_contexts_change_or_none() {
     for (name, before) in ["a", "b"].into_iter().zip(&before) {
         assert!(Arc::ptr_eq(&context(&store, name).unwrap(), before), "{name} changed");
     }
+    assert_eq!(ends(&store), ends_before, "of what is in force");
     apply(&mut store, Kind::Secret, vec![secret("root", &trusted(&pair("two").0))], &[]);
     for (name, before) in ["a", "b"].into_iter().zip(&before) {
         assert!(!Arc::ptr_eq(&context(&store, name).unwrap(), before), "{name} did not change");
