@@ -5,70 +5,12 @@
 //! here at all need not be taken out.
 //! Source: Envoy `docs/root/operations/cli.rst`, "--disable-extensions".
 
+mod built_in;
+
 use anyhow::bail;
 use proxy_core::extension::{Descriptor, Extensions};
 
-/// Parts of the engine that have categories of extensions of tables.
-const ENGINE: &[&str] = &[
-    "envoy.filters.http.router",
-    "envoy.filters.network.http_connection_manager",
-    "envoy.filters.network.tcp_proxy",
-    "envoy.health_checkers.grpc",
-    "envoy.health_checkers.http",
-    "envoy.health_checkers.tcp",
-];
-
-/// Categories of Envoy 1.40 of which something is here that no table takes out.
-const BUILT_IN: &[&str] = &[
-    "envoy.access_loggers.extension_filters",
-    "envoy.bootstrap",
-    "envoy.built_in_formatters",
-    "envoy.clusters",
-    "envoy.compression.compressor",
-    "envoy.config_mux",
-    "envoy.config_subscription",
-    "envoy.connection_handler",
-    "envoy.filters.http.upstream",
-    "envoy.formatter",
-    "envoy.health_check.event_sinks",
-    "envoy.http.stateful_header_formatters",
-    "envoy.http.stateful_session",
-    "envoy.internal_redirect_predicates",
-    "envoy.listener_manager_impl",
-    "envoy.load_balancing_policies",
-    "envoy.matching.action",
-    "envoy.matching.common_inputs",
-    "envoy.matching.http.custom_matchers",
-    "envoy.matching.http.input",
-    "envoy.matching.input_matchers",
-    "envoy.matching.network.custom_matchers",
-    "envoy.matching.network.input",
-    "envoy.network.dns_resolver",
-    "envoy.path.match",
-    "envoy.path.rewrite",
-    "envoy.rate_limit_descriptors",
-    "envoy.rbac.principals",
-    "envoy.rds_factory",
-    "envoy.regex_engines",
-    "envoy.request_id",
-    "envoy.resolvers",
-    "envoy.resource_monitors",
-    "envoy.retry_host_predicates",
-    "envoy.retry_priorities",
-    "envoy.route_config_update_requester",
-    "envoy.router.cluster_specifier_plugin",
-    "envoy.ssl.server_context_factory",
-    "envoy.tls.cert_validator",
-    "envoy.tracers.opentelemetry.resource_detectors",
-    "envoy.tracers.opentelemetry.samplers",
-    "envoy.transport_sockets.downstream",
-    "envoy.transport_sockets.upstream",
-    "envoy.upstream.local_address_selector",
-    "envoy.upstream_options",
-    "envoy.upstreams",
-    "filter_state.object",
-    "network.connection.client",
-];
+use built_in::is_built_in;
 
 /// The extensions without those that are disabled. Names that are none are logged, as by Envoy.
 ///
@@ -80,25 +22,20 @@ pub fn without(mut all: Extensions, disabled: &[String]) -> anyhow::Result<Exten
             tracing::warn!("failed to disable invalid extension name '{entry}'");
             continue;
         };
-        if ENGINE.contains(&name) {
+        if is_built_in(category, name) {
             bail!("--disable-extensions: '{entry}' is a part of the engine and cannot be disabled");
         }
         match remove(&mut all, category, name) {
-            Some(true) => tracing::info!("disabled extension '{entry}'"),
-            None if BUILT_IN.contains(&category) => {
-                bail!(
-                    "--disable-extensions: '{entry}': extensions of the category '{category}' cannot be disabled"
-                )
-            }
-            Some(false) | None => tracing::warn!("failed to disable unknown extension '{entry}'"),
+            true => tracing::info!("disabled extension '{entry}'"),
+            false => tracing::warn!("failed to disable unknown extension '{entry}'"),
         }
     }
     Ok(all)
 }
 
-/// Whether there was one of that name; `None` if there is no table for the category.
-fn remove(all: &mut Extensions, category: &str, name: &str) -> Option<bool> {
-    Some(match category {
+/// Whether there was one of that name in the table of the category.
+fn remove(all: &mut Extensions, category: &str, name: &str) -> bool {
+    match category {
         "envoy.filters.http" => retain(&mut all.http_filters, name, |one| one.descriptor()),
         "envoy.filters.network" => retain(&mut all.network_filters, name, |one| one.descriptor()),
         "envoy.filters.upstream_network" => {
@@ -108,8 +45,8 @@ fn remove(all: &mut Extensions, category: &str, name: &str) -> Option<bool> {
         "envoy.access_loggers" => retain(&mut all.access_logs, name, |one| one.descriptor()),
         "envoy.stats_sinks" => retain(&mut all.stats_sinks, name, |one| one.descriptor()),
         "envoy.tracers" => retain(&mut all.tracers, name, |one| one.descriptor()),
-        _ => return None,
-    })
+        _ => false,
+    }
 }
 
 fn retain<F: ?Sized>(
@@ -128,7 +65,11 @@ fn retain<F: ?Sized>(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use super::built_in::BUILT_IN;
     use super::*;
+    use crate::fields::tables;
 
     fn names(all: &Extensions) -> Vec<&'static str> {
         all.http_filters.iter().map(|one| one.descriptor().name).collect()
@@ -175,9 +116,16 @@ mod tests {
     fn what_is_not_here_need_not_be_disabled() {
         for entry in [
             "envoy.wasm.runtime/envoy.wasm.runtime.v8",
+            "envoy.clusters/envoy.clusters.redis",
+            "envoy.transport_sockets.upstream/envoy.transport_sockets.alts",
+            "envoy.filters.http/envoy.filters.http.wasm",
             "envoy.health_checkers/envoy.health_checkers.redis",
             "envoy.quic.proof_source/envoy.quic.proof_source.filter_chain",
             "envoy.nothing/envoy.nothing.at_all",
+            // another category than its own
+            "envoy.nothing/envoy.filters.http.router",
+            "envoy.filters.network/envoy.filters.http.router",
+            "envoy.filters.http/envoy.clusters.aggregate",
         ] {
             assert_eq!(disable(entry).err(), None, "{entry}");
         }
@@ -185,20 +133,59 @@ mod tests {
 
     #[test]
     fn what_cannot_be_disabled_is_refused() {
-        for (entry, reason) in [
-            ("envoy.filters.http/envoy.filters.http.router", "is a part of the engine"),
-            ("envoy.health_checkers/envoy.health_checkers.http", "is a part of the engine"),
-            (
-                "envoy.transport_sockets.downstream/envoy.transport_sockets.tls",
-                "of the category 'envoy.transport_sockets.downstream' cannot",
-            ),
-            (
-                "envoy.load_balancing_policies/envoy.load_balancing_policies.maglev",
-                "of the category 'envoy.load_balancing_policies' cannot",
-            ),
+        for entry in [
+            "envoy.filters.http/envoy.filters.http.router",
+            "envoy.filters.http/envoy.router",
+            "envoy.filters.http.upstream/envoy.filters.http.header_mutation",
+            "envoy.health_checkers/envoy.health_checkers.http",
+            "envoy.clusters/envoy.cluster.dns",
+            "envoy.transport_sockets.downstream/envoy.transport_sockets.tls",
+            "envoy.transport_sockets.upstream/tls",
+            "envoy.load_balancing_policies/envoy.load_balancing_policies.maglev",
         ] {
             let error = disable(entry).err().unwrap();
-            assert!(error.contains(reason), "{error}");
+            let said = format!("'{entry}' is a part of the engine and cannot be disabled");
+            assert!(error.contains(&said), "{error}");
+        }
+    }
+
+    /// What the engine reads of `envoy.extensions`, and no table has.
+    #[test]
+    fn every_part_of_the_engine_is_known_to_be_one() {
+        // Envoy has no name for this one.
+        const NAMELESS: &str = "resource_monitors.downstream_connections";
+        let is_of_tables = |package: &str| {
+            let is_child = |of: &str| package.strip_prefix(of).is_some_and(|rest| !rest.contains('.'));
+            package.starts_with("filters.")
+                || ["access_loggers.", "stat_sinks.", "tracers."].into_iter().any(is_child)
+        };
+        let names: Vec<String> = BUILT_IN
+            .iter()
+            .flat_map(|(category, names)| names.iter().map(move |name| format!("{category}/{name}")))
+            .collect();
+        let mut missing = BTreeSet::new();
+        for (message, _) in tables() {
+            let Some(message) = message.strip_prefix("envoy.extensions.") else { continue };
+            let Some((package, _)) = message.split_once(".v3.") else { continue };
+            let is_shared = package.split('.').any(|part| part == "common");
+            let own = package.rsplit('.').next().unwrap_or_default();
+            let is_known = names.iter().any(|name| name.contains(own));
+            if !is_shared && !is_of_tables(package) && package != NAMELESS && !is_known {
+                missing.insert(package);
+            }
+        }
+        assert!(missing.is_empty(), "not in the list of what is built in: {missing:?}");
+    }
+
+    #[test]
+    fn what_is_built_in_is_listed_in_order_and_is_in_no_table() {
+        assert!(BUILT_IN.is_sorted_by(|one, next| one.0 < next.0));
+        for (category, names) in BUILT_IN {
+            assert!(names.is_sorted_by(|one, next| one < next), "{category}");
+            for name in *names {
+                let mut all = proxy_extensions::extensions();
+                assert!(!remove(&mut all, category, name), "{category}/{name}");
+            }
         }
     }
 }
