@@ -8,7 +8,8 @@ use integration::client::Client;
 use integration::config::HttpListener;
 use integration::control_plane::{ADS, bootstrap_of, management_cluster, served, socket};
 use integration::expect::{SOON, eventually};
-use integration::process::{Binary, Proxy};
+use integration::process::{Binary, Kind, Proxy};
+use integration::tls::{Authority, TlsServer, Wanted, inline, upstream};
 use integration::upstream::{Reply, Step, Upstream};
 use xds::TypeUrl;
 use xds::fake::{ManagementServer, Served};
@@ -39,8 +40,13 @@ fn endpoints(addrs: &[SocketAddr], policy: &str) -> Result<Served> {
 
 /// A proxy whose cluster `c` and its endpoints come from `management`.
 async fn start(management: &ManagementServer) -> Result<Proxy> {
-    let listener = HttpListener::new("http", "- match: {prefix: /}\n  route: {cluster: c}")
-        .route_config("validate_clusters: false");
+    start_with(management, "").await
+}
+
+/// The same, with further fields of the route.
+async fn start_with(management: &ManagementServer, of_route: &str) -> Result<Proxy> {
+    let routes = format!("- match: {{prefix: /}}\n  route: {{cluster: c{of_route}}}");
+    let listener = HttpListener::new("http", &routes).route_config("validate_clusters: false");
     let clusters = management_cluster(&socket(management.address()));
     let text = bootstrap_of(&format!("cds_config: {ADS}\n"), &[listener.yaml()], &clusters, "GRPC");
     Proxy::start(&Binary::subject()?, &text).await
@@ -142,4 +148,49 @@ async fn endpoints_that_are_not_confirmed_become_stale() -> Result<()> {
         "{stats:?}"
     );
     proxy.stop().await
+}
+
+/// The cluster `c`: this host, with these fields (YAML).
+fn one_host(addr: SocketAddr, extra: &str) -> Result<Served> {
+    let endpoint = format!("{{endpoint: {{address: {}}}}}", socket(addr));
+    served::<Cluster>(&format!(
+        "name: c\nconnect_timeout: 1s\ntype: STATIC\nload_assignment: {{cluster_name: c, endpoints: [{{lb_endpoints: [{endpoint}]}}]}}\n{extra}"
+    ))
+}
+
+/// What becomes of a request, and the names that its server is asked for, if its cluster becomes one of TLS between two tries.
+async fn secured_between_tries(certified: &str) -> Result<(u16, Vec<Option<String>>)> {
+    let root = Authority::new("root")?;
+    let identity = root.issue(&Wanted { sans: &[certified], ..Wanted::default() })?;
+    let server = TlsServer::start(&identity, None, &[], rustls::ALL_VERSIONS)?;
+    let plain = Upstream::start().await?;
+    plain.answer(Reply::raw("HTTP/1.1 503 X\r\ncontent-length: 0\r\n\r\n"));
+    let management = ManagementServer::start().await?;
+    management.set(&TypeUrl::CLUSTER, "1", [one_host(plain.addr(), "")?]);
+    let policy = "retry_on: retriable-status-codes, retriable_status_codes: [503], num_retries: 100000, retry_back_off: {base_interval: 0.01s, max_interval: 0.01s}";
+    let proxy = start_with(&management, &format!(", timeout: 60s, retry_policy: {{{policy}}}")).await?;
+    let mut client = Client::connect(proxy.listener("http")?).await?;
+    client.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await?;
+    eventually("a try", SOON, async || (plain.opened() > 0).then_some(())).await?;
+    let context = format!("validation_context: {{trusted_ca: {}}}", inline(&root.pem));
+    let names = "typed_extension_protocol_options:\n  envoy.extensions.upstreams.http.v3.HttpProtocolOptions:\n    \"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions\n    explicit_http_config: {http_protocol_options: {}}\n    upstream_http_protocol_options: {auto_sni: true, auto_san_validation: true}\n";
+    let secured = one_host(server.addr, &(upstream(&context, "") + names))?;
+    management.set(&TypeUrl::CLUSTER, "2", [secured]);
+    let status = client.response("GET", SOON).await?.head.status()?;
+    proxy.stop().await?;
+    Ok((status, server.seen().into_iter().map(|seen| seen.server_name).collect()))
+}
+
+#[tokio::test]
+async fn a_cluster_that_comes_between_two_tries_has_its_server_held_to_the_name_that_the_client_asked_for()
+-> Result<()> {
+    if Binary::subject()?.kind == Kind::Envoy {
+        // It asks for what the cluster before said: for nothing.
+        return Ok(());
+    }
+    let seen = secured_between_tries("dns:a").await?;
+    ensure!(seen == (200, vec![Some("a".to_owned())]), "{seen:?}");
+    let (status, _) = secured_between_tries("dns:b").await?;
+    ensure!(status == 503, "a certificate for another name was taken: {status}");
+    Ok(())
 }

@@ -595,7 +595,12 @@ impl Stream<'_> {
     pub(super) fn next_cluster(&mut self, latest: Rc<WorkerCluster>) -> Option<Rc<WorkerCluster>> {
         let clusters = &self.cx.shared.clusters;
         let Some(chosen) = self.choose_again() else {
-            return if latest.is_retired() { clusters.get(&latest.cluster.name) } else { Some(latest) };
+            if !latest.is_retired() {
+                return Some(latest);
+            }
+            let next = clusters.get(&latest.cluster.name)?;
+            self.leave_cluster_for(&next);
+            return Some(next);
         };
         self.matched = Some(chosen);
         let next = match self.route()?.cluster(&self.request, &self.info) {
@@ -621,7 +626,7 @@ impl Stream<'_> {
         table.as_ref()?.choose_again((*matched)?, request, (&*info, runtime, *random), &mut again)
     }
 
-    /// The next try is one of another cluster.
+    /// The next try is one of another cluster, though it may have the name of the one before.
     fn leave_cluster_for(&mut self, next: &WorkerCluster) {
         if let Some(tries) = &mut self.tries {
             tries.change_cluster();
