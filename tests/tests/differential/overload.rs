@@ -162,11 +162,15 @@ fn late() -> Vec<Case> {
 /// Connections that are carried to a host, or not.
 fn bytes() -> Vec<Case> {
     let hello = || Do::Send(b"hello".to_vec());
+    // (More than is read at once, and little enough to come at once.)
+    let long = || Do::Send(vec![b'a'; 30_000]);
     let silence = Do::Pause(Duration::from_millis(100));
     vec![
         Case::steps("bytes that were looked at", "inspected", [hello(), Do::AwaitEnd]).tcp(1),
+        Case::steps("many bytes that were looked at", "inspected", [long(), Do::AwaitEnd]).tcp(1),
         Case::steps("bytes after a silence", "inspected", [silence, hello(), Do::AwaitEnd]).tcp(1),
         Case::steps("bytes", "bytes", [hello(), Do::AwaitEnd]).tcp(1),
+        Case::steps("many bytes", "bytes", [long(), Do::AwaitEnd]).tcp(1),
         Case::steps("an end", "bytes", [Do::HalfClose, Do::AwaitEnd]).tcp(1),
         Case::steps("twice", "twice", [hello(), Do::AwaitEnd]).tcp(1),
     ]

@@ -30,7 +30,7 @@ use xds_api::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::Clus
 
 use super::copy::{Direction, Failed};
 use super::interval::{carry_telling, interval};
-use super::shedding::Shedding;
+use super::shedding::{Shedding, drop_unread};
 use super::told::ToldTlvs;
 use crate::context::Context;
 use crate::local::clock;
@@ -554,12 +554,7 @@ impl TcpProxy {
                 info.upstream.local_close_reason = Some(reason.into());
             }
             Ended::Shed => {
-                // What is there is read, so that the client learns of an end and not of a reset.
-                let mut rest = BytesMut::new();
-                let mut nobody = std::task::Context::from_waker(std::task::Waker::noop());
-                if let Poll::Ready(Ok(count)) = down.poll_read(&mut nobody, &mut rest) {
-                    info.bytes_received += count as u64;
-                }
+                info.bytes_received += drop_unread(down) as u64;
                 self.tell_shed(info);
                 info.upstream.local_close_reason = Some("overload_manager_close".into());
             }
