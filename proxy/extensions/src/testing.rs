@@ -126,6 +126,8 @@ pub(crate) struct FakeEngine {
     pub(crate) clusters: std::collections::HashMap<String, (usize, usize)>,
     /// The calls that were made.
     pub(crate) calls: RefCell<Vec<Call>>,
+    /// How long an answer takes.
+    pub(crate) takes: std::cell::Cell<std::time::Duration>,
     /// Nobody answers calls.
     pub(crate) silent: std::cell::Cell<bool>,
     /// What the next calls are answered; then there is no cluster.
@@ -141,7 +143,14 @@ impl Caller for FakeEngine {
             return Box::pin(std::future::pending());
         }
         let answer = self.answers.borrow_mut().pop_front().unwrap_or(Err(CallFailure::NoCluster));
-        Box::pin(std::future::ready(answer))
+        let takes = self.takes.get();
+        if takes.is_zero() {
+            return Box::pin(std::future::ready(answer));
+        }
+        Box::pin(async move {
+            tokio::time::sleep(takes).await;
+            answer
+        })
     }
     fn converse(&self, call: Call, talk: Talk) -> LocalBoxFuture<'static, Result<(), CallFailure>> {
         if self.silent.get() {

@@ -21,6 +21,8 @@ const OF_SPAN: usize = 512;
 const OF_TAG: usize = 64;
 /// So many reports may be under way; further spans wait for one of them to end.
 const MOST_REPORTS: usize = 16;
+/// How long reports that are under way when nobody needs the tracer any more may still take.
+const LAST_REPORTS: Duration = Duration::from_secs(10);
 /// How many spans make a report where runtime does not say.
 const MIN_SPANS: u64 = 5;
 /// How long spans wait at most, in milliseconds, where runtime does not say.
@@ -136,13 +138,14 @@ impl<C: Collector> Gathering<C> {
     }
 }
 
-/// Sends what is taken, for as long as there is anybody to take it.
+/// Sends what is taken, for as long as there is anybody to take it, and a little longer.
 async fn run<C: Collector>(gathering: &Weak<Gathering<C>>, enough: &Notify, engine: &dyn Engine) {
     let mut calls = tokio::task::JoinSet::new();
     loop {
         let Some(interval) = gathering.upgrade().map(|gathering| gathering.interval()) else {
-            calls.detach_all();
-            return;
+            let all = async { while calls.join_next().await.is_some() {} };
+            let _ = tokio::time::timeout(LAST_REPORTS, all).await;
+            return calls.shutdown().await;
         };
         let is_enough = tokio::select! {
             () = enough.notified() => true,
@@ -183,8 +186,8 @@ pub(super) mod tests {
     use crate::testing::{FakeEngine, block_on_paused, env};
     use crate::tracer::http_service::HttpService;
 
-    /// Counts what was one too many.
-    struct Counting(HttpService, AtomicUsize);
+    /// Counts what was one too many, and what was reported.
+    struct Counting(HttpService, AtomicUsize, AtomicUsize);
 
     impl Collector for Counting {
         const MIN_SPANS: &'static str = "min";
@@ -195,7 +198,9 @@ pub(super) mod tests {
             self.0.call(Bytes::from(tags.map(|(_, value)| value.as_str()).collect::<String>()))
         }
 
-        fn reported(&self, _called: &Called) {}
+        fn reported(&self, _called: &Called) {
+            self.2.fetch_add(1, Ordering::Relaxed);
+        }
 
         fn timer_flushed(&self) {}
 
@@ -207,7 +212,7 @@ pub(super) mod tests {
     fn gathering(most: usize) -> Arc<Gathering<Counting>> {
         let env = env();
         let service = HttpService::new(env.clusters.intern("z"), "z", "/", HeaderMap::new());
-        Gathering::begin(Counting(service, AtomicUsize::new(0)), most, &env)
+        Gathering::begin(Counting(service, AtomicUsize::new(0), AtomicUsize::new(0)), most, &env)
     }
 
     /// A span with a tag that is so long.
@@ -264,6 +269,7 @@ pub(super) mod tests {
             let engine = FakeEngine::default();
             engine.silent.set(true);
             let gathering = gathering(usize::MAX);
+            let under_way = gathering.under_way.clone();
             let (weak, enough) = (Arc::downgrade(&gathering), gathering.enough.clone());
             let made = || engine.calls.borrow().len();
             let mut running = std::pin::pin!(run(&weak, &enough, &engine));
@@ -276,6 +282,26 @@ pub(super) mod tests {
             drop(gathering);
             let waited = tokio::time::timeout(Duration::from_secs(60), running).await;
             assert!(waited.is_ok(), "it ends with who needs it");
+            assert_eq!(under_way.load(Ordering::Relaxed), 0, "and its calls with it");
+        }));
+    }
+
+    #[test]
+    fn the_last_report_is_waited_for() {
+        block_on_paused(tokio::task::LocalSet::new().run_until(async {
+            let engine = FakeEngine::default();
+            engine.takes.set(Duration::from_secs(9));
+            let gathering = gathering(usize::MAX);
+            let collector = gathering.collector.clone();
+            let (weak, enough) = (Arc::downgrade(&gathering), gathering.enough.clone());
+            let mut running = std::pin::pin!(run(&weak, &enough, &engine));
+            gathering.take(span(10));
+            let interval = Duration::from_millis(INTERVAL + 1);
+            assert!(tokio::time::timeout(interval, running.as_mut()).await.is_err(), "it goes on");
+            assert_eq!(collector.2.load(Ordering::Relaxed), 0);
+            drop(gathering);
+            running.await;
+            assert_eq!(collector.2.load(Ordering::Relaxed), 1);
         }));
     }
 
