@@ -57,10 +57,10 @@ impl Keys {
     }
 
     /// Whether one of them made the signature of a token.
-    pub(super) fn verify(&self, token: &Token) -> Result<(), Failure> {
-        let mut failure = Failure::KidAlgMismatch;
+    pub(super) fn verify(&self, token: &Token<'_>) -> Result<(), Failure> {
+        let (mut failure, key_id) = (Failure::KidAlgMismatch, token.key_id());
         for key in &self.0 {
-            let other_id = !token.key_id.is_empty() && !key.id.is_empty() && key.id != token.key_id;
+            let other_id = !key_id.is_empty() && !key.id.is_empty() && key.id != key_id;
             if other_id || key.algorithm.is_some_and(|algorithm| algorithm != token.algorithm) {
                 continue;
             }
@@ -103,7 +103,7 @@ impl Key {
 
     /// Whether it made the signature. An algorithm of another kind of key is no signature of this one: above all nobody makes a
     /// secret of what is public.
-    fn verify(&self, token: &Token) -> Result<bool, Failure> {
+    fn verify(&self, token: &Token<'_>) -> Result<bool, Failure> {
         let (signed, signature) = (token.signed.as_bytes(), &token.signature[..]);
         match &self.kind {
             KeyKind::Public(keys) => {

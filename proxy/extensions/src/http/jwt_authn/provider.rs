@@ -80,8 +80,8 @@ impl Audiences {
         Self(names.iter().map(|name| bare(name).to_owned()).collect())
     }
 
-    fn allow(&self, audiences: &[String]) -> bool {
-        self.0.is_empty() || audiences.iter().any(|one| self.0.iter().any(|name| name == bare(one)))
+    fn allow<'a>(&self, mut audiences: impl Iterator<Item = &'a str>) -> bool {
+        self.0.is_empty() || audiences.any(|one| self.0.iter().any(|name| name == bare(one)))
     }
 }
 
@@ -209,7 +209,7 @@ impl Provider {
     /// Holds a token to what is demanded, but for its issuer.
     pub(super) fn judge(
         &self,
-        token: &Token,
+        token: &Token<'_>,
         audiences: Option<&Audiences>,
         Now { seconds: now, moment }: Now,
         is_known: bool,
@@ -220,10 +220,10 @@ impl Provider {
         if token.expires != 0 && now > token.expires.saturating_add(self.clock_skew) {
             return Err(Failure::Expired);
         }
-        if !audiences.unwrap_or(&self.audiences).allow(&token.audiences) {
+        if !audiences.unwrap_or(&self.audiences).allow(token.audiences()) {
             return Err(Failure::AudienceNotAllowed);
         }
-        if self.subjects.as_ref().is_some_and(|subjects| !subjects.matches(token.subject.as_bytes())) {
+        if self.subjects.as_ref().is_some_and(|subjects| !subjects.matches(token.subject().as_bytes())) {
             return Err(Failure::VerificationFail);
         }
         if self.requires_expiration && token.expires == 0 {
@@ -254,15 +254,15 @@ impl Provider {
     /// Passes on what a token says that was accepted.
     pub(super) fn apply(
         &self,
-        token: &Token,
+        token: &Token<'_>,
         found: &Found<'_>,
         request: &mut RequestHead,
         extracted: &mut Struct,
     ) {
         if let Some(name) = &self.payload_header {
             let payload = match self.pads_payload {
-                true => BASE64.decode(&token.payload_base64).map(|octets| URL_SAFE.encode(octets)),
-                false => Ok(token.payload_base64.clone()),
+                true => BASE64.decode(token.payload_base64).map(|octets| URL_SAFE.encode(octets)),
+                false => Ok(token.payload_base64.to_owned()),
             };
             let payload = payload.ok().and_then(|payload| HeaderValue::try_from(payload).ok());
             request.headers.extend(payload.map(|payload| (name.clone(), payload)));

@@ -242,13 +242,13 @@ impl<'r> Trial<'r> {
             }
         }
         let token = Token::parse(&found.token)?;
-        if !found.allows(&token.issuer) {
+        if !found.allows(token.issuer()) {
             return Err(Failure::UnknownIssuer);
         }
         let (provider, audiences) = match demanded {
             Some((provider, audiences)) => (provider.clone(), audiences),
             None => {
-                let provider = self.providers.of_issuer(&token.issuer).ok_or(Failure::UnknownIssuer)?;
+                let provider = self.providers.of_issuer(token.issuer()).ok_or(Failure::UnknownIssuer)?;
                 *of = Some(provider.clone());
                 (provider.clone(), None)
             }
