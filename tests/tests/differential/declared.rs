@@ -67,6 +67,8 @@ by a `subset_lb_policy` that is one of subsets again.
 A session does not choose among the hosts that an ORIGINAL_DST cluster has made: its requests go where their connections were to go.
 An envelope of a session whose content no header can hold is left as it is; Envoy answers 503.
 
+A try that is hedged goes on where there is no host for the next one, or no cluster any more; Envoy ends it, and answers 503.
+
 Copies of requests (`request_mirror_policies`) keep nobody waiting: one whose host is too slow is given up; Envoy slows the client down. A tunnel
 has none; Envoy copies it.
 

@@ -10,7 +10,7 @@ use integration::control_plane::{ADS, bootstrap_of, management_cluster, served, 
 use integration::expect::{SOON, eventually};
 use integration::process::{Binary, Kind, Proxy};
 use integration::tls::{Authority, TlsServer, Wanted, inline, upstream};
-use integration::upstream::{Reply, Step, Upstream};
+use integration::upstream::{Gate, Reply, Step, Upstream};
 use xds::TypeUrl;
 use xds::fake::{ManagementServer, Served};
 use xds_api::envoy::config::cluster::v3::Cluster;
@@ -193,4 +193,56 @@ async fn a_cluster_that_comes_between_two_tries_has_its_server_held_to_the_name_
     let (status, _) = secured_between_tries("dns:b").await?;
     ensure!(status == 503, "a certificate for another name was taken: {status}");
     Ok(())
+}
+
+/// How long a try may take before the next begins beside it.
+const TRY: Duration = Duration::from_secs(2);
+
+/// What a request is answered of which the first try goes on when `change` has left nobody for a second.
+async fn hedged_without_a_second(change: impl FnOnce(&ManagementServer), done: (&str, i64)) -> Result<()> {
+    if Binary::subject()?.kind == Kind::Envoy {
+        // It ends the first try.
+        return Ok(());
+    }
+    let host = Upstream::start().await?;
+    let changed = Gate::default();
+    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nfirst".to_vec();
+    // (Surely later than the second try.)
+    host.script([Reply::steps([
+        Step::Wait(changed.clone()),
+        Step::Pause(TRY + TRY / 2),
+        Step::Send(answer),
+    ])]);
+    let management = ManagementServer::start().await?;
+    management.set(&TypeUrl::CLUSTER, "1", [cluster("")?]);
+    management.set(&TypeUrl::CLUSTER_LOAD_ASSIGNMENT, "1", [endpoints(&[host.addr()], "")?]);
+    let policy = format!("retry_policy: {{retry_on: 5xx, per_try_timeout: {}s}}", TRY.as_secs());
+    let hedged = format!(", timeout: 60s, {policy}, hedge_policy: {{hedge_on_per_try_timeout: true}}");
+    let proxy = start_with(&management, &hedged).await?;
+    stat_becomes(&proxy, "cluster.c.membership_total", 1).await?;
+    let mut client = Client::connect(proxy.listener("http")?).await?;
+    client.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await?;
+    changed.reached_by(1).await;
+    change(&management);
+    stat_becomes(&proxy, done.0, done.1).await?;
+    changed.open();
+    let response = client.response("GET", SOON).await?;
+    ensure!(response.body == b"first", "{response:?}");
+    ensure!(host.received().len() == 1, "there was a second try");
+    proxy.stop().await
+}
+
+#[tokio::test]
+async fn a_hedged_try_goes_on_when_there_is_no_host_for_the_next() -> Result<()> {
+    let nobody = endpoints(&[], "")?;
+    let leave = |management: &ManagementServer| {
+        management.set(&TypeUrl::CLUSTER_LOAD_ASSIGNMENT, "2", [nobody]);
+    };
+    hedged_without_a_second(leave, ("cluster.c.membership_total", 0)).await
+}
+
+#[tokio::test]
+async fn a_hedged_try_goes_on_when_there_is_no_cluster_for_the_next() -> Result<()> {
+    let remove = |management: &ManagementServer| management.set(&TypeUrl::CLUSTER, "2", []);
+    hedged_without_a_second(remove, ("cluster_manager.cluster_removed", 1)).await
 }

@@ -89,9 +89,9 @@ struct Failed {
 }
 
 /// Why there is no upstream stream.
-enum Unavailable {
+pub(super) enum Unavailable {
     Reset(UpstreamReset, String),
-    /// An earlier try is answered.
+    /// An earlier try goes on.
     Overtaken,
     End(StreamEnd),
 }
@@ -247,6 +247,7 @@ impl Stream<'_> {
                 self.pause(down, timer, pause).await?;
                 if !self.is_recalled() {
                     let Some(next) = self.next_cluster(cluster.clone()) else {
+                        self.info.upstream.attempts += 1;
                         if !self.races() {
                             return Err(self.no_cluster_left());
                         }
@@ -540,7 +541,7 @@ impl Stream<'_> {
         let place = match cluster.aggregate() {
             Some(aggregate) => {
                 let place = self.choose_member(cluster, aggregate, sending);
-                Some(place.map_err(|none| Unavailable::End(self.no_host(none)))?)
+                Some(place.map_err(|none| self.without_host(none))?)
             }
             None => None,
         };
@@ -551,14 +552,14 @@ impl Stream<'_> {
         let known = match cluster.find_host(&self.info, Some(&self.request)) {
             Some(Finding::Known(found)) => Some(found),
             Some(Finding::Waits(found)) => {
-                Box::pin(self.await_host(down, timer, found)).await.map_err(Unavailable::End)?;
+                Box::pin(self.await_host(down, timer, found)).await?;
                 None
             }
             None => None,
         };
         self.note_wishes(&cluster.cluster, sending);
         let host = self.pick_host(cluster, place.as_ref(), hash, sending, known);
-        let host = host.map_err(|none| Unavailable::End(self.no_host(none)))?;
+        let host = host.map_err(|none| self.without_host(none))?;
         self.info.upstream.host = Some(host.clone());
         self.info.upstream.sought = true;
         self.info.upstream.connection_id = None;
@@ -574,7 +575,7 @@ impl Stream<'_> {
         let options = self.transport_options(&of_route.cluster, &cluster.cluster);
         let Some(pool) = cluster.pool(&host, &self.cx.info, options.as_ref(), priority) else {
             self.info.upstream.host = None;
-            return Err(Unavailable::End(self.no_host(NoHost::Unavailable)));
+            return Err(self.without_host(NoHost::Unavailable));
         };
         self.log_upstream_start();
         let fresh = sending == Sending::Resent;
@@ -619,6 +620,14 @@ impl Stream<'_> {
         info.protocol = Some(up.protocol());
         (info.connect_start, info.connect_end) = up.connect_times().unzip();
         Ok(up)
+    }
+
+    /// There is nobody to try: an earlier try may still be answered.
+    fn without_host(&mut self, none: NoHost) -> Unavailable {
+        match self.races() {
+            true => Unavailable::Overtaken,
+            false => Unavailable::End(self.no_host(none)),
+        }
     }
 
     /// What the connection must be like, if that is more than a connection to the host: its name is for the cluster of the route to say.

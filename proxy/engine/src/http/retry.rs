@@ -639,7 +639,6 @@ impl Stream<'_> {
 
     /// The answer where there is no cluster for the next try.
     pub(super) fn no_cluster_left(&mut self) -> StreamEnd {
-        self.info.upstream.attempts += 1;
         let end = self.no_host_left();
         self.set_cluster(None);
         end
