@@ -126,6 +126,7 @@ impl Ledger {
                 if let Some(ends) = entry.ends {
                     self.ends.remove(&ends);
                 }
+                // (With what was counted since its last report: to tell of it would be to ask for assignments again.)
                 self.entries.remove(&key[..]);
                 self.table.remove([&key[..]]);
                 return Ok(());
@@ -201,9 +202,10 @@ impl Ledger {
                 if is_heard {
                     let usage = entry.usage(now);
                     if is_crowded && entry.holds == Holds::ByDefault && is_unused(&usage) {
-                        unused.push(entry.bucket.key.clone());
+                        unused.push((entry.bucket.clone(), usage));
+                    } else {
+                        reports.add(usage);
                     }
-                    reports.add(usage);
                 }
             }
             if has_entries {
@@ -214,11 +216,8 @@ impl Ledger {
                 self.reports.remove(&interval);
             }
         }
-        for key in &unused {
-            self.entries.remove(key);
-        }
         if !unused.is_empty() {
-            self.table.remove(unused.iter().map(|key| &**key));
+            forget(&mut self.entries, &self.table, unused, &mut reports);
         }
         reports.finish()
     }
@@ -262,6 +261,28 @@ impl Entry {
             num_requests_allowed: usage.allowed,
             num_requests_denied: usage.denied,
         }
+    }
+}
+
+/// Forgets these buckets, and reports what there is to report of them after all.
+#[cold]
+fn forget(
+    entries: &mut HashMap<Arc<[u8]>, Entry>,
+    table: &Table,
+    unused: Vec<(Arc<Bucket>, BucketQuotaUsage)>,
+    reports: &mut Reports<'_>,
+) {
+    for (bucket, _) in &unused {
+        entries.remove(&bucket.key);
+    }
+    table.remove(unused.iter().map(|(bucket, _)| &*bucket.key));
+    // Until then workers may have counted on; who asks from now on has a new bucket.
+    table.add_up();
+    for (bucket, mut usage) in unused {
+        let Usage { allowed, denied } = bucket.take_usage();
+        usage.num_requests_allowed += allowed;
+        usage.num_requests_denied += denied;
+        reports.add(usage);
     }
 }
 

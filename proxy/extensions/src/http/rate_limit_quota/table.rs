@@ -241,7 +241,7 @@ impl Table {
         }
     }
 
-    /// Forgets these buckets.
+    /// Forgets these buckets. What workers count of them until they notice is there once all is added up again ([`Table::add_up`]).
     pub(super) fn remove<'k>(&self, keys: impl IntoIterator<Item = &'k [u8]>) {
         let mut all = self.lock();
         for key in keys {

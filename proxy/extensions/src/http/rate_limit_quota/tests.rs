@@ -311,6 +311,49 @@ fn a_large_report_is_several() {
     assert!(reports.iter().all(|report| report.domain == "d"));
 }
 
+/// Buckets are forgotten while they are asked for again: what is counted of them until that is noticed is in their last report.
+#[test]
+fn threads_lose_no_request_of_buckets_that_are_forgotten() {
+    let plain = settings(|_| {});
+    let table = Arc::new(Table::new(2));
+    let mut ledger = Ledger::new("d".into(), table.clone());
+    // More than half of the room, and not all of it.
+    let name = "n".repeat(2500);
+    let keys: Vec<_> = (0..1000).map(|number| super::id::key_of(&id(&format!("{name}{number}")))).collect();
+    let (created, news) = std::sync::mpsc::channel();
+    let begin = Instant::now();
+    let mut now = begin;
+    let (mut told_of, mut begun) = (0, 0);
+    let mut report = || {
+        now += 10 * SECOND;
+        while let Ok(created) = news.try_recv() {
+            ledger.add(created, now);
+            begun += 1;
+        }
+        told_of += told(&ledger.report_due(true, now)).iter().map(|(_, allowed, ..)| allowed).sum::<u64>();
+    };
+    let asked = std::thread::scope(|scope| {
+        let (table, settings, keys) = (&table, &plain, &keys);
+        let asking = scope.spawn(move || {
+            let mut asked = 0;
+            for key in (0..50).flat_map(|_| keys) {
+                asked += 1;
+                if let Some(bucket) = table.ask(key, settings.unassigned, begin).unwrap().new {
+                    created.send(Created { bucket, settings: settings.clone() }).unwrap();
+                }
+            }
+            asked
+        });
+        while !asking.is_finished() {
+            report();
+        }
+        asking.join().unwrap()
+    });
+    (0..3).for_each(|_| report());
+    assert!(begun > keys.len(), "nothing was forgotten");
+    assert_eq!(told_of, asked);
+}
+
 /// Clients choose what buckets are named after: with more of them than there is room for, nobody gains tokens.
 #[test]
 fn requests_without_room_for_their_buckets_share_one() {
