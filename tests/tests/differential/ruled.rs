@@ -122,9 +122,12 @@ async fn retries(proxy: &Proxy, seen: &mut Vec<String>) -> Result<()> {
     Ok(())
 }
 
+/// What a header says, given the time in seconds.
+type Says = fn(u64) -> String;
+
 /// A host says until when it wants to be left alone: seconds from now, or a text.
 async fn resets(proxy: &Proxy, host: &Upstream, seen: &mut Vec<String>) -> Result<()> {
-    let says: [(&str, fn(u64) -> String); 7] = [
+    let says: [(&str, Says); 7] = [
         // (Of the six seconds five may be left, and up to half of them come on top.)
         ("soon", |now| (now + 6).to_string()),
         ("long ago", |now| (now - 100).to_string()),
