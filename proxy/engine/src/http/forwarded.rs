@@ -83,6 +83,7 @@ pub(crate) struct Origin {
 }
 
 /// Reads and rewrites the headers that say where a request comes from.
+#[inline]
 pub(crate) fn apply(
     manager: &ConnectionManager,
     info: &StreamInfo,
