@@ -16,7 +16,7 @@ pub use side::Side;
 use std::fmt::Write;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 
 use crate::config;
@@ -24,6 +24,19 @@ use crate::frames::hello;
 use crate::process::Binary;
 use crate::upstream::Reply;
 use crate::upstream::h2::H2Reply;
+
+/// Fails where what was written down of a whole course of events differs, with each of the differences.
+///
+/// # Errors
+/// The differences.
+pub fn expect_same(wanted: &[String], found: &[String]) -> Result<()> {
+    let mut differences = String::new();
+    for (wanted, found) in wanted.iter().zip(found).filter(|(wanted, found)| wanted != found) {
+        let _ = writeln!(differences, "Envoy {wanted}\nhere  {found}");
+    }
+    ensure!(differences.is_empty() && wanted.len() == found.len(), "{differences}");
+    Ok(())
+}
 
 /// One bootstrap shared by many cases.
 ///

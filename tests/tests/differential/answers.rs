@@ -1,10 +1,9 @@
 //! What is counted of answers: at their host, apart for canaries, and where they end before their end.
 
-use std::fmt::Write;
-
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use integration::client::Client;
 use integration::config::{HttpListener, bootstrap};
+use integration::differential::expect_same;
 use integration::expect::{SOON, eventually};
 use integration::process::{Binary, Proxy};
 use integration::upstream::{Reply, Step, Upstream};
@@ -152,12 +151,5 @@ async fn observe(binary: &Binary) -> Result<Vec<String>> {
 /// What is counted.
 pub async fn compare(reference: &Binary, subject: &Binary) -> Result<()> {
     let (wanted, found) = tokio::try_join!(observe(reference), observe(subject))?;
-    let mut differences = String::new();
-    for (wanted, found) in wanted.iter().zip(&found) {
-        if wanted != found {
-            let _ = writeln!(differences, "Envoy {wanted}\nhere  {found}");
-        }
-    }
-    ensure!(differences.is_empty() && wanted.len() == found.len(), "{differences}");
-    Ok(())
+    expect_same(&wanted, &found)
 }

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use integration::client::Client;
 use integration::config::{HttpListener, bootstrap};
+use integration::differential::expect_same;
 use integration::expect::{SOON, eventually};
 use integration::process::{Binary, Proxy};
 use integration::upstream::{Gate, Reply, Upstream};
@@ -122,9 +123,5 @@ async fn run(binary: &Binary) -> Result<Vec<String>> {
 /// Runs it on both.
 pub async fn compare(reference: &Binary, subject: &Binary) -> Result<()> {
     let (wanted, found) = tokio::try_join!(run(reference), run(subject))?;
-    let pairs = wanted.iter().zip(&found).filter(|(wanted, found)| wanted != found);
-    let differences: Vec<String> =
-        pairs.map(|(wanted, found)| format!("Envoy {wanted}\nhere {found}")).collect();
-    ensure!(differences.is_empty() && wanted.len() == found.len(), "{}", differences.join("\n"));
-    Ok(())
+    expect_same(&wanted, &found)
 }

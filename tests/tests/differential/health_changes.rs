@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 use integration::client::Client;
 use integration::config::{bootstrap, listener_with_filters, tcp_proxy};
+use integration::differential::expect_same;
 use integration::expect::{SOON, eventually, whole_lines};
 use integration::process::{Binary, Proxy};
 use integration::upstream::{EchoServer, Reply, Step, Upstream};
@@ -148,14 +149,7 @@ async fn hosts_of(binary: &Binary) -> Result<Vec<String>> {
 /// Hosts that come and go.
 pub async fn compare_hosts(reference: &Binary, subject: &Binary) -> Result<()> {
     let (wanted, found) = tokio::try_join!(hosts_of(reference), hosts_of(subject))?;
-    let mut differences = String::new();
-    for (wanted, found) in wanted.iter().zip(&found) {
-        if wanted != found {
-            let _ = writeln!(differences, "Envoy {wanted}\nhere {found}");
-        }
-    }
-    ensure!(differences.is_empty() && wanted.len() == found.len(), "{differences}");
-    Ok(())
+    expect_same(&wanted, &found)
 }
 
 async fn warming_of(binary: &Binary) -> Result<Vec<String>> {

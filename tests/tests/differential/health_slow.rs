@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use integration::client::Client;
 use integration::config::{HttpListener, bootstrap};
+use integration::differential::expect_same;
 use integration::expect::{SOON, eventually, within};
 use integration::process::{Binary, Proxy};
 use integration::upstream::{Gate, Reply, Upstream};
@@ -248,12 +249,5 @@ async fn run(binary: &Binary) -> Result<Vec<String>> {
 /// Runs it on both.
 pub async fn compare(reference: &Binary, subject: &Binary) -> Result<()> {
     let (wanted, found) = tokio::try_join!(run(reference), run(subject))?;
-    let mut differences = String::new();
-    for (wanted, found) in wanted.iter().zip(&found) {
-        if wanted != found {
-            let _ = writeln!(differences, "Envoy {wanted}\nhere {found}");
-        }
-    }
-    ensure!(differences.is_empty() && wanted.len() == found.len(), "{differences}");
-    Ok(())
+    expect_same(&wanted, &found)
 }

@@ -1,11 +1,11 @@
 //! Several health checks of one cluster: who gets traffic when they do not agree, what each counts, and what all of them.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use integration::client::Client;
 use integration::config::{HttpListener, bootstrap};
+use integration::differential::expect_same;
 use integration::expect::{SOON, eventually, whole_lines};
 use integration::process::{Binary, Proxy};
 use integration::upstream::{Reply, Upstream};
@@ -141,12 +141,5 @@ const EVENTS: usize = 4 + 2 + 2 + 2;
 /// Runs it on both.
 pub async fn compare(reference: &Binary, subject: &Binary) -> Result<()> {
     let (wanted, found) = tokio::try_join!(run(reference), run(subject))?;
-    let mut differences = String::new();
-    for (wanted, found) in wanted.iter().zip(&found) {
-        if wanted != found {
-            let _ = writeln!(differences, "Envoy {wanted}\nhere {found}");
-        }
-    }
-    ensure!(differences.is_empty() && wanted.len() == found.len(), "{differences}");
-    Ok(())
+    expect_same(&wanted, &found)
 }

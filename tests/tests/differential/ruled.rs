@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, ensure};
 use integration::client::Client;
 use integration::config::{HttpListener, bootstrap};
+use integration::differential::expect_same;
 use integration::expect::{SOON, eventually};
 use integration::process::{Binary, Proxy};
 use integration::upstream::{Reply, Upstream};
@@ -275,12 +276,5 @@ pub async fn compare(reference: &Binary, subject: &Binary) -> Result<()> {
     let (wanted, found) = tokio::try_join!(async { observe(reference).await.context("Envoy") }, async {
         observe(subject).await.context("here")
     })?;
-    let mut differences = String::new();
-    for (wanted, found) in wanted.iter().zip(&found) {
-        if wanted != found {
-            let _ = writeln!(differences, "Envoy {wanted}\nhere  {found}");
-        }
-    }
-    ensure!(differences.is_empty() && wanted.len() == found.len(), "{differences}");
-    Ok(())
+    expect_same(&wanted, &found)
 }
