@@ -74,6 +74,8 @@ async fn observe(binary: &Binary) -> BTreeMap<&'static str, String> {
             })
             .await
             .unwrap();
+            // They wait from before the host has accepted the one connection that is made for them.
+            eventually("a connection", SOON, async || (host.opened() > 0).then_some(())).await.unwrap();
             assert_eq!(host.opened(), 1, "{name}");
             host.pass_handshakes(true);
             if *name == "many_http1" {
