@@ -67,6 +67,7 @@ soak: ## mixed load, changes and kills for MINUTES=20
 
 .PHONY: bench
 bench: release ## CPU, latency and memory beside Envoy, HAProxy and nginx (ARGS='--quick --only h1,h2')
+	@scripts/sidecar.sh
 	@peers=$$(scripts/peers.sh all) && eval "$$peers" && $(CARGO) run --release -p benches --bin load -- $(ARGS)
 
 .PHONY: instructions
