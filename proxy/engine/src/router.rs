@@ -1,7 +1,7 @@
 //! Routing: which virtual host and route a request takes, and what the route does to it.
 //!
 //! A [`RouteTable`] is built once from `envoy.config.route.v3.RouteConfiguration` and never changes; a stream pins the
-//! `Arc<RouteTable>` it was matched in and keeps a [`RouteMatch`], which is two small numbers. Matching allocates only for
+//! `Arc<RouteTable>` it was matched in and keeps a [`RouteMatch`], which is a few numbers. Matching allocates only for
 //! host names with capital letters over 128 bytes, or to join repeated headers.
 //! Source: Envoy `docs/root/intro/arch_overview/http/http_routing.rst`, `docs/root/configuration/http/http_conn_man`.
 

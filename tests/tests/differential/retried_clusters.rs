@@ -87,6 +87,9 @@ fn routes() -> Vec<(&'static str, String, String)> {
         "{}, hash_policy: [{{header: {{header_name: x-key}}}}]",
         groups(&[("one", &[("a", 1), ("b", 1), ("c", 1)])], ", use_hash_policy: true")
     );
+    let weighted_by_hash = weighted(&[("a", 50), ("b", 30), ("c", 20)])
+        .replace("header_name: x-random", "use_hash_policy: true")
+        + ", hash_policy: [{header: {header_name: x-key}}]";
     let renamed = ", auto_host_rewrite: true, append_x_forwarded_host: true";
     vec![
         ("hedged", weighted(&[("a", 50), ("b", 50)]), limited(true)),
@@ -101,6 +104,9 @@ fn routes() -> Vec<(&'static str, String, String)> {
         ("tree-same", tree("x-none", &[("1", "b")], "a"), again(2)),
         ("tree-refused", tree(ATTEMPT, &[("1", "a")], "refused"), again(2)),
         ("weighted", weighted(&[("a", 50), ("b", 30), ("c", 20)]), again(5)),
+        ("weighted-changed", weighted(&[("a", 50), ("b", 30), ("c", 20)]), again(5)),
+        ("weighted-hashed-changed", weighted_by_hash, again(5)),
+        ("groups-changed", groups(mixed, ", header_name: x-random"), again(1)),
         ("weighted-off", weighted(&[("a", 50), ("b", 50)]), policy(2, false)),
         ("weighted-zero", weighted(&[("a", 50), ("b", 0)]), again(2)),
         ("weighted-twice", weighted(&[("a", 50), ("a", 50), ("b", 1)]), again(3)),
@@ -133,7 +139,13 @@ const TOLD: [(&str, &str); 9] = [
 
 fn listener(name: &str, told: Option<&str>) -> HttpListener {
     let route = |(path, cluster, policy): &(&str, String, String)| {
-        format!("- match: {{path: /{path}}}\n  route: {{{cluster}, {policy}}}\n")
+        let changes = match path.ends_with("-changed") {
+            true => {
+                "  request_headers_to_add: [{header: {key: x-random, value: \"40\"}, append_action: OVERWRITE_IF_EXISTS_OR_ADD}, {header: {key: x-key, value: other}, append_action: OVERWRITE_IF_EXISTS_OR_ADD}]\n"
+            }
+            false => "",
+        };
+        format!("- match: {{path: /{path}}}\n  route: {{{cluster}, {policy}}}\n{changes}")
     };
     let routes: String = routes().iter().map(route).collect();
     let host = format!(
@@ -204,6 +216,20 @@ pub(crate) fn cases() -> Vec<Case> {
         plain("weighted clusters that were not tried", "/weighted", first, 2),
         plain("weighted clusters, by another number", "/weighted", "x-random: 60\r\n", 2),
         plain("weighted clusters, all tried", "/weighted", first, 6),
+        plain("weighted clusters, the route changes the number", "/weighted-changed", first, 2),
+        plain(
+            "weighted clusters, the route changes what is hashed",
+            "/weighted-hashed-changed",
+            "x-key: some\r\n",
+            2,
+        ),
+        plain(
+            "weighted clusters, the route changes what else is hashed",
+            "/weighted-hashed-changed",
+            "x-key: more\r\n",
+            2,
+        ),
+        plain("groups, the route changes the number", "/groups-changed", first, 1),
         plain("weighted clusters, not chosen anew", "/weighted-off", first, 2),
         plain("weighted clusters, one without weight", "/weighted-zero", first, 3),
         plain("weighted clusters, one listed twice", "/weighted-twice", first, 2),

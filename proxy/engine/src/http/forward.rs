@@ -464,7 +464,7 @@ impl Stream<'_> {
             true => ExpectedTimeout::Respected,
             false => ExpectedTimeout::Overwritten,
         };
-        let (is_routed, random) = (self.is_routed(), self.random);
+        let is_routed = self.is_routed();
         let Self { table, matched, request, info, deadlines, .. } = self;
         let Some(route) = selected(table.as_ref(), *matched) else {
             return BreakerPriority::Default;
@@ -485,9 +485,6 @@ impl Stream<'_> {
             request.headers.insert(&*X_ENVOY_ATTEMPT_COUNT, HeaderValue::from_static("1"));
         }
         info.upstream.attempts = 1;
-        // (What the route changes of the request has no say in it.)
-        let chance = policy.filter(|policy| policy.refreshes_cluster);
-        let chance = chance.map(|_| route.chance(request, info, random));
         route.finalize_request(request, info, headers);
         self.server_name =
             cluster.cluster.http.names.as_ref().map(|names| names.of(&request.headers, &request.authority));
@@ -505,9 +502,6 @@ impl Stream<'_> {
         };
         if policy.is_some() || timeouts.is_asked || redirects {
             self.tries = Tries::new(request, policy, &timeouts, priority, (redirects, limit));
-            if let Some((tries, chance)) = self.tries.as_mut().zip(chance) {
-                tries.leave_to(chance);
-            }
         }
         // Retries are the router's business, not the upstream's.
         if timeouts.is_asked {

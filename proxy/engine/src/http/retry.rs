@@ -23,7 +23,6 @@ use proxy_core::headers::{
 use proxy_core::local_reply::LocalReply;
 use proxy_core::response_flag::ResponseFlag;
 use proxy_core::retry::{BackOff, Decision, ResponseRule, RetryOn, RetryPolicy};
-use proxy_core::runtime::Runtime;
 use proxy_core::stats::groups::RouteStats;
 use proxy_core::stream_error::UpstreamReset;
 use proxy_core::upstream::{Host, Load};
@@ -66,8 +65,6 @@ pub(crate) struct Tries {
     retries: u32,
     /// Weighted clusters it was sent to, if each try chooses one anew.
     tried_clusters: Tried,
-    /// What decides between clusters of one group.
-    chance: u64,
     /// A redirect that the host may answer with is followed.
     redirects: bool,
     pub(super) kept: Kept,
@@ -163,7 +160,6 @@ impl Tries {
             loads: None,
             retries: 0,
             tried_clusters: Tried::new(),
-            chance: 0,
             redirects,
             kept: Kept { limit, ..Kept::default() },
             timeouts: *timeouts,
@@ -243,11 +239,6 @@ impl Tries {
     /// Whether each try chooses the cluster anew; not where tries may go on beside the next, as in Envoy.
     fn refreshes_cluster(&self) -> bool {
         !self.hedges && self.policy.as_ref().is_some_and(|policy| policy.refreshes_cluster)
-    }
-
-    /// For all tries, `chance` decides between clusters of one group.
-    pub(super) fn leave_to(&mut self, chance: u64) {
-        self.chance = chance;
     }
 
     /// The hosts are others from now on: priorities have nothing in common with those before.
@@ -616,14 +607,12 @@ impl Stream<'_> {
 
     /// Chooses the cluster anew, if the policy wants it and the route leaves a choice.
     fn choose_again(&mut self) -> Option<RouteMatch> {
-        let Self { cx, table, matched, request, info, random, tries, .. } = self;
+        let Self { cx, table, matched, request, info, tries, .. } = self;
         let tries = tries.as_deref_mut().filter(|tries| tries.refreshes_cluster())?;
         tries.retries += 1;
         // (What is sent again without a policy is the same try.)
-        let (attempt, chance) = (tries.retries, tries.chance);
-        let mut again = Again { tried: &mut tries.tried_clusters, attempt, chance };
-        let runtime: &Runtime = &cx.shared.env.runtime;
-        table.as_ref()?.choose_again((*matched)?, request, (&*info, runtime, *random), &mut again)
+        let mut again = Again { tried: &mut tries.tried_clusters, attempt: tries.retries };
+        table.as_ref()?.choose_again((*matched)?, request, info, &cx.shared.env.runtime, &mut again)
     }
 
     /// The next try is one of another cluster, though it may have the name of the one before.

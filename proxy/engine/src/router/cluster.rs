@@ -43,8 +43,15 @@ pub(crate) struct Again<'t> {
     pub(crate) tried: &'t mut Tried,
     /// How often it was sent.
     pub(crate) attempt: u32,
-    /// What decides between clusters of one group.
-    pub(crate) chance: u64,
+}
+
+/// What a route chose for a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Picked {
+    /// Index of the weighted cluster, or what the plugin chose; 0 if there is one cluster.
+    pub(super) choice: u32,
+    /// The number that decided, and decides for all further tries: of a header, of what the request hashes to, or random.
+    number: u64,
 }
 
 /// How a route chooses its cluster.
@@ -130,18 +137,29 @@ impl ClusterSpecifier {
         }
     }
 
-    /// Index of the weighted cluster for `request`, or what the plugin chooses; 0 if there is one cluster.
+    /// Chooses for `request`.
     pub(super) fn pick(
         &self,
         request: &RequestHead,
         info: &StreamInfo,
         runtime: &Runtime,
         random: u64,
-    ) -> u32 {
-        match self {
+    ) -> Picked {
+        let number = self.random_header().and_then(|name| number_of(request, name)).unwrap_or(random);
+        let choice = match self {
             Self::One(_) => 0,
-            Self::Weighted(weighted) => weighted.pick(request, runtime, random),
-            Self::Plugin(plugin) => plugin.choose(request, info, 0, plugin.chance(request, random)),
+            Self::Weighted(weighted) => weighted.pick(runtime, number),
+            Self::Plugin(plugin) => plugin.choose(request, info, 0, number),
+        };
+        Picked { choice, number }
+    }
+
+    /// The header that has the number that decides, if one has it.
+    fn random_header(&self) -> Option<&HeaderName> {
+        match self {
+            Self::One(_) => None,
+            Self::Weighted(weighted) => weighted.random_header.as_ref(),
+            Self::Plugin(plugin) => plugin.random_header(),
         }
     }
 
@@ -160,32 +178,26 @@ impl ClusterSpecifier {
     }
 
     /// What is picked when `request` is to be sent again, for which `picked` was picked so far, and before that those of `tried`; `None` if
-    /// there is no choice. `random` is that of the first pick, `chance` what [`Self::chance`] said then.
+    /// there is no choice.
     pub(super) fn pick_again(
         &self,
         again: &mut Again<'_>,
-        picked: u32,
+        picked: Picked,
         request: &RequestHead,
-        (info, runtime, random): (&StreamInfo, &Runtime, u64),
-    ) -> Option<u32> {
-        match self {
-            Self::One(_) => None,
+        info: &StreamInfo,
+        runtime: &Runtime,
+    ) -> Option<Picked> {
+        let choice = match self {
+            Self::One(_) => return None,
             Self::Weighted(weighted) => {
                 if again.tried.is_empty() {
-                    again.tried.push(picked);
+                    again.tried.push(picked.choice);
                 }
-                Some(weighted.pick_untried(again.tried, request, runtime, random))
+                weighted.pick_untried(again.tried, runtime, picked.number)
             }
-            Self::Plugin(plugin) => Some(plugin.choose(request, info, again.attempt, again.chance)),
-        }
-    }
-
-    /// The number that decides between clusters of one group for all tries of `request`; `random` if there are no groups.
-    pub(super) fn chance(&self, request: &RequestHead, random: u64) -> u64 {
-        match self {
-            Self::One(_) | Self::Weighted(_) => random,
-            Self::Plugin(plugin) => plugin.chance(request, random),
-        }
+            Self::Plugin(plugin) => plugin.choose(request, info, again.attempt, picked.number),
+        };
+        Some(Picked { choice, ..picked })
     }
 
     /// The cluster of `request`, for which `picked` was picked, but for weighted ones.
@@ -292,8 +304,7 @@ impl WeightedClusters {
     }
 
     /// Like [`Self::pick`], but leaves out those of `tried`, to which it adds what it picks. When all were tried, all may be again.
-    fn pick_untried(&self, tried: &mut Tried, request: &RequestHead, runtime: &Runtime, random: u64) -> u32 {
-        let random = self.random_header.as_ref().and_then(|name| number_of(request, name)).unwrap_or(random);
+    fn pick_untried(&self, tried: &mut Tried, runtime: &Runtime, number: u64) -> u32 {
         let weights: SmallVec<[u64; 8]> =
             self.clusters.iter().map(|cluster| cluster.current_weight(runtime)).collect();
         let mut left = weights.clone();
@@ -308,22 +319,21 @@ impl WeightedClusters {
         }
         let picked = match left.iter().sum::<u64>() {
             0 => 0,
-            total => pick(left.iter().copied(), random % total),
+            total => pick(left.iter().copied(), number % total),
         };
         tried.push(picked);
         picked
     }
 
-    fn pick(&self, request: &RequestHead, runtime: &Runtime, random: u64) -> u32 {
-        let random = self.random_header.as_ref().and_then(|name| number_of(request, name)).unwrap_or(random);
+    fn pick(&self, runtime: &Runtime, number: u64) -> u32 {
         if !self.has_runtime_keys {
-            return pick(self.clusters.iter().map(|cluster| u64::from(cluster.weight)), random % self.total);
+            return pick(self.clusters.iter().map(|cluster| u64::from(cluster.weight)), number % self.total);
         }
         let weights: SmallVec<[u64; 8]> =
             self.clusters.iter().map(|cluster| cluster.current_weight(runtime)).collect();
         match weights.iter().sum::<u64>() {
             0 => 0,
-            total => pick(weights.iter().copied(), random % total),
+            total => pick(weights.iter().copied(), number % total),
         }
     }
 }
@@ -342,7 +352,7 @@ pub(super) fn pick(weights: impl Iterator<Item = u64>, mut at: u64) -> u32 {
 }
 
 /// The number in the only value of a header.
-pub(super) fn number_of(request: &RequestHead, name: &HeaderName) -> Option<u64> {
+fn number_of(request: &RequestHead, name: &HeaderName) -> Option<u64> {
     let mut values = request.headers.get_all(name).iter();
     let value = values.next()?;
     if values.next().is_some() {

@@ -10,6 +10,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use http::HeaderName;
 use proxy_core::config::{BuildCx, Rejected};
 use proxy_core::extension::decode;
 use proxy_core::facts::{Facts, Layer};
@@ -126,21 +127,22 @@ impl ClusterPlugin {
     }
 
     /// Number of the cluster for a try of `request` (0 for the first), to be asked for with [`Self::cluster`].
-    pub(super) fn choose(&self, request: &RequestHead, info: &StreamInfo, attempt: u32, chance: u64) -> u32 {
+    /// `number` decides between clusters of one group.
+    pub(super) fn choose(&self, request: &RequestHead, info: &StreamInfo, attempt: u32, number: u64) -> u32 {
         match &self.0 {
             Kind::Unknown => NOTHING,
             Kind::Tree { tree, .. } => {
                 tree.find(&Facts::of_request(info, request, None)).copied().unwrap_or(NOTHING)
             }
-            Kind::Groups(groups) => groups.choose(info, attempt, chance),
+            Kind::Groups(groups) => groups.choose(info, attempt, number),
         }
     }
 
-    /// The number that decides between clusters of one group for all tries of `request`.
-    pub(super) fn chance(&self, request: &RequestHead, random: u64) -> u64 {
+    /// The header that has that number, if one has it.
+    pub(super) fn random_header(&self) -> Option<&HeaderName> {
         match &self.0 {
-            Kind::Unknown | Kind::Tree { .. } => random,
-            Kind::Groups(groups) => groups.chance(request, random),
+            Kind::Unknown | Kind::Tree { .. } => None,
+            Kind::Groups(groups) => groups.random_header.as_ref(),
         }
     }
 

@@ -18,7 +18,7 @@ use xds_api::envoy::config::core::v3::RoutingPriority;
 use xds_api::envoy::config::route::v3 as proto;
 use xds_api::envoy::config::route::v3::route_action::ClusterNotFoundResponseCode;
 
-use super::cluster::{Again, ClusterSpecifier};
+use super::cluster::{ClusterSpecifier, Picked};
 use super::filter_config::FilterConfigs;
 use super::internal_redirect::InternalRedirects;
 use super::path::PathRule;
@@ -164,40 +164,19 @@ impl ForwardAction {
         names
     }
 
-    /// Index of the weighted cluster for `request`, or what a plugin chooses; 0 if there is one cluster.
+    /// Chooses the cluster for `request`.
     pub(super) fn pick_cluster(
         &self,
         request: &RequestHead,
         info: &StreamInfo,
         runtime: &Runtime,
         random: u64,
-    ) -> u32 {
-        self.cluster.pick(request, info, runtime, self.hash_or(request, info, random))
-    }
-
-    /// The same when `request`, for which `picked` was picked so far, is to be sent again; `None` if there is no choice.
-    pub(super) fn pick_cluster_again(
-        &self,
-        again: &mut Again<'_>,
-        picked: u32,
-        request: &RequestHead,
-        (info, runtime, random): (&StreamInfo, &Runtime, u64),
-    ) -> Option<u32> {
-        let random = self.hash_or(request, info, random);
-        self.cluster.pick_again(again, picked, request, (info, runtime, random))
-    }
-
-    /// The number that decides for all tries of `request` which cluster of a group it gets.
-    pub(super) fn chance(&self, request: &RequestHead, info: &StreamInfo, random: u64) -> u64 {
-        self.cluster.chance(request, self.hash_or(request, info, random))
-    }
-
-    /// What `request` hashes to, if that and not chance chooses its cluster.
-    fn hash_or(&self, request: &RequestHead, info: &StreamInfo, random: u64) -> u64 {
-        match self.cluster.uses_hash() {
+    ) -> Picked {
+        let random = match self.cluster.uses_hash() {
             true => self.hash_policies.hash(request, info, None).unwrap_or(random),
             false => random,
-        }
+        };
+        self.cluster.pick(request, info, runtime, random)
     }
 
     /// Whether the route allows the upgrade `protocol` (lower case); `None` leaves it to the connection manager.

@@ -10,14 +10,13 @@ use http::HeaderName;
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
 use proxy_core::config::{BuildCx, Rejected};
-use proxy_core::head::RequestHead;
 use proxy_core::names::Name;
 use proxy_core::stream_info::StreamInfo;
 use smallvec::SmallVec;
 use xds_api::envoy::extensions::router::cluster_specifiers::priority_group::v3 as proto;
 use xds_api::envoy::extensions::router::cluster_specifiers::priority_group::v3::priority_group_cluster_specifier::RandomValueSpecifier;
 
-use super::cluster::{ClusterChoice, number_of, pick};
+use super::cluster::{ClusterChoice, pick};
 use super::route_table::build_header_name;
 
 /// What the list of groups is called in its namespace of dynamic metadata.
@@ -39,7 +38,8 @@ pub(super) struct PriorityGroups {
     /// Those of all groups, one group after the other.
     clusters: Box<[Name]>,
     overrides: Option<Overrides>,
-    random_header: Option<HeaderName>,
+    /// The header that has the number that decides.
+    pub(super) random_header: Option<HeaderName>,
     pub(super) uses_hash: bool,
 }
 
@@ -95,23 +95,18 @@ impl PriorityGroups {
         })
     }
 
-    /// The number that decides for all tries of `request`: that of its header, or else `chance`.
-    pub(super) fn chance(&self, request: &RequestHead, chance: u64) -> u64 {
-        self.random_header.as_ref().and_then(|name| number_of(request, name)).unwrap_or(chance)
-    }
-
     /// The choice for a try (0 for the first), to be looked up with [`Self::cluster`].
-    pub(super) fn choose(&self, info: &StreamInfo, attempt: u32, chance: u64) -> u32 {
+    pub(super) fn choose(&self, info: &StreamInfo, attempt: u32, number: u64) -> u32 {
         let attempt = usize::try_from(attempt).unwrap_or(usize::MAX);
         let group = match self.overridden(info, attempt) {
             Some(Overridden::Clusters(group, weights)) => {
-                return IN_METADATA | group << 16 | pick_by(weights.iter().copied(), chance);
+                return IN_METADATA | group << 16 | pick_by(weights.iter().copied(), number);
             }
             Some(Overridden::Group(name)) => self.by_name.get(name).copied(),
             None => None,
         };
         let group = self.groups.get(group.unwrap_or(attempt)).or(self.groups.last());
-        group.map_or(0, |group| group.first + pick_by(group.weights.iter().copied(), chance))
+        group.map_or(0, |group| group.first + pick_by(group.weights.iter().copied(), number))
     }
 
     /// The cluster of a choice.
@@ -195,12 +190,12 @@ impl Group {
     }
 }
 
-/// Index of the weight that `chance` falls on.
-fn pick_by(weights: impl Iterator<Item = u32> + Clone, chance: u64) -> u32 {
+/// Index of the weight that `number` falls on.
+fn pick_by(weights: impl Iterator<Item = u32> + Clone, number: u64) -> u32 {
     let weights = weights.map(u64::from);
     match weights.clone().sum::<u64>() {
         0 => 0,
-        total => pick(weights, chance % total),
+        total => pick(weights, number % total),
     }
 }
 

@@ -17,7 +17,7 @@ use proxy_core::stream_info::StreamInfo;
 use proxy_core::upstream::Labels;
 use xds_api::envoy::config::route::v3 as proto;
 
-use super::cluster::{Again, ClusterChoice, ClusterWeight};
+use super::cluster::{Again, ClusterChoice, ClusterWeight, Picked};
 use super::cluster_plugin::ClusterPlugin;
 use super::domains::{Domains, without_port};
 use super::filter_config::{FilterConfig, FilterConfigs};
@@ -79,12 +79,11 @@ pub(super) enum PathParameters {
     Ignored,
 }
 
-/// A matched route of one table, as two small numbers; meaningless with any other table.
+/// A matched route of one table, as a few numbers; meaningless with any other table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RouteMatch {
     route: u32,
-    /// Index of the chosen weighted cluster, or what a plugin chose.
-    choice: u32,
+    picked: Picked,
 }
 
 impl RouteTable {
@@ -216,31 +215,31 @@ impl RouteTable {
         if let Some(redirect) = virtual_host.tls_redirect()
             && self.redirects_to_tls(virtual_host, request)
         {
-            return Some(RouteMatch { route: redirect, choice: 0 });
+            return Some(RouteMatch { route: redirect, picked: Picked::default() });
         }
         let tried = virtual_host.routes.of_request(request, info)?;
         let route = tried.find(&self.routes, self.path_parameters, request, |entry| {
             entry.conditions.hold(request, info, runtime, random)
         })?;
-        let choice = match &self.routes.get(route as usize)?.action {
+        let picked = match &self.routes.get(route as usize)?.action {
             Action::Forward(forward) => forward.pick_cluster(request, info, runtime, random),
-            Action::Redirect(_) | Action::DirectResponse(_) | Action::NonForwarding => 0,
+            Action::Redirect(_) | Action::DirectResponse(_) | Action::NonForwarding => Picked::default(),
         };
-        Some(RouteMatch { route, choice })
+        Some(RouteMatch { route, picked })
     }
 
-    /// Chooses the cluster anew for `request`, which is to be sent again and `matched`; `None` if the route leaves no choice. `random` is what
-    /// [`route`](Self::route) was given.
+    /// Chooses the cluster anew for `request`, which is to be sent again and `matched`; `None` if the route leaves no choice.
     pub(crate) fn choose_again(
         &self,
         matched: RouteMatch,
         request: &RequestHead,
-        wants: (&StreamInfo, &Runtime, u64),
+        info: &StreamInfo,
+        runtime: &Runtime,
         again: &mut Again<'_>,
     ) -> Option<RouteMatch> {
         let Action::Forward(forward) = &self.routes.get(matched.route as usize)?.action else { return None };
-        let choice = forward.pick_cluster_again(again, matched.choice, request, wants)?;
-        Some(RouteMatch { choice, ..matched })
+        let picked = forward.cluster.pick_again(again, matched.picked, request, info, runtime)?;
+        Some(RouteMatch { picked, ..matched })
     }
 
     /// The virtual host that `request` names, whether one of its routes takes it or not.
@@ -279,10 +278,10 @@ impl RouteTable {
         let entry = self.routes.get(matched.route as usize)?;
         let virtual_host = self.virtual_hosts.get(entry.virtual_host)?;
         let weight = match &entry.action {
-            Action::Forward(forward) => forward.cluster.weight(matched.choice),
+            Action::Forward(forward) => forward.cluster.weight(matched.picked.choice),
             Action::Redirect(_) | Action::DirectResponse(_) | Action::NonForwarding => None,
         };
-        Some(SelectedRoute { table: self, virtual_host, entry, weight, choice: matched.choice })
+        Some(SelectedRoute { table: self, virtual_host, entry, weight, choice: matched.picked.choice })
     }
 
     /// Name of the route configuration.
@@ -360,14 +359,6 @@ impl<'t> SelectedRoute<'t> {
             (Action::Redirect(_) | Action::DirectResponse(_) | Action::NonForwarding, _) => {
                 ClusterChoice::None
             }
-        }
-    }
-
-    /// The number that decides for all tries of `request` which cluster of a group it gets; `random` was that of the first choice.
-    pub(crate) fn chance(&self, request: &RequestHead, info: &StreamInfo, random: u64) -> u64 {
-        match &self.entry.action {
-            Action::Forward(forward) => forward.chance(request, info, random),
-            Action::Redirect(_) | Action::DirectResponse(_) | Action::NonForwarding => random,
         }
     }
 

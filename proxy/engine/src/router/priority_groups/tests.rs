@@ -6,7 +6,7 @@ use proxy_core::names::Name;
 use xds_api::read::{Options, Source, read};
 
 use super::*;
-use crate::router::tests::{get, info, with};
+use crate::router::tests::info;
 
 fn build(yaml: &str) -> Result<PriorityGroups, String> {
     let proto = read(&Source::yaml("g", yaml.as_bytes()), &Options::default()).expect(yaml).message;
@@ -23,8 +23,8 @@ priority_groups:
 - {name: two, clusters: [{cluster_name: d, weight: 1}]}
 ";
 
-fn chosen(groups: &PriorityGroups, info: &StreamInfo, attempt: u32, chance: u64) -> String {
-    match groups.cluster(groups.choose(info, attempt, chance), info) {
+fn chosen(groups: &PriorityGroups, info: &StreamInfo, attempt: u32, number: u64) -> String {
+    match groups.cluster(groups.choose(info, attempt, number), info) {
         ClusterChoice::Named(name) => name.as_str().to_owned(),
         ClusterChoice::FromRequest(name) => format!("said:{name}"),
         ClusterChoice::None => "none".to_owned(),
@@ -34,21 +34,11 @@ fn chosen(groups: &PriorityGroups, info: &StreamInfo, attempt: u32, chance: u64)
 #[test]
 fn each_try_has_its_group_and_the_last_group_all_that_follow() {
     let groups = build(GROUPS).unwrap();
-    let tries = |chance| [0, 1, 2, 3, 9].map(|attempt| chosen(&groups, &info(), attempt, chance));
+    let tries = |number| [0, 1, 2, 3, 9].map(|attempt| chosen(&groups, &info(), attempt, number));
     assert_eq!(tries(0), ["a", "c", "d", "d", "d"]);
     assert_eq!(tries(1), ["b", "c", "d", "d", "d"]);
     assert_eq!(tries(u64::MAX), ["b", "c", "d", "d", "d"]);
     assert_eq!(groups.names().iter().map(Name::as_str).collect::<Vec<_>>(), ["a", "b", "c", "d"]);
-}
-
-#[test]
-fn a_header_decides_if_it_has_a_number() {
-    let groups = build(&format!("{GROUPS}header_name: x-random")).unwrap();
-    for (value, wanted) in [("5", 5), ("0", 0), ("x", 7), ("-1", 7)] {
-        assert_eq!(groups.chance(&with(get("h", "/"), &[("x-random", value)]), 7), wanted, "{value}");
-    }
-    assert_eq!(groups.chance(&with(get("h", "/"), &[("x-random", "1"), ("x-random", "2")]), 7), 7);
-    assert_eq!(groups.chance(&get("h", "/"), 7), 7);
 }
 
 fn value(kind: Kind) -> Value {

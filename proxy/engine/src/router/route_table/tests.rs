@@ -271,14 +271,14 @@ fn a_request_that_is_sent_again_gets_a_weighted_cluster_that_was_not_tried() {
     for attempt in 1..=4 {
         let selected = table.selected(matched).unwrap();
         clusters.push(selected.cluster(&request, &known).named().to_owned());
-        let mut again = Again { tried: &mut tried, attempt, chance: 0 };
-        matched = table.choose_again(matched, &request, (&known, &runtime, 0), &mut again).unwrap();
+        let mut again = Again { tried: &mut tried, attempt };
+        matched = table.choose_again(matched, &request, &known, &runtime, &mut again).unwrap();
     }
     assert_eq!(clusters, ["a", "b", "a", "b"]);
     let table = build_table(&one_host(vec![to_cluster(prefix("/"), "only")])).unwrap();
     let matched = table.route(&request, &known, &runtime, 0).unwrap();
-    let mut again = Again { tried: &mut tried, attempt: 1, chance: 0 };
-    assert_eq!(table.choose_again(matched, &request, (&known, &runtime, 0), &mut again), None);
+    let mut again = Again { tried: &mut tried, attempt: 1 };
+    assert_eq!(table.choose_again(matched, &request, &known, &runtime, &mut again), None);
 }
 
 #[test]
