@@ -147,17 +147,17 @@ impl<'t> Token<'t> {
     pub fn audiences(&self) -> impl Iterator<Item = &str> {
         audiences(&self.payload).iter().filter_map(as_text)
     }
+}
 
-    /// The claim at a path.
-    pub fn claim(&self, path: &[String]) -> Option<&Kind> {
-        let (first, rest) = path.split_first()?;
-        let mut value = self.payload.fields.get(first)?;
-        for key in rest {
-            let Some(Kind::StructValue(inner)) = &value.kind else { return None };
-            value = inner.fields.get(key)?;
-        }
-        value.kind.as_ref()
+/// The claim of a payload at a path.
+pub fn claim<'p>(payload: &'p Struct, path: &[String]) -> Option<&'p Kind> {
+    let (first, rest) = path.split_first()?;
+    let mut value = payload.fields.get(first)?;
+    for key in rest {
+        let Some(Kind::StructValue(inner)) = &value.kind else { return None };
+        value = inner.fields.get(key)?;
     }
+    value.kind.as_ref()
 }
 
 fn kind<'s>(object: &'s Struct, key: &str) -> Option<&'s Kind> {

@@ -32,6 +32,7 @@ use crate::runtime::RuntimeFraction;
 use crate::stream_info::StreamInfo;
 use action::Action;
 
+pub use extension::Tokens;
 pub use fields::FIELDS;
 
 /// Rate limits of a route, a virtual host or a filter. Clones share them.
@@ -99,7 +100,6 @@ pub enum HeadersOption {
 }
 
 /// A request, to be described.
-#[derive(Clone, Copy)]
 pub struct Subject<'a> {
     /// Its head.
     pub request: &'a RequestHead,
@@ -111,6 +111,8 @@ pub struct Subject<'a> {
     pub route: Option<&'a dyn http_filter::Route>,
     /// The cluster that this proxy belongs to.
     pub local_cluster: &'a str,
+    /// What its tokens say, once somebody asked.
+    pub tokens: Tokens,
 }
 
 /// What is counted together.

@@ -2,6 +2,9 @@
 //!
 //! Source: Envoy `envoy/extensions/rate_limit_descriptors/{expr,jwt_claim}/v3`; answers observed on 1.40.
 
+use std::cell::RefCell;
+
+use prost_types::Struct;
 use prost_types::value::Kind;
 use xds_api::envoy::config::core::v3::TypedExtensionConfig;
 use xds_api::envoy::extensions::rate_limit_descriptors::{expr::v3 as expr, jwt_claim::v3 as jwt_claim};
@@ -11,7 +14,7 @@ use super::action::{Absent, Action, first};
 use crate::cel;
 use crate::config::{BuildCx, Rejected};
 use crate::extension::decode;
-use crate::jwt::Token;
+use crate::jwt::{Token, claim};
 use crate::matcher::RequestHeader;
 use crate::matcher::cookie::cookie;
 
@@ -105,10 +108,51 @@ impl Claim {
             Place::Header(name) => first(name, subject.request)?,
             Place::Cookie(name) => String::from_utf8_lossy(cookie(&subject.request.headers, name)?),
         };
-        let token = Token::parse(value.strip_prefix(&*self.prefix)?).ok()?;
-        match token.claim(&self.path)? {
+        subject.tokens.claim(value.strip_prefix(&*self.prefix)?, &self.path)
+    }
+}
+
+/// What tokens of a request say that were looked at: several rate limits may ask for claims of one.
+#[derive(Debug, Default)]
+pub struct Tokens(RefCell<Vec<(Box<str>, Option<Struct>)>>);
+
+impl Tokens {
+    /// The claim of a token at a path, if it is a text.
+    fn claim(&self, token: &str, path: &[String]) -> Option<String> {
+        let mut known = self.0.borrow_mut();
+        let place = known.iter().position(|(text, _)| **text == *token).unwrap_or_else(|| {
+            known.push((token.into(), Token::parse(token).ok().map(|token| token.payload)));
+            known.len() - 1
+        });
+        match claim(known.get(place)?.1.as_ref()?, path)? {
             Kind::StringValue(text) => Some(text.clone()),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine as _;
+
+    use super::*;
+    use crate::jwt::BASE64;
+
+    #[test]
+    fn a_token_is_read_once() {
+        let [header, payload] =
+            [r#"{"alg":"ES256"}"#, r#"{"sub":"s","in":{"a":"b"}}"#].map(|part| BASE64.encode(part));
+        let token = format!("{header}.{payload}.c2ln");
+        let tokens = Tokens::default();
+        let claim = |token: &str, path: &[&str]| {
+            tokens.claim(token, &path.iter().map(|key| (*key).to_owned()).collect::<Vec<_>>())
+        };
+        for _ in 0..2 {
+            assert_eq!(claim(&token, &["sub"]).as_deref(), Some("s"));
+            assert_eq!(claim("none", &["sub"]), None);
+            assert_eq!(claim(&token, &["in", "a"]).as_deref(), Some("b"));
+            assert_eq!(claim(&token, &["in"]), None);
+        }
+        assert_eq!(tokens.0.borrow().len(), 2);
     }
 }

@@ -52,8 +52,14 @@ fn described(proto: &proto::RateLimit, client: &str, info: impl FnOnce(&mut Stre
         case: None,
         headers: HeaderMap::new(),
     };
-    let subject =
-        Subject { request: &request, response: None, info: &stream, route: None, local_cluster: "here" };
+    let subject = Subject {
+        request: &request,
+        response: None,
+        info: &stream,
+        route: None,
+        local_cluster: "here",
+        tokens: Tokens::default(),
+    };
     let limit = limits.iter().next().unwrap();
     limit.descriptor(&subject).map(|descriptor| {
         let entries = descriptor.entries.iter().map(|entry| format!("{}={}", entry.key, entry.value));

@@ -22,7 +22,7 @@ use proxy_core::extension::http_filter::{HeadersStep, HttpFilter, HttpFilterExte
 use proxy_core::extension::{Descriptor, SecurityPosture, Status};
 use proxy_core::headers::{X_RATELIMIT_LIMIT, X_RATELIMIT_REMAINING, X_RATELIMIT_RESET};
 use proxy_core::local_reply::LocalReply;
-use proxy_core::rate_limit::{self, HeadersOption, Subject};
+use proxy_core::rate_limit::{self, HeadersOption, Subject, Tokens};
 use proxy_core::response_flag::ResponseFlag;
 use smallvec::SmallVec;
 use xds_api::envoy::extensions::filters::http::local_ratelimit::v3 as proto;
@@ -125,6 +125,7 @@ impl Filter {
             info: cx.info,
             route: cx.route,
             local_cluster: &config.local_cluster,
+            tokens: Tokens::default(),
         };
         let descriptors = match config.limiter.has_descriptors() {
             true => descriptors(config, &subject),

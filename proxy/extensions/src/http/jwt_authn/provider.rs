@@ -21,7 +21,7 @@ use xds_api::write::{JsonOptions, to_json};
 use super::keys::Keys;
 use super::location::{Found, Locations};
 use super::remote::Remote;
-use proxy_core::jwt::{BASE64, Failure, Token};
+use proxy_core::jwt::{self, BASE64, Failure, Token};
 
 /// By how much clocks may differ where nothing is said.
 const CLOCK_SKEW: u64 = 60;
@@ -268,7 +268,7 @@ impl Provider {
             request.headers.extend(payload.map(|payload| (name.clone(), payload)));
         }
         for ClaimHeader { name, path } in &self.claim_headers {
-            let value = token.claim(path).and_then(header_value);
+            let value = jwt::claim(&token.payload, path).and_then(header_value);
             request.headers.extend(value.map(|value| (name.clone(), value)));
         }
         if !self.forwards {

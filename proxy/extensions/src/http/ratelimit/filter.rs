@@ -11,7 +11,7 @@ use proxy_core::extension::http_filter::{
 use proxy_core::head::{MOST_FIELDS, RequestHead, ResponseHead};
 use proxy_core::headers::{X_ENVOY_INTERNAL, X_ENVOY_RATELIMITED};
 use proxy_core::local_reply::LocalReply;
-use proxy_core::rate_limit::{HeadersOption, RateLimit, RateLimits, Subject};
+use proxy_core::rate_limit::{HeadersOption, RateLimit, RateLimits, Subject, Tokens};
 use proxy_core::response_flag::ResponseFlag;
 use proxy_core::stream_info::StreamInfo;
 use smallvec::SmallVec;
@@ -274,6 +274,7 @@ impl HttpFilter for Filter {
                 info: cx.info,
                 route: cx.route,
                 local_cluster: &config.local_cluster,
+                tokens: Tokens::default(),
             };
             let at_once = applicable.iter().filter(|limit| !limit.on_stream_done);
             Question::about(at_once, &subject, cx.engine)
@@ -303,7 +304,8 @@ impl HttpFilter for Filter {
         let Some(done) = self.done.take().filter(|done| done.is_due) else { return };
         let config = &self.config;
         let local_cluster = &config.local_cluster;
-        let subject = Subject { request, response, info, route: None, local_cluster };
+        let subject =
+            Subject { request, response, info, route: None, local_cluster, tokens: Tokens::default() };
         let limits = of_stage(done.limits.iter(), done.stage).filter(|limit| limit.on_stream_done);
         let question = Question::about(limits, &subject, engine);
         if !question.descriptors.is_empty() {
