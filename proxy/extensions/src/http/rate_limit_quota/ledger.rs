@@ -44,6 +44,8 @@ pub(super) struct Ledger {
     /// Whose assignment ends when.
     ends: BTreeMap<Moment, Arc<[u8]>>,
     next_number: u64,
+    /// Of buckets that are forgotten, what nobody was told.
+    untold: Vec<BucketQuotaUsage>,
 }
 
 struct Entry {
@@ -74,6 +76,7 @@ impl Ledger {
             reports: BTreeMap::new(),
             ends: BTreeMap::new(),
             next_number: 0,
+            untold: Vec::new(),
         }
     }
 
@@ -188,10 +191,11 @@ impl Ledger {
     pub(super) fn report_due(&mut self, is_heard: bool, now: Instant) -> Vec<RateLimitQuotaUsageReports> {
         let due: Vec<Duration> =
             self.reports.iter().filter(|(_, at)| **at <= now).map(|(interval, _)| *interval).collect();
+        let mut reports = Reports::new(&self.domain);
         if is_heard {
             self.table.add_up();
+            std::mem::take(&mut self.untold).into_iter().for_each(|usage| reports.add(usage));
         }
-        let mut reports = Reports::new(&self.domain);
         let is_crowded = self.table.is_crowded();
         let mut unused = Vec::new();
         for interval in due {
@@ -226,7 +230,10 @@ impl Ledger {
     pub(super) fn take_back(&mut self, report: &RateLimitQuotaUsageReports) {
         for usage in &report.bucket_quota_usages {
             let Some(id) = &usage.bucket_id else { continue };
-            let Some(entry) = self.entries.get_mut(&key_of(id)[..]) else { continue };
+            let Some(entry) = self.entries.get_mut(&key_of(id)[..]) else {
+                self.untold.extend((!is_unused(usage)).then(|| usage.clone()));
+                continue;
+            };
             let (allowed, denied) = (usage.num_requests_allowed, usage.num_requests_denied);
             entry.bucket.add_usage(Usage { allowed, denied });
             let elapsed = usage.time_elapsed.as_ref().and_then(duration).unwrap_or_default();

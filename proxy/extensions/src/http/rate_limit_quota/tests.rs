@@ -354,6 +354,28 @@ fn threads_lose_no_request_of_buckets_that_are_forgotten() {
     assert_eq!(told_of, asked);
 }
 
+/// What a service that was never there was not told is told later, though the bucket is forgotten by then.
+#[test]
+fn what_nobody_was_told_of_a_bucket_that_is_forgotten_is_told_later() {
+    let (mut bed, plain) = (Bed::new(), settings(|_| {}));
+    let long = "n".repeat(60_000);
+    for number in 0..50 {
+        assert!(bed.request(&format!("{long}{number}"), &plain));
+    }
+    bed.wait(5 * SECOND);
+    let mut untold = bed.ledger.report_due(true, bed.now);
+    assert_eq!(told(&untold).iter().map(|(_, allowed, ..)| allowed).sum::<u64>(), 50);
+    // All are unused by now, and forgotten.
+    bed.wait(5 * SECOND);
+    untold.extend(bed.ledger.report_due(true, bed.now));
+    assert!(bed.apply(&abandon(&format!("{long}0"))).is_err());
+    untold.iter().for_each(|report| bed.ledger.take_back(report));
+    assert!(bed.request("a", &plain));
+    bed.wait(5 * SECOND);
+    let told = told(&bed.ledger.report_due(true, bed.now));
+    assert_eq!((told.len(), told.iter().map(|(_, allowed, ..)| allowed).sum::<u64>()), (51, 51));
+}
+
 /// Clients choose what buckets are named after: with more of them than there is room for, nobody gains tokens.
 #[test]
 fn requests_without_room_for_their_buckets_share_one() {
