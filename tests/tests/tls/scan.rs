@@ -15,8 +15,8 @@ use crate::{DIRECT, both, start};
 /// in them with TLS 1.2); formats of points, of which there is one.
 const OTHERWISE: [&str; 3] = ["scanTime", "TLS_timestamp", "TLS_extensions"];
 
-/// Protocols, kinds of ciphers, and faults that have names.
-const WHAT: &str = "--protocols --std --vulnerable";
+/// Protocols, kinds of ciphers, forward secrecy, and faults that have names.
+const WHAT: &str = "--protocols --std --fs --vulnerable";
 
 /// Findings, with their weight, by name.
 async fn scan(listener: SocketAddr, folder: &Path) -> BTreeMap<String, (String, String)> {
@@ -29,7 +29,12 @@ async fn scan(listener: SocketAddr, folder: &Path) -> BTreeMap<String, (String, 
     let text = std::fs::read_to_string(&found).map_err(|error| format!("{error}: {told}")).unwrap();
     let findings: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap();
     let field = |finding: &serde_json::Value, name: &str| finding[name].as_str().unwrap().to_owned();
-    findings.iter().map(|one| (field(one, "id"), (field(one, "severity"), field(one, "finding")))).collect()
+    // (Version 3.0 says PFS where later ones say FS.)
+    let id = |finding| {
+        let id = field(finding, "id");
+        id.strip_prefix('P').filter(|id| id.starts_with("FS")).map(str::to_owned).unwrap_or(id)
+    };
+    findings.iter().map(|one| (id(one), (field(one, "severity"), field(one, "finding")))).collect()
 }
 
 async fn proxy(binary: &Binary) -> (Proxy, integration::upstream::Upstream) {
@@ -64,6 +69,14 @@ async fn testssl_finds_no_fault_and_the_same_as_with_envoy() {
     }
     for good in ["TLS1_2", "TLS1_3", "cipherlist_STRONG"] {
         assert!(finding(good).starts_with("offered"), "{good}: {}", finding(good));
+    }
+    assert_eq!(finding("FS"), "offered");
+    assert_eq!(finding("FS_ECDHE_curves"), "prime256v1 X25519");
+    let ciphers: Vec<_> = finding("FS_ciphers").split_whitespace().collect();
+    assert!(!ciphers.is_empty());
+    for cipher in ciphers {
+        let is_authenticated = cipher.contains("GCM") || cipher.contains("CHACHA20");
+        assert!(is_authenticated && (cipher.starts_with("TLS_") || cipher.starts_with("ECDHE-")), "{cipher}");
     }
     assert_eq!(finding("secure_renego"), "supported");
     for fault in ["heartbleed", "CCS", "ticketbleed", "ROBOT", "secure_client_renego", "CRIME_TLS", "SWEET32"]
