@@ -173,6 +173,14 @@ impl Proxy {
     /// # Errors
     /// With everything the program printed, if it ends or does not become live in time.
     pub async fn start_with(binary: &Binary, bootstrap: &str, extra: &[&str]) -> Result<Self> {
+        Self::spawn(binary, bootstrap, extra)?.live().await
+    }
+
+    /// [`Proxy::start_with`], but waits for nothing.
+    ///
+    /// # Errors
+    /// It could not be started.
+    pub fn spawn(binary: &Binary, bootstrap: &str, extra: &[&str]) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("outrigger-test-").tempdir()?;
         let folder = dir.path().to_str().context("temporary folder is not UTF-8")?.to_owned();
         let config = dir.path().join("bootstrap.yaml");
@@ -199,12 +207,17 @@ impl Proxy {
             .spawn()
             .with_context(|| format!("cannot start {}", binary.path.display()))?;
         let nowhere = Admin::new(SocketAddr::from(([127, 0, 0, 1], 0)));
-        let mut proxy = Self { child, dir, admin: nowhere, listeners: BTreeMap::new(), kind: binary.kind };
-        match proxy.become_live().await {
-            Ok(()) => Ok(proxy),
-            Err(error) => {
-                Err(error.context(format!("{} did not start:\n{}", binary.path.display(), proxy.log_tail())))
-            }
+        Ok(Self { child, dir, admin: nowhere, listeners: BTreeMap::new(), kind: binary.kind })
+    }
+
+    /// Waits until it is live.
+    ///
+    /// # Errors
+    /// With everything the program printed, if it ends or does not become live in time.
+    pub async fn live(mut self) -> Result<Self> {
+        match self.become_live().await {
+            Ok(()) => Ok(self),
+            Err(error) => Err(error.context(format!("{:?} did not start:\n{}", self.kind, self.log_tail()))),
         }
     }
 

@@ -105,7 +105,7 @@ impl Pod {
                 format!("cannot run {}: scripts/sidecar.sh installs it", command.get_program().display())
             })?;
             let mut running = Running { child, dir };
-            let at = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+            let at = SocketAddr::from((program.ip(), port));
             let deadline = std::time::Instant::now() + 3 * SOON;
             while TcpStream::connect(at).is_err() {
                 let ended = running.child.try_wait()?;
@@ -133,7 +133,7 @@ impl Pod {
         Ok(())
     }
 
-    /// Starts the proxy as `user`.
+    /// Starts the proxy as `user`. (Root asks whether it is live: OSM's rules may lead what the proxy's user says to 127.0.0.1 elsewhere.)
     pub fn start_proxy(
         &mut self,
         binary: &Binary,
@@ -141,12 +141,8 @@ impl Pod {
         user: User,
         words: &[&str],
     ) -> Result<()> {
-        let handle = Handle::current();
-        let start = || -> Result<Proxy> {
-            user.become_one()?;
-            handle.block_on(Proxy::start_with(binary, bootstrap, words))
-        };
-        let proxy = tokio::task::block_in_place(|| self.netns.within(start))?;
+        let proxy = self.inside(user, || Proxy::spawn(binary, bootstrap, words))?;
+        let proxy = proxy.and_then(|proxy| self.wait_inside(|| proxy.live())?);
         self.proxy = Some(proxy.with_context(|| format!("the proxy of {}", self.name))?);
         Ok(())
     }

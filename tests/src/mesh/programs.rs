@@ -2,6 +2,7 @@
 //!
 //! `scripts/sidecar.sh` installs them.
 
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::Command;
 
@@ -115,6 +116,8 @@ pub enum Program {
     Nginx,
     /// Python's `http.server` on its empty working directory.
     HttpServer,
+    /// Such a one that listens at this address only.
+    HttpServerAt(Ipv4Addr),
     /// Such a one over TLS, with a certificate of its own.
     HttpsServer,
     /// A server of gRPC.
@@ -155,6 +158,14 @@ http {{ access_log off; {paths} keepalive_requests 100000;
 }
 
 impl Program {
+    /// Where its pod reaches it.
+    pub(super) fn ip(self) -> Ipv4Addr {
+        match self {
+            Program::HttpServerAt(ip) => ip,
+            _ => Ipv4Addr::LOCALHOST,
+        }
+    }
+
     /// The command that serves on `port`, with files in `dir`.
     pub(super) fn command(self, dir: &Path, port: u16) -> std::io::Result<Command> {
         let python = |words: &[&str]| {
@@ -173,6 +184,7 @@ impl Program {
                 command
             }
             Program::HttpServer => python(&["-m", "http.server", "--bind", "::", &number]),
+            Program::HttpServerAt(ip) => python(&["-m", "http.server", "--bind", &ip.to_string(), &number]),
             Program::HttpsServer => python(&["-c", &[CERTIFICATE, HTTPS_SERVER].concat(), &number]),
             Program::Grpc => python(&["-c", GRPC_SERVER, &number, "plain"]),
             Program::GrpcOverTls => python(&["-c", &[CERTIFICATE, GRPC_SERVER].concat(), &number, "tls"]),

@@ -1,9 +1,10 @@
-//! Services without an address of their own.
+//! Services without an address of their own, and workloads that listen at one address only.
 
 use integration::mesh::programs::Program;
 use integration::mesh::wire::Wire;
 
 use super::Osm;
+use crate::url;
 
 /// The addresses of a headless service are those of its pods: calls of any of them go through the mesh.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -37,5 +38,25 @@ async fn a_headless_service_is_called_at_its_pods_addresses() {
         let served =
             osm.mesh.get(pod).unwrap().stat("cluster.test/http|14001|local.upstream_rq_total").unwrap();
         assert!(served > 0, "{pod}");
+    }
+}
+
+/// A workload that listens at its pod's address only is reached where the rules say so (`--pod-ip`): sidecars connect to 127.0.0.1.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_workload_that_listens_at_its_pods_address_only() {
+    for (is_said, wanted) in [(true, "|200"), (false, "|503")] {
+        let mut osm = Osm::new(&["client", "server"]).await;
+        let server = osm.mesh.get_mut("server").unwrap();
+        let ip = server.addresses.v4;
+        server.run(Program::HttpServerAt(ip), 14001).unwrap();
+        let at = osm.serve("server", "http", 14001, &["server"], &["client"]);
+        osm.inject(&["client"]);
+        let flag = if is_said { format!("--pod-ip {ip}") } else { String::new() };
+        let server = osm.mesh.get("server").unwrap();
+        server.redirect(&format!("--preset osm {flag}")).unwrap();
+        osm.start("server", "TLSv1_3").unwrap();
+        let answer = osm.curl("client", &["--output", "/dev/null", &url(at)]);
+        assert_eq!(answer, wanted, "{flag}");
+        assert_eq!(osm.curl("server", &["http://127.0.0.1:14001/"]), "|000", "the workload is not there");
     }
 }
