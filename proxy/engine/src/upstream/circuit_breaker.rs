@@ -5,6 +5,8 @@
 //! `docs/root/configuration/upstream/cluster_manager/cluster_circuit_breakers.rst`.
 
 mod limit;
+#[cfg(test)]
+mod simulation;
 mod thresholds;
 
 use std::sync::Arc;
