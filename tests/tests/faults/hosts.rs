@@ -2,7 +2,7 @@
 //!
 //! Five hosts, 500 requests a second, one after the other going wrong in some way. What is asserted is what the mechanisms promise: a
 //! retry goes to another host, so that no client notices; a host that fails in a row is ejected, one that fails its checks is left
-//! out; both come back. `FULL=1` lasts as long as the list of scenarios says.
+//! out; both come back, each in the time that follows from what is configured. `FULL=1` lasts as long as the list of scenarios says.
 
 mod lab;
 
@@ -30,13 +30,18 @@ const RETRIES: &str = "retry_policy:
 /// As many retries at once as there may be requests: a host takes all of its requests with it when it dies.
 const BREAKERS: &str = "circuit_breakers: {thresholds: [{max_retries: 1000}]}";
 
-const CHECKS: &str = "health_checks:
+/// (What checks find in a second would else show together.)
+const CHECKS: &str = "common_lb_config: {update_merge_window: 0s}
+  health_checks:
   - timeout: 0.3s
     interval: 0.1s
     no_traffic_interval: 0.1s
     unhealthy_threshold: 2
     healthy_threshold: 1
     http_health_check: {path: /health}";
+
+const CHECK_TIMEOUT: Duration = Duration::from_millis(300);
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Five answers in a row that are failures, and the host is out for a second.
 const OUTLIERS: &str = "outlier_detection:
@@ -49,6 +54,24 @@ const OUTLIERS: &str = "outlier_detection:
     successful_active_health_check_uneject_host: false
     max_ejection_time_jitter: 0s
     max_ejection_percent: 50";
+
+const SWEEP: Duration = Duration::from_millis(200);
+const EJECTION: Duration = Duration::from_secs(1);
+/// Five answers of one of five hosts that have 500 requests a second.
+const FIVE_FAILURES: Duration = Duration::from_millis(50);
+
+/// What a busy machine may add to a time, and finding out that it is over.
+const SLACK: Duration = Duration::from_secs(1);
+
+/// Whether what was begun at that moment is over in its time.
+fn took(what: &str, begun: Instant, least: Duration, most: Duration) -> Result<()> {
+    let found = begun.elapsed();
+    ensure!(
+        least <= found && found <= most + SLACK,
+        "{what} took {found:?}, not {least:?} to {most:?} (and {SLACK:?})"
+    );
+    Ok(())
+}
 
 /// With a load that a scenario ran, at least this share of which went well; the list of scenarios asks for 99.99 %.
 fn all_went_well(lab: &Lab, tally: &lab::Tally) -> Result<()> {
@@ -96,10 +119,17 @@ async fn h03_a_host_hangs() -> Result<()> {
     let mut lab = Lab::start(RETRIES, &format!("{BREAKERS}\n  {CHECKS}")).await?;
     lab.reaches("cluster.up.membership_healthy", HOSTS).await?;
     let load = lab.load(500);
+    let begun = Instant::now();
     lab.hosts[1].set(Mode::Hangs);
     lab.falls("cluster.up.membership_healthy", HOSTS - 1).await?;
+    // The second check that is not answered in time; the first may have been sent already, or is in an interval.
+    let check = CHECK_INTERVAL + CHECK_TIMEOUT;
+    took("being left out", begun, check, 2 * check)?;
+    let begun = Instant::now();
     lab.hosts[1].set(Mode::Well);
     lab.reaches("cluster.up.membership_healthy", HOSTS).await?;
+    // The check that was under way is lost; the next one passes.
+    took("coming back", begun, Duration::ZERO, 2 * CHECK_INTERVAL)?;
     lab.serves(1).await?;
     let tally = load.stop().await?;
     all_went_well(&lab, &tally)?;
@@ -130,14 +160,19 @@ async fn h05_a_host_lies_in_its_checks() -> Result<()> {
     lab.hosts[3].set(Mode::Lies);
     let ejections = "cluster.up.outlier_detection.ejections_enforced_total";
     let active = "cluster.up.outlier_detection.ejections_active";
-    // Ejected, back after a second, and ejected again.
-    let to_eject = lab.reaches(ejections, 1).await?;
-    let again = lab.reaches(ejections, 2).await?;
-    ensure!(begun.elapsed() >= Duration::from_secs(1), "it was left alone for {again:?} only");
+    lab.reaches(ejections, 1).await?;
+    took("the first ejection", begun, Duration::ZERO, FIVE_FAILURES)?;
+    // Back after a second, at the next sweep, and ejected again: then for two seconds.
+    let ejected = Instant::now();
+    lab.reaches(ejections, 2).await?;
+    ensure!(begun.elapsed() >= EJECTION, "left alone for {:?} only", begun.elapsed());
+    took("the second ejection", ejected, Duration::ZERO, EJECTION + SWEEP + FIVE_FAILURES)?;
+    let again = Instant::now();
     lab.hosts[3].set(Mode::Well);
-    let to_recover = lab.falls(active, 0).await?;
+    lab.falls(active, 0).await?;
+    ensure!(begun.elapsed() >= 3 * EJECTION, "left alone for {:?} only", begun.elapsed());
+    took("coming back", again, Duration::ZERO, 2 * EJECTION + SWEEP)?;
     lab.serves(3).await?;
-    println!("ejected after {to_eject:?}, again after {again:?}, back after {to_recover:?}");
     let tally = load.stop().await?;
     all_went_well(&lab, &tally)?;
     lab.stands().await
@@ -149,8 +184,11 @@ async fn h06_a_host_fails_its_checks_only() -> Result<()> {
     let mut lab = Lab::start(RETRIES, &format!("{BREAKERS}\n  {CHECKS}")).await?;
     lab.reaches("cluster.up.membership_healthy", HOSTS).await?;
     let load = lab.load(500);
+    let begun = Instant::now();
     lab.hosts[4].set(Mode::Sick);
     lab.falls("cluster.up.membership_healthy", HOSTS - 1).await?;
+    // (One answer is enough, whatever the threshold.)
+    took("being left out", begun, Duration::ZERO, CHECK_INTERVAL)?;
     // Fifty requests would come in that time; what was on its way when it was left out may still arrive.
     eventually("half a second without a request", SOON, async || {
         let before = lab.hosts[4].served();
@@ -158,7 +196,10 @@ async fn h06_a_host_fails_its_checks_only() -> Result<()> {
         (lab.hosts[4].served() == before).then_some(())
     })
     .await?;
+    let begun = Instant::now();
     lab.hosts[4].set(Mode::Well);
+    lab.reaches("cluster.up.membership_healthy", HOSTS).await?;
+    took("coming back", begun, Duration::ZERO, CHECK_INTERVAL)?;
     lab.serves(4).await?;
     let tally = load.stop().await?;
     all_went_well(&lab, &tally)?;
@@ -216,10 +257,16 @@ async fn inside_a_host_is_cut_off() -> Result<()> {
     lab.serves(1).await?;
     let port = lab.hosts[1].addr().port();
     let rule = format!("INPUT -i lo -p tcp --dport {port} -j DROP");
+    let begun = Instant::now();
     iptables(&format!("-A {rule}"))?;
     lab.falls("cluster.up.membership_healthy", HOSTS - 1).await?;
+    let check = CHECK_INTERVAL + CHECK_TIMEOUT;
+    took("being left out", begun, check, 2 * check)?;
+    let begun = Instant::now();
     iptables(&format!("-D {rule}"))?;
     lab.reaches("cluster.up.membership_healthy", HOSTS).await?;
+    // The check that is under way has a connection whose packets come again too late.
+    took("coming back", begun, Duration::ZERO, check)?;
     lab.serves(1).await?;
     let tally = load.stop().await?;
     all_went_well(&lab, &tally)?;
