@@ -232,9 +232,29 @@ pub(crate) fn setup() -> Setup {
         ),
         with_host("host", ""),
         listener_with("state", "", &format!("{}{}", set_state("%REQ(x-hits)%"), patient(""))),
+        listener("denies_limited", &format!("{deny}rate_limited_status: {{code: 503}}\n")),
+        listener(
+            "denies_share",
+            "failure_mode_deny_percent: {default_value: {numerator: 100}, runtime_key: deny.share}\n",
+        ),
         other("gone", &service("refused"), &format!("timeout: 1s\n{deny}")),
+        other("gone_open", &service("refused"), "timeout: 1s\n"),
+        other(
+            "gone_oddly",
+            &service("refused"),
+            &format!("timeout: 1s\n{deny}status_on_error: {{code: 503}}\n"),
+        ),
         other("late", &service("blackhole"), deny),
+        other("late_open", &service("blackhole"), ""),
         other("hasty", &service("h2up"), &format!("{deny}timeout: 0.2s\n")),
+        other("hasty_open", &service("h2up"), "timeout: 0.2s\n"),
+        other(
+            "hasty_oddly",
+            &service("h2up"),
+            &format!(
+                "{deny}timeout: 0.2s\nstatus_on_error: {{code: 504}}\nrate_limited_status: {{code: 503}}\n"
+            ),
+        ),
         other("slow", slow, "timeout: 5s\n"),
         other("again", again, deny),
         other("untimed", &service("h2up"), "timeout: 0s\n"),
@@ -619,13 +639,32 @@ fn failures() -> Vec<Case> {
             all[4] += 3;
             all
         }),
+        get("a code that says nothing, where failures are refused", "denies", "/one", "")
+            .h2_reply(says(Code::Unknown)),
+        get("a code that is not known, where failures pass", "plain", "/one", "").h2_reply({
+            let mut reply = ok();
+            reply.body = b"\0\0\0\0\x02\x08\x63".to_vec();
+            reply
+        }),
+        get("the service fails, where limits have a status", "denies_limited", "/one", "")
+            .h2_reply(failed("14")),
+        get("over the limit, where failures have a status", "denies_oddly", "/one", "").h2_reply(over()),
         get("the service is not there", "gone", "/one", ""),
+        get("the service is not there, and need not be", "gone_open", "/one", ""),
+        get("the service is not there, refused as unavailable", "gone_oddly", "/one", ""),
+        Case::h2("the service is not there, gRPC", "gone_oddly", [grpc()]),
         get("the service is late", "hasty", "/one", "").h2_reply(H2Reply::stall()),
+        get("the service is late, and need not be in time", "hasty_open", "/one", "")
+            .h2_reply(H2Reply::stall()),
+        get("the service is late, refused as it is said", "hasty_oddly", "/one", "")
+            .h2_reply(H2Reply::stall()),
     ];
     let leaves =
         [Do::Send(b"GET /one HTTP/1.1\r\nhost: test\r\n\r\n".to_vec()), Do::AwaitH2Upstream(1), Do::Leave];
     cases.push(Case::steps("the client leaves", "plain", leaves).h2_reply(H2Reply::stall()));
     let late = get("the service cannot be reached", "late", "/one", "");
+    cases.push(late.differs("counter cluster.blackhole.upstream_cx_*", GIVEN_UP));
+    let late = get("the service cannot be reached, and need not be", "late_open", "/one", "");
     cases.push(late.differs("counter cluster.blackhole.upstream_cx_*", GIVEN_UP));
     cases
 }
@@ -661,16 +700,25 @@ fn done() -> Vec<Case> {
 
 /// Runtime keys.
 fn runtime() -> Vec<Case> {
-    let with = |name, key: &'static str, back: &'static str, reply: H2Reply| {
+    let with_at = |name, listener, key: &'static str, back: &'static str, reply: H2Reply| {
         let steps = [
             Do::Admin(key),
             Do::Send(b"GET /one HTTP/1.1\r\nhost: test\r\n\r\n".to_vec()),
             Do::Response("GET"),
             Do::Admin(back),
         ];
-        Case::steps(name, "plain", steps).h2_reply(reply)
+        Case::steps(name, listener, steps).h2_reply(reply)
     };
+    let with = |name, key, back, reply| with_at(name, "plain", key, back, reply);
     vec![
+        get("failures are refused as configured", "denies_share", "/one", "").h2_reply(failed("14")),
+        with_at(
+            "failures pass at run time",
+            "denies_share",
+            "/runtime_modify?deny.share=0",
+            "/runtime_modify?deny.share=",
+            failed("14"),
+        ),
         with(
             "off at run time",
             "/runtime_modify?ratelimit.http_filter_enabled=0",
