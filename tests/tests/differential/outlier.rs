@@ -44,6 +44,8 @@ struct Case {
     name: &'static str,
     /// Fields of `outlier_detection`.
     detection: &'static str,
+    /// What the runtime says while the case lasts: keys without `outlier_detection.`, and values.
+    runtime: &'static [(&'static str, &'static str)],
     /// Fields of the route's action.
     route: &'static str,
     /// Which answers are failures (`error_matcher`), if that is said.
@@ -58,7 +60,22 @@ struct Case {
 
 impl Case {
     const fn new(name: &'static str, detection: &'static str, hosts: &'static [Does]) -> Self {
-        Self { name, detection, route: "", errors: "", grpc: true, hosts, rounds: 12, then: Then::Nothing }
+        Self {
+            name,
+            detection,
+            runtime: &[],
+            route: "",
+            errors: "",
+            grpc: true,
+            hosts,
+            rounds: 12,
+            then: Then::Nothing,
+        }
+    }
+
+    const fn ruled(mut self, runtime: &'static [(&'static str, &'static str)]) -> Self {
+        self.runtime = runtime;
+        self
     }
 
     const fn route(mut self, route: &'static str) -> Self {
@@ -113,6 +130,28 @@ const CASES: &[Case] = &[
         "max_ejection_percent: 100, consecutive_gateway_failure: 3, enforcing_consecutive_gateway_failure: 100, enforcing_consecutive_5xx: 0",
         &[Well, Error],
     ),
+    Case::new("three in a row, at run time", ALL, &[Well, Error]).ruled(&[("consecutive_5xx", "3")]),
+    Case::new("never, at run time", "max_ejection_percent: 100, consecutive_5xx: 3", &[Well, Error])
+        .ruled(&[("consecutive_5xx", "1000")]),
+    Case::new("found but not ejected, at run time", ALL, &[Well, Error])
+        .ruled(&[("enforcing_consecutive_5xx", "0")]),
+    Case::new("gateway failures, at run time", ALL, &[Well, Gateway])
+        .ruled(&[("consecutive_gateway_failure", "3"), ("enforcing_consecutive_gateway_failure", "100")]),
+    Case::new(
+        "nobody listens, split, at run time",
+        "max_ejection_percent: 100, split_external_local_origin_errors: true",
+        &[Well, Refuse],
+    )
+    .ruled(&[("consecutive_local_origin_failure", "3")]),
+    Case::new(
+        "nobody listens, split, not enforced at run time",
+        "max_ejection_percent: 100, split_external_local_origin_errors: true",
+        &[Well, Refuse],
+    )
+    .ruled(&[("enforcing_consecutive_local_origin_failure", "0")]),
+    Case::new("one of two, at run time", "", &[Well, Error]).ruled(&[("max_ejection_percent", "50")]),
+    Case::new("none of two, at run time", ALL, &[Well, Error]).ruled(&[("max_ejection_percent", "49")]),
+    Case::new("a runtime that says no number", ALL, &[Well, Error]).ruled(&[("consecutive_5xx", "three")]),
     Case::new("ten percent of two are none", "", &[Well, Error]),
     Case::new("but one may be", "always_eject_one_host: true", &[Well, Error]),
     Case::new("all of them", ALL, &[Error, Error]),
@@ -181,6 +220,31 @@ const CASES: &[Case] = &[
     Case::new("success rate", RATES, &[Well, Well, Well, Well, Error])
         .rounds(30)
         .then(Then::Until("ejections_enforced_success_rate", 1)),
+    Case::new(
+        "success rate, at run time",
+        "max_ejection_percent: 100, interval: 0.5s, consecutive_5xx: 1000",
+        &[Well, Well, Well, Well, Error],
+    )
+    .ruled(&[("success_rate_minimum_hosts", "3"), ("success_rate_request_volume", "5"), ("success_rate_stdev_factor", "1500")])
+    .rounds(30)
+    .then(Then::Until("ejections_enforced_success_rate", 1)),
+    Case::new("success rate, not enforced at run time", RATES, &[Well, Well, Well, Well, Error])
+        .ruled(&[("enforcing_success_rate", "0")])
+        .rounds(30)
+        .then(Then::Until("ejections_detected_success_rate", 1)),
+    Case::new(
+        "failure percentage, at run time",
+        "max_ejection_percent: 100, interval: 0.5s, consecutive_5xx: 1000",
+        &[Well, Error],
+    )
+    .ruled(&[
+        ("failure_percentage_request_volume", "5"),
+        ("failure_percentage_minimum_hosts", "2"),
+        ("failure_percentage_threshold", "70"),
+        ("enforcing_failure_percentage", "100"),
+    ])
+    .rounds(30)
+    .then(Then::Until("ejections_enforced_failure_percentage", 1)),
     Case::new("failure percentage by default", RATES, &[Error, Error])
         .rounds(30)
         .then(Then::Until("ejections_detected_failure_percentage", 2)),
@@ -309,9 +373,20 @@ struct Facts {
     events: Vec<String>,
 }
 
+/// Has the runtime say this; nothing of what has no value.
+async fn rule(proxy: &Proxy, keys: &[(&str, &str)]) -> Result<()> {
+    for (key, value) in keys {
+        let path = format!("/runtime_modify?outlier_detection.{key}={value}");
+        let answer = proxy.admin().request("POST", &path).await?;
+        ensure!(answer.status == 200, "{path}: {}", answer.body);
+    }
+    Ok(())
+}
+
 async fn facts(proxy: &Proxy, number: usize, case: &Case, hosts: &[SocketAddr]) -> Result<Facts> {
     let name = format!("c{number}");
     let mut statuses = BTreeMap::new();
+    rule(proxy, case.runtime).await?;
     let mut client = Client::connect(proxy.listener("http")?).await?;
     for _ in 0..case.rounds * case.hosts.len() {
         let kind = if case.grpc { "application/grpc" } else { "text/plain" };
@@ -339,6 +414,7 @@ async fn facts(proxy: &Proxy, number: usize, case: &Case, hosts: &[SocketAddr]) 
     }
     let mut stats =
         proxy.admin().stats(&format!("^cluster.{name}.(outlier_detection|membership_healthy)")).await?;
+    rule(proxy, &case.runtime.iter().map(|(key, _)| (*key, "")).collect::<Vec<_>>()).await?;
     let clusters = proxy.admin().get("/clusters").await?;
     let sum = |part: &str| -> i64 {
         stats.iter().filter(|(name, _)| name.contains(part)).map(|(_, value)| value).sum()
@@ -417,7 +493,7 @@ async fn run(binary: &Binary, hosts: &Hosts) -> Result<Vec<Facts>> {
         .enumerate()
         .map(|(number, (case, hosts))| cluster(number, case, hosts))
         .collect();
-    let rest = "cluster_manager: {outlier_detection: {event_log_path: \"{{dir}}/events.log\"}}\n";
+    let rest = "cluster_manager: {outlier_detection: {event_log_path: \"{{dir}}/events.log\"}}\nlayered_runtime: {layers: [{name: admin, admin_layer: {}}]}\n";
     let text = bootstrap(&[HttpListener::new("http", &routes).yaml()], &clusters, rest);
     let proxy = Proxy::start(binary, &text).await?;
     let mut all = Vec::new();
