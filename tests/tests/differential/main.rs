@@ -67,6 +67,7 @@ mod ruled;
 mod sessions;
 mod shedding;
 mod sinks;
+mod slow_start;
 mod spelling;
 mod state;
 mod subsets;
@@ -468,6 +469,11 @@ async fn statistics_of_single_hosts() {
 #[tokio::test]
 async fn outliers() {
     expect_ok(async { outlier::compare(&Binary::envoy()?, &Binary::subject()?).await }.await);
+}
+
+#[tokio::test]
+async fn hosts_that_start_slowly() {
+    expect_ok(async { slow_start::compare(&Binary::envoy()?, &Binary::subject()?).await }.await);
 }
 
 #[tokio::test]
