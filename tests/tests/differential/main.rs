@@ -30,6 +30,7 @@ mod health_alpn;
 mod health_changes;
 mod health_discovery;
 mod health_intervals;
+mod health_ruled;
 mod health_slow;
 mod health_together;
 mod hedging;
@@ -426,6 +427,11 @@ async fn health_checks() {
 #[tokio::test]
 async fn health_checks_at_each_interval() {
     expect_ok(async { health_intervals::compare(&Binary::envoy()?, &Binary::subject()?).await }.await);
+}
+
+#[tokio::test]
+async fn health_checks_by_chance_and_at_run_time() {
+    expect_ok(async { health_ruled::compare(&Binary::envoy()?, &Binary::subject()?).await }.await);
 }
 
 #[tokio::test]
