@@ -90,6 +90,16 @@ const CLUSTERS: &[(&str, &str, usize)] = &[
         1,
     ),
     (
+        "budget-recent",
+        "circuit_breakers: {thresholds: [{track_remaining: true, retry_budget: {budget_percent: {value: 20}, min_retry_concurrency: 0, budget_interval: 1000s}}]}",
+        1,
+    ),
+    (
+        "budget-no-interval",
+        "circuit_breakers: {thresholds: [{retry_budget: {budget_percent: {value: 50}, min_retry_concurrency: 0, budget_interval: 0.0009s}}]}",
+        1,
+    ),
+    (
         "ahead",
         "preconnect_policy: {per_upstream_preconnect_ratio: 1.5}, circuit_breakers: {thresholds: [{track_remaining: true}]}",
         1,
@@ -415,6 +425,10 @@ async fn retries(stage: &mut Stage<'_>) -> Result<()> {
         ("budget-third", 5, 3),
         ("budget-third", 0, 2),
         ("budget-high", 7, 3),
+        ("budget-recent", 2, 7),
+        ("budget-recent", 0, 9),
+        ("budget-recent", 5, 5),
+        ("budget-no-interval", 3, 3),
     ] {
         let priority = if cluster == "budget-high" { "high" } else { "" };
         let mut scene = stage.scene(cluster, priority);

@@ -5,6 +5,7 @@
 //! `docs/root/configuration/upstream/cluster_manager/cluster_circuit_breakers.rst`.
 
 mod limit;
+mod recent;
 #[cfg(test)]
 mod simulation;
 mod thresholds;
@@ -12,7 +13,7 @@ mod thresholds;
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
-use proxy_core::config::{BuildCx, Rejected};
+use proxy_core::config::{BuildCx, Rejected, duration};
 use proxy_core::runtime::Runtime;
 use proxy_core::stats::groups::{CircuitBreakerRemainingStats, ClusterStateStats};
 use proxy_core::stats::{Scope, Shared, SharedGauge};
@@ -21,6 +22,7 @@ use xds_api::envoy::config::core::v3::RoutingPriority;
 
 use self::limit::{Limit, Standing};
 use self::thresholds::{RetryBudget, Rule, RuledThresholds, Thresholds};
+use crate::local::clock;
 
 /// Which of a cluster's two sets of limits applies; a route says so.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -127,8 +129,6 @@ impl<O: BreakerOwner> Permit<O> {
     }
 }
 
-pub(super) const NO_INTERVAL: &str = "requests that are over do not count";
-
 impl Breakers {
     /// Reads the limits; `scope` is that of the cluster's statistics.
     pub fn build(
@@ -192,9 +192,14 @@ impl Breakers {
     )]
     fn budgeted(&self, priority: BreakerPriority) -> Option<u32> {
         let budget = self.budget(priority)?;
-        let active =
-            self.used(priority, Resource::Requests).saturating_add(self.used(priority, Resource::Pending));
-        let allowed = (budget.percent / 100.0 * f64::from(active)) as u32;
+        let requests = match &self.thresholds(priority).recent {
+            Some(recent) => recent.count(clock::now()),
+            None => {
+                let [active, pending] = [Resource::Requests, Resource::Pending];
+                self.used(priority, active).saturating_add(self.used(priority, pending))
+            }
+        };
+        let allowed = (budget.percent / 100.0 * f64::from(requests)) as u32;
         Some(allowed.max(budget.min))
     }
 
@@ -242,6 +247,11 @@ impl Breakers {
         let more = |standing: Standing| (over || !standing.is_open()).then(|| standing.more());
         let Some((before, now)) = self.limit(priority, resource).change(more) else { return false };
         self.show(priority, resource, before, now);
+        if resource == Resource::Requests
+            && let Some(recent) = &self.thresholds(priority).recent
+        {
+            recent.add(clock::now());
+        }
         true
     }
 
@@ -307,8 +317,8 @@ impl BreakerPriority {
 
 fn check_budget(proto: &proto::circuit_breakers::Thresholds, cx: &mut BuildCx<'_>) -> Result<(), Rejected> {
     let interval = proto.retry_budget.as_ref().and_then(|budget| budget.budget_interval.as_ref());
-    let is_set = interval.is_some_and(|interval| (interval.seconds, interval.nanos) != (0, 0));
-    cx.at("retry_budget", |cx| cx.reject_if(is_set, "budget_interval", NO_INTERVAL))
+    let is_negative = interval.is_some_and(|interval| duration(interval).is_none());
+    cx.at("retry_budget", |cx| cx.reject_if(is_negative, "budget_interval", "Expected positive duration"))
 }
 
 fn check_per_host(proto: &proto::circuit_breakers::Thresholds, cx: &mut BuildCx<'_>) -> Result<(), Rejected> {

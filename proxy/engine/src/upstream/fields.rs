@@ -6,7 +6,6 @@ use proxy_core::dns_cache::NO_SUB_CLUSTERS;
 use FieldUse::{Ignored, Rejected, Used};
 
 use super::checks::NO_PROXY_PROTOCOL;
-use super::circuit_breaker::NO_INTERVAL;
 use super::dns::NO_STORE;
 
 const NO_REPORTS: FieldUse = Ignored("no load reports are sent; traffic is as without");
@@ -273,11 +272,7 @@ pub const FIELDS: &[MessageFields] = &[
     ),
     (
         "envoy.config.cluster.v3.CircuitBreakers.Thresholds.RetryBudget",
-        &[
-            ("budget_percent", Used),
-            ("budget_interval", Rejected(NO_INTERVAL)),
-            ("min_retry_concurrency", Used),
-        ],
+        &[("budget_percent", Used), ("budget_interval", Used), ("min_retry_concurrency", Used)],
     ),
     ("envoy.config.cluster.v3.LoadBalancingPolicy", &[("policies", Used)]),
     ("envoy.config.cluster.v3.LoadBalancingPolicy.Policy", &[("typed_extension_config", Used)]),

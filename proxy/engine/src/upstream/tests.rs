@@ -15,6 +15,7 @@ use proxy_core::stats::groups::CircuitBreakerRemainingStats;
 use proxy_core::upstream::{Host, PickCx};
 use xds_api::envoy::config::cluster::v3 as proto;
 use xds_api::envoy::config::cluster::v3::circuit_breakers::Thresholds;
+use xds_api::envoy::config::cluster::v3::circuit_breakers::thresholds::RetryBudget;
 use xds_api::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, DiscoveryType, LbPolicy};
 use xds_api::envoy::config::core::v3 as core;
 use xds_api::envoy::config::endpoint::v3 as endpoint;
@@ -337,6 +338,36 @@ fn the_runtime_may_have_retries_limited_by_a_budget() {
     rule(&built, &[("default.max_retries", "4")]);
     assert_eq!(granted(), 4);
     drop(requests);
+}
+
+#[test]
+fn a_budget_with_an_interval_is_a_share_of_what_began_in_it() {
+    let retry_budget = RetryBudget {
+        budget_percent: Some(xds_api::envoy::r#type::v3::Percent { value: 20.0 }),
+        min_retry_concurrency: Some(0),
+        budget_interval: Some(prost_types::Duration { seconds: 1000, nanos: 0 }),
+    };
+    let built =
+        tracked(&BuildEnv::new(1), Thresholds { retry_budget: Some(retry_budget), ..Default::default() });
+    let request = || Permit::acquire(built.clone(), BreakerPriority::Default, Resource::Requests).unwrap();
+    let retry = || Permit::acquire_retry(built.clone(), BreakerPriority::Default).ok();
+    (0..9).for_each(|_| drop(request()));
+    let first = retry().unwrap();
+    assert!(retry().is_none(), "a fifth of nine is one");
+    drop(request());
+    assert!(retry().is_some(), "a fifth of ten is two, although none is in flight");
+    drop(first);
+}
+
+#[test]
+fn an_interval_of_a_budget_is_not_negative() {
+    let budget_interval = Some(prost_types::Duration { seconds: -1, nanos: 0 });
+    let budget = RetryBudget { budget_interval, ..Default::default() };
+    let mut proto = cluster(DiscoveryType::Static, Vec::new());
+    let thresholds = vec![Thresholds { retry_budget: Some(budget), ..Default::default() }];
+    proto.circuit_breakers = Some(proto::CircuitBreakers { thresholds, per_host_thresholds: Vec::new() });
+    let rejected = errors(&proto).join("\n");
+    assert!(rejected.contains("thresholds[0].retry_budget.budget_interval"), "{rejected}");
 }
 
 /// A cluster that shows what its breakers leave.

@@ -1,12 +1,15 @@
 //! The limits of one priority, and what the runtime makes of them.
 
+use proxy_core::config::duration;
 use proxy_core::runtime::Runtime;
 use proxy_core::stats::groups::CircuitBreakerRemainingStats;
 use proxy_core::stats::{Scope, Shared};
 use xds_api::envoy::config::cluster::v3 as proto;
 
 use super::limit::{Limit, Standing};
+use super::recent::Recent;
 use super::{RESOURCES, Resource};
+use crate::local::clock::now;
 
 /// Connections, pending requests, requests, retries, pools.
 const DEFAULTS: [u32; RESOURCES] = [1024, 1024, 1024, 3, u32::MAX];
@@ -17,6 +20,8 @@ pub(super) struct Thresholds {
     pub(super) limits: [Limit; RESOURCES],
     /// What limits retries in place of their number, unless the runtime says otherwise. Boxed: few clusters have one.
     pub(super) budget: Option<Box<RetryBudget>>,
+    /// What the budget is a share of, if not what is in flight or waits (`budget_interval`).
+    pub(super) recent: Option<Box<Recent>>,
     pub(super) remaining: Option<Shared<CircuitBreakerRemainingStats>>,
 }
 
@@ -28,7 +33,7 @@ pub(super) struct RuledThresholds {
     pub(super) budget: Option<RetryBudget>,
 }
 
-/// Retries as a share of what is in flight (`retry_budget`).
+/// Retries as a share of requests (`retry_budget`).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RetryBudget {
     pub(super) percent: f64,
@@ -45,7 +50,7 @@ impl Default for RetryBudget {
 impl Thresholds {
     fn new(max: [u32; RESOURCES], budget: Option<RetryBudget>) -> Self {
         let limit = |resource| Limit::new(max[resource as usize], is_budgeted(resource, budget.as_ref()));
-        Self { limits: Resource::ALL.map(limit), budget: budget.map(Box::new), remaining: None }
+        Self { limits: Resource::ALL.map(limit), budget: budget.map(Box::new), recent: None, remaining: None }
     }
 
     pub(super) fn build(
@@ -68,6 +73,9 @@ impl Thresholds {
             min: budget.min_retry_concurrency.unwrap_or(usual.min),
         });
         let mut built = Self::new(max, budget);
+        let interval =
+            proto.retry_budget.as_ref().and_then(|budget| duration(budget.budget_interval.as_ref()?));
+        built.recent = interval.and_then(|interval| Recent::new(interval, now())).map(Box::new);
         if proto.track_remaining {
             let stats = scope.child(&format!("circuit_breakers.{priority}")).shared();
             for (resource, limit) in Resource::ALL.into_iter().zip(&built.limits) {
