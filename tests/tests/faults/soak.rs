@@ -279,8 +279,14 @@ fn judge(notes: &Notes, looks: &[Look], length: Duration) -> Result<()> {
     ));
     let is_injected =
         |at: &Instant| notes.kills.iter().any(|kill| at >= kill && at.duration_since(*kill) < AFTERMATH);
-    if let Some((_, error)) = notes.failed.iter().find(|(at, _)| !is_injected(at)) {
-        bail!("failed although nothing was killed: {error}");
+    if let Some((at, error)) = notes.failed.iter().find(|(at, _)| !is_injected(at)) {
+        let before = notes.kills.iter().rposition(|kill| kill <= at);
+        let after =
+            before.map(|n| format!("{:?} after kill {n} (of upstream {})", *at - notes.kills[n], n % 4));
+        let slowest = notes.answered.iter().map(|(_, took)| *took).max().unwrap_or_default();
+        bail!(
+            "failed {after:?} although nothing was killed, the slowest answer having taken {slowest:?}: {error}"
+        );
     }
     let most = notes.kills.len() * CLIENTS;
     ensure!(notes.failed.len() <= most, "{} failures, {most} at most to be expected", notes.failed.len());
