@@ -145,6 +145,9 @@ impl ClusterSpecifier {
         runtime: &Runtime,
         random: u64,
     ) -> Picked {
+        if let Self::One(_) = self {
+            return Picked { choice: 0, number: random };
+        }
         let number = self.random_header().and_then(|name| number_of(request, name)).unwrap_or(random);
         let choice = match self {
             Self::One(_) => 0,
