@@ -25,6 +25,9 @@ use super::table::{Bucket, Table, Usage};
 /// How large a message may become: most services take no more than 4 MiB.
 const LARGEST: usize = 1024 * 1024;
 
+/// How many octets of what nobody was told are kept of buckets that are forgotten.
+const MOST_UNTOLD: usize = 4 * LARGEST;
+
 /// A bucket that the service does not know yet.
 pub(super) struct Created {
     pub(super) bucket: Arc<Bucket>,
@@ -46,6 +49,8 @@ pub(super) struct Ledger {
     next_number: u64,
     /// Of buckets that are forgotten, what nobody was told.
     untold: Vec<BucketQuotaUsage>,
+    /// Octets of it.
+    untold_length: usize,
 }
 
 struct Entry {
@@ -77,6 +82,7 @@ impl Ledger {
             ends: BTreeMap::new(),
             next_number: 0,
             untold: Vec::new(),
+            untold_length: 0,
         }
     }
 
@@ -194,6 +200,7 @@ impl Ledger {
         let mut reports = Reports::new(&self.domain);
         if is_heard {
             self.table.add_up();
+            self.untold_length = 0;
             std::mem::take(&mut self.untold).into_iter().for_each(|usage| reports.add(usage));
         }
         let is_crowded = self.table.is_crowded();
@@ -231,7 +238,11 @@ impl Ledger {
         for usage in &report.bucket_quota_usages {
             let Some(id) = &usage.bucket_id else { continue };
             let Some(entry) = self.entries.get_mut(&key_of(id)[..]) else {
-                self.untold.extend((!is_unused(usage)).then(|| usage.clone()));
+                let length = usage.encoded_len();
+                if !is_unused(usage) && self.untold_length + length <= MOST_UNTOLD {
+                    self.untold_length += length;
+                    self.untold.push(usage.clone());
+                }
                 continue;
             };
             let (allowed, denied) = (usage.num_requests_allowed, usage.num_requests_denied);

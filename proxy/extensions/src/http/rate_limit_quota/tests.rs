@@ -1,6 +1,7 @@
 //! What the service is told and what it says, with a clock of the tests.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use xds_api::envoy::service::rate_limit_quota::v3::rate_limit_quota_response::Bu
 use xds_api::envoy::service::rate_limit_quota::v3::rate_limit_quota_response::bucket_action::{
     AbandonAction, BucketAction as Action, QuotaAssignmentAction,
 };
+use xds_api::envoy::service::rate_limit_quota::v3::rate_limit_quota_usage_reports::BucketQuotaUsage;
 use xds_api::envoy::service::rate_limit_quota::v3::{BucketId, RateLimitQuotaUsageReports};
 use xds_api::envoy::r#type::v3::rate_limit_strategy::{
     BlanketRule, RequestsPerTimeUnit, Strategy as ProtoStrategy,
@@ -331,12 +333,16 @@ fn threads_lose_no_request_of_buckets_that_are_forgotten() {
             begun += 1;
         }
         told_of += told(&ledger.report_due(true, now)).iter().map(|(_, allowed, ..)| allowed).sum::<u64>();
+        begun
     };
+    // Goes on until some were forgotten, however seldom the thread that reports gets to it.
+    let is_seen = AtomicBool::new(false);
     let asked = std::thread::scope(|scope| {
-        let (table, settings, keys) = (&table, &plain, &keys);
+        let (table, settings, keys, is_seen) = (&table, &plain, &keys, &is_seen);
         let asking = scope.spawn(move || {
             let mut asked = 0;
-            for key in (0..50).flat_map(|_| keys) {
+            let rounds = (0..10_000).take_while(|round| *round < 50 || !is_seen.load(Ordering::Relaxed));
+            for key in rounds.flat_map(|_| keys) {
                 asked += 1;
                 if let Some(bucket) = table.ask(key, settings.unassigned, begin).unwrap().new {
                     created.send(Created { bucket, settings: settings.clone() }).unwrap();
@@ -345,13 +351,35 @@ fn threads_lose_no_request_of_buckets_that_are_forgotten() {
             asked
         });
         while !asking.is_finished() {
-            report();
+            is_seen.store(report() > keys.len(), Ordering::Relaxed);
         }
         asking.join().unwrap()
     });
-    (0..3).for_each(|_| report());
+    (0..3).for_each(|_| _ = report());
     assert!(begun > keys.len(), "nothing was forgotten");
     assert_eq!(told_of, asked);
+}
+
+/// However many buckets are forgotten while the service comes and goes, what is kept of them is bounded.
+#[test]
+fn what_nobody_was_told_of_forgotten_buckets_has_an_end() {
+    let mut bed = Bed::new();
+    let long = "n".repeat(60_000);
+    for number in 0..200 {
+        let usage = BucketQuotaUsage {
+            bucket_id: Some(id(&format!("{long}{number}"))),
+            num_requests_allowed: 1,
+            ..Default::default()
+        };
+        let report = RateLimitQuotaUsageReports { domain: "d".into(), bucket_quota_usages: vec![usage] };
+        bed.ledger.take_back(&report);
+    }
+    let usages = |bed: &mut Bed| {
+        let reports = bed.ledger.report_due(true, bed.now);
+        reports.iter().map(|report| report.bucket_quota_usages.len()).sum::<usize>()
+    };
+    assert_eq!(usages(&mut bed), 4 * 1024 * 1024 / 60_050);
+    assert_eq!(usages(&mut bed), 0);
 }
 
 /// What a service that was never there was not told is told later, though the bucket is forgotten by then.
