@@ -145,24 +145,18 @@ impl ClusterSpecifier {
         runtime: &Runtime,
         random: u64,
     ) -> Picked {
-        if let Self::One(_) = self {
-            return Picked { choice: 0, number: random };
-        }
-        let number = self.random_header().and_then(|name| number_of(request, name)).unwrap_or(random);
-        let choice = match self {
-            Self::One(_) => 0,
-            Self::Weighted(weighted) => weighted.pick(runtime, number),
-            Self::Plugin(plugin) => plugin.choose(request, info, 0, number),
-        };
-        Picked { choice, number }
-    }
-
-    /// The header that has the number that decides, if one has it.
-    fn random_header(&self) -> Option<&HeaderName> {
+        let number_or_random =
+            |header: Option<&HeaderName>| header.and_then(|name| number_of(request, name)).unwrap_or(random);
         match self {
-            Self::One(_) => None,
-            Self::Weighted(weighted) => weighted.random_header.as_ref(),
-            Self::Plugin(plugin) => plugin.random_header(),
+            Self::One(_) => Picked { choice: 0, number: random },
+            Self::Weighted(weighted) => {
+                let number = number_or_random(weighted.random_header.as_ref());
+                Picked { choice: weighted.pick(runtime, number), number }
+            }
+            Self::Plugin(plugin) => {
+                let number = number_or_random(plugin.random_header());
+                Picked { choice: plugin.choose(request, info, 0, number), number }
+            }
         }
     }
 
@@ -429,6 +423,28 @@ impl ClusterWeight {
     pub(super) fn rewrite_host(&self, request: &mut RequestHead) {
         if let Some(host) = &self.host_rewrite {
             request.authority = host.clone();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::router::tests::{get, with};
+
+    #[test]
+    fn a_header_decides_if_it_has_a_number() {
+        let name = HeaderName::from_static("x-random");
+        for (values, wanted) in [
+            (&["5"][..], Some(5)),
+            (&["0"], Some(0)),
+            (&["x"], None),
+            (&["-1"], None),
+            (&["1", "2"], None),
+            (&[], None),
+        ] {
+            let headers: Vec<_> = values.iter().map(|value| ("x-random", *value)).collect();
+            assert_eq!(number_of(&with(get("h", "/"), &headers), &name), wanted, "{values:?}");
         }
     }
 }
